@@ -1,0 +1,62 @@
+"""Deep image compositing: two photographs in, one finished composite out.
+
+The public names are imported on first use, so that ``import deep_image_compositing`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deep_image_compositing.compositor import Composite, Compositor
+    from deep_image_compositing.errors import CompositingError, UsageError
+    from deep_image_compositing.images import read_image, read_mask, write_image
+    from deep_image_compositing.registry import create, list_stages, register
+    from deep_image_compositing.stages.base import Fuser, Refiner, Segmenter
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Composite": "compositor",
+    "Compositor": "compositor",
+    "CompositingError": "errors",
+    "UsageError": "errors",
+    "read_image": "images",
+    "read_mask": "images",
+    "write_image": "images",
+    "create": "registry",
+    "list_stages": "registry",
+    "register": "registry",
+    "Fuser": "stages.base",
+    "Refiner": "stages.base",
+    "Segmenter": "stages.base",
+}
+
+__all__ = [
+    "Composite",
+    "CompositingError",
+    "Compositor",
+    "Fuser",
+    "Refiner",
+    "Segmenter",
+    "UsageError",
+    "create",
+    "list_stages",
+    "read_image",
+    "read_mask",
+    "register",
+    "write_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

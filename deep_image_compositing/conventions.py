@@ -1,0 +1,113 @@
+"""The tensors of this library, stated once, and the checks that hold callers to them.
+
+Every stage and every pure function speaks of images in these names:
+
+====================  =============  =====================================================
+name                  shape          range and meaning
+====================  =============  =====================================================
+``image``,            (B, 3, H, W)   float in [0, 1], RGB, sRGB-encoded; a ``foreground`` is
+``foreground``,                      the *photograph* that holds the subject, old background
+``background``,                      and all
+``composite``
+``mask``              (B, 1, H, W)   float in [0, 1], belief that the pixel is subject
+``alpha``             (B, 1, H, W)   float in [0, 1], opacity; never rescaled per image
+``trimap``            (B, 1, H, W)   float in {0, 0.5, 1}
+``foreground_color``  (B, 3, H, W)   float in [0, 1], straight (not premultiplied) colour of
+                                     the subject, defined where alpha > 0
+====================  =============  =====================================================
+
+Any B, H and W of at least 1 is valid; a network pads inside and crops back.
+
+Slot base classes wrap ``forward`` in :func:`checked`, so a wrong tensor is named at the door
+instead of failing deep inside a network. :func:`set_checks` turns the checks off for loops
+that have proven themselves; then the wrapper is one ``if``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+CHANNELS: dict[str, int] = {
+    "image": 3,
+    "foreground": 3,
+    "background": 3,
+    "composite": 3,
+    "foreground_color": 3,
+    "mask": 1,
+    "alpha": 1,
+    "trimap": 1,
+}
+"""Channels of every named tensor; the names that :func:`check` accepts."""
+
+TOLERANCE = 1e-3
+"""How far outside [0, 1] a value may lie (resampling and half precision overshoot a little)."""
+
+_checks_on = True
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def set_checks(on: bool) -> bool:
+    """Turn the checks at stage doors on or off for this process; returns the previous setting."""
+    global _checks_on
+    previous, _checks_on = _checks_on, bool(on)
+    return previous
+
+
+def check(**tensors: Tensor) -> None:
+    """Raise :class:`UsageError` unless every named tensor keeps the convention of its name.
+
+    Args:
+        tensors: tensors by the names of :data:`CHANNELS`; all must agree in B, H and W.
+
+    Raises:
+        UsageError: not a tensor, not floating point, wrong shape, empty, values that are not
+            finite or lie outside [0, 1] by more than :data:`TOLERANCE`, or sizes that differ.
+    """
+    first: tuple[str, Tensor] | None = None
+    for name, tensor in tensors.items():
+        channels = CHANNELS[name]
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{name} must be a torch tensor, not {type(tensor).__name__}")
+        if tensor.ndim != 4 or tensor.shape[1] != channels:
+            raise UsageError(
+                f"{name} must have shape (B, {channels}, H, W), got {tuple(tensor.shape)}"
+            )
+        if 0 in tensor.shape:
+            raise UsageError(f"{name} is empty: its shape is {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise UsageError(
+                f"{name} must be floating point in [0, 1], got {tensor.dtype}; "
+                "divide 8-bit values by 255"
+            )
+        low, high = (float(v) for v in torch.aminmax(tensor.detach()))
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
+            raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low} to {high}")
+        if first is None:
+            first = (name, tensor)
+        elif tensor.shape[0] != first[1].shape[0] or tensor.shape[2:] != first[1].shape[2:]:
+            raise UsageError(
+                f"{name} {tuple(tensor.shape)} and {first[0]} {tuple(first[1].shape)} "
+                "must agree in batch, height and width"
+            )
+
+
+def checked(forward: _F) -> _F:
+    """Wrap a method so that its arguments named in :data:`CHANNELS` are checked when on."""
+    parameters = list(inspect.signature(forward).parameters)[1:]  # without self
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _checks_on and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            check(**{k: v for k, v in given.items() if k in CHANNELS and v is not None})
+        return forward(self, *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]

@@ -1,0 +1,141 @@
+"""Named stages: what can fill a slot, and how to make one.
+
+Stages register themselves with the :func:`register` decorator; the compositor, the command line
+and the evaluation look them up with :func:`create`, :func:`get` and :func:`list_stages`. Other
+packages publish stages through the entry-point group ``deep_image_compositing.stages``: each
+entry point names a module (imported for its ``register`` calls) or the stage class itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import importlib.metadata
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from deep_image_compositing.errors import UsageError
+
+SLOTS = ("segmenter", "refiner", "fuser")
+"""The three slots, in the order in which a composite passes through them."""
+
+ENTRY_POINT_GROUP = "deep_image_compositing.stages"
+
+_T = TypeVar("_T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One registered stage.
+
+    Attributes:
+        slot: one of :data:`SLOTS`.
+        name: the name users type.
+        description: one line that says what it is.
+        source: the paper or package it comes from, or an empty string.
+        weights: whether trained weights ship with the package.
+        factory: called with the user's keyword arguments to make the stage.
+    """
+
+    slot: str
+    name: str
+    description: str
+    source: str
+    weights: bool
+    factory: Callable[..., Any]
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+_discovered = False
+
+
+def register(
+    slot: str, name: str, *, description: str, source: str = "", weights: bool = False
+) -> Callable[[_T], _T]:
+    """Register a stage class (or any factory) under ``name`` in ``slot``.
+
+    Raises:
+        UsageError: for an unknown slot, or a name that the slot already has.
+    """
+    _check_slot(slot)
+
+    def decorator(factory: _T) -> _T:
+        if (slot, name) in _entries:
+            raise UsageError(
+                f"{slot} {name!r} is already registered (by {_entries[slot, name].factory!r}); "
+                "choose another name"
+            )
+        _entries[slot, name] = Entry(slot, name, description, source, weights, factory)
+        return factory
+
+    return decorator
+
+
+def get(slot: str, name: str) -> Entry:
+    """The entry called ``name`` in ``slot``.
+
+    Raises:
+        UsageError: when there is none; the message names the nearest ones.
+    """
+    _check_slot(slot)
+    _discover()
+    if (slot, name) not in _entries:
+        names = [entry.name for entry in list_stages(slot)]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UsageError(
+            f"there is no {slot} called {name!r}; {hint}there are: {', '.join(names)}. To add one, "
+            f"decorate its class with @register({slot!r}, {name!r}, description=...)"
+        )
+    return _entries[slot, name]
+
+
+def create(slot: str, name: str, **kwargs: Any) -> Any:
+    """Make the stage ``name`` of ``slot`` with the constructor arguments ``kwargs``.
+
+    Learned stages start untrained; ``weights="default"`` loads the shipped weights and
+    ``weights="file.safetensors"`` one's own. An error inside the constructor stays that error.
+
+    Raises:
+        UsageError: when the name is unknown.
+    """
+    factory = get(slot, name).factory
+    return factory(**kwargs)
+
+
+def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
+    """Entries whose name matches the shell-style ``pattern``, by slot, then by name."""
+    if slot is not None:
+        _check_slot(slot)
+    _discover()
+    found = [
+        entry
+        for entry in _entries.values()
+        if slot in (None, entry.slot) and fnmatch.fnmatchcase(entry.name, pattern)
+    ]
+    return sorted(found, key=lambda entry: (SLOTS.index(entry.slot), entry.name))
+
+
+def _check_slot(slot: str) -> None:
+    if slot not in SLOTS:
+        raise UsageError(f"there is no slot {slot!r}; the slots are {', '.join(SLOTS)}")
+
+
+def _discover() -> None:
+    """Import the built-in stages and the entry points, once; a broken plug-in only warns."""
+    global _discovered
+    if _discovered:
+        return
+    _discovered = True
+    importlib.import_module("deep_image_compositing.stages")
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            warnings.warn(
+                f"the stage plug-in {point.name!r} ({point.value}) could not be loaded: {error}",
+                stacklevel=3,
+            )
