@@ -27,7 +27,7 @@ ENTRY_POINT_GROUP = "deep_image_compositing.stages"
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Entry:
     """One registered stage.
 
@@ -36,7 +36,6 @@ class Entry:
         name: the name users type.
         description: one line that says what it is.
         source: the paper or package it comes from, or an empty string.
-        weights: whether trained weights ship with the package.
         factory: called with the user's keyword arguments to make the stage.
     """
 
@@ -44,8 +43,12 @@ class Entry:
     name: str
     description: str
     source: str
-    weights: bool
     factory: Callable[..., Any]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the trained weights that ship for this stage, ``default`` first."""
+        return tuple(getattr(self.factory, "shipped", {}))
 
 
 _entries: dict[tuple[str, str], Entry] = {}
@@ -53,7 +56,7 @@ _discovered = False
 
 
 def register(
-    slot: str, name: str, *, description: str, source: str = "", weights: bool = False
+    slot: str, name: str, *, description: str, source: str = ""
 ) -> Callable[[_T], _T]:
     """Register a stage class (or any factory) under ``name`` in ``slot``.
 
@@ -68,7 +71,7 @@ def register(
                 f"{slot} {name!r} is already registered (by {_entries[slot, name].factory!r}); "
                 "choose another name"
             )
-        _entries[slot, name] = Entry(slot, name, description, source, weights, factory)
+        _entries[slot, name] = Entry(slot, name, description, source, factory)
         return factory
 
     return decorator

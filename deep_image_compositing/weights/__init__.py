@@ -1,0 +1,122 @@
+"""Trained weights: the files that ship with the package, and reading and writing such files.
+
+A weights file is safetensors: tensors by their name in the stage's ``state_dict`` (stored in half
+precision where they are floating point), and the stage's hyper-parameters as JSON in the header.
+No file is ever unpickled with code in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from deep_image_compositing.stages.base import Stage
+
+FOLDER = Path(__file__).parent
+
+
+def resolve(stage: Stage, weights: str | Path) -> Path:
+    """The file that ``weights`` means for ``stage``: a shipped name, or a path.
+
+    Raises:
+        WeightsError: when there is no such shipped name and no such file.
+    """
+    shipped = type(stage).shipped
+    if str(weights) in shipped:
+        return FOLDER / shipped[str(weights)]
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        names = ", ".join(map(repr, shipped)) or "none"
+        raise WeightsError(
+            f"no weights {str(weights)!r} for {type(stage).__name__}: not a file, and the weights "
+            f"that ship for it are: {names}"
+        )
+    return path
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` file or of a Lightning/torch checkpoint that holds no code.
+
+    Raises:
+        WeightsError: when the file is neither, is damaged, or would run code when loaded.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return dict(safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"{path} is not a checkpoint of plain tensors and was not loaded, because loading it "
+            f"could run code ({reason}). Export the weights as safetensors instead"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is not a checkpoint: {error}") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} holds no state_dict of tensors")
+    return state
+
+
+def load(stage: Stage, weights: str | Path) -> None:
+    """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
+
+    Raises:
+        WeightsError: as :func:`resolve` and :func:`read_state`, or when names or shapes differ.
+    """
+    path = resolve(stage, weights)
+    state = read_state(path)
+    try:
+        stage.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise WeightsError(
+            f"{path} does not fit {type(stage).__name__} with these hyper-parameters: "
+            + " ".join(lines)
+        ) from None
+
+
+def save(stage: Stage, path: str | Path) -> None:
+    """Write the weights of ``stage`` as half-precision safetensors with its hyper-parameters.
+
+    The file appears whole or not at all.
+
+    Raises:
+        UsageError: when the path does not end in ``.safetensors``.
+    """
+    import safetensors.torch
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"weights are written as .safetensors, not {path.suffix or 'no suffix'}")
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in stage.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    header = {
+        "stage": type(stage).__name__,
+        "hyper_parameters": json.dumps(dict(stage.hparams), default=str, sort_keys=True),
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        safetensors.torch.save_file(tensors, aside, metadata=header)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

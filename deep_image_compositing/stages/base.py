@@ -1,0 +1,363 @@
+"""One base class a slot: what every segmenter, refiner and fuser shares.
+
+A stage is a ``LightningModule``. The base owns the steps, metrics, optimiser, logging of pictures
+and loading of weights; a filler brings its network and its ``forward``, and a learned filler also
+its ``loss``. A stage without parameters is a stage all the same, so that one ``Trainer.test``
+compares learned and classical ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from deep_image_compositing import weights as weight_files
+from deep_image_compositing.conventions import checked
+from deep_image_compositing.functional.sheets import contact_sheet
+from deep_image_compositing.losses import PerceptualLoss
+from deep_image_compositing.metrics import fusion_metrics, mask_metrics
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class Step:
+    """What a loss returns.
+
+    Attributes:
+        loss: the scalar that is minimised.
+        terms: its named parts, logged next to it.
+        pictures: named (B, 1|3, H, W) tensors for the contact sheet.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stage(LightningModule):
+    """Base of the three slot classes; use :class:`Segmenter`, :class:`Refiner` or :class:`Fuser`.
+
+    Args:
+        learning_rate: of Adam (AdamW when ``weight_decay`` is set).
+        weight_decay: decoupled weight decay; norms and biases are exempt.
+        schedule: ``constant``, or ``cosine`` from the learning rate to zero at the last step.
+        warmup_steps: steps over which the learning rate rises linearly from zero.
+        picture_every: steps between contact sheets in the log; 0 for none.
+    """
+
+    slot: ClassVar[str]
+    shipped: ClassVar[dict[str, str]] = {}
+    """Trained weights in the package: name to file name."""
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine"] = "constant",
+        warmup_steps: int = 0,
+        picture_every: int = 300,
+    ) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.picture_every = picture_every
+        metrics = self.make_metrics()
+        self.validation_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = checked(cls.forward)  # type: ignore[method-assign]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the stage has parameters to train."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def load_weights(self, weights: str | None) -> None:
+        """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
+
+        A filler's constructor calls this last. See :func:`deep_image_compositing.weights.load`.
+        """
+        if weights is not None:
+            weight_files.load(self, weights)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, but counters of batch norms may be missing: they are not shipped."""
+        own = self.state_dict()
+        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+        return super().load_state_dict({**counters, **state_dict}, strict=strict, assign=assign)
+
+    # What a slot defines
+
+    def make_metrics(self) -> MetricCollection:
+        """The slot's metrics; cloned for validation and test."""
+        raise NotImplementedError
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        """Run ``forward`` on the entries of ``batch`` that the slot takes."""
+        raise NotImplementedError
+
+    def target(self, batch: Batch) -> Tensor:
+        """What :meth:`predict_batch` should have returned."""
+        raise NotImplementedError
+
+    def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
+        """Update ``metrics`` with one batch."""
+        metrics.update(prediction, self.target(batch))
+
+    def loss(self, batch: Batch) -> Step:
+        """Training loss of one batch; learned fillers may override it to use their logits."""
+        raise NotImplementedError
+
+    # What Lightning calls
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step = self.loss(batch)
+        size = self.target(batch).shape[0]
+        self.log("train/loss", step.loss, prog_bar=True, batch_size=size)
+        for name, value in step.terms.items():
+            self.log(f"train/{name}", value, batch_size=size)
+        if self.picture_every and self.global_step % self.picture_every == 0:
+            self._log_pictures("train", step.pictures)
+        return step.loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        prediction = self.predict_batch(batch)
+        self.measure(self.validation_metrics, prediction, batch)
+        self.log_dict(self.validation_metrics, batch_size=prediction.shape[0])
+        if batch_idx == 0:
+            self._log_pictures(
+                "val", {**batch, "output": prediction, "target": self.target(batch)}
+            )
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        prediction = self.predict_batch(batch)
+        self.measure(self.test_metrics, prediction, batch)
+        self.log_dict(self.test_metrics, batch_size=prediction.shape[0])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.predict_batch(batch)
+
+    def configure_optimizers(self) -> Any:
+        if not self.trainable:
+            return None
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        optimizer = kind(groups, lr=self.learning_rate)
+        if self.schedule == "constant" and not self.warmup_steps:
+            return optimizer
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._rate(s, total))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _rate(self, step: int, total: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _log_pictures(self, split: str, pictures: dict[str, Tensor]) -> None:
+        experiment = getattr(self.logger, "experiment", None)
+        if experiment is None or not hasattr(experiment, "add_image") or not pictures:
+            return
+        shown = {
+            name: value.detach()[:4]
+            for name, value in pictures.items()
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] in (1, 3)
+        }
+        experiment.add_image(f"{split}/sheet", contact_sheet(shown), self.global_step)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of logits (B, 1, H, W) against soft targets, in float32.
+
+    ``weight`` (B, 1, H, W) scales pixels; where it is 0 the annotation is not trusted.
+    """
+    value = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    if weight is None:
+        return value.mean()
+    return (value * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+class Segmenter(Stage):
+    """``image → mask``: find the subject.
+
+    Training batches hold ``image``, ``mask`` and optionally ``weight`` (B, 1, H, W), a trust map.
+    A filler implements ``forward(image)`` and, if it trains, :meth:`logits`.
+    """
+
+    slot = "segmenter"
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The mask before its sigmoid, at the size of ``image``."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
+    def loss(self, batch: Batch) -> Step:
+        logits = self.logits(batch["image"])
+        loss = cross_entropy(logits, batch["mask"], batch.get("weight"))
+        pictures = {
+            "image": batch["image"],
+            "target": batch["mask"],
+            "output": logits.detach().sigmoid(),
+        }
+        return Step(loss, pictures=pictures)
+
+    def make_metrics(self) -> MetricCollection:
+        return mask_metrics()
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        return self(batch["image"])
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch["mask"]
+
+
+class Refiner(Stage):
+    """``image, mask → alpha``: make a rough mask exact.
+
+    Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``.
+    A filler implements ``forward(image, mask)`` and, if it trains, :meth:`logits`.
+    """
+
+    slot = "refiner"
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha before its sigmoid, at the size of ``image``."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
+    def loss(self, batch: Batch) -> Step:
+        logits = self.logits(batch["image"], batch["mask"])
+        loss = cross_entropy(logits, batch["alpha"], batch.get("weight"))
+        pictures = {
+            "image": batch["image"],
+            "mask": batch["mask"],
+            "target": batch["alpha"],
+            "output": logits.detach().sigmoid(),
+        }
+        return Step(loss, pictures=pictures)
+
+    def make_metrics(self) -> MetricCollection:
+        return mask_metrics()
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        return self(batch["image"], batch["mask"])
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch["alpha"]
+
+
+@dataclass
+class Layers:
+    """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
+
+    Attributes:
+        alpha: (B, 1, H, W), opacity after the fuser's own correction.
+        foreground_color: (B, 3, H, W), straight colour, free of the old background.
+    """
+
+    alpha: Tensor
+    foreground_color: Tensor
+
+
+class Fuser(Stage):
+    """``foreground, background, alpha → composite``: set the subject into the new background.
+
+    Training batches are triplets: ``foreground``, ``background``, ``mask`` (the rough alpha that
+    the fuser is given), ``composite`` (target), and for the ``layers`` head ``alpha`` and
+    ``foreground_color``, both true.
+
+    A filler implements ``forward(foreground, background, alpha)``; one that works in layers also
+    :meth:`layers`, from which the cut-out is made.
+
+    Args:
+        perceptual: timm backbone whose features the perceptual loss compares; None for no such
+            loss (the published training uses one).
+        perceptual_weights: ``pretrained`` to fetch ImageNet weights, or a local checkpoint.
+        perceptual_scale: factor of the perceptual term, 0.8 in the paper.
+    """
+
+    slot = "fuser"
+
+    def __init__(
+        self,
+        *,
+        perceptual: str | None = None,
+        perceptual_weights: str = "pretrained",
+        perceptual_scale: float = 0.8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.perceptual = perceptual
+        self.perceptual_weights = perceptual_weights
+        self.perceptual_scale = perceptual_scale
+        # In a list, so that the frozen backbone stays out of the stage's parameters and files.
+        self._perceptual_loss: list[nn.Module] = []
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""
+        raise NotImplementedError
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
+        """The composite's layers, or None when the fuser paints the composite directly."""
+        return None
+
+    def setup(self, stage: str) -> None:
+        """Build the perceptual loss when training begins; its weights must then be at hand."""
+        if stage == "fit" and self.perceptual and not self._perceptual_loss:
+            self._perceptual_loss.append(PerceptualLoss(self.perceptual, self.perceptual_weights))
+
+    def composite_loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """L1 and, when asked for, the scaled perceptual term, by name."""
+        terms = {"l1": F.l1_loss(output.float(), target.float())}
+        if self._perceptual_loss:
+            module = self._perceptual_loss[0].to(output.device)
+            terms["perceptual"] = self.perceptual_scale * module(output, target)
+        return terms
+
+    def loss(self, batch: Batch) -> Step:
+        output = self(batch["foreground"], batch["background"], batch["mask"])
+        terms = self.composite_loss(output, batch["composite"])
+        return Step(sum(terms.values(), output.new_zeros(())), terms, {**batch, "output": output})
+
+    def make_metrics(self) -> MetricCollection:
+        return fusion_metrics()
+
+    def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
+        metrics.update(prediction, batch["composite"], alpha=batch["alpha"])
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        return self(batch["foreground"], batch["background"], batch["mask"])
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch["composite"]
