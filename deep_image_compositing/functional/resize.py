@@ -1,0 +1,83 @@
+"""Resizing and padding of (B, C, H, W) tensors; networks, data and the compositor call it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+_SMOOTH = ("bilinear", "bicubic")
+_MODES = (*_SMOOTH, "nearest-exact", "area")
+
+
+def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width) in pixels.
+
+    Pixel centres keep their place (``align_corners=False``). ``bilinear`` and ``bicubic`` filter
+    against aliasing when either side shrinks, and only then. ``bicubic`` may overshoot the range
+    of ``x`` a little; the other modes never leave it. Half precision is computed in float32.
+
+    Args:
+        x: the tensor; returned as it is when it already has ``size``.
+        size: (height, width), each at least 1.
+        mode: ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``.
+
+    Raises:
+        UsageError: when ``size`` or ``mode`` is not one of these.
+    """
+    height, width = int(size[0]), int(size[1])
+    if height < 1 or width < 1:
+        raise UsageError(f"both sides of a picture must be at least 1, got {height}x{width}")
+    if mode not in _MODES:
+        raise UsageError(f"there is no resize mode {mode!r}; choose from {', '.join(_MODES)}")
+    if x.shape[-2:] == (height, width):
+        return x
+    if mode not in _SMOOTH:
+        return F.interpolate(x, (height, width), mode=mode)
+    shrinks = height < x.shape[-2] or width < x.shape[-1]
+    # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    out = F.interpolate(wide, (height, width), mode=mode, align_corners=False, antialias=shrinks)
+    return out.to(x.dtype)
+
+
+def fit_long_side(
+    height: int, width: int, long_side: int, *, enlarge: bool = False
+) -> tuple[int, int]:
+    """Size (height, width) whose longer side is at most ``long_side``, with the aspect kept.
+
+    A smaller picture keeps its size unless ``enlarge``; no side ever falls below 1.
+
+    Raises:
+        UsageError: when ``long_side`` is less than 1.
+    """
+    if long_side < 1:
+        raise UsageError(f"the long side must be at least 1 pixel, got {long_side}")
+    longest = max(height, width)
+    if longest == long_side or (longest < long_side and not enlarge):
+        return height, width
+    scale = long_side / longest
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Extend ``x`` (B, C, H, W) at the bottom and right until both sides divide by ``multiple``.
+
+    The border pixel is repeated, so any size works, one pixel included.
+
+    Returns:
+        The padded tensor (``x`` itself when nothing is missing) and the original (H, W): crop
+        back with ``out[..., :h, :w]``.
+
+    Raises:
+        UsageError: when ``multiple`` is less than 1.
+    """
+    if multiple < 1:
+        raise UsageError(f"sides cannot be padded to a multiple of {multiple}; use at least 1")
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if bottom or right:
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+    return x, (height, width)

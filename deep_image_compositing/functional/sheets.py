@@ -1,0 +1,97 @@
+"""Labelled contact sheets of named pictures; loggers, recipes and the evaluation call it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import fit_long_side, resize
+
+NEUTRAL = 0.5
+"""Grey of the padding around a picture."""
+
+_GAP = 2
+_MAGENTA = (1.0, 0.0, 1.0)
+
+
+def contact_sheet(pictures: dict[str, Tensor], cell: int = 192) -> Tensor:
+    """Lay named pictures out as a table: one labelled column a name, one row a batch item.
+
+    Each picture is fitted into a square cell with its aspect kept and neutral grey around it.
+    Values are clamped to [0, 1]; pixels that hold NaN show as magenta.
+
+    Args:
+        pictures: name to (B, 1, H, W) or (B, 3, H, W), any floating or integer dtype, boolean
+            too, any sizes and devices; batches may differ, missing items stay grey.
+        cell: side of a cell in pixels, at least 8.
+
+    Returns:
+        (3, H, W) float32 in [0, 1] on the CPU.
+
+    Raises:
+        UsageError: when there are no pictures, one has another shape, or the cell is too small.
+    """
+    if not pictures:
+        raise UsageError("a contact sheet needs at least one picture")
+    if cell < 8:
+        raise UsageError(f"cells of a contact sheet must be at least 8 pixels wide, got {cell}")
+    for name, picture in pictures.items():
+        if picture.ndim != 4 or picture.shape[1] not in (1, 3) or 0 in picture.shape:
+            raise UsageError(
+                f"picture {name!r} must have shape (B, 1, H, W) or (B, 3, H, W), "
+                f"got {tuple(picture.shape)}"
+            )
+    header = _label("", cell).shape[0]
+    rows = max(picture.shape[0] for picture in pictures.values())
+    step = cell + _GAP
+    sheet = torch.full((3, header + rows * step, len(pictures) * step - _GAP), 1.0)
+    for column, (name, picture) in enumerate(pictures.items()):
+        left = column * step
+        sheet[:, :header, left : left + cell] = _label(name, cell)
+        for row in range(rows):
+            top = header + row * step
+            target = sheet[:, top : top + cell, left : left + cell]
+            target.fill_(NEUTRAL)
+            if row < picture.shape[0]:
+                small = _fit(picture[row : row + 1], cell)
+                height, width = small.shape[1:]
+                y, x = (cell - height) // 2, (cell - width) // 2
+                target[:, y : y + height, x : x + width] = small
+    return sheet[:, : header + rows * step - _GAP]
+
+
+def _fit(picture: Tensor, cell: int) -> Tensor:
+    """One picture (1, 1|3, H, W) as (3, h, w) in [0, 1], its longer side ``cell`` pixels."""
+    value = picture.detach().to("cpu", torch.float32)
+    broken = value.isnan().any(dim=1, keepdim=True)
+    value = value.nan_to_num(nan=0.0).clamp(0, 1).expand(-1, 3, -1, -1)
+    height, width = value.shape[-2:]
+    size = fit_long_side(height, width, cell, enlarge=True)
+    # Small pictures are magnified with visible pixels; large ones are averaged.
+    mode = "nearest-exact" if max(height, width) <= cell // 2 else "bilinear"
+    shown = resize(value, size, mode).clamp(0, 1)
+    if broken.any():  # a single NaN must survive the shrinking
+        area = torch.nn.functional.adaptive_max_pool2d(broken.float(), size)
+        shown = torch.where(area > 0, torch.tensor(_MAGENTA).view(1, 3, 1, 1), shown)
+    return shown[0]
+
+
+def _label(text: str, width: int) -> Tensor:
+    """Black ``text`` on white, (h, width) in [0, 1]; text that is too long ends in dots."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default()
+    _, _, _, height = (int(v) for v in font.getbbox("Ágjpqy|"))
+    if font.getlength(text) > width - 4:
+        while text and font.getlength(text + "...") > width - 4:
+            text = text[:-1]
+        text += "..."
+    strip = Image.new("L", (width, height + 4), 255)
+    ImageDraw.Draw(strip).text((2, 1), text, fill=0, font=font)
+    return (
+        torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
+        .view(strip.height, strip.width)
+        .float()
+        / 255
+    )
