@@ -1,0 +1,6 @@
+"""Refiners: ``image, mask → alpha``."""
+
+from deep_image_compositing.stages.refinement.cascade import CascadeRefiner
+from deep_image_compositing.stages.refinement.none import NoRefiner
+
+__all__ = ["CascadeRefiner", "NoRefiner"]

@@ -1,0 +1,5 @@
+"""Segmenters: ``image → mask``."""
+
+from deep_image_compositing.stages.segmentation.pyramid import PyramidSegmenter
+
+__all__ = ["PyramidSegmenter"]

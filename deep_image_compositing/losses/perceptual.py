@@ -1,0 +1,45 @@
+"""The perceptual loss: distance between features of a frozen network (Johnson et al., ECCV 2016)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deep_image_compositing.networks.backbone import Backbone
+
+
+class PerceptualLoss(nn.Module):
+    """Mean absolute difference of a frozen timm backbone's features, averaged over its scales.
+
+    Each feature is divided by the mean magnitude of the target's, so that no scale dominates.
+
+    Args:
+        backbone: timm model name, e.g. ``vgg16`` as in the paper, or something lighter.
+        weights: ``pretrained`` to fetch ImageNet weights, or a local checkpoint file.
+        max_stride: deepest feature that is compared.
+
+    Raises:
+        WeightsError: when the weights cannot be had; a perceptual loss over random features is
+            never used in silence.
+    """
+
+    def __init__(self, backbone: str, weights: str = "pretrained", max_stride: int = 8) -> None:
+        super().__init__()
+        self.features = Backbone(backbone, weights, max_stride=max_stride).eval()
+        self.features.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> PerceptualLoss:
+        """Stay in evaluation mode: the features are frozen, batch statistics included."""
+        return super().train(False)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scalar distance of two batches (B, 3, H, W) in [0, 1]."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        got = self.features(output)
+        terms = [
+            F.l1_loss(a, b) / b.abs().mean().clamp_min(1e-3)
+            for a, b in zip(got, wanted, strict=True)
+        ]
+        return torch.stack(terms).mean()

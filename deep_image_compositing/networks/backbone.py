@@ -1,0 +1,137 @@
+"""Feature extractors from timm, by name: the encoder of the segmentation and refinement networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.weights import read_state
+
+
+class Backbone(nn.Module):
+    """A timm backbone that takes [0, 1] images and returns one feature map per stride.
+
+    The image is normalised inside with the backbone's own mean and standard deviation. Extra
+    input channels (a mask) are appended to the first convolution with zero weights, so that
+    pretrained features are unchanged at the start.
+
+    Args:
+        name: a timm model name that supports ``features_only``.
+        pretrained: None for random weights, ``pretrained`` to fetch timm's own, or the path of a
+            checkpoint with timm's parameter names (.safetensors, or .pth without code).
+        extra_channels: channels after the RGB ones.
+        max_stride: deepest feature that is kept (32 keeps all of them).
+
+    Attributes:
+        channels: channels of each feature, from the finest to the coarsest.
+        strides: stride of each feature.
+
+    Raises:
+        UsageError: when timm has no such backbone.
+        WeightsError: when the weights cannot be fetched or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | None = None,
+        extra_channels: int = 0,
+        max_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        fetch = pretrained == "pretrained"
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name}*")[:5])
+            raise UsageError(
+                f"timm has no backbone {name!r}" + (f"; near: {near}" if near else "")
+            )
+        indices = feature_indices(name, max_stride)
+        try:
+            self.body = timm.create_model(
+                name, pretrained=fetch, features_only=True, out_indices=indices
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            if not fetch:
+                raise
+            raise WeightsError(
+                f"the pretrained weights of {name!r} could not be fetched ({error}); give a local "
+                "checkpoint file instead of 'pretrained', or none to start from random weights"
+            ) from error
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.strides: list[int] = self.body.feature_info.reduction()
+        config = timm.get_pretrained_cfg(name)
+        mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
+        std = getattr(config, "std", None) or (0.229, 0.224, 0.225)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        if pretrained and not fetch:
+            load_backbone(self.body, pretrained, name)
+        if extra_channels:
+            _widen_stem(self.body, extra_channels)
+
+    def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
+        """Features, finest first.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            extra: (B, extra_channels, H, W) in [0, 1], centred to [-1, 1] inside.
+        """
+        x = (image - self.mean) / self.std
+        if extra is not None:
+            x = torch.cat([x, extra * 2 - 1], dim=1)
+        return list(self.body(x))
+
+
+def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
+    """Indices of the features of ``name`` whose stride is at most ``max_stride``."""
+    with torch.device("meta"):
+        probe = timm.create_model(name, pretrained=False, features_only=True)
+    strides = probe.feature_info.reduction()
+    return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
+
+
+def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:
+    """Load a checkpoint with timm's parameter names into a ``features_only`` model.
+
+    Parameters of the classifier and of stages beyond ``max_stride`` are left out.
+
+    Raises:
+        WeightsError: no such file, not a checkpoint, or a parameter that is missing or misshapen.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"no checkpoint for the backbone {name!r} at {path}")
+    state = read_state(path)
+    own = body.state_dict()
+    flat = {_flat(key): value for key, value in state.items()}
+    chosen: dict[str, Tensor] = {}
+    for key, value in own.items():
+        found = flat.get(_flat(key))
+        if found is None and key.endswith("num_batches_tracked"):
+            found = value
+        if found is None or found.shape != value.shape:
+            reason = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            raise WeightsError(
+                f"{path} does not fit the timm backbone {name!r}: {key} {reason}, "
+                f"expected {tuple(value.shape)}"
+            )
+        chosen[key] = found
+    body.load_state_dict(chosen)
+
+
+def _flat(key: str) -> str:
+    """A parameter name with timm's two spellings (``layer1.0`` and ``layer1_0``) made one."""
+    return key.replace("_", ".")
+
+
+def _widen_stem(body: nn.Module, extra: int) -> None:
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            new = module.weight.new_zeros(module.out_channels, extra, *module.kernel_size)
+            module.weight = nn.Parameter(torch.cat([module.weight.detach(), new], dim=1))
+            module.in_channels = 3 + extra
+            return
+    raise UsageError("this backbone has no 3-channel convolution to give a mask to")

@@ -1,0 +1,71 @@
+"""Small convolution blocks that several networks share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU; (B, in, H, W) to (B, out, ceil(H/stride), ceil(W/stride))."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise k x k convolution followed by a pointwise one, each with norm and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class PyramidPooling(nn.Module):
+    """Pyramid pooling (Zhao et al., CVPR 2017): context at several grids, added to a feature map.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        bins: sides of the pooling grids.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        self.bins = bins
+        branch = max(8, outputs // len(bins))
+        # Group norm, because a 1 x 1 grid has nothing to normalise over in a small batch.
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(inputs, branch, 1, bias=False), nn.GroupNorm(1, branch), nn.ReLU()
+            )
+            for _ in bins
+        )
+        self.fuse = ConvNormAct(inputs + branch * len(bins), outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) to (B, outputs, h, w)."""
+        parts = [x]
+        for bins, branch in zip(self.bins, self.branches, strict=True):
+            parts.append(upsample(branch(F.adaptive_avg_pool2d(x, bins)), x))
+        return self.fuse(torch.cat(parts, dim=1))
+
+
+def upsample(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize of ``x`` to the height and width of ``like``."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+

@@ -1,0 +1,57 @@
+"""The segmentation network: any timm backbone, pyramid pooling and a light decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing.networks.backbone import Backbone
+from deep_image_compositing.networks.blocks import PyramidPooling, SeparableConv, upsample
+
+
+class PyramidNetwork(nn.Module):
+    """Encoder, pyramid pooling on the deepest feature, top-down decoder to stride 4.
+
+    The refinement network is the same with a mask as a fourth input channel, a shallower encoder
+    and a decoder that goes on to stride 2.
+
+    Args:
+        backbone: timm model name.
+        pretrained: as for :class:`~deep_image_compositing.networks.backbone.Backbone`.
+        width: channels of the decoder.
+        extra_channels: input channels after RGB (1 for a mask).
+        max_stride: stride of the deepest feature used.
+        min_stride: stride of the decoder's output.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        pretrained: str | None = None,
+        width: int = 64,
+        extra_channels: int = 0,
+        max_stride: int = 32,
+        min_stride: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder = Backbone(backbone, pretrained, extra_channels, max_stride)
+        self.skipped = sum(stride < min_stride for stride in self.encoder.strides)
+        channels = self.encoder.channels[self.skipped :]
+        self.context = PyramidPooling(channels[-1], width)
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels[:-1])
+        self.smooths = nn.ModuleList(SeparableConv(width, width, 5) for _ in channels[:-1])
+        self.head = nn.Sequential(SeparableConv(width, width), nn.Conv2d(width, 1, 1))
+
+    def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Logits (B, 1, H, W) for ``image`` (B, 3, H, W) in [0, 1]; H, W of any size."""
+        features = self.encoder(image, extra)[self.skipped :]
+        x = self.context(features[-1])
+        steps = zip(features[:-1], self.laterals, self.smooths, strict=True)
+        for feature, lateral, smooth in reversed(list(steps)):
+            x = smooth(lateral(feature) + upsample(x, feature))
+        return upsample(self.head(x), image)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of scalar parameters of ``module``."""
+    return sum(torch.numel(parameter) for parameter in module.parameters())

@@ -1,0 +1,77 @@
+"""The paper's refinement network: local corrections of a mask, in two stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.networks.pyramid import PyramidNetwork
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Refiner
+
+
+@register(
+    "refiner",
+    "cascade",
+    description="refinement network on RGB + mask, run at 320 and then at 640 pixels",
+    source="Zhang et al., WACV 2021, section 3.2",
+)
+class CascadeRefiner(Refiner):
+    """Sharpens a rough mask at 320 pixels and sharpens the result again at 640.
+
+    One network serves both stages. It is trained on local crops (so that it learns outlines, not
+    subjects) and takes the stage before it as its mask.
+
+    Args:
+        backbone: timm model name; only features up to stride 16 are used.
+        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
+        sizes: long side in pixels of each stage at test, in order; a stage larger than the
+            picture runs at the picture's size.
+        width: channels of the decoder.
+        weights: trained weights: a shipped name (``default``), a file, or None.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+    """
+
+    shipped = {"default": "cascade.safetensors"}
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        pretrained: str | None = None,
+        sizes: tuple[int, ...] = (320, 640),
+        width: int = 32,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not sizes or min(sizes) < 32:
+            raise UsageError(f"sizes must be one or more of at least 32 pixels, got {sizes}")
+        self.save_hyperparameters()
+        self.sizes = tuple(sizes)
+        self.network = PyramidNetwork(
+            backbone,
+            None if weights else pretrained,
+            width,
+            extra_channels=1,
+            max_stride=16,
+            min_stride=2,
+        )
+        self.load_weights(weights)
+
+    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
+        """One stage at the picture's own size: alpha (B, 1, H, W) before its sigmoid."""
+        return self.network(image, mask)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W) in [0, 1] after all stages."""
+        height, width = image.shape[-2:]
+        alpha = mask
+        for size in self.sizes:
+            scale = min(1.0, size / max(height, width))
+            stage = (max(1, round(height * scale)), max(1, round(width * scale)))
+            small = resize(image, stage).clamp(0, 1)
+            alpha = self.logits(small, resize(alpha, stage).clamp(0, 1)).sigmoid()
+        return resize(alpha, (height, width)).clamp(0, 1)

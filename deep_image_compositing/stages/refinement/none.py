@@ -1,0 +1,17 @@
+"""The refiner that leaves the mask as it is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Refiner
+
+
+@register("refiner", "none", description="the mask itself is the alpha")
+class NoRefiner(Refiner):
+    """Returns the mask unchanged."""
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """``mask`` (B, 1, H, W) as it came."""
+        return mask

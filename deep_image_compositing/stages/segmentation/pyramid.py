@@ -1,0 +1,70 @@
+"""The learned segmenter: any timm backbone, pyramid pooling, light decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.networks.pyramid import PyramidNetwork
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Segmenter
+
+
+@register(
+    "segmenter",
+    "pyramid",
+    description="timm backbone + pyramid pooling + light decoder; salient subjects",
+    source="Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
+)
+class PyramidSegmenter(Segmenter):
+    """Segments the salient subject at a fixed small size and resizes the mask back.
+
+    The whole picture is squeezed to ``size`` x ``size`` pixels, as in training.
+
+    Args:
+        backbone: timm model name.
+        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
+        size: side in pixels at which the network runs.
+        width: channels of the decoder.
+        flip: average with the mirrored picture's mask when not training; twice the time.
+        weights: trained weights: a shipped name (``default``), a file, or None.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+    """
+
+    shipped = {"default": "pyramid.safetensors"}
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        pretrained: str | None = None,
+        size: int = 320,
+        width: int = 64,
+        flip: bool = False,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if size < 32:
+            raise UsageError(f"size must be at least 32 pixels, got {size}")
+        self.save_hyperparameters()
+        self.size = size
+        self.flip = flip
+        self.network = PyramidNetwork(backbone, None if weights else pretrained, width)
+        self.load_weights(weights)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The mask before its sigmoid: (B, 1, H, W) for ``image`` (B, 3, H, W)."""
+        small = resize(image, (self.size, self.size)).clamp(0, 1)
+        return resize(self.network(small), (image.shape[-2], image.shape[-1]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
+        logits = self.logits(image)
+        if self.flip and not self.training:
+            mirrored = torch.flip(self.logits(torch.flip(image, (-1,))), (-1,))
+            logits = (logits + mirrored) / 2
+        return logits.sigmoid()
