@@ -1,0 +1,640 @@
+"""The main job: two photographs in, one composite out; users and the command line call it.
+
+The flow is segment → refine → fuse. Photographs stay 8-bit tensors at their full size; stages see
+float copies, learned stages at most ``work_side`` pixels on the long side, and what they change
+is lifted back to full size (see :mod:`deep_image_compositing.functional.lift`) and set over the
+new background in bands of rows. So a photograph of 50 megapixels is an ordinary input, and a
+pixel that no stage changed comes out as it went in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing import registry
+from deep_image_compositing.conventions import check
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.functional.compose import over, unknown_band
+from deep_image_compositing.functional.lift import REACH, lift_alpha, snap_alpha, upsample_rows
+from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.functional.sheets import contact_sheet
+from deep_image_compositing.images import (
+    ImageSource,
+    Photograph,
+    read_image,
+    read_mask,
+    to_tensor,
+    write_image,
+)
+from deep_image_compositing.placement import cover, paste, place, resample, subject_box
+
+StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
+"""What can fill a slot: a registered name, a name with options, a module or any callable."""
+
+SUBJECT = 0.5
+"""Belief from which a pixel of a mask counts as subject."""
+
+LEAST_SUBJECT = 1e-4
+"""Share of the picture below which a subject counts as not found."""
+
+FULL = 0.99
+"""A mask that nowhere falls below this covers the whole photograph."""
+
+_BAND_ROWS = 256
+_MARGIN = 64
+_log = logging.getLogger("deep_image_compositing")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Composite:
+    """A finished composite and everything on the way to it, at the frame's full size, on the CPU.
+
+    Pictures are kept in 8 bits, as photographs are, and handed out as float tensors in [0, 1].
+
+    Attributes:
+        composite_pixels: (3, H, W) uint8.
+        foreground_pixels: (3, H, W) uint8, the subject's photograph as placed in the frame.
+        background_pixels: (3, H, W) uint8, the new background as placed in the frame.
+        cutout_pixels: (3, H, W) uint8, straight colour of the subject; 0 where it is not.
+        cutout_alpha: (1, H, W) float in [0, 1], the fuser's own alpha where it works in layers,
+            else ``alpha``.
+        mask: (1, H, W) float in [0, 1], the segmenter's or the user's.
+        alpha: (1, H, W) float in [0, 1], the refiner's, before the fuser.
+        name: what the subject's photograph is called.
+        device: where the stages ran.
+        seconds: time spent in ``segmentation``, ``refinement`` and ``fusion``.
+    """
+
+    composite_pixels: Tensor
+    foreground_pixels: Tensor
+    background_pixels: Tensor
+    cutout_pixels: Tensor
+    cutout_alpha: Tensor
+    mask: Tensor
+    alpha: Tensor
+    name: str = ""
+    device: str = "cpu"
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frame in pixels."""
+        return self.alpha.shape[-2], self.alpha.shape[-1]
+
+    @property
+    def composite(self) -> Tensor:
+        """The composite, (3, H, W) float in [0, 1]."""
+        return self.composite_pixels / 255
+
+    @property
+    def foreground(self) -> Tensor:
+        """The subject's photograph as placed, (3, H, W) float in [0, 1]; its border continues."""
+        return self.foreground_pixels / 255
+
+    @property
+    def background(self) -> Tensor:
+        """The new background as placed, (3, H, W) float in [0, 1]."""
+        return self.background_pixels / 255
+
+    @property
+    def cutout(self) -> Tensor:
+        """The subject alone, (4, H, W) float in [0, 1]: straight colour, then alpha.
+
+        Free of the old background's colour where the fuser works in layers. Colour is 0 where
+        alpha is, so that nothing of the old background hides in the file.
+        """
+        return torch.cat([self.cutout_pixels / 255, self.cutout_alpha])
+
+    def __repr__(self) -> str:
+        return f"Composite({self.name!r}, height={self.size[0]}, width={self.size[1]})"
+
+    def steps(self, cell: int = 384) -> Tensor:
+        """A labelled contact sheet of every step, (3, H, W) float in [0, 1].
+
+        Args:
+            cell: side in pixels of the square in which each step is shown.
+        """
+        size = fit_long_side(*self.size, cell)
+        color = resample(self.cutout_pixels, size) / 255
+        alpha = resize(self.cutout_alpha[None], size)
+        pictures = {
+            "foreground": resample(self.foreground_pixels, size) / 255,
+            "background": resample(self.background_pixels, size) / 255,
+            "mask": resize(self.mask[None], size)[0],
+            "alpha": resize(self.alpha[None], size)[0],
+            "cut-out": over(color[None], alpha, _checker(size))[0],
+            "composite": resample(self.composite_pixels, size) / 255,
+        }
+        return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        alpha: str | os.PathLike[str] | None = None,
+        cutout: str | os.PathLike[str] | None = None,
+        steps: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Write the composite, and whatever else is asked for: all of it or nothing.
+
+        Args:
+            path: the composite's file; the suffix says the format, see ``write_image``.
+            alpha: file for the alpha, as a gray picture.
+            cutout: file for the cut-out, in a format that holds an alpha.
+            steps: file for the contact sheet of :meth:`steps`.
+
+        Raises:
+            UsageError: a suffix that is not known or cannot hold the picture, or a path twice.
+            ImageError: a file could not be written.
+        """
+        jobs: dict[Path, tuple[Tensor, Tensor | None]] = {}
+
+        for target, image, opacity in (
+            (path, self.composite_pixels, None),
+            (alpha, self.alpha, None),
+            (cutout, self.cutout_pixels, self.cutout_alpha),
+            (steps, None if steps is None else self.steps(), None),
+        ):
+            if target is None or image is None:
+                continue
+            real = Path(os.path.realpath(target))
+            if real in jobs:
+                raise UsageError(f"{target} is given for two outputs; give each its own file")
+            jobs[real] = (image, opacity)
+        asides: dict[Path, Path] = {}
+        try:
+            for real, (image, opacity) in jobs.items():
+                if real.is_dir():
+                    raise ImageError(f"{real} is a folder; give a file name to write to")
+                if real.exists() and not os.access(real, os.W_OK):
+                    raise ImageError(f"{real} cannot be written: permission denied")
+                aside = real.with_name(f".{secrets.token_hex(8)}.part{real.suffix}")
+                asides[real] = aside
+                pixels = _rows_last(image) if image.dtype == torch.uint8 else image
+                gray = None if opacity is None else _rows_last(_to_bytes(opacity))[..., 0]
+                try:
+                    write_image(aside, pixels, alpha=gray)
+                except CompositingError as error:
+                    raise type(error)(str(error).replace(str(aside), str(real))) from error
+            for real, aside in asides.items():
+                try:
+                    os.replace(aside, real)
+                except OSError as error:
+                    raise ImageError(f"{real} could not be written: {error.strerror}") from error
+        finally:
+            for aside in asides.values():
+                aside.unlink(missing_ok=True)
+
+
+class Compositor:
+    """Sets the subject of one photograph into another.
+
+    Each slot takes a registered name (made with its shipped weights, if it has any), a pair of a
+    name and its options, a stage, a plain ``nn.Module``, or any callable with the slot's
+    signature: ``image → mask``, ``image, mask → alpha``, ``foreground, background, alpha →
+    composite``; see :mod:`deep_image_compositing.conventions` for the tensors. Modules are put
+    into evaluation mode and moved to the device.
+
+    Args:
+        segmenter: fills the first slot; not made until a photograph comes without a mask.
+        refiner: fills the second slot.
+        fuser: fills the third slot.
+        device: ``auto`` (a GPU if there is one, and says so in the log), ``cpu``, ``cuda``,
+            ``cuda:1``, ``mps``.
+        max_pixels: refuse files of more pixels; see ``read_image``.
+        work_side: learned stages see pictures of at most this many pixels on the long side;
+            their answers are lifted to full size. Stages without parameters work on what they
+            are given: a refiner on the user's mask at full size, a fuser on the whole frame. A
+            fuser without layers (it paints the composite itself) always gets the whole frame.
+
+    Raises:
+        UsageError: a name that is not registered, an option a stage does not take, a stage of
+            another slot, or a device that is not there.
+        WeightsError: weights that could not be loaded.
+    """
+
+    def __init__(
+        self,
+        segmenter: StageLike = "pyramid",
+        refiner: StageLike = "cascade",
+        fuser: StageLike = "multi_stream",
+        device: str | torch.device = "auto",
+        max_pixels: int | None = None,
+        work_side: int = 1024,
+    ) -> None:
+        if work_side < 32:
+            raise UsageError(f"work_side must be at least 32 pixels, got {work_side}")
+        self.device = choose_device(device)
+        self.max_pixels = max_pixels
+        self.work_side = work_side
+        self._segmenter_like = segmenter
+        self._segmenter: Callable[..., Any] | None = None
+        if not isinstance(segmenter, str):
+            self._segmenter = self._fill("segmenter", segmenter)
+        else:
+            registry.get("segmenter", segmenter)
+        self.refiner = self._fill("refiner", refiner)
+        self.fuser = self._fill("fuser", fuser)
+
+    @property
+    def segmenter(self) -> Callable[..., Any]:
+        """What fills the first slot."""
+        if self._segmenter is None:
+            self._segmenter = self._fill("segmenter", self._segmenter_like)
+        return self._segmenter
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        foreground: ImageSource,
+        background: ImageSource,
+        mask: ImageSource | None = None,
+        *,
+        frame: Literal["foreground", "background"] = "foreground",
+        scale: float = 1.0,
+        position: tuple[float, float] | str = (0.5, 0.5),
+    ) -> Composite:
+        """Composite the subject of ``foreground`` over ``background``.
+
+        Args:
+            foreground: the photograph with the subject: a path, bytes, a Pillow image, a uint8
+                (H, W, 3) array or a float (3, H, W) tensor; see ``read_image``. If it is partly
+                transparent, its alpha is taken as the mask.
+            background: the new background, in any of these forms.
+            mask: where the subject is, instead of the segmenter's answer; see ``read_mask``. One
+                that covers the whole photograph leaves nothing to cut out: it is taken as it is,
+                with a warning, and with ``frame="foreground"`` the composite is the photograph.
+            frame: which photograph's frame the composite has. ``foreground``: the background is
+                scaled and cropped to cover it. ``background``: the subject's photograph is
+                scaled and placed in it.
+            scale: with ``frame="background"``, size of the subject's photograph; at 1 it just
+                fits into the frame.
+            position: with ``frame="background"``, (x, y) of the subject's bounding box from
+                (0, 0), the top left, to (1, 1), the bottom right; also as text, ``"0.5,1"``.
+
+        Raises:
+            ImageError: a photograph or mask that cannot be read.
+            UsageError: a wrong argument, or a mask whose aspect is not the photograph's.
+            CompositingError: no subject was found, or a stage gave an answer that is none.
+        """
+        if frame not in ("foreground", "background"):
+            raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
+        x, y = parse_position(position)
+        if frame == "foreground" and (scale != 1.0 or (x, y) != (0.5, 0.5)):
+            raise UsageError("scale and position take effect only with frame='background'")
+        photograph = read_image(foreground, max_pixels=self.max_pixels)
+        new = read_image(background, max_pixels=self.max_pixels)
+        seconds: dict[str, float] = {}
+        pixels = _planes(photograph)
+        belief, alpha, full = self._cut_out(photograph, pixels, mask, seconds)
+        backdrop = _planes(new)
+        if frame == "foreground":
+            backdrop = cover(backdrop, photograph.size)
+        else:
+            where = place(alpha[0], new.size, scale, (x, y))
+            pixels = paste(pixels, where, new.size, edge=True)
+            alpha = paste(alpha[0], where, new.size, edge=False)[None]
+            belief = paste(belief[0], where, new.size, edge=False)[None]
+        with _timed(seconds, "fusion"):
+            if full and frame == "foreground":
+                composite, color, corrected = pixels, pixels, alpha
+            else:
+                composite, color, corrected = self._fuse(pixels, backdrop, alpha)
+        return Composite(
+            composite_pixels=composite,
+            foreground_pixels=pixels,
+            background_pixels=backdrop,
+            cutout_pixels=color,
+            cutout_alpha=corrected[0],
+            mask=belief[0],
+            alpha=alpha[0],
+            name=photograph.name,
+            device=str(self.device),
+            seconds=seconds,
+        )
+
+    # The first two slots
+
+    def _cut_out(
+        self,
+        photograph: Photograph,
+        pixels: Tensor,
+        mask: ImageSource | None,
+        seconds: dict[str, float],
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Mask and alpha (1, 1, H, W) of the photograph, and whether the mask covers it all."""
+        size = photograph.size
+        working = fit_long_side(*size, self.work_side)
+        given = mask is not None or photograph.alpha is not None
+        with _timed(seconds, "segmentation"):
+            if mask is not None:
+                belief = to_tensor(read_mask(mask, size=size, max_pixels=self.max_pixels))[None]
+            elif photograph.alpha is not None:
+                _log.info("%s: its own alpha is taken as the mask", photograph.name)
+                belief = to_tensor(photograph.alpha)[None]
+            else:
+                image = self._floats(pixels, working)
+                answer = self._ask("segmenter", self.segmenter, image)
+                belief = _checked("segmenter", "mask", answer, image)
+        self._find_subject(belief, photograph.name, given)
+        if float(belief.min()) > FULL:
+            _log.warning(
+                "%s: the mask covers the whole photograph; all of it is taken as the subject",
+                photograph.name,
+            )
+            whole = torch.ones(1, 1, *size)
+            return whole, whole.clone(), True
+        with _timed(seconds, "refinement"):
+            at = size if given and not _learned(self.refiner) else working
+            image = self._floats(pixels, at)
+            rough = resize(belief.to(self.device), at).clamp(0, 1)
+            answer = self._ask("refiner", self.refiner, image, rough)
+            alpha = _checked("refiner", "alpha", answer, image)
+            alpha = snap_alpha(lift_alpha(pixels, image, alpha))
+        if float(alpha.max()) < 1 - FULL:
+            raise CompositingError(
+                f"nothing is left of the subject in {photograph.name} after refinement; "
+                "give a better mask, or use the refiner 'none'"
+            )
+        return resize(belief.float().cpu(), size).clamp(0, 1), alpha, False
+
+    @staticmethod
+    def _find_subject(mask: Tensor, name: str, given: bool) -> None:
+        share = float((mask >= SUBJECT).float().mean())
+        if share >= LEAST_SUBJECT:
+            return
+        if given:
+            raise CompositingError(
+                f"the mask of {name} is empty: less than {LEAST_SUBJECT:.2%} of it reaches "
+                f"{SUBJECT}; give one that is white where the subject is"
+            )
+        raise CompositingError(f"no subject found in {name}; give a mask with --mask (mask=)")
+
+    # The third slot
+
+    def _fuse(
+        self, pixels: Tensor, backdrop: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Composite and subject's colour (3, H, W), uint8, and corrected alpha (1, 1, H, W)."""
+        layers = getattr(self.fuser, "layers", None)
+        if callable(layers):
+            # Only the subject's surroundings go through the fuser, so that a small subject in a
+            # large frame is not shrunk with it.
+            height, width = alpha.shape[-2:]
+            top, bottom, left, right = subject_box(alpha[0], 0.0)
+            rows = slice(max(0, top - _MARGIN), min(height, bottom + _MARGIN))
+            columns = slice(max(0, left - _MARGIN), min(width, right + _MARGIN))
+            box = (rows, columns)
+            fused = self._fuse_layers(layers, pixels[:, *box], backdrop[:, *box], alpha[:, :, *box])
+            if fused is not None:
+                composite, color = backdrop.clone(), torch.zeros_like(pixels)
+                corrected = torch.zeros_like(alpha)
+                composite[:, *box], color[:, *box], corrected[:, :, *box] = fused
+                return composite, color, corrected
+        size = (pixels.shape[-2], pixels.shape[-1])
+        foreground, background = self._floats(pixels, size), self._floats(backdrop, size)
+        answer = self._ask("fuser", self.fuser, foreground, background, alpha.to(self.device))
+        composite = _checked("fuser", "composite", answer, foreground)
+        color = torch.where(alpha[0] > 0, pixels, pixels.new_zeros(()))
+        return _to_bytes(composite[0].cpu()), color, alpha
+
+    def _fuse_layers(
+        self, layers: Callable[..., Any], pixels: Tensor, backdrop: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """As :meth:`_fuse`, by the fuser's layers; None when it has none."""
+        height, width = size = (pixels.shape[-2], pixels.shape[-1])
+        learned = _learned(self.fuser)
+        at = fit_long_side(*size, self.work_side) if learned else size
+        foreground, background = self._floats(pixels, at), self._floats(backdrop, at)
+        small = resize(alpha, at).clamp(0, 1).to(self.device)
+        parts = self._ask("fuser", layers, foreground, background, small)
+        if parts is None:
+            return None
+        opacity = _checked("fuser", "alpha", parts.alpha, foreground)
+        paint = _checked("fuser", "foreground_color", parts.foreground_color, foreground)
+        # What the fuser changed, not what it answered, is enlarged: so detail is kept.
+        opacity_change = (opacity - small).float().cpu()
+        color_change = (paint - foreground).float().cpu()
+        near = unknown_band(alpha, REACH)
+        composite, color = torch.empty_like(backdrop), torch.empty_like(pixels)
+        corrected = torch.empty_like(alpha)
+        for start in range(0, height, _BAND_ROWS):
+            rows = slice(start, min(start + _BAND_ROWS, height))
+            span = ((height, width), rows.start, rows.stop)
+            here = near[:, :, rows]
+            own, own_color = alpha[:, :, rows], pixels[None, :, rows] / 255
+            new = (own + upsample_rows(opacity_change, *span)).clamp_(0, 1)
+            new_color = (own_color + upsample_rows(color_change, *span)).clamp_(0, 1)
+            new = torch.where(here, new, own)
+            new_color = torch.where(here, new_color, own_color)
+            behind = backdrop[None, :, rows] / 255
+            composite[:, rows] = _to_bytes(over(new_color, new, behind)[0])
+            color[:, rows] = _to_bytes(torch.where(new > 0, new_color, 0.0)[0])
+            corrected[:, :, rows] = new
+        return composite, color, corrected
+
+    # Stages and tensors
+
+    def _fill(self, slot: str, given: StageLike) -> Callable[..., Any]:
+        """The stage that ``given`` means, ready to run."""
+        stage = make_stage(slot, given)
+        if isinstance(stage, nn.Module):
+            stage = stage.to(self.device).eval()
+        return stage
+
+    def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
+        return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
+
+    @torch.inference_mode()
+    def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Tensor) -> Any:
+        try:
+            return stage(*tensors)
+        except torch.OutOfMemoryError as error:
+            height, width = tensors[0].shape[-2:]
+            raise CompositingError(
+                f"the {slot} ran out of memory on {self.device} at {width} x {height} pixels; "
+                "use a smaller --work-side (work_side=), or --device cpu"
+            ) from error
+
+
+def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
+    """The stage that ``given`` names or is.
+
+    Args:
+        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
+        given: a registered name, a (name, options) pair, a module, or a callable. By name,
+            shipped weights are loaded unless the options say ``weights`` themselves.
+
+    Raises:
+        UsageError: an unknown name or option, a stage of another slot, or something else.
+    """
+    if isinstance(given, str):
+        given = (given, {})
+    if isinstance(given, tuple):
+        if len(given) != 2 or not isinstance(given[1], Mapping):
+            raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
+        name, options = given[0], dict(given[1])
+        entry = registry.get(slot, name)
+        if entry.weights:
+            options.setdefault("weights", entry.weights[0])
+        _check_options(slot, name, entry.factory, options)
+        return registry.create(slot, name, **options)
+    if isinstance(given, type) or not callable(given):
+        hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
+        raise UsageError(
+            f"a {slot} is a registered name, a module or a callable, not {given!r}; {hint}"
+        )
+    own = getattr(given, "slot", slot)
+    if own in registry.SLOTS and own != slot:
+        raise UsageError(f"{type(given).__name__} is a {own} and cannot be the {slot}")
+    return given
+
+
+def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] | None:
+    """Names of the arguments that ``factory`` takes, and of those it must be given.
+
+    A class that passes ``**kwargs`` on to its bases also takes theirs. None when it takes any.
+    """
+    taken: set[str] = set()
+    needed: set[str] = set()
+    calls: list[Callable[..., Any]] = [factory]
+    if isinstance(factory, type):
+        calls = [vars(base)["__init__"] for base in factory.__mro__ if "__init__" in vars(base)]
+    for index, call in enumerate(calls):
+        parameters = list(signature(call).parameters.values())[isinstance(factory, type) :]
+        for parameter in parameters:
+            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                taken.add(parameter.name)
+                if parameter.default is Parameter.empty and index == 0:
+                    needed.add(parameter.name)
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+            return taken, needed
+        if getattr(call, "__module__", "").startswith(("torch", "lightning")):
+            return taken, needed
+    return None
+
+
+def _check_options(
+    slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
+) -> None:
+    accepted = accepted_options(factory)
+    if accepted is None:
+        return
+    taken, needed = accepted
+    unknown = sorted(set(options) - taken)
+    if unknown:
+        raise UsageError(
+            f"the {slot} {name!r} takes no option {unknown[0]!r}; it takes: "
+            + (", ".join(sorted(taken)) or "none")
+        )
+    missing = sorted(needed - set(options))
+    if missing:
+        raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device that ``device`` means; ``auto`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: an explicit device that is not there; it never falls back.
+    """
+    text = str(device)
+    if text == "auto":
+        if torch.cuda.is_available():
+            chosen = torch.device("cuda", torch.cuda.current_device())
+            _log.info("running on %s (%s)", chosen, torch.cuda.get_device_name(chosen))
+        elif torch.backends.mps.is_available():
+            chosen = torch.device("mps")
+            _log.info("running on mps")
+        else:
+            chosen = torch.device("cpu")
+            _log.info("running on cpu (no GPU that torch can use)")
+        return chosen
+    try:
+        chosen = torch.device(text)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) < count:
+            return chosen
+        raise UsageError(f"there is no device {text!r}: torch sees {count} CUDA devices; use 'cpu'")
+    if chosen.type == "mps":
+        if torch.backends.mps.is_available():
+            return chosen
+        raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")
+    raise UsageError(f"there is no device {text!r}; use auto, cpu, cuda, cuda:N or mps")
+
+
+def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
+    """(x, y) of a pair of numbers, or of text such as ``0.5,1``.
+
+    Raises:
+        UsageError: when it is neither, or a number lies outside [0, 1].
+    """
+    try:
+        parts = position.split(",") if isinstance(position, str) else position
+        x, y = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(f"position must be two numbers, such as 0.5,1, got {position!r}") from None
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise UsageError(f"position must be two numbers from 0 to 1, x and y, got {x:g},{y:g}")
+    return x, y
+
+
+def _learned(stage: Callable[..., Any]) -> bool:
+    return isinstance(stage, nn.Module) and next(stage.parameters(), None) is not None
+
+
+def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:
+    """A stage's answer, float32 in [0, 1], when it keeps the convention of ``name``."""
+    try:
+        check(**{"image": image, name: answer})
+    except UsageError as error:
+        raise CompositingError(f"the {slot}'s answer is wrong: {error}") from error
+    return answer.float().clamp(0, 1)
+
+
+def _planes(photograph: Photograph) -> Tensor:
+    """(3, H, W) uint8, a copy."""
+    return torch.from_numpy(np.array(photograph.pixels.transpose(2, 0, 1), order="C"))
+
+
+def _rows_last(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(C, H, W) uint8 as a contiguous (H, W, C) array."""
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    """Floats in [0, 1] as 8 bits, rounded half up, as ``write_image`` does."""
+    return image.mul(255).add_(0.5).clamp_(0, 255).byte()
+
+
+def _checker(size: tuple[int, int], side: int = 12) -> Tensor:
+    """The gray checkerboard on which transparency is shown, (1, 3, H, W)."""
+    rows = torch.arange(size[0])[:, None] // side
+    columns = torch.arange(size[1])[None] // side
+    return (0.6 + 0.3 * ((rows + columns) % 2)).expand(1, 3, *size)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

@@ -1,0 +1,154 @@
+"""Where the two photographs meet: covering a frame, and placing a subject in one; pure functions.
+
+Pictures here are (C, H, W) tensors, uint8 or float in [0, 1]; the compositor calls this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+MAX_PLACED_PIXELS = 250_000_000
+"""Pixels to which a subject's photograph may be enlarged when it is placed."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a resized photograph lies in a frame, in pixels.
+
+    Attributes:
+        size: (height, width) of the photograph after resizing.
+        top: row of the frame on which its first row falls; negative when it is cut off.
+        left: column of the frame on which its first column falls.
+    """
+
+    size: tuple[int, int]
+    top: int
+    left: int
+
+
+def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Resize ``picture`` (C, H, W), uint8 or float in [0, 1], to (height, width) ``size``.
+
+    Antialiased where it shrinks; the dtype is kept; the same size returns ``picture`` itself.
+
+    Args:
+        picture: (C, H, W); uint8 on the CPU is resampled in 8 bits, which is fast and small.
+        size: (height, width), each at least 1.
+        mode: ``bicubic`` or ``bilinear``.
+    """
+    height, width = picture.shape[-2:]
+    if (height, width) == tuple(size):
+        return picture
+    shrinks = size[0] < height or size[1] < width
+    out = F.interpolate(
+        picture.unsqueeze(0), size, mode=mode, align_corners=False, antialias=shrinks
+    )[0]
+    return out.clamp_(0, 1) if out.is_floating_point() else out
+
+
+def cover(background: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale ``background`` until it covers a frame, and crop what sticks out, evenly.
+
+    Args:
+        background: (C, H, W), uint8 or float in [0, 1].
+        size: (height, width) of the frame.
+
+    Returns:
+        (C, height, width) of the same dtype; ``background`` itself, bit for bit, when it already
+        has that size. The crop is made to the pixel of the source, before scaling, so a source
+        only a few pixels large may be stretched by a fraction of one.
+    """
+    height, width = background.shape[-2:]
+    frame_height, frame_width = size
+    kept_height = min(height, max(1, round(width * frame_height / frame_width)))
+    kept_width = min(width, max(1, round(height * frame_width / frame_height)))
+    top, left = (height - kept_height) // 2, (width - kept_width) // 2
+    kept = background[:, top : top + kept_height, left : left + kept_width]
+    return resample(kept, size)
+
+
+def subject_box(alpha: Tensor, threshold: float = 0.5) -> tuple[int, int, int, int]:
+    """The smallest (top, bottom, left, right) that holds all of ``alpha`` above ``threshold``.
+
+    Bottom and right are exclusive. Where nothing exceeds the threshold, half of the largest alpha
+    takes its place; for an alpha of zeros the box is the whole picture.
+
+    Args:
+        alpha: (1, H, W) in [0, 1].
+        threshold: in [0, 1).
+    """
+    plane = alpha[0]
+    threshold = min(threshold, float(plane.max()) / 2)
+    inside = plane > threshold
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    if rows.numel() == 0:
+        return 0, plane.shape[0], 0, plane.shape[1]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def place(
+    alpha: Tensor, frame: tuple[int, int], scale: float, position: tuple[float, float]
+) -> Placement:
+    """Where the photograph of the subject under ``alpha`` lies in a frame.
+
+    Args:
+        alpha: (1, H, W) in [0, 1], the subject's alpha in its own photograph.
+        frame: (height, width) of the frame.
+        scale: size of the subject's photograph; at 1 it just fits into the frame.
+        position: (x, y) in [0, 1] of the subject's bounding box, as in CSS: 0 puts it against
+            the left or top edge of the frame, 0.5 in the middle, 1 against the right or bottom.
+
+    Raises:
+        UsageError: a scale that is not positive or enlarges beyond :data:`MAX_PLACED_PIXELS`, or
+            a position outside [0, 1].
+    """
+    x, y = position
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise UsageError(f"position must be two numbers from 0 to 1, x and y, got {x:g},{y:g}")
+    if not 0 < scale < float("inf"):
+        raise UsageError(f"scale must be a number above 0, got {scale:g}")
+    height, width = alpha.shape[-2:]
+    factor = scale * min(frame[0] / height, frame[1] / width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    if size[0] * size[1] > MAX_PLACED_PIXELS:
+        raise UsageError(
+            f"scale {scale:g} would enlarge the subject's photograph to {size[1]} x {size[0]} "
+            f"pixels; the limit is {MAX_PLACED_PIXELS // 1_000_000} million, use a smaller scale"
+        )
+    top, bottom, left, right = subject_box(resample(alpha, size, "bilinear"))
+    return Placement(
+        size,
+        top=round(y * (frame[0] - (bottom - top))) - top,
+        left=round(x * (frame[1] - (right - left))) - left,
+    )
+
+
+def paste(picture: Tensor, placement: Placement, frame: tuple[int, int], *, edge: bool) -> Tensor:
+    """Resize ``picture`` (C, H, W) and lay it into an empty frame as ``placement`` says.
+
+    Args:
+        picture: uint8 or float in [0, 1].
+        placement: from :func:`place`.
+        frame: (height, width) of the frame.
+        edge: fill what the picture leaves free by repeating its border (for photographs, so that
+            a network sees plausible colours), instead of with zeros (for masks and alphas).
+
+    Returns:
+        (C, height, width) of the same dtype.
+    """
+    mode = "bicubic" if edge else "bilinear"
+    resized = resample(picture, placement.size, mode)
+    height, width = placement.size
+    rows = torch.arange(frame[0], device=picture.device) - placement.top
+    columns = torch.arange(frame[1], device=picture.device) - placement.left
+    out = resized[:, rows.clamp(0, height - 1)][:, :, columns.clamp(0, width - 1)]
+    if not edge:
+        out[:, (rows < 0) | (rows >= height)] = 0
+        out[:, :, (columns < 0) | (columns >= width)] = 0
+    return out
