@@ -1,0 +1,261 @@
+"""Somebody else's segmenter: any exported ONNX model that turns an image into a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Segmenter
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+
+
+@register(
+    "segmenter",
+    "onnx",
+    description="any segmentation model exported to ONNX; options say how it takes its input",
+    source="onnxruntime",
+)
+class OnnxSegmenter(Segmenter):
+    """Runs an ONNX model at its own input size and resizes the mask back.
+
+    The model sees ``(value · scale − mean) / std`` of values in [0, 1], in its own channel order
+    and layout. A model that was trained on ``(v − m) / s`` of 8-bit values v takes ``scale=255``,
+    ``mean=m`` and ``std=s``. It is not trained here: it has no parameters that torch knows.
+
+    Args:
+        path: the ``.onnx`` file.
+        size: side in pixels of the model's square input, or (height, width); by default the
+            model's own, when its input has a fixed size.
+        channels: order in which the model takes colours.
+        mean: one number, or one a channel in the model's order.
+        std: likewise; not 0.
+        scale: factor of the values in [0, 1] before the mean is taken off.
+        fit: ``stretch`` squeezes the picture to the input's size; ``pad`` keeps its aspect, and
+            repeats its border at the bottom and right.
+        output: the model's output, by number or name.
+        channel: of the output, which holds the subject; by default the only one, or the second
+            of two (background, subject).
+        logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
+            several, else sigmoid.
+        providers: onnxruntime's execution providers, in order of preference.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        WeightsError: the file is missing or not a model, or its input or output does not fit.
+        UsageError: an option that cannot be.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | tuple[int, int] | None = None,
+        channels: Literal["RGB", "BGR"] = "RGB",
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        scale: float = 1.0,
+        fit: Literal["stretch", "pad"] = "stretch",
+        output: int | str = 0,
+        channel: int | None = None,
+        logits: bool = False,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if channels not in ("RGB", "BGR"):
+            raise UsageError(f"channels must be 'RGB' or 'BGR', got {channels!r}")
+        if fit not in ("stretch", "pad"):
+            raise UsageError(f"fit must be 'stretch' or 'pad', got {fit!r}")
+        self.save_hyperparameters()
+        self.path = Path(path).expanduser()
+        self.channels = channels
+        self.mean = _per_channel("mean", mean)
+        self.std = _per_channel("std", std)
+        if (self.std == 0).any():
+            raise UsageError(f"std must not be 0, got {std}")
+        self.scale = float(scale)
+        self.fit = fit
+        self.channel = channel
+        self.apply_logits = bool(logits)
+        self.providers = tuple(providers)
+        self._session: Any = None
+        (given,) = self.session.get_inputs()[:1] or (None,)
+        self._input = _describe_input(self.path, given)
+        self.size = self._choose_size(size)
+        names = [one.name for one in self.session.get_outputs()]
+        if isinstance(output, str) and output not in names:
+            raise UsageError(f"{path} has no output {output!r}; it has: {', '.join(names)}")
+        if isinstance(output, int) and not 0 <= output < len(names):
+            raise UsageError(f"{path} has {len(names)} outputs; output {output} is not among them")
+        self.output = output if isinstance(output, str) else names[output]
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime session, opened on first use and again after unpickling."""
+        if self._session is None:
+            try:
+                import onnxruntime
+            except ImportError:
+                raise MissingExtraError("the segmenter 'onnx'", "onnxruntime", "onnx") from None
+            if not self.path.is_file():
+                raise WeightsError(f"there is no ONNX file {self.path}")
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    str(self.path), options, providers=list(self.providers)
+                )
+            except ValueError as error:  # a provider that is not there
+                raise UsageError(f"onnxruntime cannot use these providers: {error}") from error
+            except Exception as error:  # its own classes share no base but Exception
+                reason = str(error).strip().splitlines()[0]
+                raise WeightsError(f"{self.path} is not a readable ONNX model: {reason}") from error
+        return self._session
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
+        height, width = image.shape[-2:]
+        small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
+        if self.channels == "BGR":
+            small = small.flip(1)
+        values = ((small * self.scale - self.mean) / self.std).numpy()
+        masks = [self._run(values[i : i + 1]) for i in range(len(values))]
+        mask = torch.from_numpy(np.concatenate(masks))
+        low, high = float(mask.min()), float(mask.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise WeightsError(
+                f"the output of {self.path} spans {low:g} to {high:g}, not 0 to 1; "
+                "set logits=true if it stops before its sigmoid or softmax"
+            )
+        if self.fit == "pad":
+            full = resize(mask, self.size)
+            mask = full[..., : inner[0], : inner[1]]
+        return resize(mask, (height, width)).clamp(0, 1).to(image)
+
+    def _fit_in(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The picture at the model's size, and the part (height, width) of it that it fills."""
+        if self.fit == "stretch":
+            return resize(image, self.size).clamp(0, 1), self.size
+        height, width = image.shape[-2:]
+        factor = min(self.size[0] / height, self.size[1] / width)
+        inner = (
+            min(self.size[0], max(1, round(height * factor))),
+            min(self.size[1], max(1, round(width * factor))),
+        )
+        small = resize(image, inner).clamp(0, 1)
+        padding = (0, self.size[1] - inner[1], 0, self.size[0] - inner[0])
+        return torch.nn.functional.pad(small, padding, mode="replicate"), inner
+
+    def _run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's mask (1, 1, h, w) of one normalised picture (1, 3, H, W)."""
+        name, dtype, channels_last = self._input
+        if channels_last:
+            values = values.transpose(0, 2, 3, 1)
+        if dtype is np.uint8:
+            values = np.rint(values).clip(0, 255)
+        feed = {name: np.ascontiguousarray(values.astype(dtype))}
+        try:
+            (raw,) = self.session.run([self.output], feed)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise WeightsError(
+                f"{self.path} could not run at size {self.size}: {reason}"
+            ) from error
+        answer = np.asarray(raw, dtype=np.float32)
+        if answer.ndim == 3:  # (1, h, w)
+            answer = answer[:, None]
+        elif answer.ndim == 2:
+            answer = answer[None, None]
+        elif answer.ndim == 4 and channels_last:
+            answer = answer.transpose(0, 3, 1, 2)
+        if answer.ndim != 4 or answer.shape[0] != 1:
+            raise WeightsError(
+                f"the output {self.output!r} of {self.path} has shape {np.shape(raw)}; expected "
+                "one mask, such as (1, channels, height, width)"
+            )
+        if self.apply_logits:
+            answer = _squash(answer)
+        count = answer.shape[1]
+        channel = self.channel
+        if channel is None:
+            if count > 2:
+                raise UsageError(
+                    f"the output of {self.path} has {count} channels; say with channel=0 to "
+                    f"{count - 1} which one holds the subject"
+                )
+            channel = count - 1
+        if not -count <= channel < count:
+            raise UsageError(f"the output of {self.path} has {count} channels, no {channel}")
+        return answer[:, [channel]]
+
+    def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int]:
+        fixed = self._fixed_size()
+        if size is None:
+            if fixed is None:
+                raise UsageError(f"{self.path} takes any input size; say which with size=")
+            return fixed
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or min(sides) < 1:
+            raise UsageError(f"size must be one side or (height, width), at least 1, got {size}")
+        if fixed is not None and sides != fixed:
+            raise UsageError(
+                f"{self.path} takes pictures of {fixed[0]} x {fixed[1]} pixels (height x width), "
+                f"not {sides[0]} x {sides[1]}; leave size out"
+            )
+        return sides
+
+    def _fixed_size(self) -> tuple[int, int] | None:
+        shape = self.session.get_inputs()[0].shape
+        sides = shape[1:3] if self._input[2] else shape[2:4]
+        if all(isinstance(side, int) and side > 0 for side in sides):
+            return sides[0], sides[1]
+        return None
+
+
+def _describe_input(path: Path, given: Any) -> tuple[str, type, bool]:
+    """Name, number type and whether channels come last, of a model's first input."""
+    if given is None or given.type not in _DTYPES or len(given.shape) != 4:
+        what = "nothing" if given is None else f"{given.type} of shape {given.shape}"
+        raise WeightsError(f"{path} takes {what}; expected one picture, (N, 3, H, W) of floats")
+    if given.shape[1] == 3:
+        return given.name, _DTYPES[given.type], False
+    if given.shape[3] == 3:
+        return given.name, _DTYPES[given.type], True
+    if isinstance(given.shape[1], int) and given.shape[1] > 0:
+        raise WeightsError(f"{path} takes {given.shape[1]} channels; expected 3, a colour picture")
+    return given.name, _DTYPES[given.type], False
+
+
+def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
+    """One or three numbers as (1, 1 or 3, 1, 1)."""
+    try:
+        numbers = [float(value)] if isinstance(value, int | float) else [float(v) for v in value]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
+        raise UsageError(f"{name} must be one number, or three in a list, got {value!r}")
+    return torch.tensor(numbers).view(1, -1, 1, 1)
+
+
+def _squash(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over channels of (1, C, h, w) when there are several, else sigmoid."""
+    tensor = torch.from_numpy(np.ascontiguousarray(logits))
+    return (tensor.softmax(1) if tensor.shape[1] > 1 else tensor.sigmoid()).numpy()
