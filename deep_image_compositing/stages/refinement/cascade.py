@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
@@ -59,6 +60,7 @@ class CascadeRefiner(Refiner):
             max_stride=16,
             min_stride=2,
         )
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
     def logits(self, image: Tensor, mask: Tensor) -> Tensor:

@@ -54,17 +54,17 @@ class PyramidSegmenter(Segmenter):
         self.size = size
         self.flip = flip
         self.network = PyramidNetwork(backbone, None if weights else pretrained, width)
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
     def logits(self, image: Tensor) -> Tensor:
-        """The mask before its sigmoid: (B, 1, H, W) for ``image`` (B, 3, H, W)."""
-        small = resize(image, (self.size, self.size)).clamp(0, 1)
-        return resize(self.network(small), (image.shape[-2], image.shape[-1]))
+        """The mask before its sigmoid, at the picture's own size: training crops are small."""
+        return self.network(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
-        logits = self.logits(image)
+        small = resize(image, (self.size, self.size)).clamp(0, 1)
+        logits = self.logits(small)
         if self.flip and not self.training:
-            mirrored = torch.flip(self.logits(torch.flip(image, (-1,))), (-1,))
-            logits = (logits + mirrored) / 2
-        return logits.sigmoid()
+            logits = (logits + torch.flip(self.logits(torch.flip(small, (-1,))), (-1,))) / 2
+        return resize(logits, (image.shape[-2], image.shape[-1])).sigmoid()

@@ -1,0 +1,220 @@
+"""Training pairs in plain folders: finding, reading and cropping them inside loader workers."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.images import Photograph, read_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+"""Suffixes of files that are taken for images."""
+
+LABELS = (".mask", ".alpha")
+"""What stands between the name and the suffix of a label file, as in ``NAME.mask.png``."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph and the file that says where its subject is (None for an RGBA cut-out)."""
+
+    image: Path
+    label: Path | None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the pair belongs to the validation split: one photograph in ten, by its name."""
+        return zlib.crc32(self.image.stem.encode()) % 10 == 0
+
+
+@dataclass
+class Source:
+    """One folder of training pairs and how far to trust it.
+
+    Attributes:
+        path: folder in one of three layouts: ``NAME.jpg`` beside ``NAME.mask.png`` or
+            ``NAME.alpha.png``; ``images/NAME.*`` and ``masks/NAME.*``; or RGBA cut-outs.
+        weight: share of the samples, relative to the other sources.
+        upper_body: share of crops that show only the upper part of a standing figure.
+        paste: share of samples whose subject is pasted on another background.
+        distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
+    """
+
+    path: str
+    weight: float = 1.0
+    upper_body: float = 0.0
+    paste: float = 0.3
+    distrust: float = 0.0
+
+
+def find_pairs(root: str | Path) -> list[Pair]:
+    """All pairs below ``root`` (not recursive), by name.
+
+    Raises:
+        UsageError: no such folder, or nothing in it that is a pair.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"no folder of training pairs at {root}")
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        masks = {p.stem: p for p in (root / "masks").iterdir() if p.suffix.lower() in SUFFIXES}
+        images = [p for p in find_images(root / "images") if p.stem in masks]
+        pairs = [Pair(p, masks[p.stem]) for p in images]
+    else:
+        labels = {
+            p.name.removesuffix(p.suffix).removesuffix(kind): p
+            for p in root.iterdir()
+            for kind in LABELS
+            if p.suffix.lower() in SUFFIXES and p.stem.endswith(kind)
+        }
+        images = [p for p in find_images(root) if not p.stem.endswith(LABELS)]
+        pairs = [Pair(p, labels[p.stem]) for p in images if p.stem in labels]
+        if not labels:
+            pairs = [Pair(p, None) for p in images if p.suffix.lower() in (".png", ".webp")]
+    if not pairs:
+        raise UsageError(
+            f"{root} holds no pairs: expected NAME.jpg beside NAME.mask.png or NAME.alpha.png, "
+            "the folders images/ and masks/, or RGBA cut-outs"
+        )
+    return pairs
+
+
+def find_images(root: str | Path) -> list[Path]:
+    """All image files below ``root``, recursively, sorted; hidden ones are skipped.
+
+    Raises:
+        UsageError: no such folder, or no images in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"no folder of photographs at {root}")
+    found = sorted(
+        p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
+    if not found:
+        raise UsageError(f"{root} holds no image files")
+    return found
+
+
+@lru_cache(maxsize=64)
+def read_rgb(path: Path) -> Image.Image:
+    """A photograph as an upright sRGB Pillow image."""
+    return Image.fromarray(read_image(path).pixels)
+
+
+@lru_cache(maxsize=64)
+def _read_cutout(path: Path) -> Photograph:
+    return read_image(path)
+
+
+def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    """The photograph (RGB) and its label (L, 255 = subject) at one size.
+
+    Raises:
+        ImageError: when a file cannot be read.
+        UsageError: when label and photograph differ in aspect, or a cut-out has no alpha.
+    """
+    if pair.label is None:
+        photograph = _read_cutout(pair.image)
+        if photograph.alpha is None:
+            raise UsageError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
+        return Image.fromarray(photograph.pixels), Image.fromarray(photograph.alpha)
+    image = read_rgb(pair.image)
+    label = Image.open(pair.label).convert("L")
+    if label.getextrema()[1] == 1:  # classes 0 and 1, not gray values
+        label = label.point(lambda v: 255 * v)
+    if label.size != image.size:
+        a, b = label.width * image.height, label.height * image.width
+        if abs(a - b) > 0.02 * max(a, b):
+            raise UsageError(
+                f"{pair.label} is {label.width}x{label.height}, its photograph "
+                f"{image.width}x{image.height}: the aspects differ"
+            )
+        label = label.resize(image.size, Image.Resampling.BILINEAR)
+    return image, label
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
+
+
+def subject_box(label: Image.Image) -> Box:
+    """Bounding box of the label's subject; the whole picture when it is empty."""
+    box = label.point(lambda v: 255 * (v > 127)).getbbox()
+    return box if box is not None else (0, 0, label.width, label.height)
+
+
+def whole_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
+    """A large crop that keeps most of the subject: anything from the subject to everything."""
+    width, height = size
+    keep = rng.uniform(0, 1, 4) ** 1.5  # leans towards the whole picture
+    slack = rng.uniform(-0.08, 0.08, 4) * np.tile((box[2] - box[0], box[3] - box[1]), 2)
+    left = max(0.0, (box[0] - slack[0]) * keep[0])
+    top = max(0.0, (box[1] - slack[1]) * keep[1])
+    right = min(width, width - (width - box[2] - slack[2]) * keep[2])
+    bottom = min(height, height - (height - box[3] - slack[3]) * keep[3])
+    return left, top, max(right, left + 8), max(bottom, top + 8)
+
+
+def upper_body_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
+    """Head and shoulders to half-length of a standing figure, roughly as portraits are framed."""
+    width, height = size
+    figure = box[3] - box[1]
+    seen = figure * rng.uniform(0.2, 0.6)
+    headroom = seen * rng.uniform(0.05, 0.45)
+    side = (seen + headroom) * rng.uniform(0.6, 1.4)
+    centre = (box[0] + box[2]) / 2 + 0.15 * rng.uniform(-1, 1) * side
+    left, top = max(0.0, centre - side / 2), max(0.0, box[1] - headroom)
+    return left, top, min(width, max(centre + side / 2, left + 8)), min(height, box[1] + seen)
+
+
+def local_crop(
+    label: Image.Image, rng: np.random.Generator, low: float = 0.15, high: float = 0.6
+) -> Box:
+    """A square around a point of the outline, ``low`` to ``high`` of the long side wide."""
+    width, height = label.size
+    point = outline_point(np.asarray(label), rng)
+    side = max(width, height) * np.exp(rng.uniform(np.log(low), np.log(high)))
+    side = float(min(side, width, height))
+    shift = rng.uniform(-0.35, 0.35, 2) * side
+    left = float(np.clip(point[0] + shift[0] - side / 2, 0, width - side))
+    top = float(np.clip(point[1] + shift[1] - side / 2, 0, height - side))
+    return left, top, left + side, top + side
+
+
+def outline_point(label: Pixels, rng: np.random.Generator) -> tuple[int, int]:
+    """A random (x, y) on the label's outline or soft rim; anywhere when it has none."""
+    coarse = label[::4, ::4].astype(np.int16)
+    edge = (coarse > 12) & (coarse < 243)
+    edge[:, 1:] |= np.abs(np.diff(coarse, axis=1)) > 60
+    edge[1:] |= np.abs(np.diff(coarse, axis=0)) > 60
+    found = np.flatnonzero(edge)
+    if found.size == 0:
+        return int(rng.integers(label.shape[1])), int(rng.integers(label.shape[0]))
+    y, x = divmod(int(rng.choice(found)), edge.shape[1])
+    return x * 4, y * 4
+
+
+def any_crop(size: tuple[int, int], rng: np.random.Generator, low: float = 0.4) -> Box:
+    """A square of at least ``low`` of the short side, anywhere in the picture."""
+    side = min(size) * rng.uniform(low, 1.0)
+    left, top = rng.uniform(0, size[0] - side), rng.uniform(0, size[1] - side)
+    return left, top, left + side, top + side
+
+
+def cut(image: Image.Image, box: Box, size: int, mirrored: bool = False) -> Pixels:
+    """The crop ``box`` of ``image`` at ``size`` x ``size``: (C, size, size), antialiased."""
+    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    pixels = np.asarray(resized)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,173 @@
+"""Samples made on the device: pasted subjects, camera effects, easy triplets.
+
+Everything is batched torch on (B, C, H, W) float tensors in [0, 1] and draws from one generator,
+so a batch is reproducible from its seed. Called by the data modules after the batch has reached
+the device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from deep_image_compositing.functional.compose import over
+
+
+def uniform(batch: int, low: float, high: float, generator: Generator) -> Tensor:
+    """(B, 1, 1, 1) numbers uniform in [low, high)."""
+    shape = (batch, 1, 1, 1)
+    draw = torch.rand(shape, generator=generator, device=generator.device)
+    return low + (high - low) * draw
+
+
+def chance(batch: int, share: float, generator: Generator) -> Tensor:
+    """(B, 1, 1, 1) zeros and ones, one with probability ``share``."""
+    return (uniform(batch, 0, 1, generator) < share).float()
+
+
+def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
+    """Random exposure, contrast, saturation and white balance of each picture.
+
+    Args:
+        image: (B, 3, H, W).
+        generator: on the image's device.
+        strength: 0 leaves the picture as it is; 1 is what training uses.
+    """
+    b = image.shape[0]
+    gain = torch.exp(strength * uniform(b, -0.35, 0.35, generator))
+    gamma = torch.exp(strength * uniform(b, -0.3, 0.3, generator))
+    contrast = 1 + strength * uniform(b, -0.25, 0.25, generator)
+    saturation = 1 + strength * uniform(b, -0.5, 0.4, generator)
+    tint = torch.rand((b, 3, 1, 1), generator=generator, device=image.device)
+    x = (image * gain * (1 + 0.16 * strength * (tint - 0.5))).clamp(0, 1) ** gamma
+    gray = luminance(x)
+    x = gray + (x - gray) * saturation
+    mean = gray.mean((2, 3), keepdim=True)
+    return (mean + (x - mean) * contrast).clamp(0, 1)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Rec. 601 luma (B, 1, H, W) of an sRGB picture (B, 3, H, W)."""
+    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (image * weights).sum(1, keepdim=True)
+
+
+def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
+    """What a camera and a file format add to each picture: blur, noise, coarse chroma, blocks.
+
+    Blur and JPEG hit a part of the batch, noise all of it by a random amount. JPEG is approximated
+    by quantising the 8 x 8 block spectrum of luma and of halved chroma with one random step, which
+    shows the same blocks and ringing and stays on the device.
+
+    Args:
+        image: (B, 3, H, W).
+        generator: on the image's device.
+        strength: 0 leaves the picture as it is.
+    """
+    b, _, h, w = image.shape
+    if strength == 0:
+        return image
+    x = image
+    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, soft, strength * chance(b, 0.3, generator) * uniform(b, 0.2, 1, generator))
+    level = strength * 0.03 * uniform(b, 0, 1, generator) ** 2
+    noise = torch.randn((b, 3, h, w), generator=generator, device=x.device)
+    grain = torch.randn((b, 1, h, w), generator=generator, device=x.device)
+    x = x + level * (0.6 * noise + 0.6 * grain)
+    hit = chance(b, 0.4 * strength, generator).view(b).bool()
+    if bool(hit.any()):
+        step = 0.02 + 0.1 * uniform(b, 0, 1, generator)[hit] ** 2
+        x[hit] = quantize_blocks(x[hit], step)
+    return x.clamp(0, 1)
+
+
+def quantize_blocks(image: Tensor, step: Tensor) -> Tensor:
+    """Quantise 8 x 8 DCT coefficients of luma and half-resolution chroma, as JPEG does.
+
+    Args:
+        image: (B, 3, H, W).
+        step: (B, 1, 1, 1), quantisation step of the lowest frequency in units of [0, 1]; it grows
+            threefold to the highest.
+    """
+    y = luminance(image)
+    chroma = image - y
+    h, w = image.shape[-2:]
+    half = F.avg_pool2d(chroma, 2, ceil_mode=True)
+    half = _quantize_plane(half, 1.5 * step)
+    chroma = F.interpolate(half, scale_factor=2, mode="bilinear")[..., :h, :w]
+    return _quantize_plane(y, step) + chroma
+
+
+def _quantize_plane(plane: Tensor, step: Tensor) -> Tensor:
+    b, c, h, w = plane.shape
+    padded = F.pad(plane, (0, -w % 8, 0, -h % 8), mode="replicate")
+    rows, columns = padded.shape[-2] // 8, padded.shape[-1] // 8
+    k = torch.arange(8, device=plane.device, dtype=plane.dtype)
+    basis = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / 16) * 0.5
+    basis = torch.where(k[:, None] == 0, basis / 2**0.5, basis)
+    blocks = padded.view(b, c, rows, 8, columns, 8).permute(0, 1, 2, 4, 3, 5)
+    spectrum = basis @ blocks @ basis.T
+    steps = step.view(b, 1, 1, 1, 1, 1) * (1 + 2 * (k[:, None] + k[None]) / 14)
+    blocks = basis.T @ (torch.round(spectrum / steps) * steps) @ basis
+    return blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)[..., :h, :w]
+
+
+def paste(
+    image: Tensor, mask: Tensor, background: Tensor, share: Tensor, generator: Generator
+) -> Tensor:
+    """Put the subject of some pictures before another background.
+
+    The outline is drawn in by about a pixel and softened, so that no rim of the old background
+    tells the network where the subject is.
+
+    Args:
+        image: (B, 3, H, W).
+        mask: (B, 1, H, W), soft or binary.
+        background: (B, 3, H, W).
+        share: (B, 1, 1, 1), 1 where the picture is to be pasted.
+        generator: on the image's device.
+    """
+    inner = -F.max_pool2d(-mask, 3, 1, 1)
+    soft = F.avg_pool2d(F.pad(inner, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    pasted = over(image, soft, jitter_color(background, generator))
+    return torch.where(share > 0, pasted, image)
+
+
+def easy_triplet(
+    color: Tensor,
+    alpha: Tensor,
+    old: Tensor,
+    new: Tensor,
+    generator: Generator,
+    strength: float = 1.0,
+) -> dict[str, Tensor]:
+    """A triplet with exact truth: ``foreground = αF + (1 − α)B₁``, ``composite = αF + (1 − α)B₂``.
+
+    Camera effects are put on the finished photograph. What they did to it is carried into the
+    subject's true colour, so that the network is asked to separate, not to clean.
+
+    Args:
+        color: (B, 3, H, W), straight colour F; any photograph will do (random alpha blending).
+        alpha: (B, 1, H, W), true opacity.
+        old: (B, 3, H, W), background B₁ of the photograph.
+        new: (B, 3, H, W), background B₂ of the composite.
+        generator: on the tensors' device.
+        strength: of colour jitter and camera effects.
+
+    Returns:
+        ``foreground``, ``background``, ``composite``, ``alpha``, ``foreground_color``.
+    """
+    color = jitter_color(color, generator, strength)
+    old = jitter_color(old, generator, strength)
+    new = jitter_color(new, generator, strength)
+    clean = over(color, alpha, old)
+    photograph = camera(clean, generator, strength)
+    color = (color + (photograph - clean)).clamp(0, 1)
+    return {
+        "foreground": photograph,
+        "background": new,
+        "composite": over(color, alpha, new),
+        "alpha": alpha,
+        "foreground_color": color,
+    }
