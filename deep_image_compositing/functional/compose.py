@@ -1,0 +1,132 @@
+"""The compositing equation, trimaps, rim bands and grey morphology; every stage calls these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+
+def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
+    """Set a subject over a background: ``alpha · foreground_color + (1 − alpha) · background``.
+
+    Three things hold bit for bit, in every precision: where alpha is 0 the result is the
+    background, where alpha is 1 it is the foreground colour, and where the two colours are equal
+    it is that colour. The result never leaves the interval between the two colours.
+
+    Args:
+        foreground_color: (B, C, H, W), straight (not premultiplied) and finite.
+        alpha: (B, 1, H, W) in [0, 1].
+        background: (B, C, H, W), finite.
+
+    Returns:
+        (B, C, H, W) in the widest dtype of the three.
+    """
+    # The textbook form a·F + (1−a)·B breaks the third promise (0.1·F + 0.9·F is not F), and
+    # B + a·(F−B) the second (B + (F−B) is not F once F−B was rounded). torch.lerp takes the
+    # second form below a = 0.5 and F − (1−a)·(F−B) from there on, so at both ends it adds an
+    # exact zero to an exact colour, and for F = B everywhere.
+    dtype = torch.promote_types(
+        torch.promote_types(foreground_color.dtype, background.dtype), alpha.dtype
+    )
+    return torch.lerp(background.to(dtype), foreground_color.to(dtype), alpha.to(dtype))
+
+
+def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.99) -> Tensor:
+    """Mark the rim: every pixel within ``radius`` of where the subject becomes background.
+
+    The rim itself is every pixel with ``low < alpha < high``, and both sides of every hard edge,
+    where a pixel at or below ``low`` touches one at or above ``high`` (diagonals count). So a
+    binary mask has a band too, two pixels wide at radius 0.
+
+    Args:
+        alpha: (B, 1, H, W) in [0, 1].
+        radius: Chebyshev distance in pixels (a square neighbourhood), at least 0.
+        low: at or below it a pixel counts as background.
+        high: at or above it a pixel counts as subject.
+
+    Returns:
+        (B, 1, H, W) boolean mask.
+
+    Raises:
+        UsageError: for a negative radius, or ``low >= high``.
+    """
+    if not low < high:
+        raise UsageError(f"the band needs low < high, got low={low} and high={high}")
+    clear, opaque = alpha <= low, alpha >= high
+    edge = (clear & dilate(opaque, 1)) | (opaque & dilate(clear, 1))
+    return dilate(edge | ~(clear | opaque), radius)
+
+
+def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
+    """Turn a rough mask into a trimap: unknown within ``radius`` of the mask's outline.
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1]; subject where it exceeds ``threshold``.
+        radius: pixels on either side of the outline, at least 0; at 0 nothing is unknown.
+        threshold: level of the outline.
+
+    Returns:
+        (B, 1, H, W) in {0, 0.5, 1}, in the dtype of ``mask``. The border of the picture is no
+        outline: a subject that leaves the picture stays known there.
+
+    Raises:
+        UsageError: for a negative radius.
+    """
+    subject = mask > threshold
+    return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
+
+
+def dilate(x: Tensor, radius: int) -> Tensor:
+    """Grey dilation: the maximum over a square of ``2 · radius + 1`` pixels.
+
+    Beyond the border, the border pixel repeats. The cost grows with the logarithm of the radius.
+
+    Args:
+        x: (B, C, H, W), any real dtype, boolean too.
+        radius: pixels, at least 0; at 0 the result is ``x``.
+
+    Raises:
+        UsageError: for a negative radius.
+    """
+    return _morphology(x, radius, torch.maximum)
+
+
+def erode(x: Tensor, radius: int) -> Tensor:
+    """Grey erosion: the minimum over a square of ``2 · radius + 1`` pixels; see :func:`dilate`."""
+    return _morphology(x, radius, torch.minimum)
+
+
+def _morphology(x: Tensor, radius: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    if radius < 0:
+        raise UsageError(f"a radius counts pixels and must be at least 0, got {radius}")
+    for dim in (-2, -1):
+        x = _running(x, min(radius, x.shape[dim] - 1), dim, extreme)
+    return x
+
+
+def _running(
+    x: Tensor, radius: int, dim: int, extreme: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Extreme over windows of ``2 · radius + 1`` along one axis.
+
+    Windows double: the extreme over 2n pixels is that of two neighbouring windows of n, and two
+    windows that overlap give any width in between. About log2(window) passes over the picture,
+    each a plain vectorised maximum; max_pool2d needs one pass a pixel of the window.
+    """
+    if radius == 0:
+        return x
+    first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+    shape = list(x.shape)
+    shape[dim] = radius
+    x = torch.cat((first.expand(shape), x, last.expand(shape)), dim)
+    window, span = 2 * radius + 1, 1
+    while span < window:
+        step = min(span, window - span)
+        length = x.shape[dim] - step
+        x = extreme(x.narrow(dim, 0, length), x.narrow(dim, step, length))
+        span += step
+    return x
