@@ -1,0 +1,491 @@
+"""The command line, ``deep-image-compositing``; its :func:`main` is also what the tests call.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` answers at once. Exit
+codes: 0 done, 1 work that failed, 2 a call that cannot be right, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from deep_image_compositing import __version__
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+
+if TYPE_CHECKING:
+    from deep_image_compositing.compositor import Composite, Compositor
+    from deep_image_compositing.images import Photograph
+
+PROGRAM = "deep-image-compositing"
+TRAINING = ("fit", "validate", "test")
+"""Commands whose arguments are LightningCLI's."""
+
+_SLOTS = ("segmenter", "refiner", "fuser")
+_EXTRA_OUTPUTS = ("alpha", "cutout", "steps")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; messages go to standard error.
+
+    Args:
+        argv: the arguments after the program's name; by default the process's own.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        with _messages():
+            if arguments[:1] == ["--debug"] and arguments[1:2] and arguments[1] in TRAINING:
+                arguments = arguments[1:]
+            if arguments and arguments[0] in TRAINING:
+                return _train(arguments)
+            options = _parser().parse_args(arguments)
+            code: int = options.run(options)
+            return code
+    except SystemExit as stop:  # argparse after --help, LightningCLI after a wrong argument
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except (CompositingError, OSError, MemoryError) as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: {error or 'out of memory'}")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+# What the commands take
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing its whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Two photographs in, one finished composite out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    _composite_arguments(
+        command("composite", _composite, "set the subject of a photograph into another photograph")
+    )
+    stages = command("stages", _stages, "list what can fill the three slots")
+    stages.add_argument("pattern", nargs="?", default="*", help="names to list, such as 'multi*'")
+    stages.add_argument("--slot", choices=_SLOTS, help="list one slot only")
+    for name, summary in (
+        ("fit", "train a stage: fit --config recipes/segmentation.yaml"),
+        ("validate", "measure a stage on a recipe's validation data"),
+        ("test", "measure a stage on a recipe's test data"),
+    ):
+        commands.add_parser(name, help=summary, add_help=False)
+    export = command("export-weights", _export_weights, "turn a training checkpoint into weights")
+    export.add_argument("checkpoint", help="the .ckpt file that training wrote")
+    export.add_argument(
+        "--stage", required=True, metavar="SLOT/NAME", help="what it holds: segmenter/pyramid"
+    )
+    export.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
+    export.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the stage, instead of the one in the checkpoint; repeatable",
+    )
+    benchmark = command("benchmark", _benchmark, "time imports, stages and the whole, as ratios")
+    benchmark.add_argument("--quick", action="store_true", help="a small picture, one repeat")
+    benchmark.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: torch's")
+    benchmark.add_argument("--size", type=int, default=768, metavar="PIXELS", help="default: 768")
+    benchmark.add_argument("--device", default="cpu", help="auto, cpu, cuda, ...; default: cpu")
+    return parser
+
+
+def _composite_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("foreground", help="photograph with the subject, or a folder of them")
+    parser.add_argument("background", help="photograph that becomes the new background")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the composite (.png, .jpg, .webp, .tiff, .bmp); for a folder, a folder",
+    )
+    parser.add_argument(
+        "--mask", metavar="FILE", help="white where the subject is, instead of a segmenter; "
+        "for a folder, a folder of masks of the same names",
+    )  # fmt: skip
+    for name, what in (
+        ("alpha", "the alpha as a gray picture"),
+        ("cutout", "the subject alone, with transparency"),
+        ("steps", "a labelled contact sheet of all steps"),
+    ):
+        parser.add_argument(f"--save-{name}", metavar="FILE", help=f"also write {what}")
+    place = parser.add_argument_group("placement")
+    place.add_argument(
+        "--frame",
+        choices=("foreground", "background"),
+        default="foreground",
+        help="whose frame the composite has; default: foreground",
+    )
+    place.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="with --frame background, size of the subject's photograph; 1 just fits",
+    )
+    place.add_argument(
+        "--position",
+        default="0.5,0.5",
+        metavar="X,Y",
+        help="with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right",
+    )
+    slots = parser.add_argument_group("stages")
+    for slot, default in zip(_SLOTS, ("pyramid", "cascade", "multi_stream"), strict=True):
+        slots.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")
+        slots.add_argument(
+            f"--{slot}-option",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="an option of it, the value as JSON or plain text; repeatable",
+        )
+    limits = parser.add_argument_group("resources")
+    limits.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; default: auto"
+    )
+    limits.add_argument("--max-pixels", type=int, metavar="N", help="read files of up to N pixels")
+    limits.add_argument(
+        "--work-side",
+        type=int,
+        default=1024,
+        metavar="PIXELS",
+        help="long side at which learned stages work; default: 1024",
+    )
+
+
+# What the commands do
+
+
+def _composite(options: argparse.Namespace) -> int:
+    from deep_image_compositing.images import read_image
+
+    if options.max_pixels is not None and options.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    if Path(options.foreground).is_dir():
+        return _composite_folder(options)
+    start = time.perf_counter()
+    outputs = _outputs(options, None)
+    _check_outputs(outputs, inputs=[options.foreground, options.background, options.mask])
+    # Everything that can be wrong with the files is found before torch is imported.
+    photographs = [
+        read_image(path, max_pixels=options.max_pixels)
+        for path in (options.foreground, options.background)
+    ]
+    compositor = _compositor(options)
+    result = _make(compositor, options, *photographs, options.mask)
+    result.save(**outputs)
+    height, width = result.size
+    seconds = time.perf_counter() - start
+    print(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    for name in _EXTRA_OUTPUTS:
+        if name in outputs:
+            print(f"wrote {outputs[name]} ({name})")
+    return 0
+
+
+def _composite_folder(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from deep_image_compositing.images import list_images, read_image
+
+    start = time.perf_counter()
+    files = list_images(options.foreground)
+    background = read_image(options.background, max_pixels=options.max_pixels)
+    names = _output_names(files)
+    masks = _masks(options.mask, files)
+    jobs = {file: _outputs(options, names[file]) for file in files}
+    for folder in {target.parent for outputs in jobs.values() for target in outputs.values()}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    inputs = [*files, options.background, *masks.values()]
+    for outputs in jobs.values():
+        _check_outputs(outputs, inputs=inputs)
+    compositor = _compositor(options)
+    failures: dict[Path, str] = {}
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("compositing", total=len(files))
+        for file, outputs in jobs.items():
+            try:
+                if options.mask and masks[file] is None:
+                    raise ImageError(f"there is no mask for {file.name} in {options.mask}")
+                _make(compositor, options, file, background, masks[file]).save(**outputs)
+            except Exception as error:  # one bad file must not stop the others
+                if options.debug:
+                    traceback.print_exc()
+                known = isinstance(error, CompositingError)
+                failures[file] = str(error) if known else f"{type(error).__name__}: {error}"
+            progress.advance(task)
+    done, seconds = len(files) - len(failures), time.perf_counter() - start
+    print(f"wrote {done} of {len(files)} composites to {options.output} ({seconds:.1f} s)")
+    if failures:
+        _say(f"error: {len(failures)} of {len(files)} failed:")
+        for file, reason in failures.items():
+            print(f"  {file.name}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from deep_image_compositing.registry import list_stages
+
+    entries = list_stages(options.slot, options.pattern)
+    if not entries:
+        raise UsageError(f"no stage is called {options.pattern!r}; see {PROGRAM} stages")
+    table = Table("slot", "name", "what it is", "trained weights")
+    for entry in entries:
+        about = f"{entry.description} ({entry.source})" if entry.source else entry.description
+        table.add_row(entry.slot, entry.name, about, ", ".join(entry.weights) or "-")
+    Console().print(table)
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    from deep_image_compositing.training import run
+
+    run(arguments[0], arguments[1:])
+    return 0
+
+
+def _export_weights(options: argparse.Namespace) -> int:
+    from deep_image_compositing import registry, weights
+
+    slot, _, name = options.stage.partition("/")
+    if not name:
+        raise UsageError(
+            f"--stage is a slot and a name, as in segmenter/pyramid: {options.stage!r}"
+        )
+    entry = registry.get(slot, name)
+    if Path(options.output).suffix != ".safetensors":
+        raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
+    _check_folder(Path(options.output))
+    if not Path(options.checkpoint).is_file():
+        raise CompositingError(f"there is no checkpoint {options.checkpoint}")
+    from deep_image_compositing.compositor import accepted_options, make_stage
+
+    hyper = _hyper_parameters(options.checkpoint)
+    accepted = accepted_options(entry.factory)
+    taken = set(hyper) if accepted is None else accepted[0]
+    settings = {key: value for key, value in hyper.items() if key in taken}
+    settings.update(_key_values("--option", options.option))
+    if "weights" in taken or entry.weights:
+        settings["weights"] = None
+    if "pretrained" in settings:
+        settings["pretrained"] = None
+    stage: Any = make_stage(slot, (name, settings))
+    weights.load(stage, options.checkpoint)
+    weights.save(stage, options.output)
+    size = Path(options.output).stat().st_size / 1e6
+    print(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
+    return 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from deep_image_compositing.benchmark import run
+
+    run(options.size, quick=options.quick, threads=options.threads, device=options.device)
+    return 0
+
+
+# Small parts
+
+
+def _compositor(options: argparse.Namespace) -> Compositor:
+    stages: dict[str, Any] = {}
+    for slot in _SLOTS:
+        name = getattr(options, slot)
+        given = _key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+        stages[slot] = (name, given) if given else name
+    from deep_image_compositing.compositor import Compositor
+
+    return Compositor(
+        **stages,
+        device=options.device,
+        max_pixels=options.max_pixels,
+        work_side=options.work_side,
+    )
+
+
+def _make(
+    compositor: Compositor,
+    options: argparse.Namespace,
+    foreground: Photograph | Path,
+    background: Photograph,
+    mask: str | Path | None,
+) -> Composite:
+    return compositor(
+        foreground,
+        background,
+        mask,
+        frame=options.frame,
+        scale=options.scale,
+        position=options.position,
+    )
+
+
+def _hyper_parameters(checkpoint: str) -> dict[str, Any]:
+    """What a stage was made with, from its checkpoint; empty for a file of tensors alone."""
+    import torch
+
+    from deep_image_compositing import weights
+
+    weights.read_state(checkpoint)  # refuses what is no checkpoint, or could run code
+    if Path(checkpoint).suffix == ".safetensors":
+        return {}
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return dict(content.get("hyper_parameters", {}))
+
+
+def _key_values(flag: str, given: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` arguments as a dictionary; values are JSON where they parse, else text."""
+    values: dict[str, Any] = {}
+    for item in given:
+        key, equals, text = item.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{flag} takes KEY=VALUE, got {item!r}")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
+def _outputs(options: argparse.Namespace, name: str | None) -> dict[str, Path]:
+    """The files to write, by the arguments of ``Composite.save``; ``name`` in a folder each."""
+    wanted = {"path": options.output}
+    wanted |= {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    return {
+        key: Path(target) / name if name else Path(target)
+        for key, target in wanted.items()
+        if target is not None
+    }
+
+
+def _output_names(files: Sequence[Path]) -> dict[Path, str]:
+    """``a.jpg`` becomes ``a.png``; where two inputs share a stem, ``a.jpg.png``."""
+    stems = [file.stem for file in files]
+    return {
+        file: f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files
+    }
+
+
+def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
+    """The mask of every file: the same one, or the one of its stem in a folder; None without."""
+    if given is None or not Path(given).is_dir():
+        return {file: None if given is None else Path(given) for file in files}
+    from deep_image_compositing.images import list_images
+
+    by_stem = {mask.stem: mask for mask in list_images(given)}
+    return {file: by_stem.get(file.stem) for file in files}
+
+
+def _check_outputs(outputs: dict[str, Path], inputs: Sequence[str | Path | None]) -> None:
+    """Find before the slow work what would stop the outputs from being written.
+
+    Raises:
+        UsageError: a suffix that is no format or cannot hold the picture, one file for two
+            outputs, or an output that is also an input.
+        ImageError: a folder that is not there, or may not be written to.
+    """
+    from deep_image_compositing.images import WRITABLE
+
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for key, path in outputs.items():
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; give a file name to write to")
+        if suffix not in WRITABLE:
+            raise UsageError(
+                f"{str(path)!r} does not say which format to write: "
+                f"let it end in {', '.join(WRITABLE)}"
+            )
+        if key == "cutout" and suffix not in (".png", ".webp", ".tif", ".tiff"):
+            raise UsageError(f"{path}: a cut-out needs transparency; write .png, .webp or .tiff")
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UsageError(f"{path} is also an input or another output; give another file name")
+        taken.add(real)
+        _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise ImageError(f"{path} cannot be written: the folder {path.parent} does not exist")
+    if not os.access(real if real.exists() else real.parent, os.W_OK):
+        raise ImageError(f"{path} cannot be written: permission denied")
+
+
+def _say(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+class _Messages(logging.Handler):
+    """Shows the library's log as messages on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        _say(kind + record.getMessage())
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """While a command runs, its log and its warnings are messages of one line."""
+    log, handler = logging.getLogger("deep_image_compositing"), _Messages()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)

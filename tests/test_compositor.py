@@ -1,0 +1,494 @@
+"""The compositor: what goes in, what comes out, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from deep_image_compositing import Compositor, UsageError, read_image
+from deep_image_compositing.compositor import (
+    accepted_options,
+    choose_device,
+    make_stage,
+    parse_position,
+)
+from deep_image_compositing.errors import CompositingError, ImageError
+from deep_image_compositing.functional.compose import unknown_band
+from deep_image_compositing.stages.base import Layers
+from tests.conftest import DiscSegmenter, LayerFuser, PlainFuser, disc, noise
+
+
+def keep(image: Tensor, mask: Tensor) -> Tensor:
+    """The refiner that leaves the mask alone, as a plain function."""
+    return mask
+
+
+def make(
+    segmenter: Any = None, refiner: Any = keep, fuser: Any = None, **kwargs: Any
+) -> Compositor:
+    return Compositor(
+        segmenter or DiscSegmenter(), refiner, fuser or LayerFuser(), device="cpu", **kwargs
+    )
+
+
+def bytes_of(planes: Tensor) -> np.ndarray:
+    return np.rint(planes.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (37, 23), (64, 64), (131, 300)])
+@pytest.mark.parametrize("other", [(1, 1), (50, 20)])
+def test_everything_has_the_size_of_the_photograph(
+    size: tuple[int, int], other: tuple[int, int]
+) -> None:
+    result = make(DiscSegmenter(0.9), work_side=64)(noise(*size), noise(*other, seed=1))
+    assert result.size == size
+    for name, channels in (
+        ("composite", 3), ("foreground", 3), ("background", 3),
+        ("mask", 1), ("alpha", 1), ("cutout", 4),
+    ):  # fmt: skip
+        tensor = getattr(result, name)
+        assert tensor.shape == (channels, *size), name
+        assert tensor.dtype == torch.float32
+        assert tensor.device.type == "cpu"
+        assert tensor.min() >= 0
+        assert tensor.max() <= 1
+    assert result.steps().shape[0] == 3
+
+
+@pytest.mark.parametrize("fuser", [LayerFuser(), PlainFuser()], ids=["layers", "plain"])
+@pytest.mark.parametrize("work_side", [1024, 96])
+def test_away_from_the_rim_it_is_the_photographs_bit_for_bit(
+    fuser: nn.Module, work_side: int
+) -> None:
+    front, back = noise(300, 400), noise(300, 400, seed=1)
+
+    def nearly(image: Tensor) -> Tensor:  # as a sigmoid does, it never quite arrives
+        return disc(image.shape[-2], image.shape[-1], 0.1) * 0.994 + 0.003
+
+    result = make(nearly, fuser=fuser, work_side=work_side)(front, back)
+    far = ~unknown_band(result.alpha[None], 22)[0, 0].numpy()
+    inside = result.alpha[0].numpy() > 0.5
+    got = bytes_of(result.composite)
+    assert (far & inside).sum() > 1000
+    assert (far & ~inside).sum() > 1000
+    np.testing.assert_array_equal(got[far & inside], front[far & inside])
+    np.testing.assert_array_equal(got[far & ~inside], back[far & ~inside])
+    np.testing.assert_array_equal(bytes_of(result.foreground), front)
+    np.testing.assert_array_equal(bytes_of(result.background), back)
+
+
+def test_layers_give_the_cutout_its_own_alpha_and_colour() -> None:
+    front = noise(80, 80)
+    result = make()(front, noise(80, 80, seed=1))
+    rim = (result.alpha[0] > 0.05) & (result.alpha[0] < 0.95)
+    assert torch.allclose(result.cutout[3][rim], result.alpha[0][rim].sqrt(), atol=1e-6)
+    expected = 0.5 * torch.from_numpy(front).permute(2, 0, 1) / 255 + 0.25
+    assert torch.allclose(result.cutout[:3, rim], expected[:, rim], atol=1 / 255)
+
+
+def test_without_layers_the_cutout_is_the_photograph_under_alpha() -> None:
+    front = noise(80, 80)
+    result = make(fuser=PlainFuser())(front, noise(80, 80, seed=1))
+    seen = result.alpha[0] > 0
+    np.testing.assert_array_equal(bytes_of(result.cutout[:3])[seen], front[seen])
+    assert torch.equal(result.cutout[3:], result.alpha)
+
+
+def test_nothing_of_the_old_background_hides_in_the_cutout() -> None:
+    result = make()(noise(80, 80), noise(80, 80, seed=1))
+    clear = result.cutout[3] == 0
+    assert clear.any()
+    assert not result.cutout[:3, clear].any()
+
+
+def test_learned_stages_see_no_more_than_the_working_size() -> None:
+    fuser, seen = LayerFuser(), []
+
+    class Refiner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+            seen.append(tuple(image.shape[-2:]))
+            return mask
+
+    result = make(refiner=Refiner(), fuser=fuser, work_side=64)(noise(256, 512), noise(9, 9))
+    assert result.size == (256, 512)
+    assert seen == [(32, 64)]
+    assert max(fuser.sizes[0]) == 64
+
+
+def test_stages_without_parameters_see_the_whole() -> None:
+    seen = []
+
+    def refiner(image: Tensor, mask: Tensor) -> Tensor:
+        seen.append(tuple(image.shape[-2:]))
+        return mask
+
+    mask = disc(200, 300, 0.02)[0]
+    result = make(refiner=refiner, work_side=64)(noise(200, 300), noise(9, 9), mask=mask)
+    assert seen == [(200, 300)]
+    assert torch.allclose(result.alpha, mask, atol=1e-6)
+
+
+def test_a_small_subject_in_a_large_frame_is_not_shrunk_with_it() -> None:
+    fuser = LayerFuser()
+    mask = torch.zeros(1, 1000, 1000)
+    mask[:, 480:520, 480:520] = 1
+    make(fuser=fuser, work_side=256)(noise(1000, 1000), noise(9, 9), mask=mask)
+    assert fuser.sizes == [(168, 168)]  # the subject and 64 pixels around it, at full size
+
+
+def test_the_user_s_mask_replaces_the_segmenter() -> None:
+    def segmenter(image: Tensor) -> Tensor:
+        raise AssertionError("the segmenter must not run")
+
+    mask = disc(40, 60)[0]
+    result = make(segmenter)(noise(40, 60), noise(40, 60, seed=1), mask=mask)
+    assert torch.allclose(result.mask, mask, atol=1e-6)
+
+
+def test_a_segmenter_named_is_not_made_when_masks_are_given() -> None:
+    compositor = Compositor("pyramid", keep, PlainFuser(), device="cpu")
+    result = compositor(noise(40, 60), noise(40, 60, seed=1), mask=disc(40, 60)[0])
+    assert compositor._segmenter is None
+    assert result.size == (40, 60)
+
+
+def test_the_mask_may_have_another_size() -> None:
+    result = make()(noise(40, 60), noise(4, 6), mask=disc(80, 120)[0])
+    assert result.mask.shape == (1, 40, 60)
+    with pytest.raises(UsageError, match="aspect"):
+        make()(noise(40, 60), noise(4, 6), mask=disc(60, 40)[0])
+
+
+def test_a_photograph_s_own_alpha_is_the_mask(caplog: pytest.LogCaptureFixture) -> None:
+    alpha = (disc(40, 60)[0, 0] * 255).round().byte().numpy()
+    rgba = np.dstack([noise(40, 60), alpha])
+    with caplog.at_level(logging.INFO, "deep_image_compositing"):
+        result = make()(Image.fromarray(rgba), noise(4, 6))
+    assert torch.allclose(result.mask[0], torch.from_numpy(alpha) / 255)
+    assert "its own alpha is taken as the mask" in caplog.text
+
+
+def test_paths_pictures_arrays_and_tensors_give_the_same(save: Callable[..., Path]) -> None:
+    front, back = noise(30, 40), noise(50, 40, seed=1)
+    compositor = make()
+    want = compositor(front, back).composite
+    paths = save("front.png", front), save("back.png", back)
+    for given in (
+        paths,
+        [str(path) for path in paths],
+        [Image.fromarray(x) for x in (front, back)],
+        [torch.from_numpy(x).permute(2, 0, 1) / 255 for x in (front, back)],
+        [read_image(path) for path in paths],
+    ):
+        assert torch.equal(compositor(*given).composite, want)
+
+
+def test_results_are_ordinary_tensors() -> None:
+    result = make()(noise(20, 20), noise(20, 20))
+    result.alpha.add_(0)  # an inference tensor would refuse
+    (result.composite * torch.ones(1, requires_grad=True)).sum().backward()
+
+
+def test_the_callers_tensors_are_left_alone() -> None:
+    front = torch.rand(3, 20, 20)
+    back, mask = torch.rand(3, 20, 20), disc(20, 20)[0]
+    copies = [x.clone() for x in (front, back, mask)]
+    make()(front, back, mask=mask)
+    assert all(torch.equal(x, y) for x, y in zip((front, back, mask), copies, strict=True))
+
+
+def test_modules_are_put_into_evaluation_mode() -> None:
+    fuser = LayerFuser().train()
+    make(fuser=fuser)
+    assert not fuser.training
+
+
+# The other frame
+
+
+def test_the_background_s_frame() -> None:
+    result = make(fuser=PlainFuser())(
+        noise(100, 100), noise(80, 200, seed=1), frame="background", scale=0.5, position=(1.0, 1.0)
+    )
+    assert result.size == (80, 200)
+    rows, columns = (result.alpha[0] > 0.5).nonzero().unbind(1)
+    assert int(rows.max()) == 79
+    assert int(columns.max()) == 199
+    # The disc is half of its photograph, which is half as high as the frame.
+    assert abs(int(rows.max() - rows.min()) + 1 - 20) <= 2
+    untouched = result.alpha[0] == 0
+    np.testing.assert_array_equal(
+        bytes_of(result.composite)[untouched], noise(80, 200, seed=1)[untouched]
+    )
+
+
+def test_position_as_text_is_the_same() -> None:
+    given = {"frame": "background", "scale": 0.3}
+    first = make()(noise(50, 50), noise(60, 90), position="0.2,1", **given)
+    second = make()(noise(50, 50), noise(60, 90), position=(0.2, 1.0), **given)
+    assert torch.equal(first.composite, second.composite)
+
+
+@pytest.mark.parametrize("position", ["0.5", "a,b", "0.5,2", "1,2,3", (0.5,), None, ""])
+def test_positions_that_cannot_be(position: Any) -> None:
+    with pytest.raises(UsageError, match="position"):
+        parse_position(position)
+
+
+def test_scale_and_position_need_the_background_s_frame() -> None:
+    for given in ({"scale": 0.5}, {"position": (0.0, 1.0)}):
+        with pytest.raises(UsageError, match="frame='background'"):
+            make()(noise(9, 9), noise(9, 9), **given)
+    with pytest.raises(UsageError, match="frame must be"):
+        make()(noise(9, 9), noise(9, 9), frame="both")
+
+
+# No subject, or nothing else
+
+
+def test_no_subject_found() -> None:
+    with pytest.raises(CompositingError, match=r"no subject found in array; give a mask"):
+        make(lambda image: 0.4 * torch.ones_like(image[:, :1]))(noise(30, 30), noise(9, 9))
+
+
+def test_a_speck_is_no_subject() -> None:
+    mask = torch.zeros(1, 300, 300)
+    mask[:, :2, :4] = 1  # 8 of 90000
+    with pytest.raises(CompositingError, match="is empty"):
+        make()(noise(300, 300), noise(9, 9), mask=mask)
+
+
+def test_an_empty_mask_and_an_empty_alpha() -> None:
+    with pytest.raises(CompositingError, match="mask of array is empty"):
+        make()(noise(30, 30), noise(9, 9), mask=torch.zeros(1, 30, 30))
+    clear = np.dstack([noise(30, 30), np.zeros((30, 30), np.uint8)])
+    with pytest.raises(CompositingError, match="is empty"):
+        make()(clear, noise(9, 9))
+
+
+def test_a_refiner_that_leaves_nothing() -> None:
+    with pytest.raises(CompositingError, match="nothing is left"):
+        make(refiner=lambda image, mask: mask * 0)(noise(30, 30), noise(9, 9))
+
+
+def test_a_full_mask_gives_the_photograph_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    front = noise(30, 30)
+    result = make()(front, noise(30, 30, seed=1), mask=torch.ones(1, 30, 30))
+    np.testing.assert_array_equal(bytes_of(result.composite), front)
+    assert "covers the whole photograph" in caplog.text
+    assert result.alpha.all()
+
+
+def test_a_full_mask_in_the_background_s_frame_pastes_the_photograph() -> None:
+    front, back = noise(30, 30), noise(30, 90, seed=1)
+    result = make(fuser=PlainFuser())(front, back, mask=torch.ones(1, 30, 30), frame="background")
+    got = bytes_of(result.composite)
+    np.testing.assert_array_equal(got[:, 30:60], front)
+    np.testing.assert_array_equal(got[:, :30], back[:, :30])
+
+
+# What fills the slots
+
+
+def test_names_with_options(stub_stages: None) -> None:
+    compositor = Compositor(("disc", {"softness": 0.5}), "none", "plain", device="cpu")
+    assert compositor.segmenter.softness == 0.5
+    assert compositor(noise(9, 9), noise(9, 9)).size == (9, 9)
+
+
+def test_an_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(UsageError, match="did you mean 'cascade'"):
+        Compositor(DiscSegmenter(), "cascad", LayerFuser())
+    with pytest.raises(UsageError, match="there is no segmenter called 'nobody'"):
+        Compositor("nobody", keep, LayerFuser())
+
+
+def test_an_unknown_option_says_what_the_stage_takes(stub_stages: None) -> None:
+    with pytest.raises(UsageError, match=r"takes no option 'softnes'; it takes: .*softness"):
+        make_stage("segmenter", ("disc", {"softnes": 1}))
+
+
+def test_an_option_that_is_missing() -> None:
+    import deep_image_compositing.stages.segmentation.onnx  # noqa: F401
+
+    with pytest.raises(UsageError, match="needs the option 'path'"):
+        make_stage("segmenter", "onnx")
+
+
+def test_options_of_bases_are_known_and_of_free_factories_not_asked() -> None:
+    taken = accepted_options(DiscSegmenter)
+    assert taken is not None
+    assert {"softness", "learning_rate", "picture_every"} <= taken[0]
+
+    def factory(**kwargs: object) -> None: ...
+
+    assert accepted_options(factory) is None
+
+
+def test_an_error_inside_a_constructor_stays_that_error(own_registry: Any) -> None:
+    from deep_image_compositing.registry import register
+
+    @register("segmenter", "broken", description="raises")
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        make_stage("segmenter", "broken")
+
+
+@pytest.mark.parametrize("given", [3, None, ("disc",), ("disc", 3), DiscSegmenter])
+def test_what_cannot_fill_a_slot(given: Any) -> None:
+    with pytest.raises(UsageError, match="segmenter"):
+        make_stage("segmenter", given)
+
+
+def test_a_stage_of_another_slot() -> None:
+    with pytest.raises(UsageError, match="LayerFuser is a fuser and cannot be the segmenter"):
+        make(LayerFuser())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda image: image, "shape"),
+        (lambda image: image[:, :1, ::2], "agree"),
+        (lambda image: image[:, :1] * 9, "lie in"),
+        (lambda image: image[:, :1] * float("nan"), "lie in"),
+        (lambda image: None, "tensor"),
+    ],
+)
+def test_a_wrong_answer_is_named(answer: Callable[[Tensor], Any], reason: str) -> None:
+    with pytest.raises(CompositingError, match=f"the segmenter's answer is wrong: .*{reason}"):
+        make(answer)(noise(20, 20), noise(9, 9))
+
+
+def test_wrong_layers_are_named() -> None:
+    class Wrong(PlainFuser):
+        def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+            return Layers(alpha, alpha)
+
+    with pytest.raises(CompositingError, match="the fuser's answer is wrong"):
+        make(fuser=Wrong())(noise(20, 20), noise(9, 9))
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.full((3, 9, 9), float("nan")), torch.full((3, 9, 9), 2.0)]
+)
+def test_tensors_out_of_range(tensor: Tensor) -> None:
+    for pair in ((tensor, noise(9, 9)), (noise(9, 9), tensor)):
+        with pytest.raises(UsageError, match=r"must lie in \[0, 1\]"):
+            make()(*pair)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "xpu", "cuda:-2", ""])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no device"):
+        choose_device(name)
+
+
+def test_cuda_and_mps_are_errors_where_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "mps"):
+        with pytest.raises(UsageError, match="there is no device"):
+            Compositor(DiscSegmenter(), keep, LayerFuser(), device=name)
+
+
+def test_auto_says_which_device(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with caplog.at_level(logging.INFO, "deep_image_compositing"):
+        assert choose_device("auto").type == "cpu"
+    assert "running on cpu" in caplog.text
+
+
+def test_auto_prefers_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    with caplog.at_level(logging.INFO, "deep_image_compositing"):
+        assert choose_device("auto") == torch.device("cuda:0")
+    assert "a card" in caplog.text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    pair = noise(90, 120), noise(90, 120, seed=1)
+    results = [
+        Compositor(DiscSegmenter(), keep, LayerFuser(), device=device)(*pair)
+        for device in ("cpu", "cuda")
+    ]
+    assert results[1].device.startswith("cuda")
+    assert (results[0].composite - results[1].composite).abs().max() <= 1.5 / 255
+
+
+# Saving
+
+
+def test_everything_is_saved(tmp_path: Path) -> None:
+    result = make()(noise(30, 40), noise(9, 9))
+    paths = {name: tmp_path / f"{name}.png" for name in ("alpha", "cutout", "steps")}
+    result.save(tmp_path / "composite.png", **paths)
+    with Image.open(tmp_path / "composite.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), bytes_of(result.composite))
+    with Image.open(paths["alpha"]) as image:
+        assert image.mode == "L"
+        assert image.size == (40, 30)
+    with Image.open(paths["cutout"]) as image:
+        assert image.mode == "RGBA"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "alpha.png", "composite.png", "cutout.png", "steps.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("others", "error", "reason"),
+    [
+        ({"alpha": "no/such/alpha.png"}, ImageError, "no/such"),
+        ({"cutout": "cutout.jpg"}, UsageError, "cannot hold an alpha"),
+        ({"steps": "steps.txt"}, UsageError, "which format"),
+        ({"alpha": "composite.png"}, UsageError, "two outputs"),
+        ({"alpha": "folder"}, ImageError, "is a folder"),
+    ],
+)
+def test_all_is_saved_or_nothing(
+    tmp_path: Path, others: dict[str, str], error: type[Exception], reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    result = make()(noise(30, 40), noise(9, 9))
+    paths = {name: tmp_path / path for name, path in others.items()}
+    with pytest.raises(error, match=reason) as caught:
+        result.save(tmp_path / "composite.png", **paths)
+    assert ".part" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_work_side_has_a_least_value() -> None:
+    with pytest.raises(UsageError, match="work_side"):
+        make(work_side=8)
