@@ -114,14 +114,18 @@ class OnnxSegmenter(Segmenter):
                 raise MissingExtraError("the segmenter 'onnx'", "onnxruntime", "onnx") from None
             if not self.path.is_file():
                 raise WeightsError(f"there is no ONNX file {self.path}")
+            absent = set(self.providers) - set(onnxruntime.get_available_providers())
+            if absent:
+                raise UsageError(
+                    f"onnxruntime has no provider {sorted(absent)[0]!r} here; it has: "
+                    + ", ".join(onnxruntime.get_available_providers())
+                )
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             try:
                 self._session = onnxruntime.InferenceSession(
                     str(self.path), options, providers=list(self.providers)
                 )
-            except ValueError as error:  # a provider that is not there
-                raise UsageError(f"onnxruntime cannot use these providers: {error}") from error
             except Exception as error:  # its own classes share no base but Exception
                 reason = str(error).strip().splitlines()[0]
                 raise WeightsError(f"{self.path} is not a readable ONNX model: {reason}") from error

@@ -1,0 +1,53 @@
+"""What is imported when: seconds are measured by the benchmark, here it is what makes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "lightning", "timm", "kornia", "torchvision", "torchmetrics", "numpy", "PIL")
+
+
+def imported_by(code: str) -> set[str]:
+    """Which of the heavy packages a fresh process has imported after ``code``."""
+    script = f"{code}\nimport sys\nprint('|', *(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.rpartition("|")[2].split())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported_by("import deep_image_compositing") == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["composite", "--help"], ["--version"], ["fix"]])
+def test_answering_at_once_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from deep_image_compositing.cli import main\nmain({arguments})"
+    assert imported_by(code) == set()
+
+
+def test_a_wrong_file_is_found_before_torch_is_imported() -> None:
+    code = (
+        "from deep_image_compositing.cli import main\n"
+        "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1"
+    )
+    assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+def test_reading_pictures_needs_no_torch() -> None:
+    assert "torch" not in imported_by("import deep_image_compositing.images")
+
+
+def test_public_names_are_there_and_no_others() -> None:
+    code = (
+        "import deep_image_compositing as package\n"
+        "assert all(getattr(package, name) is not None for name in package.__all__)\n"
+        "assert set(package.__all__) <= set(dir(package))\n"
+        "try: package.nothing\n"
+        "except AttributeError as error: assert 'nothing' in str(error)\n"
+        "else: raise SystemExit('no error')"
+    )
+    assert "torch" in imported_by(code)

@@ -1,0 +1,286 @@
+"""The ONNX segmenter, on models made here and on two real ones where they lie."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing import Compositor
+from deep_image_compositing.cli import main
+from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+from deep_image_compositing.images import read_image, read_mask, to_tensor
+from deep_image_compositing.registry import create
+from deep_image_compositing.stages.segmentation.onnx import OnnxSegmenter
+from tests.conftest import PlainFuser, disc, noise
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., str]:
+    """Write a model whose output is a weighted sum of its input's channels, and maybe more."""
+    from onnx import TensorProto, helper
+
+    def write(
+        weights: Any = ((1.0, 0.0, 0.0),),
+        size: Any = (8, 8),
+        channels_last: bool = False,
+        kind: int = TensorProto.FLOAT,
+        batch: Any = 1,
+        name: str = "model.onnx",
+    ) -> str:
+        kernel = np.asarray(weights, np.float32)[:, :, None, None]
+        shape = [batch, *size, 3] if channels_last else [batch, 3, *size]
+        out = [batch, *size, len(kernel)] if channels_last else [batch, len(kernel), *size]
+        nodes, x = [], "picture"
+        if kind != TensorProto.FLOAT:
+            nodes.append(helper.make_node("Cast", [x], ["floats"], to=TensorProto.FLOAT))
+            x = "floats"
+        if channels_last:
+            nodes.append(helper.make_node("Transpose", [x], ["first"], perm=[0, 3, 1, 2]))
+            x = "first"
+        last = "planes" if channels_last else "mask"
+        nodes.append(helper.make_node("Conv", [x, "kernel"], [last]))
+        if channels_last:
+            nodes.append(helper.make_node("Transpose", [last], ["mask"], perm=[0, 2, 3, 1]))
+        graph = helper.make_graph(
+            nodes,
+            "channels",
+            [helper.make_tensor_value_info("picture", kind, shape)],
+            [helper.make_tensor_value_info("mask", TensorProto.FLOAT, out)],
+            [helper.make_tensor("kernel", TensorProto.FLOAT, kernel.shape, kernel.ravel())],
+        )
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        path = tmp_path / name
+        onnx.save(made, path)
+        return str(path)
+
+    return write
+
+
+def picture(height: int = 8, width: int = 8) -> Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_channel_that_the_model_takes_first(model: Callable[..., str]) -> None:
+    image = picture()
+    assert torch.allclose(OnnxSegmenter(model())(image), image[:, :1], atol=1e-6)
+    assert torch.allclose(OnnxSegmenter(model(), channels="BGR")(image), image[:, 2:], atol=1e-6)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_both_layouts(model: Callable[..., str], channels_last: bool) -> None:
+    image = picture(5, 7)
+    path = model(size=(5, 7), channels_last=channels_last)
+    assert torch.allclose(OnnxSegmenter(path)(image), image[:, :1], atol=1e-6)
+
+
+def test_mean_and_std_are_in_the_model_s_order(model: Callable[..., str]) -> None:
+    image = picture()
+    path = model(weights=((1.0, 0.0, 0.0),))
+    stage = OnnxSegmenter(path, channels="BGR", mean=[51, 0, 0], std=[510, 1, 1], scale=255)
+    image[:, 2].clamp_(min=0.2)
+    assert torch.allclose(stage(image), image[:, 2:] / 2 - 0.1, atol=1e-6)
+
+
+def test_eight_bit_input(model: Callable[..., str]) -> None:
+    path = model(weights=((1 / 255, 0.0, 0.0),), kind=onnx.TensorProto.UINT8)
+    image = picture()
+    assert torch.allclose(
+        OnnxSegmenter(path, scale=255)(image), image[:, :1], atol=0.5 / 255 + 1e-6
+    )
+
+
+def test_half_precision_input(model: Callable[..., str]) -> None:
+    path = model(kind=onnx.TensorProto.FLOAT16)
+    image = picture()
+    assert torch.allclose(OnnxSegmenter(path)(image), image[:, :1], atol=1e-3)
+
+
+def test_two_channels_are_background_and_subject(model: Callable[..., str]) -> None:
+    image = picture()
+    path = model(weights=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    assert torch.allclose(OnnxSegmenter(path)(image), image[:, 1:2], atol=1e-6)
+    assert torch.allclose(OnnxSegmenter(path, channel=0)(image), image[:, :1], atol=1e-6)
+    with pytest.raises(UsageError, match="has 2 channels, no 2"):
+        OnnxSegmenter(path, channel=2)(image)
+
+
+def test_more_channels_need_a_choice(model: Callable[..., str]) -> None:
+    path = model(weights=np.eye(3))
+    with pytest.raises(UsageError, match="has 3 channels; say with channel=0 to 2"):
+        OnnxSegmenter(path)(picture())
+    assert torch.allclose(OnnxSegmenter(path, channel=2)(picture()), picture()[:, 2:], atol=1e-6)
+
+
+def test_logits(model: Callable[..., str]) -> None:
+    image = picture()
+    one = model(weights=((4.0, 0.0, 0.0),), name="one.onnx")
+    with pytest.raises(WeightsError, match="logits=true"):
+        OnnxSegmenter(one)(image)
+    assert torch.allclose(
+        OnnxSegmenter(one, logits=True)(image), (4 * image[:, :1]).sigmoid(), atol=1e-6
+    )
+    two = model(weights=((0.0, 0.0, 0.0), (4.0, 0.0, 0.0)), name="two.onnx")
+    assert torch.allclose(
+        OnnxSegmenter(two, logits=True)(image), (4 * image[:, :1]).sigmoid(), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (37, 23), (200, 100)])
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_any_picture_size(model: Callable[..., str], size: tuple[int, int], fit: str) -> None:
+    stage = OnnxSegmenter(model(size=(32, 32)), fit=fit)
+    mask = stage(torch.full((1, 3, *size), 0.25))
+    assert mask.shape == (1, 1, *size)
+    assert torch.allclose(mask, torch.full_like(mask, 0.25), atol=1e-5)
+
+
+def test_padding_keeps_the_aspect(model: Callable[..., str]) -> None:
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 32, 64).contiguous()
+    stage = OnnxSegmenter(model(size=(64, 64)), fit="pad")
+    assert torch.allclose(stage(ramp), ramp[:, :1], atol=1e-5)
+
+
+def test_a_model_of_any_size_needs_one(model: Callable[..., str]) -> None:
+    path = model(size=("h", "w"), batch="n")
+    with pytest.raises(UsageError, match="takes any input size"):
+        OnnxSegmenter(path)
+    assert OnnxSegmenter(path, size=16).size == (16, 16)
+    assert OnnxSegmenter(path, size=(16, 24))(picture()).shape == (2, 1, 8, 8)
+
+
+def test_a_size_that_is_not_the_model_s(model: Callable[..., str]) -> None:
+    with pytest.raises(UsageError, match="8 x 8 pixels"):
+        OnnxSegmenter(model(), size=16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": "GRB"},
+        {"fit": "crop"},
+        {"std": 0},
+        {"std": [1, 0, 1]},
+        {"mean": [1, 2]},
+        {"mean": "red"},
+        {"mean": float("nan")},
+        {"output": 3},
+        {"output": "alpha"},
+        {"size": (1, 2, 3)},
+        {"size": 0},
+        {"providers": ["NoSuchProvider"]},
+    ],
+)
+def test_options_that_cannot_be(model: Callable[..., str], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r".{20}"):
+        OnnxSegmenter(model(), **options)
+
+
+def test_an_output_by_name(model: Callable[..., str]) -> None:
+    assert OnnxSegmenter(model(), output="mask").output == "mask"
+
+
+def test_a_missing_and_a_broken_file(tmp_path: Path, model: Callable[..., str]) -> None:
+    with pytest.raises(WeightsError, match="there is no ONNX file"):
+        OnnxSegmenter(str(tmp_path / "missing.onnx"))
+    whole = Path(model()).read_bytes()
+    for content in (b"", b"not a model", whole[: len(whole) // 2]):
+        broken = tmp_path / "broken.onnx"
+        broken.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"broken\.onnx"):
+            OnnxSegmenter(str(broken))
+
+
+def test_a_model_of_gray_pictures(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 8, 8])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [out])
+    path = tmp_path / "gray.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    with pytest.raises(WeightsError, match="takes 1 channels; expected 3"):
+        OnnxSegmenter(str(path))
+
+
+def test_without_onnxruntime_it_says_what_to_install(
+    model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'deep-image-compositing\[onnx\]'"):
+        OnnxSegmenter(model())
+
+
+def test_it_survives_pickling(model: Callable[..., str]) -> None:
+    stage = OnnxSegmenter(model())
+    again = pickle.loads(pickle.dumps(stage))
+    assert torch.equal(again(picture()), stage(picture()))
+
+
+def test_by_name_in_the_compositor(model: Callable[..., str]) -> None:
+    path = model(size=(32, 32))
+    assert isinstance(create("segmenter", "onnx", path=path), OnnxSegmenter)
+    compositor = Compositor(
+        segmenter=("onnx", {"path": path, "size": 32, "channels": "RGB"}),
+        refiner="none",
+        fuser=PlainFuser(),
+        device="cpu",
+    )
+    photograph = (disc(64, 64)[0].expand(3, -1, -1) * 0.9).contiguous()
+    result = compositor(photograph, noise(64, 64))
+    assert (result.mask - photograph[:1]).abs().mean() < 0.02
+
+
+def test_by_name_on_the_command_line(
+    model: Callable[..., str], save: Callable[..., Path], tmp_path: Path, stub_stages: None
+) -> None:
+    white = (disc(64, 64)[0, 0] * 255).byte().numpy()
+    front = save("front.png", np.dstack([white] * 3))
+    back, out = save("back.png", noise(64, 64)), tmp_path / "out.png"
+    options = [f"path={model(size=(32, 32))}", "size=32", "mean=[0, 0, 0]", "std=1", "channels=RGB"]
+    arguments = ["composite", str(front), str(back), "-o", str(out), "--fuser", "plain"]
+    arguments += ["--segmenter", "onnx", "--refiner", "none", "--device", "cpu"]
+    for option in options:
+        arguments += ["--segmenter-option", option]
+    assert main(arguments) == 0
+    pixels = read_image(out).pixels
+    np.testing.assert_array_equal(pixels[32, 32], [255] * 3)
+    np.testing.assert_array_equal(pixels[0, 0], noise(64, 64)[0, 0])
+
+
+REAL = {
+    "sinet_portrait_320.onnx": {
+        "size": 320,
+        "channels": "BGR",
+        # It takes ((v − mean) / std) / 255 of 8-bit values v: the same as mean / 255 in [0, 1].
+        "mean": [102.89 / 255, 111.25 / 255, 126.91 / 255],
+        "std": [62.93, 62.82, 66.36],
+    },
+    "prisma_portrait_256.onnx": {"size": 256},
+}
+
+
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the real models are not here")
+@pytest.mark.parametrize("name", REAL)
+def test_real_portrait_models(name: str) -> None:
+    stage = OnnxSegmenter(str(SHARED / "models" / name), **REAL[name])
+    scores = []
+    for path in sorted((SHARED / "people").glob("*.jpg"))[:12]:
+        image = to_tensor(read_image(path).pixels)[None]
+        true = read_mask(path.with_suffix(".mask.png"), size=image.shape[-2:]) > 0.5
+        found = stage(image)[0, 0].numpy() > 0.5
+        scores.append((found & true).sum() / (found | true).sum())
+    assert np.mean(scores) > 0.7

@@ -1,0 +1,151 @@
+"""The registry: names, errors, and stages of other packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from deep_image_compositing import registry
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.registry import create, get, list_stages, register
+from tests.conftest import DiscSegmenter, PlainFuser
+
+
+class FakeEntryPoint:
+    """What ``importlib.metadata`` gives for an installed package's entry point."""
+
+    def __init__(self, name: str, load: Any) -> None:
+        self.name = name
+        self.value = f"other_package:{name}"
+        self.load = load
+
+
+@pytest.fixture
+def discover_again(
+    own_registry: dict[tuple[str, str], registry.Entry], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Let the registry look for the given entry points on its next use."""
+
+    def prepare(*points: FakeEntryPoint) -> None:
+        def entry_points(*, group: str) -> list[FakeEntryPoint]:
+            assert group == "deep_image_compositing.stages"
+            return list(points)
+
+        monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+        monkeypatch.setattr(registry, "_discovered", False)
+
+    return prepare
+
+
+def test_built_in_stages_are_there_without_importing_them() -> None:
+    assert {"cascade", "none"} <= {entry.name for entry in list_stages("refiner")}
+    assert get("segmenter", "pyramid").description
+
+
+def test_listing_is_sorted_by_slot_then_name_and_matches_wildcards(stub_stages: None) -> None:
+    entries = [(registry.SLOTS.index(entry.slot), entry.name) for entry in list_stages()]
+    assert entries == sorted(entries)
+    assert [entry.name for entry in list_stages("segmenter", "di*")] == ["disc"]
+    assert list_stages("fuser", "di*") == []
+
+
+def test_create_passes_the_options_on(stub_stages: None) -> None:
+    assert create("segmenter", "disc", softness=0.3).softness == 0.3
+
+
+def test_a_duplicate_is_refused(stub_stages: None) -> None:
+    with pytest.raises(UsageError, match="segmenter 'disc' is already registered"):
+        register("segmenter", "disc", description="again")(DiscSegmenter)
+
+
+def test_the_same_name_in_another_slot_is_another_stage(stub_stages: None) -> None:
+    register("fuser", "disc", description="a fuser")(PlainFuser)
+    assert isinstance(create("fuser", "disc"), PlainFuser)
+
+
+@pytest.mark.parametrize("call", [get, create])
+def test_an_unknown_name_tells_its_neighbours_and_how_to_register(
+    call: Any, stub_stages: None
+) -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'disc'.*there are: .*pyramid.*@register"):
+        call("segmenter", "disk")
+
+
+@pytest.mark.parametrize("call", [lambda: get("mask", "a"), lambda: list_stages("mask")])
+def test_an_unknown_slot_tells_the_slots(call: Any) -> None:
+    with pytest.raises(UsageError, match="no slot 'mask'; the slots are segmenter, refiner, fuser"):
+        call()
+
+
+def test_registering_in_an_unknown_slot_is_refused() -> None:
+    with pytest.raises(UsageError, match="no slot"):
+        register("mask", "a", description="")
+
+
+def test_an_error_in_a_constructor_stays_that_error(own_registry: Any) -> None:
+    @register("fuser", "failing", description="raises")
+    def fail() -> None:
+        raise KeyError("my own")
+
+    with pytest.raises(KeyError, match="my own"):
+        create("fuser", "failing")
+
+
+def test_weights_are_those_the_factory_ships(own_registry: Any) -> None:
+    class WithWeights(PlainFuser):
+        shipped = {"default": "a.safetensors", "large": "b.safetensors"}  # noqa: RUF012
+
+    register("fuser", "weighty", description="")(WithWeights)
+    register("fuser", "weightless", description="")(PlainFuser)
+    assert get("fuser", "weighty").weights == ("default", "large")
+    assert get("fuser", "weightless").weights == ()
+
+
+def test_an_entry_point_can_be_a_class_that_registers_itself(discover_again: Any) -> None:
+    def load() -> type:
+        @register("fuser", "from-class", description="of another package")
+        class Theirs(PlainFuser): ...
+
+        return Theirs
+
+    discover_again(FakeEntryPoint("from-class", load))
+    assert isinstance(create("fuser", "from-class"), PlainFuser)
+
+
+def test_an_entry_point_can_be_a_module(
+    discover_again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> types.ModuleType:
+        module = types.ModuleType("their_stages")
+        monkeypatch.setitem(sys.modules, "their_stages", module)
+        register("segmenter", "from-module", description="")(DiscSegmenter)
+        return module
+
+    discover_again(FakeEntryPoint("anything", load))
+    assert [entry.name for entry in list_stages("segmenter", "from-*")] == ["from-module"]
+
+
+def test_a_broken_plug_in_only_warns(discover_again: Any) -> None:
+    def load() -> None:
+        raise ImportError("no module named that")
+
+    discover_again(FakeEntryPoint("broken", load))
+    with pytest.warns(UserWarning, match=r"plug-in 'broken' \(other_package:broken\) could not"):
+        assert get("refiner", "none").name == "none"
+
+
+def test_entries_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        get("refiner", "none").name = "other"  # type: ignore[misc]
+
+
+def test_a_plain_module_registers_too(own_registry: Any) -> None:
+    register("refiner", "half", description="halves")(lambda: nn.Identity())
+    assert isinstance(create("refiner", "half"), nn.Module)
+    assert torch.equal(create("refiner", "half")(torch.ones(1)), torch.ones(1))
