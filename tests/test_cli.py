@@ -1,0 +1,602 @@
+"""The command line, by its own ``main`` and once by its entry point."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from deep_image_compositing import __version__
+from deep_image_compositing.cli import main
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Segmenter
+from tests.conftest import PlainFuser, disc, noise
+
+STUBS = ["--segmenter", "disc", "--refiner", "none", "--fuser", "in-layers", "--device", "cpu"]
+
+
+@pytest.fixture
+def pair(save: Callable[..., Path]) -> list[str]:
+    """Paths of a portrait and a beach."""
+    beach = save("beach.jpg", noise(50, 70, seed=1), quality=95)
+    return [str(save("portrait.png", noise(40, 60))), str(beach)]
+
+
+@pytest.fixture
+def rough(save: Callable[..., Path]) -> str:
+    """Path of a mask of the portrait, half its size."""
+    return str(save("rough.png", (disc(20, 30)[0, 0] * 255).byte().numpy()))
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail with ``code``; returns its short message."""
+
+    def run(code: int, *arguments: Any) -> str:
+        assert main([str(a) for a in arguments]) == code
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        message = error[error.index("deep-image-compositing: error: ") :]
+        assert len(message.strip().splitlines()) <= 2
+        return message
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+# One pair
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_two_photographs_in_one_composite_out(
+    pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "composite.png"
+    assert main(["composite", *pair, "-o", str(out), *STUBS]) == 0
+    assert pixels(out).shape == (40, 60, 3)
+    said = capsys.readouterr()
+    assert said.out.startswith(f"wrote {out} (60 x 40 pixels, cpu, ")
+    assert said.err == ""
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_mask_and_every_extra_output(pair: list[str], rough: str, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("composite", "alpha", "cutout", "steps")}
+    arguments = ["composite", *pair, "-o", str(files["composite"]), "--mask", rough]
+    for name in ("alpha", "cutout", "steps"):
+        arguments += [f"--save-{name}", str(files[name])]
+    assert main([*arguments, *STUBS, "--segmenter", "pyramid"]) == 0
+    assert pixels(files["composite"]).shape == (40, 60, 3)
+    assert pixels(files["alpha"]).shape == (40, 60)
+    assert pixels(files["cutout"]).shape == (40, 60, 4)
+    assert pixels(files["steps"]).shape[1] > 6 * 300
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_the_background_s_frame(pair: list[str], tmp_path: Path) -> None:
+    out, alpha = tmp_path / "composite.png", tmp_path / "alpha.png"
+    arguments = ["composite", *pair, "-o", str(out), "--save-alpha", str(alpha), *STUBS]
+    arguments += ["--frame", "background", "--scale", "0.6", "--position", "0.5,1.0"]
+    assert main(arguments) == 0
+    assert pixels(out).shape == (50, 70, 3)
+    assert pixels(alpha)[-1].max() > 127  # the subject stands on the bottom edge
+    assert pixels(alpha)[0].max() == 0
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_stages_and_their_options_by_name(pair: list[str], tmp_path: Path) -> None:
+    alphas = []
+    for softness in ("0.01", "0.9"):
+        out, alpha = tmp_path / "composite.png", tmp_path / "alpha.png"
+        arguments = ["composite", *pair, "-o", str(out), "--save-alpha", str(alpha), *STUBS]
+        arguments += ["--segmenter-option", f"softness={softness}", "--fuser", "plain"]
+        assert main(arguments) == 0
+        values = pixels(alpha)
+        alphas.append(((values > 5) & (values < 250)).sum())
+    assert alphas[1] > 5 * alphas[0]
+
+
+@pytest.mark.usefixtures("stub_stages")
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tiff", ".bmp", ".PNG"])
+def test_the_suffix_says_the_format(pair: list[str], tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"composite{suffix}"
+    assert main(["composite", *pair, "-o", str(out), *STUBS]) == 0
+    assert pixels(out).shape == (40, 60, 3)
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_the_chosen_device_is_said(
+    pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "composite.png"
+    assert main(["composite", *pair, "-o", str(out), *STUBS, "--device", "auto"]) == 0
+    assert "deep-image-compositing: running on " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_what_was_decided_while_reading_is_said(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgba = np.dstack([noise(40, 60), (disc(40, 60)[0, 0] * 255).byte().numpy()])
+    front, back = save("front.png", rgba), save("back.png", noise(9, 9))
+    frames = [Image.fromarray(noise(20, 30, seed)) for seed in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    arguments = ["-o", str(tmp_path / "out.png"), *STUBS]
+    assert main(["composite", str(front), str(back), *arguments]) == 0
+    assert "its own alpha is taken as the mask" in capsys.readouterr().err
+    assert main(["composite", str(tmp_path / "moving.gif"), str(back), *arguments]) == 0
+    assert "moving.gif" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_a_full_mask_warns(
+    pair: list[str], save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, out = save("full.png", np.full((40, 60), 255, np.uint8)), tmp_path / "out.png"
+    assert main(["composite", *pair, "-o", str(out), "--mask", str(full), *STUBS]) == 0
+    assert "warning: " in capsys.readouterr().err
+    np.testing.assert_array_equal(pixels(out), noise(40, 60))
+
+
+# A folder
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_a_folder(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("a.png", "b.jpg", "twice.png", "twice.jpg")):
+        save(f"portraits/{name}", noise(20 + number, 30, number))
+    (tmp_path / "portraits" / "notes.txt").write_text("not a picture")
+    back, out = save("back.png", noise(9, 9)), tmp_path / "new" / "out"
+    arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
+    assert main([*arguments, "--save-alpha", str(tmp_path / "alphas")]) == 0
+    names = ["a.png", "b.png", "twice.jpg.png", "twice.png.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "alphas").iterdir()) == names
+    assert pixels(out / "b.png").shape == (21, 30, 3)
+    said = capsys.readouterr()
+    assert "wrote 4 of 4 composites" in said.out
+    assert "compositing" in said.err  # the progress bar
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_one_bad_file_does_not_stop_the_others(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save("portraits/a.png", noise(20, 30))
+    save("portraits/c.png", noise(20, 30))
+    (tmp_path / "portraits" / "b.jpg").write_bytes(b"not a picture")
+    back, out = save("back.png", noise(9, 9)), tmp_path / "out"
+    assert main(["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png"]
+    said = capsys.readouterr()
+    assert "wrote 2 of 3 composites" in said.out
+    assert "error: 1 of 3 failed:" in said.err
+    assert said.err.strip().splitlines()[-1].startswith("  b.jpg: ")
+
+
+def test_a_stage_that_breaks_on_one_file_does_not_stop_the_others(
+    stub_stages: None, save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @register("segmenter", "choosy", description="breaks on tall pictures")
+    class Choosy(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            if image.shape[-2] > image.shape[-1]:
+                raise RuntimeError("too tall")
+            return disc(image.shape[-2], image.shape[-1])
+
+    save("portraits/tall.png", noise(30, 20))
+    save("portraits/wide.png", noise(20, 30))
+    back, out = save("back.png", noise(9, 9)), tmp_path / "out"
+    arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
+    assert main([*arguments, "--segmenter", "choosy"]) == 1
+    assert [path.name for path in out.iterdir()] == ["wide.png"]
+    assert "tall.png: RuntimeError: too tall" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_a_folder_of_masks(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        save(f"portraits/{name}.jpg", noise(20, 30))
+    save("masks/a.png", (disc(20, 30)[0, 0] * 255).byte().numpy())
+    back, out = save("back.png", noise(9, 9)), tmp_path / "out"
+    arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
+    assert main([*arguments, "--mask", str(tmp_path / "masks")]) == 1
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert "b.jpg: there is no mask for b.jpg" in capsys.readouterr().err
+
+
+def test_an_empty_folder(tmp_path: Path, pair: list[str], fails: Callable[..., str]) -> None:
+    (tmp_path / "empty").mkdir()
+    message = fails(1, "composite", tmp_path / "empty", pair[1], "-o", tmp_path / "out")
+    assert "holds no image" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_needs_a_folder(
+    tmp_path: Path, save: Callable[..., Path], pair: list[str], fails: Callable[..., str]
+) -> None:
+    save("portraits/a.png", noise(9, 9))
+    fails(1, "composite", tmp_path / "portraits", pair[1], "-o", pair[1])
+    fails(2, "composite", tmp_path / "portraits", pair[1], "-o", tmp_path / "portraits")
+
+
+# Bad input: exit code 1 for work that failed
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "empty", "folder"])
+def test_files_that_are_no_photographs(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str], which: int, kind: str
+) -> None:
+    bad = tmp_path / "bad.png"
+    if kind == "text":
+        bad.write_text("hello")
+    elif kind == "truncated":
+        bad.write_bytes(Path(pair[0]).read_bytes()[:2000])
+    elif kind == "empty":
+        bad.touch()
+    elif kind == "folder":
+        bad.mkdir()
+    pair[which] = str(bad)
+    assert "bad.png" in fails(1, "composite", *pair, "-o", tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_more_pixels_than_the_limit(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    arguments = ["composite", *pair, "-o", tmp_path / "out.png", "--max-pixels"]
+    assert "portrait.png" in fails(1, *arguments, 100)
+    assert "--max-pixels" in fails(2, *arguments, 0)
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_masks_that_cannot_be(
+    pair: list[str], save: Callable[..., Path], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    arguments = ["composite", *pair, "-o", tmp_path / "out.png", *STUBS, "--mask"]
+    empty = save("empty.png", np.zeros((40, 60), np.uint8))
+    assert "mask of" in fails(1, *arguments, empty)
+    assert "missing.png" in fails(1, *arguments, tmp_path / "missing.png")
+    upright = save("upright.png", np.full((60, 40), 255, np.uint8))
+    assert "aspect" in fails(2, *arguments, upright)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_no_subject(
+    stub_stages: None, pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    register("segmenter", "blind", description="")(lambda: lambda image: image[:, :1] * 0)
+    out = tmp_path / "out.png"
+    message = fails(1, "composite", *pair, "-o", out, *STUBS, "--segmenter", "blind")
+    assert f"no subject found in {pair[0]}; give a mask with --mask" in message
+
+
+@pytest.mark.usefixtures("stub_stages")
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02K\x01."])
+@pytest.mark.parametrize("name", ["bad.safetensors", "bad.ckpt"])
+def test_weights_that_are_none(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str], content: bytes, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    arguments = ["composite", *pair, "-o", tmp_path / "out.png", *STUBS, "--refiner", "cascade"]
+    message = fails(1, *arguments, "--refiner-option", f"weights={tmp_path / name}")
+    assert name in message
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_weights_that_hold_code(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": _Evil()}, tmp_path / "evil.ckpt")
+    arguments = ["composite", *pair, "-o", tmp_path / "out.png", *STUBS, "--refiner", "cascade"]
+    assert "could run code" in fails(1, *arguments, "--refiner-option", "weights=evil.ckpt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_outputs_that_cannot_be_written(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    assert "does not exist" in fails(1, "composite", *pair, "-o", tmp_path / "no" / "out.png")
+    good = ["composite", *pair, "-o", tmp_path / "out.png"]
+    assert "does not exist" in fails(1, *good, "--save-alpha", tmp_path / "no" / "alpha.png")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_folder_that_may_not_be_written_to(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "permission" in fails(1, "composite", *pair, "-o", tmp_path / "locked" / "out.png")
+
+
+# Bad usage: exit code 2
+
+
+def test_calls_that_cannot_be_right(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    out, good = tmp_path / "out.png", ["composite", *pair, "-o", tmp_path / "out.png"]
+    assert "COMMAND" in fails(2)
+    assert "'compose'" in fails(2, "compose")
+    assert "-o" in fails(2, "composite", *pair)
+    assert "background" in fails(2, "composite", pair[0], "-o", out)
+    assert "--nothing" in fails(2, *good, "--nothing")
+    assert "--scale" in fails(2, *good, "--scale", "big")
+    assert "--frame" in fails(2, *good, "--frame", "both")
+    assert "KEY=VALUE" in fails(2, *good, "--fuser-option", "weights")
+    assert "which format" in fails(2, "composite", *pair, "-o", tmp_path / "out")
+    assert "which format" in fails(2, "composite", *pair, "-o", tmp_path / "out.txt")
+    assert "is a folder" in fails(2, "composite", *pair, "-o", tmp_path)
+    assert "also an input" in fails(2, "composite", *pair, "-o", pair[0])
+    assert "another output" in fails(2, *good, "--save-alpha", out)
+    assert "transparency" in fails(2, *good, "--save-cutout", tmp_path / "cutout.jpg")
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("stub_stages")
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--fuser", "laplace"], "there is no fuser called 'laplace'"),
+        (["--segmenter-option", "hardness=1"], "takes no option 'hardness'"),
+        (["--device", "nonsense"], "there is no device 'nonsense'"),
+        (["--device", "cuda:99"], "there is no device 'cuda:99'"),
+        (["--work-side", "1"], "work_side"),
+        (["--scale", "0.5"], "frame"),
+        (["--frame", "background", "--scale", "0"], "scale"),
+        (["--frame", "background", "--scale", "nan"], "scale"),
+        (["--frame", "background", "--position", "2,2"], "position"),
+        (["--frame", "background", "--position", "left"], "position"),
+    ],
+)
+def test_values_that_cannot_be(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str], arguments: list[str], reason: str
+) -> None:
+    assert reason in fails(2, "composite", *pair, "-o", tmp_path / "out.png", *STUBS, *arguments)
+    assert list(tmp_path.glob("out*")) == []
+
+
+# Stopping, debugging, logging
+
+
+def test_ctrl_c(
+    stub_stages: None, pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(image: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    register("segmenter", "interrupted", description="")(lambda: interrupt)
+    arguments = ["composite", *pair, "-o", str(tmp_path / "out.png"), *STUBS]
+    assert main([*arguments, "--segmenter", "interrupted"]) == 130
+    assert capsys.readouterr().err == "deep-image-compositing: interrupted\n"
+    assert list(tmp_path.glob("*out*")) == []
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_debug_shows_the_traceback(
+    pair: list[str], capsys: pytest.CaptureFixture[str], place: int
+) -> None:
+    arguments = ["composite", "missing.png", pair[1], "-o", "out.png"]
+    arguments.insert(place, "--debug")
+    assert main(arguments) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_logging_is_left_as_it_was(fails: Callable[..., str]) -> None:
+    log = logging.getLogger("deep_image_compositing")
+    before = (log.level, list(log.handlers))
+    fails(1, "composite", "missing.png", "missing.png", "-o", "out.png")
+    assert (log.level, list(log.handlers)) == before
+
+
+def test_warnings_are_messages_of_a_line(
+    stub_stages: None, pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(image: Tensor) -> Tensor:
+        warnings.simplefilter("always")
+        warnings.warn("something is odd", stacklevel=1)
+        return disc(image.shape[-2], image.shape[-1])
+
+    register("segmenter", "warning", description="")(lambda: warn)
+    arguments = ["composite", *pair, "-o", str(tmp_path / "out.png"), *STUBS]
+    assert main([*arguments, "--segmenter", "warning"]) == 0
+    assert capsys.readouterr().err == "deep-image-compositing: warning: something is odd\n"
+
+
+# The other commands
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_stages_are_listed(capsys: pytest.CaptureFixture[str], fails: Callable[..., str]) -> None:
+    assert main(["stages"]) == 0
+    table = capsys.readouterr().out
+    for text in ("slot", "name", "segmenter", "pyramid", "cascade", "default", "disc", "ellipse"):
+        assert text in table
+    assert main(["stages", "di*", "--slot", "segmenter"]) == 0
+    table = capsys.readouterr().out
+    assert "disc" in table
+    assert "pyramid" not in table
+    assert "no stage is called" in fails(2, "stages", "nothing")
+    assert "--slot" in fails(2, "stages", "--slot", "nothing")
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"deep-image-compositing {__version__}\n"
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for command in (
+        "composite",
+        "stages",
+        "fit",
+        "test",
+        "validate",
+        "benchmark",
+        "export-weights",
+    ):
+        assert command in overview
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_training_gets_its_arguments_untouched(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    calls: list[tuple[str, list[str]]] = []
+    module = types.ModuleType("deep_image_compositing.training")
+    module.run = lambda name, arguments: calls.append((name, arguments))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deep_image_compositing.training", module)
+    arguments = ["--config", "a.yaml", "--trainer.max_steps=3", "--help", "--debug"]
+    assert main([command, *arguments]) == 0
+    assert main(["--debug", command, *arguments]) == 0
+    assert calls == [(command, arguments)] * 2
+
+
+def test_training_s_own_exit_code_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str, arguments: list[str]) -> None:
+        raise SystemExit(2)
+
+    module = types.ModuleType("deep_image_compositing.training")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deep_image_compositing.training", module)
+    assert main(["fit", "--nothing"]) == 2
+
+
+def test_weights_are_exported_from_a_checkpoint(
+    stub_stages: None, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    @register("segmenter", "learned", description="")
+    class Learned(Segmenter):
+        def __init__(self, width: int = 1, weights: str | None = None, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.save_hyperparameters()
+            self.layer = nn.Conv2d(3, width, 1)
+            self.load_weights(weights)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.layer(image).mean(1, keepdim=True).sigmoid()
+
+    trained = Learned(width=5, learning_rate=0.125)
+    content = {"state_dict": trained.state_dict(), "hyper_parameters": dict(trained.hparams)}
+    content["hyper_parameters"] |= {"_instantiator": "of the training command"}
+    torch.save(content, tmp_path / "last.ckpt")
+    out = tmp_path / "learned.safetensors"
+    arguments = ["export-weights", tmp_path / "last.ckpt", "--stage"]
+    assert main([*map(str, arguments), "segmenter/learned", "-o", str(out)]) == 0
+    again = Learned(width=5, weights=str(out))
+    image = torch.rand(1, 3, 4, 4)
+    assert torch.allclose(again(image), trained(image), atol=1e-3)
+
+    assert "does not fit" in fails(
+        1, *arguments, "segmenter/learned", "-o", out, "--option", "width=2"
+    )
+    assert "SLOT" not in fails(2, *arguments, "learned", "-o", out)
+    assert "no segmenter" in fails(2, *arguments, "segmenter/other", "-o", out)
+    assert ".safetensors" in fails(2, *arguments, "segmenter/learned", "-o", tmp_path / "a.pt")
+    assert "does not exist" in fails(
+        1, *arguments, "segmenter/learned", "-o", tmp_path / "no" / "a.safetensors"
+    )
+    arguments[1] = tmp_path / "missing.ckpt"
+    assert "there is no checkpoint" in fails(1, *arguments, "segmenter/learned", "-o", out)
+    torch.save({"state_dict": _Evil()}, tmp_path / "evil.ckpt")
+    arguments[1] = tmp_path / "evil.ckpt"
+    assert "could run code" in fails(1, *arguments, "segmenter/learned", "-o", out)
+
+
+def test_the_program_is_installed_under_its_name() -> None:
+    points = importlib.metadata.entry_points(group="console_scripts")
+    values = {point.value for point in points if point.name == "deep-image-compositing"}
+    if not values:
+        pytest.skip("the package is not installed")
+    assert values == {"deep_image_compositing.cli:main"}
+
+
+def test_as_a_process(pair: list[str], tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "deep_image_compositing"]
+    done = subprocess.run(
+        [*program, "composite", "missing.png", pair[1], "-o", str(tmp_path / "out.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("deep-image-compositing: error: missing.png")
+    assert len(done.stderr.splitlines()) == 1
+    assert subprocess.run([*program], capture_output=True, check=False).returncode == 2
+
+
+# One's own segmenter in five lines
+
+
+def test_a_plain_module_as_segmenter(pair: list[str]) -> None:
+    from deep_image_compositing import Compositor
+
+    class Mine(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return disc(image.shape[-2], image.shape[-1])
+
+    result = Compositor(segmenter=Mine(), refiner="none", fuser=PlainFuser())(*pair)
+    assert result.composite.shape == (3, 40, 60)
+
+
+def test_a_registered_stage_as_segmenter(
+    stub_stages: None, pair: list[str], tmp_path: Path
+) -> None:
+    @register("segmenter", "mine", description="the middle of the picture")
+    class Mine(Segmenter):
+        def forward(self, image: Tensor) -> Tensor:
+            return disc(image.shape[-2], image.shape[-1])
+
+    out = tmp_path / "out.png"
+    assert main(["composite", *pair, "-o", str(out), *STUBS, "--segmenter", "mine"]) == 0
+    assert out.is_file()
+
+
+def test_an_entry_point_as_segmenter(
+    stub_stages: None, pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deep_image_compositing import registry
+
+    class Point:
+        name, value = "theirs", "their_package.stages"
+
+        def load(self) -> None:
+            register("segmenter", "theirs", description="of another package")(
+                lambda: lambda image: disc(image.shape[-2], image.shape[-1])
+            )
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(registry, "_discovered", False)
+    out = tmp_path / "out.png"
+    assert main(["composite", *pair, "-o", str(out), *STUBS, "--segmenter", "theirs"]) == 0
+    assert out.is_file()
