@@ -79,7 +79,7 @@ def blur_fusion_foreground(
 def _blur_fusion(
     image: Tensor, alpha: Tensor, subject: Tensor, surroundings: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """One pass: the paper's equations 4 to 7."""
+    """One pass of blur fusion: improve both estimates from their means in a window."""
     weighted = torch.cat((subject * alpha, surroundings * (1 - alpha), alpha), 1)
     sums = box_filter(weighted, radius)
     weight = sums[:, 6:]
