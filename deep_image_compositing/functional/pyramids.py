@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
         UsageError: when ``levels`` is less than 1.
     """
     pyramid = gaussian_pyramid(x, levels)
-    details = [fine - _enlarge(low, fine) for fine, low in zip(pyramid, pyramid[1:], strict=False)]
+    details = [fine - _enlarge(low, fine) for fine, low in pairwise(pyramid)]
     return [*details, pyramid[-1]]
 
 
@@ -122,7 +123,7 @@ def laplacian_blend(
     channels = foreground.shape[1]
     stacked = gaussian_pyramid(torch.cat((foreground - background, alpha), 1), levels)
     blended = stacked[-1][:, :channels] * stacked[-1][:, channels:]
-    for fine, low in zip(reversed(stacked[:-1]), reversed(stacked[1:]), strict=True):
+    for low, fine in pairwise(reversed(stacked)):
         difference, weight = fine[:, :channels], fine[:, channels:]
         detail = difference - _enlarge(low[:, :channels], fine)
         blended = detail * weight + _enlarge(blended, fine)
