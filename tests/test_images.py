@@ -1,0 +1,1069 @@
+"""Reading and writing photographs, on generated files of every kind that people have."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageCms
+
+from deep_image_compositing import conventions, images
+from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.images import (
+    Photograph,
+    list_images,
+    read_image,
+    read_mask,
+    to_tensor,
+    to_uint8,
+    write_bytes,
+    write_image,
+)
+from tests import photographs
+
+SCENE = photographs.scene()
+DISK = photographs.disk()
+LOGGER = "deep_image_compositing"
+WRITTEN_BY_PILLOW = {s for s, form in Image.registered_extensions().items() if form in Image.SAVE}
+
+uint8_pictures = hnp.arrays(
+    np.uint8,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=7).map(lambda size: (*size, 3)),
+)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Reading: modes
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "PPM"])
+def test_lossless_files_are_read_exactly(form: str) -> None:
+    photograph = read_image(photographs.encode(SCENE, form))
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    assert photograph.pixels.dtype == np.uint8
+    assert photograph.alpha is None
+    assert photograph.notes == ()
+    assert photograph.size == (24, 32)
+
+
+def test_path_bytes_and_pillow_give_the_same(tmp_path: Path) -> None:
+    data = photographs.encode(SCENE, "JPEG", quality=90)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    from_path = read_image(path)
+    assert from_path.name == str(path)
+    for source in (str(path), data, bytearray(data), Image.open(io.BytesIO(data))):
+        np.testing.assert_array_equal(read_image(source).pixels, from_path.pixels)
+    with Image.open(path) as opened:
+        assert read_image(opened).name == str(path)
+
+
+def test_the_suffix_of_a_file_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photographs.encode(SCENE, "PNG"))
+    np.testing.assert_array_equal(read_image(path).pixels, SCENE)
+
+
+def test_gray_becomes_rgb() -> None:
+    for source in (photographs.encode(DISK), photographs.encode(DISK, "TIFF"), DISK):
+        pixels = read_image(source).pixels
+        np.testing.assert_array_equal(pixels, np.stack([DISK] * 3, axis=-1))
+
+
+def test_one_bit_files_are_black_and_white() -> None:
+    bits = DISK > 127
+    for form in ("PNG", "TIFF", "BMP"):
+        pixels = read_image(photographs.encode(Image.fromarray(bits), form)).pixels
+        np.testing.assert_array_equal(pixels[..., 1], np.where(bits, 255, 0))
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_palette_files_have_the_palettes_colours(form: str) -> None:
+    image = Image.fromarray(SCENE).quantize(16)
+    photograph = read_image(photographs.encode(image, form))
+    np.testing.assert_array_equal(photograph.pixels, np.asarray(image.convert("RGB")))
+    assert photograph.alpha is None
+
+
+def test_transparent_palette_entry_becomes_alpha(caplog: pytest.LogCaptureFixture) -> None:
+    image = Image.fromarray(DISK // 128, "L").convert("P")
+    image.putpalette([200, 10, 20, 30, 40, 50])
+    for transparency in (0, bytes([0, 255])):
+        photograph = read_image(photographs.encode(image, transparency=transparency))
+        assert photograph.alpha is not None
+        np.testing.assert_array_equal(photograph.alpha, np.where(DISK >= 128, 255, 0))
+        assert tuple(photograph.pixels[0, 0]) == (200, 10, 20)
+
+
+def test_transparent_colour_of_rgb_and_gray_png_becomes_alpha() -> None:
+    key = tuple(int(v) for v in SCENE[3, 4])
+    photograph = read_image(photographs.encode(SCENE, transparency=key))
+    assert photograph.alpha is not None
+    np.testing.assert_array_equal(photograph.alpha == 0, (SCENE - SCENE[3, 4] == 0).all(axis=-1))
+    photograph = read_image(photographs.encode(DISK, transparency=255))
+    assert photograph.alpha is not None
+    np.testing.assert_array_equal(photograph.alpha == 0, DISK == 255)
+
+
+def test_16_bit_gray_is_scaled_not_clipped() -> None:
+    wide = np.linspace(0, 65535, 24 * 32).reshape(24, 32).astype(np.uint16)
+    expected = np.floor(wide / 257 + 0.5)
+    sources: dict[str, Any] = {
+        "png": photographs.png16(wide),
+        "tiff": photographs.tiff(wide),
+        "pillow tiff": photographs.encode(wide, "TIFF"),
+        "pillow": Image.fromarray(wide),
+        "big-endian": Image.frombytes("I;16B", (32, 24), wide.astype(">u2").tobytes()),
+    }
+    for name, source in sources.items():
+        photograph = read_image(source)
+        np.testing.assert_array_equal(photograph.pixels[..., 2], expected, err_msg=name)
+        assert photograph.notes == ()
+
+
+def test_16_bit_colour_is_scaled_not_clipped() -> None:
+    wide = SCENE.astype(np.uint16) * 257
+    for source in (photographs.png16(wide), photographs.tiff(wide)):
+        np.testing.assert_array_equal(read_image(source).pixels, SCENE)
+
+
+def test_12_bit_and_inverted_tiff_are_read_on_their_own_scale() -> None:
+    wide = np.linspace(0, 4095, 24 * 32).reshape(24, 32).astype(np.uint16)
+    pixels = read_image(photographs.tiff(wide, bits=12)).pixels
+    np.testing.assert_array_equal(pixels[..., 0], np.floor(wide / 4095 * 255 + 0.5))
+    white_is_zero = photographs.tiff(np.uint16(65535) - wide * 16, {262: 0})
+    assert np.abs(read_image(white_is_zero).pixels[..., 0].astype(int) - pixels[..., 0]).max() <= 1
+
+
+def test_transparent_value_of_16_bit_png_becomes_alpha() -> None:
+    wide = DISK.astype(np.uint16) * 257
+    photograph = read_image(photographs.png16(wide, photographs.png_chunk(b"tRNS", b"\0\0")))
+    assert photograph.alpha is not None
+    np.testing.assert_array_equal(photograph.alpha, np.where(DISK == 0, 0, 255))
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+def test_float_files_are_read_on_the_smallest_scale_that_holds_them(top: float) -> None:
+    values = (DISK / np.float32(255) * np.float32(top)).astype(np.float32)
+    for source in (photographs.tiff(values), Image.fromarray(values)):
+        photograph = read_image(source)
+        np.testing.assert_array_equal(photograph.pixels[..., 0], DISK)
+        assert len(photograph.notes) == (top > 1)
+        assert all(f"scale of 0 to {top:g}" in note for note in photograph.notes)
+
+
+@pytest.mark.parametrize("top", [255, 65535, 2**31 - 1])
+def test_32_bit_files_are_read_on_the_smallest_scale_that_holds_them(top: int) -> None:
+    values = np.floor(DISK / 255 * top).astype(np.int32)
+    for source in (photographs.tiff(values), Image.fromarray(values)):
+        photograph = read_image(source)
+        assert np.abs(photograph.pixels[..., 0].astype(int) - DISK).max() <= 1
+        assert f"scale of 0 to {top:g}" in photograph.notes[0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -5.0, 1e9])
+def test_float_files_without_a_usual_scale_are_refused(bad: float) -> None:
+    values = (DISK / 255).astype(np.float32)
+    values[2, 3] = bad
+    with pytest.raises(ImageError, match="stores gray values"):
+        read_image(photographs.tiff(values))
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX"])
+def test_other_colour_modes_of_pillow_are_converted(mode: str) -> None:
+    pixels = read_image(Image.fromarray(SCENE).convert(mode)).pixels
+    assert np.abs(pixels.astype(int) - SCENE).max() <= 6
+
+
+def test_lab_is_converted() -> None:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    image = ImageCms.profileToProfile(Image.fromarray(SCENE), srgb, lab, outputMode="LAB")
+    assert image is not None
+    pixels = read_image(photographs.encode(image, "TIFF")).pixels
+    assert np.abs(pixels.astype(int) - SCENE).mean() < 2  # 8 bits are few for LAB
+
+
+# Reading: transparency
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_kept_beside_the_straight_colours(
+    form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rgba = np.dstack([SCENE, DISK])
+    options: dict[str, Any] = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    photograph = read_image(photographs.encode(rgba, form, **options))
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    np.testing.assert_array_equal(photograph.alpha, DISK)
+    assert "partly transparent" in photograph.notes[0]
+    assert caplog.messages == [f"image in memory: {photograph.notes[0]}"]
+    assert caplog.record_tuples[0][:2] == (LOGGER, logging.WARNING)
+
+
+def test_gray_with_alpha_in_all_forms() -> None:
+    both = Image.merge("LA", [Image.fromarray(SCENE[..., 0].copy()), Image.fromarray(DISK)])
+    for source in (photographs.encode(both), photographs.encode(both, "TIFF"), both):
+        photograph = read_image(source)
+        np.testing.assert_array_equal(photograph.pixels[..., 1], SCENE[..., 0])
+        np.testing.assert_array_equal(photograph.alpha, DISK)
+
+
+def test_opaque_alpha_is_dropped_and_empty_alpha_kept() -> None:
+    opaque = np.dstack([SCENE, np.full_like(DISK, 255)])
+    for source in (opaque, photographs.encode(opaque)):
+        photograph = read_image(source)
+        assert photograph.alpha is None
+        assert photograph.notes == ()
+    empty = np.dstack([SCENE, np.zeros_like(DISK)])
+    for source in (empty, photographs.encode(empty)):
+        photograph = read_image(source)
+        assert photograph.alpha is not None
+        assert not photograph.alpha.any()
+        assert "fully transparent" in photograph.notes[0]
+        np.testing.assert_array_equal(photograph.pixels, SCENE)
+
+
+# Reading: orientation and frames
+
+
+@pytest.mark.parametrize("orientation", photographs.ORIENTATIONS)
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_orientation_is_applied_to_colour_and_alpha(orientation: int, form: str) -> None:
+    rgba = np.dstack([SCENE, DISK])
+    options: dict[str, Any] = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    photograph = read_image(photographs.oriented(rgba, orientation, form, **options))
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    np.testing.assert_array_equal(photograph.alpha, DISK)
+
+
+@pytest.mark.parametrize("orientation", photographs.ORIENTATIONS)
+def test_orientation_of_jpeg_pillow_images_and_masks(orientation: int) -> None:
+    big = photographs.scene(48, 64)
+    data = photographs.oriented(big, orientation, "JPEG", quality=95, subsampling=0)
+    for source in (data, Image.open(io.BytesIO(data))):
+        assert np.abs(read_image(source).pixels.astype(int) - big).mean() < 2
+    wide = DISK.astype(np.uint16) * 257
+    for gray in (DISK, wide):
+        mask = read_mask(photographs.oriented(gray, orientation))
+        np.testing.assert_allclose(mask, DISK / 255, atol=1e-6)
+
+
+def test_orientation_of_compressed_tiff() -> None:
+    data = photographs.oriented(SCENE, 6, "TIFF", compression="tiff_lzw")
+    np.testing.assert_array_equal(read_image(data).pixels, SCENE)
+
+
+def test_unreadable_exif_is_noted_or_ignored_but_not_fatal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03"
+    pixels = read_image(photographs.encode(SCENE, "JPEG", exif=broken)).pixels
+    assert pixels.shape == SCENE.shape
+
+    def fail(self: Image.Image) -> Image.Exif:
+        raise SyntaxError("not a TIFF header")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    photograph = read_image(photographs.encode(SCENE, "BMP"))
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    assert "unreadable EXIF" in photograph.notes[0]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_several_with_a_note(form: str, caplog: pytest.LogCaptureFixture) -> None:
+    gray = np.repeat(DISK[..., None], 3, axis=2)
+    options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
+    photograph = read_image(photographs.frames(form, gray, SCENE, 255 - SCENE, **options))
+    assert np.abs(photograph.pixels.astype(int) - gray).max() <= 2
+    assert photograph.notes == ("holds more than one picture; only number 1 was read",)
+    assert caplog.messages == [f"image in memory: {photograph.notes[0]}"]
+
+
+def test_the_current_frame_of_a_pillow_image_is_read() -> None:
+    data = photographs.frames("TIFF", SCENE, 255 - SCENE)
+    image = Image.open(io.BytesIO(data))
+    image.seek(1)
+    photograph = read_image(image)
+    np.testing.assert_array_equal(photograph.pixels, 255 - SCENE)
+    assert "number 2" in photograph.notes[0]
+
+
+def test_previews_in_a_phones_jpeg_are_not_worth_a_note() -> None:
+    data = photographs.frames("MPO", photographs.scene(64, 64), photographs.scene(16, 16))
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    photograph = read_image(data)
+    assert photograph.size == (64, 64)
+    assert photograph.notes == ()
+
+
+@pytest.mark.skipif(".avif" not in WRITTEN_BY_PILLOW, reason="this Pillow has no AVIF")
+def test_avif_is_read_upright() -> None:
+    data = photographs.oriented(photographs.scene(48, 64), 6, "AVIF", quality=95)
+    pixels = read_image(data).pixels
+    assert np.abs(pixels.astype(int) - photographs.scene(48, 64)).mean() < 4
+
+
+# Reading: colour profiles
+
+
+def test_embedded_profile_is_converted_to_srgb() -> None:
+    data = photographs.encode(SCENE, icc_profile=photographs.swapped_profile())
+    difference = read_image(data).pixels.astype(int) - SCENE[..., ::-1]
+    assert np.abs(difference).max() <= 12  # gamma 2.2 is not quite the curve of sRGB
+    assert np.abs(difference).mean() < 2
+
+
+def test_profile_conversion_agrees_with_the_formula() -> None:
+    to_xyz = photographs.SRGB_TO_XYZ @ np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0, 0.2, 0.8]])
+    data = photographs.encode(SCENE, icc_profile=photographs.rgb_profile(to_xyz, gamma=1.8))
+    linear = (SCENE / 255) ** 1.8 @ (np.linalg.inv(photographs.SRGB_TO_XYZ) @ to_xyz).T
+    linear = linear.clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(read_image(data).pixels - 255 * encoded).max() <= 2
+
+
+def test_profile_is_converted_under_an_alpha_and_a_palette() -> None:
+    profile = photographs.swapped_profile()
+    expected = read_image(photographs.encode(SCENE, icc_profile=profile)).pixels
+    rgba = read_image(photographs.encode(np.dstack([SCENE, DISK]), icc_profile=profile))
+    np.testing.assert_array_equal(rgba.pixels, expected)
+    np.testing.assert_array_equal(rgba.alpha, DISK)
+    palette = Image.fromarray(SCENE).quantize(32)
+    flat = palette.convert("RGB")
+    np.testing.assert_array_equal(
+        read_image(photographs.encode(palette, icc_profile=profile)).pixels,
+        read_image(photographs.encode(flat, icc_profile=profile)).pixels,
+    )
+
+
+def test_gray_profile_and_rgb_profile_on_gray() -> None:
+    data = photographs.encode(DISK, icc_profile=photographs.gray_profile(1.0))
+    linear = DISK / 255
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(read_image(data).pixels[..., 0] - 255 * encoded).max() <= 2
+    photograph = read_image(photographs.encode(DISK, icc_profile=photographs.rgb_profile(gamma=1)))
+    assert np.abs(photograph.pixels[..., 1] - 255 * encoded).max() <= 2
+    assert photograph.notes == ()
+
+
+def test_srgb_profile_changes_no_value() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    photograph = read_image(photographs.encode(levels, icc_profile=srgb))
+    np.testing.assert_array_equal(photograph.pixels, levels)
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", photographs.swapped_profile()[:200]])
+def test_broken_profile_is_noted_and_ignored(
+    profile: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(photographs.encode(SCENE, icc_profile=profile))
+    photograph = read_image(path)
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    assert "profile that cannot be used" in photograph.notes[0]
+    assert caplog.messages == [f"{path}: {photograph.notes[0]}"]
+
+
+def test_profile_of_another_colour_space_is_noted_and_ignored() -> None:
+    photograph = read_image(photographs.encode(SCENE, icc_profile=photographs.cmyk_profile()))
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    assert "profile for CMYK in a RGB image" in photograph.notes[0]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_with_and_without_a_profile(form: str) -> None:
+    cmyk = Image.fromarray(photographs.scene(48, 64)).convert("CMYK")
+    options: dict[str, Any] = {"quality": 95} if form == "JPEG" else {}
+    plain = read_image(photographs.encode(cmyk, form, **options))
+    assert np.abs(plain.pixels.astype(int) - photographs.scene(48, 64)).mean() < 4
+    assert "CMYK without" in plain.notes[0]
+    profile = photographs.cmyk_profile()
+    managed = read_image(photographs.encode(cmyk, form, icc_profile=profile, **options))
+    assert managed.notes == ()
+    assert np.ptp(managed.pixels.reshape(-1, 3), axis=0).max() <= 1
+    red, green, blue = managed.pixels[0, 0]
+    assert green > 150
+    assert max(red, blue) < 60
+
+
+# Reading: arrays, tensors, photographs
+
+
+def test_arrays_and_tensors_are_taken() -> None:
+    tensor = to_tensor(SCENE)
+    sources: list[Any] = [
+        SCENE, SCENE[:, ::-1][:, ::-1], tensor, tensor.double(), tensor.half(), tensor.numpy(),
+        tensor.clone().requires_grad_(),
+    ]  # fmt: skip
+    for source in sources:
+        np.testing.assert_array_equal(read_image(source).pixels, SCENE)
+    rgba = read_image(np.dstack([SCENE, DISK]))
+    np.testing.assert_array_equal(rgba.alpha, DISK)
+    assert rgba.name == "array"
+    assert read_image(tensor).name == "tensor"
+
+
+def test_a_photograph_is_returned_as_it_is_and_does_not_change(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = np.dstack([SCENE, DISK])
+    photograph = read_image(source)
+    caplog.clear()
+    assert read_image(photograph) is photograph
+    assert caplog.messages == []
+    source[:] = 0
+    np.testing.assert_array_equal(photograph.pixels, SCENE)
+    np.testing.assert_array_equal(photograph.alpha, DISK)
+    assert photograph.alpha is not None
+    for array in (photograph.pixels, photograph.alpha):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    with pytest.raises(AttributeError):
+        photograph.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.zeros(3, 4, 5, dtype=torch.uint8), r"uint8 \(3, 4, 5\).*divide 8-bit"),
+        (torch.zeros(1, 3, 4, 5), r"\(1, 3, 4, 5\).*one picture of the batch"),
+        (torch.zeros(2, 4, 5), r"float32 \(2, 4, 5\); expected float \(3, H, W\)"),
+        (torch.zeros(3, 0, 5), "empty"),
+        (torch.full((3, 4, 5), 1.5), r"must lie in \[0, 1\].*1.5"),
+        (torch.full((3, 4, 5), -0.5), r"must lie in \[0, 1\].*-0.5"),
+        (torch.full((3, 4, 5), torch.nan), r"finite.*nan"),
+        (np.full((3, 4, 5), np.nan), r"finite.*nan"),
+        (np.full((3, 4, 5), np.inf), r"finite.*inf"),
+        (np.zeros((6, 5, 3)), r"float64 \(6, 5, 3\)"),
+        (np.zeros((4, 5, 3), np.int32), r"int32 \(4, 5, 3\).*uint8 \(H, W, 3\)"),
+        (np.zeros((4, 5, 2), np.uint8), r"uint8 \(4, 5, 2\); expected"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"uint8 \(2, 4, 5, 3\); expected"),
+        (np.zeros((0, 5, 3), np.uint8), "empty"),
+        (3.5, "not float"),
+        (None, "not NoneType"),
+    ],
+)
+def test_wrong_arrays_are_named_with_what_was_expected(source: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_image(source)
+    if not (isinstance(source, np.ndarray) and source.ndim == 2):
+        with pytest.raises(UsageError, match=message):
+            read_mask(source)
+
+
+def test_half_precision_overshoot_is_tolerated_and_clipped() -> None:
+    assert images.TOLERANCE == conventions.TOLERANCE
+    edge = torch.tensor([-images.TOLERANCE, 1 + images.TOLERANCE]).expand(3, 1, 2) * 0.999
+    np.testing.assert_array_equal(read_image(edge).pixels[0, :, 0], [0, 254 + 1])
+    assert read_mask(edge[:1] + 1e-4).max() <= 1
+
+
+# Reading: what cannot be read
+
+
+def test_missing_files_folders_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.png does not exist"):
+        read_image(tmp_path / "nowhere.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        read_image(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty\.png is empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(ImageError, match="is empty"):
+        read_image(b"")
+    with pytest.raises(ImageError, match="cannot be opened"):
+        read_image("photo\0.png")
+    with pytest.raises(ImageError, match="does not exist"):
+        read_mask(str(tmp_path / "nowhere.png"))
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(photographs.encode(SCENE))
+
+    def deny(*args: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images, "open", deny, raising=False)
+    with pytest.raises(ImageError, match=r"secret\.png cannot be opened: Permission denied"):
+        read_image(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file_for_real(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(photographs.encode(SCENE))
+    path.chmod(0)
+    with pytest.raises(ImageError, match=r"secret\.png cannot be opened: Permission denied"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"A poem about photographs.\n" * 9, "is not an image of a known format"),
+        (bytes(5000), "is not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC file.*pillow-heif"),
+        (photographs.png_header(0, 5), "begins like a PNG file"),
+        (photographs.png_header(9, 5)[:20], "is truncated"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "begins like a JPEG file|cannot be decoded"),
+        (b"II*\0" + bytes(60), "begins like a TIFF file|cannot be decoded"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=message) as raised:
+        read_image(path)
+    assert str(raised.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_truncated_files(tmp_path: Path, form: str) -> None:
+    data = photographs.encode(photographs.scene(200, 200), form)
+    path = tmp_path / "photo"
+    for part in (0.5, 0.8):
+        path.write_bytes(data[: int(part * len(data))])
+        with pytest.raises(ImageError, match=r"photo (is truncated|cannot be decoded|begins like)"):
+            read_image(path)
+        with pytest.raises(ImageError):
+            read_mask(path)
+
+
+@given(
+    form=st.sampled_from(["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM"]),
+    position=st.floats(0, 1, exclude_max=True),
+    junk=st.binary(min_size=1, max_size=8),
+)
+def test_damaged_files_are_read_or_refused_and_nothing_else(
+    form: str, position: float, junk: bytes
+) -> None:
+    data = bytearray(photographs.encode(SCENE, form))
+    start = int(position * len(data))
+    data[start : start + len(junk)] = junk
+    try:
+        photograph = read_image(bytes(data), max_pixels=100_000)
+    except ImageError:
+        return
+    assert photograph.pixels.shape[2] == 3
+
+
+def test_zero_sized_pillow_image_is_refused() -> None:
+    with pytest.raises(ImageError, match="empty: its size is 0 x 5"):
+        read_image(Image.new("RGB", (0, 5)))
+
+
+# Reading: decompression bombs
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "GIF"])
+def test_bombs_are_refused_before_decoding(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(photographs.bomb(form, 16000, 16000))
+
+    def decode(self: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(
+        type(Image.open(io.BytesIO(photographs.encode(SCENE, form)))), "load", decode
+    )
+    with pytest.raises(ImageError, match="bomb has 256,000,000 pixels") as raised:
+        read_image(path)
+    for part in ("200,000,000", "max_pixels=256000000", f"{images.MAX_PIXELS_VARIABLE}=256000000"):
+        assert part in str(raised.value)
+
+
+def test_the_limit_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photographs.encode(SCENE)
+    pixels = SCENE.shape[0] * SCENE.shape[1]
+    read_image(data, max_pixels=pixels)
+    for reader in (read_image, read_mask):
+        with pytest.raises(ImageError, match="768 pixels, more than the limit of 767"):
+            reader(data, max_pixels=pixels - 1)
+    monkeypatch.setenv(images.MAX_PIXELS_VARIABLE, str(pixels - 1))
+    with pytest.raises(ImageError, match="more than the limit"):
+        read_image(data)
+    with pytest.raises(ImageError, match="more than the limit"):
+        read_image(Image.open(io.BytesIO(data)))
+    read_image(data, max_pixels=pixels)
+    monkeypatch.setenv(images.MAX_PIXELS_VARIABLE, "many")
+    with pytest.raises(UsageError, match=r"MAX_PIXELS must be a whole number.*'many'"):
+        read_image(data)
+    with pytest.raises(UsageError, match="max_pixels must be a whole number"):
+        read_image(data, max_pixels=0)
+
+
+@pytest.fixture
+def strict_pillow(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A Pillow whose own limit forbids every picture of these tests."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    yield 10
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "MPO"])
+def test_our_limit_and_not_pillows_is_the_one(strict_pillow: int, form: str) -> None:
+    assert read_image(photographs.encode(SCENE, form)).size == (24, 32)
+    assert read_image(photographs.frames("TIFF", SCENE, SCENE)).size == (24, 32)
+    with pytest.raises(ImageError):
+        read_image(photographs.encode(SCENE, form), max_pixels=700)
+
+
+def test_pillows_warnings_stay_in_and_its_state_as_it_was(strict_pillow: int) -> None:
+    # In this test run every warning that gets out is an error.
+    odd = [
+        photographs.tiff(SCENE, {274: 1}, repeated=274),
+        photographs.encode(SCENE, "TIFF"),
+        photographs.bomb("PNG", 16000, 16000),
+    ]
+    filters, count = list(warnings.filters), 0
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(read_image, source) for source in odd * 20]
+        for job in jobs:
+            error = job.exception()
+            assert error is None or isinstance(error, ImageError)
+            count += error is None
+    assert count == 40
+    assert warnings.filters == filters
+
+
+def test_many_threads_read_the_same_as_one() -> None:
+    sources = [photographs.scene(40, 50, seed) for seed in range(12)]
+    forms = ["PNG", "TIFF", "BMP"]
+    data = [photographs.encode(source, forms[n % 3]) for n, source in enumerate(sources)]
+    with ThreadPoolExecutor(8) as pool:
+        for n, photograph in enumerate(pool.map(read_image, data * 5)):
+            np.testing.assert_array_equal(photograph.pixels, sources[n % 12])
+
+
+# Masks
+
+
+def test_gray_values_are_the_belief_and_never_stretched() -> None:
+    weak = (DISK // 4 + 20).astype(np.uint8)
+    for source in (photographs.encode(weak), weak, np.stack([weak] * 3, axis=-1)):
+        mask = read_mask(source)
+        assert mask.dtype == np.float32
+        np.testing.assert_array_equal(mask, (weak / np.float32(255)).astype(np.float32))
+
+
+def test_masks_keep_16_bits_and_floats() -> None:
+    wide = np.linspace(0, 65535, 24 * 32).reshape(24, 32).astype(np.uint16)
+    np.testing.assert_allclose(read_mask(photographs.png16(wide)), wide / 65535, atol=1e-7)
+    values = (wide / 65535 * 0.7).astype(np.float32)
+    np.testing.assert_allclose(read_mask(photographs.tiff(values)), values, atol=1e-7)
+
+
+def test_masks_from_tensors_arrays_and_photographs() -> None:
+    belief = DISK / np.float32(255)
+    tensor = torch.from_numpy(belief)
+    for source in (belief, belief[None], tensor, tensor[None], tensor.double()):
+        np.testing.assert_array_equal(read_mask(source), belief)
+    np.testing.assert_allclose(read_mask(tensor.expand(3, -1, -1)), belief, atol=1e-6)
+    truth = DISK > 127
+    bools: list[Any] = [truth, truth[None], torch.from_numpy(truth), torch.from_numpy(truth)[None]]
+    for source in bools:
+        np.testing.assert_array_equal(read_mask(source), truth.astype(np.float32))
+    np.testing.assert_array_equal(read_mask(read_image(DISK)), belief)
+    np.testing.assert_array_equal(read_mask(read_image(np.dstack([SCENE, DISK]))), belief)
+    with pytest.raises(UsageError, match="expected float"):
+        read_mask(np.zeros((2, 4, 5), bool))
+
+
+def test_a_masks_answer_is_the_callers_own() -> None:
+    belief = DISK / np.float32(255)
+    for source in (belief, torch.from_numpy(belief), DISK, photographs.encode(DISK)):
+        read_mask(source)[:] = 0.5
+    np.testing.assert_array_equal(belief, DISK / np.float32(255))
+
+
+def test_alpha_of_a_transparent_file_is_the_mask(caplog: pytest.LogCaptureFixture) -> None:
+    cutout = np.dstack([SCENE, DISK])
+    both = Image.merge("LA", [Image.fromarray(SCENE[..., 0].copy()), Image.fromarray(DISK)])
+    for source in (photographs.encode(cutout), photographs.encode(both), cutout):
+        caplog.clear()
+        np.testing.assert_array_equal(read_mask(source), DISK / np.float32(255))
+        assert "its alpha is the mask" in caplog.messages[0]
+    caplog.clear()
+    opaque = np.dstack([DISK, DISK, DISK, np.full_like(DISK, 255)])
+    np.testing.assert_array_equal(read_mask(photographs.encode(opaque)), DISK / np.float32(255))
+    assert caplog.messages == []
+
+
+def test_masks_of_zeros_and_ones_mean_full(caplog: pytest.LogCaptureFixture) -> None:
+    ones = (DISK > 127).astype(np.uint8)
+    wide = ones.astype(np.uint16)
+    sources: list[Any] = [photographs.encode(ones), ones, photographs.png16(wide)]
+    sources += [Image.fromarray(ones), photographs.tiff(ones.astype(np.int32))]
+    for source in sources:
+        caplog.clear()
+        np.testing.assert_array_equal(read_mask(source), ones.astype(np.float32))
+        assert len(caplog.messages) == 1
+        assert "only the values 0 and 1" in caplog.messages[0]
+    caplog.clear()
+    for source in (np.zeros_like(ones), photographs.encode(np.zeros_like(ones)), ones * 255):
+        assert set(np.unique(read_mask(source))) <= {0.0, 1.0}
+    bits = Image.fromarray(ones.astype(bool))
+    np.testing.assert_array_equal(read_mask(photographs.encode(bits)), ones.astype(np.float32))
+    assert caplog.messages == []
+
+
+def test_a_coloured_mask_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    mask = read_mask(photographs.encode(SCENE))
+    luma = SCENE @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(mask * 255, luma, atol=0.6)
+    assert "in colour" in caplog.messages[0]
+
+
+def test_masks_are_fitted_to_their_photograph() -> None:
+    edge = np.zeros((40, 60), np.uint8)
+    edge[:, 31:] = 255
+    grown = read_mask(edge, size=(80, 120))
+    assert grown.shape == (80, 120)
+    shrunk = read_mask(edge, size=(20, 30))
+    # Antialiased: the pixel that the edge cuts in half is neither 0 nor 1.
+    assert 0.2 < shrunk[10, 15] < 0.8
+    np.testing.assert_allclose(shrunk.mean(), edge.mean() / 255, atol=0.01)
+    assert read_mask(edge, size=(40, 60)).shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "fits"),
+    [
+        ((320, 213), (3000, 2000), True),  # rounded to whole pixels
+        ((213, 320), (2000, 3000), True),
+        ((2000, 3000), (214, 320), True),
+        ((7, 10), (3333, 5000), True),
+        ((1000, 1009), (1000, 1000), True),  # within 1 %
+        ((1000, 1011), (1000, 1000), True),  # not within 1 %, but see the next
+        ((1000, 1020), (1000, 1000), False),
+        ((1000, 1020), (2000, 2000), False),
+        ((400, 300), (300, 400), False),
+        ((10, 20), (1000, 1000), False),
+    ],
+)
+def test_aspects_that_fit(have: tuple[int, int], want: tuple[int, int], fits: bool) -> None:
+    mask = np.zeros(have, np.uint8)
+    if have == (1000, 1011):
+        want = (1000, 1001)  # 11 to 10 in a thousand
+    if fits:
+        assert read_mask(mask, size=want).shape == want
+    else:
+        with pytest.raises(UsageError) as raised:
+            read_mask(mask, size=want)
+        assert f"{have[1]} x {have[0]}" in str(raised.value)
+        assert f"{want[1]} x {want[0]}" in str(raised.value)
+        assert ("90 degrees" in str(raised.value)) == (have == (400, 300))
+
+
+def test_a_size_must_be_a_size() -> None:
+    for size in ((0, 5), (3, 4, 5)):
+        with pytest.raises(UsageError, match="height, width"):
+            read_mask(DISK, size=size)  # type: ignore[arg-type]
+
+
+# Writing
+
+
+@given(pixels=uint8_pictures, suffix=st.sampled_from([".png", ".tif", ".tiff", ".bmp"]))
+def test_8_bit_values_survive_writing_and_reading(
+    pixels: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"roundtrip{suffix}"
+    for image in (pixels, to_tensor(pixels), to_tensor(pixels).double()):
+        write_image(path, image)
+        photograph = read_image(path)
+        np.testing.assert_array_equal(photograph.pixels, pixels)
+        assert photograph.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".WEBP"])
+def test_alpha_survives_writing_and_reading(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cutout{suffix}"
+    alpha = to_tensor(DISK)
+    for given_alpha in (DISK, alpha, alpha[0], alpha.numpy()):
+        write_image(path, SCENE, alpha=given_alpha, quality=100)
+        photograph = read_image(path)
+        np.testing.assert_array_equal(photograph.pixels, SCENE)
+        np.testing.assert_array_equal(photograph.alpha, DISK)
+    write_image(path, np.dstack([SCENE, DISK]), quality=100)
+    np.testing.assert_array_equal(read_image(path).alpha, DISK)
+    write_image(path, SCENE[..., 0], alpha=DISK, quality=100)
+    np.testing.assert_array_equal(read_image(path).pixels[..., 2], SCENE[..., 0])
+    np.testing.assert_array_equal(read_image(path).alpha, DISK)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"])
+def test_every_format_holds_colour_and_gray(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo{suffix}"
+    big = photographs.scene(48, 64)
+    write_image(str(path), big)
+    assert np.abs(read_image(path).pixels.astype(int) - big).mean() < 3
+    with Image.open(path) as image:
+        assert image.format == images.WRITABLE[suffix]
+        if suffix == ".png":
+            assert image.info["srgb"] == 0
+        elif suffix != ".bmp":
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            assert "sRGB" in ImageCms.getProfileDescription(profile)
+    disk = photographs.disk(48, 64)
+    for gray in (disk, to_tensor(disk), to_tensor(disk)[0]):
+        write_image(path, gray)
+        assert np.abs(read_image(path).pixels[..., 0].astype(int) - disk).mean() < 2
+        assert read_image(path).notes == ()
+
+
+def test_writing_is_reproducible_and_quality_matters(tmp_path: Path) -> None:
+    big = photographs.scene(48, 64)
+    sizes = []
+    for quality in (95, 95, 30):
+        write_image(tmp_path / "photo.jpg", big, quality=quality)
+        sizes.append((tmp_path / "photo.jpg").read_bytes())
+    assert sizes[0] == sizes[1]
+    assert len(sizes[2]) < len(sizes[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "options", "message"),
+    [
+        ("photo", SCENE, {}, r"which format.*\.png, \.jpg"),
+        ("photo.gif", SCENE, {}, r"which format.*\.png, \.jpg"),
+        (".png", SCENE, {}, "which format"),
+        ("photo.jpg", SCENE, {"alpha": DISK}, r"JPEG cannot hold an alpha; write \.png"),
+        ("photo.bmp", np.dstack([SCENE, DISK]), {}, "BMP cannot hold an alpha"),
+        ("photo.png", np.dstack([SCENE, DISK]), {"alpha": DISK}, "holds an alpha already"),
+        ("photo.png", SCENE, {"alpha": DISK[1:]}, "32 x 24 pixels; it has 1 and 32 x 23"),
+        ("photo.png", SCENE, {"alpha": SCENE}, "alpha must have one channel"),
+        ("photo.png", SCENE, {"alpha": np.full((24, 32), 2.0)}, r"alpha must lie in \[0, 1\]"),
+        ("photo.jpg", SCENE, {"quality": 0}, "quality must lie between 1 and 100, got 0"),
+        ("photo.png", torch.full((3, 4, 5), torch.nan), {}, "image must lie.*nan"),
+        ("photo.png", torch.zeros(1, 3, 4, 5), {}, "one picture of the batch"),
+        ("photo.png", np.zeros((6, 5, 3)), {}, r"image is float64 \(6, 5, 3\)"),
+        ("photo.png", "picture", {}, "must be an array or a tensor, not str"),
+        ("photo.webp", np.zeros((1, 16384), np.uint8), {}, "at most 16383 pixels a side"),
+        ("photo.jpg", np.zeros((65501, 1), np.uint8), {}, "at most 65500 pixels a side"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_writing(
+    tmp_path: Path, name: str, image: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        write_image(tmp_path / name, image, **options)
+    assert files_of(tmp_path) == []
+
+
+def test_bad_targets(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"photo\.png cannot be written: the folder .*nowhere"):
+        write_image(tmp_path / "nowhere" / "photo.png", SCENE)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match=r"folder\.png is a folder"):
+        write_image(tmp_path / "folder.png", SCENE)
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "photo\0.png", SCENE)
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "file" / "photo.png", SCENE)
+    with pytest.raises(ImageError, match=r"could not be written|cannot be written"):
+        write_image(tmp_path / f"{'x' * 300}.png", SCENE)
+    assert files_of(tmp_path) == ["file", "folder.png"]
+
+
+def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ImageError, match=r"photo\.png cannot be written: permission denied"):
+        write_image(tmp_path / "photo.png", SCENE)
+    assert files_of(tmp_path) == []
+
+
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "photo.bmp"
+    write_image(path, SCENE)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ImageError, match=r"photo\.bmp could not be written"):
+            write_image(path, 255 - SCENE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert files_of(tmp_path) == ["photo.bmp"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("existing", [True, False])
+def test_failed_rename_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, existing: bool
+) -> None:
+    path = tmp_path / "photo.png"
+    if existing:
+        path.write_bytes(b"old")
+    seen = []
+
+    def fail(source: Path, target: Path) -> None:
+        seen.append((Path(source).parent, Path(target)))
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(ImageError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_image(path, SCENE)
+    assert seen == [(tmp_path, path)]
+    assert files_of(tmp_path) == (["photo.png"] if existing else [])
+    assert not existing or path.read_bytes() == b"old"
+
+
+def test_failed_encoding_is_an_image_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("encoder error -2")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(ImageError, match=r"photo\.png could not be encoded as PNG: encoder error"):
+        write_image(tmp_path / "photo.png", SCENE)
+    assert files_of(tmp_path) == []
+
+
+def test_a_written_file_has_ordinary_permissions_and_links_stay(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        write_image(tmp_path / "photo.png", SCENE)
+        assert (tmp_path / "photo.png").stat().st_mode & 0o777 == 0o640
+        (tmp_path / "photo.png").chmod(0o604)
+        (tmp_path / "link.png").symlink_to("photo.png")
+        write_image(tmp_path / "link.png", 255 - SCENE)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "photo.png").stat().st_mode & 0o777 == 0o604
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png").pixels, 255 - SCENE)
+
+
+def test_write_bytes(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "table.csv", b"a,b\n")
+    assert (tmp_path / "table.csv").read_bytes() == b"a,b\n"
+    with pytest.raises(ImageError, match="does not exist"):
+        write_bytes(tmp_path / "nowhere" / "table.csv", b"")
+
+
+# Between arrays and tensors
+
+
+@given(pixels=uint8_pictures)
+def test_to_tensor_and_back(pixels: np.ndarray) -> None:
+    tensor = to_tensor(pixels)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    torch.testing.assert_close(
+        tensor, torch.tensor(pixels).permute(2, 0, 1).float() / 255, rtol=0, atol=0
+    )
+    np.testing.assert_array_equal(to_uint8(tensor), pixels)
+    np.testing.assert_array_equal(to_uint8(tensor.half()), pixels)
+    np.testing.assert_array_equal(to_uint8(tensor.numpy()), pixels)
+    gray = to_tensor(pixels[..., 0])
+    assert gray.shape == (1, *pixels.shape[:2])
+    np.testing.assert_array_equal(to_uint8(gray), pixels[..., 0])
+
+
+@given(
+    hnp.arrays(np.float32, (3, 2, 5), elements=st.floats(0, 1, width=32)),
+)
+def test_rounding_is_half_up(values: np.ndarray) -> None:
+    exact = 255 * values.astype(np.float64)
+    rounded = to_uint8(torch.from_numpy(values)).transpose(2, 0, 1)
+    assert np.abs(rounded - exact).max() <= 0.5 + 1e-4
+    halves = (np.arange(255) + 0.5) / 255
+    np.testing.assert_array_equal(to_uint8(halves[None, None]), np.arange(1, 256)[None])
+
+
+def test_tensor_helpers_are_copies_and_take_masks_and_rgba() -> None:
+    frozen = read_image(SCENE).pixels
+    tensor = to_tensor(frozen)
+    tensor.zero_()
+    np.testing.assert_array_equal(frozen, SCENE)
+    mask = read_mask(DISK)
+    torch.testing.assert_close(to_tensor(mask), torch.from_numpy(mask)[None], rtol=0, atol=0)
+    assert to_tensor(np.dstack([SCENE, DISK])).shape == (4, 24, 32)
+    for wrong in (np.zeros((3, 4, 5)), np.zeros((4, 5), np.int64), np.zeros(3, np.uint8)):
+        with pytest.raises(UsageError, match="expected uint8"):
+            to_tensor(wrong)
+    not_floats: list[Any] = [torch.zeros(2, 4, 5), torch.zeros(3, 4, 5).byte(), "picture"]
+    for bad in not_floats:
+        with pytest.raises(UsageError, match=r"image (is|must be)"):
+            to_uint8(bad)
+
+
+def test_large_pictures_are_rounded_in_bands() -> None:
+    values = torch.rand(3, 300, 700, generator=torch.Generator().manual_seed(0))
+    expected = (values * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(to_uint8(values), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tensors_on_a_gpu() -> None:
+    tensor = to_tensor(SCENE).cuda()
+    np.testing.assert_array_equal(to_uint8(tensor), SCENE)
+    np.testing.assert_array_equal(read_mask(tensor[:1]), SCENE[..., 0] / np.float32(255))
+    np.testing.assert_array_equal(read_mask(tensor[0] > 0.5), SCENE[..., 0] > 127)
+
+
+# Folders and imports
+
+
+def test_list_images(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="holds no image"):
+        list_images(tmp_path)
+    for name in ("b.JPG", "a.png", "c.webp", "notes.txt", ".hidden.png", "plain"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
+    (tmp_path / "d.png" / "inside.png").touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert list_images(str(tmp_path)) == list_images(tmp_path)
+    with pytest.raises(ImageError, match="cannot be listed"):
+        list_images(tmp_path / "nowhere")
+    with pytest.raises(ImageError, match="cannot be listed"):
+        list_images(tmp_path / "a.png")
+
+
+def test_reading_and_writing_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from deep_image_compositing.images import read_image, read_mask, write_image\n"
+        "write_image(sys.argv[1], np.zeros((3, 4, 5)), alpha=np.ones((4, 5)))\n"
+        "assert read_image(sys.argv[1]).size == (4, 5)\n"
+        "assert read_mask(sys.argv[1]).shape == (4, 5)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "photo.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_photograph_is_compared_by_identity() -> None:
+    one = Photograph(SCENE, None, "one", ())
+    assert one in [one]
+    assert one != Photograph(SCENE, None, "one", ())
