@@ -25,7 +25,12 @@ from torch import Tensor
 
 from deep_image_compositing import registry
 from deep_image_compositing.compositor import Compositor, make_stage
-from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+from deep_image_compositing.errors import (
+    CompositingError,
+    MissingExtraError,
+    UsageError,
+    WeightsError,
+)
 from deep_image_compositing.functional.compose import over, trimap_from_mask
 from deep_image_compositing.functional.resize import resize
 
@@ -77,7 +82,7 @@ def make_pair(size: int, seed: int = 0) -> Pair:
     foreground = over(texture(3, 2) * 0.6 + 0.3, alpha, texture(3, 4))
     binary = (alpha > 0.5).float()
     rough = resize(resize(binary, (max(1, size // 3),) * 2), (size, size)).clamp(0, 1)
-    trimap = trimap_from_mask(rough, max(1, size // 64))
+    trimap = trimap_from_mask(rough, max(2, size // 48))
     return Pair(foreground, texture(3, 2), alpha, rough, trimap)
 
 
@@ -241,7 +246,7 @@ def _opencv_blend(pair: Pair) -> Callable[[], Any]:
     def blend() -> Any:
         front, front_rest = pyramid(foreground)
         back, back_rest = pyramid(background)
-        weights = [alpha]
+        weights: list[Any] = [alpha]
         for _ in range(levels):
             weights.append(cv2.pyrDown(weights[-1]))
         image = back_rest + weights[-1] * (front_rest - back_rest)
@@ -293,8 +298,11 @@ def _median(call: Callable[[], Any], repeats: int, *, value: bool = False) -> fl
 def _python(*arguments: str) -> str:
     """What a fresh Python process prints."""
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=True, env=os.environ
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=os.environ
     )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CompositingError(f"a fresh process failed ({' '.join(arguments)[:40]}): {reason}")
     return done.stdout
 
 
@@ -324,7 +332,8 @@ def _peak(size: int) -> str:
     """Megabytes that this process has needed at most, after one composite."""
     pair = make_pair(size)
     compositor = Compositor(
-        *(_stage(slot, name) for slot, name in (("segmenter", "pyramid"), ("refiner", "cascade"))),
+        _stage("segmenter", "pyramid"),
+        _stage("refiner", "cascade"),
         _stage("fuser", "multi_stream"),
         device="cpu",
     )

@@ -201,12 +201,10 @@ def _composite(options: argparse.Namespace) -> int:
     outputs = _outputs(options, None)
     _check_outputs(outputs, inputs=[options.foreground, options.background, options.mask])
     # Everything that can be wrong with the files is found before torch is imported.
-    photographs = [
-        read_image(path, max_pixels=options.max_pixels)
-        for path in (options.foreground, options.background)
-    ]
+    foreground = read_image(options.foreground, max_pixels=options.max_pixels)
+    background = read_image(options.background, max_pixels=options.max_pixels)
     compositor = _compositor(options)
-    result = _make(compositor, options, *photographs, options.mask)
+    result = _make(compositor, options, foreground, background, options.mask)
     result.save(**outputs)
     height, width = result.size
     seconds = time.perf_counter() - start

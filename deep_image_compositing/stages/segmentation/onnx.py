@@ -175,7 +175,7 @@ class OnnxSegmenter(Segmenter):
             values = values.transpose(0, 2, 3, 1)
         if dtype is np.uint8:
             values = np.rint(values).clip(0, 255)
-        feed = {name: np.ascontiguousarray(values.astype(dtype))}
+        feed: dict[str, Any] = {name: np.ascontiguousarray(values.astype(dtype))}
         try:
             (raw,) = self.session.run([self.output], feed)
         except Exception as error:
