@@ -25,6 +25,8 @@ class Backbone(nn.Module):
             checkpoint with timm's parameter names (.safetensors, or .pth without code).
         extra_channels: channels after the RGB ones.
         max_stride: deepest feature that is kept (32 keeps all of them).
+        freeze_stride: features up to this stride keep their weights and statistics in training;
+            the early layers are the most general and, on a CPU, most of a step's time.
 
     Attributes:
         channels: channels of each feature, from the finest to the coarsest.
@@ -41,6 +43,7 @@ class Backbone(nn.Module):
         pretrained: str | None = None,
         extra_channels: int = 0,
         max_stride: int = 32,
+        freeze_stride: int = 0,
     ) -> None:
         super().__init__()
         fetch = pretrained == "pretrained"
@@ -72,6 +75,16 @@ class Backbone(nn.Module):
             load_backbone(self.body, pretrained, name)
         if extra_channels:
             _widen_stem(self.body, extra_channels)
+        self._frozen = _modules_up_to(self.body, freeze_stride)
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
         """Features, finest first.
@@ -92,6 +105,22 @@ def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
         probe = timm.create_model(name, pretrained=False, features_only=True)
     strides = probe.feature_info.reduction()
     return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
+
+
+def _modules_up_to(body: nn.Module, stride: int) -> list[nn.Module]:
+    """Leaf modules that come before the first feature whose stride is beyond ``stride``."""
+    info = body.feature_info  # type: ignore[union-attr]
+    inner = [
+        name
+        for name, reduction in zip(info.module_name(), info.reduction(), strict=True)
+        if reduction <= stride
+    ]
+    if not inner:
+        return []
+    leaves = [(name, m) for name, m in body.named_modules() if not any(m.children())]
+    prefix = _flat(inner[-1])
+    last = max((i for i, (n, _) in enumerate(leaves) if _flat(n).startswith(prefix)), default=-1)
+    return [module for _, module in leaves[: last + 1]]
 
 
 def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:

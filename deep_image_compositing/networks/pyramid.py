@@ -22,6 +22,7 @@ class PyramidNetwork(nn.Module):
         extra_channels: input channels after RGB (1 for a mask).
         max_stride: stride of the deepest feature used.
         min_stride: stride of the decoder's output.
+        freeze_stride: encoder features up to this stride are not trained.
     """
 
     def __init__(
@@ -32,9 +33,12 @@ class PyramidNetwork(nn.Module):
         extra_channels: int = 0,
         max_stride: int = 32,
         min_stride: int = 4,
+        freeze_stride: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = Backbone(backbone, pretrained, extra_channels, max_stride)
+        self.encoder = Backbone(
+            backbone, pretrained, extra_channels, max_stride, freeze_stride
+        )
         self.skipped = sum(stride < min_stride for stride in self.encoder.strides)
         channels = self.encoder.channels[self.skipped :]
         self.context = PyramidPooling(channels[-1], width)

@@ -32,6 +32,7 @@ class CascadeRefiner(Refiner):
         sizes: long side in pixels of each stage at test, in order; a stage larger than the
             picture runs at the picture's size.
         width: channels of the decoder.
+        freeze_stride: backbone features up to this stride are not trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -44,6 +45,7 @@ class CascadeRefiner(Refiner):
         pretrained: str | None = None,
         sizes: tuple[int, ...] = (320, 640),
         width: int = 32,
+        freeze_stride: int = 0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -59,6 +61,7 @@ class CascadeRefiner(Refiner):
             extra_channels=1,
             max_stride=16,
             min_stride=2,
+            freeze_stride=freeze_stride,
         )
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)

@@ -31,6 +31,7 @@ class PyramidSegmenter(Segmenter):
         size: side in pixels at which the network runs.
         width: channels of the decoder.
         flip: average with the mirrored picture's mask when not training; twice the time.
+        freeze_stride: backbone features up to this stride are not trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -44,6 +45,7 @@ class PyramidSegmenter(Segmenter):
         size: int = 320,
         width: int = 64,
         flip: bool = False,
+        freeze_stride: int = 0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -53,7 +55,9 @@ class PyramidSegmenter(Segmenter):
         self.save_hyperparameters()
         self.size = size
         self.flip = flip
-        self.network = PyramidNetwork(backbone, None if weights else pretrained, width)
+        self.network = PyramidNetwork(
+            backbone, None if weights else pretrained, width, freeze_stride=freeze_stride
+        )
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 

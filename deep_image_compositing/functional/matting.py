@@ -1,0 +1,209 @@
+"""Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
+
+Levin, Lischinski and Weiss (CVPR 2006) find the alpha that is locally an affine function of the
+colour. Their Laplacian is never formed here: its product with an alpha is one colour guided filter
+(He, Sun and Tang, CVPR 2010), so a batch on any device is solved by conjugate gradients from
+box sums alone. The multi-stream fuser starts from this solution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.functional.resize import resize
+
+
+def window_sum(x: Tensor, radius: int = 1) -> Tensor:
+    """Sum of ``x`` (B, C, H, W) over the window of ``radius`` around each pixel, cut at borders."""
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        total = x.clone()
+        for shift in range(1, min(radius, size - 1) + 1):
+            head, tail = x.narrow(dim, 0, size - shift), x.narrow(dim, shift, size - shift)
+            total.narrow(dim, 0, size - shift).add_(tail)
+            total.narrow(dim, shift, size - shift).add_(head)
+        x = total
+    return x
+
+
+@dataclass(frozen=True)
+class MattingLaplacian:
+    """The matting Laplacian of a batch of pictures, as an operator.
+
+    Attributes:
+        image: (B, 3, H, W), centred.
+        count: (1, 1, H, W), pixels in each window.
+        mean: (B, 3, H, W), window means of the picture.
+        factor: (B, 6, H, W), Cholesky factor, row by row, of each window's covariance plus
+            ``epsilon`` on its diagonal.
+        radius: half width of the windows.
+    """
+
+    image: Tensor
+    count: Tensor
+    mean: Tensor
+    factor: Tensor
+    radius: int
+
+    @classmethod
+    def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
+        """Prepare the operator.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            epsilon: regularisation of the local colour lines, in squared colour units.
+            radius: half width of the windows in pixels.
+        """
+        image = image - image.mean((2, 3), keepdim=True)
+        count = window_sum(torch.ones_like(image[:1, :1]), radius)
+        r, g, b = image.unbind(1)
+        products = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
+        sums = window_sum(torch.cat([image, products], 1), radius) / count
+        mean, second = sums[:, :3], sums[:, 3:]
+        m0, m1, m2 = mean.unbind(1)
+        square = torch.stack([m0 * m0, m0 * m1, m0 * m2, m1 * m1, m1 * m2, m2 * m2], 1)
+        c = second - square
+        # A Cholesky factor, pivots floored at epsilon: the determinant of a flat window's
+        # covariance is below what float32 can hold, its factor is not.
+        l00 = (c[:, 0].clamp_min(0) + epsilon).sqrt()
+        l10, l20 = c[:, 1] / l00, c[:, 2] / l00
+        l11 = ((c[:, 3] - l10 * l10).clamp_min(0) + epsilon).sqrt()
+        l21 = (c[:, 4] - l20 * l10) / l11
+        l22 = ((c[:, 5] - l20 * l20 - l21 * l21).clamp_min(0) + epsilon).sqrt()
+        return cls(image, count, mean, torch.stack([l00, l10, l20, l11, l21, l22], 1), radius)
+
+    def coefficients(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope (B, 3, H, W) and offset (B, 1, H, W) of ``p`` (B, 1, H, W) over each window."""
+        sums = window_sum(torch.cat([self.image * p, p], 1), self.radius) / self.count
+        mean_p = sums[:, 3:]
+        covariance = sums[:, :3] - self.mean * mean_p
+        slope = self._solve(covariance)
+        return slope, mean_p - (slope * self.mean).sum(1, keepdim=True)
+
+    def __call__(self, p: Tensor) -> Tensor:
+        """The product L p, (B, 1, H, W)."""
+        sums = window_sum(torch.cat(self.coefficients(p), 1), self.radius)
+        return self.count * p - (sums[:, :3] * self.image).sum(1, keepdim=True) - sums[:, 3:]
+
+    def _solve(self, v: Tensor) -> Tensor:
+        """Covariance plus ridge, inverted, times ``v`` (B, 3, H, W)."""
+        l00, l10, l20, l11, l21, l22 = self.factor.unbind(1)
+        a0 = v[:, 0] / l00
+        a1 = (v[:, 1] - l10 * a0) / l11
+        a2 = (v[:, 2] - l20 * a0 - l21 * a1) / l22
+        x2 = a2 / l22
+        x1 = (a1 - l21 * x2) / l11
+        return torch.stack([(a0 - l10 * x1 - l20 * x2) / l00, x1, x2], 1)
+
+
+def solve_alpha(
+    image: Tensor,
+    trimap: Tensor,
+    start: Tensor,
+    iterations: int = 30,
+    epsilon: float = 1e-5,
+    radius: int = 1,
+    prior: float = 0.0,
+) -> Tensor:
+    """Closed-form alpha of the unknown pixels, by conjugate gradients.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        trimap: (B, 1, H, W) in {0, 0.5, 1}; alpha is kept where it is 0 or 1.
+        start: (B, 1, H, W), first guess where unknown.
+        iterations: steps of conjugate gradients.
+        epsilon: as for :meth:`MattingLaplacian.of`.
+        radius: half width of the windows.
+        prior: weight of staying near ``start`` where unknown.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    unknown = (trimap == 0.5).to(image.dtype)
+    known = trimap * (1 - unknown)
+    laplacian = MattingLaplacian.of(image, epsilon, radius)
+    x = start * unknown
+    right = unknown * (prior * start - laplacian(known))
+
+    def product(v: Tensor) -> Tensor:
+        return unknown * (laplacian(v) + prior * v)
+
+    residual = right - product(x)
+    z = residual
+    p = z
+    rho = (residual * z).sum((1, 2, 3), keepdim=True)
+    for _ in range(iterations):
+        q = product(p)
+        step = rho / (p * q).sum((1, 2, 3), keepdim=True).clamp_min(1e-20)
+        x = x + step * p
+        residual = residual - step * q
+        z = residual
+        new = (residual * z).sum((1, 2, 3), keepdim=True)
+        p = z + new / rho.clamp_min(1e-20) * p
+        rho = new
+    return (known + unknown * x).clamp(0, 1)
+
+
+def guided_upsample(
+    image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5, radius: int = 1
+) -> Tensor:
+    """Carry an alpha of reduced size to the picture's size along the picture's own colours.
+
+    The local colour lines of ``alpha`` are fitted at the reduced size and evaluated on the full
+    picture (He and Sun, fast guided filter, 2015).
+
+    Args:
+        image: (B, 3, H, W), full size.
+        alpha: (B, 1, h, w), reduced size.
+        small: (B, 3, h, w), the picture at the reduced size.
+        epsilon: as for :meth:`MattingLaplacian.of`.
+        radius: half width of the windows at the reduced size.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    laplacian = MattingLaplacian.of(small, epsilon, radius)
+    lines = torch.cat(laplacian.coefficients(alpha), 1)
+    lines = window_sum(lines, radius) / laplacian.count
+    size = (image.shape[-2], image.shape[-1])
+    lines = F.interpolate(lines, size, mode="bilinear", align_corners=False)
+    centred = image - small.mean((2, 3), keepdim=True)
+    return ((lines[:, :3] * centred).sum(1, keepdim=True) + lines[:, 3:]).clamp(0, 1)
+
+
+def closed_form(
+    image: Tensor,
+    trimap: Tensor,
+    start: Tensor,
+    scales: tuple[int, ...] = (4, 2),
+    iterations: tuple[int, ...] = (30, 30),
+    epsilon: float = 1e-5,
+) -> Tensor:
+    """Coarse-to-fine :func:`solve_alpha`, ending at a reduced size and carried up by the picture.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        trimap: (B, 1, H, W) in {0, 0.5, 1}.
+        start: (B, 1, H, W), first guess where unknown.
+        scales: divisors of the picture's size, coarsest first.
+        iterations: steps at each scale.
+        epsilon: as for :meth:`MattingLaplacian.of`.
+
+    Returns:
+        (B, 1, H, W) in [0, 1]; 0 and 1 where the trimap is.
+    """
+    height, width = image.shape[-2:]
+    alpha, small = start, image
+    for scale, steps in zip(scales, iterations, strict=True):
+        size = (-(-height // scale), -(-width // scale))
+        small = resize(image, size)
+        coarse = resize(trimap, size)
+        coarse = torch.where(coarse > 0.99, 1.0, torch.where(coarse < 0.01, 0.0, 0.5))
+        alpha = solve_alpha(small, coarse, resize(alpha, size), steps, epsilon)
+    if alpha.shape[-2:] != (height, width):
+        alpha = guided_upsample(image, alpha, small, epsilon)
+    return torch.where(trimap == 0.5, alpha, trimap)
