@@ -331,4 +331,4 @@ class FusionData(FolderData):
         strength = self.augment if training else 0.0
         color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
         triplet = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
-        return {**triplet, "mask": degrade_mask(alpha, generator)}
+        return {**triplet, "mask": degrade_mask(alpha, generator, exact=0.2)}

@@ -1,0 +1,147 @@
+"""Fusers without parameters to train: hard, feathered, alpha and Laplacian blending."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import feather, over
+from deep_image_compositing.functional.foreground import blur_fusion_foreground
+from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Fuser, Layers
+
+
+class _LayersFuser(Fuser):
+    """A fuser whose composite is nothing but its layers, one over the other."""
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        """Composite (B, 3, H, W); see :meth:`layers`."""
+        layers = self.layers(foreground, background, alpha)
+        return over(layers.foreground_color, layers.alpha, background)
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        raise NotImplementedError
+
+
+@register("fuser", "copy_paste", description="hard cut at a level of alpha, no blending")
+class CopyPasteFuser(_LayersFuser):
+    """Pastes every pixel whose alpha exceeds a level, whole.
+
+    Args:
+        threshold: the level, in [0, 1).
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+
+    Raises:
+        UsageError: when the threshold lies outside [0, 1).
+    """
+
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= threshold < 1:
+            raise UsageError(f"threshold is a level of alpha in [0, 1), got {threshold}")
+        self.save_hyperparameters()
+        self.threshold = threshold
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        """Alpha in {0, 1}, and the photograph as its colour."""
+        return Layers((alpha > self.threshold).to(alpha.dtype), foreground)
+
+
+@register("fuser", "feather", description="hard cut whose outline is softened by a Gaussian")
+class FeatherFuser(_LayersFuser):
+    """Cuts alpha at one half and softens the outline, whatever alpha was there.
+
+    Args:
+        sigma: standard deviation of the Gaussian in pixels, at least 0. It is cut off at 22
+            pixels along either axis, so that pixels more than 32 away stay untouched.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+
+    Raises:
+        UsageError: when sigma is negative or not finite.
+    """
+
+    def __init__(self, sigma: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
+        self.save_hyperparameters()
+        self.sigma = sigma
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        """The feathered mask as alpha, and the photograph as its colour."""
+        return Layers(feather((alpha > 0.5).to(alpha.dtype), self.sigma), foreground)
+
+
+@register("fuser", "alpha", description="alpha blending, with the subject's true colour on request")
+class AlphaFuser(_LayersFuser):
+    """Blends by the given alpha.
+
+    Args:
+        foreground_color: what is blended. ``none``: the photograph as it is, traces of its old
+            background in the rim included. ``blur_fusion``: the subject's colour as estimated by
+            :func:`~deep_image_compositing.functional.foreground.blur_fusion_foreground`.
+        radii: windows of blur fusion in pixels, one a pass.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+
+    Raises:
+        UsageError: for another ``foreground_color``, or radii that are none or not positive.
+    """
+
+    def __init__(
+        self,
+        foreground_color: Literal["none", "blur_fusion"] = "none",
+        radii: Sequence[int] = (90, 6),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if foreground_color not in ("none", "blur_fusion"):
+            raise UsageError(
+                f"there is no foreground_color {foreground_color!r}; choose none or blur_fusion"
+            )
+        if not radii or min(radii) < 1:
+            raise UsageError(f"radii must be one or more of at least 1 pixel, got {radii}")
+        self.save_hyperparameters()
+        self.foreground_color = foreground_color
+        self.radii = tuple(radii)
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        """The given alpha, and the subject's colour."""
+        if self.foreground_color == "none":
+            return Layers(alpha, foreground)
+        color, _ = blur_fusion_foreground(foreground, alpha, self.radii)
+        return Layers(alpha, color)
+
+
+@register(
+    "fuser",
+    "laplacian",
+    description="multi-band blending in Laplacian pyramids",
+    source="Burt and Adelson, 1983",
+)
+class LaplacianFuser(Fuser):
+    """Blends coarse detail over a wide seam and fine detail over a narrow one.
+
+    Args:
+        levels: of the pyramids, at least 1. With the default of 4, pixels more than 32 away from
+            the rim stay untouched; each further level about doubles that distance.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+
+    Raises:
+        UsageError: when there is less than one level.
+    """
+
+    def __init__(self, levels: int = BLEND_LEVELS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if levels < 1:
+            raise UsageError(f"a pyramid has at least one level, got levels={levels}")
+        self.save_hyperparameters()
+        self.levels = levels
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        """Composite (B, 3, H, W), cut off at [0, 1] where the bands overshoot."""
+        return laplacian_blend(foreground, background, alpha, self.levels).clamp(0, 1)
