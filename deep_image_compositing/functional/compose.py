@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -80,6 +81,43 @@ def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tenso
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 
+def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
+    """Soften the outline of a hard mask with a Gaussian that ends at ``reach`` pixels.
+
+    Args:
+        mask: (B, 1, H, W) in {0, 1}.
+        sigma: standard deviation of the Gaussian in pixels, at least 0; 0 returns ``mask``.
+        reach: where the Gaussian is cut off along either axis, in pixels, at least 0. Farther
+            from the outline than this the result is ``mask``, bit for bit; 22 pixels along both
+            axes are 31 across.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+
+    Raises:
+        UsageError: when ``sigma`` or ``reach`` is negative or not finite.
+    """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
+    if reach < 0:
+        raise UsageError(f"reach is a number of pixels of at least 0, got {reach}")
+    radius = min(reach, math.ceil(3 * sigma))
+    if radius == 0:
+        return mask
+    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    soft = mask.float() if mask.dtype in (torch.float16, torch.bfloat16) else mask
+    for dim in (-2, -1):
+        size = soft.shape[dim]
+        padded = _repeat_border(soft, radius, dim)
+        soft = padded.narrow(dim, radius, size) * (weights[0] / total)
+        for step in range(1, radius + 1):
+            soft.add_(padded.narrow(dim, radius - step, size), alpha=weights[step] / total)
+            soft.add_(padded.narrow(dim, radius + step, size), alpha=weights[step] / total)
+    # Rounded weights do not quite add up to 1.
+    return torch.where(unknown_band(mask, radius), soft.clamp(0, 1).to(mask.dtype), mask)
+
+
 def dilate(x: Tensor, radius: int) -> Tensor:
     """Grey dilation: the maximum over a square of ``2 · radius + 1`` pixels.
 
@@ -119,10 +157,7 @@ def _running(
     """
     if radius == 0:
         return x
-    first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
-    shape = list(x.shape)
-    shape[dim] = radius
-    x = torch.cat((first.expand(shape), x, last.expand(shape)), dim)
+    x = _repeat_border(x, radius, dim)
     window, span = 2 * radius + 1, 1
     while span < window:
         step = min(span, window - span)
@@ -130,3 +165,12 @@ def _running(
         x = extreme(x.narrow(dim, 0, length), x.narrow(dim, step, length))
         span += step
     return x
+
+
+def _repeat_border(x: Tensor, radius: int, dim: int) -> Tensor:
+    """Extend ``x`` by ``radius`` copies of its border pixels on both ends of one axis."""
+    # Unlike F.pad, for every dtype.
+    shape = list(x.shape)
+    shape[dim] = radius
+    first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+    return torch.cat((first.expand(shape), x, last.expand(shape)), dim)

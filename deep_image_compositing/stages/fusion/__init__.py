@@ -1,5 +1,18 @@
-"""Fusers: ``foreground, background, alpha → composite``."""
+"""Fusers: ``foreground, background, alpha → composite``; importing registers them."""
 
+from deep_image_compositing.stages.fusion.classical import (
+    AlphaFuser,
+    CopyPasteFuser,
+    FeatherFuser,
+    LaplacianFuser,
+)
 from deep_image_compositing.stages.fusion.multi_stream import MultiStreamFuser, SingleStreamFuser
 
-__all__ = ["MultiStreamFuser", "SingleStreamFuser"]
+__all__ = [
+    "AlphaFuser",
+    "CopyPasteFuser",
+    "FeatherFuser",
+    "LaplacianFuser",
+    "MultiStreamFuser",
+    "SingleStreamFuser",
+]

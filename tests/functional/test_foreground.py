@@ -1,0 +1,119 @@
+"""Box filter and blur fusion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.foreground import blur_fusion_foreground, box_filter
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    height=st.integers(1, 15),
+    width=st.integers(1, 15),
+    radius=st.integers(0, 20),
+    seed=st.integers(0, 2**31),
+)
+def test_box_filter_is_the_naive_mean(height: int, width: int, radius: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 2, height, width, generator=generator, dtype=torch.float64)
+    expected = torch.empty_like(x)
+    for row in range(height):
+        for column in range(width):
+            window = x[
+                ...,
+                max(0, row - radius) : row + radius + 1,
+                max(0, column - radius) : column + radius + 1,
+            ]
+            expected[..., row, column] = window.mean((-2, -1))
+    assert torch.allclose(box_filter(x, radius), expected, atol=1e-13)
+
+
+def test_box_filter_keeps_its_precision_at_large_radii() -> None:
+    x = torch.rand(1, 1, 500, 700, generator=torch.Generator().manual_seed(0)) * 1e-3 + 1000
+    error = box_filter(x, 90).double() - box_filter(x.double(), 90)
+    assert error.abs().max() < 3e-4  # five units in the last place
+
+
+def test_box_filter_dtypes_gradient_and_errors() -> None:
+    assert box_filter(torch.ones(1, 1, 9, 9, dtype=torch.float16), 90).dtype == torch.float16
+    assert box_filter(torch.ones(1, 1, 400, 400, dtype=torch.float16), 190).eq(1).all()
+    x = torch.rand(1, 1, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: box_filter(t, 2), x)
+    with pytest.raises(UsageError, match="at least 0, got -2"):
+        box_filter(x, -2)
+
+
+def scene() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A warm disc with a soft rim before a cold background: subject, background, alpha, photo."""
+    rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(200.0), indexing="ij")
+    distance = ((rows - 100) ** 2 + (columns - 100) ** 2).sqrt()
+    alpha = ((65 - distance) / 12).clamp(0, 1)[None, None]
+    wave = 0.08 * (columns / 17).sin() * (rows / 23).cos()
+    subject = torch.stack((0.85 + wave, 0.4 + wave, 0.2 + wave))[None]
+    surroundings = torch.stack((0.1 + wave, 0.5 - wave, 0.8 + wave))[None]
+    return subject, surroundings, alpha, over(subject, alpha, surroundings)
+
+
+def test_blur_fusion_recovers_the_true_colours() -> None:
+    subject, surroundings, alpha, photograph = scene()
+    color, background = blur_fusion_foreground(photograph, alpha)
+    rim = ((alpha > 0.1) & (alpha < 0.9)).float()
+
+    def error(estimate: Tensor, truth: Tensor) -> float:
+        return float(((estimate - truth).abs() * rim).sum() / (3 * rim.sum()))
+
+    assert error(photograph, subject) > 0.15
+    assert error(color, subject) < 0.04
+    assert error(background, surroundings) < 0.04
+
+
+def test_blur_fusion_keeps_what_is_certain() -> None:
+    _, _, alpha, photograph = scene()
+    color, background = blur_fusion_foreground(photograph, alpha)
+    opaque, clear = (alpha == 1).expand_as(color), (alpha == 0).expand_as(color)
+    assert opaque.any()
+    assert torch.equal(color[opaque], photograph[opaque])
+    assert torch.equal(background[clear], photograph[clear])
+    for layer in (color, background):
+        assert layer.min() >= 0
+        assert layer.max() <= 1
+    batched, _ = blur_fusion_foreground(
+        torch.cat((photograph, photograph.flip(3))), torch.cat((alpha, alpha.flip(3)))
+    )
+    assert torch.allclose(batched[:1], color, atol=1e-6)
+    assert torch.allclose(batched[1:].flip(3), color, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 13), (7, 3)])
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_blur_fusion_takes_any_size_and_constant_alpha(size: tuple[int, int], level: float) -> None:
+    photograph = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    alpha = torch.full((1, 1, *size), level)
+    color, background = blur_fusion_foreground(photograph, alpha)
+    assert torch.isfinite(color).all()
+    assert torch.isfinite(background).all()
+    if level == 1:
+        assert torch.equal(color, photograph)
+    assert blur_fusion_foreground(photograph.half(), alpha.half())[0].dtype == torch.float16
+
+
+def test_blur_fusion_errors() -> None:
+    photograph = torch.rand(1, 3, 4, 4)
+    with pytest.raises(UsageError, match="at least one radius"):
+        blur_fusion_foreground(photograph, photograph[:, :1], ())
+    with pytest.raises(UsageError, match="at least 0, got -1"):
+        blur_fusion_foreground(photograph, photograph[:, :1], (-1,))
+
+
+def test_box_filter_agrees_with_average_pooling() -> None:
+    x = torch.rand(2, 3, 60, 41, generator=torch.Generator().manual_seed(1))
+    pooled = F.avg_pool2d(x, 13, 1, 6, count_include_pad=False)
+    assert torch.allclose(box_filter(x, 6), pooled, atol=1e-6)

@@ -1,0 +1,153 @@
+"""Pyramids of any size, and the locality of the Laplacian blend."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.pyramids import (
+    BLEND_LEVELS,
+    blend_reach,
+    collapse,
+    gaussian_pyramid,
+    laplacian_blend,
+    laplacian_pyramid,
+    max_levels,
+)
+
+SIDES = st.integers(1, 67)
+
+
+def picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, channels, height, width, generator=generator)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=SIDES, width=SIDES, levels=st.integers(1, 9), seed=st.integers(0, 2**31))
+def test_collapse_undoes_the_pyramid_at_any_size(
+    height: int, width: int, levels: int, seed: int
+) -> None:
+    x = picture(height, width, seed)
+    pyramid = laplacian_pyramid(x, levels)
+    assert len(pyramid) == levels
+    sides = (height, width)
+    for level in pyramid:
+        assert level.shape == (2, 3, *sides)
+        sides = tuple(math.ceil(side / 2) for side in sides)
+    assert torch.allclose(collapse(pyramid), x, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=SIDES, width=SIDES)
+def test_a_constant_picture_has_no_detail(height: int, width: int) -> None:
+    *details, rest = laplacian_pyramid(torch.full((1, 1, height, width), 0.7), 5)
+    assert torch.allclose(rest, torch.tensor(0.7))
+    assert all(detail.abs().max() < 1e-6 for detail in details)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 53), (2, 9), (1, 1)])
+def test_halving_is_that_of_opencv(size: tuple[int, int]) -> None:
+    x = picture(*size)
+    expected = cv2.pyrDown(x[0].permute(1, 2, 0).numpy(), borderType=cv2.BORDER_REPLICATE)
+    halved = gaussian_pyramid(x, 2)[1][0].permute(1, 2, 0)
+    assert torch.allclose(halved, torch.from_numpy(expected).view(halved.shape), atol=1e-6)
+
+
+def test_doubling_is_that_of_opencv_away_from_the_border() -> None:
+    x = picture(32, 40)
+    detail, low = laplacian_pyramid(x, 2)
+    enlarged = torch.from_numpy(cv2.pyrUp(low[0].permute(1, 2, 0).numpy())).permute(2, 0, 1)
+    inner = (x - detail)[0, :, 4:-4, 4:-4]
+    assert torch.allclose(inner, enlarged[:, 4:-4, 4:-4], atol=1e-6)
+
+
+def test_max_levels_reaches_one_pixel() -> None:
+    for size in ((1, 1), (2, 1), (3, 5), (64, 64), (65, 2), (768, 513)):
+        levels = max_levels(*size)
+        shapes = [level.shape[-2:] for level in gaussian_pyramid(torch.zeros(1, 1, *size), levels)]
+        assert shapes[-1] == (1, 1)
+        assert (1, 1) not in shapes[:-1]
+
+
+def test_no_levels_and_no_pyramid_are_refused() -> None:
+    x = picture(4, 4)
+    for call in (
+        lambda: gaussian_pyramid(x, 0),
+        lambda: laplacian_pyramid(x, 0),
+        lambda: laplacian_blend(x, x, x[:, :1], 0),
+    ):
+        with pytest.raises(UsageError, match="at least one level, got levels=0"):
+            call()
+    with pytest.raises(UsageError, match="empty"):
+        collapse([])
+
+
+def test_gradients_pass() -> None:
+    x = picture(5, 7)[:1, :1].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: collapse(laplacian_pyramid(t, 3)), x)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=SIDES, width=SIDES, levels=st.integers(1, 6), seed=st.integers(0, 2**31))
+def test_the_blend_is_the_textbook_blend(height: int, width: int, levels: int, seed: int) -> None:
+    front, back = picture(height, width, seed), picture(height, width, seed + 1)
+    alpha = picture(height, width, seed + 2, channels=1)
+    levels = min(levels, max_levels(height, width))
+    bands = [
+        weight * a + (1 - weight) * b
+        for a, b, weight in zip(
+            laplacian_pyramid(front, levels),
+            laplacian_pyramid(back, levels),
+            gaussian_pyramid(alpha, levels),
+            strict=True,
+        )
+    ]
+    assert torch.allclose(laplacian_blend(front, back, alpha, levels), collapse(bands), atol=2e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+@pytest.mark.parametrize("edge", [140, 141, 147])
+def test_the_blend_reaches_as_far_as_it_says(levels: int, edge: int) -> None:
+    front, back = picture(40, 301).double(), picture(40, 301, 1).double()
+    alpha = torch.zeros(2, 1, 40, 301, dtype=torch.float64)
+    alpha[..., edge:] = 1
+    result = laplacian_blend(front, back, alpha, levels)
+    reach = blend_reach(levels)
+    left, right = edge - reach, edge + reach
+    assert torch.equal(result[..., :left], back[..., :left])
+    assert torch.allclose(result[..., right:], front[..., right:], atol=1e-14)
+    near = slice(edge - reach // 2, edge)
+    assert (result[..., near] - back[..., near]).abs().max() > 1e-4
+
+
+def test_by_default_nothing_beyond_32_pixels_counts() -> None:
+    # The blend is linear in the difference of the pictures, so the sum of its absolute gradient
+    # bounds what any two pictures in [0, 1] can do to one pixel.
+    side = 160
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    for phase in range(8):  # the coarsest level has a pixel every 8
+        y, x = 76 + phase, 76 + (3 * phase) % 8
+        far = ((rows - y) ** 2 + (columns - x) ** 2 > 32**2).double()[None, None]
+        front = torch.zeros(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+        pixel = laplacian_blend(front, torch.zeros_like(front), far)[0, 0, y, x]
+        (slope,) = torch.autograd.grad(pixel, front)
+        assert slope.abs().sum() < 1e-3 / 255
+    assert blend_reach(BLEND_LEVELS) == 28
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_blend_keeps_its_dtype(dtype: torch.dtype) -> None:
+    front, back = picture(33, 20).to(dtype), picture(33, 20, 1).to(dtype)
+    ones = torch.ones(2, 1, 33, 20, dtype=dtype)
+    result = laplacian_blend(front, back, ones)
+    assert result.dtype == dtype
+    assert torch.allclose(result, front)
+    assert torch.equal(laplacian_blend(front, back, 0 * ones), back)

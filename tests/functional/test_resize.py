@@ -1,0 +1,81 @@
+"""Resizing, fitting and padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize
+
+MODES = ("bilinear", "bicubic", "nearest-exact", "area")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_mode_keeps_dtype_and_constants(mode: str, dtype: torch.dtype) -> None:
+    x = torch.full((2, 1, 7, 5), 0.5, dtype=dtype)
+    for size in ((3, 2), (20, 20), (14, 1), (1, 1)):
+        out = resize(x, size, mode)
+        assert out.shape == (2, 1, *size)
+        assert out.dtype == dtype
+        assert torch.allclose(out, torch.tensor(0.5, dtype=dtype))
+
+
+def test_the_same_size_returns_the_tensor_itself() -> None:
+    x = torch.rand(1, 3, 4, 6)
+    assert resize(x, (4, 6)) is x
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "area"])
+def test_shrinking_does_not_alias(mode: str) -> None:
+    stripes = (torch.arange(128) % 2).float().expand(1, 1, 128, 128)
+    inner = resize(stripes, (32, 32), mode)[..., 4:-4, 4:-4]
+    assert (inner - 0.5).abs().max() < 0.02
+
+
+def test_enlarging_is_plain_interpolation() -> None:
+    x = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+    assert torch.allclose(resize(x, (1, 4)).flatten(), torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
+def test_bad_sizes_and_modes_are_refused() -> None:
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(UsageError, match="at least 1, got 0x3"):
+        resize(x, (0, 3))
+    with pytest.raises(UsageError, match="'lanczos'; choose from bilinear"):
+        resize(x, (2, 2), "lanczos")
+    with pytest.raises(UsageError, match="at least 1 pixel, got 0"):
+        fit_long_side(3, 3, 0)
+    with pytest.raises(UsageError, match="multiple of 0"):
+        pad_to_multiple(x, 0)
+
+
+@given(height=st.integers(1, 9000), width=st.integers(1, 9000), side=st.integers(1, 4000))
+def test_fitting_keeps_the_aspect_and_never_loses_a_side(
+    height: int, width: int, side: int
+) -> None:
+    h, w = fit_long_side(height, width, side)
+    if max(height, width) <= side:
+        assert (h, w) == (height, width)
+    else:
+        assert max(h, w) == side
+        scale = side / max(height, width)
+        assert abs(h - max(1, height * scale)) <= 0.5
+        assert abs(w - max(1, width * scale)) <= 0.5
+    assert min(h, w) >= 1
+    assert max(fit_long_side(height, width, side, enlarge=True)) == side
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), multiple=st.integers(1, 32))
+def test_padding_repeats_the_border_and_crops_back(height: int, width: int, multiple: int) -> None:
+    x = torch.rand(1, 2, height, width)
+    padded, (h, w) = pad_to_multiple(x, multiple)
+    assert padded.shape[-2] % multiple == 0
+    assert padded.shape[-1] % multiple == 0
+    assert padded.shape[-2] - height < multiple
+    assert padded.shape[-1] - width < multiple
+    assert torch.equal(padded[..., :h, :w], x)
+    assert torch.equal(padded[..., -1, -1], x[..., -1, -1])

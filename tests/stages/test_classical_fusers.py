@@ -1,0 +1,173 @@
+"""Fusers without parameters: each does what its name says, and leaves alone what it should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.registry import create
+from deep_image_compositing.stages.base import Fuser
+
+FUSERS: list[tuple[str, dict[str, Any]]] = [
+    ("copy_paste", {}),
+    ("feather", {}),
+    ("feather", {"sigma": 50.0}),
+    ("alpha", {}),
+    ("alpha", {"foreground_color": "blur_fusion"}),
+    ("laplacian", {}),
+    ("laplacian", {"levels": 2}),
+]
+every_fuser = pytest.mark.parametrize(("name", "options"), FUSERS)
+
+
+def photographs(height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+    """8-bit noise as foreground and background, every pixel different."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, batch, 3, height, width)
+    front, back = torch.randint(0, 256, shape, generator=generator).float() / 255
+    return front, back
+
+
+def disc(side: int, radius: float, softness: float) -> Tensor:
+    """A disc of alpha, (1, 1, side, side); softness 0 is binary."""
+    place = torch.arange(side) - side / 2 + 0.5
+    distance = radius - (place.view(-1, 1) ** 2 + place**2).sqrt()
+    if softness == 0:
+        return (distance > 0).float()[None, None]
+    return (distance / softness + 0.5).clamp(0, 1)[None, None]
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().to(torch.uint8)
+
+
+@every_fuser
+@pytest.mark.parametrize("softness", [0.0, 6.0])
+def test_beyond_32_pixels_both_pictures_are_untouched(
+    name: str, options: dict[str, Any], softness: float
+) -> None:
+    side, radius = 240, 70.0
+    front, back = photographs(side, side)
+    alpha = disc(side, radius, softness)
+    place = torch.arange(side) - side / 2 + 0.5
+    distance = (place.view(-1, 1) ** 2 + place**2).sqrt()
+    inside = distance < radius - softness / 2 - 32
+    outside = distance > radius + softness / 2 + 32
+    composite = to_bytes(create("fuser", name, **options)(front, back, alpha))
+    assert inside.any()
+    assert outside.any()
+    assert torch.equal(composite[..., inside], to_bytes(front)[..., inside])
+    assert torch.equal(composite[..., outside], to_bytes(back)[..., outside])
+
+
+@every_fuser
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (31, 2), (17, 23)])
+def test_any_size_in_range_and_layers_make_the_composite(
+    name: str, options: dict[str, Any], size: tuple[int, int]
+) -> None:
+    fuser = create("fuser", name, **options)
+    front, back = photographs(*size, batch=2)
+    alpha = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(1))
+    composite = fuser(front, back, alpha)
+    assert composite.shape == front.shape
+    assert composite.min() >= 0
+    assert composite.max() <= 1
+    layers = fuser.layers(front, back, alpha)
+    if name == "laplacian":
+        assert layers is None
+    else:
+        assert torch.equal(over(layers.foreground_color, layers.alpha, back), composite)
+    one_by_one = torch.cat(
+        [fuser(front[i : i + 1], back[i : i + 1], alpha[i : i + 1]) for i in (0, 1)]
+    )
+    assert torch.allclose(one_by_one, composite, atol=1e-6)
+
+
+@every_fuser
+def test_alpha_of_zero_or_one_everywhere(name: str, options: dict[str, Any]) -> None:
+    fuser = create("fuser", name, **options)
+    front, back = photographs(40, 50)
+    ones = torch.ones(1, 1, 40, 50)
+    assert torch.allclose(fuser(front, back, ones), front, atol=1e-6)
+    assert torch.equal(fuser(front, back, 0 * ones), back)
+
+
+@every_fuser
+def test_they_are_stages_without_parameters(name: str, options: dict[str, Any]) -> None:
+    fuser = create("fuser", name, **options)
+    assert isinstance(fuser, Fuser)
+    assert not fuser.trainable
+    assert fuser.configure_optimizers() is None
+    for key, value in options.items():
+        assert fuser.hparams[key] == value
+
+
+def test_copy_paste_is_hard() -> None:
+    front, back = photographs(1, 5)
+    alpha = torch.tensor([0.0, 0.3, 0.5, 0.51, 1.0]).view(1, 1, 1, 5)
+    composite = create("fuser", "copy_paste")(front, back, alpha)
+    assert torch.equal(composite[..., :3], back[..., :3])
+    assert torch.equal(composite[..., 3:], front[..., 3:])
+    lower = create("fuser", "copy_paste", threshold=0.2)(front, back, alpha)
+    assert torch.equal(lower[..., 1:], front[..., 1:])
+
+
+def test_feather_softens_a_hard_mask() -> None:
+    front, back = torch.ones(1, 3, 9, 60), torch.zeros(1, 3, 9, 60)
+    alpha = torch.zeros(1, 1, 9, 60)
+    alpha[..., 30:] = 1
+    row = create("fuser", "feather", sigma=3.0)(front, back, alpha)[0, 0, 4]
+    assert (row.diff() >= 0).all()
+    assert torch.allclose(row + row.flip(0), torch.ones(60), atol=1e-5)
+    assert row[27] == pytest.approx(0.2023, abs=0.01)  # the normal distribution at −2.5 / 3
+
+
+def test_blur_fusion_takes_the_old_background_out_of_the_rim() -> None:
+    side = 160
+    alpha = disc(side, 50, 14.0)
+    subject = torch.tensor([0.9, 0.5, 0.2]).view(1, 3, 1, 1).expand(1, 3, side, side)
+    old = torch.tensor([0.1, 0.8, 0.1]).view(1, 3, 1, 1).expand(1, 3, side, side)
+    new = torch.tensor([0.2, 0.2, 0.9]).view(1, 3, 1, 1).expand(1, 3, side, side)
+    truth, photograph = over(subject, alpha, new), over(subject, alpha, old)
+    plain = create("fuser", "alpha")(photograph, new, alpha)
+    clean = create("fuser", "alpha", foreground_color="blur_fusion")(photograph, new, alpha)
+    error = (plain - truth).abs().max()
+    assert error > 0.15
+    assert (clean - truth).abs().max() < error / 5
+
+
+def test_more_laplacian_levels_reach_further() -> None:
+    front, back = photographs(64, 200)
+    alpha = torch.zeros(1, 1, 64, 200)
+    alpha[..., 100:] = 1
+    reach = []
+    for levels in (1, 2, 3, 4):
+        composite = create("fuser", "laplacian", levels=levels)(front, back, alpha)
+        changed = (to_bytes(composite) != to_bytes(back)).any(1)[..., :100].any(1)[0]
+        reach.append(100 - int(changed.nonzero().min()) if changed.any() else 0)
+    assert reach[0] == 0
+    assert reach == sorted(set(reach))
+    assert reach[-1] <= 28
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("copy_paste", {"threshold": 1.0}, "threshold"),
+        ("copy_paste", {"threshold": -0.1}, "threshold"),
+        ("feather", {"sigma": -1.0}, "sigma"),
+        ("feather", {"sigma": float("nan")}, "sigma"),
+        ("alpha", {"foreground_color": "guess"}, "'guess'; choose none or blur_fusion"),
+        ("alpha", {"radii": ()}, "radii"),
+        ("alpha", {"radii": (0,)}, "radii"),
+        ("laplacian", {"levels": 0}, "at least one level, got levels=0"),
+    ],
+)
+def test_hyper_parameters_are_checked(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("fuser", name, **options)
