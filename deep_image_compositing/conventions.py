@@ -51,6 +51,7 @@ TOLERANCE = 1e-3
 """How far outside [0, 1] a value may lie (resampling and half precision overshoot a little)."""
 
 _checks_on = True
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -105,7 +106,7 @@ def checked(forward: _F) -> _F:
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _checks_on and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if _checks_on and not torch.compiler.is_compiling() and not _is_tracing():
             given = {**dict(zip(parameters, args, strict=False)), **kwargs}
             check(**{k: v for k, v in given.items() if k in CHANNELS and v is not None})
         return forward(self, *args, **kwargs)

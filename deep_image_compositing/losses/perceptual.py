@@ -1,4 +1,4 @@
-"""The perceptual loss: distance between features of a frozen network (Johnson et al., ECCV 2016)."""
+"""The perceptual loss: distance of a frozen network's features (Johnson et al., ECCV 2016)."""
 
 from __future__ import annotations
 

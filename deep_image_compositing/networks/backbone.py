@@ -1,8 +1,9 @@
-"""Feature extractors from timm, by name: the encoder of the segmentation and refinement networks."""
+"""Feature extractors from timm, by name: encoders of segmentation, refinement and losses."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -37,6 +38,10 @@ class Backbone(nn.Module):
         WeightsError: when the weights cannot be fetched or do not fit.
     """
 
+    body: Any  # timm's feature extractors are untyped
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         name: str,
@@ -49,9 +54,7 @@ class Backbone(nn.Module):
         fetch = pretrained == "pretrained"
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name}*")[:5])
-            raise UsageError(
-                f"timm has no backbone {name!r}" + (f"; near: {near}" if near else "")
-            )
+            raise UsageError(f"timm has no backbone {name!r}" + (f"; near: {near}" if near else ""))
         indices = feature_indices(name, max_stride)
         try:
             self.body = timm.create_model(
@@ -73,9 +76,9 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if pretrained and not fetch:
             load_backbone(self.body, pretrained, name)
-        if extra_channels:
-            _widen_stem(self.body, extra_channels)
-        self._frozen = _modules_up_to(self.body, freeze_stride)
+        stem = _widen_stem(self.body, extra_channels) if extra_channels else None
+        # A widened stem is never frozen: its new weights are zero, so it has yet to see the mask.
+        self._frozen = [m for m in _modules_up_to(self.body, freeze_stride) if m is not stem]
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -102,14 +105,14 @@ class Backbone(nn.Module):
 def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
     """Indices of the features of ``name`` whose stride is at most ``max_stride``."""
     with torch.device("meta"):
-        probe = timm.create_model(name, pretrained=False, features_only=True)
+        probe: Any = timm.create_model(name, pretrained=False, features_only=True)
     strides = probe.feature_info.reduction()
     return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
 
 
-def _modules_up_to(body: nn.Module, stride: int) -> list[nn.Module]:
+def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
     """Leaf modules that come before the first feature whose stride is beyond ``stride``."""
-    info = body.feature_info  # type: ignore[union-attr]
+    info = body.feature_info
     inner = [
         name
         for name, reduction in zip(info.module_name(), info.reduction(), strict=True)
@@ -156,11 +159,12 @@ def _flat(key: str) -> str:
     return key.replace("_", ".")
 
 
-def _widen_stem(body: nn.Module, extra: int) -> None:
+def _widen_stem(body: nn.Module, extra: int) -> nn.Module:
+    """Give the first convolution ``extra`` more input channels of zero weight; returns it."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
             new = module.weight.new_zeros(module.out_channels, extra, *module.kernel_size)
             module.weight = nn.Parameter(torch.cat([module.weight.detach(), new], dim=1))
             module.in_channels = 3 + extra
-            return
+            return module
     raise UsageError("this backbone has no 3-channel convolution to give a mask to")

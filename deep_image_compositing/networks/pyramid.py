@@ -36,9 +36,7 @@ class PyramidNetwork(nn.Module):
         freeze_stride: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = Backbone(
-            backbone, pretrained, extra_channels, max_stride, freeze_stride
-        )
+        self.encoder = Backbone(backbone, pretrained, extra_channels, max_stride, freeze_stride)
         self.skipped = sum(stride < min_stride for stride in self.encoder.strides)
         channels = self.encoder.channels[self.skipped :]
         self.context = PyramidPooling(channels[-1], width)

@@ -8,9 +8,12 @@ compares learned and classical ones.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,7 @@ from deep_image_compositing.losses import PerceptualLoss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
 
 Batch = dict[str, Tensor]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -40,6 +44,40 @@ class Step:
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
+
+
+def own_precision(method: _F) -> _F:
+    """Wrap ``forward`` or ``layers`` so that a stage takes tensors of any floating dtype.
+
+    The method sees them in the dtype of the stage's parameters; without parameters, in their own
+    dtype, half precision as float32. Its answer comes back in the dtype of the first argument.
+    """
+    first = list(inspect.signature(method).parameters)[1]
+
+    @functools.wraps(method)
+    def wrapper(self: Stage, *args: Any, **kwargs: Any) -> Any:
+        picture = args[0] if args else kwargs.get(first)
+        if not isinstance(picture, Tensor):
+            return method(self, *args, **kwargs)
+        own = self.working_dtype(picture.dtype)
+        result = method(
+            self,
+            *(_cast(value, own) for value in args),
+            **{name: _cast(value, own) for name, value in kwargs.items()},
+        )
+        if isinstance(result, Layers):
+            alpha = _cast(result.alpha, picture.dtype)
+            return Layers(alpha, _cast(result.foreground_color, picture.dtype))
+        return _cast(result, picture.dtype)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """``value`` in ``dtype`` when it is a floating tensor, itself otherwise."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
+        return value
+    return value.to(dtype)
 
 
 class Stage(LightningModule):
@@ -79,12 +117,18 @@ class Stage(LightningModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            cls.forward = checked(cls.forward)  # type: ignore[method-assign]
+            cls.forward = checked(own_precision(cls.forward))  # type: ignore[method-assign]
 
     @property
     def trainable(self) -> bool:
         """Whether the stage has parameters to train."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which ``forward`` works when it is given tensors of ``dtype``."""
+        for parameter in self.parameters():
+            return parameter.dtype
+        return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
     def load_weights(self, weights: str | None) -> None:
         """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
@@ -139,9 +183,7 @@ class Stage(LightningModule):
         self.measure(self.validation_metrics, prediction, batch)
         self.log_dict(self.validation_metrics, batch_size=prediction.shape[0])
         if batch_idx == 0:
-            self._log_pictures(
-                "val", {**batch, "output": prediction, "target": self.target(batch)}
-            )
+            self._log_pictures("val", {**batch, "output": prediction, "target": self.target(batch)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self.predict_batch(batch)
@@ -170,6 +212,13 @@ class Stage(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget files the weights began from: the checkpoint holds them, those may be gone."""
+        hyper = checkpoint.get("hyper_parameters", {})
+        begun = {name: None for name in ("weights", "pretrained") if name in hyper}
+        if begun:
+            checkpoint["hyper_parameters"] = {**hyper, **begun}
 
     def _rate(self, step: int, total: int) -> float:
         if step < self.warmup_steps:
@@ -323,6 +372,11 @@ class Fuser(Stage):
         self.perceptual_scale = perceptual_scale
         # In a list, so that the frozen backbone stays out of the stage's parameters and files.
         self._perceptual_loss: list[nn.Module] = []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "layers" in vars(cls):
+            cls.layers = own_precision(cls.layers)  # type: ignore[method-assign]
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""

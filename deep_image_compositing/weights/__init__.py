@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +61,23 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        with warnings.catch_warnings():
+            # torch guesses at files it does not know; what is wrong with them is said below.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{path} could not be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged file may fail anywhere inside the unpickler
+        called = re.search(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and called:
+            raise WeightsError(
+                f"{path} was not loaded, because loading it could run code: it calls "
+                f"{called[1]}. Export the weights as safetensors instead"
+            ) from None
         raise WeightsError(
-            f"{path} is not a checkpoint of plain tensors and was not loaded, because loading it "
-            f"could run code ({reason}). Export the weights as safetensors instead"
+            f"{path} is not a checkpoint, or a damaged one; expected .safetensors or what "
+            "torch.save writes"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is not a checkpoint: {error}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} holds no state_dict of tensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ def band_trimap(alpha: Tensor, radius: int) -> Tensor:
 @register(
     "fuser",
     "multi_stream",
-    description="multi-stream fusion network (MLF): two encoders, one decoder, fused at every scale",
+    description="multi-stream fusion network (MLF): two encoders, one decoder for every scale",
     source="Zhang et al., WACV 2021, section 3.3",
 )
 class MultiStreamFuser(Fuser):
@@ -55,8 +55,8 @@ class MultiStreamFuser(Fuser):
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
     """
 
-    shipped = {"default": "multi_stream.safetensors"}
-    streams = 2
+    shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}
+    streams: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -109,6 +109,7 @@ class MultiStreamFuser(Fuser):
             trimap, solved, color, old = self._begin(foreground, alpha)
         given = [foreground, alpha, solved, color, old]
         change = self.network(*self._streams(given, background, solved))
+        change = change.to(solved.dtype)
         gate = change[:, :1].sigmoid()
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
         repainted = color + 0.5 * change[:, 2:]
@@ -155,11 +156,12 @@ class MultiStreamFuser(Fuser):
         return trimap, solved, color, old
 
     def _streams(self, given: list[Tensor], background: Tensor, alpha: Tensor) -> list[Tensor]:
-        layout = torch.channels_last
+        """The inputs of the network's streams, in its precision and memory layout."""
+        joined = [torch.cat(given, 1), torch.cat([background, alpha], 1)]
         if self.streams == 1:
-            return [torch.cat([*given, background], 1).contiguous(memory_format=layout)]
-        back = torch.cat([background, alpha], 1)
-        return [x.contiguous(memory_format=layout) for x in (torch.cat(given, 1), back)]
+            joined = [torch.cat([*given, background], 1)]
+        dtype = self.network.head.weight.dtype
+        return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in joined]
 
 
 @register(
@@ -171,5 +173,5 @@ class MultiStreamFuser(Fuser):
 class SingleStreamFuser(MultiStreamFuser):
     """Both photographs concatenated into one encoder; everything else as in multi_stream."""
 
-    shipped: dict[str, str] = {}  # noqa: RUF012
-    streams = 1
+    shipped: ClassVar[dict[str, str]] = {}
+    streams: ClassVar[int] = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class CascadeRefiner(Refiner):
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
 
-    shipped = {"default": "cascade.safetensors"}
+    shipped: ClassVar[dict[str, str]] = {"default": "cascade.safetensors"}
 
     def __init__(
         self,

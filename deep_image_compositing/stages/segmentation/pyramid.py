@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class PyramidSegmenter(Segmenter):
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
 
-    shipped = {"default": "pyramid.safetensors"}
+    shipped: ClassVar[dict[str, str]] = {"default": "pyramid.safetensors"}
 
     def __init__(
         self,
