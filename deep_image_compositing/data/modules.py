@@ -246,7 +246,8 @@ class RefinementData(FolderData):
             image = synthesis.jitter_color(image, generator, self.augment)
             image = synthesis.camera(image, generator, self.augment)
         radius = batch["distrust"].view(-1)
-        mask = degrade_mask(alpha, generator)
+        mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
+        mask = synthesis.hesitate(mask, generator)
         # Pixels that the given mask gets wrong are what the network is for.
         weight = trust_map(alpha, radius) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}

@@ -134,6 +134,24 @@ def paste(
     return torch.where(share > 0, pasted, image)
 
 
+def hesitate(mask: Tensor, generator: Generator) -> Tensor:
+    """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches in and around.
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1].
+        generator: on the mask's device.
+    """
+    b, _, h, w = mask.shape
+    radius = max(1, round(max(h, w) / 50))
+    padded = F.pad(mask, (radius,) * 4, mode="replicate")
+    soft = F.avg_pool2d(padded, 2 * radius + 1, 1)
+    cells = torch.randn((b, 1, 7, 7), generator=generator, device=mask.device)
+    clouds = F.interpolate(cells, (h, w), mode="bicubic")
+    doubt = uniform(b, 0, 0.25, generator) * (clouds - 1).clamp_min(0)
+    unsure = soft + doubt * (1 - 2 * soft)
+    return torch.where(chance(b, 0.5, generator) > 0, unsure.clamp(0, 1), mask)
+
+
 def easy_triplet(
     color: Tensor,
     alpha: Tensor,
