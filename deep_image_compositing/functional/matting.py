@@ -136,9 +136,12 @@ def solve_alpha(
     z = residual
     p = z
     rho = (residual * z).sum((1, 2, 3), keepdim=True)
+    enough = 1e-12 * rho  # beyond it, and along directions without curvature, steps are rounding
     for _ in range(iterations):
         q = product(p)
-        step = rho / (p * q).sum((1, 2, 3), keepdim=True).clamp_min(1e-20)
+        curvature = (p * q).sum((1, 2, 3), keepdim=True)
+        flat = curvature <= 1e-7 * (p * p).sum((1, 2, 3), keepdim=True)
+        step = rho / torch.where(flat | (rho <= enough), torch.inf, curvature)
         x = x + step * p
         residual = residual - step * q
         z = residual

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -67,6 +67,8 @@ class Backbone(nn.Module):
                 f"the pretrained weights of {name!r} could not be fetched ({error}); give a local "
                 "checkpoint file instead of 'pretrained', or none to start from random weights"
             ) from error
+        self._dropped = _drop_after_last_feature(self.body)
+        self.register_load_state_dict_pre_hook(_forget_dropped)
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
         config = timm.get_pretrained_cfg(name)
@@ -108,6 +110,27 @@ def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
         probe: Any = timm.create_model(name, pretrained=False, features_only=True)
     strides = probe.feature_info.reduction()
     return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
+
+
+def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
+    """Cut off the blocks that no feature needs; returns the names of what went.
+
+    timm does so for most families, but runs the EfficientNets and MobileNets to their end.
+    """
+    folder, _, last = body.feature_info.module_name()[-1].rpartition(".")
+    blocks = getattr(body, folder, None) if folder else None
+    if not isinstance(blocks, nn.Sequential) or not last.isdigit():
+        return ()
+    dropped = tuple(f"body.{folder}.{i}." for i in range(int(last) + 1, len(blocks)))
+    setattr(body, folder, blocks[: int(last) + 1])
+    return dropped
+
+
+def _forget_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load-state hook of :class:`Backbone`: files may still hold what was cut off."""
+    gone = tuple(prefix + name for name in cast(Backbone, module)._dropped)
+    for key in [key for key in state if gone and key.startswith(gone)]:
+        del state[key]
 
 
 def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:

@@ -1,0 +1,391 @@
+"""Every registered stage through the same checks: the contract of the three slots."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing import registry, weights
+from deep_image_compositing.conventions import CHANNELS, set_checks
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import unknown_band
+from deep_image_compositing.stages.base import Stage
+
+SIZES = [(1, 1), (1, 7), (17, 31), (40, 24)]
+
+TAKES = {
+    "segmenter": ("image",),
+    "refiner": ("image", "mask"),
+    "fuser": ("foreground", "background", "alpha"),
+}
+GIVES = {"segmenter": "mask", "refiner": "alpha", "fuser": "composite"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a small instance of one entry, and what its definition promises.
+
+    Attributes:
+        options: constructor arguments that keep it small.
+        untouched: whether pixels far from the rim are the photographs' own.
+        learned: whether it has parameters to train.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    untouched: bool = True
+    learned: bool = False
+
+
+BACKBONE = {"backbone": "test_efficientnet", "width": 8}
+
+CASES: dict[tuple[str, str, str], Case] = {
+    ("segmenter", "pyramid", ""): Case({**BACKBONE, "size": 32}, learned=True),
+    ("segmenter", "pyramid", "flip"): Case({**BACKBONE, "size": 32, "flip": True}, learned=True),
+    ("segmenter", "onnx", ""): Case({"path": "made below"}),
+    ("refiner", "none", ""): Case(),
+    ("refiner", "cascade", ""): Case({**BACKBONE, "sizes": (32, 48)}, learned=True),
+    ("refiner", "cascade", "frozen"): Case(
+        {**BACKBONE, "sizes": (32,), "freeze_stride": 4}, learned=True
+    ),
+    ("fuser", "copy_paste", ""): Case(),
+    ("fuser", "feather", ""): Case(),
+    ("fuser", "alpha", ""): Case(),
+    ("fuser", "alpha", "blur fusion"): Case({"foreground_color": "blur_fusion"}),
+    ("fuser", "laplacian", ""): Case(),
+    ("fuser", "multi_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
+    ("fuser", "multi_stream", "given"): Case(
+        {"widths": (4, 6), "radius": 3, "start": "given"}, learned=True
+    ),
+    ("fuser", "multi_stream", "rgb"): Case(
+        {"widths": (4, 6), "head": "rgb"}, untouched=False, learned=True
+    ),
+    ("fuser", "single_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
+}
+
+
+def test_every_registered_stage_has_a_case() -> None:
+    entries = {(entry.slot, entry.name) for entry in registry.list_stages()}
+    assert entries == {key[:2] for key in CASES}
+
+
+def picture(*shape: int, seed: int = 0) -> Tensor:
+    """8-bit noise in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator).float() / 255
+
+
+def soft_alpha(batch: int, height: int, width: int) -> Tensor:
+    """Soft vertical edges (B, 1, H, W), in another place for every item."""
+    x = torch.arange(width).float().view(1, 1, 1, -1)
+    edge = width * (torch.arange(batch).float().view(-1, 1, 1, 1) + 1) / (batch + 1)
+    return ((x - edge) / 4 + 0.5).clamp(0, 1).expand(batch, 1, height, width).clone()
+
+
+def inputs(slot: str, batch: int, height: int, width: int) -> dict[str, Tensor]:
+    """What the slot's ``forward`` takes, by name."""
+    tensors = {}
+    for seed, name in enumerate(TAKES[slot]):
+        if CHANNELS[name] == 1:
+            tensors[name] = soft_alpha(batch, height, width)
+        else:
+            tensors[name] = picture(batch, 3, height, width, seed=seed)
+    return tensors
+
+
+def training_batch(slot: str, batch: int = 3, side: int = 32) -> dict[str, Tensor]:
+    """A batch with everything that any of the slots trains on."""
+    alpha = soft_alpha(batch, side, side)
+    color, old, new = (picture(batch, 3, side, side, seed=seed) for seed in range(3))
+    photograph = old + alpha * (color - old)
+    mask = alpha if slot == "segmenter" else F.avg_pool2d(alpha, 5, 1, 2, count_include_pad=False)
+    return {
+        "image": photograph,
+        "foreground": photograph,
+        "background": new,
+        "mask": mask,
+        "alpha": alpha,
+        "foreground_color": color,
+        "composite": new + alpha * (color - new),
+    }
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that gives the sharpened red channel of an 8 x 8 picture."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    kernel = np.array([8.0, 0, 0], np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["picture", "kernel", "bias"], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], ["mask"]),
+        ],
+        "red",
+        [helper.make_tensor_value_info("picture", kind, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("mask", kind, [1, 1, 8, 8])],
+        [
+            helper.make_tensor("kernel", kind, (1, 3, 1, 1), kernel),
+            helper.make_tensor("bias", kind, (1,), [-4.0]),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path_factory.mktemp("onnx") / "red.onnx"
+    onnx.save(made, path)
+    return str(path)
+
+
+def take_steps(stage: Stage, count: int, batch: dict[str, Tensor]) -> None:
+    """Train for ``count`` steps; leaves the gradients of the last one."""
+    optimizer = torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.05)
+    stage.train()
+    for _ in range(count):
+        optimizer.zero_grad()
+        stage.loss(batch).loss.backward()
+        optimizer.step()
+
+
+class StageContract:
+    """What every filler of every slot keeps; parametrised over :data:`CASES` below."""
+
+    make: Callable[[], Stage]
+    case: Case
+    slot: str
+
+    @pytest.fixture(autouse=True)
+    def _one_stage(self, key: tuple[str, str, str], request: pytest.FixtureRequest) -> None:
+        self.slot, name, _ = key
+        self.case = CASES[key]
+        options = dict(self.case.options)
+        if name == "onnx":
+            options["path"] = request.getfixturevalue("onnx_file")
+
+        def make() -> Stage:
+            torch.manual_seed(0)
+            return registry.create(self.slot, name, **options).eval()
+
+        self.make = make
+
+    def trained(self) -> Stage:
+        """A stage whose weights are no longer the ones of its constructor."""
+        stage = self.make()
+        if self.case.learned:
+            take_steps(stage, 2, training_batch(self.slot))
+        return stage.eval()
+
+    def run(self, stage: Stage, tensors: dict[str, Tensor]) -> Tensor:
+        with torch.inference_mode():
+            return stage(*(tensors[name] for name in TAKES[self.slot]))
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_shape_and_range_at_any_size(self, size: tuple[int, int], batch: int) -> None:
+        answer = self.run(self.make(), inputs(self.slot, batch, *size))
+        assert answer.shape == (batch, CHANNELS[GIVES[self.slot]], *size)
+        assert answer.dtype == torch.float32
+        assert answer.isfinite().all()
+        assert answer.min() >= 0
+        assert answer.max() <= 1
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_flat_pictures(self, value: float) -> None:
+        flat = {name: torch.full_like(x, value) for name, x in inputs(self.slot, 1, 9, 12).items()}
+        answer = self.run(self.make(), flat)
+        assert answer.isfinite().all()
+        if self.slot == "fuser" and self.case.untouched:
+            assert torch.equal(answer, flat["background"])
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_the_answer_has_the_dtype_of_the_picture(self, dtype: torch.dtype) -> None:
+        stage, tensors = self.trained(), inputs(self.slot, 2, 17, 31)
+        answer = self.run(stage, {name: x.to(dtype) for name, x in tensors.items()})
+        assert answer.dtype == dtype
+        # The same numbers in single precision give the same answer, up to rounding it.
+        rounded = {name: x.to(dtype).float() for name, x in tensors.items()}
+        expected = self.run(stage, rounded)
+        assert torch.allclose(answer.float(), expected, atol=2 * torch.finfo(dtype).eps + 1e-6)
+
+    def test_arguments_by_name(self) -> None:
+        stage, tensors = self.make(), inputs(self.slot, 2, 9, 12)
+        with torch.inference_mode():
+            named = stage(**dict(reversed(tensors.items())))
+        assert torch.equal(named, self.run(stage, tensors))
+
+    def test_same_input_same_output_and_inputs_untouched(self) -> None:
+        stage, tensors = self.trained(), inputs(self.slot, 2, 17, 31)
+        before = copy.deepcopy(tensors)
+        first = self.run(stage, tensors)
+        state = copy.deepcopy(stage.state_dict())
+        assert torch.equal(first, self.run(stage, tensors))
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, before[name]), name
+        for name, tensor in stage.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+
+    def test_items_of_a_batch_are_independent(self) -> None:
+        stage, tensors = self.trained(), inputs(self.slot, 3, 20, 26)
+        together = self.run(stage, tensors)
+        for i in range(3):
+            alone = self.run(stage, {name: x[i : i + 1] for name, x in tensors.items()})
+            assert torch.allclose(alone, together[i : i + 1], atol=1e-4), i
+
+    def test_strided_inputs(self) -> None:
+        stage, tensors = self.make(), inputs(self.slot, 2, 16, 20)
+        strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
+        assert torch.allclose(self.run(stage, strided), self.run(stage, tensors), atol=1e-5)
+
+    def test_state_dict_round_trip(self) -> None:
+        stage, other = self.trained(), self.make()
+        other.load_state_dict(stage.state_dict())
+        tensors = inputs(self.slot, 1, 20, 26)
+        assert torch.equal(self.run(other, tensors), self.run(stage, tensors))
+        if self.case.learned:
+            fresh = self.run(self.make(), tensors)
+            assert not torch.equal(fresh, self.run(stage, tensors))
+
+    def test_weights_file_round_trip(self, tmp_path: Path) -> None:
+        stage, other = self.trained(), self.make()
+        weights.save(stage, tmp_path / "stage.safetensors")
+        weights.load(other, tmp_path / "stage.safetensors")
+        kept = {n for n in stage.state_dict() if not n.endswith("num_batches_tracked")}
+        for name in kept:
+            stored = stage.state_dict()[name]
+            stored = stored.half().float() if stored.is_floating_point() else stored
+            assert torch.equal(other.state_dict()[name], stored), name
+        tensors = inputs(self.slot, 1, 20, 26)
+        answer, expected = self.run(other, tensors), self.run(stage, tensors)
+        assert torch.allclose(answer, expected, atol=0.02)
+
+    def test_lightning_checkpoint_round_trip(self, tmp_path: Path) -> None:
+        if not self.case.learned:
+            pytest.skip("a stage without parameters is never trained, so never checkpointed")
+        from lightning.pytorch import Trainer
+
+        stage = self.trained()
+        trainer = Trainer(
+            accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
+        )
+        trainer.strategy.connect(stage)
+        trainer.save_checkpoint(tmp_path / "stage.ckpt", weights_only=True)
+        again = type(stage).load_from_checkpoint(tmp_path / "stage.ckpt", weights_only=True).eval()
+        assert again.hparams == stage.hparams
+        tensors = inputs(self.slot, 1, 20, 26)
+        assert torch.equal(self.run(again, tensors), self.run(stage, tensors))
+
+    def test_gradient_reaches_every_trainable_parameter(self) -> None:
+        stage = self.make()
+        assert stage.trainable == self.case.learned
+        if not self.case.learned:
+            assert stage.configure_optimizers() is None
+            return
+        # Heads and mask channels that begin at zero let gradients through from the second step.
+        take_steps(stage, 2, training_batch(self.slot))
+        for name, parameter in stage.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                assert parameter.grad.isfinite().all(), name
+                assert parameter.grad.abs().sum() > 0, name
+            else:
+                assert parameter.grad is None, name
+
+    def test_a_wrong_tensor_is_named(self) -> None:
+        stage, good = self.make(), inputs(self.slot, 2, 9, 12)
+        for name in TAKES[self.slot]:
+            tensor = good[name]
+            wrong = {
+                "must have shape": tensor[0],
+                "is empty": tensor[..., :0],
+                "must be floating point": (tensor * 255).to(torch.uint8),
+                "must be a torch tensor": tensor.numpy(),
+                "must lie in": tensor * 255 + 2,
+                "finite": tensor * float("nan"),
+            }
+            wrong["must have shape "] = torch.cat([tensor] * 2, 1)
+            for message, bad in wrong.items():
+                with pytest.raises(UsageError, match=rf"{name}.*{message.strip()}"):
+                    self.run(stage, {**good, name: bad})
+
+    def test_sizes_that_differ_are_named(self) -> None:
+        names = TAKES[self.slot]
+        stage, good = self.make(), inputs(self.slot, 2, 9, 12)
+        for name in names[1:]:
+            for bad in (good[name][..., :-1], good[name][:1]):
+                with pytest.raises(UsageError, match=f"{name}.*must agree"):
+                    self.run(stage, {**good, name: bad})
+
+    def test_checks_can_be_turned_off(self) -> None:
+        stage, tensors = self.make(), inputs(self.slot, 1, 9, 12)
+        checked = self.run(stage, tensors)
+        previous = set_checks(False)
+        try:
+            assert torch.equal(self.run(stage, tensors), checked)
+        finally:
+            set_checks(previous)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_on_another_device(self) -> None:
+        stage, tensors = self.trained(), inputs(self.slot, 2, 20, 26)
+        expected = self.run(stage, tensors)
+        moved = {name: x.to("cuda") for name, x in tensors.items()}
+        answer = self.run(stage.to("cuda"), moved)
+        assert answer.device.type == "cuda"
+        assert torch.allclose(answer.cpu(), expected, atol=5e-3)
+
+    def test_untouched_beyond_32_pixels_from_the_rim(self) -> None:
+        if self.slot != "fuser" or not self.case.untouched:
+            pytest.skip("promised only by fusers that repaint nothing but the rim")
+        tensors = inputs("fuser", 1, 12, 110)
+        alpha = tensors["alpha"]
+        far = ~unknown_band(alpha, 32)[0, 0]
+        subject, scene = far & (alpha[0, 0] >= 0.99), far & (alpha[0, 0] <= 0.01)
+        assert subject.any()
+        assert scene.any()
+        stage = self.trained()
+        composite = as_bytes(self.run(stage, tensors))
+        for place, source in ((subject, "foreground"), (scene, "background")):
+            own = as_bytes(tensors[source])
+            assert torch.equal(composite[..., place], own[..., place])
+
+    def test_layers_make_the_composite(self) -> None:
+        if self.slot != "fuser":
+            pytest.skip("only fusers have layers")
+        stage, tensors = self.trained(), inputs("fuser", 2, 17, 31)
+        with torch.inference_mode():
+            layers = stage.layers(*(tensors[name] for name in TAKES["fuser"]))
+            half = stage.layers(*(tensors[name].half() for name in TAKES["fuser"]))
+        if layers is None:
+            assert half is None
+            return
+        assert layers.alpha.shape == tensors["alpha"].shape
+        assert layers.foreground_color.shape == tensors["foreground"].shape
+        back = tensors["background"]
+        composite = back + layers.alpha * (layers.foreground_color - back)
+        assert torch.allclose(composite, self.run(stage, tensors), atol=1e-6)
+        assert half.alpha.dtype == half.foreground_color.dtype == torch.float16
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(filter(None, key)))
+class TestStages(StageContract):
+    """The contract over all cases."""
+
+
+def test_a_stage_in_half_precision_takes_single_and_gives_single() -> None:
+    tensors = inputs("fuser", 1, 16, 20)
+    fuser = registry.create("fuser", "multi_stream", widths=(4, 6), radius=3).eval()
+    expected = fuser(*tensors.values())
+    answer = fuser.to(torch.bfloat16)(*tensors.values())
+    assert answer.dtype == torch.float32
+    assert torch.allclose(answer, expected, atol=0.05)
