@@ -136,7 +136,8 @@ def solve_alpha(
     z = residual
     p = z
     rho = (residual * z).sum((1, 2, 3), keepdim=True)
-    enough = 1e-12 * rho  # beyond it, and along directions without curvature, steps are rounding
+    # Below a residual of 1e-6 a pixel, and along directions without curvature, steps are rounding.
+    enough = 1e-12 * torch.maximum(rho, unknown.sum((1, 2, 3), keepdim=True))
     for _ in range(iterations):
         q = product(p)
         curvature = (p * q).sum((1, 2, 3), keepdim=True)
