@@ -20,7 +20,7 @@ def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
     Returns:
         A scalar.
     """
-    difference = (output - target).float()
+    difference = output.float() - target.float()
     total = difference.new_zeros(())
     for level in range(levels):
         if min(difference.shape[-2:]) < 2:

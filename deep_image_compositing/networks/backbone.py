@@ -134,7 +134,7 @@ def _forget_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
 
 
 def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
-    """Leaf modules that come before the first feature whose stride is beyond ``stride``."""
+    """Leaf modules, norms included, that come before the first feature whose stride is beyond ``stride``."""
     info = body.feature_info
     inner = [
         name
@@ -143,7 +143,12 @@ def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
     ]
     if not inner:
         return []
-    leaves = [(name, m) for name, m in body.named_modules() if not any(m.children())]
+    leaves = [
+        (name, m)
+        for name, m in body.named_modules()
+        # timm's norms own their weights and an activation module besides.
+        if not any(m.children()) or any(True for _ in m.parameters(recurse=False))
+    ]
     prefix = _flat(inner[-1])
     last = max((i for i, (n, _) in enumerate(leaves) if _flat(n).startswith(prefix)), default=-1)
     return [module for _, module in leaves[: last + 1]]

@@ -1,0 +1,144 @@
+"""Backbones: which features, which weights, what is frozen, and how a mask gets in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks.backbone import Backbone, feature_indices
+
+NAMES = ["test_efficientnet", "mobilenetv3_small_050", "test_resnet"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A whole classifier's checkpoint, as timm names its parameters."""
+    torch.manual_seed(1)
+    model = timm.create_model("test_efficientnet", pretrained=False)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+    path = tmp_path / "backbone.safetensors"
+    safetensors.torch.save_file(model.state_dict(), path)
+    return path
+
+
+def picture() -> Tensor:
+    return torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("max_stride", [4, 16, 32])
+def test_one_feature_a_stride(name: str, max_stride: int) -> None:
+    backbone = Backbone(name, max_stride=max_stride)
+    assert backbone.strides == [s for s in (2, 4, 8, 16, 32) if s <= max_stride]
+    features = backbone(picture())
+    shapes = [tuple(f.shape) for f in features]
+    expected = zip(backbone.channels, backbone.strides, strict=True)
+    assert shapes == [(2, c, -(-64 // s), -(-48 // s)) for c, s in expected]
+    assert len(feature_indices(name, max_stride)) == len(features)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_kept_that_no_feature_needs(name: str) -> None:
+    backbone = Backbone(name, max_stride=8)
+    sum(feature.sum() for feature in backbone(picture())).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_cut_blocks_change_no_feature_and_may_be_in_files() -> None:
+    backbone = Backbone("test_efficientnet", max_stride=8).eval()
+    whole = timm.create_model(
+        "test_efficientnet", pretrained=False, features_only=True, out_indices=(0, 1, 2)
+    ).eval()
+    state = {f"body.{key}": value for key, value in whole.state_dict().items()}
+    assert len(state) > len(backbone.state_dict())
+    backbone.load_state_dict(state)
+    expected = whole((picture() - backbone.mean) / backbone.std)
+    for got, wanted in zip(backbone(picture()), expected, strict=True):
+        assert torch.equal(got, wanted)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        backbone.load_state_dict({**state, "body.blocks.0.other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_local_checkpoint(checkpoint: Path, suffix: str) -> None:
+    state = safetensors.torch.load_file(checkpoint)
+    if suffix == ".pth":
+        torch.save(state, checkpoint.with_suffix(suffix))
+    backbone = Backbone("test_efficientnet", str(checkpoint.with_suffix(suffix)), max_stride=16)
+    for name, tensor in backbone.body.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_a_checkpoint_of_another_backbone(checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match=r"does not fit the timm backbone 'test_resnet': .*"):
+        Backbone("test_resnet", str(checkpoint))
+
+
+def test_a_checkpoint_with_another_shape(checkpoint: Path) -> None:
+    state = safetensors.torch.load_file(checkpoint)
+    state["conv_stem.weight"] = torch.zeros(24, 4, 3, 3)
+    safetensors.torch.save_file(state, checkpoint)
+    with pytest.raises(WeightsError, match=r"conv_stem\.weight has shape \(24, 4, 3, 3\), exp"):
+        Backbone("test_efficientnet", str(checkpoint))
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no checkpoint for the backbone.*none\.pth"):
+        Backbone("test_efficientnet", str(tmp_path / "none.pth"))
+
+
+def test_no_such_backbone() -> None:
+    with pytest.raises(UsageError, match=r"no backbone 'lite0'; near: .*efficientnet_lite0"):
+        Backbone("lite0")
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: object) -> object:
+        if pretrained:
+            raise OSError("no route to host")
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(WeightsError, match=r"could not be fetched \(no route to host\); give a"):
+        Backbone("test_efficientnet", "pretrained")
+    Backbone("test_efficientnet")
+
+
+def test_a_mask_changes_nothing_at_first_and_then_does(checkpoint: Path) -> None:
+    plain = Backbone("test_efficientnet", str(checkpoint)).eval()
+    masked = Backbone("test_efficientnet", str(checkpoint), extra_channels=1).eval()
+    image, mask = picture(), picture()[:, :1]
+    for a, b in zip(plain(image), masked(image, mask), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    masked(image, mask)[0].square().sum().backward()
+    weight = masked.body.conv_stem.weight
+    assert weight.grad[:, 3].abs().sum() > 0
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_frozen_layers_keep_weights_and_statistics(extra: int) -> None:
+    backbone = Backbone("test_efficientnet", extra_channels=extra, freeze_stride=4)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    backbone.train()
+    mask = picture()[:, :1] if extra else None
+    sum(feature.square().mean() for feature in backbone(picture(), mask)).backward()
+    optimizer.step()
+    changed = {k for k, v in backbone.state_dict().items() if not torch.equal(v, before[k])}
+    early = {k for k in before if k.startswith(("body.blocks.0", "body.blocks.1", "body.bn1"))}
+    assert early
+    assert not changed & early
+    # A stem that was given a mask channel has to learn it, whatever is frozen.
+    assert ("body.conv_stem.weight" in changed) == bool(extra)
+    assert any(k.startswith("body.blocks.2") for k in changed)
+    assert any(k.startswith("body.blocks.4") and k.endswith("running_mean") for k in changed)

@@ -1,0 +1,86 @@
+"""The networks alone: sizes, shapes, and what they are before training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing.networks.blocks import (
+    ConvNormAct,
+    PyramidPooling,
+    SeparableConv,
+    upsample,
+)
+from deep_image_compositing.networks.multi_stream import Encoder, MultiStreamNetwork
+from deep_image_compositing.networks.pyramid import PyramidNetwork, count_parameters
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+def test_convolutions_round_sizes_up(size: tuple[int, int], stride: int) -> None:
+    block = ConvNormAct(3, 4, stride=stride).eval()
+    expected = (2, 4, -(-size[0] // stride), -(-size[1] // stride))
+    assert block(noise(2, 3, *size)).shape == expected
+    assert SeparableConv(3, 4, 5).eval()(noise(2, 3, *size)).shape == (2, 4, *size)
+
+
+def test_pyramid_pooling_sees_the_whole_map_and_trains_on_one_item() -> None:
+    block = PyramidPooling(4, 8)
+    x = noise(1, 4, 9, 7).requires_grad_()
+    block.train()(x)[0, :, 0, 0].sum().backward()
+    assert x.grad is not None
+    assert x.grad[0, :, -1, -1].abs().sum() > 0
+
+
+def test_upsample_of_the_same_size_is_the_same_tensor() -> None:
+    x = noise(1, 2, 3, 4)
+    assert upsample(x, x) is x
+    assert upsample(x, noise(1, 1, 5, 9)).shape == (1, 2, 5, 9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 18)])
+@pytest.mark.parametrize("extra", [0, 1])
+def test_pyramid_network_answers_at_any_size(size: tuple[int, int], extra: int) -> None:
+    network = PyramidNetwork(
+        "test_efficientnet",
+        width=8,
+        extra_channels=extra,
+        max_stride=16 if extra else 32,
+        min_stride=2 if extra else 4,
+    ).eval()
+    mask = noise(2, 1, *size) if extra else None
+    assert network(noise(2, 3, *size), mask).shape == (2, 1, *size)
+    assert len(network.laterals) == 3  # from stride 16 to 2, or from 32 to 4
+
+
+def test_encoder_halves_from_full_size() -> None:
+    features = Encoder(4, (3, 5, 7)).eval()(noise(1, 4, 16, 24))
+    assert [tuple(f.shape[1:]) for f in features] == [(3, 16, 24), (5, 8, 12), (7, 4, 6)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (19, 26)])
+@pytest.mark.parametrize("background", [0, 4])
+def test_multi_stream_network_begins_at_zero(size: tuple[int, int], background: int) -> None:
+    network = MultiStreamNetwork(5, background, 3, (4, 5, 6)).eval()
+    back = noise(2, background, *size) if background else None
+    change = network(noise(2, 5, *size), back)
+    assert torch.equal(change, torch.zeros(2, 3, *size))
+
+
+def test_both_streams_reach_the_output() -> None:
+    network = MultiStreamNetwork(4, 4, 1, (4, 6))
+    torch.nn.init.normal_(network.head.weight)
+    streams = [noise(1, 4, 8, 8, seed=i).requires_grad_() for i in range(2)]
+    network(*streams).sum().backward()
+    for stream in streams:
+        assert stream.grad is not None
+        assert stream.grad.abs().sum() > 0
+
+
+def test_count_parameters() -> None:
+    assert count_parameters(torch.nn.Linear(3, 2)) == 8
