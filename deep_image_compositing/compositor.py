@@ -242,10 +242,11 @@ class Compositor:
         self.work_side = work_side
         self._segmenter_like = segmenter
         self._segmenter: Callable[..., Any] | None = None
+        for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
+            if isinstance(given, str):
+                registry.get(slot, given)  # a wrong name is told before anything is loaded
         if not isinstance(segmenter, str):
             self._segmenter = self._fill("segmenter", segmenter)
-        else:
-            registry.get("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)
         self.fuser = self._fill("fuser", fuser)
 

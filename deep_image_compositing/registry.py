@@ -55,9 +55,7 @@ _entries: dict[tuple[str, str], Entry] = {}
 _discovered = False
 
 
-def register(
-    slot: str, name: str, *, description: str, source: str = ""
-) -> Callable[[_T], _T]:
+def register(slot: str, name: str, *, description: str, source: str = "") -> Callable[[_T], _T]:
     """Register a stage class (or any factory) under ``name`` in ``slot``.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -21,13 +22,16 @@ class TrainingCLI(LightningCLI):
 def run(subcommand: str, arguments: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's own arguments."""
     args: ArgsType = [subcommand, *arguments]
-    TrainingCLI(
-        Stage,
-        FolderData,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "deep-image-compositing"},
-        args=args,
-    )
+    with warnings.catch_warnings():
+        # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        TrainingCLI(
+            Stage,
+            FolderData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "deep-image-compositing"},
+            args=args,
+        )
