@@ -217,4 +217,4 @@ def cut(image: Image.Image, box: Box, size: int, mirrored: bool = False) -> Pixe
     pixels = np.asarray(resized)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     pixels = pixels[:, ::-1] if mirrored else pixels
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels.transpose(2, 0, 1).copy()  # Pillow's own memory is read-only

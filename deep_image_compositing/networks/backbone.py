@@ -134,7 +134,7 @@ def _forget_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
 
 
 def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
-    """Leaf modules, norms included, that come before the first feature whose stride is beyond ``stride``."""
+    """Leaf modules, norms included, before the first feature of a stride beyond ``stride``."""
     info = body.feature_info
     inner = [
         name

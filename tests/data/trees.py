@@ -1,0 +1,64 @@
+"""Folders of training data as users have them, made small; several tests write them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def names(kept: int, held_out: int) -> list[str]:
+    """File names of which ``held_out`` fall into the validation split, ``kept`` do not."""
+    found: list[str] = []
+    counts = {True: held_out, False: kept}
+    for i in range(1000):
+        out = zlib.crc32(f"photo{i}".encode()) % 10 == 0
+        if counts[out]:
+            counts[out] -= 1
+            found.append(f"photo{i}")
+    return found
+
+
+def photograph(seed: int, size: tuple[int, int] = (72, 56)) -> tuple[Image.Image, Image.Image]:
+    """A noisy picture (RGB) of a bright ellipse, and its soft mask (L); size is width, height."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(-1, 1, size[0]), np.linspace(-1, 1, size[1]))
+    centre = rng.uniform(-0.2, 0.2, 2)
+    distance = np.hypot(x - centre[0], y - centre[1])
+    alpha = np.clip((0.55 - distance) / 0.15 + 0.5, 0, 1)[..., None]
+    front, back = rng.uniform(0.5, 1, 3), rng.uniform(0, 0.4, 3)
+    pixels = alpha * front + (1 - alpha) * back + rng.normal(0, 0.02, (*alpha.shape[:2], 3))
+    picture = Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
+    return picture, Image.fromarray((alpha[..., 0] * 255).round().astype(np.uint8))
+
+
+def pairs(root: Path, kind: str = "mask", kept: int = 3, held_out: int = 1) -> Path:
+    """``NAME.jpg`` beside ``NAME.mask.png`` or ``NAME.alpha.png``."""
+    root.mkdir(parents=True)
+    for seed, name in enumerate(names(kept, held_out)):
+        picture, label = photograph(seed)
+        picture.save(root / f"{name}.jpg", quality=95)
+        label.save(root / f"{name}.{kind}.png")
+    return root
+
+
+def cutouts(root: Path, kept: int = 2, held_out: int = 1) -> Path:
+    """RGBA cut-outs."""
+    root.mkdir(parents=True)
+    for seed, name in enumerate(names(kept, held_out)):
+        picture, label = photograph(seed)
+        picture.putalpha(label)
+        picture.save(root / f"{name}.png")
+    return root
+
+
+def scenes(root: Path, kept: int = 3, held_out: int = 1) -> Path:
+    """Backgrounds without a subject, in a folder below the root."""
+    (root / "indoors").mkdir(parents=True)
+    for seed, name in enumerate(names(kept, held_out)):
+        rng = np.random.default_rng(100 + seed)
+        small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        small.resize((80, 60), Image.Resampling.BICUBIC).save(root / "indoors" / f"{name}.jpg")
+    return root
