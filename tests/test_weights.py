@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import weights
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.stages.base import Segmenter
 
 
@@ -49,6 +49,8 @@ class Evil:
 def test_shipped_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     stage = Toy()
+    weights.save(stage, tmp_path / "toy.safetensors")
+    weights.save(stage, tmp_path / "small.safetensors")
     assert weights.resolve(stage, "default") == tmp_path / "toy.safetensors"
     assert weights.resolve(stage, "small") == tmp_path / "small.safetensors"
     own = tmp_path / "own.safetensors"
@@ -56,7 +58,6 @@ def test_shipped_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert weights.resolve(stage, own) == own
     monkeypatch.setenv("HOME", str(tmp_path))
     assert weights.resolve(stage, "~/own.safetensors") == own
-    weights.save(stage, tmp_path / "toy.safetensors")
     loaded = Toy(weights="default")
     assert torch.equal(loaded.conv.weight, stage.conv.weight.half().float())
 
@@ -68,7 +69,7 @@ def test_unknown_names_list_what_ships() -> None:
 
 def test_a_shipped_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    with pytest.raises(WeightsError, match=r"toy\.safetensors"):
+    with pytest.raises(WeightsError, match=r"missing from this installation.*toy\.safetensors"):
         Toy(weights="default")
 
 
@@ -101,13 +102,12 @@ def test_saving_replaces_whole_or_not_at_all(
     weights.save(Toy(), path)
     before = path.read_bytes()
 
-    def fail(tensors: dict[str, Tensor], aside: Path, metadata: object) -> None:
-        Path(aside).write_bytes(b"half a file")
+    def fail(aside: Path, target: Path) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(safetensors.torch, "save_file", fail)
-        with pytest.raises(OSError, match="no space"):
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(ImageError, match="no space"):
             weights.save(Toy(channels=3), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["toy.safetensors"]

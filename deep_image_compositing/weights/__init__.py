@@ -8,7 +8,6 @@ No file is ever unpickled with code in it.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import warnings
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.images import write_bytes
 
 if TYPE_CHECKING:
     from deep_image_compositing.stages.base import Stage
@@ -34,7 +34,13 @@ def resolve(stage: Stage, weights: str | Path) -> Path:
     """
     shipped = type(stage).shipped
     if str(weights) in shipped:
-        return FOLDER / shipped[str(weights)]
+        path = FOLDER / shipped[str(weights)]
+        if not path.is_file():
+            raise WeightsError(
+                f"the weights {str(weights)!r} of {type(stage).__name__} are missing from this "
+                f"installation ({path}); reinstall the package"
+            )
+        return path
     path = Path(weights).expanduser()
     if not path.is_file():
         names = ", ".join(map(repr, shipped)) or "none"
@@ -124,9 +130,5 @@ def save(stage: Stage, path: str | Path) -> None:
         "stage": type(stage).__name__,
         "hyper_parameters": json.dumps(dict(stage.hparams), default=str, sort_keys=True),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        safetensors.torch.save_file(tensors, aside, metadata=header)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Bytes through images.write_bytes, which writes aside, renames and keeps the usual file mode.
+    write_bytes(path, safetensors.torch.save(tensors, metadata=header))
