@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_image_compositing import registry, weights
+from deep_image_compositing import registry
 from deep_image_compositing.cli import PROGRAM, TRAINING, _key_values, _parser, main
 from deep_image_compositing.compositor import accepted_options
 
@@ -167,18 +167,10 @@ def _save_onnx(path: Path) -> None:
     onnx.save(model, path)
 
 
-def needs_weights(code: str) -> Any:
-    """``code`` as a parameter that is left out until the default weights are there."""
-    files = ["multi_stream.safetensors", "cascade.safetensors", "pyramid.safetensors"]
-    absent = [name for name in files if not (weights.FOLDER / name).is_file()]
-    mark = pytest.mark.skipif(bool(absent), reason=f"no weights yet: {', '.join(absent)}")
-    return pytest.param(code, marks=mark, id=code.strip().splitlines()[-1][:50])
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize(
-    "code", [needs_weights(code) for code in blocks(ROOT / "README.md", "python")]
+    "code",
+    blocks(ROOT / "README.md", "python"),
+    ids=lambda code: code.strip().splitlines()[-1][:50],
 )
 def test_the_readme_s_code_runs(code: str, photographs: Path) -> None:
     names: dict[str, Any] = {}
