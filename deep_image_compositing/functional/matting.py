@@ -184,7 +184,7 @@ def closed_form(
     trimap: Tensor,
     start: Tensor,
     scales: tuple[int, ...] = (4, 2),
-    iterations: tuple[int, ...] = (30, 30),
+    iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
     """Coarse-to-fine :func:`solve_alpha`, ending at a reduced size and carried up by the picture.

@@ -84,3 +84,19 @@ def test_both_streams_reach_the_output() -> None:
 
 def test_count_parameters() -> None:
     assert count_parameters(torch.nn.Linear(3, 2)) == 8
+
+
+@pytest.mark.parametrize("size", [(150, 70), (64, 64), (1, 1), (200, 33)])
+def test_strips_of_rows_change_nothing(size: tuple[int, int]) -> None:
+    network = MultiStreamNetwork(11, 4, 5, widths=(4, 6, 8))
+    torch.nn.init.normal_(network.head.weight)
+    foreground, background = torch.rand(1, 11, *size), torch.rand(1, 4, *size)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    with torch.no_grad():
+        whole = network(foreground, background)
+        strips = network.eval()(foreground, background)
+    assert strips.shape == whole.shape == (1, 5, *size)
+    torch.testing.assert_close(strips, whole)

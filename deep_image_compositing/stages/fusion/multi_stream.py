@@ -113,11 +113,10 @@ class MultiStreamFuser(Fuser):
         gate = change[:, :1].sigmoid()
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
         repainted = color + 0.5 * change[:, 2:]
-        unknown = trimap == 0.5
-        return Layers(
-            torch.where(unknown, corrected.clamp(0, 1), trimap.to(corrected.dtype)),
-            torch.where(trimap == 1, foreground, repainted.clamp(0, 1)),
-        )
+        corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
+        # Where alpha is 1, what the camera saw is the subject's colour: nothing to repaint.
+        color = torch.where(corrected == 1, foreground, repainted.clamp(0, 1))
+        return Layers(corrected, color)
 
     def loss(self, batch: Batch) -> Step:
         """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
