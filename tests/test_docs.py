@@ -179,8 +179,10 @@ def test_the_readme_s_code_runs(code: str, photographs: Path) -> None:
     assert result.composite.shape == (3, 160, 160)
     assert 0 < float(result.mask.mean()) < 1
     if "save(" in code:
-        assert Image.open(photographs / "cutout.png").mode == "RGBA"
-        assert Image.open(photographs / "composite.png").size == (160, 160)
+        with Image.open(photographs / "cutout.png") as cutout:
+            assert cutout.mode == "RGBA"
+        with Image.open(photographs / "composite.png") as composite:
+            assert composite.size == (160, 160)
 
 
 @pytest.mark.usefixtures("own_registry")
