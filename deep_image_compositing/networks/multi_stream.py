@@ -88,7 +88,7 @@ class MultiStreamNetwork(nn.Module):
         return self.head(x)[..., :height, :width]
 
     def _finest(self, bands: list[Tensor], coarse: Tensor, rows: int = 64) -> Tensor:
-        """The last fusion and the head, in strips of rows: the same numbers in a third of the memory.
+        """The last fusion and the head, in strips of rows: the same numbers in less memory.
 
         Two 3 x 3 convolutions follow, so a strip is computed with two rows more on either side.
         """
