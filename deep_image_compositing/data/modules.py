@@ -28,15 +28,19 @@ Sample = dict[str, Tensor]
 
 
 class Drawn(Dataset[Sample]):
-    """``length`` random samples an epoch, each made by ``draw`` from a generator of its own.
+    """``length`` samples, each made by ``draw`` from a random generator of its own.
 
     Generators are seeded from torch's global one, which every loader worker seeds anew for each
-    epoch, so no two samples repeat and a seeded run repeats as a whole.
+    epoch, so no two samples repeat and a seeded run repeats as a whole. With ``fixed``, sample
+    ``i`` has the seed ``i`` and is the same every time.
     """
 
-    def __init__(self, draw: Callable[[np.random.Generator], Sample], length: int) -> None:
+    def __init__(
+        self, draw: Callable[[np.random.Generator], Sample], length: int, fixed: bool = False
+    ) -> None:
         self.draw = draw
         self.length = length
+        self.fixed = fixed
 
     def __len__(self) -> int:
         return self.length
@@ -44,23 +48,8 @@ class Drawn(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if index >= self.length:
             raise IndexError(index)
-        return self.draw(np.random.default_rng(int(torch.randint(2**62, ()))))
-
-
-class Fixed(Dataset[Sample]):
-    """``length`` samples that are the same every time: sample ``i`` is drawn with seed ``i``."""
-
-    def __init__(self, draw: Callable[[np.random.Generator], Sample], length: int) -> None:
-        self.draw = draw
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        if index >= self.length:
-            raise IndexError(index)
-        return self.draw(np.random.default_rng(index))
+        seed = index if self.fixed else int(torch.randint(2**62, ()))
+        return self.draw(np.random.default_rng(seed))
 
 
 class FolderData(LightningDataModule):
@@ -132,7 +121,7 @@ class FolderData(LightningDataModule):
         return self._loader(Drawn(self._draw_training, self.epoch_length), drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        return self._loader(Fixed(self._draw_held_out, self.validation_length))
+        return self._loader(Drawn(self._draw_held_out, self.validation_length, fixed=True))
 
     def test_dataloader(self) -> DataLoader[Sample]:
         return self.val_dataloader()
@@ -184,7 +173,33 @@ class FolderData(LightningDataModule):
         return torch.from_numpy(folders.cut(image, box, self.size, bool(rng.random() < 0.5)))
 
 
-class SegmentationData(FolderData):
+class LabelledData(FolderData):
+    """What segmentation and refinement share: a cropped photograph, its label and a scene."""
+
+    def _labelled(
+        self,
+        rng: np.random.Generator,
+        held_out: bool,
+        source: Source,
+        pair: tuple[Image.Image, Image.Image],
+        crop: folders.Box,
+        scene_scale: float,
+    ) -> Sample:
+        """One 8-bit sample of photograph and label; ``scene_scale`` is the smallest scene crop."""
+        image, label = pair
+        mirrored = bool(rng.random() < 0.5)
+        pasted = rng.random() < source.paste
+        empty = torch.zeros((3, self.size, self.size), dtype=torch.uint8)
+        return {
+            "image": torch.from_numpy(folders.cut(image, crop, self.size, mirrored)),
+            "mask": torch.from_numpy(folders.cut(label, crop, self.size, mirrored)),
+            "background": self._scene(rng, held_out, scene_scale) if pasted else empty,
+            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
+            "distrust": torch.full((1, 1, 1), round(source.distrust * self.size / 320)),
+        }
+
+
+class SegmentationData(LabelledData):
     """``image``, ``mask`` and ``weight`` for segmenters, subjects pasted on other backgrounds."""
 
     def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
@@ -197,17 +212,7 @@ class SegmentationData(FolderData):
             crop = (0, 0, *image.size)
         else:
             crop = folders.whole_crop(image.size, box, rng)
-        mirrored = bool(rng.random() < 0.5)
-        pasted = rng.random() < source.paste
-        empty = np.zeros((3, self.size, self.size), np.uint8)
-        scene = self._scene(rng, held_out, 0.6) if pasted else torch.from_numpy(empty)
-        return {
-            "image": torch.from_numpy(folders.cut(image, crop, self.size, mirrored)),
-            "mask": torch.from_numpy(folders.cut(label, crop, self.size, mirrored)),
-            "background": scene,
-            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
-            "distrust": torch.full((1, 1, 1), round(source.distrust * self.size / 320)),
-        }
+        return self._labelled(rng, held_out, source, (image, label), crop, 0.6)
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         image, mask = batch["image"], batch["mask"]
@@ -221,23 +226,14 @@ class SegmentationData(FolderData):
         return {"image": image, "mask": mask, "weight": trust_map(mask, radius)}
 
 
-class RefinementData(FolderData):
+class RefinementData(LabelledData):
     """``image``, a degraded ``mask`` and the true ``alpha``: local crops of the outline."""
 
     def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
         source, pair = self._pick(rng, held_out)
         image, label = folders.read_pair(pair)
         crop = folders.local_crop(label, rng, 0.3, 1.0)
-        mirrored = bool(rng.random() < 0.5)
-        pasted = rng.random() < source.paste
-        empty = np.zeros((3, self.size, self.size), np.uint8)
-        return {
-            "image": torch.from_numpy(folders.cut(image, crop, self.size, mirrored)),
-            "mask": torch.from_numpy(folders.cut(label, crop, self.size, mirrored)),
-            "background": self._scene(rng, held_out, 0.3) if pasted else torch.from_numpy(empty),
-            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
-            "distrust": torch.full((1, 1, 1), round(source.distrust * self.size / 320)),
-        }
+        return self._labelled(rng, held_out, source, (image, label), crop, 0.3)
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         image, alpha = batch["image"], batch["mask"]

@@ -33,8 +33,13 @@ def box_filter(x: Tensor, radius: int) -> Tensor:
     dtype = x.dtype
     x = _wide(x)
     counts = [_window_sizes(x, radius, dim) for dim in (-2, -1)]
-    x = _window_sum(_window_sum(x, radius, -2), radius, -1)
+    x = window_sum(x, radius)
     return (x / (counts[0][:, None] * counts[1])).to(dtype)
+
+
+def window_sum(x: Tensor, radius: int) -> Tensor:
+    """Sum of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, zero outside."""
+    return _line_sum(_line_sum(x, radius, -2), radius, -1)
 
 
 def blur_fusion_foreground(
@@ -104,7 +109,7 @@ def _window_sizes(x: Tensor, radius: int, dim: int) -> Tensor:
     return (before + after + 1).to(x.dtype)
 
 
-def _window_sum(x: Tensor, radius: int, dim: int) -> Tensor:
+def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
     """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond the border.
 
     The sum over 2n pixels is that of two neighbouring windows of n; windows whose widths are the

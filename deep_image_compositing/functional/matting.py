@@ -14,20 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.resize import resize
-
-
-def window_sum(x: Tensor, radius: int = 1) -> Tensor:
-    """Sum of ``x`` (B, C, H, W) over the window of ``radius`` around each pixel, cut at borders."""
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        total = x.clone()
-        for shift in range(1, min(radius, size - 1) + 1):
-            head, tail = x.narrow(dim, 0, size - shift), x.narrow(dim, shift, size - shift)
-            total.narrow(dim, 0, size - shift).add_(tail)
-            total.narrow(dim, shift, size - shift).add_(head)
-        x = total
-    return x
 
 
 @dataclass(frozen=True)
@@ -133,9 +121,8 @@ def solve_alpha(
         return unknown * (laplacian(v) + prior * v)
 
     residual = right - product(x)
-    z = residual
-    p = z
-    rho = (residual * z).sum((1, 2, 3), keepdim=True)
+    p = residual
+    rho = (residual * residual).sum((1, 2, 3), keepdim=True)
     # Below a residual of 1e-6 a pixel, and along directions without curvature, steps are rounding.
     enough = 1e-12 * torch.maximum(rho, unknown.sum((1, 2, 3), keepdim=True))
     for _ in range(iterations):
@@ -145,9 +132,8 @@ def solve_alpha(
         step = rho / torch.where(flat | (rho <= enough), torch.inf, curvature)
         x = x + step * p
         residual = residual - step * q
-        z = residual
-        new = (residual * z).sum((1, 2, 3), keepdim=True)
-        p = z + new / rho.clamp_min(1e-20) * p
+        new = (residual * residual).sum((1, 2, 3), keepdim=True)
+        p = residual + new / rho.clamp_min(1e-20) * p
         rho = new
     return (known + unknown * x).clamp(0, 1)
 

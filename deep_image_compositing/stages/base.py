@@ -23,6 +23,7 @@ from torchmetrics import MetricCollection
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.conventions import checked
+from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.losses import PerceptualLoss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
@@ -379,8 +380,16 @@ class Fuser(Stage):
             cls.layers = own_precision(cls.layers)  # type: ignore[method-assign]
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""
-        raise NotImplementedError
+        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
+
+        A fuser that works in layers is done with :meth:`layers`; any other implements this.
+        """
+        layers = self.layers(foreground, background, alpha)
+        if layers is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} implements neither forward nor layers"
+            )
+        return over(layers.foreground_color, layers.alpha, background)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
         """The composite's layers, or None when the fuser paints the composite directly."""

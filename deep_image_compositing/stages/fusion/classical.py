@@ -9,27 +9,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import feather, over
+from deep_image_compositing.functional.compose import feather
 from deep_image_compositing.functional.foreground import blur_fusion_foreground
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Fuser, Layers
 
 
-class _LayersFuser(Fuser):
-    """A fuser whose composite is nothing but its layers, one over the other."""
-
-    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W); see :meth:`layers`."""
-        layers = self.layers(foreground, background, alpha)
-        return over(layers.foreground_color, layers.alpha, background)
-
-    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        raise NotImplementedError
-
-
 @register("fuser", "copy_paste", description="hard cut at a level of alpha, no blending")
-class CopyPasteFuser(_LayersFuser):
+class CopyPasteFuser(Fuser):
     """Pastes every pixel whose alpha exceeds a level, whole.
 
     Args:
@@ -53,7 +41,7 @@ class CopyPasteFuser(_LayersFuser):
 
 
 @register("fuser", "feather", description="hard cut whose outline is softened by a Gaussian")
-class FeatherFuser(_LayersFuser):
+class FeatherFuser(Fuser):
     """Cuts alpha at one half and softens the outline, whatever alpha was there.
 
     Args:
@@ -78,7 +66,7 @@ class FeatherFuser(_LayersFuser):
 
 
 @register("fuser", "alpha", description="alpha blending, with the subject's true colour on request")
-class AlphaFuser(_LayersFuser):
+class AlphaFuser(Fuser):
     """Blends by the given alpha.
 
     Args:

@@ -97,9 +97,7 @@ class MultiStreamFuser(Fuser):
         if self.head == "rgb":
             streams = self._streams([foreground, alpha], background, alpha)
             return self.network(*streams).float().sigmoid().to(foreground.dtype)
-        layers = self.layers(foreground, background, alpha)
-        assert layers is not None
-        return over(layers.foreground_color, layers.alpha, background)
+        return super().forward(foreground, background, alpha)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
         """Corrected alpha and colour; None with the ``rgb`` head."""
