@@ -21,6 +21,10 @@ class ImageError(CompositingError):
     """A photograph, mask or output file that could not be read or written."""
 
 
+class DataError(CompositingError):
+    """Training data that could not be read: a shard, a sample in it, or too many of either."""
+
+
 class WeightsError(CompositingError):
     """A weights or checkpoint file that could not be used."""
 
