@@ -1,37 +1,206 @@
-"""The training command: LightningCLI over the three slots; the command line calls it."""
+"""The training command: LightningCLI over the three slots; the command line calls it.
+
+One run, one folder, ``trainer.default_root_dir``: the resolved configuration, the log, contact
+sheets and checkpoints. A run that was stopped in any way goes on with ``--resume``, and makes what
+it would have made without the interruption.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import subprocess
+import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
-from deep_image_compositing.data.modules import FolderData
+from deep_image_compositing.data.modules import StageData
+from deep_image_compositing.data.stream import seed_of
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.stages.base import Stage
+from deep_image_compositing.weights import read_state
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints inside its own."""
+
+INTERRUPTED = "interrupted.ckpt"
+"""The checkpoint that a run leaves when it is told to stop."""
+
+_log = logging.getLogger("deep_image_compositing")
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The newest checkpoint of a run that can be read; None when there is none.
+
+    One that cannot be read, as a kill may leave behind where files are not renamed whole, is named
+    in the log and passed over.
+    """
+    found = Path(run, CHECKPOINTS).glob("*.ckpt")
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            read_state(path)
+        except WeightsError as error:
+            _log.warning("passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+class Interruptible(Callback):
+    """Leaves a checkpoint at the end of the batch in which the run is told to stop, and stops.
+
+    SIGTERM is what batch systems and people send; SLURM sends the signal of ``sbatch --signal``
+    (SIGUSR1) ahead of the time limit or a pre-emption, upon which the job is also put back in the
+    queue. The handlers only take note: a checkpoint from inside one could fall between two
+    parameters of an optimiser's step. Processes agree to stop, so that none waits for another.
+
+    Args:
+        every: batches between two agreements of several processes.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._take_note)
+
+    def _take_note(self, number: int, frame: Any) -> None:
+        self._signal = number
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        told = self._signal is not None
+        if trainer.world_size > 1:
+            if batch_idx % self.every:
+                return
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if not told:
+            return
+        path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            _log.warning("told to stop: saved %s; go on with --resume", path)
+        self._restore()
+        if self._signal == signal.SIGUSR1 and _requeue(trainer):
+            raise SystemExit(0)
+        raise SystemExit(128 + (self._signal or signal.SIGTERM))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+
+def _requeue(trainer: Trainer) -> bool:
+    """Put a SLURM job back in the queue; whether this process belongs to one."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if trainer.is_global_zero:
+        done = subprocess.run(["scontrol", "requeue", job], check=False)
+        if done.returncode:
+            _log.warning("scontrol could not put job %s back in the queue", job)
+    return True
+
+
+class Reseed(Callback):
+    """Seeds torch before each batch, so that a resumed run draws what the first would have drawn.
+
+    The data has seeds of its own; this is for whatever a stage draws itself, such as dropout.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(seed_of(seed, trainer.global_rank, done))
 
 
 class TrainingCLI(LightningCLI):
     """LightningCLI in subclass mode: a recipe names the stage and the data module by class path."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"seed_everything": 0})
+        parser.set_defaults({"seed_everything": 0, "trainer.default_root_dir": "runs/run"})
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="go on from the newest checkpoint in trainer.default_root_dir, or begin",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find what to resume, before anything is made or written."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            return
+        run = config["trainer"]["default_root_dir"]
+        checkpoint = newest_checkpoint(run)
+        if config["resume"]:
+            if checkpoint is not None and config["ckpt_path"] is None:
+                config["ckpt_path"] = str(checkpoint)
+                _log.info("going on from %s", checkpoint)
+        elif checkpoint is not None and config["ckpt_path"] is None:
+            raise UsageError(
+                f"{run} holds a run already ({checkpoint.name}): go on with --resume, or name "
+                "another folder with --trainer.default_root_dir"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, by default with a TensorBoard log in the run's folder."""
+        config = self.config_init[self.subcommand]["trainer"]
+        if config["logger"] is None or config["logger"] is True:
+            fitting = self.subcommand == "fit" and not config["fast_dev_run"]
+            root = config["default_root_dir"]
+            kwargs["logger"] = TensorBoardLogger(root, name="", version="") if fitting else False
+        return super().instantiate_trainer(**kwargs)
 
 
 def run(subcommand: str, arguments: Sequence[str]) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's own arguments."""
+    """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's own arguments.
+
+    Raises:
+        UsageError: when the run's folder holds another run.
+        DataError: when training data cannot be read.
+    """
     args: ArgsType = [subcommand, *arguments]
     with warnings.catch_warnings():
         # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        # Our loaders know their length on every rank and divide it among their processes.
+        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+        # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
         TrainingCLI(
             Stage,
-            FolderData,
+            StageData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [Reseed(), Interruptible()]},
             parser_kwargs={"prog": "deep-image-compositing"},
             args=args,
         )

@@ -36,26 +36,6 @@ class Pair:
         return zlib.crc32(self.image.stem.encode()) % 10 == 0
 
 
-@dataclass
-class Source:
-    """One folder of training pairs and how far to trust it.
-
-    Attributes:
-        path: folder in one of three layouts: ``NAME.jpg`` beside ``NAME.mask.png`` or
-            ``NAME.alpha.png``; ``images/NAME.*`` and ``masks/NAME.*``; or RGBA cut-outs.
-        weight: share of the samples, relative to the other sources.
-        upper_body: share of crops that show only the upper part of a standing figure.
-        paste: share of samples whose subject is pasted on another background.
-        distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
-    """
-
-    path: str
-    weight: float = 1.0
-    upper_body: float = 0.0
-    paste: float = 0.3
-    distrust: float = 0.0
-
-
 def find_pairs(root: str | Path) -> list[Pair]:
     """All pairs below ``root`` (not recursive), by name.
 
@@ -76,7 +56,7 @@ def find_pairs(root: str | Path) -> list[Pair]:
             for kind in LABELS
             if p.suffix.lower() in SUFFIXES and p.stem.endswith(kind)
         }
-        images = [p for p in find_images(root) if not p.stem.endswith(LABELS)]
+        images = find_images(root)
         pairs = [Pair(p, labels[p.stem]) for p in images if p.stem in labels]
         if not labels:
             pairs = [Pair(p, None) for p in images if p.suffix.lower() in (".png", ".webp")]
@@ -89,7 +69,7 @@ def find_pairs(root: str | Path) -> list[Pair]:
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, recursively, sorted; hidden ones are skipped.
+    """All image files below ``root``, recursively, sorted; labels and hidden ones are skipped.
 
     Raises:
         UsageError: no such folder, or no images in it.
@@ -98,7 +78,9 @@ def find_images(root: str | Path) -> list[Path]:
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
     found = sorted(
-        p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        p
+        for p in root.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.stem.endswith(LABELS)
     )
     if not found:
         raise UsageError(f"{root} holds no image files")
@@ -211,10 +193,32 @@ def any_crop(size: tuple[int, int], rng: np.random.Generator, low: float = 0.4) 
     return left, top, left + side, top + side
 
 
-def cut(image: Image.Image, box: Box, size: int, mirrored: bool = False) -> Pixels:
-    """The crop ``box`` of ``image`` at ``size`` x ``size``: (C, size, size), antialiased."""
+def crop(
+    image: Image.Image,
+    box: Box,
+    size: int,
+    mirrored: bool = False,
+    whole: tuple[int, int] | None = None,
+) -> Image.Image:
+    """The crop ``box`` of ``image`` at ``size`` x ``size``, antialiased.
+
+    Args:
+        image: any mode that Pillow can resize.
+        box: in pixels of the whole picture.
+        size: side of the result in pixels.
+        mirrored: left for right.
+        whole: (width, height) that ``box`` refers to, when ``image`` was decoded smaller.
+    """
+    if whole is not None and whole != image.size:
+        x, y = image.width / whole[0], image.height / whole[1]
+        right, bottom = min(box[2] * x, image.width), min(box[3] * y, image.height)
+        box = (box[0] * x, box[1] * y, right, bottom)
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    pixels = np.asarray(resized)
+    return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized
+
+
+def to_planes(image: Image.Image) -> Pixels:
+    """A picture as (C, H, W) 8-bit planes of its own memory."""
+    pixels = np.asarray(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    pixels = pixels[:, ::-1] if mirrored else pixels
     return pixels.transpose(2, 0, 1).copy()  # Pillow's own memory is read-only

@@ -1,102 +1,126 @@
-"""Data modules over plain folders, one for each slot.
+"""Data modules over shards and plain folders, one for each slot.
 
-Workers only decode and crop, to 8-bit tensors; colour, camera effects, pasting, degradation and
-triplets are made on the device after the transfer. A module seeds its device generator from the
-trainer's seed, its rank and the step, so runs repeat.
+Loader processes decode and crop, to 8-bit tensors; colour, camera effects, pasting, degradation and
+triplets are made on the device after the transfer. A batch carries the seed of all that is random
+about it, so what is made of it depends on nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from deep_image_compositing.data import folders, synthesis
-from deep_image_compositing.data.folders import Pair, Source
-from deep_image_compositing.data.mattes import Matte, read_matte
+from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_source
+from deep_image_compositing.data.items import Item, ShardItem, Source
+from deep_image_compositing.data.stream import (
+    EvaluationStream,
+    Sample,
+    StreamLoader,
+    TrainingStream,
+)
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
 
-Sample = dict[str, Tensor]
+Sources = str | Source | list[str | Source]
+"""One source or several: a path or pattern alone, or a :class:`Source` with its settings."""
+
+_log = logging.getLogger("deep_image_compositing")
 
 
-class Drawn(Dataset[Sample]):
-    """``length`` samples, each made by ``draw`` from a random generator of its own.
-
-    Generators are seeded from torch's global one, which every loader worker seeds anew for each
-    epoch, so no two samples repeat and a seeded run repeats as a whole. With ``fixed``, sample
-    ``i`` has the seed ``i`` and is the same every time.
-    """
-
-    def __init__(
-        self, draw: Callable[[np.random.Generator], Sample], length: int, fixed: bool = False
-    ) -> None:
-        self.draw = draw
-        self.length = length
-        self.fixed = fixed
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        if index >= self.length:
-            raise IndexError(index)
-        seed = index if self.fixed else int(torch.randint(2**62, ()))
-        return self.draw(np.random.default_rng(seed))
+def as_sources(given: Sources | None) -> list[Source]:
+    """Sources of whatever a recipe or a command line gave."""
+    if given is None:
+        return []
+    each = given if isinstance(given, list) else [given]
+    return [source if isinstance(source, Source) else Source(source) for source in each]
 
 
-class FolderData(LightningDataModule):
-    """What the three modules share: sources, loaders, the device generator.
+class StageData(LightningDataModule):
+    """What the data modules of all slots share: sources, loaders, the device generator.
 
     Args:
-        sources: folders of pairs, see :class:`~deep_image_compositing.data.folders.Source`; one
-            photograph in ten is held out for validation, by the hash of its name.
-        backgrounds: folders of photographs without subjects, searched recursively.
+        train: what is trained on: shards (a folder with its ``index.json``, a pattern, a URL), or
+            plain folders; see :class:`~deep_image_compositing.data.items.Source`.
+        backgrounds: photographs without subjects, likewise.
+        validation: what is validated and tested on; None for what ``train`` holds out: the split
+            ``validation`` of a folder of shards, one photograph in ten of a plain folder.
         size: side of the square crops in pixels.
-        batch_size: samples a step.
-        epoch_length: samples an epoch.
-        validation_length: samples of a validation run.
-        num_workers: loader processes; 0 loads in the training process.
+        batch_size: samples a step and device.
+        epoch_length: samples an epoch, of all devices together.
+        validation_crops: crops that a validation run makes of each sample.
+        num_workers: loader processes a device; 0 loads in the training process.
         augment: strength of colour jitter, camera effects and degradation; 0 for none.
-        seed: of the device generator.
+        seed: of everything random about the data.
+        shuffle: samples that a loader process holds back to draw from, for each set of shards.
+        tolerance: share of shards, and of samples, that may be unreadable before that is an error.
+        cache: folder in which shards from elsewhere are kept; None to transfer them every time.
     """
+
+    accepts: ClassVar[tuple[str, ...]]
+    """Kinds of samples in ``train``."""
 
     def __init__(
         self,
-        sources: list[Source],
-        backgrounds: list[str],
+        train: Sources,
+        backgrounds: Sources | None = None,
+        validation: Sources | None = None,
         size: int = 256,
         batch_size: int = 8,
         epoch_length: int = 2000,
-        validation_length: int = 64,
+        validation_crops: int = 1,
         num_workers: int = 1,
         augment: float = 1.0,
         seed: int = 0,
+        shuffle: int = 200,
+        tolerance: float = 0.01,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
-        self.sources = sources
-        self.backgrounds = backgrounds
+        for name, value, least in (
+            ("size", size, 8),
+            ("batch_size", batch_size, 1),
+            ("epoch_length", epoch_length, 1),
+            ("validation_crops", validation_crops, 1),
+            ("num_workers", num_workers, 0),
+            ("shuffle", shuffle, 0),
+        ):
+            if value < least:
+                raise UsageError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= tolerance <= 1:
+            raise UsageError(f"tolerance is a share and must lie in [0, 1], got {tolerance}")
+        self.train = as_sources(train)
+        self.validation = as_sources(validation)
+        self.backgrounds = as_sources(backgrounds)
+        if not self.train:
+            raise UsageError("there is no source to train on: name one as --data.train")
         self.size = size
         self.batch_size = batch_size
         self.epoch_length = epoch_length
-        self.validation_length = validation_length
+        self.validation_crops = validation_crops
         self.num_workers = num_workers
         self.augment = augment
         self.seed = seed
-        self._pairs: list[tuple[Source, list[Pair], list[Pair]]] = []
-        self._scenes: tuple[list[Path], list[Path]] = ([], [])
+        self.tolerance = tolerance
+        self._reading = Reading(shuffle, tolerance, cache)
+        self._mixes: dict[str, tuple[Mix, Mix]] = {}
 
     # What a slot defines
 
-    def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
-        """One 8-bit sample, made in a worker."""
+    def open(self) -> dict[str, tuple[Mix, Mix]]:
+        """What each item of a sample is drawn from, for training and evaluation; main one first."""
+        return {"subject": self.open_main(), "scene": self.open_scenes()}
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        """One 8-bit sample of the items, made in a loader process."""
         raise NotImplementedError
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
@@ -106,113 +130,189 @@ class FolderData(LightningDataModule):
     # What Lightning calls
 
     def setup(self, stage: str) -> None:
-        """List the files, once."""
-        if self._pairs:
-            return
-        for source in self.sources:
-            pairs = folders.find_pairs(source.path)
-            kept = [p for p in pairs if not p.held_out] or pairs
-            self._pairs.append((source, kept, [p for p in pairs if p.held_out] or pairs))
-        scenes = [path for root in self.backgrounds for path in folders.find_images(root)]
-        kept_scenes = [p for p in scenes if not Pair(p, None).held_out] or scenes
-        self._scenes = kept_scenes, [p for p in scenes if Pair(p, None).held_out] or scenes
+        """Open the sources, once."""
+        if not self._mixes:
+            self._mixes = self.open()
+            self._say_where_shards_are_few()
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        return self._loader(Drawn(self._draw_training, self.epoch_length), drop_last=True)
+    def train_dataloader(self) -> StreamLoader:
+        batches = self.epoch_length // (self.batch_size * self._ranks)
+        if not batches:
+            raise UsageError(
+                f"epoch_length {self.epoch_length} is less than one batch of {self.batch_size} "
+                f"on each of {self._ranks} devices"
+            )
+        stream = TrainingStream(
+            {name: train for name, (train, _) in self._mixes.items()},
+            self.draw,
+            self.batch_size,
+            batches,
+            self.seed,
+            self._rank,
+            self.tolerance,
+        )
+        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": self._ranks}
+        about["epoch_length"] = self.epoch_length
+        return StreamLoader(stream, self.num_workers, self._trained, about=about)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        return self._loader(Drawn(self._draw_held_out, self.validation_length, fixed=True))
+    def val_dataloader(self) -> StreamLoader | list[Any]:
+        (name, (_, main)), *others = self._mixes.items()
+        if not main.feeds:
+            return []
+        stream = EvaluationStream(
+            main,
+            {other: held_out for other, (_, held_out) in others},
+            name,
+            self.draw,
+            self.batch_size,
+            self.validation_crops,
+            self.seed,
+            self._rank,
+            self._ranks,
+            self.tolerance,
+        )
+        return StreamLoader(stream, self.num_workers)
 
-    def test_dataloader(self) -> DataLoader[Sample]:
+    def test_dataloader(self) -> StreamLoader | list[Any]:
         return self.val_dataloader()
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Make the batch on the device, from a seed that names rank and step."""
+        """Make the batch on the device, from the seed that it carries."""
+        valid = batch.get("valid")
+        seeds = batch["seed"].view(-1).tolist()
         floats = {
             key: value.float() / 255 if value.dtype == torch.uint8 else value
             for key, value in batch.items()
+            if key not in ("seed", "valid")
         }
-        training = self.trainer is not None and self.trainer.training
-        device = next(iter(floats.values())).device
-        generator = torch.Generator(device)
-        step = self.trainer.global_step if self.trainer is not None and training else 0
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        generator.manual_seed(hash((self.seed, rank, step)) & (2**62 - 1))
+        generator = torch.Generator(next(iter(floats.values())).device)
         with torch.no_grad():
-            return self.finish(floats, generator, training)
+            if valid is None:
+                return self.finish(floats, generator.manual_seed(seeds[0]), True)
+            # One at a time: what is made of a sample must not depend on the batch it came in,
+            # else a metric would depend on the number of devices.
+            rows = [
+                self.finish(
+                    {key: value[i : i + 1] for key, value in floats.items()},
+                    generator.manual_seed(seed),
+                    False,
+                )
+                for i, seed in enumerate(seeds)
+            ]
+            return {**{key: torch.cat([r[key] for r in rows]) for key in rows[0]}, "valid": valid}
 
     # Parts
 
-    def _draw_training(self, rng: np.random.Generator) -> Sample:
-        return self.draw(rng, held_out=False)
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
 
-    def _draw_held_out(self, rng: np.random.Generator) -> Sample:
-        return self.draw(rng, held_out=True)
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
 
-    def _loader(self, dataset: Dataset[Sample], drop_last: bool = False) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            num_workers=self.num_workers,
-            drop_last=drop_last,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _trained(self) -> int:
+        """Batches that the run has trained on, interruptions included."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
-    def _pick(self, rng: np.random.Generator, held_out: bool) -> tuple[Source, Pair]:
-        weights = np.array([source.weight for source, _, _ in self._pairs])
-        source, kept, out = self._pairs[rng.choice(len(weights), p=weights / weights.sum())]
-        pairs = out if held_out else kept
-        return source, pairs[rng.integers(len(pairs))]
+    def open_main(self) -> tuple[Mix, Mix]:
+        """Feeds of ``train`` and of ``validation``."""
+        train, held_out = self._open(self.train, self.accepts)
+        if self.validation:
+            held_out, _ = self._open(self.validation, self.accepts)
+        return Mix(train), Mix(held_out)
 
-    def _scene(self, rng: np.random.Generator, held_out: bool, low: float = 0.4) -> Tensor:
-        """A crop (3, size, size) of a background photograph."""
-        scenes = self._scenes[held_out]
-        image = folders.read_rgb(scenes[rng.integers(len(scenes))])
-        box = folders.any_crop(image.size, rng, low)
-        return torch.from_numpy(folders.cut(image, box, self.size, bool(rng.random() < 0.5)))
+    def open_scenes(self) -> tuple[Mix, Mix]:
+        """Feeds of ``backgrounds``."""
+        if not self.backgrounds:
+            raise UsageError("there are no backgrounds: name some as --data.backgrounds")
+        train, held_out = self._open(self.backgrounds, ("backgrounds",))
+        return Mix(train), Mix(held_out or train)
+
+    def _open(
+        self, sources: Sequence[Source], kinds: tuple[str, ...]
+    ) -> tuple[list[Feed], list[Feed]]:
+        pairs = [open_source(source, kinds, self._reading) for source in sources]
+        return [train for train, _ in pairs], [out for _, out in pairs if out is not None]
+
+    def _say_where_shards_are_few(self) -> None:
+        loaders = self._ranks * max(1, self.num_workers)
+        for train, _ in self._mixes.values():
+            for feed in train.feeds:
+                shards = feed.shards()
+                if shards is not None and shards < loaders and self._rank == 0:
+                    _log.warning(
+                        "%s has %d shards for %d loader processes (%d devices of %d each): some "
+                        "read the same shard at once; more, smaller shards mix better",
+                        feed.source.path,
+                        shards,
+                        loaders,
+                        self._ranks,
+                        max(1, self.num_workers),
+                    )
+
+    def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
+        """A crop (3, size, size) of a photograph."""
+        whole = item.size()
+        box = folders.any_crop(whole, rng, low)
+        picture = item.image(self.size / (box[2] - box[0]))
+        return planes(folders.crop(picture, box, self.size, bool(rng.random() < 0.5), whole))
 
 
-class LabelledData(FolderData):
+def planes(image: Image.Image) -> Tensor:
+    """A picture as an 8-bit tensor (C, H, W)."""
+    return torch.from_numpy(folders.to_planes(image))
+
+
+def mirror(image: Image.Image, mirrored: bool) -> Image.Image:
+    """The picture, left for right where ``mirrored``."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+
+class LabelledData(StageData):
     """What segmentation and refinement share: a cropped photograph, its label and a scene."""
+
+    accepts = ("segmentation", "mattes")
 
     def _labelled(
         self,
         rng: np.random.Generator,
-        held_out: bool,
-        source: Source,
-        pair: tuple[Image.Image, Image.Image],
-        crop: folders.Box,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: folders.Box,
         scene_scale: float,
     ) -> Sample:
         """One 8-bit sample of photograph and label; ``scene_scale`` is the smallest scene crop."""
-        image, label = pair
+        subject = items["subject"]
         mirrored = bool(rng.random() < 0.5)
-        pasted = rng.random() < source.paste
+        pasted = rng.random() < subject.source.paste
         empty = torch.zeros((3, self.size, self.size), dtype=torch.uint8)
+        scale = self.size / min(box[2] - box[0], box[3] - box[1])
+        image = folders.crop(subject.image(scale), box, self.size, mirrored, label.size)
         return {
-            "image": torch.from_numpy(folders.cut(image, crop, self.size, mirrored)),
-            "mask": torch.from_numpy(folders.cut(label, crop, self.size, mirrored)),
-            "background": self._scene(rng, held_out, scene_scale) if pasted else empty,
+            "image": planes(image),
+            "mask": planes(folders.crop(label, box, self.size, mirrored)),
+            "background": self._scene(rng, items["scene"], scene_scale) if pasted else empty,
             "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
-            "distrust": torch.full((1, 1, 1), round(source.distrust * self.size / 320)),
+            "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
         }
 
 
 class SegmentationData(LabelledData):
     """``image``, ``mask`` and ``weight`` for segmenters, subjects pasted on other backgrounds."""
 
-    def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
-        source, pair = self._pick(rng, held_out)
-        image, label = folders.read_pair(pair)
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        label = items["subject"].label()
         box = folders.subject_box(label)
-        if rng.random() < source.upper_body:
-            crop = folders.upper_body_crop(image.size, box, rng)
+        if rng.random() < items["subject"].source.upper_body:
+            box = folders.upper_body_crop(label.size, box, rng)
         elif held_out:
-            crop = (0, 0, *image.size)
+            box = (0, 0, *label.size)
         else:
-            crop = folders.whole_crop(image.size, box, rng)
-        return self._labelled(rng, held_out, source, (image, label), crop, 0.6)
+            box = folders.whole_crop(label.size, box, rng)
+        return self._labelled(rng, items, label, box, 0.6)
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         image, mask = batch["image"], batch["mask"]
@@ -229,11 +329,10 @@ class SegmentationData(LabelledData):
 class RefinementData(LabelledData):
     """``image``, a degraded ``mask`` and the true ``alpha``: local crops of the outline."""
 
-    def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
-        source, pair = self._pick(rng, held_out)
-        image, label = folders.read_pair(pair)
-        crop = folders.local_crop(label, rng, 0.3, 1.0)
-        return self._labelled(rng, held_out, source, (image, label), crop, 0.3)
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        label = items["subject"].label()
+        box = folders.local_crop(label, rng, 0.3, 1.0)
+        return self._labelled(rng, items, label, box, 0.3)
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         image, alpha = batch["image"], batch["mask"]
@@ -259,73 +358,99 @@ def trust_map(mask: Tensor, radius: Tensor) -> Tensor:
     return trust
 
 
-class FusionData(FolderData):
-    """Easy triplets for fusers, made from mattes, backgrounds and any photographs.
+class FusionData(StageData):
+    """Triplets for fusers: easy ones made here of mattes, hard ones read from shards.
 
     Args:
-        sources: folders of mattes (image + alpha, or RGBA cut-outs).
-        backgrounds: folders of new and old backgrounds.
-        textures: folders of any photographs, for random alpha blending and old backgrounds.
+        train: mattes (image + alpha, or RGBA cut-outs), and shards of self-taught triplets.
+        backgrounds: photographs for new and old backgrounds.
+        textures: any photographs, for random alpha blending and as old backgrounds; None for the
+            backgrounds.
         blending: share of samples whose subject colour is a random photograph, under an alpha that
             has nothing to do with it.
-        **kwargs: as for :class:`FolderData`.
+        degrade: whether the alphas are degraded into rough masks; otherwise they are given as they
+            are, which is the ablation without augmentation.
+        **kwargs: as for :class:`StageData`.
     """
+
+    accepts = ("mattes", "triplets")
 
     def __init__(
         self,
-        sources: list[Source],
-        backgrounds: list[str],
-        textures: list[str] | None = None,
+        train: Sources,
+        backgrounds: Sources | None = None,
+        textures: Sources | None = None,
         blending: float = 0.35,
+        degrade: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sources, backgrounds, **kwargs)
-        self.textures = textures or []
+        super().__init__(train, backgrounds, **kwargs)
+        self.textures = as_sources(textures)
         self.blending = blending
-        self._photographs: list[Path] = []
-        self._mattes: dict[Pair, Matte] = {}
+        self.degrade = degrade
 
-    def setup(self, stage: str) -> None:
-        """List the files and read all mattes, whose true colours are estimated once."""
-        super().setup(stage)
-        if not self._photographs:
-            self._photographs = [
-                path for root in self.textures for path in folders.find_images(root)
-            ]
-        pairs = [p for _, kept, out in self._pairs for p in (*kept, *out)]
-        self._mattes = {pair: self._mattes.get(pair) or read_matte(pair) for pair in pairs}
+    def open(self) -> dict[str, tuple[Mix, Mix]]:
+        scenes = self.open_scenes()
+        textures = scenes
+        if self.textures:
+            train, held_out = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
+            textures = Mix([*train, *scenes[0].feeds]), Mix([*held_out, *scenes[1].feeds])
+        return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
 
-    def draw(self, rng: np.random.Generator, held_out: bool) -> Sample:
-        _, pair = self._pick(rng, held_out)
-        matte = self._mattes[pair]
-        color, alpha = matte.color, matte.alpha
-        if not held_out and rng.random() < 0.5:
-            angle = float(rng.normal(0, 12))
-            color = color.rotate(angle, Image.Resampling.BILINEAR)
-            alpha = alpha.rotate(angle, Image.Resampling.BILINEAR)
-        short, long = min(alpha.size), max(alpha.size)
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        subject = items["subject"]
+        if isinstance(subject, ShardItem) and "composite.png" in subject.record.fields:
+            return self._draw_hard(rng, subject)
+        label = subject.label()
+        short, long = min(label.size), max(label.size)
         low = min(1.0, self.size * 0.7 / long)
-        crop = folders.local_crop(alpha, rng, low, min(short / long, max(low, 3 * low)))
+        box = folders.local_crop(label, rng, low, min(short / long, max(low, 3 * low)))
         mirrored = bool(rng.random() < 0.5)
-        subject = torch.from_numpy(folders.cut(color, crop, self.size, mirrored))
         if not held_out and rng.random() < self.blending:
-            subject = self._texture(rng, held_out)
+            color = self._scene(rng, items["texture"], 0.3)
+        else:
+            color = planes(mirror(subject.color(label, box, self.size), mirrored))
         return {
-            "color": subject,
-            "alpha": torch.from_numpy(folders.cut(alpha, crop, self.size, mirrored)),
-            "old": self._texture(rng, held_out),
-            "new": self._scene(rng, held_out, 0.25),
+            "color": color,
+            "alpha": planes(folders.crop(label, box, self.size, mirrored)),
+            "old": self._scene(rng, items["old"], 0.25),
+            "new": self._scene(rng, items["new"], 0.25),
+            "composite": torch.zeros((3, self.size, self.size), dtype=torch.uint8),
+            "mask": torch.zeros((1, self.size, self.size), dtype=torch.uint8),
+            "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
         }
 
-    def _texture(self, rng: np.random.Generator, held_out: bool) -> Tensor:
-        if held_out or not self._photographs or rng.random() < 0.5:
-            return self._scene(rng, held_out, 0.25)
-        image = folders.read_rgb(self._photographs[rng.integers(len(self._photographs))])
-        box = folders.any_crop(image.size, rng, 0.3)
-        return torch.from_numpy(folders.cut(image, box, self.size, bool(rng.random() < 0.5)))
+    def _draw_hard(self, rng: np.random.Generator, item: ShardItem) -> Sample:
+        """A self-taught triplet: ``old`` is its photograph, ``new`` its background."""
+        alpha = item.picture("alpha.png").convert("L")
+        low = min(1.0, self.size / max(alpha.size))
+        box = folders.local_crop(alpha, rng, low, max(low, min(1.0, 2 * low)))
+        mirrored = bool(rng.random() < 0.5)
+
+        def cut(name: str, mode: str = "RGB") -> Tensor:
+            picture = item.picture(name).convert(mode)
+            return planes(folders.crop(picture, box, self.size, mirrored, alpha.size))
+
+        return {
+            "color": cut("composite.png"),
+            "alpha": cut("alpha.png", "L"),
+            "old": cut("foreground.jpg"),
+            "new": cut("background.jpg"),
+            "composite": cut("composite.png"),
+            "mask": cut("mask.png", "L"),
+            "hard": torch.full((1, 1, 1), 255, dtype=torch.uint8),
+        }
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         strength = self.augment if training else 0.0
         color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
-        triplet = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
-        return {**triplet, "mask": degrade_mask(alpha, generator, exact=0.2)}
+        if strength:
+            turned = synthesis.rotate(torch.cat([color, alpha], 1), generator)
+            color, alpha = turned.split((3, 1), 1)
+        made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
+        made["mask"] = degrade_mask(alpha, generator, exact=0.2) if self.degrade else alpha
+        hard = batch["hard"] > 0
+        if bool(hard.any()):
+            taught = synthesis.taught_triplet(old, new, batch["composite"], alpha, batch["mask"])
+            made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
+        return made

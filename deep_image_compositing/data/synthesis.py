@@ -113,6 +113,25 @@ def _quantize_plane(plane: Tensor, step: Tensor) -> Tensor:
     return blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)[..., :h, :w]
 
 
+def rotate(pictures: Tensor, generator: Generator, spread: float = 12.0) -> Tensor:
+    """Turn half of the pictures about their centres; what comes in from outside is mirrored.
+
+    Args:
+        pictures: (B, C, H, W); all channels turn together.
+        generator: on the pictures' device.
+        spread: standard deviation of the angle in degrees.
+    """
+    b, _, h, w = pictures.shape
+    normal = torch.randn((b,), generator=generator, device=pictures.device)
+    angle = normal * (spread * torch.pi / 180) * chance(b, 0.5, generator).view(b)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # In the units of the grid, where either side is 2 long whatever the aspect.
+    rows = torch.stack([cos, -sin * (h / w), zero, sin * (w / h), cos, zero], 1).view(b, 2, 3)
+    grid = F.affine_grid(rows, list(pictures.shape), align_corners=False)
+    turned = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+    return torch.where((angle != 0).view(b, 1, 1, 1), turned, pictures)
+
+
 def paste(
     image: Tensor, mask: Tensor, background: Tensor, share: Tensor, generator: Generator
 ) -> Tensor:
@@ -188,4 +207,33 @@ def easy_triplet(
         "composite": over(color, alpha, new),
         "alpha": alpha,
         "foreground_color": color,
+    }
+
+
+def taught_triplet(
+    foreground: Tensor, background: Tensor, composite: Tensor, alpha: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """A self-taught triplet, with the subject's colour that its composite and alpha imply.
+
+    The colour is ``(composite − (1 − α) background) / α``; where alpha is small it is uncertain by
+    the rounding of the composite over alpha, which the losses, weighted by alpha, undo.
+
+    Args:
+        foreground: (B, 3, H, W), the hard photograph.
+        background: (B, 3, H, W), the new background.
+        composite: (B, 3, H, W), the target.
+        alpha: (B, 1, H, W), the opacity that the target was made with.
+        mask: (B, 1, H, W), the rough mask.
+
+    Returns:
+        As :func:`easy_triplet`, and ``mask``.
+    """
+    subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
+    return {
+        "foreground": foreground,
+        "background": background,
+        "composite": composite,
+        "alpha": alpha,
+        "foreground_color": torch.where(alpha > 0, subject.clamp(0, 1), foreground),
+        "mask": mask,
     }

@@ -7,11 +7,17 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
-from torchmetrics.image import PeakSignalNoiseRatio
 
-from deep_image_compositing.metrics.band import BandPSNR, band_psnr
+from deep_image_compositing.metrics.band import BandPSNR, PicturePSNR, band_psnr, picture_psnr
 
-__all__ = ["BandPSNR", "band_psnr", "fusion_metrics", "mask_metrics"]
+__all__ = [
+    "BandPSNR",
+    "PicturePSNR",
+    "band_psnr",
+    "fusion_metrics",
+    "mask_metrics",
+    "picture_psnr",
+]
 
 
 class SoftIoU(BinaryJaccardIndex):
@@ -38,14 +44,6 @@ class FlatMAE(MeanAbsoluteError):
         super().update(preds.float().contiguous(), target.float().contiguous())
 
 
-class WholePSNR(PeakSignalNoiseRatio):
-    """PSNR over the whole picture; takes and ignores the band metrics' ``alpha``."""
-
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
-        """Count one batch of composites (B, 3, H, W) in [0, 1]."""
-        super().update(preds.float(), target.float())
-
-
 def mask_metrics() -> MetricCollection:
     """Metrics of masks and alphas: IoU, F-measure (both at 0.5) and mean absolute error."""
     metrics: dict[str, Any] = {"iou": SoftIoU(), "f1": SoftF1(), "mae": FlatMAE()}
@@ -55,7 +53,7 @@ def mask_metrics() -> MetricCollection:
 def fusion_metrics() -> MetricCollection:
     """Metrics of composites: PSNR in dB over the picture and inside the rim band."""
     metrics: dict[str, Any] = {
-        "psnr": WholePSNR(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
+        "psnr": PicturePSNR(),
         "band_psnr": BandPSNR(),
     }
     return MetricCollection(metrics, compute_groups=False)

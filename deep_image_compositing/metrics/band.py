@@ -1,4 +1,4 @@
-"""Quality inside the rim band, where composites are won and lost."""
+"""Quality of composites: over the picture, and inside the rim band where they are won and lost."""
 
 from __future__ import annotations
 
@@ -30,15 +30,27 @@ def band_psnr(
     """
     band = unknown_band(alpha, radius, low=0.02, high=0.98).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
-    mean = (error * band).sum((1, 2, 3)) / band.sum((1, 2, 3))
-    return -10 * torch.log10(mean.clamp_min((0.5 / 255) ** 2))
+    return _decibels((error * band).sum((1, 2, 3)) / band.sum((1, 2, 3)))
 
 
-class BandPSNR(Metric):
-    """Mean over pictures of :func:`band_psnr`; pictures without a rim do not count.
+def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB of each picture, (B,), at most 54 as in :func:`band_psnr`.
 
     Args:
-        radius: half width of the band in pixels.
+        composite: (B, 3, H, W) in [0, 1].
+        target: (B, 3, H, W) in [0, 1], the truth.
+    """
+    return _decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
+
+
+def _decibels(mean_square: Tensor) -> Tensor:
+    return -10 * torch.log10(mean_square.clamp_min((0.5 / 255) ** 2))
+
+
+class MeanOverPictures(Metric):
+    """Mean of one number a picture; pictures whose number is NaN do not count.
+
+    Sums are kept, so the mean is that of all pictures on however many devices they were measured.
     """
 
     higher_is_better = True
@@ -47,19 +59,41 @@ class BandPSNR(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, radius: int = BAND_RADIUS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.radius = radius
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
-        """Count one batch; shapes as in :func:`band_psnr`."""
-        values = band_psnr(preds, target, alpha, self.radius)
+    def add(self, values: Tensor) -> None:
+        """Count the numbers (B,) of some pictures."""
         seen = ~values.isnan()
         self.total += values[seen].sum()
         self.count += seen.sum()
 
     def compute(self) -> Tensor:
-        """Mean decibels; NaN before any picture with a rim."""
+        """The mean; NaN before any picture that counts."""
         return self.total / self.count
+
+
+class PicturePSNR(MeanOverPictures):
+    """Mean over pictures of :func:`picture_psnr`; takes and ignores the band metrics' ``alpha``."""
+
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
+        """Count one batch of composites (B, 3, H, W) in [0, 1]."""
+        self.add(picture_psnr(preds, target))
+
+
+class BandPSNR(MeanOverPictures):
+    """Mean over pictures of :func:`band_psnr`; pictures without a rim do not count.
+
+    Args:
+        radius: half width of the band in pixels.
+    """
+
+    def __init__(self, radius: int = BAND_RADIUS) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
+        """Count one batch; shapes as in :func:`band_psnr`."""
+        self.add(band_psnr(preds, target, alpha, self.radius))

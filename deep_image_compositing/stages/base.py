@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from deep_image_compositing import weights as weight_files
 from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.sheets import contact_sheet
+from deep_image_compositing.images import write_image
 from deep_image_compositing.losses import PerceptualLoss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
 
@@ -90,6 +92,7 @@ class Stage(LightningModule):
         schedule: ``constant``, or ``cosine`` from the learning rate to zero at the last step.
         warmup_steps: steps over which the learning rate rises linearly from zero.
         picture_every: steps between contact sheets in the log; 0 for none.
+        compile: train and run the stage's networks through torch.compile.
     """
 
     slot: ClassVar[str]
@@ -104,6 +107,7 @@ class Stage(LightningModule):
         schedule: Literal["constant", "cosine"] = "constant",
         warmup_steps: int = 0,
         picture_every: int = 300,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
@@ -111,6 +115,7 @@ class Stage(LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.picture_every = picture_every
+        self.compile_networks = compile
         metrics = self.make_metrics()
         self.validation_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -169,6 +174,13 @@ class Stage(LightningModule):
 
     # What Lightning calls
 
+    def configure_model(self) -> None:
+        """Compile the networks in place: their parameters keep their names."""
+        if self.compile_networks:
+            for child in self.children():
+                if next(child.parameters(), None) is not None:
+                    child.compile()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.loss(batch)
         size = self.target(batch).shape[0]
@@ -180,16 +192,25 @@ class Stage(LightningModule):
         return step.loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        prediction = self.predict_batch(batch)
-        self.measure(self.validation_metrics, prediction, batch)
-        self.log_dict(self.validation_metrics, batch_size=prediction.shape[0])
+        prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
             self._log_pictures("val", {**batch, "output": prediction, "target": self.target(batch)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(self.test_metrics, batch)
+
+    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
+        """Predict a batch and measure what is not padding; returns the whole prediction."""
         prediction = self.predict_batch(batch)
-        self.measure(self.test_metrics, prediction, batch)
-        self.log_dict(self.test_metrics, batch_size=prediction.shape[0])
+        valid = batch.get("valid")
+        if valid is None:
+            counted, rows = batch, prediction
+        else:
+            counted, rows = {key: value[valid] for key, value in batch.items()}, prediction[valid]
+        if len(rows):
+            self.measure(metrics, rows, counted)
+        self.log_dict(metrics, batch_size=len(prediction))
+        return prediction
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.predict_batch(batch)
@@ -230,15 +251,20 @@ class Stage(LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def _log_pictures(self, split: str, pictures: dict[str, Tensor]) -> None:
-        experiment = getattr(self.logger, "experiment", None)
-        if experiment is None or not hasattr(experiment, "add_image") or not pictures:
+        if self.logger is None or not pictures or not self.trainer.is_global_zero:
             return
         shown = {
             name: value.detach()[:4]
             for name, value in pictures.items()
             if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] in (1, 3)
         }
-        experiment.add_image(f"{split}/sheet", contact_sheet(shown), self.global_step)
+        sheet = contact_sheet(shown)
+        experiment = getattr(self.logger, "experiment", None)
+        if hasattr(experiment, "add_image"):
+            experiment.add_image(f"{split}/sheet", sheet, self.global_step)
+        folder = Path(self.trainer.default_root_dir) / "sheets"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"{split}-{self.global_step:07d}.png", sheet)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -1,0 +1,391 @@
+"""Feeds: where samples come from, endlessly for training and each exactly once for evaluation.
+
+A feed draws from shards or from a plain folder; a :class:`Mix` draws from several by weight. What
+cannot be read is named, counted and passed over until it is more than a stated share. The loader
+processes of :mod:`~deep_image_compositing.data.stream` call this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from deep_image_compositing.data import folders
+from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.shards import (
+    INDEX,
+    Index,
+    Record,
+    expand,
+    is_local,
+    local_path,
+    open_shard,
+    read_records,
+)
+from deep_image_compositing.errors import DataError, UsageError
+
+_log = logging.getLogger("deep_image_compositing")
+_GRACE = 100
+_BUFFER_BYTES = 128 * 2**20
+
+
+class TooManyError(DataError):
+    """More could not be read than is tolerated: not to be passed over."""
+
+
+@dataclass
+class Tolerance:
+    """How much of something may be unreadable before that is an error.
+
+    Attributes:
+        what: what is counted, in the plural, for messages.
+        share: part that may be bad; it is taken of at least 100, so that one bad sample among the
+            first few is not yet too many.
+    """
+
+    what: str
+    share: float = 0.01
+    seen: int = 0
+    bad: int = 0
+    _in_a_row: int = 0
+
+    def passed(self) -> None:
+        """Count a good one."""
+        self.seen += 1
+        self._in_a_row = 0
+
+    def failed(self, name: str, reason: object) -> None:
+        """Count a bad one, and say so.
+
+        Raises:
+            TooManyError: when there are now too many, or nothing but bad ones for a long while.
+        """
+        self.seen += 1
+        self.bad += 1
+        self._in_a_row += 1
+        text = str(reason) or type(reason).__name__
+        said = text if name in text else f"{name}: {text}"
+        if self.bad > self.share * max(self.seen, _GRACE) or self._in_a_row > _GRACE:
+            raise TooManyError(
+                f"{self.bad} of {self.seen} {self.what} could not be read, more than the "
+                f"tolerated share of {self.share:g}; the last one: {said}"
+            )
+        _log.warning("passed over (%d of %d %s): %s", self.bad, self.seen, self.what, said)
+
+
+class Feed(ABC):
+    """Samples of one source."""
+
+    source: Source
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        """Samples without end, for training."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples :meth:`read` counts."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Iterator[Item | None]:
+        """Samples ``start`` to ``stop`` in order; None for one that cannot be had."""
+
+    def shards(self) -> int | None:
+        """How many shards there are to share among processes; None when there is no such limit."""
+        return None
+
+
+@dataclass
+class FolderFeed(Feed):
+    """Samples of a plain folder."""
+
+    source: Source
+    pairs: Sequence[Pair]
+
+    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        while True:
+            yield FileItem(self.source, self.pairs[rng.integers(len(self.pairs))])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, start: int, stop: int) -> Iterator[Item | None]:
+        for pair in self.pairs[start:stop]:
+            yield FileItem(self.source, pair)
+
+
+@dataclass
+class ShardFeed(Feed):
+    """Samples of shards.
+
+    Attributes:
+        source: where they come from.
+        urls: the shards.
+        kind: what every sample must be, see :data:`~deep_image_compositing.data.shards.KINDS`;
+            several kinds may be allowed.
+        counts: samples in each shard; None when they must be counted before an evaluation.
+        shuffle: samples that are held back to draw from, at most 128 MiB of them.
+        tolerance: share of shards, and of samples, that may be unreadable.
+        cache: folder in which shards from elsewhere are kept.
+    """
+
+    source: Source
+    urls: Sequence[str]
+    kinds: tuple[str, ...]
+    counts: list[int] | None = None
+    shuffle: int = 200
+    tolerance: float = 0.01
+    cache: str | None = None
+    _shards: Tolerance = field(init=False, repr=False)
+    _samples: Tolerance = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._shards = Tolerance(f"shards of {self.source.path}", self.tolerance)
+        self._samples = Tolerance(f"samples of {self.source.path}", self.tolerance)
+
+    def shards(self) -> int | None:
+        return len(self.urls)
+
+    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        held: list[Record] = []
+        size = 0
+        for record in self._resampled(rng):
+            held.append(record)
+            size += _size(record)
+            while len(held) > self.shuffle or (size > _BUFFER_BYTES and len(held) > 1):
+                chosen = int(rng.integers(len(held)))
+                held[chosen], held[-1] = held[-1], held[chosen]
+                drawn = held.pop()
+                size -= _size(drawn)
+                yield ShardItem(self.source, drawn)
+
+    def _resampled(self, rng: np.random.Generator) -> Iterator[Record]:
+        while True:
+            url = self.urls[int(rng.integers(len(self.urls)))]
+            try:
+                yield from self._records(url)
+            except TooManyError:
+                raise
+            except UNREADABLE as error:
+                self._shards.failed(url, error)
+            else:
+                self._shards.passed()
+
+    def _records(self, url: str) -> Iterator[Record]:
+        """The good samples of one shard; the others are counted."""
+        with open_shard(url, self.cache) as stream:
+            for record in read_records(stream, url):
+                if self._is_good(record):
+                    yield record
+
+    def _is_good(self, record: Record) -> bool:
+        try:
+            check_kind(record, self.kinds)
+        except DataError as error:
+            self._samples.failed(record.name, error)
+            return False
+        self._samples.passed()
+        return True
+
+    def count(self) -> list[int]:
+        """Samples of each shard: as its index says, otherwise by reading them all once."""
+        if self.counts is None:
+            _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
+            self.counts = [self._count(url) for url in self.urls]
+        return self.counts
+
+    def _count(self, url: str) -> int:
+        number = 0
+        try:
+            with open_shard(url, self.cache) as stream:
+                for _ in read_records(stream, url):
+                    number += 1
+        except UNREADABLE as error:
+            self._shards.failed(url, error)
+        return number
+
+    def __len__(self) -> int:
+        return sum(self.count())
+
+    def read(self, start: int, stop: int) -> Iterator[Item | None]:
+        before = 0
+        for url, count in zip(self.urls, self.count(), strict=True):
+            low, high = max(start - before, 0), min(stop - before, count)
+            before += count
+            if low < high:
+                yield from self._read_shard(url, low, high)
+
+    def _read_shard(self, url: str, low: int, high: int) -> Iterator[Item | None]:
+        """Samples ``low`` to ``high`` of one shard, or None for each that is not there."""
+        position = 0
+        try:
+            with open_shard(url, self.cache) as stream:
+                for record in read_records(stream, url):
+                    if position >= high:
+                        break
+                    if position >= low:
+                        good = self._is_good(record)
+                        position += 1
+                        yield ShardItem(self.source, record) if good else None
+                    else:
+                        position += 1
+            if position < high:
+                raise DataError(f"{url} ends before its sample {high}")
+        except TooManyError:
+            raise
+        except UNREADABLE as error:
+            self._shards.failed(url, error)
+            for _ in range(max(low, position), high):
+                yield None
+        else:
+            self._shards.passed()
+
+
+def check_kind(record: Record, kinds: tuple[str, ...]) -> None:
+    """Raise :class:`DataError` unless the record is a sample of one of ``kinds``."""
+    for kind in kinds[:-1]:
+        with contextlib.suppress(DataError):
+            return record.check(kind)
+    return record.check(kinds[-1])
+
+
+def _size(record: Record) -> int:
+    return sum(map(len, record.fields.values()))
+
+
+@dataclass
+class Mix:
+    """Several feeds, each drawn from by its source's weight."""
+
+    feeds: Sequence[Feed]
+
+    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        """Samples without end."""
+        weights = np.array([feed.source.weight for feed in self.feeds])
+        if not (weights >= 0).all() or weights.sum() <= 0:
+            raise UsageError(f"weights of sources must be at least 0, and not all: {weights}")
+        seeds = rng.spawn(len(self.feeds))
+        draws = [feed.draw(own) for feed, own in zip(self.feeds, seeds, strict=True)]
+        shares = np.cumsum(weights / weights.sum())
+        while True:
+            yield next(
+                draws[min(int(np.searchsorted(shares, rng.random(), "right")), len(draws) - 1)]
+            )
+
+    def __len__(self) -> int:
+        return sum(len(feed) for feed in self.feeds)
+
+    def read(self, start: int, stop: int) -> Iterator[Item | None]:
+        """Samples ``start`` to ``stop`` of the feeds in a row; None for one that cannot be had."""
+        before = 0
+        for feed in self.feeds:
+            count = len(feed)
+            low, high = max(start - before, 0), min(stop - before, count)
+            before += count
+            if low < high:
+                yield from feed.read(low, high)
+
+    def pool(self, most: int) -> list[Item]:
+        """Up to ``most`` samples, the first of each feed in turn: backgrounds for evaluation."""
+        each = max(1, most // max(1, len(self.feeds)))
+        items = [item for feed in self.feeds for item in feed.read(0, min(each, len(feed)))]
+        return [item for item in items if item is not None]
+
+
+# From sources to feeds
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How shards are read; see :class:`ShardFeed`."""
+
+    shuffle: int = 200
+    tolerance: float = 0.01
+    cache: str | None = None
+
+
+def is_shards(path: str) -> bool:
+    """Whether a source's path names shards rather than a folder."""
+    return (
+        not is_local(path)
+        or path.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
+        or (local_path(path) / INDEX).is_file()
+    )
+
+
+def open_source(
+    source: Source, kinds: tuple[str, ...], reading: Reading
+) -> tuple[Feed, Feed | None]:
+    """What a source holds for training, and what it holds out for validation.
+
+    A folder of shards holds out the split ``validation`` that its index lists; a plain folder one
+    photograph in ten, by the hash of its name; shards by pattern nothing.
+
+    Args:
+        source: see :class:`~deep_image_compositing.data.items.Source`.
+        kinds: of samples that are wanted: ``segmentation``, ``mattes``, ``backgrounds``,
+            ``triplets``.
+        reading: how shards are read.
+
+    Raises:
+        UsageError: when there is nothing at the path, or shards of another kind.
+        DataError: when an index cannot be read.
+    """
+    if not is_shards(source.path):
+        pictures = "backgrounds" in kinds
+        pairs = (
+            [Pair(path, None) for path in folders.find_images(source.path)]
+            if pictures
+            else folders.find_pairs(source.path)
+        )
+        held_out = [pair for pair in pairs if pair.held_out]
+        kept = [pair for pair in pairs if not pair.held_out] or pairs
+        return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
+    options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
+    if not is_local(source.path) or not local_path(source.path).is_dir():
+        urls = expand(source.path)
+        return ShardFeed(source, urls, kinds, _known_counts(urls), **options), None  # type: ignore[arg-type]
+    folder = local_path(source.path)
+    index = Index.read(folder)
+    if index.kind not in kinds:
+        raise UsageError(f"{folder} holds shards of {index.kind}, wanted: {' or '.join(kinds)}")
+    found: dict[str, Feed] = {}
+    for split, shards in index.splits.items():
+        if shards:
+            urls = [str(folder / shard.name) for shard in shards]
+            counts = [shard.samples for shard in shards]
+            found[split] = ShardFeed(source, urls, kinds, counts, **options)  # type: ignore[arg-type]
+    if not found:
+        raise UsageError(f"{folder} holds no shards")
+    first = found.get("train") or next(iter(found.values()))
+    return first, found.get("validation")
+
+
+def _known_counts(urls: Sequence[str]) -> list[int] | None:
+    """Samples of local shards from the index beside them; None when one is not listed."""
+    known: dict[Path, dict[str, int]] = {}
+    counts = []
+    for url in urls:
+        if not is_local(url) or urlsplit(url).scheme == "pipe":
+            return None
+        path = local_path(url)
+        if path.parent not in known:
+            try:
+                index = Index.read(path.parent)
+            except DataError:
+                return None
+            known[path.parent] = {
+                s.name: s.samples for every in index.splits.values() for s in every
+            }
+        if path.name not in known[path.parent]:
+            return None
+        counts.append(known[path.parent][path.name])
+    return counts

@@ -1,0 +1,169 @@
+"""One sample of training data, decoded when and as far as it is needed.
+
+Feeds hand items out; data modules crop them. An item that nobody looks at is never decoded, which
+is what makes skipping to where an interrupted run stopped cheap.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from deep_image_compositing.data import folders
+from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.mattes import Matte, estimate_color, read_matte
+from deep_image_compositing.data.shards import Record
+from deep_image_compositing.errors import CompositingError, DataError
+
+UNREADABLE = (CompositingError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What reading a damaged sample may raise: ours, and what Pillow makes of broken files."""
+
+
+_PHOTOGRAPHS = ("image.jpg", "foreground.jpg", "foreground.png")
+
+
+@dataclass
+class Source:
+    """Where training data lies, and how it is used.
+
+    Attributes:
+        path: a folder of shards with its ``index.json``; shards by path or URL, with braces and
+            globs (``mine/{000..009}.tar``); or a plain folder: ``NAME.jpg`` beside
+            ``NAME.mask.png`` or ``NAME.alpha.png``, ``images/NAME.*`` and ``masks/NAME.*``, RGBA
+            cut-outs, or (for backgrounds) any images.
+        weight: share of the samples, relative to the other sources.
+        upper_body: share of crops that show only the upper part of a standing figure.
+        paste: share of samples whose subject is pasted on another background.
+        distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
+    """
+
+    path: str
+    weight: float = 1.0
+    upper_body: float = 0.0
+    paste: float = 0.3
+    distrust: float = 0.0
+
+
+@dataclass(eq=False)
+class Item(ABC):
+    """A sample that can be looked at.
+
+    Attributes:
+        source: where it comes from.
+    """
+
+    source: Source
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What messages call it."""
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the whole photograph."""
+
+    @abstractmethod
+    def image(self, scale: float = 1.0) -> Image.Image:
+        """The photograph (RGB, upright), decoded at no less than ``scale`` of its size."""
+
+    @abstractmethod
+    def label(self) -> Image.Image:
+        """Where the subject is (L, 255 = subject), at the size of the whole photograph."""
+
+    @abstractmethod
+    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+        """Straight colour (RGB) of the subject in the crop ``box`` at ``size`` x ``size``.
+
+        Where the source has none it is estimated from the photograph and ``label``, its opacity.
+        """
+
+
+@dataclass(eq=False)
+class FileItem(Item):
+    """A sample in a plain folder; the last few files stay decoded."""
+
+    pair: Pair
+
+    @property
+    def name(self) -> str:
+        return str(self.pair.image)
+
+    def size(self) -> tuple[int, int]:
+        return self.image().size
+
+    def image(self, scale: float = 1.0) -> Image.Image:
+        return folders.read_rgb(self.pair.image)
+
+    def label(self) -> Image.Image:
+        return folders.read_pair(self.pair)[1]
+
+    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+        return folders.crop(_read_matte(self.pair).color, box, size)
+
+
+@lru_cache(maxsize=32)
+def _read_matte(pair: Pair) -> Matte:
+    return read_matte(pair)
+
+
+@dataclass(eq=False)
+class ShardItem(Item):
+    """A sample of a shard."""
+
+    record: Record
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    def size(self) -> tuple[int, int]:
+        name = next((name for name in _PHOTOGRAPHS if name in self.record.fields), "")
+        with Image.open(io.BytesIO(self.record.fields.get(name, b""))) as image:
+            return image.size
+
+    def image(self, scale: float = 1.0) -> Image.Image:
+        return _rgb(self._first(_PHOTOGRAPHS, scale))
+
+    def label(self) -> Image.Image:
+        picture = self._first(("mask.png", "alpha.png", "foreground.png"))
+        return picture.getchannel("A") if "A" in picture.getbands() else _gray(picture)
+
+    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+        names = ("foreground.jpg", "foreground.png", "image.jpg")
+        picture = _rgb(self._first(names, size / (box[2] - box[0])))
+        color = folders.crop(picture, box, size, whole=label.size)
+        if {"foreground.jpg", "foreground.png"} & self.record.fields.keys():
+            return color
+        return estimate_color(color, folders.crop(label, box, size))
+
+    def _first(self, names: tuple[str, ...], scale: float = 1.0) -> Image.Image:
+        for name in names:
+            if name in self.record.fields:
+                return self.picture(name, scale)
+        raise DataError(f"{self.name} holds none of {', '.join(names)}")
+
+    def picture(self, field_name: str, scale: float = 1.0) -> Image.Image:
+        """A field as a Pillow image, decoded at no less than ``scale`` of its size.
+
+        JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices, which costs that much less.
+        """
+        image = Image.open(io.BytesIO(self.record.fields[field_name]))
+        if scale < 1 and image.format == "JPEG":
+            width, height = image.size
+            image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
+        image.load()
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    return image if image.mode == "L" else image.convert("L")

@@ -1,0 +1,276 @@
+"""The loaders: batches as a function of seed, rank and position, so that runs resume exactly.
+
+Training batches are numbered through the whole run. What is in batch *n* of a rank depends on the
+seed, the rank, the number of loader processes and *n* alone, so a loader that starts at any
+position makes what an uninterrupted one would have made there. Evaluation batches hold each sample
+exactly once on any number of ranks and loader processes; ranks are padded to the same number of
+batches, and what is padding says so in ``valid``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from deep_image_compositing.data.feeds import Mix, Tolerance, TooManyError
+from deep_image_compositing.data.items import UNREADABLE, Item
+from deep_image_compositing.errors import DataError
+
+Sample = dict[str, Tensor]
+Draw = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
+"""Makes an 8-bit sample of items; the last argument says whether it is for evaluation."""
+
+POOL = 64
+"""Items beside the main one from which an evaluation sample's backgrounds are drawn."""
+
+_log = logging.getLogger("deep_image_compositing")
+_ERROR = "error"
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed (63 bits) of several numbers; the same everywhere."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return int(state[0]) << 31 ^ int(state[1])
+
+
+class TrainingStream(IterableDataset[Sample]):
+    """The batches of one epoch of one rank, from a position on.
+
+    Args:
+        feeds: where each item of a sample comes from, by name; the first is the main one.
+        draw: makes a sample of them.
+        batch_size: samples a batch.
+        length: batches an epoch.
+        seed: of everything random.
+        rank: of this process among all that train.
+        tolerance: share of samples that may be unreadable.
+    """
+
+    def __init__(
+        self,
+        feeds: Mapping[str, Mix],
+        draw: Draw,
+        batch_size: int,
+        length: int,
+        seed: int = 0,
+        rank: int = 0,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.feeds = dict(feeds)
+        self.draw = draw
+        self.batch_size = batch_size
+        self.length = length
+        self.seed = seed
+        self.rank = rank
+        self.tolerance = Tolerance("samples", tolerance)
+        # Shared memory, because loader processes outlive an epoch and read it at the next one.
+        self.position = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._spare: Sample | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        epoch, first = divmod(int(self.position), self.length)
+        # Batch b belongs to line b modulo workers. The loader asks worker 0 first, so after an
+        # interruption the lines move round to let it begin with the batch that comes next.
+        line = (first + worker) % workers
+        random = np.random.default_rng([self.seed, epoch, self.rank, line])
+        draws = {name: mix.draw(random.spawn(1)[0]) for name, mix in self.feeds.items()}
+        try:
+            for number in range(line, self.length, workers):
+                chosen = [
+                    {name: next(draw) for name, draw in draws.items()}
+                    for _ in range(self.batch_size)
+                ]
+                if number >= first:
+                    yield self._batch(chosen, [self.seed, epoch, self.rank, number])
+        except UNREADABLE as error:
+            yield {_ERROR: str(error)}
+
+    def _batch(self, chosen: list[dict[str, Item]], seed: list[int]) -> Sample:
+        samples: list[Sample | None] = []
+        for i, items in enumerate(chosen):
+            try:
+                samples.append(self.draw(np.random.default_rng([*seed, i]), items, False))
+                self.tolerance.passed()
+            except UNREADABLE as error:
+                self.tolerance.failed(next(iter(items.values())).name, error)
+                samples.append(None)
+        # A neighbour stands in, so that the samples to come stay the same with and without a
+        # bad one before them.
+        self._spare = next((s for s in samples if s is not None), self._spare)
+        if self._spare is None:
+            raise DataError("none of the first samples could be read")
+        batch: Sample = default_collate([self._spare if s is None else s for s in samples])
+        return {**batch, "seed": torch.tensor(seed_of(*seed))}
+
+
+class EvaluationStream(IterableDataset[Sample]):
+    """The batches of one rank, of all samples exactly once over all ranks.
+
+    Batches have ``valid`` (B,), false where a row only pads, and ``seed`` (B,), one a sample.
+
+    Args:
+        main: the samples.
+        others: items beside the main one, by name, drawn from the first few of each.
+        name: of the main item.
+        draw: makes a sample of them.
+        batch_size: samples a batch.
+        repeats: samples that are made of each item, with crops of their own.
+        seed: of everything random.
+        rank: of this process.
+        ranks: number of processes.
+        tolerance: share of samples that may be unreadable.
+    """
+
+    def __init__(
+        self,
+        main: Mix,
+        others: Mapping[str, Mix],
+        name: str,
+        draw: Draw,
+        batch_size: int,
+        repeats: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.main = main
+        self.others = dict(others)
+        self.name = name
+        self.draw = draw
+        self.batch_size = batch_size
+        self.repeats = repeats
+        self.seed = seed
+        self.tolerance = Tolerance("samples", tolerance)
+        self.total = len(main) * repeats
+        # Ranks take blocks of equal size; the last ones may hang over the end.
+        self.share = -(-self.total // ranks)
+        self.start = rank * self.share
+        self.length = -(-self.share // batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        first, last = (self.length * w // workers for w in (worker, worker + 1))
+        try:
+            pools = {name: mix.pool(POOL) for name, mix in self.others.items()}
+            yield from self._batches(first, last, pools)
+        except UNREADABLE as error:
+            yield {_ERROR: str(error)}
+
+    def _batches(self, first: int, last: int, pools: Mapping[str, list[Item]]) -> Iterator[Sample]:
+        low = self.start + first * self.batch_size
+        high = min(self.start + min(last * self.batch_size, self.share), self.total)
+        samples = self._samples(low, high, pools)
+        padding: Sample | None = None
+        for number in range(first, last):
+            stop = min((number + 1) * self.batch_size, self.share)
+            indices = range(self.start + number * self.batch_size, self.start + stop)
+            rows = [next(samples) if i < self.total else None for i in indices]
+            padding = next((row for row in rows if row is not None), padding)
+            if padding is None:
+                padding = self._any_sample(pools)
+            batch: Sample = default_collate([padding if row is None else row for row in rows])
+            yield {
+                **batch,
+                "seed": torch.tensor([seed_of(self.seed, i) for i in indices]),
+                "valid": torch.tensor([row is not None for row in rows]),
+            }
+
+    def _samples(
+        self, low: int, high: int, pools: Mapping[str, list[Item]]
+    ) -> Iterator[Sample | None]:
+        if low >= high:
+            return
+        items = self.main.read(low // self.repeats, -(-high // self.repeats))
+        for index, item in enumerate(items, start=low // self.repeats):
+            for i in range(max(low, index * self.repeats), min(high, (index + 1) * self.repeats)):
+                yield None if item is None else self._sample(i, item, pools)
+
+    def _sample(self, i: int, item: Item, pools: Mapping[str, list[Item]]) -> Sample | None:
+        rng = np.random.default_rng([self.seed, i])
+        items = {self.name: item}
+        items |= {name: pool[int(rng.integers(len(pool)))] for name, pool in pools.items()}
+        try:
+            sample = self.draw(rng, items, True)
+        except UNREADABLE as error:
+            self.tolerance.failed(item.name, error)
+            return None
+        self.tolerance.passed()
+        return sample
+
+    def _any_sample(self, pools: Mapping[str, list[Item]]) -> Sample:
+        """Something of the right shape, for a rank that has nothing but padding."""
+        for sample in self._samples(0, self.total, pools):
+            if sample is not None:
+                return sample
+        raise TooManyError("there is no readable sample to evaluate on")
+
+
+class StreamLoader(DataLoader[Sample]):
+    """A DataLoader over a stream, which knows its length and its position.
+
+    Args:
+        stream: a training or an evaluation stream.
+        num_workers: loader processes; 0 loads in the calling process.
+        position: batches that the run has trained on so far, asked at the start of each epoch.
+        timeout: seconds after which a loader process that sends nothing is given up.
+        about: what else the order depends on; a resumed run that differs in it is warned about.
+    """
+
+    def __init__(
+        self,
+        stream: TrainingStream | EvaluationStream,
+        num_workers: int = 0,
+        position: Callable[[], int] | None = None,
+        timeout: float = 600.0,
+        about: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            timeout=timeout if num_workers else 0,
+        )
+        self.stream = stream
+        self.position = position
+        self.about = dict(about or {}, num_workers=num_workers)
+
+    def __len__(self) -> int:
+        return self.stream.length
+
+    def __iter__(self) -> Any:
+        if isinstance(self.stream, TrainingStream) and self.position is not None:
+            self.stream.position.fill_(self.position())
+        return self._checked(super().__iter__())
+
+    @staticmethod
+    def _checked(batches: Iterator[Any]) -> Iterator[Sample]:
+        for batch in batches:
+            if _ERROR in batch:
+                raise DataError(batch[_ERROR])
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of batches depends on; the position itself is the trainer's."""
+        return dict(self.about)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare with the interrupted run, and say what will make the order another one."""
+        changed = [
+            f"{name} was {state[name]} and is {value}"
+            for name, value in self.about.items()
+            if state.get(name, value) != value
+        ]
+        if changed:
+            _log.warning("the resumed run will see other samples: %s", "; ".join(changed))
