@@ -124,7 +124,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     fields: dict[str, bytes] = {}
     seen: set[str] = set()
     try:
-        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_CHUNK) as tar:
+        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_CHUNK, tarinfo=_Member) as tar:
             for member in tar:
                 found, kind = _split(member, name)
                 if found != key:
@@ -140,10 +140,24 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
                 assert file is not None  # a regular file, by _split
                 fields[kind] = file.read()
                 tar.members = []  # a stream is never rewound: without this, memory would grow
+            if not getattr(tar, "has_ended", False):
+                raise tarfile.ReadError("the end of the archive is missing")
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
     if key is not None:
         yield Record(key, fields, name)
+
+
+class _Member(tarfile.TarInfo):
+    """A member that notes the end mark, without which a tar cut between members looks whole."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> _Member:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tarfile_.has_ended = True
+            raise
 
 
 def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
@@ -366,7 +380,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         from webdataset.writer import TarWriter
 
-        self._file = open(self._aside, "xb")  # noqa: SIM115 (closed in __exit__)
+        self._file = open(self._aside, "xb")
         self._tar = TarWriter(
             self._file, encoder=False, mtime=0, user="", group="", mode=0o644, compress=False
         )

@@ -1,0 +1,405 @@
+"""How data sets lie on disk as their authors publish them; ``shards`` lists them through here.
+
+A layout names the files of every sample and opens none of its photographs: a file that turns out
+to be missing or broken is found, and named, when it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deep_image_compositing.data.folders import SUFFIXES
+from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
+
+NOT_STATED = "not stated"
+GROUPS = "groups.tsv"
+"""File in a set of one's own that says which photographs belong together."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one sample.
+
+    Attributes:
+        key: its name, unique in the set.
+        image: the photograph; None where a set has only the subject.
+        label: its mask or alpha; None for cut-outs and backgrounds.
+        color: the subject's straight colour; without a label, an RGBA cut-out.
+        split: ``train``, ``validation`` or ``test`` as the set has it; empty to be drawn.
+        group: what is never divided between splits, such as the source photograph.
+    """
+
+    key: str
+    image: Path | None = None
+    label: Path | None = None
+    color: Path | None = None
+    split: str = ""
+    group: str = ""
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that there are, by role."""
+        roles = {"image": self.image, "label": self.label, "color": self.color}
+        return {role: path for role, path in roles.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published arrangement of files.
+
+    Attributes:
+        name: what ``--layout`` takes.
+        kind: segmentation, mattes or backgrounds.
+        expects: its files, in words.
+        source: the paper or page that it comes from; empty for one's own.
+        licence: what its publisher allows, as far as that is stated.
+        find: lists the entries below a folder.
+    """
+
+    name: str
+    kind: str
+    expects: str
+    source: str
+    licence: str
+    find: Callable[[Path], Iterable[Entry]]
+
+    def entries(self, root: str | Path) -> list[Entry]:
+        """All samples below ``root``, by key; keys are made fit for shards.
+
+        Raises:
+            UsageError: no such folder, or one that does not look like this layout.
+            DataError: a list in it cannot be read.
+            MissingExtraError: it needs scipy, which is not installed.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise UsageError(f"there is no folder {root}; --root is where the data set lies")
+        found = sorted(self.find(root), key=lambda entry: entry.key)
+        if not found:
+            names = sorted(path.name for path in root.iterdir())
+            holds = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            raise UsageError(
+                f"{root} does not look like {self.name}: expected {self.expects}; "
+                f"it holds {holds or 'nothing'}"
+            )
+        return list(_with_keys(found))
+
+
+def get(kind: str, name: str | None) -> Layout:
+    """The layout ``name`` of a kind.
+
+    Raises:
+        UsageError: no such layout; the message lists those there are.
+    """
+    for layout in LAYOUTS:
+        if (layout.kind, layout.name) == (kind, name):
+            return layout
+    names = ", ".join(layout.name for layout in LAYOUTS if layout.kind == kind)
+    what = "--layout is missing" if name is None else f"{kind} has no layout {name!r}"
+    raise UsageError(f"{what}; the layouts of {kind} are {names}")
+
+
+def read_mat(path: Path, variable: str) -> Any:
+    """One variable of a MATLAB file, a numpy array.
+
+    Raises:
+        MissingExtraError: without scipy.
+        DataError: the file cannot be read, or has no such variable.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise MissingExtraError(f"reading {path.name}", "scipy", "matting") from None
+    try:
+        return loadmat(path, variable_names=[variable])[variable]
+    except KeyError:
+        raise DataError(f"{path} has no variable {variable!r}") from None
+    except Exception as error:  # scipy raises nearly anything on broken files
+        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from None
+
+
+# What the layouts are made of
+
+
+def _images(folder: Path, pattern: str = "*") -> list[Path]:
+    """The image files in a folder, by name; none when there is no such folder."""
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _pairs(
+    images: Path, labels: Path, prefix: str = "", split: str = "", tail: str = ""
+) -> Iterator[Entry]:
+    """Every image with the label of its stem; where both folders are.
+
+    An image without a label gets the name that it should have, so that it is missed when read.
+    """
+    if not (images.is_dir() and labels.is_dir()):
+        return
+    by_stem = {path.stem: path for path in _images(labels)}
+    for image in _images(images):
+        stem = image.stem + tail
+        label = by_stem.get(stem, labels / f"{stem}.png")
+        yield Entry(prefix + image.stem, image=image, label=label, split=split)
+
+
+def _beside(folder: Path, tails: tuple[str, ...]) -> Iterator[Entry]:
+    """``NAME.*`` with ``NAME`` + tail + ``.*`` beside it; nothing where no file has a tail."""
+    files = _images(folder)
+    labels = {
+        path.stem.removesuffix(tail): path
+        for tail in reversed(tails)
+        for path in files
+        if path.stem.endswith(tail)
+    }
+    for path in files if labels else []:
+        if not path.stem.endswith(tails):
+            label = labels.get(path.stem, path.with_name(f"{path.stem}{tails[0]}.png"))
+            yield Entry(path.stem, image=path, label=label)
+
+
+def _enter(root: Path, *names: str) -> Path:
+    """``root``, or the folder below it that an archive of the set unpacks to."""
+    for name in names:
+        if (root / name).is_dir():
+            root = root / name
+    return root
+
+
+def _with_keys(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries whose keys are words joined by hyphens and differ even without regard to case."""
+    taken: set[str] = set()
+    for entry in entries:
+        key = re.sub(r"[^\w-]+", "_", re.sub(r"[/\\]", "-", entry.key)) or "_"
+        unique, count = key, 1
+        while unique.casefold() in taken:
+            count += 1
+            unique = f"{key}-{count}"
+        taken.add(unique.casefold())
+        yield replace(entry, key=unique, group=entry.group or entry.key)
+
+
+def _grouped(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries with the groups of ``groups.tsv``, where there is one.
+
+    Raises:
+        DataError: a line of it is not a name, a tab and a group.
+    """
+    path, groups = root / GROUPS, {}
+    if path.is_file():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            name, tab, group = line.partition("\t")
+            if not (name and tab and group.strip()):
+                raise DataError(
+                    f"{path}, line {number}: expected NAME, a tab and GROUP, got {line!r}"
+                )
+            groups[name] = group.strip()
+    for entry in entries:
+        yield replace(entry, group=groups.get(entry.key, ""))
+
+
+# Segmentation
+
+
+def _duts(root: Path) -> Iterator[Entry]:
+    for part, split in (("TR", ""), ("TE", "test")):
+        folder = _enter(root, f"DUTS-{part}")
+        images, masks = folder / f"DUTS-{part}-Image", folder / f"DUTS-{part}-Mask"
+        yield from _pairs(images, masks, f"{part}/", split)
+
+
+def _msra10k(root: Path) -> Iterator[Entry]:
+    for image in _images(_enter(root, "MSRA10K_Imgs_GT", "Imgs")):
+        if image.suffix.lower() in (".jpg", ".jpeg"):
+            yield Entry(image.stem, image=image, label=image.with_suffix(".png"))
+
+
+def _portrait_matting(root: Path) -> Iterator[Entry]:
+    for part, split in (("training", ""), ("testing", "test")):
+        for entry in _beside(root / part, ("_matte",)):
+            yield replace(entry, key=f"{part}/{entry.key}", split=split)
+
+
+def _portrait_stylization(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "EG1800")
+    images, tested = root / "images_data_crop", root / "testlist.mat"
+    if images.is_dir() and tested.is_file():
+        held_out = {f"{int(number):05d}" for number in read_mat(tested, "testlist").ravel()}
+        for image in _images(images):
+            label = root / "images_mask" / f"{image.stem}_mask.mat"
+            split = "test" if image.stem in held_out else ""
+            yield Entry(image.stem, image=image, label=label, split=split)
+        return
+    tested = root / "eg1800_test.txt"
+    if tested.is_file():
+        held_out = {Path(line.strip()).stem for line in tested.read_text().splitlines()}
+        for entry in _pairs(root / "Images", root / "Labels"):
+            yield replace(entry, split="test" if entry.key in held_out else "")
+
+
+def _segmentation_folders(root: Path) -> Iterator[Entry]:
+    found = list(_pairs(root / "images", root / "masks"))
+    yield from _grouped(root, found or _beside(root, (".mask", ".alpha")))
+
+
+# Mattes
+
+
+def _adobe(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "Combined_Dataset")
+    for part, split in (("Training_set", ""), ("Test_set", "test")):
+        for origin in ("Adobe-licensed images", "Other"):
+            folder = root / part / origin
+            for entry in _pairs(folder / "fg", folder / "alpha", f"{part}/"):
+                # Subjects cut from one photograph are "NAME.png" and "NAME (1).png".
+                group = re.sub(r" \(\d+\)$", "", entry.key)
+                yield replace(entry, image=None, color=entry.image, split=split, group=group)
+
+
+def _aim500(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "AIM-500")
+    yield from _pairs(root / "original", root / "mask")
+
+
+def _p3m10k(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "P3M-10k")
+    train, validation = root / "train", root / "validation"
+    yield from _pairs(train / "blurred_image", train / "mask", "train/", "train")
+    for part, images in (("P3M-500-P", "blurred_image"), ("P3M-500-NP", "original_image")):
+        folder = validation / part
+        yield from _pairs(folder / images, folder / "mask", f"{part}/", "validation")
+
+
+def _ppm100(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "PPM-100")
+    yield from _pairs(root / "image", root / "matte")
+    # The training code of its authors keeps photographs under this name; they are whole.
+    yield from _pairs(root / "train" / "fg", root / "train" / "alpha")
+
+
+def _rgba(root: Path) -> Iterator[Entry]:
+    files = _images(root, "**/*")
+    cutouts = (path for path in files if path.suffix.lower() not in (".jpg", ".jpeg", ".bmp"))
+    yield from _grouped(root, (Entry(_path_key(path, root), color=path) for path in cutouts))
+
+
+def _matte_folders(root: Path) -> Iterator[Entry]:
+    found = list(_pairs(root / "images", root / "alphas"))
+    found = found or list(_pairs(root / "images", root / "masks"))
+    yield from _grouped(root, found or _beside(root, (".alpha",)))
+
+
+# Backgrounds
+
+
+def _background_folders(root: Path) -> Iterator[Entry]:
+    images = _images(root, "**/*")
+    yield from _grouped(root, (Entry(_path_key(path, root), image=path) for path in images))
+
+
+def _path_key(path: Path, root: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+LAYOUTS = (
+    Layout(
+        "duts",
+        "segmentation",
+        "DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, or the same of DUTS-TE (the test split)",
+        "Wang et al., Learning to Detect Salient Objects with Image-Level Supervision, CVPR 2017",
+        NOT_STATED,
+        _duts,
+    ),
+    Layout(
+        "msra10k",
+        "segmentation",
+        "MSRA10K_Imgs_GT/Imgs/ with NAME.jpg and its mask NAME.png",
+        "Cheng et al., Global Contrast Based Salient Region Detection, TPAMI 2015",
+        NOT_STATED,
+        _msra10k,
+    ),
+    Layout(
+        "portrait_matting",
+        "segmentation",
+        "training/ and testing/ with NNNNN.png and NNNNN_matte.png",
+        "Shen et al., Deep Automatic Portrait Matting, ECCV 2016",
+        NOT_STATED,
+        _portrait_matting,
+    ),
+    Layout(
+        "portrait_stylization",
+        "segmentation",
+        "images_data_crop/NNNNN.jpg, images_mask/NNNNN_mask.mat and testlist.mat, or as EG1800 "
+        "Images/, Labels/ and eg1800_test.txt",
+        "Shen et al., Automatic Portrait Segmentation for Image Stylization, Eurographics 2016",
+        NOT_STATED,
+        _portrait_stylization,
+    ),
+    Layout(
+        "folders",
+        "segmentation",
+        "images/ and masks/ with files of the same names, or NAME.jpg beside NAME.mask.png",
+        "",
+        NOT_STATED,
+        _segmentation_folders,
+    ),
+    Layout(
+        "adobe",
+        "mattes",
+        "Combined_Dataset/{Training_set,Test_set}/{Adobe-licensed images,Other}/{fg,alpha}",
+        "Xu et al., Deep Image Matting, CVPR 2017",
+        "research only, by agreement with Adobe",
+        _adobe,
+    ),
+    Layout(
+        "aim500",
+        "mattes",
+        "original/ and mask/",
+        "Li et al., Deep Automatic Natural Image Matting, IJCAI 2021",
+        "as its release agreement states",
+        _aim500,
+    ),
+    Layout(
+        "p3m10k",
+        "mattes",
+        "train/{blurred_image,mask}, validation/P3M-500-P/{blurred_image,mask} and "
+        "validation/P3M-500-NP/{original_image,mask}",
+        "Li et al., Privacy-Preserving Portrait Matting, ACM MM 2021",
+        "MIT, by its release agreement",
+        _p3m10k,
+    ),
+    Layout(
+        "ppm100",
+        "mattes",
+        "image/ and matte/, or train/fg and train/alpha",
+        "Ke et al., MODNet: Real-Time Trimap-Free Portrait Matting, AAAI 2022",
+        "photographs CC (commercial use and changes allowed), mattes CC BY-NC-SA 4.0",
+        _ppm100,
+    ),
+    Layout("rgba", "mattes", "RGBA cut-outs, in any folders", "", NOT_STATED, _rgba),
+    Layout(
+        "folders",
+        "mattes",
+        "images/ and alphas/ (or masks/) with files of the same names, or NAME.jpg beside "
+        "NAME.alpha.png",
+        "",
+        NOT_STATED,
+        _matte_folders,
+    ),
+    Layout(
+        "folders",
+        "backgrounds",
+        "images, in any folders",
+        "",
+        NOT_STATED,
+        _background_folders,
+    ),
+)
+"""All layouts, by kind."""
