@@ -368,8 +368,8 @@ class FusionData(StageData):
             backgrounds.
         blending: share of samples whose subject colour is a random photograph, under an alpha that
             has nothing to do with it.
-        degrade: whether the alphas are degraded into rough masks; otherwise they are given as they
-            are, which is the ablation without augmentation.
+        degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
+            good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
         **kwargs: as for :class:`StageData`.
     """
 
@@ -381,7 +381,7 @@ class FusionData(StageData):
         backgrounds: Sources | None = None,
         textures: Sources | None = None,
         blending: float = 0.35,
-        degrade: bool = True,
+        degrade: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
@@ -448,7 +448,7 @@ class FusionData(StageData):
             turned = synthesis.rotate(torch.cat([color, alpha], 1), generator)
             color, alpha = turned.split((3, 1), 1)
         made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
-        made["mask"] = degrade_mask(alpha, generator, exact=0.2) if self.degrade else alpha
+        made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
         hard = batch["hard"] > 0
         if bool(hard.any()):
             taught = synthesis.taught_triplet(old, new, batch["composite"], alpha, batch["mask"])
