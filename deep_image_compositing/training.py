@@ -23,7 +23,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
-from deep_image_compositing.data.modules import StageData
+from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seed_of
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.stages.base import Stage
@@ -131,9 +131,8 @@ class Reseed(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(seed_of(seed, trainer.global_rank, done))
+        torch.manual_seed(seed_of(seed, trainer.global_rank, batches_trained(trainer)))
 
 
 class TrainingCLI(LightningCLI):

@@ -112,7 +112,7 @@ class FolderFeed(Feed):
 
     def draw(self, rng: np.random.Generator) -> Iterator[Item]:
         while True:
-            yield FileItem(self.source, self.pairs[rng.integers(len(self.pairs))])
+            yield FileItem(self.source, self.pairs[int(rng.integers(len(self.pairs)))])
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from PIL import Image
 from torch import Tensor
 
@@ -213,9 +213,7 @@ class StageData(LightningDataModule):
 
     def _trained(self) -> int:
         """Batches that the run has trained on, interruptions included."""
-        if self.trainer is None:
-            return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return 0 if self.trainer is None else batches_trained(self.trainer)
 
     def open_main(self) -> tuple[Mix, Mix]:
         """Feeds of ``train`` and of ``validation``."""
@@ -259,6 +257,12 @@ class StageData(LightningDataModule):
         box = folders.any_crop(whole, rng, low)
         picture = item.image(self.size / (box[2] - box[0]))
         return planes(folders.crop(picture, box, self.size, bool(rng.random() < 0.5), whole))
+
+
+def batches_trained(trainer: Trainer) -> int:
+    """Batches that a run has trained on, before interruptions and after them."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
 
 
 def planes(image: Image.Image) -> Tensor:

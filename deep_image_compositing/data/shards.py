@@ -139,7 +139,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file, by _split
                 fields[kind] = file.read()
-                tar.members = []  # a stream is never rewound: without this, memory would grow
+                tar.members.clear()  # type: ignore[attr-defined]  # a stream is never rewound: without this, memory would grow
             if not getattr(tar, "has_ended", False):
                 raise tarfile.ReadError("the end of the archive is missing")
     except (tarfile.TarError, EOFError) as error:

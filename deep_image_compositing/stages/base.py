@@ -260,7 +260,7 @@ class Stage(LightningModule):
         }
         sheet = contact_sheet(shown)
         experiment = getattr(self.logger, "experiment", None)
-        if hasattr(experiment, "add_image"):
+        if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image(f"{split}/sheet", sheet, self.global_step)
         folder = Path(self.trainer.default_root_dir) / "sheets"
         folder.mkdir(parents=True, exist_ok=True)
