@@ -10,6 +10,7 @@ batches, and what is padding says so in ``valid``.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -215,6 +216,13 @@ class EvaluationStream(IterableDataset[Sample]):
         raise TooManyError("there is no readable sample to evaluate on")
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Batch systems and terminals signal all processes of a job; only the trainer is to act."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 class StreamLoader(DataLoader[Sample]):
     """A DataLoader over a stream, which knows its length and its position.
 
@@ -241,6 +249,7 @@ class StreamLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             timeout=timeout if num_workers else 0,
+            worker_init_fn=_leave_signals_to_the_parent,
         )
         self.stream = stream
         self.position = position
