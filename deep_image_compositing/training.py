@@ -190,6 +190,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         # Our loaders know their length on every rank and divide it among their processes.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+        # The data module says in its own words when there is nothing to validate on.
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
         TrainingCLI(

@@ -158,6 +158,11 @@ class StageData(LightningDataModule):
     def val_dataloader(self) -> StreamLoader | list[Any]:
         (name, (_, main)), *others = self._mixes.items()
         if not main.feeds:
+            if self._rank == 0:
+                _log.warning(
+                    "there is no validation: nothing is held out of the training data; "
+                    "name some samples with --data.validation"
+                )
             return []
         stream = EvaluationStream(
             main,
