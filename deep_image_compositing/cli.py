@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     stages.add_argument("pattern", nargs="?", default="*", help="names to list, such as 'multi*'")
     stages.add_argument("--slot", choices=_SLOTS, help="list one slot only")
     for name, summary in (
-        ("fit", "train a stage: fit --config recipes/segmentation.yaml"),
+        ("fit", "train a stage: fit --config recipes/fusion_easy.yaml"),
         ("validate", "measure a stage on a recipe's validation data"),
         ("test", "measure a stage on a recipe's test data"),
     ):

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "default"
 SMALL = {
     "segmentation": ["--model.init_args.backbone=test_efficientnet", "--model.init_args.width=8"],
     "refinement": ["--model.init_args.backbone=test_efficientnet", "--model.init_args.width=8"],
