@@ -7,18 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from deep_image_compositing.data import folders
-from deep_image_compositing.data.folders import Source
 from deep_image_compositing.data.mattes import estimate_color, read_matte
-from deep_image_compositing.data.modules import (
-    FolderData,
-    FusionData,
-    RefinementData,
-    SegmentationData,
-)
 from deep_image_compositing.errors import UsageError
 from tests.data import trees
 
@@ -106,90 +98,41 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
             assert 0 <= top < bottom <= size[1] + 1e-6
         for crop in crops[2:]:
             assert crop[2] - crop[0] == pytest.approx(crop[3] - crop[1])
-        assert folders.cut(image, crops[2], 16).shape == (3, 16, 16)
+        assert folders.to_planes(folders.crop(image, crops[2], 16)).shape == (3, 16, 16)
 
 
 def test_local_crops_see_the_outline() -> None:
     _, label = trees.photograph(3, (120, 90))
     for rng in generators():
-        seen = folders.cut(label, folders.local_crop(label, rng, 0.3, 0.6), 24)
+        seen = np.asarray(folders.crop(label, folders.local_crop(label, rng, 0.3, 0.6), 24))
         assert seen.max() > 200
         assert seen.min() < 55
 
 
-def test_mirrored_cuts_are_mirrored_and_writable() -> None:
+def test_mirrored_crops_are_mirrored_and_planes_are_writable() -> None:
     image, label = trees.photograph(1)
     for picture in (image, label):
-        plain = folders.cut(picture, (4, 4, 36, 36), 16)
-        mirrored = folders.cut(picture, (4, 4, 36, 36), 16, mirrored=True)
+        plain, mirrored = (
+            folders.to_planes(folders.crop(picture, (4, 4, 36, 36), 16, flag))
+            for flag in (False, True)
+        )
         assert np.array_equal(plain[..., ::-1], mirrored)
         assert plain.flags.writeable
         assert mirrored.flags.writeable
 
 
-MODULES = [
-    (SegmentationData, {"image": 3, "mask": 1, "weight": 1}),
-    (RefinementData, {"image": 3, "mask": 1, "alpha": 1, "weight": 1}),
-    (
-        FusionData,
-        {"foreground": 3, "background": 3, "composite": 3, "mask": 1, "alpha": 1}
-        | {"foreground_color": 3},
-    ),
-]
+def test_a_box_refers_to_the_whole_picture_however_small_it_was_decoded() -> None:
+    image, _ = trees.photograph(2, (160, 128))
+    box = (41.0, 30.0, 140.0, 127.9)
+    whole = np.asarray(folders.crop(image, box, 16), np.float32)
+    half = folders.crop(image.reduce(2), box, 16, whole=image.size)
+    assert np.abs(whole - np.asarray(half, np.float32)).mean() < 2
+    elsewhere = folders.crop(image, (0, 0, 99, 97.9), 16)
+    assert np.abs(whole - np.asarray(elsewhere, np.float32)).mean() > 10
 
 
-@pytest.fixture
-def roots(tmp_path: Path) -> tuple[list[Source], list[str]]:
-    pairs = trees.pairs(tmp_path / "people", "alpha", kept=3, held_out=2)
-    return [Source(str(pairs), paste=0.5, distrust=10)], [str(trees.scenes(tmp_path / "scenes"))]
-
-
-def make(kind: type[FolderData], roots: tuple[list[Source], list[str]]) -> FolderData:
-    data = kind(*roots, size=24, batch_size=2, epoch_length=4, validation_length=4, num_workers=0)
-    data.setup("fit")
-    return data
-
-
-@pytest.mark.parametrize(("kind", "channels"), MODULES)
-def test_a_module_makes_what_its_slot_trains_on(
-    kind: type[FolderData], channels: dict[str, int], roots: tuple[list[Source], list[str]]
-) -> None:
-    data = make(kind, roots)
-    for loader in (data.train_dataloader(), data.val_dataloader()):
-        assert len(loader) == 2
-        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
-        assert {name: tensor.shape[1] for name, tensor in batch.items()} == channels
-        for name, tensor in batch.items():
-            assert tensor.shape == (2, channels[name], 24, 24)
-            assert tensor.min() >= 0
-            assert tensor.max() <= (4 if name == "weight" else 1)
-        if "weight" in batch:
-            assert batch["weight"].min() == 0  # the outline of a distrusted source
-
-
-@pytest.mark.parametrize(("kind", "channels"), MODULES)
-def test_validation_is_the_same_every_time_and_training_is_not(
-    kind: type[FolderData], channels: dict[str, int], roots: tuple[list[Source], list[str]]
-) -> None:
-    data = make(kind, roots)
-    first, second = (list(data.val_dataloader())[1] for _ in range(2))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    drawn = [next(iter(data.train_dataloader())) for _ in range(2)]
-    assert any(not torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
-
-
-@pytest.mark.parametrize(("kind", "channels"), MODULES)
-def test_the_validation_split_is_disjoint(
-    kind: type[FolderData], channels: dict[str, int], roots: tuple[list[Source], list[str]]
-) -> None:
-    data = make(kind, roots)
-    ((_, kept, out),) = data._pairs
-    assert (len(kept), len(out)) == (3, 2)
-    assert not {pair.image for pair in kept} & {pair.image for pair in out}
-    scenes, held_out = data._scenes
-    assert (len(scenes), len(held_out)) == (3, 1)
-    assert not set(scenes) & set(held_out)
-    seen = {data._pick(rng, held_out=True)[1] for rng in generators()}
-    assert seen == set(out)
-    seen = {data._pick(rng, held_out=False)[1] for rng in generators()}
-    assert seen == set(kept)
+def test_one_photograph_in_ten_is_held_out_by_its_name() -> None:
+    pairs = [folders.Pair(Path(f"{i}.jpg"), None) for i in range(2000)]
+    assert 150 < sum(pair.held_out for pair in pairs) < 250
+    moved = [folders.Pair(Path("elsewhere") / pair.image, pair.image) for pair in pairs]
+    assert [pair.held_out for pair in moved] == [pair.held_out for pair in pairs]
