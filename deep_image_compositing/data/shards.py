@@ -139,7 +139,8 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file, by _split
                 fields[kind] = file.read()
-                tar.members.clear()  # type: ignore[attr-defined]  # a stream is never rewound: without this, memory would grow
+                # A stream is never rewound: without this, memory would grow.
+                tar.members.clear()  # type: ignore[attr-defined]
             if not getattr(tar, "has_ended", False):
                 raise tarfile.ReadError("the end of the archive is missing")
     except (tarfile.TarError, EOFError) as error:
@@ -203,7 +204,9 @@ def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]
     stream = _open_url(url)
     try:
         yield stream
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, DataError) and not stream.read(1):
+            stream.close()  # it was cut short: if the program failed, that is the reason
         # Left in the middle: that the program behind it then complains says nothing.
         with contextlib.suppress(OSError):
             stream.close()

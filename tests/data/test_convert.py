@@ -1,0 +1,610 @@
+"""Data sets into shards: what is in them, the same every time, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from deep_image_compositing.cli import main
+from deep_image_compositing.data import convert as module
+from deep_image_compositing.data import pool
+from deep_image_compositing.data.convert import assign_splits, convert
+from deep_image_compositing.data.layouts import Entry
+from deep_image_compositing.data.shards import Index, Record, ShardWriter, read_records
+from deep_image_compositing.data.verify import verify
+from deep_image_compositing.errors import CompositingError, UsageError
+from tests.data import published, trees
+from tests.data.published import NEEDS_SCIPY, TREES
+
+
+def make(root: Path, out: Path, kind: str = "segmentation", **options: Any) -> Index:
+    """Convert folders in this process."""
+    return convert(kind, options.pop("layout", "folders"), root, out, workers=1, **options)
+
+
+def read(out: Path) -> dict[str, Record]:
+    """All samples of a folder of shards, by key."""
+    found = {}
+    for path in sorted(out.glob("*.tar")):
+        with open(path, "rb") as stream:
+            found |= {record.key: record for record in read_records(stream, path.name)}
+    return found
+
+
+def picture(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Twelve photographs beside their masks."""
+    return trees.pairs(tmp_path / "pairs", kept=10, held_out=2)
+
+
+# What is in them
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_layout_becomes_valid_shards(tree: str, tmp_path: Path) -> None:
+    if tree in NEEDS_SCIPY:
+        pytest.importorskip("scipy")
+    kind, layout, generate = TREES[tree]
+    wanted = generate(tmp_path / "set")
+    index = make(tmp_path / "set", tmp_path / "out", kind, layout=layout)
+    assert index.skipped == []
+    assert sum(index.count(split) for split in index.splits) == sum(map(len, wanted.values()))
+    for split in set(wanted) - {""}:
+        assert index.count(split) == len(wanted[split])
+    assert verify(tmp_path / "out", workers=1) == []
+    assert set(read(tmp_path / "out")) == set().union(*wanted.values())
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"index.json"} | {s.name for part in index.splits.values() for s in part}
+
+
+def test_a_sample_of_segmentation(pairs: Path, tmp_path: Path) -> None:
+    index = make(pairs, tmp_path / "out", source="my camera", licence="CC0")
+    record = read(tmp_path / "out")["photo1"]
+    assert set(record.fields) == {"image.jpg", "mask.png", "json"}
+    assert record.fields["image.jpg"] == (pairs / "photo1.jpg").read_bytes()
+    mask = picture(record.fields["mask.png"])
+    assert mask.mode == "L"
+    assert np.array_equal(mask, Image.open(pairs / "photo1.mask.png"))
+    assert record.info() == {
+        "key": "photo1",
+        "source": "my camera",
+        "licence": "CC0",
+        "group": "photo1",
+        "files": {"image": "photo1.jpg", "label": "photo1.mask.png"},
+        "size": [56, 72],
+    }
+    assert (index.about["source"], index.about["licence"]) == ("my camera", "CC0")
+
+
+def test_mattes_of_a_photograph_have_straight_colour(tmp_path: Path) -> None:
+    trees.pairs(tmp_path / "set", "alpha", kept=1, held_out=0)
+    make(tmp_path / "set", tmp_path / "out", "mattes")
+    (record,) = read(tmp_path / "out").values()
+    assert set(record.fields) == {"image.jpg", "foreground.jpg", "alpha.png", "json"}
+    image, color, alpha = (
+        np.asarray(picture(record.fields[name]), np.float32)
+        for name in ("image.jpg", "foreground.jpg", "alpha.png")
+    )
+    rim, inside = (alpha > 80) & (alpha < 170), alpha == 255
+    true = image[inside].mean(axis=0)
+    assert np.abs(color[rim] - true).mean() < 0.3 * np.abs(image[rim] - true).mean()
+
+
+def test_cutouts_keep_their_colour(tmp_path: Path) -> None:
+    trees.cutouts(tmp_path / "set", kept=1, held_out=0)
+    original = np.asarray(Image.open(tmp_path / "set" / "photo0.png")).astype(int)
+    make(tmp_path / "set", tmp_path / "jpeg", "mattes", layout="rgba")
+    make(tmp_path / "set", tmp_path / "png", "mattes", layout="rgba", lossless=True)
+    (exact,), (close,) = read(tmp_path / "png").values(), read(tmp_path / "jpeg").values()
+    assert set(exact.fields) == {"foreground.png", "json"}
+    assert np.array_equal(picture(exact.fields["foreground.png"]), original)
+    color = np.asarray(picture(close.fields["foreground.jpg"])).astype(int)
+    seen = original[..., 3] > 0
+    assert np.abs(color - original[..., :3])[seen].mean() < 4
+    assert np.array_equal(picture(close.fields["alpha.png"]), original[..., 3])
+
+
+def test_what_is_invisible_does_not_bleed_into_the_outline(tmp_path: Path) -> None:
+    pixels = np.zeros((48, 48, 4), np.uint8)
+    pixels[20:29, 19:30] = (200, 220, 40, 255)
+    (tmp_path / "set").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "set" / "bright.png")
+    make(tmp_path / "set", tmp_path / "out", "mattes", layout="rgba")
+    color = np.asarray(picture(read(tmp_path / "out")["bright"].fields["foreground.jpg"]))
+    assert np.abs(color[20:29, 19:30].astype(int) - (200, 220, 40)).max() <= 3
+
+
+def test_straight_colour_of_a_set_stays_as_it_is(tmp_path: Path) -> None:
+    published.adobe(tmp_path / "set")
+    make(tmp_path / "set", tmp_path / "out", "mattes", layout="adobe")
+    record = read(tmp_path / "out")["Training_set-dog"]
+    assert set(record.fields) == {"foreground.jpg", "alpha.png", "json"}
+    file = tmp_path / "set/Combined_Dataset/Training_set/Other/fg/dog.jpg"
+    assert record.fields["foreground.jpg"] == file.read_bytes()
+
+
+def jpeg(path: Path, mode: str = "RGB", **options: Any) -> bytes:
+    image = trees.photograph(0)[0].convert(mode)
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, quality=95, **options)
+    return path.read_bytes()
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exif(tag: int, value: Any) -> Image.Exif:
+    data = Image.Exif()
+    data[tag] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"mode": "L"}, (72, 56)),
+        ({"mode": "CMYK"}, (72, 56)),
+        ({"exif": exif(0x0112, 6)}, (56, 72)),
+        ({"exif": exif(0x8825, {1: "N", 2: (1.0, 2.0, 3.0)})}, (72, 56)),
+        ({"icc_profile": SRGB}, (72, 56)),
+        ({}, (72, 56)),
+    ],
+    ids=["gray", "cmyk", "turned", "place", "profile", "plain"],
+)
+def test_photographs_become_plain(
+    options: dict[str, Any], size: tuple[int, int], tmp_path: Path
+) -> None:
+    before = jpeg(tmp_path / "set" / "a.jpg", **options)
+    make(tmp_path / "set", tmp_path / "out", "backgrounds")
+    data = read(tmp_path / "out")["a"].fields["image.jpg"]
+    image = picture(data)
+    assert (image.mode, image.size) == ("RGB", size)
+    assert (data == before) == (not options)
+    assert not image.getexif()
+    assert "icc_profile" not in image.info
+
+
+def test_a_label_may_have_another_size_and_classes(tmp_path: Path) -> None:
+    photograph, alpha = trees.photograph(0)
+    (tmp_path / "set").mkdir()
+    photograph.save(tmp_path / "set" / "a.jpg")
+    small = alpha.resize((36, 28)).point(lambda value: int(value > 127))
+    small.save(tmp_path / "set" / "a.mask.png")
+    make(tmp_path / "set", tmp_path / "out")
+    mask = np.asarray(picture(read(tmp_path / "out")["a"].fields["mask.png"]))
+    assert mask.shape == (56, 72)
+    assert (mask.min(), mask.max()) == (0, 255)
+
+
+def test_max_side_shrinks_all_of_a_sample(tmp_path: Path) -> None:
+    trees.pairs(tmp_path / "set", "alpha", kept=1, held_out=0)
+    make(tmp_path / "set", tmp_path / "out", "mattes", max_side=36)
+    trees.cutouts(tmp_path / "cut", kept=1, held_out=0)
+    make(tmp_path / "cut", tmp_path / "cut-out", "mattes", max_side=36, layout="rgba")
+    for out in ("out", "cut-out"):
+        (record,) = read(tmp_path / out).values()
+        sizes = {picture(data).size for name, data in record.fields.items() if name != "json"}
+        assert sizes == {(36, 28)}
+        assert record.info()["size"] == [28, 36]
+    assert verify(tmp_path / "cut-out", workers=1) == []
+
+
+# Splits and order
+
+
+def entries(count: int, **fields: str) -> list[Entry]:
+    return [Entry(f"k{i}", **{"group": f"k{i}", **fields}) for i in range(count)]
+
+
+def test_the_split_is_drawn_by_the_seed_and_stays() -> None:
+    first = assign_splits(entries(1000), 0, 0.1)
+    assert 70 < len(first["validation"]) < 130
+    assert assign_splits(list(reversed(entries(1000))), 0, 0.1) == first
+    other = assign_splits(entries(1000), 1, 0.1)
+    assert {e.key for e in other["validation"]} != {e.key for e in first["validation"]}
+    more = assign_splits(entries(1200), 0, 0.1)
+    assert {e.key for e in first["validation"]} <= {e.key for e in more["validation"]}
+
+
+def test_the_order_is_drawn_by_the_seed() -> None:
+    keys = [[e.key for e in assign_splits(entries(50), seed, 0)["train"]] for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[0] != sorted(keys[0])
+
+
+def test_a_group_is_never_divided() -> None:
+    many = [Entry(f"k{i}", group=f"g{i // 10}") for i in range(300)]
+    splits = assign_splits(many, 0, 0.3)
+    groups = {split: {e.group for e in part} for split, part in splits.items()}
+    assert groups["train"] & groups["validation"] == set()
+    assert len(splits["validation"]) == 10 * len(groups["validation"]) > 0
+
+
+def test_small_sets_have_both_splits_unless_told_otherwise() -> None:
+    def counts(count: int, share: float) -> tuple[int, int]:
+        splits = assign_splits(entries(count), 0, share)
+        return len(splits["train"]), len(splits["validation"])
+
+    assert counts(2, 0.01) == counts(2, 0.99) == (1, 1)
+    assert counts(5, 0) == (5, 0)
+    assert sum(counts(1, 0.1)) == 1
+
+
+def test_a_set_s_own_splits_are_kept() -> None:
+    own = entries(20, split="test")
+    assert len(assign_splits(own, 0, 0.5)["test"]) == 20
+
+
+def test_shards_have_a_fixed_number_of_samples(pairs: Path, tmp_path: Path) -> None:
+    index = make(pairs, tmp_path / "out", validation=0, shard_samples=5)
+    assert [shard.samples for shard in index.splits["train"]] == [4, 4, 4]
+    assert list(index.splits) == ["train"]
+
+
+# The same, every time
+
+
+def test_the_bytes_do_not_depend_on_the_processes(pairs: Path, tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        convert("segmentation", "folders", pairs, tmp_path / name, workers=workers)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    make(pairs, tmp_path / "three", seed=1)
+    assert contents(tmp_path / "one") != contents(tmp_path / "three")
+    assert verify(tmp_path / "two", workers=2) == []
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in out.glob("*.tar")}
+
+
+@pytest.fixture
+def cut_short(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Path]:
+    """Convert ``pairs`` until the given number of samples is made; returns the folder."""
+
+    def run(samples: int) -> Path:
+        whole, left = module.make_sample, [samples]
+
+        def stop(entry: Entry, options: module.Options) -> dict[str, bytes]:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return whole(entry, options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "make_sample", stop)
+            with pytest.raises(KeyboardInterrupt):
+                make(pairs, tmp_path / "out", shard_samples=4)
+        return tmp_path / "out"
+
+    return run
+
+
+def test_a_run_that_was_ended_goes_on(
+    cut_short: Callable[[int], Path], pairs: Path, tmp_path: Path
+) -> None:
+    make(pairs, tmp_path / "whole", shard_samples=4)
+    out = cut_short(5)
+    before = stamps(out)
+    assert len(before) == 1
+    assert not (out / "index.json").exists()
+    (out / ".train-000001.tar.1234abcd.part").write_bytes(b"of a kill")
+    make(pairs, out, shard_samples=4)
+    assert before.items() < stamps(out).items()
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_shard_without_its_record_is_made_again(
+    cut_short: Callable[[int], Path], pairs: Path
+) -> None:
+    out = cut_short(5)
+    (name,) = stamps(out)
+    (out / f".{name}.json").unlink()
+    (out / name).write_bytes(b"half")
+    make(pairs, out, shard_samples=4)
+    assert verify(out, workers=1) == []
+
+
+def test_a_finished_run_does_nothing_again_but_what_is_missing(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "photo1.mask.png").write_bytes(b"")
+    make(pairs, tmp_path / "out", shard_samples=4)
+    before, kept = contents(tmp_path / "out"), stamps(tmp_path / "out")
+    make(pairs, tmp_path / "out", shard_samples=4)
+    assert stamps(tmp_path / "out") == kept
+    (tmp_path / "out" / "train-000001.tar").unlink()
+    make(pairs, tmp_path / "out", shard_samples=4)
+    assert contents(tmp_path / "out") == before
+    assert stamps(tmp_path / "out")["train-000000.tar"] == kept["train-000000.tar"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_plan_for_the_same_folder_is_refused(
+    finished: bool, cut_short: Callable[[int], Path], pairs: Path
+) -> None:
+    out = cut_short(5)
+    if finished:
+        make(pairs, out, shard_samples=4)
+    before = contents(out)
+    with pytest.raises(UsageError, match=r"made with seed 0, now 1; max_side None, now 9: give"):
+        make(pairs, out, shard_samples=4, seed=1, max_side=9)
+    shutil.copy(pairs / "photo1.jpg", pairs / "more.jpg")
+    with pytest.raises(UsageError, match=r"made with entries 12, now 13; files "):
+        make(pairs, out, shard_samples=4)
+    assert contents(out) == before
+
+
+def test_a_folder_with_other_shards_is_refused(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.tar").touch()
+    with pytest.raises(UsageError, match=r"holds mine\.tar but no index\.json"):
+        make(pairs, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_run_leaves_no_processes_and_goes_on(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in range(400):
+        shutil.copy(pairs / "photo1.jpg", pairs / f"more{number}.jpg")
+        shutil.copy(pairs / "photo1.mask.png", pairs / f"more{number}.mask.png")
+    command = [sys.executable, "-m", "deep_image_compositing", "shards", "segmentation"]
+    command += ["--layout", "folders", "--root", str(pairs), "--out", str(out)]
+    command += ["--workers", "2", "--shard-samples", "4"]
+    reader, writer = os.pipe()  # open in a process and its children for as long as they live
+    os.set_inheritable(writer, True)
+    run = subprocess.Popen(command, pass_fds=[writer], stderr=subprocess.DEVNULL)
+    os.close(writer)
+    while not list(out.glob("*.tar")):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert os.read(reader, 1) == b""  # all of them have ended
+    os.close(reader)
+    before = stamps(out)
+    assert not (out / "index.json").exists()
+    assert main(command[3:]) == 0
+    assert sum(stamps(out)[name] == inode for name, inode in before.items()) >= len(before) - 2
+    assert verify(out, workers=1) == []
+
+
+# What cannot be used
+
+
+@pytest.fixture
+def faulty(pairs: Path) -> Path:
+    """The pairs, four of them unusable."""
+    (pairs / "photo0.mask.png").unlink()
+    (pairs / "photo1.jpg").write_bytes((pairs / "photo1.jpg").read_bytes()[:900])
+    Image.new("L", (72, 72)).save(pairs / "photo2.mask.png")
+    (pairs / "photo3.jpg").write_bytes(b"")
+    return pairs
+
+
+def test_unusable_pairs_are_left_out_with_their_reason(faulty: Path, tmp_path: Path) -> None:
+    index = make(faulty, tmp_path / "out", shard_samples=1)
+    reasons = {item["key"]: item["reason"] for item in index.skipped}
+    assert reasons["photo0"].startswith("photo0.mask.png does not exist")
+    assert "truncated" in reasons["photo1"]
+    assert reasons["photo2"].endswith("72 x 72 pixels, its photograph 72 x 56: the aspects differ")
+    assert reasons["photo3"].startswith("photo3.jpg is empty")
+    assert len(reasons) == 4
+    assert sum(index.count(split) for split in index.splits) == 8
+    assert verify(tmp_path / "out", workers=1) == []  # shards of which nothing was left are gone
+
+
+def test_mattes_without_a_subject_are_left_out(tmp_path: Path) -> None:
+    trees.cutouts(tmp_path / "set", kept=1, held_out=0)
+    trees.photograph(0)[0].save(tmp_path / "set" / "opaque.png")
+    Image.new("RGBA", (9, 9)).save(tmp_path / "set" / "nothing.png")
+    index = make(tmp_path / "set", tmp_path / "out", "mattes", layout="rgba")
+    reasons = {item["key"]: item["reason"] for item in index.skipped}
+    assert reasons["opaque"].endswith("meant as a cut-out, but it is opaque everywhere")
+    assert reasons["nothing"] == "nothing.png shows no subject: its alpha is 0 everywhere"
+
+
+def run(*arguments: Any) -> int:
+    return main(["shards", *map(str, arguments)])
+
+
+def test_the_exit_code_follows_the_share(
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["segmentation", "--layout", "folders", "--root", faulty, "--workers", 1, "--out"]
+    assert run(*command, tmp_path / "a") == 1
+    assert (tmp_path / "a" / "index.json").exists()
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{tmp_path / 'a'}: ")
+    assert "4 of 12 samples were skipped:" in said.err
+    assert "  photo2: photo2.mask.png is 72 x 72" in said.err
+    assert run(*command, tmp_path / "b", "--max-skipped", "0.4") == 0
+    assert run(*command, tmp_path / "b", "--max-skipped", "0.4") == 0  # nothing to do, same answer
+    assert "4 of 12 samples were skipped:" in capsys.readouterr().err
+    assert run(*command, tmp_path / "c", "--max-skipped", "1.5") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--layout", "duts"], "does not look like duts"),
+        (
+            ["--layout", "dust"],
+            "segmentation has no layout 'dust'; the layouts of segmentation are",
+        ),
+        ([], "--layout is missing; the layouts of segmentation are duts,"),
+        (["--layout", "folders", "--validation", "1"], "validation is a share"),
+        (["--layout", "folders", "--shard-samples", "0"], "shard_samples must be at least 1"),
+        (["--layout", "folders", "--max-side", "0"], "max_side must be at least 1"),
+        (["--layout", "folders", "--workers", "0"], "workers must be at least 1"),
+        (["--layout", "folders", "--lossless"], "unrecognized arguments: --lossless"),
+    ],
+)
+def test_wrong_calls_are_refused(
+    options: list[str],
+    said: str,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("segmentation", "--root", pairs, "--out", tmp_path / "out", *options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_only_mattes_can_be_lossless(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only mattes"):
+        make(pairs, tmp_path / "out", lossless=True)
+
+
+def test_the_layouts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("layouts") == 0
+    assert Counter(capsys.readouterr().out.split())["mattes"] >= 5
+
+
+def die(task: int, tick: pool.Tick) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_process_that_is_killed_is_an_error() -> None:
+    with pytest.raises(CompositingError, match="a worker process was killed"):
+        list(pool.run(die, [1, 2], 2, lambda steps: None))
+
+
+# Verification
+
+
+@pytest.fixture
+def shards(pairs: Path, tmp_path: Path) -> Path:
+    make(pairs, tmp_path / "shards", shard_samples=6)
+    return tmp_path / "shards"
+
+
+def test_verify_says_when_all_is_well(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", shards, "--workers", 1) == 0
+    assert capsys.readouterr().out.endswith(" validation samples, all as the index says\n")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\xff\xd8\xff") + 700] ^= 255
+    path.write_bytes(data)
+
+
+def add(path: Path) -> None:
+    shutil.copy(path, path.with_name("train-000009.tar"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip, "train-000000.tar: its SHA-256 is "),
+        (Path.unlink, "train-000000.tar: the file is missing"),
+        (add, "train-000009.tar: the index does not know it"),
+        (cut, "train-000000.tar: has 5000 bytes, the index says "),
+        (cut, "train-000000.tar: is not a tar file, or a truncated one"),
+        (cut, "readable samples, the index says 5"),
+    ],
+)
+def test_verify_finds_damage(
+    damage: Callable[[Path], None],
+    said: str,
+    shards: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(shards / "train-000000.tar")
+    assert run("verify", shards, "--workers", 1) == 1
+    assert said in capsys.readouterr().out
+
+
+def replaced(shards: Path, samples: dict[str, dict[str, bytes]]) -> list[str]:
+    """The problems of shards whose first one holds other samples, as the index says."""
+    with ShardWriter(shards / "train-000000.tar") as writer:
+        for key, fields in samples.items():
+            writer.write(key, fields)
+    index = Index.read(shards)
+    index.splits["train"][0] = writer.entry()
+    index.write(shards)
+    return verify(shards, workers=1)
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_verify_looks_into_the_samples(shards: Path) -> None:
+    good = dict(next(iter(read(shards).values())).fields)
+    taken = list(read(shards))[-1]
+    problems = replaced(
+        shards,
+        {
+            "whole": good,
+            "sizes": {**good, "mask.png": png(56, 72)},
+            "fields": {"image.jpg": good["image.jpg"], "json": b"{}"},
+            "format": {**good, "image.jpg": good["mask.png"]},
+            "broken": {**good, "mask.png": good["mask.png"][:60]},
+            "record": {**good, "json": b"[]"},
+            taken: good,
+        },
+    )
+    found = "\n".join(problems)
+    assert "sizes has pictures of different sizes: image.jpg 72 x 56, mask.png 56 x 72" in found
+    assert "fields has image.jpg, json, but segmentation need image.jpg+mask.png" in found
+    assert "format.image.jpg is no jpg file" in found
+    assert "broken.mask.png: image in memory" in found
+    assert "record: its json is not an object" in found
+    assert f"{taken} is also in train-000000.tar" in found
+    assert "whole" not in found
+    assert len(problems) == 6
+
+
+def test_verify_refuses_what_is_no_sample(shards: Path) -> None:
+    import tarfile
+
+    with tarfile.open(shards / "train-000000.tar", "w") as archive:
+        info = tarfile.TarInfo("a.model.pkl")
+        archive.addfile(info)
+    problems = verify(shards, workers=1)
+    assert any("was refused: it holds 'a.model.pkl'" in problem for problem in problems)
+
+
+def test_verify_needs_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", tmp_path) == 1
+    assert "index.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_index_has_no_path_of_this_machine(shards: Path, tmp_path: Path) -> None:
+    text = (shards / "index.json").read_text()
+    assert str(tmp_path) not in text
+    assert set(json.loads(text)["about"]) >= {"layout", "seed", "source", "licence", "validation"}

@@ -1,0 +1,117 @@
+"""Every published layout is found in a small tree of it, and nothing else is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deep_image_compositing.data import layouts
+from deep_image_compositing.data.layouts import LAYOUTS, Entry
+from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
+from tests.data import published
+from tests.data.published import NEEDS_SCIPY, TREES
+
+
+def by_split(entries: list[Entry]) -> dict[str, set[str]]:
+    return {
+        split: {e.key for e in entries if e.split == split} for split in {e.split for e in entries}
+    }
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_layout_is_found(tree: str, tmp_path: Path) -> None:
+    if tree in NEEDS_SCIPY:
+        pytest.importorskip("scipy")
+    kind, name, make = TREES[tree]
+    wanted = make(tmp_path)
+    entries = layouts.get(kind, name).entries(tmp_path)
+    assert by_split(entries) == wanted
+    assert all(path.is_file() for entry in entries for path in entry.files.values())
+
+
+def test_every_layout_has_a_tree() -> None:
+    assert {(kind, name) for kind, name, _ in TREES.values()} == {(x.kind, x.name) for x in LAYOUTS}
+    assert len({(x.kind, x.name) for x in LAYOUTS}) == len(LAYOUTS)
+
+
+def test_the_root_may_be_a_folder_inside(tmp_path: Path) -> None:
+    published.msra10k(tmp_path)
+    find = layouts.get("segmentation", "msra10k").entries
+    keys = [e.key for e in find(tmp_path)]
+    assert [e.key for e in find(tmp_path / "MSRA10K_Imgs_GT")] == keys
+    assert [e.key for e in find(tmp_path / "MSRA10K_Imgs_GT" / "Imgs")] == keys
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: f"{x.kind} {x.name}")
+def test_another_folder_is_refused_with_what_is_expected(
+    layout: layouts.Layout, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"does not look like .*expected .*it holds notes\.txt"):
+        layout.entries(tmp_path)
+
+
+def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        layouts.get("segmentation", "duts").entries(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("name", "said"), [("dust", "no layout 'dust'"), (None, "is missing")])
+def test_a_wrong_name_lists_the_layouts_of_the_kind(name: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        layouts.get("mattes", name)
+    assert "adobe, aim500, p3m10k, ppm100, rgba, folders" in str(caught.value)
+
+
+def test_keys_fit_into_a_tar_and_differ(tmp_path: Path) -> None:
+    for name in ("x.y.png", "x y.png", "X_Y.png", "d/e.png", "d-e.png", "Ünï.png"):
+        published.cutout(tmp_path / name)
+    entries = layouts.get("mattes", "rgba").entries(tmp_path)
+    keys = [entry.key for entry in entries]
+    assert len({key.casefold() for key in keys}) == 6
+    assert {"d-e", "d-e-2", "Ünï"} <= set(keys)
+    assert not [key for key in keys if {".", "/", " "} & set(key)]
+
+
+def test_a_missing_label_is_named_and_hidden_files_are_not(tmp_path: Path) -> None:
+    published.aim500(tmp_path)
+    (tmp_path / "mask" / "o_0a0ae43d.png").unlink()
+    (tmp_path / "original" / "._o_e92b90fc.jpg").touch()
+    entries = layouts.get("mattes", "aim500").entries(tmp_path)
+    assert [entry.label for entry in entries] == [
+        tmp_path / "mask" / "o_0a0ae43d.png",
+        tmp_path / "mask" / "o_e92b90fc.png",
+    ]
+
+
+def test_subjects_of_one_photograph_are_a_group(tmp_path: Path) -> None:
+    published.adobe(tmp_path)
+    entries = layouts.get("mattes", "adobe").entries(tmp_path)
+    assert len({entry.group for entry in entries if entry.split == "test"}) == 1
+    assert len({entry.group for entry in entries if not entry.split}) == 2
+
+
+def test_groups_of_a_set_of_one_s_own(tmp_path: Path) -> None:
+    published.masks_beside(tmp_path)
+    find = layouts.get("segmentation", "folders").entries
+    assert len({entry.group for entry in find(tmp_path)}) == 2
+    (tmp_path / "groups.tsv").write_text("a\troll 1\nb c\troll 1\n")
+    assert {entry.group for entry in find(tmp_path)} == {"roll 1"}
+    (tmp_path / "groups.tsv").write_text("a\troll 1\nb c roll 1\n")
+    with pytest.raises(DataError, match="line 2: expected NAME, a tab and GROUP"):
+        find(tmp_path)
+
+
+def test_matlab_files_need_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy")
+    published.portrait_stylization(tmp_path)
+    with pytest.raises(DataError, match="no variable 'face'"):
+        layouts.read_mat(tmp_path / "testlist.mat", "face")
+    (tmp_path / "testlist.mat").write_bytes(b"not one")
+    with pytest.raises(DataError, match="cannot be read as a MATLAB file"):
+        layouts.read_mat(tmp_path / "testlist.mat", "testlist")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(MissingExtraError, match=r"\[matting\]"):
+        layouts.get("segmentation", "portrait_stylization").entries(tmp_path)

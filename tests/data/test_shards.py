@@ -1,0 +1,307 @@
+"""The shard format: what is written is read back, and nothing else is ever read."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from deep_image_compositing.data import shards
+from deep_image_compositing.data.shards import (
+    Index,
+    Record,
+    ShardEntry,
+    ShardWriter,
+    describe,
+    expand,
+    open_shard,
+    read_records,
+)
+from deep_image_compositing.errors import DataError, UsageError
+
+SAMPLES = {
+    "a": {"image.jpg": b"jpeg a", "mask.png": b"png", "json": b'{"key": "a"}'},
+    "sub/b": {"image.jpg": b"jpeg b" * 1000},
+    "ünï": {"foreground.png": b""},
+}
+
+
+def write(path: Path, samples: dict[str, dict[str, bytes]] = SAMPLES) -> ShardEntry:
+    with ShardWriter(path) as writer:
+        for key, fields in samples.items():
+            writer.write(key, fields)
+    return writer.entry()
+
+
+def read(data: bytes) -> list[Record]:
+    return list(read_records(io.BytesIO(data), "s.tar"))
+
+
+def tar(*members: str | tarfile.TarInfo) -> bytes:
+    """A tar of small files with these names, or of these members."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for member in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            info.size = 2 if info.isreg() else 0
+            archive.addfile(info, io.BytesIO(b"{}") if info.isreg() else None)
+    return file.getvalue()
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+# Writing and reading
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    entry = write(tmp_path / "s.tar")
+    records = read((tmp_path / "s.tar").read_bytes())
+    assert {record.key: dict(record.fields) for record in records} == SAMPLES
+    assert [record.name for record in records] == ["s.tar: a", "s.tar: sub/b", "s.tar: ünï"]
+    assert records[0].info() == {"key": "a"}
+    assert records[1].info() == {}
+    assert (entry.name, entry.samples) == ("s.tar", 3)
+    assert entry == describe(tmp_path / "s.tar", 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
+
+
+def test_equal_samples_are_equal_bytes_and_nobody_s(tmp_path: Path) -> None:
+    backwards = {key: dict(reversed(fields.items())) for key, fields in SAMPLES.items()}
+    assert write(tmp_path / "1.tar").sha256 == write(tmp_path / "2.tar", backwards).sha256
+    with tarfile.open(tmp_path / "1.tar") as archive:
+        member = archive.getmembers()[0]
+    assert (member.mtime, member.uname, member.gname, member.mode) == (0, "", "", 0o644)
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(b"of before")
+    with pytest.raises(UsageError), ShardWriter(tmp_path / "s.tar") as writer:
+        writer.write("a", {**SAMPLES["a"], "x.pkl": b""})
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
+    assert (tmp_path / "s.tar").read_bytes() == b"of before"
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "../a", "/a", "a\\b", "a/"])
+def test_keys_that_would_be_refused_are_not_written(key: str, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "s.tar") as writer, pytest.raises(UsageError, match="the key"):
+        writer.write(key, SAMPLES["a"])
+
+
+@pytest.mark.parametrize("fields", [{}, {"x.pkl": b""}])
+def test_fields_that_would_be_refused_are_not_written(
+    fields: dict[str, bytes], tmp_path: Path
+) -> None:
+    with ShardWriter(tmp_path / "s.tar") as writer, pytest.raises(UsageError, match="fields"):
+        writer.write("a", fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (tar(special("a.json", tarfile.SYMTYPE, "/etc/passwd")), "'a.json', which is not a reg"),
+        (tar(special("a.json", tarfile.LNKTYPE, "b.json")), "'a.json', which is not a regular"),
+        (tar(special("a.json", tarfile.FIFOTYPE)), "'a.json', which is not a regular file"),
+        (tar(special("a", tarfile.DIRTYPE)), "'a', which is not a regular file"),
+        (tar("/etc/a.json"), "'/etc/a.json', which has a path that leaves"),
+        (tar("../a.json"), r"'\.\./a.json', which has a path that leaves"),
+        (tar("b/../../a.json"), "which has a path that leaves"),
+        (tar("b\\a.json"), "which has a path that leaves"),
+        (tar("a.json", "a.x.pkl"), "'a.x.pkl', which is none of the fields"),
+        (tar("a.pickle"), "'a.pickle', which is none of the fields"),
+        (tar("notes"), "'notes', which is none of the fields"),
+        (tar(".json"), "'.json', which is none of the fields"),
+        (tar("a.json", "a.json"), "'a.json' twice"),
+        (tar("a.json", "b.json", "a.mask.png"), "the sample 'a' twice"),
+        (b"not a tar", "not a tar file"),
+        (b"", "not a tar file"),
+        (b"x" * 4096, "not a tar file"),
+    ],
+)
+def test_anything_else_is_refused_by_name(data: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=rf"^s\.tar .*{said}"):
+        read(data)
+
+
+def test_a_member_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_FIELD_BYTES", 1)
+    with pytest.raises(DataError, match=r"'a\.json', which is larger than"):
+        read(tar("a.json"))
+
+
+def test_a_tar_cut_anywhere_is_a_truncated_one() -> None:
+    data = tar("a.json", "b.json")  # two blocks of 512 bytes each, then zeros
+    for end in (1, 512, 513, 514, 1000, 1024, 1025, 1536, 1537, 2000, 2048):
+        with pytest.raises(DataError, match="truncated"):
+            read(data[:end])
+    assert len(read(data[: 2048 + 512])) == 2
+
+
+def test_samples_before_a_fault_are_given() -> None:
+    records = read_records(io.BytesIO(tar("a.json", "b.json", "c.pkl")), "s.tar")
+    assert next(records).key == "a"
+    with pytest.raises(DataError, match=r"'c\.pkl'"):
+        list(records)
+
+
+def test_compressed_tars_are_read_and_cut_ones_are_not() -> None:
+    data = gzip.compress(tar("a.json"))
+    assert read(data)[0].key == "a"
+    with pytest.raises(DataError, match=r"^s\.tar is not a tar file, or a truncated one"):
+        read(data[:-20])
+    with pytest.raises(DataError, match=r"^s\.tar is not a tar file, or a truncated one"):
+        read(data[:40] + bytes(20) + data[60:])
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"{", "cannot be read"), (b"[]", "not an object")])
+def test_a_wrong_json_is_named(content: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=f"^s.tar: a: .*{said}"):
+        Record("a", {"json": content}, "s.tar").info()
+
+
+def test_what_a_kind_needs() -> None:
+    Record("a", dict.fromkeys(("image.jpg", "mask.png", "json"), b"")).check("segmentation")
+    Record("a", {"foreground.png": b""}).check("mattes")
+    with pytest.raises(DataError, match=r"^a has image.jpg, but mattes need alpha.png\+foreground"):
+        Record("a", {"image.jpg": b""}).check("mattes")
+
+
+# Where shards come from
+
+
+def keys(url: str, cache: Path | None = None) -> list[str]:
+    with open_shard(url, cache) as stream:
+        return [record.key for record in read_records(stream, url)]
+
+
+def test_paths_and_pipes(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    write(path)
+    assert keys(str(path)) == keys(f"file:{path}") == keys(f"pipe:cat {path}") == list(SAMPLES)
+    with pytest.raises(FileNotFoundError):
+        keys(str(tmp_path / "absent.tar"))
+
+
+def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "s.tar")
+    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
+        keys(f"pipe:cat {tmp_path / 's.tar'}; exit 3")
+
+
+def test_a_stream_may_be_left_in_the_middle(tmp_path: Path) -> None:
+    write(tmp_path / "s.tar", {f"k{i}": {"image.jpg": bytes(10**5)} for i in range(20)})
+    with open_shard(f"pipe:cat {tmp_path / 's.tar'}") as stream:
+        assert next(read_records(stream, "s.tar")).key == "k0"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address of a local server, and the folder that it serves."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", folder
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_urls_and_their_cache(server: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = server
+    write(folder / "s.tar")
+    url, cache = f"{address}/s.tar", tmp_path / "cache"
+    assert keys(url) == list(SAMPLES)
+    assert keys(url, cache) == list(SAMPLES)
+    assert len(list(cache.iterdir())) == 1
+    (folder / "s.tar").unlink()
+    assert keys(url, cache) == list(SAMPLES)
+    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
+        keys(url)
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_an_address_that_is_not_there_leaves_no_cache(
+    server: tuple[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
+        keys(f"{server[0]}/absent.tar", tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for name in ("b.tar", "a.tar"):
+        write(tmp_path / name)
+    assert expand(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    assert expand("x-{008..010}.tar") == ["x-008.tar", "x-009.tar", "x-010.tar"]
+    assert expand("https://h/{a,b}.tar::c.tar") == ["https://h/a.tar", "https://h/b.tar", "c.tar"]
+    with pytest.raises(UsageError, match="no shard matches"):
+        expand(f"{tmp_path}/c*.tar")
+
+
+# The index
+
+
+def test_the_index_is_read_back(tmp_path: Path) -> None:
+    entry = write(tmp_path / "train-000000.tar")
+    index = Index("mattes", {"train": [entry]}, {"seed": 1}, [{"key": "x", "reason": "broken"}])
+    index.write(tmp_path)
+    assert Index.read(tmp_path) == index
+    assert (index.count("train"), index.count("test")) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "has format 2, this version reads format 1"),
+        ({"kind": "films"}, "of an unknown kind, 'films'"),
+        ({"splits": {"train": {"shards": [{"name": "a.tar"}]}}}, "not an index of shards"),
+        ({"splits": []}, "not an index of shards"),
+    ],
+)
+def test_a_wrong_index_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    Index("mattes").write(tmp_path)
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=f"index.json .*{said}"):
+        Index.read(tmp_path)
+
+
+def test_no_index_a_broken_one_and_one_that_points_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        Index.read(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(DataError, match="not an index of shards"):
+        Index.read(tmp_path)
+    Index("mattes", {"train": [ShardEntry("../a.tar", 1, 1, "")]}).write(tmp_path)
+    with pytest.raises(DataError, match=r"names the shard '\.\./a\.tar', which is not beside it"):
+        Index.read(tmp_path)
