@@ -1,0 +1,151 @@
+"""Make the data of the toy recipes: tiny shards, a folder of photographs, and a backbone.
+
+    python recipes/toy/make_data.py
+
+Everything is drawn by a seed, in a second or two, and lies where the recipes beside this file look
+for it: below ``runs/toy/data`` of the working folder. Nothing in it is worth learning; it shows
+that a recipe runs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+from deep_image_compositing.data.shards import Index, ShardWriter
+
+FOLDER = Path("runs/toy/data")
+BACKBONES = ("test_convnext", "test_efficientnet")
+HEIGHT, WIDTH = 56, 72
+
+Array = NDArray[np.float64]
+Fields = dict[str, bytes]
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Write every set, and random weights for the backbones, below ``folder``."""
+    for i, name in enumerate(("duts", "msra10k", "portrait_matting", "portrait_stylization")):
+        write_set(folder / name, "segmentation", make_segmentation, seed=i)
+    write_set(folder / "adobe", "mattes", make_matte, seed=10)
+    write_set(folder / "backgrounds", "backgrounds", make_background, seed=11)
+    write_set(folder / "hard", "triplets", make_triplet, seed=12)
+    write_photographs(folder / "mine", seed=13)
+    for backbone in BACKBONES:
+        state = timm.create_model(backbone, pretrained=False).state_dict()
+        save_file(state, folder / f"{backbone}.safetensors")
+
+
+def write_set(
+    folder: Path, kind: str, make: Callable[[np.random.Generator], Fields], seed: int
+) -> None:
+    """Two shards of three samples to train on and one to validate on, with their index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    index = Index(kind, about={"source": "made by recipes/toy/make_data.py", "seed": seed})
+    for split, number in (("train", 0), ("train", 1), ("validation", 0)):
+        with ShardWriter(folder / f"{split}-{number:06d}.tar") as writer:
+            for i in range(3):
+                info = json.dumps({"source": "made", "licence": "CC0-1.0"}).encode()
+                writer.write(f"{split}{number}{i}", {**make(rng), "json": info})
+        index.splits.setdefault(split, []).append(writer.entry())
+    index.write(folder)
+
+
+def write_photographs(folder: Path, seed: int) -> None:
+    """A plain folder of ``NAME.jpg`` beside ``NAME.alpha.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(20):  # one in ten is held out by the hash of its name
+        alpha = draw_alpha(rng)
+        photograph = over(draw_subject(rng), alpha, draw_scene(rng))
+        (folder / f"photo{i:02}.jpg").write_bytes(jpeg(photograph))
+        (folder / f"photo{i:02}.alpha.png").write_bytes(png(alpha))
+
+
+# Samples, one of each kind
+
+
+def make_segmentation(rng: np.random.Generator) -> Fields:
+    """A subject before a scene, and a binary mask."""
+    alpha = draw_alpha(rng)
+    photograph = over(draw_subject(rng), alpha, draw_scene(rng))
+    return {"image.jpg": jpeg(photograph), "mask.png": png((alpha > 0.5).astype(float))}
+
+
+def make_matte(rng: np.random.Generator) -> Fields:
+    """Straight colour and opacity."""
+    return {"foreground.jpg": jpeg(draw_subject(rng)), "alpha.png": png(draw_alpha(rng))}
+
+
+def make_background(rng: np.random.Generator) -> Fields:
+    """A scene without a subject."""
+    return {"image.jpg": jpeg(draw_scene(rng))}
+
+
+def make_triplet(rng: np.random.Generator) -> Fields:
+    """What ``deep-image-compositing teach`` writes, here with the true composite."""
+    subject, alpha = draw_subject(rng), draw_alpha(rng)
+    new = draw_scene(rng)
+    return {
+        "foreground.jpg": jpeg(over(subject, alpha, draw_scene(rng))),
+        "background.jpg": jpeg(new),
+        "composite.png": png(over(subject, alpha, new)),
+        "mask.png": png((alpha > 0.5).astype(float)),
+        "alpha.png": png(alpha),
+    }
+
+
+# Pictures, floats in [0, 1]
+
+
+def draw_alpha(rng: np.random.Generator) -> Array:
+    """A soft ellipse (H, W, 1)."""
+    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+    (right, down), (wide, high) = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.4, 0.7, 2)
+    distance = np.hypot((x - right) / wide, (y - down) / high)
+    return np.clip((1 - distance) / 0.3 + 0.5, 0, 1)[..., None]
+
+
+def draw_subject(rng: np.random.Generator) -> Array:
+    """A bright colour with a little grain (H, W, 3)."""
+    return (rng.uniform(0.5, 1, 3) + rng.normal(0, 0.02, (HEIGHT, WIDTH, 3))).clip(0, 1)
+
+
+def draw_scene(rng: np.random.Generator) -> Array:
+    """Dark clouds of colour (H, W, 3)."""
+    cells = Image.fromarray(rng.integers(0, 128, (5, 7, 3), dtype=np.uint8))
+    return np.asarray(cells.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / 255
+
+
+def over(color: Array, alpha: Array, background: Array) -> Array:
+    """``color`` under ``alpha`` over ``background``."""
+    return alpha * color + (1 - alpha) * background
+
+
+def jpeg(pixels: Array) -> bytes:
+    """Encoded (H, W, 3)."""
+    return _encode(pixels, "JPEG", quality=95)
+
+
+def png(pixels: Array) -> bytes:
+    """Encoded (H, W, 3), or (H, W, 1) as gray."""
+    return _encode(pixels, "PNG")
+
+
+def _encode(pixels: Array, kind: str, **options: int) -> bytes:
+    values = (pixels * 255).round().astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values.squeeze()).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()
