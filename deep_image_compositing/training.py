@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -174,7 +175,12 @@ class TrainingCLI(LightningCLI):
             fitting = self.subcommand == "fit" and not config["fast_dev_run"]
             root = config["default_root_dir"]
             kwargs["logger"] = TensorBoardLogger(root, name="", version="") if fitting else False
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            # Other loggers than the default one would draw them into folders of their own.
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(config["default_root_dir"], CHECKPOINTS))
+        return trainer
 
 
 def run(subcommand: str, arguments: Sequence[str]) -> None:
@@ -194,6 +200,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+        # Stages override configure_model to compile their networks; nothing in them is sharded.
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
         TrainingCLI(
             Stage,
             StageData,
