@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -483,6 +484,15 @@ def test_only_mattes_can_be_lossless(pairs: Path, tmp_path: Path) -> None:
 def test_the_layouts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("layouts") == 0
     assert Counter(capsys.readouterr().out.split())["mattes"] >= 5
+
+
+def test_the_command_line_page_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("mattes", "--help") == 0
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    section = page[page.index("## shards") : page.index("## fit")]
+    assert len(options) == 12
+    assert not [option for option in options if f"`{option}`" not in section]
 
 
 def die(task: int, tick: pool.Tick) -> None:

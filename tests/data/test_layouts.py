@@ -36,6 +36,12 @@ def test_every_layout_has_a_tree() -> None:
     assert len({(x.kind, x.name) for x in LAYOUTS}) == len(LAYOUTS)
 
 
+def test_the_page_of_training_data_names_every_layout() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert not [x for x in LAYOUTS if not any(f"| {x.kind} | `{x.name}`" in row for row in rows)]
+
+
 def test_the_root_may_be_a_folder_inside(tmp_path: Path) -> None:
     published.msra10k(tmp_path)
     find = layouts.get("segmentation", "msra10k").entries
