@@ -61,6 +61,7 @@ MAX_FIELD_BYTES = 256 * 2**20
 """Larger members are refused: nothing that a worker would read whole into memory."""
 
 _CHUNK = 2**20
+_TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     fields: dict[str, bytes] = {}
     seen: set[str] = set()
     try:
-        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_CHUNK, tarinfo=_Member) as tar:
+        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
             for member in tar:
                 found, kind = _split(member, name)
                 if found != key:
