@@ -1,4 +1,4 @@
-"""Make the data of the toy recipes: tiny shards, a folder of photographs, and a backbone.
+"""Make the data of the toy recipes: tiny shards, a folder of backgrounds, and two backbones.
 
     python recipes/toy/make_data.py
 
@@ -35,9 +35,9 @@ def main(folder: Path = FOLDER) -> None:
     for i, name in enumerate(("duts", "msra10k", "portrait_matting", "portrait_stylization")):
         write_set(folder / name, "segmentation", make_segmentation, seed=i)
     write_set(folder / "adobe", "mattes", make_matte, seed=10)
-    write_set(folder / "backgrounds", "backgrounds", make_background, seed=11)
+    write_set(folder / "mine", "mattes", make_matte, seed=11)
     write_set(folder / "hard", "triplets", make_triplet, seed=12)
-    write_photographs(folder / "mine", seed=13)
+    write_backgrounds(folder / "backgrounds", seed=13)
     for backbone in BACKBONES:
         state = timm.create_model(backbone, pretrained=False).state_dict()
         save_file(state, folder / f"{backbone}.safetensors")
@@ -59,15 +59,12 @@ def write_set(
     index.write(folder)
 
 
-def write_photographs(folder: Path, seed: int) -> None:
-    """A plain folder of ``NAME.jpg`` beside ``NAME.alpha.png``."""
+def write_backgrounds(folder: Path, seed: int) -> None:
+    """A plain folder of scenes, as somebody may have it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    for i in range(20):  # one in ten is held out by the hash of its name
-        alpha = draw_alpha(rng)
-        photograph = over(draw_subject(rng), alpha, draw_scene(rng))
-        (folder / f"photo{i:02}.jpg").write_bytes(jpeg(photograph))
-        (folder / f"photo{i:02}.alpha.png").write_bytes(png(alpha))
+    for i in range(12):  # held out: by the hash of the name
+        (folder / f"photo{i:02}.jpg").write_bytes(jpeg(draw_scene(rng)))
 
 
 # Samples, one of each kind
@@ -83,11 +80,6 @@ def make_segmentation(rng: np.random.Generator) -> Fields:
 def make_matte(rng: np.random.Generator) -> Fields:
     """Straight colour and opacity."""
     return {"foreground.jpg": jpeg(draw_subject(rng)), "alpha.png": png(draw_alpha(rng))}
-
-
-def make_background(rng: np.random.Generator) -> Fields:
-    """A scene without a subject."""
-    return {"image.jpg": jpeg(draw_scene(rng))}
 
 
 def make_triplet(rng: np.random.Generator) -> Fields:
