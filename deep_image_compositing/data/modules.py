@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing.data import folders, synthesis
-from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_source
+from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_held_out, open_source
 from deep_image_compositing.data.items import Item, ShardItem, Source
 from deep_image_compositing.data.stream import (
     EvaluationStream,
@@ -132,6 +132,10 @@ class StageData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the sources, once."""
         if not self._mixes:
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader process is sent where it is not forked: everything but the trainer."""
+        return {**self.__dict__, "trainer": None}
+
             self._mixes = self.open()
             self._say_where_shards_are_few()
 
@@ -224,7 +228,9 @@ class StageData(LightningDataModule):
         """Feeds of ``train`` and of ``validation``."""
         train, held_out = self._open(self.train, self.accepts)
         if self.validation:
-            held_out, _ = self._open(self.validation, self.accepts)
+            held_out = [
+                open_held_out(source, self.accepts, self._reading) for source in self.validation
+            ]
         return Mix(train), Mix(held_out)
 
     def open_scenes(self) -> tuple[Mix, Mix]:
