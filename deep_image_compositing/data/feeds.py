@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,9 @@ class Tolerance:
 
     Attributes:
         what: what is counted, in the plural, for messages.
-        share: part that may be bad; it is taken of at least 100, so that one bad sample among the
-            first few is not yet too many.
+        share: part that may be bad, reckoned of at least 100. What is drawn at random meets more
+            than its share now and then, so three standard deviations more are let pass: at 0.01,
+            four among the first hundred.
     """
 
     what: str
@@ -73,7 +75,8 @@ class Tolerance:
         self._in_a_row += 1
         text = str(reason) or type(reason).__name__
         said = text if name in text else f"{name}: {text}"
-        if self.bad > self.share * max(self.seen, _GRACE) or self._in_a_row > _GRACE:
+        expected = self.share * max(self.seen, _GRACE)
+        if self.bad > expected + 3 * math.sqrt(expected) or self._in_a_row > _GRACE:
             raise TooManyError(
                 f"{self.bad} of {self.seen} {self.what} could not be read, more than the "
                 f"tolerated share of {self.share:g}; the last one: {said}"
@@ -170,8 +173,13 @@ class ShardFeed(Feed):
     def _resampled(self, rng: np.random.Generator) -> Iterator[Record]:
         while True:
             url = self.urls[int(rng.integers(len(self.urls)))]
+            empty = True
             try:
-                yield from self._records(url)
+                for record in self._records(url):
+                    empty = False
+                    yield record
+                if empty:
+                    raise DataError(f"{url} holds no sample that can be used")
             except TooManyError:
                 raise
             except UNREADABLE as error:
@@ -367,6 +375,17 @@ def open_source(
         raise UsageError(f"{folder} holds no shards")
     first = found.get("train") or next(iter(found.values()))
     return first, found.get("validation")
+
+
+def open_held_out(source: Source, kinds: tuple[str, ...], reading: Reading) -> Feed:
+    """What a source that is named for validation holds: all of a plain folder or of a pattern.
+
+    Of a folder of shards only the split ``validation`` where there is one.
+    """
+    train, held_out = open_source(source, kinds, reading)
+    if isinstance(train, FolderFeed) and isinstance(held_out, FolderFeed):
+        return FolderFeed(source, sorted({*train.pairs, *held_out.pairs}, key=lambda p: p.image))
+    return held_out or train
 
 
 def _known_counts(urls: Sequence[str]) -> list[int] | None:

@@ -128,32 +128,33 @@ class ShardItem(Item):
             return image.size
 
     def image(self, scale: float = 1.0) -> Image.Image:
-        return _rgb(self._first(_PHOTOGRAPHS, scale))
+        return _rgb(self.picture(*_PHOTOGRAPHS, scale=scale))
 
     def label(self) -> Image.Image:
-        picture = self._first(("mask.png", "alpha.png", "foreground.png"))
+        picture = self.picture("mask.png", "alpha.png", "foreground.png")
         return picture.getchannel("A") if "A" in picture.getbands() else _gray(picture)
 
     def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
         names = ("foreground.jpg", "foreground.png", "image.jpg")
-        picture = _rgb(self._first(names, size / (box[2] - box[0])))
+        picture = _rgb(self.picture(*names, scale=size / (box[2] - box[0])))
         color = folders.crop(picture, box, size, whole=label.size)
         if {"foreground.jpg", "foreground.png"} & self.record.fields.keys():
             return color
         return estimate_color(color, folders.crop(label, box, size))
 
-    def _first(self, names: tuple[str, ...], scale: float = 1.0) -> Image.Image:
-        for name in names:
-            if name in self.record.fields:
-                return self.picture(name, scale)
-        raise DataError(f"{self.name} holds none of {', '.join(names)}")
+    def picture(self, *names: str, scale: float = 1.0) -> Image.Image:
+        """The first field among ``names`` that there is, decoded at no less than ``scale``.
 
-    def picture(self, field_name: str, scale: float = 1.0) -> Image.Image:
-        """A field as a Pillow image, decoded at no less than ``scale`` of its size.
+        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices, which costs that much
+        less.
 
-        JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices, which costs that much less.
+        Raises:
+            DataError: when there is none of them.
         """
-        image = Image.open(io.BytesIO(self.record.fields[field_name]))
+        name = next((name for name in names if name in self.record.fields), None)
+        if name is None:
+            raise DataError(f"{self.name} holds none of {', '.join(names)}")
+        image = Image.open(io.BytesIO(self.record.fields[name]))
         if scale < 1 and image.format == "JPEG":
             width, height = image.size
             image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))

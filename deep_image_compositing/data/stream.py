@@ -72,7 +72,6 @@ class TrainingStream(IterableDataset[Sample]):
         self.tolerance = Tolerance("samples", tolerance)
         # Shared memory, because loader processes outlive an epoch and read it at the next one.
         self.position = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._spare: Sample | None = None
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
@@ -105,11 +104,23 @@ class TrainingStream(IterableDataset[Sample]):
                 samples.append(None)
         # A neighbour stands in, so that the samples to come stay the same with and without a
         # bad one before them.
-        self._spare = next((s for s in samples if s is not None), self._spare)
-        if self._spare is None:
-            raise DataError("none of the first samples could be read")
-        batch: Sample = default_collate([self._spare if s is None else s for s in samples])
+        spare = next((s for s in samples if s is not None), None) or self._another(seed)
+        batch: Sample = default_collate([spare if s is None else s for s in samples])
         return {**batch, "seed": torch.tensor(seed_of(*seed))}
+
+    def _another(self, seed: list[int]) -> Sample:
+        """A sample for a batch without a readable one, drawn apart from all the others."""
+        random = np.random.default_rng([*seed, self.batch_size])
+        draws = {name: mix.draw(random.spawn(1)[0]) for name, mix in self.feeds.items()}
+        while True:  # the tolerance ends it
+            items = {name: next(draw) for name, draw in draws.items()}
+            try:
+                sample = self.draw(random, items, False)
+            except UNREADABLE as error:
+                self.tolerance.failed(next(iter(items.values())).name, error)
+            else:
+                self.tolerance.passed()
+                return sample
 
 
 class EvaluationStream(IterableDataset[Sample]):
@@ -216,7 +227,7 @@ class EvaluationStream(IterableDataset[Sample]):
         raise TooManyError("there is no readable sample to evaluate on")
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def leave_signals_to_the_parent(worker: int) -> None:
     """Batch systems and terminals signal all processes of a job; only the trainer is to act."""
     for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
@@ -249,7 +260,7 @@ class StreamLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             timeout=timeout if num_workers else 0,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
         )
         self.stream = stream
         self.position = position

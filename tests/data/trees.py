@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from deep_image_compositing.data.shards import Index, ShardWriter, describe
 
 
 def names(kept: int, held_out: int) -> list[str]:
@@ -61,4 +64,50 @@ def scenes(root: Path, kept: int = 3, held_out: int = 1) -> Path:
         rng = np.random.default_rng(100 + seed)
         small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
         small.resize((80, 60), Image.Resampling.BICUBIC).save(root / "indoors" / f"{name}.jpg")
+    return root
+
+
+def encode(picture: Image.Image, kind: str) -> bytes:
+    """A picture as a file, ``JPEG`` (almost without loss) or ``PNG``."""
+    file = io.BytesIO()
+    picture.save(file, kind, **({"quality": 97, "subsampling": 0} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+def sample(kind: str, seed: int) -> dict[str, bytes]:
+    """One sample of a shard: of ``segmentation``, ``mattes``, ``backgrounds`` or ``triplets``."""
+    picture, label = photograph(seed)
+    jpeg, png = encode(picture, "JPEG"), encode(label, "PNG")
+    if kind == "triplets":
+        scene = photograph(seed + 500)[0]
+        made = Image.composite(picture, scene, label)
+        fields = {"foreground.jpg": jpeg, "background.jpg": encode(scene, "JPEG")}
+        return {**fields, "composite.png": encode(made, "PNG"), "mask.png": png, "alpha.png": png}
+    labels = {"segmentation": {"mask.png": png}, "mattes": {"alpha.png": png}, "backgrounds": {}}
+    return {"image.jpg": jpeg, **labels[kind]}
+
+
+def shard(path: Path, kind: str, seeds: range, broken: tuple[int, ...] = ()) -> Path:
+    """A shard of samples ``s0000``, ...; the photographs of the ``broken`` ones are none."""
+    with ShardWriter(path) as writer:
+        for seed in seeds:
+            fields = sample(kind, seed)
+            if seed in broken:
+                fields |= {name: b"no picture" for name in fields if name.endswith(".jpg")}
+            writer.write(f"s{seed:04d}", fields)
+    return path
+
+
+def shards(root: Path, kind: str, train: int, held_out: int = 0, each: int = 4) -> Path:
+    """A folder of shards of ``each`` samples and less, with its index."""
+    root.mkdir(parents=True)
+    index = Index(kind)
+    for split, first, last in (("train", 0, train), ("validation", train, train + held_out)):
+        entries = []
+        for number, start in enumerate(range(first, last, each)):
+            seeds = range(start, min(start + each, last))
+            path = shard(root / f"{split}-{number:06d}.tar", kind, seeds)
+            entries.append(describe(path, len(seeds)))
+        index.splits[split] = entries
+    index.write(root)
     return root
