@@ -117,7 +117,9 @@ ImageSource: TypeAlias = (
 # Reading
 
 
-def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Photograph:
+def read_image(
+    source: ImageSource, *, max_pixels: int | None = None, cutout: bool = False
+) -> Photograph:
     """Read a photograph: upright, in sRGB, 8 bits a channel.
 
     EXIF orientation is applied and an embedded colour profile converted to sRGB. Gray, palette,
@@ -130,6 +132,7 @@ def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Photogr
             (4, H, W) or (H, W) in [0, 1]; or a :class:`Photograph`, which is returned as it is.
         max_pixels: refuse files of more pixels; by default the environment variable
             ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else :data:`DEFAULT_MAX_PIXELS`.
+        cutout: transparency is what is wanted, and not remarked upon.
 
     Raises:
         ImageError: a file that is missing, empty, truncated, too large, or not an image.
@@ -152,7 +155,7 @@ def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Photogr
             if _is_wide(opaque):
                 opaque = Image.fromarray(_round(_wide_gray(opaque, name, notes)))
             pixels = np.asarray(_to_srgb(opaque, icc, notes))
-    if alpha is not None:
+    if alpha is not None and not cutout:
         how = "partly" if alpha.any() else "fully"
         notes.append(f"is {how} transparent; the colours are read as stored, alpha is kept aside")
     _report(name, notes)

@@ -80,7 +80,9 @@ def find_images(root: str | Path) -> list[Path]:
     found = sorted(
         p
         for p in root.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.stem.endswith(LABELS)
+        if p.suffix.lower() in SUFFIXES
+        and not p.name.startswith(".")
+        and not p.stem.endswith(LABELS)
     )
     if not found:
         raise UsageError(f"{root} holds no image files")
@@ -95,7 +97,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _read_cutout(path: Path) -> Photograph:
-    return read_image(path)
+    return read_image(path, cutout=True)
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
