@@ -117,11 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         help="an option of the stage, instead of the one in the checkpoint; repeatable",
     )
     _shards_arguments(command("shards", _shards, "turn data sets into shards for training"))
-    benchmark = command("benchmark", _benchmark, "time imports, stages and the whole, as ratios")
-    benchmark.add_argument("--quick", action="store_true", help="a small picture, one repeat")
-    benchmark.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: torch's")
-    benchmark.add_argument("--size", type=int, default=768, metavar="PIXELS", help="default: 768")
-    benchmark.add_argument("--device", default="cpu", help="auto, cpu, cuda, ...; default: cpu")
+    _benchmark_arguments(
+        command("benchmark", _benchmark, "time stages, training data or training, as ratios")
+    )
     return parser
 
 
@@ -232,6 +230,53 @@ def _shards_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("folder", help="folder of shards with their index.json")
     verify.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core")
     action("layouts", "list the layouts of data sets")
+
+
+def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    # An option may stand before or behind what is measured: only the outermost has defaults.
+    parser.set_defaults(quick=False, threads=None, size=None, device=None)
+    kinds = parser.add_subparsers(metavar="WHAT", dest="what", required=False)
+    pipeline, data, train = (
+        kinds.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        for name, summary in (
+            ("pipeline", "imports, stages and the whole; what is measured when nothing is named"),
+            ("data", "shards against a bare loop and a folder, synthesis, memory"),
+            ("train", "steps a second, waiting for data and memory of recipes"),
+        )
+    )
+    given: dict[str, Any] = {"default": argparse.SUPPRESS}
+    for sub in (parser, pipeline, data, train):
+        sub.add_argument("--quick", action="store_true", help="everything small and once", **given)
+        sub.add_argument(
+            "--threads", type=int, metavar="N", help="CPU threads; default: torch's", **given
+        )
+    for sub, default in ((parser, "cpu"), (pipeline, "cpu"), (data, "auto"), (train, "auto")):
+        sub.add_argument("--device", help=f"auto, cpu, cuda, ...; default: {default}", **given)
+    for sub in (pipeline, data, train):
+        sub.add_argument(
+            "--debug", action="store_true", help=argparse.SUPPRESS, default=argparse.SUPPRESS
+        )
+    for sub in (parser, pipeline):
+        sub.add_argument("--size", type=int, metavar="PIXELS", help="default: 768", **given)
+    data.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="loader processes; default: 2"
+    )
+    data.add_argument(
+        "--samples", type=int, default=10_000, metavar="N", help="samples over which memory is "
+        "watched; default: 10000",
+    )  # fmt: skip
+    train.add_argument(
+        "recipes", nargs="*", default=[], metavar="RECIPE.yaml", help="default: a built-in set, "
+        "the paper's numbers and today's",
+    )  # fmt: skip
+    train.add_argument("--steps", type=int, default=20, metavar="N", help="timed; default: 20")
+    train.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="loader processes; default: as the "
+        "recipe says",
+    )  # fmt: skip
+    train.add_argument(
+        "--compile", action="store_true", help="compile on the CPU too, where a recipe says so"
+    )
 
 
 # What the commands do
@@ -430,9 +475,30 @@ def _layouts() -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    from deep_image_compositing.benchmark import run
+    ours = options.what in ("data", "train")
+    if ours and options.size is not None:
+        raise UsageError(f"--size is an option of benchmark pipeline, not of {options.what}")
+    device = options.device or ("auto" if ours else "cpu")
+    shared = {"quick": options.quick, "threads": options.threads, "device": device}
+    if options.what == "data":
+        from deep_image_compositing.benchmark import data
 
-    run(options.size, quick=options.quick, threads=options.threads, device=options.device)
+        data.run(workers=options.workers, samples=options.samples, **shared)
+    elif options.what == "train":
+        from deep_image_compositing.benchmark import train
+
+        train.run(
+            options.recipes,
+            steps=options.steps,
+            workers=options.workers,
+            compile=options.compile,
+            **shared,
+        )
+    else:
+        from deep_image_compositing.benchmark import pipeline
+
+        size = 768 if options.size is None else options.size
+        pipeline.run(size, **shared)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How long things take and how much memory they need, as tables; the command ``benchmark``.
+"""How long composites take and how much memory they need: ``benchmark pipeline``.
 
 Everything is measured in one run on one machine, against what people use today: closed-form
 matting with multi-level foreground estimation (pymatting) and a pyramid blend (OpenCV). So the
@@ -103,7 +103,7 @@ def run(
     if size < 64:
         raise UsageError(f"--size must be at least 64 pixels, got {size}")
     if threads is not None:
-        _limit_threads(threads)
+        limit_threads(threads)
     if quick:
         size = 96
     repeats = 1 if quick else 5
@@ -183,7 +183,7 @@ def _time_table(size: int, repeats: int, device: str) -> Table:
 
 def _memory_table(size: int) -> Table:
     table = Table("memory", "MB", "aim", title="Peak of a fresh process")
-    peak = _python("-m", "deep_image_compositing.benchmark", str(size))
+    peak = _python("-m", "deep_image_compositing.benchmark.pipeline", str(size))
     table.add_row(f"default pipeline, {size} x {size} pixels", peak.strip(), "1500")
     return table
 
@@ -271,10 +271,17 @@ def _stage(slot: str, name: str) -> Any:
 def _synchronised(stage: Callable[..., Tensor], given: tuple[Tensor, ...]) -> Callable[[], None]:
     def call() -> None:
         stage(*given)
-        if given[0].device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise(given[0].device)
 
     return call
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _median(call: Callable[[], Any], repeats: int, *, value: bool = False) -> float:
@@ -306,7 +313,8 @@ def _python(*arguments: str) -> str:
     return done.stdout
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
+    """Keep torch, OpenCV, numba and processes to come to so many threads."""
     if threads < 1:
         raise UsageError(f"--threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
@@ -342,12 +350,18 @@ def _peak(size: int) -> str:
     compositor(
         _photograph(pair.foreground), _photograph(pair.background), _photograph(pair.mask)[..., 0]
     )
+    peak = peak_memory()
+    return "not measured" if peak is None else f"{peak / 1e6:.0f}"
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process has occupied at most; None where that cannot be known."""
     try:
         import resource
     except ImportError:  # Windows
-        return "not measured"
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak / (1e6 if sys.platform == 'darwin' else 1e3):.0f}"
+    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

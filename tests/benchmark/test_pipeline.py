@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deep_image_compositing import benchmark
+from deep_image_compositing.benchmark import pipeline as benchmark
 from deep_image_compositing.cli import main
 from deep_image_compositing.functional.compose import over
 
