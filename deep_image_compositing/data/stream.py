@@ -10,7 +10,9 @@ batches, and what is padding says so in ``valid``.
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -227,11 +229,17 @@ class EvaluationStream(IterableDataset[Sample]):
         raise TooManyError("there is no readable sample to evaluate on")
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Batch systems and terminals signal all processes of a job; only the trainer is to act."""
+def start_worker(worker: int) -> None:
+    """What every loader process does first."""
+    # Batch systems and terminals signal all processes of a job; only the trainer is to act.
     for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # pymatting's threads are OpenMP's, as torch's are: in a process that was forked from one that
+    # has used them, they would wait for each other forever.
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(1)
 
 
 class StreamLoader(DataLoader[Sample]):
@@ -260,7 +268,7 @@ class StreamLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             timeout=timeout if num_workers else 0,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=start_worker,
         )
         self.stream = stream
         self.position = position
