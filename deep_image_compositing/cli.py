@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an option of the stage, instead of the one in the checkpoint; repeatable",
     )
     _shards_arguments(command("shards", _shards, "turn data sets into shards for training"))
+    _teach_arguments(command("teach", _teach, "let a trained fuser make hard training triplets"))
     _benchmark_arguments(
         command("benchmark", _benchmark, "time stages, training data or training, as ratios")
     )
@@ -230,6 +231,54 @@ def _shards_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("folder", help="folder of shards with their index.json")
     verify.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core")
     action("layouts", "list the layouts of data sets")
+
+
+def _teach_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fuser", required=True, metavar="FILE", help="a checkpoint or weights file trained on "
+        "easy triplets, or the name of shipped weights: default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stage", default="fuser/multi_stream", metavar="SLOT/NAME", help="what it holds; "
+        "default: fuser/multi_stream",
+    )  # fmt: skip
+    for name, text in (("mattes", "subjects with their alpha"), ("backgrounds", "photographs")):
+        parser.add_argument(
+            f"--{name}", nargs="+", required=True, metavar="PATH", help=f"{text}: folders, shards "
+            "or patterns of shards",
+        )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the shards")
+    parser.add_argument("--sheet", metavar="FILE.png", help="also draw the first triplets")
+    what = parser.add_argument_group("what is made")
+    for flag, kind, default, text in (
+        ("samples", int, 10_000, "triplets"),
+        ("shard-samples", int, 100, "triplets in a shard"),
+        ("size", int, 640, "side of the pictures in pixels"),
+        ("validation", float, 0.0, "share of shards made of what the sources hold out"),
+        ("augment", float, 1.0, "strength of colour jitter and camera effects"),
+        ("degrade", float, 1.0, "how far masks are degraded"),
+        ("seed", int, 0, "of everything random"),
+    ):
+        metavar = "N" if kind is int else "SHARE" if flag == "validation" else "STRENGTH"
+        what.add_argument(
+            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{text}; "
+            f"default: {default}",
+        )  # fmt: skip
+    what.add_argument("--licence", default="", metavar="TEXT", help="of plain folders, to record")
+    where = parser.add_argument_group("resources")
+    where.add_argument(
+        "--devices", type=int, metavar="N", help="GPUs, or processes on a CPU; -1 for all GPUs; "
+        "default: 1, or as many as torchrun has started",
+    )  # fmt: skip
+    where.add_argument("--nodes", type=int, metavar="N", help="machines; default: 1, or torchrun's")
+    where.add_argument("--accelerator", default="auto", help="auto, cpu, cuda, mps; default: auto")
+    where.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="triplets at once; default: 4"
+    )
+    where.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="loader processes a device; default: 2"
+    )
+    where.add_argument("--cache", metavar="DIR", help="keep shards from elsewhere here")
 
 
 def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
@@ -387,34 +436,57 @@ def _train(arguments: list[str]) -> int:
 def _export_weights(options: argparse.Namespace) -> int:
     from deep_image_compositing import registry, weights
 
-    slot, _, name = options.stage.partition("/")
-    if not name:
-        raise UsageError(
-            f"--stage is a slot and a name, as in segmenter/pyramid: {options.stage!r}"
-        )
-    entry = registry.get(slot, name)
+    slot, name = _slot_and_name(options.stage)
+    registry.get(slot, name)
     if Path(options.output).suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
     _check_folder(Path(options.output))
-    if not Path(options.checkpoint).is_file():
-        raise CompositingError(f"there is no checkpoint {options.checkpoint}")
-    from deep_image_compositing.compositor import accepted_options, make_stage
+    from deep_image_compositing.compositor import restore_stage
 
-    hyper = _hyper_parameters(options.checkpoint)
-    accepted = accepted_options(entry.factory)
-    taken = set(hyper) if accepted is None else accepted[0]
-    settings = {key: value for key, value in hyper.items() if key in taken}
-    settings.update(_key_values("--option", options.option))
-    if "weights" in taken or entry.weights:
-        settings["weights"] = None
-    if "pretrained" in settings:
-        settings["pretrained"] = None
-    stage: Any = make_stage(slot, (name, settings))
-    weights.load(stage, options.checkpoint)
+    given = _key_values("--option", options.option)
+    stage = restore_stage(slot, name, options.checkpoint, given)
     weights.save(stage, options.output)
     size = Path(options.output).stat().st_size / 1e6
     print(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
     return 0
+
+
+def _teach(options: argparse.Namespace) -> int:
+    slot, name = _slot_and_name(options.stage)
+    if slot != "fuser":
+        raise UsageError(f"only a fuser can teach, not a {slot}: --stage {options.stage}")
+    if options.sheet is not None:
+        _check_outputs({"path": Path(options.sheet)}, inputs=[options.fuser])
+    from deep_image_compositing import registry, weights
+    from deep_image_compositing.compositor import make_stage, restore_stage
+    from deep_image_compositing.data.teach import identify, teach
+
+    start = time.perf_counter()
+    if options.fuser in registry.get(slot, name).weights:
+        fuser: Any = make_stage(slot, (name, {"weights": options.fuser}))
+    else:
+        fuser = restore_stage(slot, name, options.fuser)
+    own = ("run", "debug", "fuser", "stage", "devices", "nodes")
+    index = teach(
+        fuser,
+        identify(options.stage, weights.resolve(fuser, options.fuser)),
+        devices=_launched("LOCAL_WORLD_SIZE", options.devices),
+        nodes=_launched("GROUP_WORLD_SIZE", options.nodes),
+        show=True,
+        **{key: value for key, value in vars(options).items() if key not in own},
+    )
+    if index is not None:
+        counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits)
+        seconds = time.perf_counter() - start
+        print(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
+        if options.sheet is not None:
+            print(f"wrote {options.sheet}")
+    return 0
+
+
+def _launched(variable: str, given: int | None) -> int:
+    """The number of devices or nodes: as given, else as torchrun says, else 1."""
+    return int(os.environ.get(variable, "1")) if given is None else given
 
 
 def _shards(options: argparse.Namespace) -> int:
@@ -538,17 +610,11 @@ def _make(
     )
 
 
-def _hyper_parameters(checkpoint: str) -> dict[str, Any]:
-    """What a stage was made with, from its checkpoint; empty for a file of tensors alone."""
-    import torch
-
-    from deep_image_compositing import weights
-
-    weights.read_state(checkpoint)  # refuses what is no checkpoint, or could run code
-    if Path(checkpoint).suffix == ".safetensors":
-        return {}
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return dict(content.get("hyper_parameters", {}))
+def _slot_and_name(stage: str) -> tuple[str, str]:
+    slot, _, name = stage.partition("/")
+    if not name:
+        raise UsageError(f"--stage is a slot and a name, as in segmenter/pyramid: {stage!r}")
+    return slot, name
 
 
 def _key_values(flag: str, given: Sequence[str]) -> dict[str, Any]:

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import registry
+from deep_image_compositing import registry, weights
 from deep_image_compositing.conventions import check
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
 from deep_image_compositing.functional.compose import over, unknown_band
 from deep_image_compositing.functional.lift import REACH, lift_alpha, snap_alpha, upsample_rows
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -503,6 +503,38 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
     if own in registry.SLOTS and own != slot:
         raise UsageError(f"{type(given).__name__} is a {own} and cannot be the {slot}")
     return given
+
+
+def restore_stage(
+    slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
+) -> Any:
+    """The stage ``name`` with the weights of a file, made as the stage in the file was made.
+
+    Args:
+        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
+        name: a registered name.
+        path: a training checkpoint, or a weights file.
+        options: of the stage, instead of those in the file.
+
+    Raises:
+        UsageError: an unknown name or option.
+        WeightsError: no such file, or one that does not hold such a stage.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"there is no checkpoint {path}")
+    entry = registry.get(slot, name)
+    hyper = weights.read_hyper_parameters(path)
+    accepted = accepted_options(entry.factory)
+    taken = set(hyper) if accepted is None else accepted[0]
+    settings = {key: value for key, value in hyper.items() if key in taken}
+    settings.update(options or {})
+    if "weights" in taken or entry.weights:
+        settings["weights"] = None
+    if "pretrained" in settings:
+        settings["pretrained"] = None
+    stage: Any = make_stage(slot, (name, settings))
+    weights.load(stage, path)
+    return stage
 
 
 def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] | None:

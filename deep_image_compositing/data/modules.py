@@ -33,6 +33,9 @@ from deep_image_compositing.functional.degradation import degrade_mask
 Sources = str | Source | list[str | Source]
 """One source or several: a path or pattern alone, or a :class:`Source` with its settings."""
 
+LEAST = 0.7
+"""Width of the smallest crop of a matte, relative to the size at which it is used."""
+
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -129,13 +132,13 @@ class StageData(LightningDataModule):
 
     # What Lightning calls
 
-    def setup(self, stage: str) -> None:
-        """Open the sources, once."""
-        if not self._mixes:
     def __getstate__(self) -> dict[str, Any]:
         """What a loader process is sent where it is not forked: everything but the trainer."""
         return {**self.__dict__, "trainer": None}
 
+    def setup(self, stage: str) -> None:
+        """Open the sources, once."""
+        if not self._mixes:
             self._mixes = self.open()
             self._say_where_shards_are_few()
 
@@ -263,17 +266,31 @@ class StageData(LightningDataModule):
                     )
 
     def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
-        """A crop (3, size, size) of a photograph."""
-        whole = item.size()
-        box = folders.any_crop(whole, rng, low)
-        picture = item.image(self.size / (box[2] - box[0]))
-        return planes(folders.crop(picture, box, self.size, bool(rng.random() < 0.5), whole))
+        return scene_crop(rng, item, self.size, low)
 
 
 def batches_trained(trainer: Trainer) -> int:
     """Batches that a run has trained on, before interruptions and after them."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
+
+
+def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> Tensor:
+    """A square crop (3, size, size) of a photograph, at least ``low`` of its short side wide."""
+    whole = item.size()
+    box = folders.any_crop(whole, rng, low)
+    picture = item.image(size / (box[2] - box[0]))
+    return planes(folders.crop(picture, box, size, bool(rng.random() < 0.5), whole))
+
+
+def outline_crop(
+    rng: np.random.Generator, label: Image.Image, size: int
+) -> tuple[folders.Box, bool]:
+    """A square at the outline of a matte, magnified little or not at all; whether to mirror it."""
+    short, long = min(label.size), max(label.size)
+    low = min(1.0, size * LEAST / long)
+    box = folders.local_crop(label, rng, low, min(short / long, max(low, 3 * low)))
+    return box, bool(rng.random() < 0.5)
 
 
 def planes(image: Image.Image) -> Tensor:
@@ -417,10 +434,7 @@ class FusionData(StageData):
         if isinstance(subject, ShardItem) and "composite.png" in subject.record.fields:
             return self._draw_hard(rng, subject)
         label = subject.label()
-        short, long = min(label.size), max(label.size)
-        low = min(1.0, self.size * 0.7 / long)
-        box = folders.local_crop(label, rng, low, min(short / long, max(low, 3 * low)))
-        mirrored = bool(rng.random() < 0.5)
+        box, mirrored = outline_crop(rng, label, self.size)
         if not held_out and rng.random() < self.blending:
             color = self._scene(rng, items["texture"], 0.3)
         else:
@@ -446,12 +460,13 @@ class FusionData(StageData):
             picture = item.picture(name).convert(mode)
             return planes(folders.crop(picture, box, self.size, mirrored, alpha.size))
 
+        composite = cut("composite.png")
         return {
-            "color": cut("composite.png"),
-            "alpha": cut("alpha.png", "L"),
+            "color": composite,
+            "alpha": planes(folders.crop(alpha, box, self.size, mirrored)),
             "old": cut("foreground.jpg"),
             "new": cut("background.jpg"),
-            "composite": cut("composite.png"),
+            "composite": composite,
             "mask": cut("mask.png", "L"),
             "hard": torch.full((1, 1, 1), 255, dtype=torch.uint8),
         }
@@ -459,13 +474,16 @@ class FusionData(StageData):
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         strength = self.augment if training else 0.0
         color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
+        hard = batch["hard"] > 0
         if strength:
             turned = synthesis.rotate(torch.cat([color, alpha], 1), generator)
-            color, alpha = turned.split((3, 1), 1)
+            # What is self-taught is made already, its pictures lie on top of each other.
+            color, alpha = torch.where(hard, torch.cat([color, alpha], 1), turned).split((3, 1), 1)
         made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
         made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
-        hard = batch["hard"] > 0
         if bool(hard.any()):
-            taught = synthesis.taught_triplet(old, new, batch["composite"], alpha, batch["mask"])
+            taught = synthesis.taught_triplet(old, new, batch["composite"], alpha)
+            # Every epoch another mask for the same sample, but one and the same to measure by.
+            taught["mask"] = made["mask"] if training else batch["mask"]
             made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
         return made

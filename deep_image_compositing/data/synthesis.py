@@ -82,6 +82,20 @@ def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor
     return x.clamp(0, 1)
 
 
+def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1.0) -> list[Tensor]:
+    """Put the very same effects, down to the grain, on several batches of the same shape.
+
+    Parts that are set into one another afterwards then look as if one camera had seen them.
+
+    Args:
+        pictures: (B, 3, H, W) each.
+        generator: on the pictures' device.
+        strength: as for :func:`camera`.
+    """
+    state = generator.get_state()
+    return [camera(picture, generator.set_state(state), strength) for picture in pictures]
+
+
 def quantize_blocks(image: Tensor, step: Tensor) -> Tensor:
     """Quantise 8 x 8 DCT coefficients of luma and half-resolution chroma, as JPEG does.
 
@@ -211,7 +225,7 @@ def easy_triplet(
 
 
 def taught_triplet(
-    foreground: Tensor, background: Tensor, composite: Tensor, alpha: Tensor, mask: Tensor
+    foreground: Tensor, background: Tensor, composite: Tensor, alpha: Tensor
 ) -> dict[str, Tensor]:
     """A self-taught triplet, with the subject's colour that its composite and alpha imply.
 
@@ -223,10 +237,9 @@ def taught_triplet(
         background: (B, 3, H, W), the new background.
         composite: (B, 3, H, W), the target.
         alpha: (B, 1, H, W), the opacity that the target was made with.
-        mask: (B, 1, H, W), the rough mask.
 
     Returns:
-        As :func:`easy_triplet`, and ``mask``.
+        As :func:`easy_triplet`.
     """
     subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
     return {
@@ -235,5 +248,4 @@ def taught_triplet(
         "composite": composite,
         "alpha": alpha,
         "foreground_color": torch.where(alpha > 0, subject.clamp(0, 1), foreground),
-        "mask": mask,
     }

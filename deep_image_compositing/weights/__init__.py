@@ -90,6 +90,24 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
+    """What the stage in a weights file or checkpoint was made with; empty when it does not say.
+
+    Raises:
+        WeightsError: as :func:`read_state`.
+    """
+    path = Path(path)
+    read_state(path)  # refuses what is neither, or could run code
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return dict(json.loads(header.get("hyper_parameters", "{}")))
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(content.get("hyper_parameters", {}))
+
+
 def load(stage: Stage, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
