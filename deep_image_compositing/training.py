@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
 from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seed_of
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 
@@ -167,6 +167,17 @@ class TrainingCLI(LightningCLI):
                 f"{run} holds a run already ({checkpoint.name}): go on with --resume, or name "
                 "another folder with --trainer.default_root_dir"
             )
+
+    def instantiate_classes(self) -> None:
+        """Make what the configuration names; an error in making it stays that error."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse hides what a constructor raised behind the types that did not fit.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, CompositingError):
+                cause = cause.__cause__
+            raise cause or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, by default with a TensorBoard log in the run's folder."""

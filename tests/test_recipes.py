@@ -184,6 +184,32 @@ def test_a_toy_trains(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {path.name[:3] for path in (run / "sheets").iterdir()} == {"tra", "val"}
 
 
+def test_a_recipe_that_goes_on_from_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", str(RECIPES / "toy" / "fusion_hard.yaml"), *QUIET]) == 1
+    said = capsys.readouterr().err
+    assert "error: no weights 'runs/toy/fusion_easy/checkpoints/last.ckpt'" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_checkpoints_stay_in_the_run_with_any_logger(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    train(
+        "fusion_easy",
+        "--trainer.logger=CSVLogger",
+        "--trainer.logger.save_dir=runs/logged",
+        "--trainer.default_root_dir=runs/logged",
+    )
+    assert (place / "runs/logged/checkpoints/last.ckpt").is_file()
+    assert len(list((place / "runs/logged").rglob("metrics.csv"))) == 1
+    assert not list((place / "runs/logged").rglob("events.out*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODERN)
 def test_modern_networks_compile_whole(
