@@ -322,10 +322,11 @@ class Reading:
 
 def is_shards(path: str) -> bool:
     """Whether a source's path names shards rather than a folder."""
-    return (
-        not is_local(path)
-        or path.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
-        or (local_path(path) / INDEX).is_file()
+    return any(
+        not is_local(part)
+        or part.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
+        or (local_path(part) / INDEX).is_file()
+        for part in path.split("::")
     )
 
 

@@ -231,7 +231,10 @@ def _open_url(url: str) -> Any:
     if urlsplit(url).scheme in ("http", "https"):
         # gopen's own curl waits forever on a server that has stopped sending.
         patience = ["--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "60"]
-        command = ["curl", "-fsSL", "--retry", "3", *patience, "--", url]
+        # Only what fails at once, as a busy server does, is asked for again: after a transfer that
+        # stalled, curl would write the file from its start behind what it has written already.
+        again = ["--retry", "3", "--retry-max-time", "15"]
+        command = ["curl", "-fsSL", *again, *patience, "--", url]
         try:
             return Pipe(command, mode="rb", ignore_status=[23])
         except FileNotFoundError:

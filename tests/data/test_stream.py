@@ -1,0 +1,370 @@
+"""Loaders: resumed runs see what uninterrupted ones see; evaluations count each sample once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deep_image_compositing.data.feeds import Mix, Reading, open_source
+from deep_image_compositing.data.items import Item, Source
+from deep_image_compositing.data.stream import (
+    EvaluationStream,
+    Sample,
+    StreamLoader,
+    TrainingStream,
+    seed_of,
+)
+from deep_image_compositing.errors import DataError
+from tests.data import trees
+
+pytestmark = [
+    # Python 3.12 and later say so where loader processes are forked, as torch does on Linux.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    # Three loader processes are more than a small machine has cores.
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
+
+EPOCH = 7
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of shards: of 11 samples, of 12, and of 6 of which the third is no picture."""
+    root = tmp_path_factory.mktemp("stream")
+    trees.shards(root / "mattes", "mattes", 11)
+    trees.shards(root / "scenes", "backgrounds", 12)
+    trees.shard(root / "broken.tar", "mattes", range(6), broken=(2,))
+    return root
+
+
+def mix(path: Path | str, tolerance: float = 0.01) -> Mix:
+    kinds = ("mattes", "backgrounds")
+    return Mix([open_source(Source(str(path)), kinds, Reading(3, tolerance))[0]])
+
+
+def number(item: Item) -> int:
+    return int(item.name[-4:])
+
+
+def numbers(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+    """Which samples were drawn, and a number of the sample's own."""
+    drawn = [number(item) for item in items.values()]
+    return {"drawn": torch.tensor(drawn), "own": torch.tensor(rng.random())}
+
+
+def pictures(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+    """The same, of samples that must be readable."""
+    items["subject"].image()
+    return numbers(rng, items, held_out)
+
+
+def training(root: Path, workers: int = 0, start: int = 0, rank: int = 0) -> Iterator[Sample]:
+    """The batches of a run from a position on, epoch after epoch."""
+    feeds = {"subject": mix(root / "mattes"), "scene": mix(root / "scenes")}
+    stream = TrainingStream(feeds, numbers, 2, EPOCH, seed=5, rank=rank)
+    position = itertools.count(start)
+    done = start
+    loader = StreamLoader(stream, workers, lambda: done, timeout=60)
+    assert len(loader) == EPOCH
+    while True:
+        for batch in loader:
+            yield batch
+            done = next(position) + 1
+
+
+def text(batch: Sample) -> str:
+    return str(sorted((key, value.tolist()) for key, value in batch.items()))
+
+
+def texts(batches: Iterator[Sample], most: int) -> list[str]:
+    return [text(batch) for batch in itertools.islice(batches, most)]
+
+
+# Training
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_a_run_that_starts_anywhere_sees_what_is_there(workers: int, root: Path) -> None:
+    whole = texts(training(root, workers), 2 * EPOCH + 2)
+    assert len(set(whole)) == len(whole)
+    for start in (1, EPOCH - 1, EPOCH, EPOCH + 3):
+        rest = texts(training(root, workers, start), len(whole) - start)
+        assert rest == whole[start:], start
+
+
+def test_one_loader_process_or_none_is_the_same_and_ranks_differ(root: Path) -> None:
+    assert texts(training(root, 0), 9) == texts(training(root, 1), 9)
+    ranks = [texts(training(root, 0, rank=rank), EPOCH) for rank in range(3)]
+    assert len({*ranks[0], *ranks[1], *ranks[2]}) == 3 * EPOCH
+
+
+def stream_of(feeds: dict[str, Mix], batch_size: int, tolerance: float) -> TrainingStream:
+    return TrainingStream(feeds, pictures, batch_size, 30, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_bad_samples_do_not_shift_the_others(batch_size: int, root: Path, tmp_path: Path) -> None:
+    # The same shard, once whole.
+    whole = trees.shard(tmp_path / "whole.tar", "mattes", range(6))
+    good, torn = (
+        list(StreamLoader(stream_of({"subject": mix(path)}, batch_size, 1.0)))
+        for path in (whole, root / "broken.tar")
+    )
+    bad = 0
+    for expected, batch in zip(good, torn, strict=True):
+        assert torch.equal(batch["seed"], expected["seed"])
+        fine = expected["drawn"][:, 0] != 2
+        bad += int((~fine).sum())
+        assert torch.equal(batch["drawn"][fine], expected["drawn"][fine])
+        assert torch.equal(batch["own"][fine], expected["own"][fine])
+        assert 2 not in batch["drawn"]
+    assert bad > 3
+
+
+def test_what_stands_in_does_not_depend_on_what_came_before(root: Path) -> None:
+    feeds = {"subject": mix(root / "broken.tar")}
+    whole = texts(iter(StreamLoader(stream_of(feeds, 1, 1.0))), 30)
+    for start in range(0, 30, 3):
+        stream = stream_of(feeds, 1, 1.0)
+        assert texts(iter(StreamLoader(stream, position=lambda: start)), 30) == whole[start:]  # noqa: B023
+
+
+def test_a_stream_can_be_sent_to_another_process(root: Path) -> None:
+    stream = stream_of({"subject": mix(root / "mattes")}, 2, 0.01)
+    sent = pickle.loads(pickle.dumps(stream))
+    assert texts(iter(StreamLoader(sent)), 5) == texts(iter(StreamLoader(stream)), 5)
+
+
+def test_what_changes_the_order_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = stream_of({"subject": mix(root / "mattes")}, 2, 0.01)
+    state = StreamLoader(stream, 2, about={"seed": 1, "batch_size": 2}).state_dict()
+    StreamLoader(stream, 2, about={"seed": 1, "batch_size": 2}).load_state_dict(state)
+    assert not caplog.text
+    StreamLoader(stream, 3, about={"seed": 1, "batch_size": 4}).load_state_dict(state)
+    assert "other samples: batch_size was 2 and is 4; num_workers was 2 and is 3" in caplog.text
+
+
+def test_seeds_spread() -> None:
+    seeds = {seed_of(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500
+    assert max(seeds) < 2**63
+    assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
+
+
+def die(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_loader_process_that_is_killed_is_said(root: Path) -> None:
+    stream = TrainingStream({"subject": mix(root / "mattes")}, die, 2, 30)
+    with pytest.raises(DataError, match=r"loader process was killed.*(exited|signal)"):
+        list(StreamLoader(stream, 1))
+
+
+def test_loader_processes_outlive_what_stops_a_run(root: Path) -> None:
+    before = set(multiprocessing.active_children())
+    batches = training(root, 2)
+    next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+        for worker in workers:
+            os.kill(worker.pid or 0, number)
+    assert texts(batches, 3 * EPOCH) == texts(training(root, 2, 1), 3 * EPOCH)
+    assert len(workers) == 2
+    assert all(worker.is_alive() for worker in workers)
+
+
+# Evaluation
+
+
+ALONE = [(ranks, 0, total) for ranks in (1, 2, 3, 4) for total in (1, 5, 7, 11)]
+SHARED = [(1, 1, 5), (1, 2, 7), (2, 1, 1), (2, 3, 7), (3, 2, 5), (3, 2, 11)]
+
+
+@pytest.mark.parametrize(("ranks", "workers", "total"), ALONE + SHARED)
+def test_each_sample_counts_once_on_any_number_of_ranks(
+    ranks: int, workers: int, total: int, root: Path, tmp_path: Path
+) -> None:
+    trees.shard(tmp_path / "0.tar", "mattes", range(min(3, total)))
+    trees.shard(tmp_path / "1.tar", "mattes", range(3, total)) if total > 3 else None
+    seen: dict[int, tuple[int, float, int]] = {}
+    lengths = []
+    for rank in range(ranks):
+        stream = EvaluationStream(
+            mix(f"{tmp_path}/*.tar"),
+            {"scene": mix(root / "scenes")},
+            "subject",
+            numbers,
+            batch_size=2,
+            rank=rank,
+            ranks=ranks,
+        )
+        batches = list(StreamLoader(stream, workers, timeout=60))
+        assert len(batches) == stream.length
+        lengths.append([len(batch["valid"]) for batch in batches])
+        for batch in batches:
+            rows = zip(batch["drawn"], batch["own"], batch["seed"], batch["valid"], strict=True)
+            for drawn, own, seed, valid in rows:
+                if valid:
+                    assert int(drawn[0]) not in seen
+                    seen[int(drawn[0])] = (int(drawn[1]), float(own), int(seed))
+    assert sorted(seen) == list(range(total))
+    assert all(length == lengths[0] for length in lengths)  # none waits for another
+    # What a sample is made of depends on its place alone.
+    alone = EvaluationStream(
+        mix(f"{tmp_path}/*.tar"), {"scene": mix(root / "scenes")}, "subject", numbers, 1
+    )
+    for i, batch in enumerate(StreamLoader(alone)):
+        assert seen[i] == (int(batch["drawn"][0, 1]), float(batch["own"]), int(batch["seed"]))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_repeats_are_crops_of_their_own(ranks: int, root: Path) -> None:
+    seen = []
+    for rank in range(ranks):
+        stream = EvaluationStream(
+            mix(root / "mattes"), {}, "subject", numbers, 4, 3, rank=rank, ranks=ranks
+        )
+        for batch in StreamLoader(stream):
+            own = batch["own"][batch["valid"]].tolist()
+            seen += zip(batch["drawn"][batch["valid"], 0].tolist(), own, strict=True)
+    assert [drawn for drawn, _ in seen] == [i // 3 for i in range(33)]
+    assert len({own for _, own in seen}) == 33
+
+
+def test_a_bad_sample_is_padding(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = EvaluationStream(mix(root / "broken.tar"), {}, "subject", pictures, 3)
+    batches = list(StreamLoader(stream))
+    assert [batch["valid"].tolist() for batch in batches] == [[True, True, False], [True] * 3]
+    assert "broken.tar: s0002" in caplog.text
+    nothing = trees.shard(root / "nothing.tar", "mattes", range(2), broken=(0, 1))
+    stream = EvaluationStream(mix(nothing), {}, "subject", pictures, 3)
+    with pytest.raises(DataError, match="no readable sample to evaluate on"):
+        list(StreamLoader(stream))
+
+
+# Faults in the middle of an epoch
+
+
+SERVER = """
+import http.server, pathlib, sys
+
+class Vanishing(http.server.BaseHTTPRequestHandler):
+    served = 0
+    def do_GET(self):
+        content = pathlib.Path(sys.argv[1]).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        Vanishing.served += 1
+        self.wfile.write(content if Vanishing.served <= 2 else content[: len(content) // 2])
+        if Vanishing.served > 2:
+            sys.exit()
+    def log_message(self, *_):
+        pass
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Vanishing)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""Serves a shard twice; then breaks off in the middle and is gone."""
+
+
+@pytest.fixture
+def vanishing(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "*")
+    shard = root / "mattes" / "train-000000.tar"
+    # A process of its own: forked loader processes would keep a socket of this one open.
+    command = [sys.executable, "-c", SERVER, str(shard)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/s.tar"
+        server.kill()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    """What is logged, by loader processes too."""
+    handler = logging.FileHandler(tmp_path / "log")
+    logger = logging.getLogger("deep_image_compositing")
+    logger.addHandler(handler)
+    yield tmp_path / "log"
+    logger.removeHandler(handler)
+    handler.close()
+
+
+FAULTS = {
+    "corrupt image": "cannot identify image file",
+    "missing shard": "No such file",
+    "truncated tar": "truncated",
+    "failing program": "exit 3",
+}
+
+
+def faulty(fault: str, tmp_path: Path) -> str:
+    """Ten shards, the last of which is not as it should be."""
+    for i in range(10):
+        broken = (39, 38) if fault == "corrupt image" else ()
+        trees.shard(tmp_path / f"{i}.tar", "mattes", range(4 * i, 4 * i + 4), broken)
+    last = tmp_path / "9.tar"
+    if fault == "missing shard":
+        last.unlink()
+    elif fault == "truncated tar":
+        last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    urls = [f"{tmp_path}/{i}.tar" for i in range(10)]
+    if fault == "failing program":
+        urls[-1] = f"pipe:cat {last}; exit 3"
+    return "::".join(urls)
+
+
+@pytest.mark.parametrize(
+    ("fault", "workers"),
+    [*((fault, 0) for fault in FAULTS), ("corrupt image", 2), ("truncated tar", 2)],
+)
+def test_a_fault_in_the_middle_is_named_and_counted_and_at_last_an_error(
+    fault: str, workers: int, tmp_path: Path, log: Path
+) -> None:
+    url = faulty(fault, tmp_path)
+
+    def run(tolerance: float) -> int:
+        feeds = {"subject": mix(url, tolerance)}
+        stream = TrainingStream(feeds, pictures, 2, 150, tolerance=tolerance)
+        done = 0
+        try:
+            for _ in StreamLoader(stream, workers, timeout=60):
+                done += 1
+        except DataError as error:
+            assert FAULTS[fault] in str(error)  # noqa: PT017
+            assert "more than the tolerated share of 0.01" in str(error)  # noqa: PT017
+        return done
+
+    assert 2 < run(0.01) < 150
+    said = log.read_text()
+    assert FAULTS[fault] in said
+    assert "passed over (4 of " in said
+    assert run(0.5) == 150
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="URLs are read by curl")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_vanishes_in_the_middle(workers: int, vanishing: str, log: Path) -> None:
+    stream = TrainingStream({"subject": mix(vanishing)}, pictures, 1, 1000)
+    batches = iter(StreamLoader(stream, workers, timeout=60))
+    assert next(batches)["drawn"] < 4
+    with pytest.raises(DataError, match=r"shards of http.*tolerated share.*http"):
+        list(batches)
+    assert "s.tar" in log.read_text()
