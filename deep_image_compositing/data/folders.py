@@ -212,7 +212,7 @@ def crop(
         whole: (width, height) that ``box`` refers to, when ``image`` was decoded smaller.
     """
     if whole is not None and whole != image.size:
-        x, y = image.width / whole[0], image.height / whole[1]
+        x, y = _reduction(image.size, whole)
         right, bottom = min(box[2] * x, image.width), min(box[3] * y, image.height)
         box = (box[0] * x, box[1] * y, right, bottom)
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
@@ -222,5 +222,17 @@ def crop(
 def to_planes(image: Image.Image) -> Pixels:
     """A picture as (C, H, W) 8-bit planes of its own memory."""
     pixels = np.asarray(image)
+def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
+    """By how much a picture of ``whole`` was decoded smaller, along x and y.
+
+    JPEG is decoded at exactly 1/2, 1/4 or 1/8 and its size rounded up, so that the last pixels show
+    less than the others: the ratio of the sizes would shift the crop against its mask.
+    """
+    for factor in (2, 4, 8):
+        if size == (-(-whole[0] // factor), -(-whole[1] // factor)):
+            return 1 / factor, 1 / factor
+    return size[0] / whole[0], size[1] / whole[1]
+
+
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return pixels.transpose(2, 0, 1).copy()  # Pillow's own memory is read-only
