@@ -256,7 +256,8 @@ def _teach_arguments(parser: argparse.ArgumentParser) -> None:
         ("size", int, 640, "side of the pictures in pixels"),
         ("validation", float, 0.0, "share of shards made of what the sources hold out"),
         ("augment", float, 1.0, "strength of colour jitter and camera effects"),
-        ("degrade", float, 1.0, "how far masks are degraded"),
+        ("degrade", float, 1.0, "how far the written masks are degraded"),
+        ("teacher-degrade", float, 0.25, "how far those are that the fuser is given"),
         ("seed", int, 0, "of everything random"),
     ):
         metavar = "N" if kind is int else "SHARE" if flag == "validation" else "STRENGTH"

@@ -86,6 +86,7 @@ TRIES = 100
 
 _EXACT = 0.2  # share of masks that stay exact, as in FusionData
 _PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
+_ERROR = "error"
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -104,7 +105,9 @@ class Recipe:
         size: side of the square pictures in pixels.
         batch_size: samples that go through the fuser together.
         augment: strength of colour jitter and camera effects.
-        degrade: how far masks are degraded, the fuser's own and those that are written.
+        degrade: how far the masks that are written are degraded.
+        teacher_degrade: how far those are that the fuser itself is given. The teacher may know more
+            than the pupil: the better its masks, the less its mistakes are learnt.
         licence: what may be done with what lies in plain folders, for the record.
         inputs: SHA-256 of the names of all that the sources hold.
     """
@@ -120,13 +123,14 @@ class Recipe:
     batch_size: int = 4
     augment: float = 1.0
     degrade: float = 1.0
+    teacher_degrade: float = 0.25
     licence: str = ""
     inputs: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (
             ("seed", 0), ("samples", 1), ("shard_samples", 1), ("size", 16), ("batch_size", 1),
-            ("augment", 0), ("degrade", 0),
+            ("augment", 0), ("degrade", 0), ("teacher_degrade", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -321,7 +325,10 @@ class Batches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, numbers = self.parts[index]
-        samples = [self._sample(shard, number) for number in numbers]
+        try:
+            samples = [self._sample(shard, number) for number in numbers]
+        except UNREADABLE as error:  # raised here, it would reach the user as a traceback
+            return {_ERROR: str(error)}
         batch: dict[str, Any] = {
             name: torch.stack([sample[name] for sample in samples])
             for name, value in samples[0].items()
@@ -474,18 +481,18 @@ class Teacher(LightningModule):
 
     Args:
         fuser: trained on easy triplets.
-        augment: strength of colour jitter and camera effects.
-        degrade: of the masks.
+        recipe: of the set.
     """
 
-    def __init__(self, fuser: Fuser, augment: float, degrade: float) -> None:
+    def __init__(self, fuser: Fuser, recipe: Recipe) -> None:
         super().__init__()
         self.fuser = fuser
-        self.augment = augment
-        self.degrade = degrade
+        self.recipe = recipe
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """``foreground``, ``composite`` (B, 3, H, W), ``mask``, ``alpha`` (B, 1, H, W), uint8."""
+        if _ERROR in batch:
+            raise DataError(batch[_ERROR])
         names = ("color", "alpha", "old", "scene", "new")
         color, alpha, old, scene, new = (batch[name].float() / 255 for name in names)
         # One generator a sample, so that none depends on the batch that it is in.
@@ -493,11 +500,11 @@ class Teacher(LightningModule):
         rows = zip(
             color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
         )
-        easy = [make_easy(*row, self.augment, self.degrade) for row in rows]
+        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
         photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
         hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
         rough = [
-            degrade_mask(row, generator, self.degrade, exact=_EXACT)
+            degrade_mask(row, generator, self.recipe.degrade, exact=_EXACT)
             for row, generator in zip(alpha.split(1), generators, strict=True)
         ]
         made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
@@ -790,13 +797,11 @@ def teach(
             _log.warning("the mattes hold nothing out, so there is no validation split")
         recipe = replace(recipe, validation=0.0)
     check_folder(out, recipe)
-    trainer = make_trainer(
-        TripletWriter(out, recipe, show), devices=devices, nodes=nodes, accelerator=accelerator
-    )
-    teacher = Teacher(fuser, recipe.augment, recipe.degrade)
-    with _quiet(), _one_thread(trainer):
-        data = TeachData(recipe, out, mixes, workers)
-        trainer.predict(teacher, data, return_predictions=False)
+    writer, data = TripletWriter(out, recipe, show), TeachData(recipe, out, mixes, workers)
+    with _quiet():
+        trainer = make_trainer(writer, devices=devices, nodes=nodes, accelerator=accelerator)
+        with _one_thread(trainer):
+            trainer.predict(Teacher(fuser, recipe), data, return_predictions=False)
     if not trainer.is_global_zero:
         return None
     if sheet is not None:
@@ -845,16 +850,22 @@ def _one_thread(trainer: Trainer) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Lightning says of choices that are made here on purpose."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     with warnings.catch_warnings():
+        # Shards are shared out whole: a process may well have none, and no sampler is asked.
         warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks")
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
         try:
             yield
         finally:
-            log.setLevel(level)
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)
 
 
 def draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
