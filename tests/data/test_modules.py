@@ -1,0 +1,259 @@
+"""Data modules: what each slot trains on, aligned, repeatable, from shards and from folders."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.modules import (
+    FusionData,
+    RefinementData,
+    SegmentationData,
+    StageData,
+    as_sources,
+)
+from deep_image_compositing.data.shards import ShardWriter
+from deep_image_compositing.errors import UsageError
+from tests.data import trees
+
+CHANNELS: dict[type[StageData], dict[str, int]] = {
+    SegmentationData: {"image": 3, "mask": 1, "weight": 1},
+    RefinementData: {"image": 3, "mask": 1, "alpha": 1, "weight": 1},
+    FusionData: {"foreground": 3, "background": 3, "composite": 3, "mask": 1, "alpha": 1}
+    | {"foreground_color": 3},
+}
+MODULES = pytest.mark.parametrize("kind", CHANNELS)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mattes as shards and as pairs, scenes, and self-taught triplets."""
+    root = tmp_path_factory.mktemp("modules")
+    trees.shards(root / "mattes", "mattes", 6, 3)
+    trees.pairs(root / "pairs", "alpha", kept=3, held_out=2)
+    trees.scenes(root / "scenes")
+    trees.shards(root / "hard", "triplets", 3)
+    return root
+
+
+def make(kind: type[StageData], root: Path, name: str = "mattes", **options: Any) -> StageData:
+    source = Source(str(root / name), paste=options.pop("paste", 0.5), distrust=10)
+    given = {"size": 24, "batch_size": 2, "epoch_length": 4, "num_workers": 0, "shuffle": 2}
+    data = kind([source], str(root / "scenes"), **{**given, **options})
+    data.setup("fit")
+    return data
+
+
+def finished(data: StageData, loader: Any) -> list[dict[str, Tensor]]:
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+@MODULES
+@pytest.mark.parametrize("name", ["mattes", "pairs"])
+def test_a_module_makes_what_its_slot_trains_on(
+    kind: type[StageData], name: str, root: Path
+) -> None:
+    data = make(kind, root, name)
+    train, held_out = data.train_dataloader(), data.val_dataloader()
+    assert (len(train), len(held_out)) == (2, 2 if name == "mattes" else 1)
+    for batch in [*finished(data, train), *finished(data, held_out)]:
+        valid = batch.pop("valid", None)
+        assert valid is None or valid.any()
+        assert {key: tensor.shape[1] for key, tensor in batch.items()} == CHANNELS[kind]
+        for key, tensor in batch.items():
+            assert tensor.shape[2:] == (24, 24)
+            assert tensor.dtype == torch.float32
+            assert tensor.min() >= 0
+            assert tensor.max() <= (4 if key == "weight" else 1)
+        if "weight" in batch:
+            assert batch["weight"].min() == 0  # the outline of a distrusted source
+
+
+@MODULES
+def test_a_seed_and_a_position_decide_what_is_made(kind: type[StageData], root: Path) -> None:
+    def run(seed: int) -> list[dict[str, Tensor]]:
+        data = make(kind, root, seed=seed)
+        return [*finished(data, data.train_dataloader()), *finished(data, data.val_dataloader())]
+
+    first, again, other = run(0), run(0), run(1)
+    for one, two in zip(first, again, strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    for batches in (first[:2], first[2:]):
+        assert not torch.equal(batches[0]["mask"], batches[1]["mask"])
+    assert not torch.equal(first[0]["mask"], other[0]["mask"])
+
+
+@MODULES
+def test_an_evaluation_does_not_depend_on_the_batches(kind: type[StageData], root: Path) -> None:
+    def run(batch_size: int) -> dict[str, Tensor]:
+        data = make(kind, root, batch_size=batch_size, validation_crops=2)
+        batches = finished(data, data.val_dataloader())
+        assert all(bool(batch.pop("valid").all()) for batch in batches)
+        return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+    whole, single = run(3), run(1)
+    assert len(whole["mask"]) == 6
+    assert all(torch.equal(whole[key], single[key]) for key in whole)
+
+
+@MODULES
+def test_a_module_can_be_sent_to_another_process(kind: type[StageData], root: Path) -> None:
+    data = make(kind, root)
+    loader = data.train_dataloader()
+    data.trainer = SimpleNamespace(lock=(i for i in ()))  # type: ignore[assignment]  # cannot be
+    sent = pickle.loads(pickle.dumps(loader.stream))
+    for one, two in zip(loader.stream, sent, strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+# What lies on top of each other stays there
+
+
+def coded(path: Path) -> Path:
+    """Samples whose photograph says where it was cut: its labels are its red, its green is x."""
+    with ShardWriter(path) as writer:
+        for seed in range(4):
+            _, label = trees.photograph(seed, (131, 97))
+            x = np.tile(np.linspace(0, 255, 131).round().astype(np.uint8), (97, 1))
+            picture = Image.fromarray(np.stack([np.asarray(label), x, 255 - x], -1))
+            fields = {"image.jpg": trees.encode(picture, "JPEG")}
+            writer.write(f"s{seed}", {**fields, "alpha.png": trees.encode(label, "PNG")})
+    return path
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("kind", [SegmentationData, RefinementData])
+def test_photograph_and_label_are_cut_alike(
+    kind: type[StageData], size: int, root: Path, tmp_path: Path
+) -> None:
+    coded(tmp_path / "coded.tar")
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    data = make(kind, tmp_path, "coded.tar", size=size, epoch_length=24, augment=0.0, paste=0.0)
+    mirrored = 0
+    for batch in finished(data, data.train_dataloader()):
+        label = batch["alpha" if kind is RefinementData else "mask"]
+        off = (batch["image"][:, :1] - label).abs()
+        assert off.mean() < 0.02
+        assert off.amax() < 0.25  # what JPEG does to edges; one pixel off is far more
+        slope = batch["image"][:, 1, :, -1].mean(1) - batch["image"][:, 1, :, 0].mean(1)
+        mirrored += int((slope < 0).sum())
+    assert 4 < mirrored < 20
+
+
+def test_colour_and_alpha_turn_and_mirror_together(root: Path, tmp_path: Path) -> None:
+    # A cut-out whose straight colour is its opacity: wherever it goes, red is alpha.
+    with ShardWriter(tmp_path / "cut.tar") as writer:
+        for seed in range(3):
+            _, label = trees.photograph(seed, (131, 97))
+            picture = Image.merge("RGBA", (label, label, label, label))
+            writer.write(f"s{seed}", {"foreground.png": trees.encode(picture, "PNG")})
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    data = make(FusionData, tmp_path, "cut.tar", size=32, epoch_length=32, blending=0.0)
+    seen = []
+    for batch in data.train_dataloader():
+        floats = {k: v.float() / 255 for k, v in batch.items() if k != "seed"}
+        assert (floats["color"][:, :1] - floats["alpha"]).abs().max() < 0.01
+        made = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"])), True)
+        seen.append((made["alpha"] - floats["alpha"]).abs().amax((1, 2, 3)) > 0)
+        # Without jitter, what was turned would still be its own alpha.
+        data.augment = 1e-6
+        still = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"])), True)
+        assert (still["foreground_color"][:, :1] - still["alpha"]).abs().max() < 0.02
+        data.augment = 1.0
+    assert 0 < torch.cat(seen).float().mean() < 1  # some are turned
+
+
+# Hard triplets
+
+
+def test_hard_triplets_are_mixed_with_easy_ones(root: Path) -> None:
+    sources = [Source(str(root / "mattes"), 1.0), Source(str(root / "hard"), 1.0)]
+    data = FusionData(
+        sources, str(root / "scenes"), size=24, batch_size=8, epoch_length=40, num_workers=0
+    )
+    data.setup("fit")
+    hard = 0
+    for batch in data.train_dataloader():
+        made = data.on_after_batch_transfer(dict(batch), 0)
+        assert set(made) == set(CHANNELS[FusionData])
+        rows = batch["hard"].view(-1) > 0
+        hard += int(rows.sum())
+        # Nothing is done to what was taught: the pictures are those of the shard.
+        for name, key in (("foreground", "old"), ("background", "new"), ("composite",) * 2):
+            assert torch.equal(made[name][rows], batch[key][rows].float() / 255)
+        assert torch.equal(made["alpha"][rows], batch["alpha"][rows].float() / 255)
+        # Theirs is the colour of which the composite was made.
+        again = made["alpha"] * made["foreground_color"] + (1 - made["alpha"]) * made["background"]
+        assert ((again - made["composite"])[rows].abs() < 0.02).float().mean() > 0.95
+    assert 10 < hard < 30
+
+
+# Settings
+
+
+def test_sources_are_given_in_many_ways() -> None:
+    assert as_sources(None) == []
+    assert as_sources("a") == as_sources(["a"]) == as_sources(Source("a")) == [Source("a")]
+    assert as_sources(["a", Source("b", 2.0)]) == [Source("a"), Source("b", 2.0)]
+
+
+def test_a_list_and_a_pattern_are_drawn_from_by_weight(root: Path) -> None:
+    sources: list[str | Source] = [
+        Source(f"{root}/mattes/train-{{000000..000001}}.tar", 3.0),
+        str(root / "pairs"),
+    ]
+    data = SegmentationData(sources, str(root / "scenes"), num_workers=0)
+    data.setup("fit")
+    train, _ = data.open_main()
+    assert [feed.source.weight for feed in train.feeds] == [3.0, 1.0]
+    assert [feed.shards() for feed in train.feeds] == [2, None]
+
+
+def test_validation_may_be_named(root: Path) -> None:
+    data = make(SegmentationData, root, validation=[str(root / "pairs")], batch_size=4)
+    batches = list(data.val_dataloader())
+    assert sum(int(batch["valid"].sum()) for batch in batches) == 5
+    none = SegmentationData(f"{root}/mattes/*.tar", str(root / "scenes"))
+    none.setup("fit")
+    assert none.val_dataloader() == none.test_dataloader() == []
+
+
+def test_fewer_shards_than_loader_processes_are_said(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(SegmentationData, root, num_workers=2)
+    assert not caplog.text
+    make(SegmentationData, root, num_workers=3)
+    assert "mattes has 2 shards for 3 loader processes (1 devices of 3 each)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"size": 4}, "size must be at least 8, got 4"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
+        ({"tolerance": 1.5}, r"must lie in \[0, 1\], got 1.5"),
+        ({"train": []}, "no source to train on: name one as --data.train"),
+        ({"backgrounds": None}, "name some as --data.backgrounds"),
+        ({"epoch_length": 7}, "epoch_length 7 is less than one batch of 8"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any], said: str, root: Path) -> None:
+    given = {"train": str(root / "mattes"), "backgrounds": str(root / "scenes")}
+    with pytest.raises(UsageError, match=said):
+        open_and_load(given | wrong)
+
+
+def open_and_load(given: dict[str, Any]) -> None:
+    data = SegmentationData(**given)
+    data.setup("fit")
+    data.train_dataloader()
