@@ -35,7 +35,7 @@ from deep_image_compositing.data import folders
 from deep_image_compositing.data.items import Item, ShardItem, Source
 from deep_image_compositing.data.modules import FusionData, SegmentationData, StageData
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.data.stream import Sample, StreamLoader, TrainingStream
+from deep_image_compositing.data.stream import Draw, Sample, StreamLoader, TrainingStream
 from deep_image_compositing.errors import UsageError
 
 SIZE, BATCH = 256, 8
@@ -193,25 +193,34 @@ def _segmentation(shards: Path, scenes: Path, size: int, batch_size: int) -> Seg
     return data
 
 
-class _Tapped(TrainingStream):
-    """The training stream as it is, and what its process has used by each batch."""
+@dataclass(frozen=True)
+class _Tapped:
+    """Draws samples as the data module does, and says what the process has used so far."""
 
-    def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            yield {**batch, _USAGE: usage()}
+    draw: Draw
+    memory: bool
+
+    def __call__(
+        self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
+    ) -> Sample:
+        return {**self.draw(rng, items, held_out), _USAGE: usage(self.memory)}
 
 
-def shard_loader(data: StageData, workers: int) -> StreamLoader:
-    """The training loader of ``data``, whose batches say what their process has used."""
+def shard_loader(data: StageData, workers: int, memory: bool = False) -> StreamLoader:
+    """The training loader of ``data``, whose samples say what their process has used."""
     stream = data.train_dataloader().stream
     assert isinstance(stream, TrainingStream)
-    tapped = _Tapped(stream.feeds, stream.draw, stream.batch_size, stream.length, stream.seed)
+    draw = _Tapped(stream.draw, memory)
+    tapped = TrainingStream(stream.feeds, draw, stream.batch_size, stream.length, stream.seed)
     return StreamLoader(tapped, workers)
 
 
-def usage() -> Tensor:
-    """(3,) of this process: its number, processor time in nanoseconds, resident bytes or 0."""
-    return torch.tensor([os.getpid(), time.process_time_ns(), resident() or 0])
+def usage(memory: bool = False) -> Tensor:
+    """(3,) of this process: its number, its processor time in nanoseconds, its memory in bytes.
+
+    The last is 0 unless ``memory`` is asked for, which takes some time itself.
+    """
+    return torch.tensor([os.getpid(), time.process_time_ns(), (memory and resident()) or 0])
 
 
 def resident() -> int | None:
@@ -314,7 +323,7 @@ class Turns:
     """One loader, measured in turns.
 
     Attributes:
-        loader: whose batches carry the :func:`usage` of their process.
+        loader: whose samples or batches carry the :func:`usage` of their process.
         waiting: batches that may be ready before a turn begins; they do not count.
         rates: samples a second of each turn.
         costs: processor seconds a sample of each turn, of loader processes and this one.
@@ -474,11 +483,11 @@ def memory_table(root: Path, samples: int) -> Table:
     backgrounds = made.samples("backgrounds", 60, sides)
     scenes = made.write_shards(root / "small-scenes", "backgrounds", backgrounds)
     for workers in (0, 1):
-        loader = shard_loader(_segmentation(small, scenes, 32, 10), workers)
+        loader = shard_loader(_segmentation(small, scenes, 32, 10), workers, memory=True)
         theirs = np.zeros(samples // 10)  # lists would grow, and be what is measured
         ours = np.zeros(samples // 10)
         for number, batch in zip(range(samples // 10), loader, strict=False):
-            theirs[number] = batch[_USAGE][2]
+            theirs[number] = batch[_USAGE][-1, 2]
             ours[number] = resident() or 0
         rows = {"in the training process": ours}
         if workers:

@@ -133,8 +133,11 @@ Box = tuple[float, float, float, float]
 
 def subject_box(label: Image.Image) -> Box:
     """Bounding box of the label's subject; the whole picture when it is empty."""
-    box = label.point(lambda v: 255 * (v > 127)).getbbox()
-    return box if box is not None else (0, 0, label.width, label.height)
+    pixels = np.asarray(label)
+    columns, rows = np.flatnonzero(pixels.max(0) > 127), np.flatnonzero(pixels.max(1) > 127)
+    if not len(rows):
+        return 0, 0, label.width, label.height
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def whole_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
@@ -219,9 +222,6 @@ def crop(
     return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized
 
 
-def to_planes(image: Image.Image) -> Pixels:
-    """A picture as (C, H, W) 8-bit planes of its own memory."""
-    pixels = np.asarray(image)
 def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
     """By how much a picture of ``whole`` was decoded smaller, along x and y.
 
@@ -234,5 +234,8 @@ def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, fl
     return size[0] / whole[0], size[1] / whole[1]
 
 
+def to_planes(image: Image.Image) -> Pixels:
+    """A picture as (C, H, W) 8-bit planes of its own memory."""
+    pixels = np.asarray(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return pixels.transpose(2, 0, 1).copy()  # Pillow's own memory is read-only

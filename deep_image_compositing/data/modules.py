@@ -20,6 +20,7 @@ from torch import Tensor
 from deep_image_compositing.data import folders, synthesis
 from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_held_out, open_source
 from deep_image_compositing.data.items import Item, ShardItem, Source
+from deep_image_compositing.data.packing import nothing
 from deep_image_compositing.data.stream import (
     EvaluationStream,
     Sample,
@@ -320,7 +321,7 @@ class LabelledData(StageData):
         subject = items["subject"]
         mirrored = bool(rng.random() < 0.5)
         pasted = rng.random() < subject.source.paste
-        empty = torch.zeros((3, self.size, self.size), dtype=torch.uint8)
+        empty = nothing(3, self.size, self.size)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
         image = folders.crop(subject.image(scale), box, self.size, mirrored, label.size)
         return {
@@ -444,8 +445,8 @@ class FusionData(StageData):
             "alpha": planes(folders.crop(label, box, self.size, mirrored)),
             "old": self._scene(rng, items["old"], 0.25),
             "new": self._scene(rng, items["new"], 0.25),
-            "composite": torch.zeros((3, self.size, self.size), dtype=torch.uint8),
-            "mask": torch.zeros((1, self.size, self.size), dtype=torch.uint8),
+            "composite": nothing(3, self.size, self.size),
+            "mask": nothing(1, self.size, self.size),
             "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
         }
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 
 from deep_image_compositing.data.feeds import Mix, Tolerance, TooManyError
 from deep_image_compositing.data.items import UNREADABLE, Item
+from deep_image_compositing.data.packing import Packed
 from deep_image_compositing.errors import DataError
 
 Sample = dict[str, Tensor]
@@ -34,6 +35,14 @@ POOL = 64
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
+
+
+def _collate(rows: list[Sample], **whole: Tensor) -> Sample | Packed:
+    """The batch of samples and of what belongs to all of them, packed in a loader process."""
+    if get_worker_info() is not None:
+        return Packed.of(rows, whole)
+    batch: Sample = default_collate(rows)
+    return {**batch, **whole}
 
 
 def seed_of(*numbers: int) -> int:
@@ -95,7 +104,7 @@ class TrainingStream(IterableDataset[Sample]):
         except UNREADABLE as error:
             yield {_ERROR: str(error)}
 
-    def _batch(self, chosen: list[dict[str, Item]], seed: list[int]) -> Sample:
+    def _batch(self, chosen: list[dict[str, Item]], seed: list[int]) -> Sample | Packed:
         samples: list[Sample | None] = []
         for i, items in enumerate(chosen):
             try:
@@ -107,8 +116,8 @@ class TrainingStream(IterableDataset[Sample]):
         # A neighbour stands in, so that the samples to come stay the same with and without a
         # bad one before them.
         spare = next((s for s in samples if s is not None), None) or self._another(seed)
-        batch: Sample = default_collate([spare if s is None else s for s in samples])
-        return {**batch, "seed": torch.tensor(seed_of(*seed))}
+        rows = [spare if s is None else s for s in samples]
+        return _collate(rows, seed=torch.tensor(seed_of(*seed)))
 
     def _another(self, seed: list[int]) -> Sample:
         """A sample for a batch without a readable one, drawn apart from all the others."""
@@ -180,7 +189,9 @@ class EvaluationStream(IterableDataset[Sample]):
         except UNREADABLE as error:
             yield {_ERROR: str(error)}
 
-    def _batches(self, first: int, last: int, pools: Mapping[str, list[Item]]) -> Iterator[Sample]:
+    def _batches(
+        self, first: int, last: int, pools: Mapping[str, list[Item]]
+    ) -> Iterator[Sample | Packed]:
         low = self.start + first * self.batch_size
         high = min(self.start + min(last * self.batch_size, self.share), self.total)
         samples = self._samples(low, high, pools)
@@ -192,12 +203,11 @@ class EvaluationStream(IterableDataset[Sample]):
             padding = next((row for row in rows if row is not None), padding)
             if padding is None:
                 padding = self._any_sample(pools)
-            batch: Sample = default_collate([padding if row is None else row for row in rows])
-            yield {
-                **batch,
-                "seed": torch.tensor([seed_of(self.seed, i) for i in indices]),
-                "valid": torch.tensor([row is not None for row in rows]),
-            }
+            yield _collate(
+                [padding if row is None else row for row in rows],
+                seed=torch.tensor([seed_of(self.seed, i) for i in indices]),
+                valid=torch.tensor([row is not None for row in rows]),
+            )
 
     def _samples(
         self, low: int, high: int, pools: Mapping[str, list[Item]]
@@ -285,9 +295,12 @@ class StreamLoader(DataLoader[Sample]):
     @staticmethod
     def _checked(batches: Iterator[Any]) -> Iterator[Sample]:
         for batch in batches:
-            if _ERROR in batch:
+            if isinstance(batch, Packed):
+                yield batch.unpack()
+            elif _ERROR in batch:
                 raise DataError(batch[_ERROR])
-            yield batch
+            else:
+                yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of batches depends on; the position itself is the trainer's."""
