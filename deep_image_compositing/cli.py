@@ -317,7 +317,7 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     train.add_argument(
         "recipes", nargs="*", default=[], metavar="RECIPE.yaml", help="default: a built-in set, "
-        "the paper's numbers and today's",
+        "the paper's settings and modern ones",
     )  # fmt: skip
     train.add_argument("--steps", type=int, default=20, metavar="N", help="timed; default: 20")
     train.add_argument(
