@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -818,6 +819,8 @@ def make_trainer(
         UsageError: devices that are not there, or not as many as were launched.
     """
     alone = devices in (1, "1") and nodes == 1
+    # Left to itself, Lightning would answer SLURM's signal with a checkpoint to go on from.
+    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
     try:
         return Trainer(
             accelerator=accelerator,
@@ -825,6 +828,7 @@ def make_trainer(
             num_nodes=nodes,
             strategy="auto" if alone else DDPStrategy(timeout=_PATIENCE),
             callbacks=[writer],
+            plugins=slurm,
             use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=False,
