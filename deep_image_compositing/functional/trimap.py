@@ -1,0 +1,74 @@
+"""Trimaps: how wide the unknown band is, what is known in it, where it lies; matting calls this."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import resize
+
+BAND = 0.02
+"""Half width of the unknown band as a share of the long side: 10 pixels at 512."""
+
+
+def pixels_of_share(share: float, size: tuple[int, int]) -> int:
+    """A length given as a ``share`` of the long side of ``size`` (height, width), in pixels.
+
+    At least 1, unless the share is 0.
+
+    Raises:
+        UsageError: when the share lies outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share of the picture's long side lies in [0, 1], got {share}")
+    return max(1, round(share * max(size))) if share else 0
+
+
+def trimap_from_levels(gray: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
+    """Read a gray picture as a trimap: dark is background, bright is subject, all else unknown.
+
+    Args:
+        gray: (B, 1, H, W) in [0, 1].
+        low: up to this level a pixel is background.
+        high: from this level on it is subject.
+
+    Returns:
+        (B, 1, H, W) in {0, 0.5, 1}, in the dtype of ``gray``.
+    """
+    return ((gray > low).to(gray.dtype) + (gray >= high).to(gray.dtype)) / 2
+
+
+def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample ``trimap`` (B, 1, H, W) to (height, width) ``size``; what is mixed is unknown."""
+    return trimap_from_levels(resize(trimap, size), 0.01, 0.99)
+
+
+def unknown_box(trimap: Tensor, margin: int) -> tuple[slice, slice] | None:
+    """Rows and columns of the smallest box around all that is unknown, and ``margin`` more.
+
+    Args:
+        trimap: (H, W) in {0, 0.5, 1}.
+        margin: pixels by which the box grows on every side, as far as the picture goes.
+
+    Returns:
+        Two slices, or None when nothing is unknown.
+    """
+    unknown = trimap == 0.5
+    spans = []
+    for dim in (1, 0):
+        places = unknown.any(dim).nonzero()[:, 0]
+        if places.numel() == 0:
+            return None
+        spans.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
+    return spans[0], spans[1]
+
+
+def missing_class(trimap: Tensor) -> str:
+    """Which of the known classes ``trimap`` does not hold, in words; empty when it has both."""
+    subject, background = bool(torch.any(trimap == 1)), bool(torch.any(trimap == 0))
+    if subject and background:
+        return ""
+    if subject:
+        return "known background"
+    return "known subject" if background else "known pixel"

@@ -1,0 +1,235 @@
+"""What refiners that are matting methods share: the trimap, the region, memory, convergence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.functional.compose import trimap_from_mask
+from deep_image_compositing.functional.lift import guided_factors
+from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.functional.solve import Vector, conjugate_gradients
+from deep_image_compositing.functional.trimap import (
+    BAND,
+    missing_class,
+    pixels_of_share,
+    resize_trimap,
+    trimap_from_levels,
+    unknown_box,
+)
+from deep_image_compositing.stages.base import Refiner
+
+Picture = NDArray[np.float64]
+
+
+class MattingRefiner(Refiner):
+    """A refiner that finds alpha where a trimap does not know it.
+
+    A filler implements :meth:`matte`. Known pixels keep their value whatever it answers, and it
+    is not asked at all when nothing is unknown.
+
+    Args:
+        trimap: where the trimap comes from. ``from_mask``: unknown is what lies within ``band``
+            of the mask's outline, the mask's level 0.5. ``given``: the mask is a trimap itself,
+            background up to a level of 0.1, subject from 0.9 on, unknown between them.
+        band: half width of the unknown band as a share of the picture's long side, in [0, 1]:
+            0.02 is 10 pixels on either side of the outline at 512, 20 at 1024. At 0 nothing is
+            unknown, and alpha is the mask cut at 0.5.
+        max_side: work at no more than this many pixels on the long side, and carry the alpha up
+            along the picture's own colours; None for the picture's own size.
+        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+
+    Raises:
+        UsageError: for another ``trimap``, or a number outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        trimap: Literal["from_mask", "given"] = "from_mask",
+        band: float = BAND,
+        max_side: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if trimap not in ("from_mask", "given"):
+            raise UsageError(f"trimap must be 'from_mask' or 'given', got {trimap!r}")
+        pixels_of_share(band, (1, 1))
+        if max_side is not None and max_side < 1:
+            raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
+        self.trimap = trimap
+        self.band = band
+        self.max_side = max_side
+
+    def make_trimap(self, mask: Tensor) -> Tensor:
+        """The trimap (B, 1, H, W) in {0, 0.5, 1} that ``mask`` (B, 1, H, W) means."""
+        if self.trimap == "given":
+            return trimap_from_levels(mask)
+        return trimap_from_mask(mask, pixels_of_share(self.band, (mask.shape[-2], mask.shape[-1])))
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W) in [0, 1]; exactly the trimap's where that is known."""
+        trimap = self.make_trimap(mask)
+        open_items = (trimap == 0.5).flatten(1).any(1)
+        if not open_items.any():
+            return trimap
+        # Covariances of small windows cancel in single precision, which MPS is limited to.
+        dtype = image.dtype if image.device.type == "mps" else torch.float64
+        picture, rough = (x.detach()[open_items].to(dtype).clamp(0, 1) for x in (image, mask))
+        alpha = trimap.clone()
+        alpha[open_items] = self._matte_small(picture, trimap[open_items].to(dtype), rough).to(
+            alpha.dtype
+        )
+        return torch.where(trimap == 0.5, alpha.clamp(0, 1), trimap)
+
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W), of which only what is unknown counts.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], double precision wherever the device has it.
+            trimap: (B, 1, H, W) in {0, 0.5, 1}; every item has unknown pixels.
+            mask: (B, 1, H, W) in [0, 1], what the refiner was given.
+        """
+        raise NotImplementedError
+
+    def _matte_small(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """:meth:`matte` at no more than ``max_side``, its answer at the picture's size."""
+        size = (image.shape[-2], image.shape[-1])
+        small = fit_long_side(*size, self.max_side or max(size))
+        if small == size:
+            return self.matte(image, trimap, mask)
+        reduced = resize(image, small)
+        coarse = resize_trimap(trimap, small)
+        alpha = self.matte(reduced, coarse, resize(mask, small))
+        alpha = torch.where(coarse == 0.5, alpha.clamp(0, 1), coarse)
+        # What the picture shows beyond its reduced self becomes alpha, as in ``lift_alpha``.
+        factors = resize(guided_factors(reduced, alpha), size)
+        detail = image - resize(reduced, size)
+        return resize(alpha, size) + (factors * detail).sum(1, keepdim=True)
+
+
+class SolvedMattingRefiner(MattingRefiner):
+    """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
+
+    A filler implements :meth:`solve` and :meth:`bytes_needed`, states its :attr:`reach`, and
+    calls :meth:`iterate` for the solve itself. Where a trimap lacks known subject, known
+    background or both, every constant solves the system: then the mask stays what it was, and a
+    warning names what is missing.
+
+    Args:
+        max_memory: memory in GB that one solve may take by its own estimate.
+        iterations: steps of conjugate gradients after which a solve ends, converged or not. One
+            that did not is said in a warning, and its best alpha is used.
+        tolerance: residual, relative to the right-hand side, at which a solve has converged.
+        **kwargs: as for :class:`MattingRefiner`.
+
+    Raises:
+        UsageError: a number that is not positive.
+    """
+
+    method: ClassVar[str] = "matting"
+    """What messages call this refiner."""
+
+    reach: ClassVar[int | None] = None
+    """Pixels around what is unknown on which the answer depends; None for the whole picture."""
+
+    def __init__(
+        self,
+        *,
+        max_memory: float = 4.0,
+        iterations: int = 2000,
+        tolerance: float = 1e-7,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (
+            ("max_memory", max_memory),
+            ("iterations", iterations),
+            ("tolerance", tolerance),
+        ):
+            if not value > 0:
+                raise UsageError(f"{name} must be above 0, got {value}")
+        self.max_memory = max_memory
+        self.iterations = iterations
+        self.tolerance = tolerance
+
+    def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
+        """Alpha (H, W), of which only what is unknown counts.
+
+        Args:
+            image: (H, W, 3) in [0, 1], C-contiguous.
+            trimap: (H, W) in {0, 0.5, 1}, with all three of them; with a :attr:`reach`, a part
+                of the picture's that may lack a class of known pixels.
+            mask: (H, W) in [0, 1], what the refiner was given.
+        """
+        raise NotImplementedError
+
+    def bytes_needed(self, pixels: int, unknown: int) -> float:
+        """Estimated peak memory of :meth:`solve` for so many pixels, so many of them unknown."""
+        raise NotImplementedError
+
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """:meth:`solve` for each picture, over the part of it that matters."""
+        alpha = mask.clone()
+        for index in range(len(image)):
+            plane = trimap[index, 0]
+            lacking = missing_class(plane)
+            if lacking:
+                warnings.warn(
+                    f"{self.method}: the trimap has no {lacking}, so the mask is kept as it is; "
+                    + ("mark some" if self.trimap == "given" else "use a smaller band"),
+                    stacklevel=2,
+                )
+                continue
+            height, width = plane.shape
+            box = unknown_box(plane, max(height, width) if self.reach is None else self.reach)
+            if box is None:  # max_side left nothing unknown
+                continue
+            part = plane[box]
+            self._check_memory(part.shape, int((part == 0.5).sum()), (height, width))
+            arrays = (image[index][:, *box].permute(1, 2, 0), part, mask[index, 0][box])
+            answer = self.solve(*(np.ascontiguousarray(x.cpu().double().numpy()) for x in arrays))
+            alpha[index, 0][box] = torch.from_numpy(answer).to(alpha)
+        return alpha
+
+    def iterate(
+        self,
+        product: Callable[[Vector], Vector],
+        b: Vector,
+        precondition: Callable[[Vector], Vector],
+    ) -> Vector:
+        """Solve by conjugate gradients within the refiner's limits; warns when they were met."""
+        solution = conjugate_gradients(
+            product, b, precondition, tolerance=self.tolerance, iterations=self.iterations
+        )
+        if not solution.converged:
+            warnings.warn(
+                f"{self.method}: the solve did not converge: after {solution.iterations} "
+                f"iterations (of at most {self.iterations}) its best residual is "
+                f"{solution.residual:.1e}, not {self.tolerance:.1e}; alpha may be off, give it "
+                "more iterations or a narrower band",
+                stacklevel=2,
+            )
+        return solution.x
+
+    def _check_memory(self, part: Any, unknown: int, size: tuple[int, int]) -> None:
+        """Raise unless a solve over ``part`` of a picture of ``size`` stays within the limit."""
+        pixels = part[0] * part[1]
+        needed = self.bytes_needed(pixels, unknown) / 1e9
+        if needed <= self.max_memory:
+            return
+        # Both pixels and unknown pixels grow with the square of the side.
+        side = int(0.98 * max(size) * (self.max_memory / needed) ** 0.5)
+        raise CompositingError(
+            f"{self.method} would take about {needed:.1f} GB for {size[1]} x {size[0]} pixels, "
+            f"{unknown} of them unknown; max_memory is {self.max_memory:g} GB, into which a long "
+            f"side of {max(1, side)} pixels would fit: set max_side={max(1, side)}, or raise "
+            "max_memory"
+        )
