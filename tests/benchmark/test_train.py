@@ -156,9 +156,9 @@ def test_recipes_by_name_and_one_that_fails(
     toy = RECIPES / "toy" / "fusion_hard.yaml"
     broken = yaml.safe_load(toy.read_text())
     broken["model"]["init_args"]["widths"] = []
-    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken))
-    monkeypatch.chdir(tmp_path)
-    given = [str(toy), "broken.yaml"]
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(broken))
+    given = [str(toy), str(path)]
     assert main(["benchmark", "train", *given, "--quick", "--device", "cpu"]) == 1
     said = capsys.readouterr()
     assert "fusion_hard.yaml" in said.out
