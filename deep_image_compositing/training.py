@@ -85,28 +85,39 @@ class Interruptible(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        told = self._signal is not None
-        if trainer.world_size > 1:
-            if batch_idx % self.every:
-                return
-            told = trainer.strategy.reduce_boolean_decision(told, all=False)
-        if not told:
+        if trainer.world_size > 1 and batch_idx % self.every:
             return
+        if not _any_process(trainer, self._signal is not None):
+            return
+        # Perhaps only some were told, and by different signals.
+        queued = _any_process(trainer, self._signal == signal.SIGUSR1)
         path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             _log.warning("told to stop: saved %s; go on with --resume", path)
         self._restore()
-        if self._signal == signal.SIGUSR1 and _requeue(trainer):
+        if queued and _requeue(trainer):
             raise SystemExit(0)
         raise SystemExit(128 + (self._signal or signal.SIGTERM))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
     def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
+
+
+def _any_process(trainer: Trainer, here: bool) -> bool:
+    """Whether something is so in any of the processes that train together."""
+    if trainer.world_size == 1:
+        return here
+    return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 
 def _requeue(trainer: Trainer) -> bool:

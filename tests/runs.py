@@ -1,0 +1,121 @@
+"""Training runs of a tiny network on tiny shards, in this process or in others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.data import trees
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_data(root: Path, held_out: int = 3) -> Path:
+    """Shards of photographs with masks, 12 for training, and a folder of backgrounds."""
+    trees.shards(root / "people", "segmentation", 12, held_out, each=3)
+    trees.scenes(root / "scenes")
+    return root
+
+
+def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
+    """``fit`` of a segmenter on :func:`make_data`, 8 batches an epoch, into the folder ``out``."""
+    checkpoints = {"every_n_train_steps": 5, "save_top_k": -1, "save_last": True}
+    config = {
+        "model": {
+            "class_path": "deep_image_compositing.stages.segmentation.PyramidSegmenter",
+            "init_args": {
+                "backbone": "test_efficientnet",
+                "width": 8,
+                "pretrained": None,
+                "picture_every": 0,
+            },
+        },
+        "data": {
+            "class_path": "deep_image_compositing.data.modules.SegmentationData",
+            "init_args": {
+                "train": str(data / "people"),
+                "backgrounds": str(data / "scenes"),
+                "size": 32,
+                "batch_size": 2,
+                "epoch_length": 16,
+                "num_workers": 2,
+                "shuffle": 3,
+            },
+        },
+        "trainer": {
+            "max_steps": 30,
+            "val_check_interval": 6,
+            "default_root_dir": str(out),
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": checkpoints,
+                }
+            ],
+            **trainer,
+        },
+    }
+    path = out.with_suffix(".yaml")
+    path.write_text(json.dumps(config))  # which is YAML
+    return ["fit", f"--config={path}"]
+
+
+def start(
+    given: Sequence[str], launcher: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """The command line in a process group of its own; what it says is read by ``communicate``."""
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-m", *launcher, "deep_image_compositing", *given]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **own},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for something that the process is to do; an error when it ends before."""
+    while not happened():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[0])
+        time.sleep(0.01)
+
+
+def reached(out: Path, step: int) -> Callable[[], bool]:
+    """Whether the run in ``out`` has written the checkpoint of a step."""
+    return lambda: any(out.glob(f"checkpoints/*step={step}.ckpt"))
+
+
+def losses(out: Path) -> dict[int, set[float]]:
+    """Losses of a run by step, of all its parts; of parts that overlap all values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[int, set[float]] = {}
+    for path in out.glob("events.*"):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        if "train/loss" in events.Tags()["scalars"]:
+            for event in events.Scalars("train/loss"):
+                found.setdefault(event.step, set()).add(event.value)
+    return found
+
+
+def weights(out: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    """The parameters in a checkpoint."""
+    state = torch.load(out / "checkpoints" / name, weights_only=True)["state_dict"]
+    return {key: value for key, value in state.items() if value.is_floating_point()}

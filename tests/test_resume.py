@@ -1,0 +1,166 @@
+"""A run that was stopped in any way goes on, and makes what it would have made anyway."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from deep_image_compositing.cli import main
+from deep_image_compositing.training import Interruptible, newest_checkpoint
+from tests import runs
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    # Lightning, of every loader whose processes are fewer than the cores.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    # Lightning, of a second run into a folder with checkpoints, which is what --resume is.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.make_data(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_every_way_ends_as_one_that_was_not(
+    data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    # With nothing to go on from, --resume begins.
+    assert not main([*runs.arguments(data, whole), "--resume"])
+    expected = runs.losses(whole)
+    assert len(expected) == 30
+    assert all(len(values) == 1 for values in expected.values())
+
+    given = runs.arguments(data, parts)
+    process = runs.start(given)
+    runs.wait_until(runs.reached(parts, 5), process)
+    process.kill()
+    process.communicate()
+
+    # Only with --resume does it go on.
+    capsys.readouterr()
+    assert main(given) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+    queue = tmp_path / "bin"
+    queue.mkdir()
+    scontrol = queue / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $* > {tmp_path}/said\n")
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    path = f"{queue}{os.pathsep}{os.environ['PATH']}"
+    process = runs.start([*given, "--resume"], PATH=path, SLURM_JOB_ID="17")
+    runs.wait_until(runs.reached(parts, 10), process)
+    os.killpg(process.pid, signal.SIGUSR1)  # the loader processes get it too, as in SLURM
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert (tmp_path / "said").read_text() == "requeue 17\n"
+    assert "told to stop: saved" in said
+
+    process = runs.start([*given, "--resume"])
+    runs.wait_until(runs.reached(parts, 20), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    newest = newest_checkpoint(parts)
+    assert newest is not None
+    assert newest.name == "interrupted.ckpt"
+    stopped = torch.load(newest, weights_only=True)["global_step"]
+    assert 20 <= stopped < 30
+
+    # A checkpoint that a kill has left half written is passed over.
+    torn = parts / "checkpoints" / "torn.ckpt"
+    torn.write_bytes(newest.read_bytes()[:5000])
+    assert not main([*given, "--resume"])
+    assert "torn.ckpt" in caplog.text
+
+    found = runs.losses(parts)
+    # What was trained on twice, before a kill and after it, had the same loss; of the batch in
+    # which a run was told to stop, none is in the log.
+    assert {step: expected[step] for step in found} == found
+    assert set(range(stopped, 30)) <= set(found)
+    ends = runs.weights(whole), runs.weights(parts)
+    assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
+
+
+# Parts
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Any:
+    saved: list[Path] = []
+    return SimpleNamespace(
+        world_size=1,
+        is_global_zero=True,
+        default_root_dir=str(tmp_path),
+        saved=saved,
+        save_checkpoint=saved.append,
+    )
+
+
+HANDLED = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[Any]]:
+    before = [signal.getsignal(number) for number in HANDLED]
+    yield before
+    assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+@pytest.mark.parametrize("end", ["teardown", "on_exception", "told"])
+def test_handlers_are_put_back(end: str, trainer: Any, handlers: list[Any]) -> None:
+    callback = Interruptible()
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert [signal.getsignal(number) for number in HANDLED] != handlers
+    callback.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+    assert not trainer.saved
+    if end == "told":
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit, match="143"):
+            callback.on_train_batch_end(trainer, None, None, None, 1)  # type: ignore[arg-type]
+        assert [path.name for path in trainer.saved] == ["interrupted.ckpt"]
+    else:
+        getattr(callback, end)(trainer, None, "fit")
+
+
+def test_without_a_queue_the_signal_of_slurm_just_ends_the_run(
+    trainer: Any, handlers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    callback = Interruptible()
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGUSR1)):
+        callback.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+
+
+def test_the_newest_checkpoint_that_can_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for age, name in enumerate(("a", "b", "c")):
+        path = folder / f"{name}.ckpt"
+        torch.save({"state_dict": {"x": torch.zeros(1000)}}, path)
+        os.utime(path, (1000 - age, 1000 - age))
+    assert newest_checkpoint(tmp_path) == folder / "a.ckpt"
+    torn = folder / "a.ckpt"
+    torn.write_bytes(torn.read_bytes()[:2000])
+    os.utime(torn, (2000, 2000))
+    assert newest_checkpoint(tmp_path) == folder / "b.ckpt"
+    assert "a.ckpt" in caplog.text
