@@ -197,3 +197,27 @@ def closed_form(
     if alpha.shape[-2:] != (height, width):
         alpha = guided_upsample(image, alpha, small, epsilon)
     return torch.where(trimap == 0.5, alpha, trimap)
+
+
+def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> Tensor:
+    """Filter ``mask`` so that it follows the edges of a colour ``image``.
+
+    In every window the mask is fitted as an affine function of the colour, with a penalty
+    ``epsilon`` on its slope; what the windows over a pixel say of it is averaged. Windows are cut
+    off at the border of the picture.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1]; double precision keeps small windows of flat colour exact.
+        mask: (B, 1, H, W) in [0, 1].
+        radius: half width of the windows in pixels, at least 0.
+        epsilon: above 0, in squared colour units.
+
+    Returns:
+        (B, 1, H, W), which may leave [0, 1] a little.
+
+    Source:
+        He, Sun and Tang, "Guided Image Filtering", PAMI 2013, with their colour guide.
+    """
+    windows = MattingLaplacian.of(image, epsilon, radius)
+    lines = window_sum(torch.cat(windows.coefficients(mask), 1), radius) / windows.count
+    return (lines[:, :3] * windows.image).sum(1, keepdim=True) + lines[:, 3:]

@@ -1,6 +1,17 @@
 """Refiners: ``image, mask → alpha``."""
 
 from deep_image_compositing.stages.refinement.cascade import CascadeRefiner
+from deep_image_compositing.stages.refinement.classical import (
+    ClosedFormRefiner,
+    GuidedFilterRefiner,
+    KnnRefiner,
+)
 from deep_image_compositing.stages.refinement.none import NoRefiner
 
-__all__ = ["CascadeRefiner", "NoRefiner"]
+__all__ = [
+    "CascadeRefiner",
+    "ClosedFormRefiner",
+    "GuidedFilterRefiner",
+    "KnnRefiner",
+    "NoRefiner",
+]

@@ -137,7 +137,7 @@ class SolvedMattingRefiner(MattingRefiner):
     method: ClassVar[str] = "matting"
     """What messages call this refiner."""
 
-    reach: ClassVar[int | None] = None
+    reach: int | None = None
     """Pixels around what is unknown on which the answer depends; None for the whole picture."""
 
     def __init__(

@@ -1,0 +1,26 @@
+"""Optional packages: imported where a feature needs them, named where they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from deep_image_compositing.errors import MissingExtraError
+
+_EXTRAS = {
+    "cv2": ("opencv-python-headless", "opencv"),
+    "pymatting": ("pymatting", "matting"),
+}
+"""Module: its package, and the extra of this library that installs it."""
+
+
+def import_extra(module: str, feature: str) -> Any:
+    """Import an optional ``module`` for ``feature``, such as ``the refiner 'knn'``.
+
+    Raises:
+        MissingExtraError: it is not installed; the message says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(feature, *_EXTRAS[module]) from None

@@ -1,0 +1,286 @@
+"""Matting without training: closed form, KNN and the guided filter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.matting import guided_filter
+from deep_image_compositing.functional.solve import Vector
+from deep_image_compositing.functional.trimap import pixels_of_share
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.refinement.matting import (
+    MattingRefiner,
+    Picture,
+    SolvedMattingRefiner,
+)
+
+_STRIP = 1 << 18
+"""Pixels of which pymatting makes a dense table at a time, about 500 bytes for each."""
+
+_FACTOR = 150
+"""Most entries a row of the incomplete Cholesky factor; photographs have up to about 80."""
+
+
+@register(
+    "refiner",
+    "closed_form",
+    description="closed-form matting inside a trimap, by pymatting; slow and exact",
+    source="Levin, Lischinski and Weiss, CVPR 2006",
+)
+class ClosedFormRefiner(SolvedMattingRefiner):
+    """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
+
+    The answer is that of pymatting's ``estimate_alpha_cf`` on the whole picture, from the part
+    of its matting Laplacian that touches what is unknown: large photographs with narrow bands
+    stay affordable.
+
+    Args:
+        epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
+        radius: half width in pixels of the windows in which alpha is affine.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.matting.SolvedMattingRefiner`.
+
+    Raises:
+        MissingExtraError: pymatting is not installed.
+        UsageError: a number that is not positive.
+    """
+
+    method = "closed_form"
+
+    def __init__(self, epsilon: float = 1e-7, radius: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not epsilon > 0 or radius < 1:
+            raise UsageError(
+                f"epsilon and radius must be above 0, got epsilon={epsilon}, radius={radius}"
+            )
+        import_extra("pymatting", "the refiner 'closed_form'")
+        self.save_hyperparameters()
+        self.epsilon = epsilon
+        self.radius = radius
+        self.reach = 2 * radius
+
+    def bytes_needed(self, pixels: int, unknown: int) -> float:
+        """By measurement: the system, and an incomplete Cholesky factor."""
+        neighbours = (4 * self.radius + 1) ** 2
+        return 20 * min(pixels, _STRIP) * neighbours + unknown * (28 * neighbours + 16 * 100)
+
+    def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
+        """Alpha (H, W)."""
+        height, width = trimap.shape
+        least = 2 * self.radius + 1
+        room = ((0, max(0, least - height)), (0, max(0, least - width)))
+        # A picture narrower than a window has none: its border is repeated.
+        image = np.pad(image, (*room, (0, 0)), mode="edge")
+        trimap = np.pad(trimap, room, mode="edge")
+        matrix, right = closed_form_system(image, trimap, self.epsilon, self.radius)
+        precondition = self._precondition(matrix)
+        alpha = trimap.copy()
+        alpha[trimap == 0.5] = self.iterate(matrix.dot, right, precondition)
+        return alpha[:height, :width]
+
+    @staticmethod
+    def _precondition(matrix: Any) -> Callable[[Vector], Vector]:
+        """An incomplete Cholesky factor, or the diagonal where there is none of bounded size."""
+        from pymatting.preconditioner.ichol import ichol
+
+        try:
+            # It prints when it tries again with a larger diagonal; the residual tells the rest.
+            with contextlib.redirect_stdout(io.StringIO()):
+                factor: Callable[[Vector], Vector] = ichol(
+                    matrix, max_nnz=_FACTOR * matrix.shape[0] + 1000
+                )
+        except ValueError:
+            diagonal = matrix.diagonal()
+            return lambda x: x / diagonal
+        return factor
+
+
+@register(
+    "refiner",
+    "knn",
+    description="KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
+    source="Chen, Li and Tang, CVPR 2012",
+)
+class KnnRefiner(SolvedMattingRefiner):
+    """Makes alpha alike where colour and place are alike, by a sparse solve.
+
+    The answer is that of pymatting's ``estimate_alpha_knn`` with its binary kernel. Neighbours
+    are sought in the whole picture, so the whole picture is solved, however narrow the band.
+
+    Args:
+        neighbours: how many, in each search.
+        distance_weights: how much place counts against colour in each search.
+        weight: of the known pixels against the neighbours.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.matting.SolvedMattingRefiner`.
+
+    Raises:
+        MissingExtraError: pymatting is not installed.
+        UsageError: searches that do not pair up, or a number that is not positive.
+    """
+
+    method = "knn"
+
+    def __init__(
+        self,
+        neighbours: Sequence[int] = (20, 10),
+        distance_weights: Sequence[float] = (2.0, 0.1),
+        weight: float = 100.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not neighbours or len(neighbours) != len(distance_weights):
+            raise UsageError(
+                "neighbours and distance_weights give one number a search, got "
+                f"{neighbours} and {distance_weights}"
+            )
+        if min(neighbours) < 1 or min(distance_weights) < 0 or not weight > 0:
+            raise UsageError(
+                "neighbours and weight must be above 0 and distance_weights at least 0, got "
+                f"{neighbours}, {weight} and {distance_weights}"
+            )
+        import_extra("pymatting", "the refiner 'knn'")
+        self.save_hyperparameters()
+        self.neighbours = tuple(neighbours)
+        self.distance_weights = tuple(distance_weights)
+        self.weight = weight
+
+    def bytes_needed(self, pixels: int, unknown: int) -> float:
+        """By measurement: the graph's edges in both directions while its matrix is made."""
+        return pixels * (200 + 60 * sum(self.neighbours))
+
+    def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
+        """Alpha (H, W)."""
+        import scipy.sparse
+
+        affinity = knn_affinity(image, self.neighbours, self.distance_weights)
+        degree = np.asarray(affinity.sum(1)).ravel()
+        # pymatting divides each row by its degree; left as it is, the system is symmetric.
+        hold = self.weight * degree * (trimap != 0.5).ravel()
+        matrix = scipy.sparse.diags(degree + hold) - affinity
+        diagonal = matrix.diagonal()
+        answer = self.iterate(matrix.dot, hold * trimap.ravel(), lambda x: x / diagonal)
+        return answer.reshape(trimap.shape)
+
+
+@register(
+    "refiner",
+    "guided_filter",
+    description="the mask follows the picture's edges inside a trimap; fast, on any device",
+    source="He, Sun and Tang, Guided Image Filtering, PAMI 2013",
+)
+class GuidedFilterRefiner(MattingRefiner):
+    """Smooths the mask along the picture's colours where the trimap does not know alpha.
+
+    Args:
+        radius: half width of the filter's windows as a share of the picture's long side: 0.05
+            is 25 pixels at 512.
+        epsilon: variance of colour, in squared units of [0, 1], below which a window counts as
+            flat and is smoothed over.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.matting.MattingRefiner`.
+
+    Raises:
+        UsageError: a radius outside [0, 1], or an epsilon that is not positive.
+    """
+
+    def __init__(self, radius: float = 0.05, epsilon: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        pixels_of_share(radius, (1, 1))
+        if not epsilon > 0:
+            raise UsageError(f"epsilon must be above 0, got {epsilon}")
+        self.save_hyperparameters()
+        self.radius = radius
+        self.epsilon = epsilon
+
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """The filtered mask (B, 1, H, W)."""
+        size = (image.shape[-2], image.shape[-1])
+        return guided_filter(image, mask, pixels_of_share(self.radius, size), self.epsilon)
+
+
+def closed_form_system(
+    image: Picture, trimap: Picture, epsilon: float = 1e-7, radius: int = 1
+) -> tuple[Any, NDArray[np.float64]]:
+    """The linear system of closed-form matting over the unknown pixels.
+
+    The matting Laplacian is a sum over windows. It is taken strip by strip from pymatting, whose
+    table of a whole picture is large, and only its unknown rows are kept.
+
+    Args:
+        image: (H, W, 3) in [0, 1], each side at least ``2 · radius + 1``.
+        trimap: (H, W) in {0, 0.5, 1}.
+        epsilon: regularisation of the colour lines.
+        radius: half width of the windows in pixels.
+
+    Returns:
+        A sparse matrix (N, N) and a right-hand side (N,) for the N unknown pixels, row by row.
+    """
+    import scipy.sparse
+    from pymatting.laplacian.cf_laplacian import cf_laplacian
+
+    height, width = trimap.shape
+    unknown, subject = trimap == 0.5, (trimap == 1).astype(np.float64)
+    count = int(unknown.sum())
+    number = np.full(trimap.shape, -1, np.int32)
+    number[unknown] = np.arange(count, dtype=np.int32)
+    right = np.zeros(count)
+    parts = []
+    step = max(1, _STRIP // width)
+    for top in range(radius, height - radius, step):
+        # All windows whose centres lie in these rows.
+        rows = slice(top - radius, min(top + step, height - radius) + radius)
+        here = unknown[rows].ravel()
+        if not here.any():
+            continue
+        laplacian = cf_laplacian(image[rows], epsilon, radius, is_known=~unknown[rows])[here]
+        places = number[rows].ravel()[here]
+        right[places] -= laplacian[:, ~here] @ subject[rows].ravel()[~here]
+        part = laplacian[:, here].tocoo()
+        parts.append((part.data, places[part.row], places[part.col]))
+    data, row, column = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+    matrix = scipy.sparse.csr_matrix((data, (row, column)), (count, count))
+    return matrix, right
+
+
+def knn_affinity(
+    image: Picture, neighbours: Sequence[int], distance_weights: Sequence[float]
+) -> Any:
+    """Which pixels are alike in colour and place, counted in both directions.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        neighbours: how many each pixel has, itself included, in each search; fewer where the
+            picture has fewer pixels.
+        distance_weights: length of the picture's sides, in units of colour, in each search.
+
+    Returns:
+        A symmetric sparse matrix (H · W, H · W).
+    """
+    import scipy.sparse
+    from pymatting.util.kdtree import knn
+
+    height, width = image.shape[:2]
+    count = height * width
+    features = np.empty((count, 5), np.float32)
+    features[:, :3] = image.reshape(-1, 3)
+    place = np.arange(count, dtype=np.int32)
+    affinity = scipy.sparse.csr_matrix((count, count))
+    for wanted, weight in zip(neighbours, distance_weights, strict=True):
+        features[:, 3] = weight * np.tile(np.linspace(0, 1, width), height)
+        features[:, 4] = weight * np.repeat(np.linspace(0, 1, height), width)
+        each = min(wanted, count)
+        found = knn(features, features, k=each)[1].astype(np.int32).ravel()
+        edges = (np.ones(count * each), (np.repeat(place, each), found))
+        directed = scipy.sparse.csr_matrix(edges, (count, count))
+        affinity = affinity + directed + directed.T
+    return affinity

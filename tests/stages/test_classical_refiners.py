@@ -1,0 +1,206 @@
+"""Closed form, KNN and the guided filter against the library or the formula they come from."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.errors import CompositingError, MissingExtraError, UsageError
+from deep_image_compositing.images import read_image, to_tensor
+from deep_image_compositing.stages.refinement.classical import closed_form_system
+
+pytest.importorskip("pymatting")
+
+LEMUR = Path(__file__).parents[3] / "shared" / "data" / "lemur"
+"""A photograph with its trimap, beside the checkout where there is one."""
+
+
+def scene(height: int = 37, width: int = 53) -> tuple[Tensor, Tensor, Tensor]:
+    """A warm soft-edged disc on a cold textured background: image, trimap and alpha."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    distance = ((y - 0.45 * height) ** 2 + (x - 0.4 * width) ** 2).sqrt()
+    alpha = ((0.3 * height - distance) / 5 + 0.5).clamp(0, 1)[None, None]
+    texture = 0.15 * torch.rand(2, 1, 3, height, width, generator=generator)
+    front = texture[0] + torch.tensor([0.8, 0.4, 0.1]).view(1, 3, 1, 1)
+    back = texture[1] + torch.tensor([0.1, 0.3, 0.7]).view(1, 3, 1, 1)
+    image = back + alpha * (front - back)
+    trimap = torch.where((distance - 0.3 * height).abs() < 5, 0.5, (alpha > 0.5).float())
+    return image, trimap, alpha
+
+
+def estimate(name: str, image: Tensor, trimap: Tensor) -> Tensor:
+    """What pymatting answers for the whole picture, where the trimap is unknown."""
+    import pymatting
+
+    function = {"closed_form": "estimate_alpha_cf", "knn": "estimate_alpha_knn"}[name]
+    arrays = image[0].permute(1, 2, 0).double().numpy(), trimap[0, 0].double().numpy()
+    alpha = torch.from_numpy(getattr(pymatting, function)(*arrays)).to(image)[None, None]
+    return torch.where(trimap == 0.5, alpha, trimap)
+
+
+@pytest.mark.parametrize("name", ["closed_form", "knn"])
+def test_equals_pymatting_on_the_whole_picture(name: str) -> None:
+    image, trimap, truth = scene()
+    alpha = registry.create("refiner", name, trimap="given")(image, trimap)
+    assert (alpha - estimate(name, image, trimap)).abs().max() < 1e-4
+    assert (alpha - truth).abs().mean() < (trimap - truth).abs().mean() / 2
+
+
+@pytest.mark.skipif(not LEMUR.is_dir(), reason="needs the photograph of a lemur")
+@pytest.mark.parametrize("name", ["closed_form", "knn"])
+def test_equals_pymatting_on_a_photograph(name: str) -> None:
+    image = to_tensor(read_image(LEMUR / "lemur.png").pixels)[None, :, 40:300:2, 100:360:2]
+    known = to_tensor(read_image(LEMUR / "lemur_trimap.png").pixels)[None, :1, 40:300:2, 100:360:2]
+    trimap = torch.where(known < 0.1, 0.0, torch.where(known > 0.9, 1.0, 0.5))
+    alpha = registry.create("refiner", name, trimap="given")(image, trimap)
+    assert (alpha - estimate(name, image, trimap)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("strip", [1, 300, 10**6])
+def test_the_region_and_its_strips_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, radius: int, strip: int
+) -> None:
+    image, trimap, _ = scene()
+    whole = registry.create("refiner", "closed_form", trimap="given", radius=radius)
+    whole.reach = None
+    expected = whole(image, trimap)
+    monkeypatch.setattr("deep_image_compositing.stages.refinement.classical._STRIP", strip)
+    part = registry.create("refiner", "closed_form", trimap="given", radius=radius)
+    assert (part(image, trimap) - expected).abs().max() < 1e-5
+
+
+def test_the_system_is_pymattings() -> None:
+    from pymatting import cf_laplacian
+
+    image, trimap, _ = scene(9, 12)
+    colors, known = image[0].permute(1, 2, 0).double().numpy(), trimap[0, 0].double().numpy()
+    matrix, right = closed_form_system(colors, known)
+    unknown = known.ravel() == 0.5
+    theirs = cf_laplacian(colors)[unknown].toarray()
+    assert np.allclose(matrix.toarray(), theirs[:, unknown], atol=1e-8)
+    assert np.allclose(right, -theirs[:, ~unknown] @ (known.ravel()[~unknown] == 1), atol=1e-8)
+
+
+def test_without_a_bounded_factor_closed_form_still_converges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, trimap, _ = scene(20, 24)
+    refiner = registry.create("refiner", "closed_form", trimap="given", epsilon=1e-4)
+    expected = refiner(image, trimap)
+    monkeypatch.setattr("deep_image_compositing.stages.refinement.classical._FACTOR", -100)
+    assert (refiner(image, trimap) - expected).abs().max() < 1e-5
+
+
+def test_a_solve_that_stops_early_says_so() -> None:
+    image, trimap, _ = scene()
+    refiner = registry.create("refiner", "knn", trimap="given", iterations=2)
+    with pytest.warns(UserWarning, match="knn: the solve did not converge: after 2 iterations"):
+        alpha = refiner(image, trimap)
+    assert alpha.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["closed_form", "knn"])
+def test_large_pictures_are_refused_with_a_size_that_fits(name: str) -> None:
+    image, trimap, _ = scene()
+    small = registry.create("refiner", name, trimap="given", max_memory=1e-3)
+    with pytest.raises(CompositingError, match=rf"{name} would take .* set max_side=\d+"):
+        small(image, trimap)
+
+
+@pytest.mark.parametrize("name", ["closed_form", "knn", "guided_filter"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 3), (7, 8)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_hardly_any_pixels(name: str, size: tuple[int, int], flat: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, *size, generator=generator)
+    if flat:
+        image = torch.full_like(image, 0.5)
+    for value in (0.0, 0.5, 1.0):
+        trimap = torch.full((1, 1, *size), value)
+        trimap.view(-1)[0], trimap.view(-1)[-1] = 0, 1
+        with warnings.catch_warnings():
+            # One pixel is known subject and nothing else.
+            warnings.simplefilter("error" if size != (1, 1) else "ignore")
+            alpha = registry.create("refiner", name, trimap="given")(image, trimap)
+        assert alpha.shape == trimap.shape
+        assert alpha.isfinite().all()
+        assert torch.equal(alpha[trimap != 0.5], trimap[trimap != 0.5])
+
+
+@pytest.mark.parametrize("name", ["closed_form", "knn", "guided_filter"])
+def test_better_than_the_mask_it_was_given(name: str) -> None:
+    image, _, truth = scene()
+    rough = (truth > 0.5).float().roll(1, 3)
+    alpha = registry.create("refiner", name, band=0.1)(image, rough)
+    assert (alpha - truth).abs().mean() < 0.6 * (rough - truth).abs().mean()
+
+
+def slow_guided_filter(image: np.ndarray, p: np.ndarray, radius: int, eps: float) -> np.ndarray:
+    """He et al.'s equations 14 to 16, window by window."""
+    height, width = p.shape
+    lines = np.zeros((height, width, 4))
+    windows = {}
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(0, y - radius), y + radius + 1)
+            columns = slice(max(0, x - radius), x + radius + 1)
+            windows[y, x] = rows, columns
+            colors, values = image[rows, columns].reshape(-1, 3), p[rows, columns].ravel()
+            mean = colors.mean(0)
+            covariance = np.cov(colors.T, bias=True).reshape(3, 3) + eps * np.eye(3)
+            moment = (colors * values[:, None]).mean(0) - mean * values.mean()
+            slope = np.linalg.solve(covariance, moment)
+            lines[y, x] = *slope, values.mean() - slope @ mean
+    out = np.empty_like(p)
+    for place, window in windows.items():
+        slope_and_offset = lines[window].reshape(-1, 4).mean(0)
+        out[place] = slope_and_offset[:3] @ image[place] + slope_and_offset[3]
+    return out
+
+
+@pytest.mark.parametrize("share", [0.08, 0.2])
+def test_the_guided_filter_is_the_papers(share: float) -> None:
+    image, trimap, _ = scene(17, 25)
+    radius = round(25 * share)
+    refiner = registry.create("refiner", "guided_filter", radius=share, epsilon=1e-3, band=0.2)
+    mask = (trimap > 0).float()
+    alpha = refiner(image, mask)
+    colors, rough = image[0].permute(1, 2, 0).double().numpy(), mask[0, 0].double().numpy()
+    expected = torch.from_numpy(slow_guided_filter(colors, rough, radius, 1e-3)).clamp(0, 1)
+    known = refiner.make_trimap(mask)[0, 0]
+    assert (known == 0.5).any()
+    expected = torch.where(known == 0.5, expected, known.double())
+    assert (alpha[0, 0] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("closed_form", {"epsilon": 0}, "epsilon"),
+        ("closed_form", {"radius": 0}, "radius"),
+        ("knn", {"neighbours": (20,)}, "one number a search"),
+        ("knn", {"neighbours": (0, 10)}, "above 0"),
+        ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
+        ("guided_filter", {"epsilon": -1}, "epsilon"),
+    ],
+)
+def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        registry.create("refiner", name, **options)
+
+
+@pytest.mark.parametrize("name", ["closed_form", "knn"])
+def test_without_pymatting_it_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymatting", None)
+    with pytest.raises(MissingExtraError, match=rf"the refiner '{name}' .*\[matting\]"):
+        registry.create("refiner", name)
