@@ -8,6 +8,7 @@ it would have made without the interruption.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -147,6 +148,27 @@ class Reseed(Callback):
         torch.manual_seed(seed_of(seed, trainer.global_rank, batches_trained(trainer)))
 
 
+class RunProgress(TQDMProgressBar):
+    """A bar over the whole run, resumed or not: batches done, rate and time left."""
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_start(trainer, *_)
+        bar = self.train_progress_bar
+        steps = float(trainer.estimated_stepping_batches)
+        bar.total = int(steps) * trainer.accumulate_grad_batches if math.isfinite(steps) else None
+        bar.initial = bar.n = batches_trained(trainer)
+        bar.set_description("training")
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """An epoch is no more than a part of the run."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batches_trained(trainer) - 1  # what it is told is the number of the batch
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, done)
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI in subclass mode: a recipe names the stage and the data module by class path."""
 
@@ -197,6 +219,10 @@ class TrainingCLI(LightningCLI):
             fitting = self.subcommand == "fit" and not config["fast_dev_run"]
             root = config["default_root_dir"]
             kwargs["logger"] = TensorBoardLogger(root, name="", version="") if fitting else False
+        given = config["callbacks"] or []
+        wanted = config["enable_progress_bar"] is not False
+        if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
+            kwargs["callbacks"] = [*given, RunProgress()]
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             # Other loggers than the default one would draw them into folders of their own.
@@ -213,6 +239,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         DataError: when training data cannot be read.
     """
     args: ArgsType = [subcommand, *arguments]
+    # Lightning's advice about other products of its makers, at every start.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     with warnings.catch_warnings():
         # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -235,3 +263,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "deep-image-compositing"},
             args=args,
         )
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
