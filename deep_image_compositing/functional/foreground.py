@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.extras import import_extra
 
 _EPSILON = 1e-5
 
@@ -79,6 +82,42 @@ def blur_fusion_foreground(
     subject = torch.where(opacity == 1, picture, subject)
     surroundings = torch.where(opacity == 0, picture, surroundings)
     return subject.to(dtype), surroundings.to(dtype)
+
+
+def multilevel_foreground(image: Tensor, alpha: Tensor) -> Tensor:
+    """Estimate the subject's colour by pymatting, one picture after the other on the CPU.
+
+    Where alpha is 1 the colour is exactly the image's.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1], the photograph.
+        alpha: (B, 1, H, W) in [0, 1], the subject's opacity in it.
+
+    Returns:
+        ``foreground_color``, (B, 3, H, W) in [0, 1].
+
+    Raises:
+        MissingExtraError: pymatting is not installed.
+
+    Source:
+        Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020.
+    """
+    pymatting = import_extra("pymatting", "multi-level colour")
+    height, width = image.shape[-2:]
+    # It divides by the number of its levels, which one pixel does not have.
+    room = (0, int(width == 1), 0, int(height == 1))
+    pictures = F.pad(image.detach().float(), room, mode="replicate").cpu()
+    opacities = F.pad(alpha.detach().float(), room, mode="replicate").cpu()
+    colors = [
+        torch.from_numpy(
+            pymatting.estimate_foreground_ml(
+                np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), opacity[0].numpy()
+            )
+        ).permute(2, 0, 1)
+        for picture, opacity in zip(pictures, opacities, strict=True)
+    ]
+    color = torch.stack(colors)[..., :height, :width].to(image)
+    return torch.where(alpha == 1, image, color)
 
 
 def _blur_fusion(

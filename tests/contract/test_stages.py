@@ -64,6 +64,7 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("fuser", "feather", ""): Case(),
     ("fuser", "alpha", ""): Case(),
     ("fuser", "alpha", "blur fusion"): Case({"foreground_color": "blur_fusion"}),
+    ("fuser", "alpha", "multilevel"): Case({"foreground_color": "multilevel"}),
     ("fuser", "laplacian", ""): Case(),
     ("fuser", "multi_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
     ("fuser", "multi_stream", "given"): Case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import over
-from deep_image_compositing.functional.foreground import blur_fusion_foreground, box_filter
+from deep_image_compositing.functional.foreground import (
+    blur_fusion_foreground,
+    box_filter,
+    multilevel_foreground,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -117,3 +123,21 @@ def test_box_filter_agrees_with_average_pooling() -> None:
     x = torch.rand(2, 3, 60, 41, generator=torch.Generator().manual_seed(1))
     pooled = F.avg_pool2d(x, 13, 1, 6, count_include_pad=False)
     assert torch.allclose(box_filter(x, 6), pooled, atol=1e-6)
+
+
+def test_multilevel_colour_is_pymattings() -> None:
+    pymatting = pytest.importorskip("pymatting")
+    _, _, alpha, photograph = scene()
+    expected = pymatting.estimate_foreground_ml(
+        photograph[0].permute(1, 2, 0).double().numpy(), alpha[0, 0].double().numpy()
+    )
+    expected = torch.from_numpy(expected).permute(2, 0, 1)[None]
+    color = multilevel_foreground(torch.cat((photograph, 0 * photograph)), alpha.repeat(2, 1, 1, 1))
+    assert torch.allclose(color[:1], torch.where(alpha == 1, photograph, expected), atol=1e-6)
+    assert torch.equal(color[1:], torch.zeros_like(photograph))
+
+
+def test_multilevel_without_pymatting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymatting", None)
+    with pytest.raises(MissingExtraError, match=r"needs pymatting.*\[matting\]"):
+        multilevel_foreground(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))

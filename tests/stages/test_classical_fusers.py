@@ -19,6 +19,7 @@ FUSERS: list[tuple[str, dict[str, Any]]] = [
     ("feather", {"sigma": 50.0}),
     ("alpha", {}),
     ("alpha", {"foreground_color": "blur_fusion"}),
+    ("alpha", {"foreground_color": "multilevel"}),
     ("laplacian", {}),
     ("laplacian", {"levels": 2}),
 ]
@@ -127,7 +128,8 @@ def test_feather_softens_a_hard_mask() -> None:
     assert row[27] == pytest.approx(0.2023, abs=0.01)  # the normal distribution at −2.5 / 3
 
 
-def test_blur_fusion_takes_the_old_background_out_of_the_rim() -> None:
+@pytest.mark.parametrize("estimate", ["blur_fusion", "multilevel"])
+def test_estimated_colour_takes_the_old_background_out_of_the_rim(estimate: str) -> None:
     side = 160
     alpha = disc(side, 50, 14.0)
     subject = torch.tensor([0.9, 0.5, 0.2]).view(1, 3, 1, 1).expand(1, 3, side, side)
@@ -135,7 +137,7 @@ def test_blur_fusion_takes_the_old_background_out_of_the_rim() -> None:
     new = torch.tensor([0.2, 0.2, 0.9]).view(1, 3, 1, 1).expand(1, 3, side, side)
     truth, photograph = over(subject, alpha, new), over(subject, alpha, old)
     plain = create("fuser", "alpha")(photograph, new, alpha)
-    clean = create("fuser", "alpha", foreground_color="blur_fusion")(photograph, new, alpha)
+    clean = create("fuser", "alpha", foreground_color=estimate)(photograph, new, alpha)
     error = (plain - truth).abs().max()
     assert error > 0.15
     assert (clean - truth).abs().max() < error / 5
@@ -162,7 +164,7 @@ def test_more_laplacian_levels_reach_further() -> None:
         ("copy_paste", {"threshold": -0.1}, "threshold"),
         ("feather", {"sigma": -1.0}, "sigma"),
         ("feather", {"sigma": float("nan")}, "sigma"),
-        ("alpha", {"foreground_color": "guess"}, "'guess'; choose none or blur_fusion"),
+        ("alpha", {"foreground_color": "guess"}, "'guess'; choose none, blur_fusion or multilevel"),
         ("alpha", {"radii": ()}, "radii"),
         ("alpha", {"radii": (0,)}, "radii"),
         ("laplacian", {"levels": 0}, "at least one level, got levels=0"),

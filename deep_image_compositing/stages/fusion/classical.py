@@ -9,8 +9,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.compose import feather
-from deep_image_compositing.functional.foreground import blur_fusion_foreground
+from deep_image_compositing.functional.foreground import (
+    blur_fusion_foreground,
+    multilevel_foreground,
+)
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Fuser, Layers
@@ -78,21 +82,25 @@ class AlphaFuser(Fuser):
 
     Raises:
         UsageError: for another ``foreground_color``, or radii that are none or not positive.
+        MissingExtraError: ``multilevel`` without pymatting.
     """
 
     def __init__(
         self,
-        foreground_color: Literal["none", "blur_fusion"] = "none",
+        foreground_color: Literal["none", "blur_fusion", "multilevel"] = "none",
         radii: Sequence[int] = (90, 6),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if foreground_color not in ("none", "blur_fusion"):
+        if foreground_color not in ("none", "blur_fusion", "multilevel"):
             raise UsageError(
-                f"there is no foreground_color {foreground_color!r}; choose none or blur_fusion"
+                f"there is no foreground_color {foreground_color!r}; choose none, blur_fusion or "
+                "multilevel"
             )
         if not radii or min(radii) < 1:
             raise UsageError(f"radii must be one or more of at least 1 pixel, got {radii}")
+        if foreground_color == "multilevel":
+            import_extra("pymatting", "foreground_color='multilevel'")
         self.save_hyperparameters()
         self.foreground_color = foreground_color
         self.radii = tuple(radii)
@@ -101,6 +109,8 @@ class AlphaFuser(Fuser):
         """The given alpha, and the subject's colour."""
         if self.foreground_color == "none":
             return Layers(alpha, foreground)
+        if self.foreground_color == "multilevel":
+            return Layers(alpha, multilevel_foreground(foreground, alpha))
         color, _ = blur_fusion_foreground(foreground, alpha, self.radii)
         return Layers(alpha, color)
 
