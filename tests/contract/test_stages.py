@@ -66,6 +66,8 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("fuser", "alpha", "blur fusion"): Case({"foreground_color": "blur_fusion"}),
     ("fuser", "alpha", "multilevel"): Case({"foreground_color": "multilevel"}),
     ("fuser", "laplacian", ""): Case(),
+    ("fuser", "poisson", ""): Case(untouched=False),
+    ("fuser", "poisson", "mixed"): Case({"mode": "mixed"}, untouched=False),
     ("fuser", "multi_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
     ("fuser", "multi_stream", "given"): Case(
         {"widths": (4, 6), "radius": 3, "start": "given"}, learned=True

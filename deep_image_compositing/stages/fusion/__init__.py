@@ -7,6 +7,7 @@ from deep_image_compositing.stages.fusion.classical import (
     LaplacianFuser,
 )
 from deep_image_compositing.stages.fusion.multi_stream import MultiStreamFuser, SingleStreamFuser
+from deep_image_compositing.stages.fusion.poisson import PoissonFuser
 
 __all__ = [
     "AlphaFuser",
@@ -14,5 +15,6 @@ __all__ = [
     "FeatherFuser",
     "LaplacianFuser",
     "MultiStreamFuser",
+    "PoissonFuser",
     "SingleStreamFuser",
 ]
