@@ -10,6 +10,7 @@ from deep_image_compositing.errors import MissingExtraError
 _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
     "pymatting": ("pymatting", "matting"),
+    "scipy": ("scipy", "matting"),
 }
 """Module: its package, and the extra of this library that installs it."""
 

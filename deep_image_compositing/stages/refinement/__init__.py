@@ -6,12 +6,14 @@ from deep_image_compositing.stages.refinement.classical import (
     GuidedFilterRefiner,
     KnnRefiner,
 )
+from deep_image_compositing.stages.refinement.information_flow import InformationFlowRefiner
 from deep_image_compositing.stages.refinement.none import NoRefiner
 
 __all__ = [
     "CascadeRefiner",
     "ClosedFormRefiner",
     "GuidedFilterRefiner",
+    "InformationFlowRefiner",
     "KnnRefiner",
     "NoRefiner",
 ]

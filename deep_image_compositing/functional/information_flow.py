@@ -1,0 +1,459 @@
+"""Information flow matting: alpha from four kinds of affinity between pixels.
+
+Aksoy, Aydin and Pollefeys (CVPR 2017) let opacity flow from the known pixels of a trimap into the
+unknown ones, and among these, along colour mixtures, along direct links to both known regions,
+between similar unknown pixels, and between neighbours in space. The energies are quadratic, so
+their sum is one sparse linear system. Section numbers are the paper's. Arrays are numpy's; scipy
+comes with the extra ``matting``, and is imported only when a function needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+WINDOW = 9
+"""Pixels of the 3 x 3 windows of the spatial flow and of patch trimming."""
+
+QUANTUM = (1 / 255) ** 2 / 12
+"""Variance that rounding to 8 bits leaves in a flat patch: no covariance is less certain."""
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """The method's parameters; the defaults are the published ones.
+
+    Attributes:
+        mixture_neighbours: K_CM, similar pixels of the whole picture that a pixel is mixed from.
+        known_neighbours: K_KU, pixels of each known region that a pixel is linked to.
+        unknown_neighbours: K_UU, unknown pixels that a pixel is linked to.
+        known_weight: sigma_KU, weight of the flow from known to unknown pixels.
+        unknown_weight: sigma_UU, weight of the flow among unknown pixels.
+        spatial_weight: sigma_L, weight of the flow between neighbours.
+        epsilon: regularisation of the spatial flow's colour lines, in squared colour units.
+        transparent: whether the subject is glass, gauze or smoke rather than hair: the energy then
+            leaves out the flow from known pixels, which assumes that most unknown pixels are
+            nearly opaque or nearly empty. None decides by :func:`is_highly_transparent`.
+        trim: whether :func:`trim_edges` also settles pixels of the final matte.
+    """
+
+    mixture_neighbours: int = 20
+    known_neighbours: int = 7
+    unknown_neighbours: int = 5
+    known_weight: float = 0.05
+    unknown_weight: float = 0.01
+    spatial_weight: float = 1.0
+    epsilon: float = 1e-6
+    transparent: bool | None = None
+    trim: bool = True
+
+
+def is_unknown(trimap: Array) -> Bools:
+    """Where ``trimap`` (H, W) is neither background nor subject."""
+    return (trimap > 0) & (trimap < 1)
+
+
+def features(image: Array, weight: float) -> Array:
+    """Colour and weighted place of every pixel.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        weight: of the place, whose coordinates run from 0 to 1 over the picture.
+
+    Returns:
+        (H W, 5), rows in reading order.
+    """
+    height, width = image.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    place = weight * np.stack([x / width, y / height], -1)
+    return np.concatenate([image, place], -1).reshape(-1, 5)
+
+
+def nearest(pool: Array, queries: Array, count: int) -> Indices:
+    """Rows of ``pool`` (P, D) nearest to each of ``queries`` (Q, D), (Q, min(count, P))."""
+    from scipy.spatial import cKDTree
+
+    count = min(count, len(pool))
+    if count == 0 or len(queries) == 0:
+        return np.zeros((len(queries), count), np.int64)
+    _, found = cKDTree(pool).query(queries, k=count, workers=-1)
+    return found.reshape(len(queries), count).astype(np.int64)
+
+
+def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
+    """As :func:`nearest`, for ``rows`` of a pool without duplicates; none is its own neighbour."""
+    found = nearest(pool, pool[rows], count + 1)
+    # No two pixels share a place, so each finds itself once.
+    return found[found != rows[:, None]].reshape(len(rows), max(0, found.shape[1] - 1))
+
+
+def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) -> Array:
+    """Weights that sum to one and best mix each target from its neighbours (section 3.1).
+
+    These are the weights of local linear embedding. The correlation matrix of K neighbours in
+    three channels has rank 3, so with the ridge on its diagonal it is inverted through 3 x 3
+    systems (Woodbury's identity), whatever K.
+
+    Args:
+        targets: (N, C).
+        neighbours: (N, K, C), K at least 1.
+        ridge: added to the diagonal of the correlation matrix, as neighbours may share a colour.
+            Far below the squared distance of neighbours' colours: at 1e-3 the weights are almost
+            equal, and mattes worse; from 1e-6 (the noise of 8-bit colours) down nothing changes.
+
+    Returns:
+        (N, K).
+    """
+    offset = neighbours - targets[:, None]
+    inner = np.einsum("nkc,nkd->ncd", offset, offset) + ridge * np.eye(offset.shape[2])
+    slope = np.linalg.solve(inner, offset.sum(1)[..., None])[..., 0]
+    weights = 1 - np.einsum("nkc,nc->nk", offset, slope)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def color_mixture_flow(image: Array, unknown: Bools, count: int = 20) -> csr_array:
+    """How each unknown pixel's colour is mixed from similar pixels anywhere (section 3.1).
+
+    Args:
+        image: (H, W, 3) in [0, 1], at least two pixels.
+        unknown: (H, W).
+        count: K_CM, neighbours in colour and place.
+
+    Returns:
+        (U, H W), rows in reading order of the unknown pixels; each sums to one.
+    """
+    from scipy.sparse import csr_array
+
+    rows = np.flatnonzero(unknown)
+    found = nearest_others(features(image, 1.0), rows, count)
+    colors = image.reshape(-1, 3)
+    weights = embedding_weights(colors[rows], colors[found])
+    starts = np.arange(len(rows) + 1) * found.shape[1]
+    return csr_array((weights.ravel(), found.ravel(), starts), shape=(len(rows), unknown.size))
+
+
+def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[Array, Array]:
+    """Opacity of each unknown pixel as a mixture of both known regions (section 3.2).
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}.
+        count: K_KU, neighbours in either region.
+
+    Returns:
+        The share of the foreground (H, W) in [0, 1], and how far it can be relied on, (H, W) in
+        [0, 1]: the squared distance of the two colours in the mixture, zero where they coincide
+        or one region is empty. Where the trimap knows, they are the trimap and 1.
+    """
+    share, confidence = trimap.copy(), np.ones(trimap.shape)
+    unknown = is_unknown(trimap)
+    place = features(image, 10.0)
+    sides = [np.flatnonzero(trimap == value) for value in (1, 0)]
+    if min(map(len, sides)) == 0:
+        confidence[unknown] = 0
+        return share, confidence
+    colors, targets = image.reshape(-1, 3), place[unknown.ravel()]
+    picked = [colors[side[nearest(place[side], targets, count)]] for side in sides]
+    weights = embedding_weights(targets[:, :3], np.concatenate(picked, 1))
+    both = np.split(weights, [picked[0].shape[1]], axis=1)
+    mixed = [_mixed_color(w, c) for w, c in zip(both, picked, strict=True)]
+    share[unknown] = both[0].sum(1).clip(0, 1)
+    confidence[unknown] = np.square(mixed[0] - mixed[1]).sum(1) / 3
+    return share, confidence
+
+
+def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_array:
+    """Affinity of similar unknown pixels (section 3.3).
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        unknown: (H, W).
+        count: K_UU, neighbours in colour and, weakly, place.
+
+    Returns:
+        (U, U), symmetric, in [0, 1].
+    """
+    from scipy.sparse import csr_array
+
+    place = features(image, 1 / 20)[unknown.ravel()]
+    size = len(place)
+    found = nearest_others(place, np.arange(size), count)
+    weights = 1 - np.abs(place[found] - place[:, None]).sum(2)
+    starts = np.arange(size + 1) * found.shape[1]
+    flow = csr_array((weights.clip(0).ravel(), found.ravel(), starts), shape=(size, size))
+    return ((flow + flow.T) / 2).tocsr()
+
+
+def spatial_flow(image: Array, unknown: Bools, epsilon: float = 1e-6) -> csr_array:
+    """Rows of the matting Laplacian of 3 x 3 windows (section 3.4; Levin et al., 2008).
+
+    Args:
+        image: (H, W, 3) in [0, 1]; without a whole window there is no spatial flow.
+        unknown: (H, W).
+        epsilon: regularisation of the windows' colour lines, in squared colour units.
+
+    Returns:
+        (U, H W), the rows of the unknown pixels.
+    """
+    from scipy.sparse import coo_array
+
+    height, width = unknown.shape
+    rows = np.flatnonzero(unknown)
+    shape = (len(rows), unknown.size)
+    index = np.arange(unknown.size).reshape(unknown.shape)
+    if min(height, width) < 3:
+        return coo_array(shape).tocsr()
+    # Pixels (M, 9) of every window that holds an unknown one.
+    windows = np.lib.stride_tricks.sliding_window_view(index, (3, 3)).reshape(-1, WINDOW)
+    windows = windows[unknown.ravel()[windows].any(1)]
+    colors = image.reshape(-1, 3)[windows]
+    offset = colors - colors.mean(1, keepdims=True)
+    covariance = np.einsum("mic,mid->mcd", offset, offset) / WINDOW
+    inverse = np.linalg.inv(covariance + epsilon / WINDOW * np.eye(3))
+    lines = offset @ inverse
+    # One relative position of two window pixels is one band of the Laplacian.
+    position = np.full(unknown.size, -1)
+    position[rows] = np.arange(len(rows))
+    bands = np.zeros((5, 5, len(rows)))
+    for i in range(WINDOW):
+        at = position[windows[:, i]]
+        held = at >= 0
+        affinity = (1 + np.einsum("mc,mjc->mj", lines[held, i], offset[held])) / WINDOW
+        for j in range(WINDOW):
+            # For one i every window has another pixel, so no index repeats.
+            bands[j // 3 - i // 3 + 2, j % 3 - i % 3 + 2, at[held]] += (i == j) - affinity[:, j]
+    y, x = np.divmod(rows, width)
+    steps = np.arange(-2, 3)
+    target_y = (y + steps[:, None, None]).repeat(5, 1)
+    target_x = (x + steps[None, :, None]).repeat(5, 0)
+    inside = (target_y >= 0) & (target_y < height) & (target_x >= 0) & (target_x < width)
+    entries = np.broadcast_to(np.arange(len(rows)), bands.shape)[inside]
+    columns = (target_y * width + target_x)[inside]
+    return coo_array((bands[inside], (entries, columns)), shape=shape).tocsr()
+
+
+def trim_patches(
+    image: Array, trimap: Array, match: float = 0.25, other: float = 0.9, count: int = 10
+) -> Array:
+    """Settle unknown pixels whose surroundings occur in one known region only (section 3.2.1).
+
+    Surroundings are compared as normal distributions of the colours of 3 x 3 windows, by their
+    Bhattacharyya distance. The answer may be wrong here and there, so only the flow from known
+    to unknown pixels looks at it.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}.
+        match: largest distance to the region that matches.
+        other: smallest distance to the region that does not.
+        count: windows of similar mean that are compared in either region.
+
+    Returns:
+        (H, W) in {0, 0.5, 1}.
+    """
+    unknown = np.flatnonzero(is_unknown(trimap))
+    mean, covariance = _patches(image)
+    # The place only breaks ties between equal colours.
+    place = features(mean.reshape(image.shape), 0.01)
+    volume = np.log(np.linalg.det(covariance))
+    distances = []
+    for value in (1, 0):
+        side = np.flatnonzero(trimap == value)
+        best = np.full(len(unknown), np.inf)
+        for column in nearest(place[side], place[unknown], count).T:
+            there = side[column]
+            middle = (covariance[unknown] + covariance[there]) / 2
+            offset = mean[unknown] - mean[there]
+            along = np.linalg.solve(middle, offset[..., None])[..., 0]
+            spread = np.log(np.linalg.det(middle)) - (volume[unknown] + volume[there]) / 2
+            best = np.minimum(best, (offset * along).sum(1) / 8 + spread / 2)
+        distances.append(best)
+    to_foreground, to_background = distances
+    trimmed = trimap.copy().ravel()
+    trimmed[unknown[(to_foreground < match) & (to_background > other)]] = 1
+    trimmed[unknown[(to_background < match) & (to_foreground > other)]] = 0
+    return trimmed.reshape(trimap.shape)
+
+
+def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
+    """Grow both known regions over unknown pixels of nearly the same colour.
+
+    The rule of Shahrian et al. (CVPR 2013), which the paper uses: a known pixel settles an
+    unknown one at a distance d below ``reach`` pixels if their colours differ by at most
+    ``reach - d`` of 255 levels. Of several the nearest decides.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}.
+        reach: in pixels and levels at once.
+
+    Returns:
+        (H, W) in {0, 0.5, 1}.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    height, width = trimap.shape
+    known = ~is_unknown(trimap)
+    trimmed = trimap.copy()
+    if not known.any():
+        return trimmed
+    y, x = np.nonzero(~known)
+    away = distance_transform_edt(~known)[y, x]
+    open_ = np.ones(len(y), bool)
+    radius = int(reach)
+    offsets = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1).T - radius
+    lengths = np.hypot(offsets[:, 0], offsets[:, 1])
+    for number in np.argsort(lengths, kind="stable"):
+        length = lengths[number]
+        if not 0 < length < reach:
+            continue
+        y_there, x_there = y + offsets[number, 0], x + offsets[number, 1]
+        usable = open_ & (away <= length)
+        usable &= (y_there >= 0) & (y_there < height) & (x_there >= 0) & (x_there < width)
+        at = np.flatnonzero(usable)
+        at = at[known[y_there[at], x_there[at]]]
+        difference = image[y[at], x[at]] - image[y_there[at], x_there[at]]
+        at = at[np.linalg.norm(difference, axis=-1) <= (reach - length) / 255]
+        trimmed[y[at], x[at]] = trimap[y_there[at], x_there[at]]
+        open_[at] = False
+    return trimmed
+
+
+def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> bool:
+    """Whether the unknown pixels' colours are largely mixtures (section 3.5).
+
+    Where hair or fur is unknown, most of its pixels have a colour of one known region nearby; where
+    glass is, few have. So the colour histogram of the unknown region is fitted by those of the
+    known ones within 20 pixels, and what remains is compared with ``misfit``.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}.
+        misfit: largest norm of what remains of the histograms for an opaque subject, each
+            channel's histogram of 10 bins having the sum 1.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    unknown = is_unknown(trimap)
+    near = distance_transform_edt(~unknown) <= 20
+    sides = [near & (trimap == value) for value in (1, 0)]
+    if not all(part.any() for part in (unknown, *sides)):
+        return False
+    known = np.stack([_histogram(image[side]) for side in sides], 1)
+    wanted = _histogram(image[unknown])
+    fitted = known @ np.linalg.lstsq(known, wanted, rcond=None)[0]
+    return bool(np.linalg.norm(fitted - wanted) > misfit)
+
+
+@dataclass(frozen=True)
+class FlowSystem:
+    """The paper's energy of the unknown pixels' opacity (section 3.5), as a linear system.
+
+    With the known pixels held fast (the paper ties them to the trimap with a weight of 100), the
+    minimum of the energy solves ``A alpha = right``, where
+    ``A = mixture^T mixture + rest`` is symmetric and positive semidefinite.
+
+    Attributes:
+        mixture: (U, U), one minus the colour-mixture weights among unknown pixels.
+        rest: (U, U), the other flows.
+        right: (U,).
+        unknown: (H, W), where the trimap is unknown.
+        settled: (H, W), the trimap, with what :func:`trim_edges` settled in the final matte.
+        transparent: whether the flow from known pixels was left out.
+    """
+
+    mixture: csr_array
+    rest: csr_array
+    right: Array
+    unknown: Bools
+    settled: Array
+    transparent: bool
+
+    def product(self, alpha: Array) -> Array:
+        """A times ``alpha`` (U,); the dense square of ``mixture`` is never formed."""
+        return self.mixture.T @ (self.mixture @ alpha) + self.rest @ alpha
+
+    def diagonal(self) -> Array:
+        """Of A, (U,)."""
+        return self.mixture.power(2).sum(0) + self.rest.diagonal()
+
+    def matte(self, alpha: Array) -> Array:
+        """The opacities ``alpha`` (U,) put where nothing is settled, (H, W) in [0, 1]."""
+        matte = np.zeros(self.unknown.shape)
+        matte[self.unknown] = alpha.clip(0, 1)
+        return np.where(is_unknown(self.settled), matte, self.settled)
+
+
+def build_system(image: Array, trimap: Array, options: FlowOptions | None = None) -> FlowSystem:
+    """Collect the flows into one system.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}, with at least one known pixel.
+        options: the method's parameters; the published ones if None.
+    """
+    from scipy.sparse import diags_array, eye_array
+
+    options = options or FlowOptions()
+    transparent = options.transparent
+    if transparent is None:
+        transparent = is_highly_transparent(image, trimap)
+    unknown = is_unknown(trimap)
+    columns, known = np.flatnonzero(unknown), np.flatnonzero(~unknown)
+    fixed = trimap.ravel()[known]
+    mixing = color_mixture_flow(image, unknown, options.mixture_neighbours).tocsc()
+    mixture = (eye_array(len(columns)) - mixing[:, columns]).tocsr()
+    right = mixture.T @ (mixing[:, known] @ fixed)
+    similar = intra_unknown_flow(image, unknown, options.unknown_neighbours)
+    rest = options.unknown_weight * (diags_array(similar.sum(1)) - similar)
+    local = options.spatial_weight * spatial_flow(image, unknown, options.epsilon).tocsc()
+    rest = rest + local[:, columns]
+    right -= local[:, known] @ fixed
+    edges = trim_edges(image, trimap) if options.trim or not transparent else trimap
+    if not transparent:
+        share, confidence = known_to_unknown_flow(
+            image, trim_patches(image, trimap), options.known_neighbours
+        )
+        trust = options.known_weight * np.where(is_unknown(edges), confidence, 1)[unknown]
+        rest = rest + diags_array(trust)
+        right += trust * np.where(is_unknown(edges), share, edges)[unknown]
+    settled = edges if options.trim else trimap
+    return FlowSystem(mixture, rest.tocsr(), right, unknown, settled, transparent)
+
+
+def _mixed_color(weights: Array, colors: Array) -> Array:
+    """The colour (N, 3) in [0, 1] that neighbours (N, K, 3) put into a mixture."""
+    total = weights.sum(1, keepdims=True)
+    # A side that is hardly in the mixture has no colour of its own there: take its mean.
+    slight = np.abs(total) < 1e-2
+    weights = np.where(slight, 1 / weights.shape[1], weights / np.where(slight, 1, total))
+    return np.einsum("nk,nkc->nc", weights, colors).clip(0, 1)
+
+
+def _patches(image: Array) -> tuple[Array, Array]:
+    """Mean (N, 3) and covariance (N, 3, 3) of the 3 x 3 window at every pixel."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = image.shape[:2]
+    shifts = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    mean = np.mean(shifts, 0).reshape(-1, 3)
+    covariance = np.tile(QUANTUM * np.eye(3), (len(mean), 1, 1))
+    for shift in shifts:
+        offset = shift.reshape(-1, 3) - mean
+        covariance += offset[:, :, None] * offset[:, None, :] / WINDOW
+    return mean, covariance
+
+
+def _histogram(colors: Array) -> Array:
+    """Of (N, 3) colours: 10 bins a channel, (30,), each channel's with the sum 1."""
+    counts = [np.histogram(colors[:, c], bins=10, range=(0, 1))[0] for c in range(3)]
+    return np.concatenate(counts) / len(colors)
