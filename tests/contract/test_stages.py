@@ -51,6 +51,7 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("segmenter", "pyramid", ""): Case({**BACKBONE, "size": 32}, learned=True),
     ("segmenter", "pyramid", "flip"): Case({**BACKBONE, "size": 32, "flip": True}, learned=True),
     ("segmenter", "onnx", ""): Case({"path": "made below"}),
+    ("segmenter", "grabcut", ""): Case(),
     ("refiner", "none", ""): Case(),
     ("refiner", "cascade", ""): Case({**BACKBONE, "sizes": (32, 48)}, learned=True),
     ("refiner", "cascade", "frozen"): Case(
@@ -60,7 +61,6 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("refiner", "closed_form", "given"): Case({"trimap": "given"}),
     ("refiner", "knn", ""): Case({"band": 0.1}),
     ("refiner", "guided_filter", ""): Case({"band": 0.1}),
-    ("refiner", "information_flow", ""): Case({"band": 0.1}),
     ("fuser", "copy_paste", ""): Case(),
     ("fuser", "feather", ""): Case(),
     ("fuser", "alpha", ""): Case(),
