@@ -61,6 +61,7 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("refiner", "closed_form", "given"): Case({"trimap": "given"}),
     ("refiner", "knn", ""): Case({"band": 0.1}),
     ("refiner", "guided_filter", ""): Case({"band": 0.1}),
+    ("refiner", "information_flow", ""): Case({"band": 0.1}),
     ("fuser", "copy_paste", ""): Case(),
     ("fuser", "feather", ""): Case(),
     ("fuser", "alpha", ""): Case(),
