@@ -173,6 +173,18 @@ def _composite_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="KEY=VALUE",
             help="an option of it, the value as JSON or plain text; repeatable",
         )
+    after = parser.add_argument_group("last step")
+    after.add_argument(
+        "--harmonize",
+        choices=("reinhard",),
+        help="move the subject's colours towards the new background's; default: not",
+    )
+    after.add_argument(
+        "--harmonize-strength",
+        type=float,
+        metavar="SHARE",
+        help="with --harmonize, how far, from 0 to 1; default: 0.5",
+    )
     limits = parser.add_argument_group("resources")
     limits.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; default: auto"
@@ -584,10 +596,16 @@ def _compositor(options: argparse.Namespace) -> Compositor:
         name = getattr(options, slot)
         given = _key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
         stages[slot] = (name, given) if given else name
+    last: dict[str, Any] = {"harmonize": options.harmonize}
+    if options.harmonize_strength is not None:
+        if options.harmonize is None:
+            raise UsageError("--harmonize-strength takes effect only with --harmonize")
+        last["harmonize_strength"] = options.harmonize_strength
     from deep_image_compositing.compositor import Compositor
 
     return Compositor(
         **stages,
+        **last,
         device=options.device,
         max_pixels=options.max_pixels,
         work_side=options.work_side,

@@ -28,6 +28,11 @@ from deep_image_compositing import registry, weights
 from deep_image_compositing.conventions import check
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
 from deep_image_compositing.functional.compose import over, unknown_band
+from deep_image_compositing.functional.harmonize import (
+    ColorStatistics,
+    check_strength,
+    transfer_color,
+)
 from deep_image_compositing.functional.lift import REACH, lift_alpha, snap_alpha, upsample_rows
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.sheets import contact_sheet
@@ -219,6 +224,12 @@ class Compositor:
             their answers are lifted to full size. Stages without parameters work on what they
             are given: a refiner on the user's mask at full size, a fuser on the whole frame. A
             fuser without layers (it paints the composite itself) always gets the whole frame.
+        harmonize: a last step, ``reinhard``: move the subject's colours towards those of the new
+            background that stays visible (see :mod:`deep_image_compositing.functional.harmonize`).
+            With a fuser that works in layers, its colour of the subject is moved, and the rest
+            stays as it was; any other is given the subject's photograph with its colours moved.
+            None for no such step.
+        harmonize_strength: how far to move them, in [0, 1].
 
     Raises:
         UsageError: a name that is not registered, an option a stage does not take, a stage of
@@ -234,12 +245,18 @@ class Compositor:
         device: str | torch.device = "auto",
         max_pixels: int | None = None,
         work_side: int = 1024,
+        harmonize: Literal["reinhard"] | None = None,
+        harmonize_strength: float = 0.5,
     ) -> None:
         if work_side < 32:
             raise UsageError(f"work_side must be at least 32 pixels, got {work_side}")
+        if harmonize not in (None, "reinhard"):
+            raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
+        check_strength(harmonize_strength)
         self.device = choose_device(device)
         self.max_pixels = max_pixels
         self.work_side = work_side
+        self.harmonize_strength = harmonize_strength if harmonize else 0.0
         self._segmenter_like = segmenter
         self._segmenter: Callable[..., Any] | None = None
         for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
@@ -404,13 +421,42 @@ class Compositor:
                 composite, color = backdrop.clone(), torch.zeros_like(pixels)
                 corrected = torch.zeros_like(alpha)
                 composite[:, *box], color[:, *box], corrected[:, :, *box] = fused
+                for rows, moved in self._harmonized(color, corrected, backdrop):
+                    opacity, behind = corrected[:, :, rows], backdrop[None, :, rows] / 255
+                    composite[:, rows] = _to_bytes(over(moved, opacity, behind)[0])
+                    color[:, rows] = _to_bytes(torch.where(opacity > 0, moved, 0.0)[0])
                 return composite, color, corrected
+        bands = [_to_bytes(moved[0]) for _, moved in self._harmonized(pixels, alpha, backdrop)]
+        pixels = torch.cat(bands, 1) if bands else pixels
         size = (pixels.shape[-2], pixels.shape[-1])
         foreground, background = self._floats(pixels, size), self._floats(backdrop, size)
         answer = self._ask("fuser", self.fuser, foreground, background, alpha.to(self.device))
         composite = _checked("fuser", "composite", answer, foreground)
         color = torch.where(alpha[0] > 0, pixels, pixels.new_zeros(()))
         return _to_bytes(composite[0].cpu()), color, alpha
+
+    def _harmonized(
+        self, color: Tensor, alpha: Tensor, backdrop: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Bands of rows of ``color`` (3, H, W), uint8, moved towards the backdrop's colours.
+
+        Yields:
+            The rows and their new colours (1, 3, rows, W) in [0, 1]; nothing without strength.
+        """
+        if not self.harmonize_strength:
+            return
+        # Every few pixels tell as much as all of them; averaging would narrow the distribution.
+        every = slice(None, None, -(-max(alpha.shape) // 1024))
+        some = (..., every, every)
+        weight = alpha[some]
+        subject = ColorStatistics.of(color[None][some] / 255, weight)
+        scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
+        if not 0 < float(weight.mean()) < 1:
+            return
+        for start in range(0, color.shape[-2], _BAND_ROWS):
+            rows = slice(start, start + _BAND_ROWS)
+            own = color[None, :, rows] / 255
+            yield rows, transfer_color(own, subject, scene, self.harmonize_strength)
 
     def _fuse_layers(
         self, layers: Callable[..., Any], pixels: Tensor, backdrop: Tensor, alpha: Tensor

@@ -101,6 +101,18 @@ def test_the_background_s_frame(pair: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stub_stages")
+def test_harmonising_is_the_last_step(pair: list[str], tmp_path: Path) -> None:
+    out, made = tmp_path / "composite.png", []
+    for last in ([], ["--harmonize", "reinhard"], ["--harmonize-strength", "0.9"]):
+        arguments = ["composite", *pair, "-o", str(out), *STUBS, *last]
+        if "--harmonize-strength" in last:
+            arguments += ["--harmonize", "reinhard"]
+        assert main(arguments) == 0
+        made.append(pixels(out).tobytes())
+    assert len(set(made)) == 3
+
+
+@pytest.mark.usefixtures("stub_stages")
 def test_stages_and_their_options_by_name(pair: list[str], tmp_path: Path) -> None:
     alphas = []
     for softness in ("0.01", "0.9"):
@@ -373,6 +385,9 @@ def test_calls_that_cannot_be_right(
         (["--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["--work-side", "1"], "work_side"),
         (["--scale", "0.5"], "frame"),
+        (["--harmonize", "deep"], "'reinhard'"),
+        (["--harmonize-strength", "1"], "only with --harmonize"),
+        (["--harmonize", "reinhard", "--harmonize-strength", "2"], "got 2"),
         (["--frame", "background", "--scale", "0"], "scale"),
         (["--frame", "background", "--scale", "nan"], "scale"),
         (["--frame", "background", "--position", "2,2"], "position"),

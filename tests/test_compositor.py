@@ -258,6 +258,66 @@ def test_scale_and_position_need_the_background_s_frame() -> None:
         make()(noise(9, 9), noise(9, 9), frame="both")
 
 
+# Harmonising
+
+
+@pytest.mark.parametrize("fuser", [LayerFuser(), PlainFuser()], ids=["layers", "plain"])
+@pytest.mark.parametrize("side", [80, 300])
+def test_harmonising_moves_the_subject_and_nothing_else(fuser: nn.Module, side: int) -> None:
+    front, back = noise(side, side) // 2, 128 + noise(side, side, seed=1) // 2
+    plain = make(fuser=fuser)(front, back)
+    moved, half = (
+        make(fuser=fuser, harmonize="reinhard", harmonize_strength=strength)(front, back)
+        for strength in (1.0, 0.5)
+    )
+    clear = plain.cutout[3] == 0
+    assert torch.equal(moved.composite[:, clear], moved.background[:, clear])
+    for name in ("foreground", "background", "alpha", "mask"):
+        assert torch.equal(getattr(moved, name), getattr(plain, name)), name
+    assert torch.equal(moved.cutout[3], plain.cutout[3])
+    whole = plain.cutout[3] == 1
+    means = [float(result.composite[:, whole].mean()) for result in (plain, half, moved)]
+    wanted = float(plain.background[:, clear].mean())
+    assert means[0] < means[1] < means[2]
+    assert abs(means[2] - wanted) < 0.2 * abs(means[0] - wanted)
+    # Where the subject is opaque, composite and cut-out show the same colour.
+    assert torch.equal(moved.cutout[:3, whole], moved.composite[:, whole])
+
+
+def test_harmonising_is_off_and_without_strength_nothing() -> None:
+    front, back = noise(60, 60) // 2, noise(60, 60, seed=1)
+    results = [
+        make(**given)(front, back)
+        for given in ({}, {"harmonize": "reinhard", "harmonize_strength": 0.0})
+    ]
+    assert torch.equal(results[0].composite, results[1].composite)
+    full = make(harmonize="reinhard")(front, back, mask=torch.ones(1, 60, 60))
+    np.testing.assert_array_equal(bytes_of(full.composite), front)
+
+
+def test_harmonising_in_some_other_way() -> None:
+    with pytest.raises(UsageError, match="'reinhard' or None, got 'deep'"):
+        make(harmonize="deep")
+    with pytest.raises(UsageError, match=r"lies in \[0, 1\], got 2"):
+        make(harmonize="reinhard", harmonize_strength=2)
+
+
+# A trimap for a mask
+
+
+def test_the_mask_may_be_a_trimap() -> None:
+    soft = disc(60, 80, 0.3)
+    front = (255 * soft[0, 0, :, :, None].expand(60, 80, 3)).byte().numpy()
+    trimap = torch.where((soft > 0.02) & (soft < 0.98), 128 / 255, (soft > 0.5).float())
+    given = make(refiner=("guided_filter", {"trimap": "given", "epsilon": 1e-6}))
+    result = given(front, noise(60, 80), mask=trimap[0])
+    known = trimap[0] != 128 / 255
+    assert torch.equal(result.alpha[known], trimap[0][known])
+    # Filtered along its own colours, the gray band follows the photograph.
+    assert result.alpha[~known].std() > 0.1
+    assert torch.equal(result.mask, trimap[0])
+
+
 # No subject, or nothing else
 
 

@@ -1,0 +1,140 @@
+"""Colour transfer of the subject towards its new background; the compositor's last step calls it.
+
+Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", IEEE Computer Graphics and
+Applications, 2001: in a colour space whose axes hardly correlate in natural pictures, shift and
+scale each axis until its mean and deviation are those of another picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+MOST = 4.0
+"""Factor by which a deviation is scaled at most; a flat subject's noise would be blown up."""
+
+_FLOOR = 1e-4
+"""Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
+
+# The paper's matrices: linear RGB to the responses of the three kinds of cones, whose logarithms
+# are turned into lightness, yellow-blue and red-green.
+_CONES = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
+_AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5), 0.0))
+
+
+@dataclass(frozen=True)
+class ColorStatistics:
+    """How a picture's colours are distributed along the axes of :func:`to_lab`.
+
+    Attributes:
+        mean: (B, 3, 1, 1).
+        deviation: (B, 3, 1, 1), square root of the variance.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, picture: Tensor, weight: Tensor) -> ColorStatistics:
+        """Measure a picture.
+
+        Args:
+            picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
+            weight: (B, 1, H, W), at least 0: how much each pixel counts, such as its alpha.
+        """
+        lab, weight = to_lab(picture), _wide(weight)
+        total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
+        mean = (weight * lab).sum((2, 3), keepdim=True) / total
+        variance = (weight * (lab - mean) ** 2).sum((2, 3), keepdim=True) / total
+        return cls(mean, variance.sqrt())
+
+
+def transfer_color(
+    picture: Tensor, source: ColorStatistics, target: ColorStatistics, strength: float
+) -> Tensor:
+    """Move the colours of ``picture`` from one distribution towards another.
+
+    Args:
+        picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
+        source: the distribution of the subject in it.
+        target: the distribution it shall take on. Deviations are scaled by at most :data:`MOST`
+            either way, and those of a source that has none are left.
+        strength: how far to go, in [0, 1]; at 0 the result is ``picture``.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+
+    Raises:
+        UsageError: a strength outside [0, 1].
+    """
+    check_strength(strength)
+    if strength == 0:
+        return picture
+    factor = (target.deviation / source.deviation.clamp_min(1e-6)).clamp(1 / MOST, MOST)
+    factor = torch.where(source.deviation > 1e-6, factor, 1)
+    lab = to_lab(picture)
+    moved = (lab - source.mean) * factor + target.mean
+    return from_lab(torch.lerp(lab, moved, strength)).to(picture.dtype)
+
+
+def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float) -> Tensor:
+    """Move a subject's colours towards those of the background around it.
+
+    Args:
+        color: (B, 3, H, W) in [0, 1], straight colour of the subject.
+        alpha: (B, 1, H, W) in [0, 1]; subject and background count as far as they are seen.
+        background: (B, 3, H, W) in [0, 1].
+        strength: how far to go, in [0, 1]; at 0 the result is ``color``.
+
+    Returns:
+        (B, 3, H, W) in [0, 1]; ``color`` for an item of which nothing or everything is subject.
+
+    Raises:
+        UsageError: a strength outside [0, 1].
+    """
+    subject = ColorStatistics.of(color, alpha)
+    scene = ColorStatistics.of(background, 1 - alpha)
+    moved = transfer_color(color, subject, scene, strength)
+    share = alpha.mean((1, 2, 3), keepdim=True)
+    return torch.where((share > 0) & (share < 1), moved, color)
+
+
+def check_strength(strength: float) -> None:
+    """Raise :class:`UsageError` unless ``strength`` lies in [0, 1]."""
+    if not 0 <= strength <= 1:
+        raise UsageError(f"the strength of a harmonisation lies in [0, 1], got {strength}")
+
+
+def to_lab(picture: Tensor) -> Tensor:
+    """Colours (B, 3, H, W), sRGB in [0, 1], as lightness, yellow-blue and red-green."""
+    x = _wide(picture)
+    linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
+    cones = _product(_matrix(_CONES, linear), linear)
+    return _product(_matrix(_AXES, linear), cones.clamp_min(_FLOOR).log10())
+
+
+def from_lab(lab: Tensor) -> Tensor:
+    """The inverse of :func:`to_lab`, cut off at [0, 1]."""
+    cones = 10 ** _product(_matrix(_AXES, lab).T, lab)  # its rows are orthonormal
+    inverse = torch.linalg.inv(torch.tensor(_CONES, dtype=torch.float64)).to(lab)
+    linear = _product(inverse, cones).clamp(0, 1)
+    return torch.where(
+        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
+    ).clamp(0, 1)
+
+
+def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+def _product(matrix: Tensor, picture: Tensor) -> Tensor:
+    """``matrix`` (3, 3) times every colour of ``picture`` (B, 3, H, W)."""
+    return torch.einsum("ij,bjhw->bihw", matrix, picture)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
