@@ -14,8 +14,8 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 
-MOST = 4.0
-"""Factor by which a deviation is scaled at most; a flat subject's noise would be blown up."""
+MOST = 2.0
+"""Factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy."""
 
 _FLOOR = 1e-4
 """Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
