@@ -99,7 +99,8 @@ class Interruptible(Callback):
         self._restore()
         if queued and _requeue(trainer):
             raise SystemExit(0)
-        raise SystemExit(128 + (self._signal or signal.SIGTERM))
+        # Lightning's launcher kills the first process of a machine when another one fails.
+        raise SystemExit(128 + (self._signal or signal.SIGTERM) if trainer.local_rank == 0 else 0)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -108,6 +109,10 @@ class Interruptible(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._restore()
+        # The others would wait for this one in their next exchange of gradients. Whoever else
+        # launched them (torchrun, SLURM) ends them itself; so does Lightning, but not for this one.
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
 
     def _restore(self) -> None:
         while self._before:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ import torch
 from tests.data import trees
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 120
+"""Seconds after which a run of a few seconds is said to hang; it then ends with all it started."""
 
 
 def make_data(root: Path, held_out: int = 3) -> Path:
@@ -89,16 +93,40 @@ def start(
 
 
 def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Wait for something that the process is to do; an error when it ends before."""
+    """Wait for something that the process is to do; an error when it ends before, or hangs."""
+    last = time.monotonic() + PATIENCE
     while not happened():
         if process.poll() is not None:
             raise AssertionError(process.communicate()[0])
+        if time.monotonic() > last:
+            raise AssertionError(f"it hangs: {kill(process)}")
         time.sleep(0.01)
 
 
-def reached(out: Path, step: int) -> Callable[[], bool]:
-    """Whether the run in ``out`` has written the checkpoint of a step."""
-    return lambda: any(out.glob(f"checkpoints/*step={step}.ckpt"))
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a run said, once it has ended; an error when it hangs."""
+    try:
+        return process.communicate(timeout=PATIENCE)[0]
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it hangs: {kill(process)}") from None
+
+
+def kill(process: subprocess.Popen[str]) -> str:
+    """End a run and all that it started, whose groups torchrun makes their own; what it said."""
+    family = [process.pid]
+    for pid in family:
+        found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+        family += map(int, found.stdout.split())
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return process.communicate()[0]
+
+
+def progress(out: Path) -> Callable[[], bool]:
+    """Whether the run in ``out`` has written a checkpoint since this was called."""
+    before = set(out.glob("checkpoints/*step=*"))
+    return lambda: bool(set(out.glob("checkpoints/*step=*")) - before)
 
 
 def losses(out: Path) -> dict[int, set[float]]:
@@ -115,7 +143,8 @@ def losses(out: Path) -> dict[int, set[float]]:
     return found
 
 
-def weights(out: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    """The parameters in a checkpoint."""
-    state = torch.load(out / "checkpoints" / name, weights_only=True)["state_dict"]
+def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """The parameters in the checkpoint of a step."""
+    (path,) = out.glob(f"checkpoints/*step={step}.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
     return {key: value for key, value in state.items() if value.is_floating_point()}

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ POOL = 64
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
+_TICK = 5
+"""Seconds after which torch looks whether its loader processes are alive."""
 
 
 def _collate(rows: list[Sample], **whole: Tensor) -> Sample | Packed:
@@ -241,15 +244,26 @@ class EvaluationStream(IterableDataset[Sample]):
 
 def start_worker(worker: int) -> None:
     """What every loader process does first."""
-    # Batch systems and terminals signal all processes of a job; only the trainer is to act.
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+    # Batch systems and terminals signal all processes of a job; only the trainer is to act, and
+    # needs its loaders until it has.
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
     # pymatting's threads are OpenMP's, as torch's are: in a process that was forked from one that
     # has used them, they would wait for each other forever.
     os.environ["NUMBA_NUM_THREADS"] = "1"
     if "numba" in sys.modules:
         sys.modules["numba"].set_num_threads(1)
+
+
+def _end_when_the_trainer_says() -> None:
+    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck at the end."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class StreamLoader(DataLoader[Sample]):
@@ -277,11 +291,12 @@ class StreamLoader(DataLoader[Sample]):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            timeout=timeout if num_workers else 0,
+            timeout=_TICK if num_workers else 0,
             worker_init_fn=start_worker,
         )
         self.stream = stream
         self.position = position
+        self.patience = timeout
         self.about = dict(about or {}, num_workers=num_workers)
 
     def __len__(self) -> int:
@@ -292,9 +307,23 @@ class StreamLoader(DataLoader[Sample]):
             self.stream.position.fill_(self.position())
         return self._checked(super().__iter__())
 
-    @staticmethod
-    def _checked(batches: Iterator[Any]) -> Iterator[Sample]:
-        for batch in batches:
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
+        waited = 0.0
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):  # a fault of ours keeps its traceback
+                    raise
+                waited += _TICK
+                if "timed out" in str(error) and waited < self.patience:
+                    continue  # all of them live, so one may just be slow
+                raise DataError(
+                    f"a loader process was killed (perhaps for want of memory) or is stuck: {error}"
+                ) from None
+            waited = 0.0
+            if batch is None:
+                return
             if isinstance(batch, Packed):
                 yield batch.unpack()
             elif _ERROR in batch:
