@@ -63,7 +63,8 @@ class Interruptible(Callback):
     SIGTERM is what batch systems and people send; SLURM sends the signal of ``sbatch --signal``
     (SIGUSR1) ahead of the time limit or a pre-emption, upon which the job is also put back in the
     queue. The handlers only take note: a checkpoint from inside one could fall between two
-    parameters of an optimiser's step. Processes agree to stop, so that none waits for another.
+    parameters of an optimiser's step. Processes agree to stop, so that none waits for another; an
+    error in the first one ends all that it launched.
 
     Args:
         every: batches between two agreements of several processes.
@@ -111,8 +112,11 @@ class Interruptible(Callback):
         self._restore()
         # The others would wait for this one in their next exchange of gradients. Whoever else
         # launched them (torchrun, SLURM) ends them itself; so does Lightning, but not for this one.
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGKILL)
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+            # Seeing them gone, Lightning would kill this one too, before it has said what is wrong.
+            launcher.procs.clear()
 
     def _restore(self) -> None:
         while self._before:

@@ -104,6 +104,8 @@ def trainer(tmp_path: Path) -> Any:
     return SimpleNamespace(
         world_size=1,
         is_global_zero=True,
+        local_rank=0,
+        strategy=SimpleNamespace(launcher=None),
         default_root_dir=str(tmp_path),
         saved=saved,
         save_checkpoint=saved.append,
