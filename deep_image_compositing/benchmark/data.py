@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def run(
         limit_threads(threads)
     place = choose_device(device)
     amounts = QUICK if quick else Amounts()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     with tempfile.TemporaryDirectory() as folder:
         console.print(loading_table(Path(folder), workers, amounts))
         console.print(synthesis_table(place, amounts.repeats))

@@ -107,7 +107,7 @@ def run(
     if quick:
         size = 96
     repeats = 1 if quick else 5
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(_start_table(repeats))
     console.print(_time_table(size, repeats, device))
     console.print(_memory_table(size))

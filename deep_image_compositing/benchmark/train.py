@@ -198,7 +198,7 @@ def run(
                 timings[name] = bench.time(name, recipe)
             except CompositingError as error:
                 _log.error("%s failed: %s", name, error)
-    Console().print(make_table(given, timings))
+    Console(width=None if sys.stdout.isatty() else 160).print(make_table(given, timings))
     if len(timings) < len(given):
         raise CompositingError(f"{len(given) - len(timings)} of {len(given)} recipes failed")
 

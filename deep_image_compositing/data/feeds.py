@@ -356,11 +356,18 @@ def open_source(
             else folders.find_pairs(source.path)
         )
         held_out = [pair for pair in pairs if pair.held_out]
+        masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
+        if masks and not {"segmentation", "backgrounds"} & set(kinds):
+            raise UsageError(
+                f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
+                "with soft alphas, as NAME.alpha.png, or cut-outs"
+            )
         kept = [pair for pair in pairs if not pair.held_out] or pairs
         return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
     options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
     if not is_local(source.path) or not local_path(source.path).is_dir():
         urls = expand(source.path)
+        _check_there(source, urls, reading.tolerance)
         return ShardFeed(source, urls, kinds, _known_counts(urls), **options), None  # type: ignore[arg-type]
     folder = local_path(source.path)
     index = Index.read(folder)
@@ -370,6 +377,7 @@ def open_source(
     for split, shards in index.splits.items():
         if shards:
             urls = [str(folder / shard.name) for shard in shards]
+            _check_there(source, urls, reading.tolerance, [shard.bytes for shard in shards])
             counts = [shard.samples for shard in shards]
             found[split] = ShardFeed(source, urls, kinds, counts, **options)  # type: ignore[arg-type]
     if not found:
@@ -387,6 +395,29 @@ def open_held_out(source: Source, kinds: tuple[str, ...], reading: Reading) -> F
     if isinstance(train, FolderFeed) and isinstance(held_out, FolderFeed):
         return FolderFeed(source, sorted({*train.pairs, *held_out.pairs}, key=lambda p: p.image))
     return held_out or train
+
+
+def _check_there(
+    source: Source, urls: Sequence[str], tolerance: float, sizes: Sequence[int] | None = None
+) -> None:
+    """Find before the run which local shards are missing or cut short.
+
+    Raises:
+        DataError: when they are more than the tolerated share.
+    """
+    bad = []
+    for i, url in enumerate(urls):
+        if is_local(url):
+            path = local_path(url)
+            if not path.is_file():
+                bad.append(f"{url} does not exist")
+            elif sizes is not None and path.stat().st_size != sizes[i]:
+                bad.append(f"{url} has {path.stat().st_size} bytes, its index says {sizes[i]}")
+    if len(bad) > tolerance * max(len(urls), _GRACE):
+        raise DataError(
+            f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "
+            f"the tolerated share of {tolerance:g}; the first: {bad[0]}"
+        )
 
 
 def _known_counts(urls: Sequence[str]) -> list[int] | None:

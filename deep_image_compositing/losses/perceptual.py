@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deep_image_compositing.errors import WeightsError
 from deep_image_compositing.networks.backbone import Backbone
 
 
@@ -26,7 +27,13 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, backbone: str, weights: str = "pretrained", max_stride: int = 8) -> None:
         super().__init__()
-        self.features = Backbone(backbone, weights, max_stride=max_stride).eval()
+        try:
+            self.features = Backbone(backbone, weights, max_stride=max_stride).eval()
+        except WeightsError as error:
+            raise WeightsError(
+                f"the perceptual loss cannot be had: {error}; name a file with "
+                "--model.perceptual_weights, or leave the loss out with --model.perceptual null"
+            ) from None
         self.features.requires_grad_(False)
 
     def train(self, mode: bool = True) -> PerceptualLoss:

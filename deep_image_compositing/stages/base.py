@@ -194,7 +194,13 @@ class Stage(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
-            self._log_pictures("val", {**batch, "output": prediction, "target": self.target(batch)})
+            target = self.target(batch)
+            given = {
+                name: value
+                for name, value in batch.items()
+                if value is not target and name not in ("weight", "valid")
+            }
+            self._log_pictures("val", {**given, "output": prediction, "target": target})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.test_metrics, batch)

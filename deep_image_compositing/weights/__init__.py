@@ -120,9 +120,10 @@ def load(stage: Stage, weights: str | Path) -> None:
         stage.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        short = [line if len(line) < 200 else f"{line[:160]} ..." for line in lines]
         raise WeightsError(
             f"{path} does not fit {type(stage).__name__} with these hyper-parameters: "
-            + " ".join(lines)
+            + " ".join(short)
         ) from None
 
 

@@ -177,6 +177,23 @@ def test_wrong_sources_are_named(root: Path, tmp_path: Path) -> None:
 # Faults
 
 
+def test_masks_are_no_mattes(tmp_path: Path) -> None:
+    trees.pairs(tmp_path / "people", "mask")
+    with pytest.raises(UsageError, match=r"holds masks \(photo\d+\.mask\.png\), but mattes"):
+        open_source(Source(str(tmp_path / "people")), ("mattes", "triplets"), Reading())
+
+
+def test_missing_and_shortened_shards_are_found_before_the_run(tmp_path: Path) -> None:
+    pattern = f"{tmp_path}/{{00..19}}.tar"
+    with pytest.raises(DataError, match=r"20 of 20 shards .* are missing .*00\.tar does not exist"):
+        open_source(Source(pattern), ("mattes",), Reading())
+    trees.shards(tmp_path / "cut", "mattes", 6, 0, each=1)
+    for shard in (tmp_path / "cut").glob("*.tar"):
+        shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(DataError, match=r"6 of 6 shards .* bytes, its index says"):
+        open_source(Source(str(tmp_path / "cut")), ("mattes",), Reading())
+
+
 def test_a_few_bad_ones_are_passed_over_and_more_are_too_many(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -178,13 +178,13 @@ def test_a_loader_process_that_is_killed_is_said(root: Path) -> None:
 def test_loader_processes_outlive_what_stops_a_run(root: Path) -> None:
     before = set(multiprocessing.active_children())
     batches = training(root, 2)
-    next(batches)
+    next(batches), next(batches)  # now both have begun
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     pids = [str(worker.pid) for worker in workers]
     for name in ("TERM", "USR1", "INT", "TERM"):  # from another process, as all of them are
         subprocess.run(["kill", f"-{name}", *pids], check=True)
-    assert texts(batches, 3 * EPOCH) == texts(training(root, 2, 1), 3 * EPOCH)
+    assert texts(batches, 3 * EPOCH) == texts(training(root, 2, 2), 3 * EPOCH)
     assert all(worker.is_alive() for worker in workers)
     for worker in workers:
         worker.terminate()  # by the trainer itself
