@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +23,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from deep_image_compositing.benchmark import made
-from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory, synchronise
+from deep_image_compositing.benchmark.pipeline import (
+    limit_threads,
+    open_console,
+    peak_memory,
+    synchronise,
+)
 from deep_image_compositing.compositor import choose_device
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.items import Item, ShardItem, Source
@@ -106,7 +109,7 @@ def run(
         limit_threads(threads)
     place = choose_device(device)
     amounts = QUICK if quick else Amounts()
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console()
     with tempfile.TemporaryDirectory() as folder:
         console.print(loading_table(Path(folder), workers, amounts))
         console.print(synthesis_table(place, amounts.repeats))

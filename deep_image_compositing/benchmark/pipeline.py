@@ -107,7 +107,7 @@ def run(
     if quick:
         size = 96
     repeats = 1 if quick else 5
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console()
     console.print(_start_table(repeats))
     console.print(_time_table(size, repeats, device))
     console.print(_memory_table(size))
@@ -311,6 +311,12 @@ def _python(*arguments: str) -> str:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CompositingError(f"a fresh process failed ({' '.join(arguments)[:40]}): {reason}")
     return done.stdout
+
+
+def open_console() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else 200)
 
 
 def limit_threads(threads: int) -> None:

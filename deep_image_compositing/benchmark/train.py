@@ -24,12 +24,16 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
-from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
 from deep_image_compositing.benchmark import made
-from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory, synchronise
+from deep_image_compositing.benchmark.pipeline import (
+    limit_threads,
+    open_console,
+    peak_memory,
+    synchronise,
+)
 from deep_image_compositing.compositor import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.networks.backbone import Backbone
@@ -198,7 +202,7 @@ def run(
                 timings[name] = bench.time(name, recipe)
             except CompositingError as error:
                 _log.error("%s failed: %s", name, error)
-    Console(width=None if sys.stdout.isatty() else 160).print(make_table(given, timings))
+    open_console().print(make_table(given, timings))
     if len(timings) < len(given):
         raise CompositingError(f"{len(given) - len(timings)} of {len(given)} recipes failed")
 
