@@ -7,14 +7,12 @@ processes of :mod:`~deep_image_compositing.data.stream` call this.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -196,7 +194,7 @@ class ShardFeed(Feed):
 
     def _is_good(self, record: Record) -> bool:
         try:
-            check_kind(record, self.kinds)
+            record.check(*self.kinds)
         except DataError as error:
             self._samples.failed(record.name, error)
             return False
@@ -224,12 +222,8 @@ class ShardFeed(Feed):
         return sum(self.count())
 
     def read(self, start: int, stop: int) -> Iterator[Item | None]:
-        before = 0
-        for url, count in zip(self.urls, self.count(), strict=True):
-            low, high = max(start - before, 0), min(stop - before, count)
-            before += count
-            if low < high:
-                yield from self._read_shard(url, low, high)
+        for shard, low, high in _overlaps(self.count(), start, stop):
+            yield from self._read_shard(self.urls[shard], low, high)
 
     def _read_shard(self, url: str, low: int, high: int) -> Iterator[Item | None]:
         """Samples ``low`` to ``high`` of one shard, or None for each that is not there."""
@@ -257,12 +251,14 @@ class ShardFeed(Feed):
             self._shards.passed()
 
 
-def check_kind(record: Record, kinds: tuple[str, ...]) -> None:
-    """Raise :class:`DataError` unless the record is a sample of one of ``kinds``."""
-    for kind in kinds[:-1]:
-        with contextlib.suppress(DataError):
-            return record.check(kind)
-    return record.check(kinds[-1])
+def _overlaps(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The parts, each of so many samples, that ``start`` to ``stop`` touches, and where in them."""
+    before = 0
+    for part, count in enumerate(counts):
+        low, high = max(start - before, 0), min(stop - before, count)
+        before += count
+        if low < high:
+            yield part, low, high
 
 
 def _size(record: Record) -> int:
@@ -293,13 +289,8 @@ class Mix:
 
     def read(self, start: int, stop: int) -> Iterator[Item | None]:
         """Samples ``start`` to ``stop`` of the feeds in a row; None for one that cannot be had."""
-        before = 0
-        for feed in self.feeds:
-            count = len(feed)
-            low, high = max(start - before, 0), min(stop - before, count)
-            before += count
-            if low < high:
-                yield from feed.read(low, high)
+        for feed, low, high in _overlaps([len(feed) for feed in self.feeds], start, stop):
+            yield from self.feeds[feed].read(low, high)
 
     def pool(self, most: int) -> list[Item]:
         """Up to ``most`` samples, the first of each feed in turn: backgrounds for evaluation."""
@@ -425,7 +416,7 @@ def _known_counts(urls: Sequence[str]) -> list[int] | None:
     known: dict[Path, dict[str, int]] = {}
     counts = []
     for url in urls:
-        if not is_local(url) or urlsplit(url).scheme == "pipe":
+        if not is_local(url):
             return None
         path = local_path(url)
         if path.parent not in known:

@@ -9,7 +9,11 @@ import torch
 from PIL import Image
 
 from deep_image_compositing.data.folders import Pair, read_pair
-from deep_image_compositing.functional.foreground import blur_fusion_foreground
+from deep_image_compositing.errors import MissingExtraError
+from deep_image_compositing.functional.foreground import (
+    blur_fusion_foreground,
+    multilevel_foreground,
+)
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,12 @@ def read_matte(pair: Pair) -> Matte:
 
 def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
     """Straight colour of the subject of ``image`` under ``alpha``, both of one size."""
-    pixels = np.asarray(image, np.float32) / 255
-    opacity = np.asarray(alpha, np.float32) / 255
+    pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None]
+    opacity = torch.from_numpy(np.asarray(alpha, np.float32) / 255)[None, None]
     try:
-        from pymatting import estimate_foreground_ml
-    except ImportError:
+        color = multilevel_foreground(pixels, opacity)
+    except MissingExtraError:
         with torch.inference_mode():
-            color, _ = blur_fusion_foreground(
-                torch.from_numpy(pixels).permute(2, 0, 1)[None],
-                torch.from_numpy(opacity)[None, None],
-            )
-        estimate = color[0].permute(1, 2, 0).numpy()
-    else:
-        estimate = estimate_foreground_ml(pixels.astype(np.float64), opacity.astype(np.float64))
+            color, _ = blur_fusion_foreground(pixels, opacity)
+    estimate = color[0].permute(1, 2, 0).numpy()
     return Image.fromarray((np.clip(estimate, 0, 1) * 255 + 0.5).astype(np.uint8))

@@ -97,13 +97,14 @@ class Record:
             raise DataError(f"{self.name}: its json is not an object")
         return content
 
-    def check(self, kind: str) -> None:
-        """Raise :class:`DataError` unless the sample has what ``kind`` needs."""
-        if not any(needed <= self.fields.keys() for needed in KINDS[kind]):
-            wanted = " or ".join("+".join(sorted(needed)) for needed in KINDS[kind])
+    def check(self, *kinds: str) -> None:
+        """Raise :class:`DataError` unless the sample has what one of ``kinds`` needs."""
+        sets = [needed for kind in kinds for needed in KINDS[kind]]
+        if not any(needed <= self.fields.keys() for needed in sets):
+            wanted = " or ".join("+".join(sorted(needed)) for needed in sets)
             raise DataError(
                 f"{self.name} has {', '.join(sorted(self.fields)) or 'no fields'}, "
-                f"but {kind} need {wanted}"
+                f"but {' or '.join(kinds)} need {wanted}"
             )
 
 

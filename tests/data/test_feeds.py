@@ -246,7 +246,7 @@ FAULTS = {
     "missing": "No such file",
     "truncated": "truncated",
     "no tar": "not a tar file",
-    "another kind": "has image.jpg, but mattes need",
+    "another kind": "has image.jpg, but segmentation or mattes need",
     "program": "exit 3",
 }
 
