@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from PIL import ExifTags, Image
 
 from deep_image_compositing.data import layouts, pool
 from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.shards import INDEX, Index, ShardEntry, ShardWriter
+from deep_image_compositing.data.shards import INDEX, Index, ShardEntry, ShardWriter, encode
 from deep_image_compositing.errors import (
     CompositingError,
     DataError,
@@ -34,9 +33,6 @@ from deep_image_compositing.errors import (
 from deep_image_compositing.images import read_image, read_mask, write_bytes
 
 PLAN = ".plan.json"
-QUALITY = 95
-"""JPEG quality of what has to be encoded again; colour is kept at full resolution."""
-
 SHARDS = 32
 """Shards of the training split by default: enough for eight devices of four workers each."""
 
@@ -538,14 +534,8 @@ def _jpeg(image: Image.Image) -> bytes:
             f"has {image.width} x {image.height} pixels, JPEG at most {_LONGEST_JPEG} a side: "
             "give --max-side"
         )
-    return _encoded(image, "JPEG", quality=QUALITY, subsampling=0)
+    return encode(image, "JPEG")
 
 
 def _png(image: Image.Image) -> bytes:
-    return _encoded(image, "PNG")
-
-
-def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
+    return encode(image, "PNG")

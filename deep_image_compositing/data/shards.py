@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
+
+from PIL import Image
 
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.images import write_bytes
@@ -59,6 +62,9 @@ INDEX = "index.json"
 FORMAT = 1
 MAX_FIELD_BYTES = 256 * 2**20
 """Larger members are refused: nothing that a worker would read whole into memory."""
+
+QUALITY = 95
+"""JPEG quality of what has to be encoded."""
 
 _CHUNK = 2**20
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
@@ -368,6 +374,14 @@ class Index:
 
 
 # Writing
+
+
+def encode(image: Image.Image, form: str) -> bytes:
+    """A picture as shards hold it: ``JPEG`` with colour at full resolution, or ``PNG``."""
+    options = {"quality": QUALITY, "subsampling": 0} if form == "JPEG" else {}
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
 
 
 class ShardWriter:

@@ -63,6 +63,7 @@ from deep_image_compositing.data.shards import (
     Record,
     ShardWriter,
     describe,
+    encode,
     open_shard,
     read_records,
 )
@@ -73,9 +74,6 @@ from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.stages.base import Fuser
-
-QUALITY = 95
-"""JPEG quality of photographs and backgrounds; colour is kept at full resolution."""
 
 BLOCK = 64
 """Samples in a row for which a source of shards lends the same :data:`RUN` of its samples."""
@@ -519,19 +517,13 @@ def encode_jpeg(picture: Tensor) -> bytes:
     """A picture (3, H, W), 8-bit or in [0, 1], as a JPEG file."""
     value = picture if picture.dtype == torch.uint8 else _to_bytes(picture)
     image = Image.fromarray(value.permute(1, 2, 0).numpy())
-    return _encoded(image, "JPEG", quality=QUALITY, subsampling=0)
+    return encode(image, "JPEG")
 
 
 def encode_png(picture: Tensor) -> bytes:
     """An 8-bit picture (1 or 3, H, W) as a PNG file."""
     image = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
-    return _encoded(Image.fromarray(image.numpy()), "PNG")
-
-
-def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
+    return encode(Image.fromarray(image.numpy()), "PNG")
 
 
 def encode_sample(
