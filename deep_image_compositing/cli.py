@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from deep_image_compositing import __version__
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.evaluation import command as evaluation
+from deep_image_compositing.evaluation.study import command as study
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Composite, Compositor
@@ -121,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     _benchmark_arguments(
         command("benchmark", _benchmark, "time stages, training data or training, as ratios")
     )
+    evaluation.add_arguments(
+        command("evaluate", evaluation.run, "compare whole methods on a test set, with a report")
+    )
+    study.add_arguments(command("study", study.run, "ask people which method's pictures are best"))
     return parser
 
 

@@ -326,8 +326,8 @@ def open_source(
 ) -> tuple[Feed, Feed | None]:
     """What a source holds for training, and what it holds out for validation.
 
-    A folder of shards holds out the split ``validation`` that its index lists; a plain folder one
-    photograph in ten, by the hash of its name; shards by pattern nothing.
+    A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
+    share ``hold_out``, by the hash of the names; shards by pattern nothing.
 
     Args:
         source: see :class:`~deep_image_compositing.data.items.Source`.
@@ -346,14 +346,14 @@ def open_source(
             if pictures
             else folders.find_pairs(source.path)
         )
-        held_out = [pair for pair in pairs if pair.held_out]
+        held_out = [pair for pair in pairs if pair.held_out(source.hold_out)]
         masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
         if masks and not {"segmentation", "backgrounds"} & set(kinds):
             raise UsageError(
                 f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
                 "with soft alphas, as NAME.alpha.png, or cut-outs"
             )
-        kept = [pair for pair in pairs if not pair.held_out] or pairs
+        kept = [pair for pair in pairs if not pair.held_out(source.hold_out)] or pairs
         return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
     options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
     if not is_local(source.path) or not local_path(source.path).is_dir():

@@ -20,6 +20,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 LABELS = (".mask", ".alpha")
 """What stands between the name and the suffix of a label file, as in ``NAME.mask.png``."""
 
+HOLD_OUT = 0.1
+"""Share of a plain folder's photographs that are kept for validation unless told otherwise."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -30,10 +33,11 @@ class Pair:
     image: Path
     label: Path | None
 
-    @property
-    def held_out(self) -> bool:
-        """Whether the pair belongs to the validation split: one photograph in ten, by its name."""
-        return zlib.crc32(self.image.stem.encode()) % 10 == 0
+    def held_out(self, share: float = HOLD_OUT) -> bool:
+        """Whether the pair belongs to the validation split of this share, by its name's hash."""
+        code = zlib.crc32(self.image.stem.encode())
+        # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
+        return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 
 
 def find_pairs(root: str | Path) -> list[Pair]:

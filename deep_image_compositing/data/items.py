@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from deep_image_compositing.data import folders
-from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import Matte, estimate_color, read_matte
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.errors import CompositingError, DataError
+from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
 UNREADABLE = (CompositingError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What reading a damaged sample may raise: ours, and what Pillow makes of broken files."""
@@ -40,6 +40,12 @@ class Source:
         upper_body: share of crops that show only the upper part of a standing figure.
         paste: share of samples whose subject is pasted on another background.
         distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
+        hold_out: share of a plain folder's photographs that are kept for validation, chosen by the
+            hash of their names; a larger share holds all that a smaller one does. Shards carry
+            their own split.
+
+    Raises:
+        UsageError: for a share outside [0, 1).
     """
 
     path: str
@@ -47,6 +53,11 @@ class Source:
     upper_body: float = 0.0
     paste: float = 0.3
     distrust: float = 0.0
+    hold_out: float = HOLD_OUT
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold_out < 1:
+            raise UsageError(f"hold_out is a share in [0, 1), got {self.hold_out}")
 
 
 @dataclass(eq=False)

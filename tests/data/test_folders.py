@@ -131,8 +131,12 @@ def test_a_box_refers_to_the_whole_picture_however_small_it_was_decoded() -> Non
     assert np.abs(whole - np.asarray(elsewhere, np.float32)).mean() > 10
 
 
-def test_one_photograph_in_ten_is_held_out_by_its_name() -> None:
+def test_a_share_of_photographs_is_held_out_by_name() -> None:
     pairs = [folders.Pair(Path(f"{i}.jpg"), None) for i in range(2000)]
-    assert 150 < sum(pair.held_out for pair in pairs) < 250
+    assert 150 < sum(pair.held_out() for pair in pairs) < 250
     moved = [folders.Pair(Path("elsewhere") / pair.image, pair.image) for pair in pairs]
-    assert [pair.held_out for pair in moved] == [pair.held_out for pair in pairs]
+    assert [pair.held_out() for pair in moved] == [pair.held_out() for pair in pairs]
+    some = {pair for pair in pairs if pair.held_out(0.25)}
+    assert 450 < len(some) < 550
+    assert some > {pair for pair in pairs if pair.held_out(0.1)}
+    assert not any(pair.held_out(0) for pair in pairs)

@@ -1,0 +1,1 @@
+"""The comparison: methods, test sets, measures, the bench and its report, the user study."""

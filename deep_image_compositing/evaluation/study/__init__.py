@@ -1,0 +1,1 @@
+"""The user study: making it, serving it, scoring it."""
