@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -23,6 +22,7 @@ from deep_image_compositing import __version__
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 from deep_image_compositing.evaluation import command as evaluation
 from deep_image_compositing.evaluation.study import command as study
+from deep_image_compositing.registry import key_values
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Composite, Compositor
@@ -462,7 +462,7 @@ def _export_weights(options: argparse.Namespace) -> int:
     _check_folder(Path(options.output))
     from deep_image_compositing.compositor import restore_stage
 
-    given = _key_values("--option", options.option)
+    given = key_values("--option", options.option)
     stage = restore_stage(slot, name, options.checkpoint, given)
     weights.save(stage, options.output)
     size = Path(options.output).stat().st_size / 1e6
@@ -600,7 +600,7 @@ def _compositor(options: argparse.Namespace) -> Compositor:
     stages: dict[str, Any] = {}
     for slot in _SLOTS:
         name = getattr(options, slot)
-        given = _key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+        given = key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
         stages[slot] = (name, given) if given else name
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
@@ -640,20 +640,6 @@ def _slot_and_name(stage: str) -> tuple[str, str]:
     if not name:
         raise UsageError(f"--stage is a slot and a name, as in segmenter/pyramid: {stage!r}")
     return slot, name
-
-
-def _key_values(flag: str, given: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` arguments as a dictionary; values are JSON where they parse, else text."""
-    values: dict[str, Any] = {}
-    for item in given:
-        key, equals, text = item.partition("=")
-        if not (key and equals):
-            raise UsageError(f"{flag} takes KEY=VALUE, got {item!r}")
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
 
 
 def _outputs(options: argparse.Namespace, name: str | None) -> dict[str, Path]:

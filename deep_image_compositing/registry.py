@@ -12,8 +12,9 @@ import difflib
 import fnmatch
 import importlib
 import importlib.metadata
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -118,6 +119,28 @@ def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
         if slot in (None, entry.slot) and fnmatch.fnmatchcase(entry.name, pattern)
     ]
     return sorted(found, key=lambda entry: (SLOTS.index(entry.slot), entry.name))
+
+
+def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
+    """Options of a stage as people type them, ``KEY=VALUE`` each.
+
+    Args:
+        where: what messages say takes them.
+        given: values are JSON where they parse, else plain text.
+
+    Raises:
+        UsageError: one without a key or an equals sign.
+    """
+    values: dict[str, Any] = {}
+    for item in given:
+        key, equals, text = item.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{where} takes KEY=VALUE, got {item!r}")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def _check_slot(slot: str) -> None:

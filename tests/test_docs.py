@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from deep_image_compositing import registry
-from deep_image_compositing.cli import PROGRAM, TRAINING, _key_values, _parser, main
+from deep_image_compositing.cli import PROGRAM, TRAINING, _parser, main
 from deep_image_compositing.compositor import accepted_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def test_commands_parse_and_name_real_stages(arguments: list[str]) -> None:
     for slot in registry.SLOTS:
         if arguments[0] == "composite":
             entry = registry.get(slot, options[slot])
-            given = _key_values("", options.get(f"{slot}_option", []))
+            given = registry.key_values("", options.get(f"{slot}_option", []))
             accepted = accepted_options(entry.factory)
             assert accepted is not None
             assert set(given) <= accepted[0]
