@@ -406,7 +406,7 @@ class FusionData(StageData):
         **kwargs: as for :class:`StageData`.
     """
 
-    accepts = ("mattes", "triplets")
+    accepts: ClassVar[tuple[str, ...]] = ("mattes", "triplets")
 
     def __init__(
         self,
@@ -434,6 +434,19 @@ class FusionData(StageData):
         subject = items["subject"]
         if isinstance(subject, ShardItem) and "composite.png" in subject.record.fields:
             return self._draw_hard(rng, subject)
+        return {
+            **self._draw_photograph(rng, items, held_out),
+            "new": self._scene(rng, items["new"], 0.25),
+            "composite": nothing(3, self.size, self.size),
+            "mask": nothing(1, self.size, self.size),
+            "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
+        }
+
+    def _draw_photograph(
+        self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
+    ) -> Sample:
+        """The parts of an easy photograph: the subject's colour and alpha, the old background."""
+        subject = items["subject"]
         label = subject.label()
         box, mirrored = outline_crop(rng, label, self.size)
         if not held_out and rng.random() < self.blending:
@@ -444,10 +457,6 @@ class FusionData(StageData):
             "color": color,
             "alpha": planes(folders.crop(label, box, self.size, mirrored)),
             "old": self._scene(rng, items["old"], 0.25),
-            "new": self._scene(rng, items["new"], 0.25),
-            "composite": nothing(3, self.size, self.size),
-            "mask": nothing(1, self.size, self.size),
-            "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
         }
 
     def _draw_hard(self, rng: np.random.Generator, item: ShardItem) -> Sample:
@@ -481,6 +490,7 @@ class FusionData(StageData):
             # What is self-taught is made already, its pictures lie on top of each other.
             color, alpha = torch.where(hard, torch.cat([color, alpha], 1), turned).split((3, 1), 1)
         made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
+        del made["old_background"]
         made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
         if bool(hard.any()):
             taught = synthesis.taught_triplet(old, new, batch["composite"], alpha)
@@ -488,3 +498,42 @@ class FusionData(StageData):
             taught["mask"] = made["mask"] if training else batch["mask"]
             made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
         return made
+
+
+class MattingData(FusionData):
+    """Photographs with all that they are made of, for refiners that are matting methods.
+
+    ``image`` is ``alpha · foreground_color + (1 − alpha) · background``, where ``background`` is
+    the photograph's own, old one; ``mask`` is alpha degraded.
+
+    Args:
+        train: mattes (image + alpha, or RGBA cut-outs).
+        backgrounds: photographs for the backgrounds.
+        **kwargs: as for :class:`FusionData`.
+    """
+
+    accepts = ("mattes",)
+
+    def open(self) -> dict[str, tuple[Mix, Mix]]:
+        parts = super().open()
+        del parts["new"]
+        return parts
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        return self._draw_photograph(rng, items, held_out)
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        strength = self.augment if training else 0.0
+        color, alpha, old = (batch[key] for key in ("color", "alpha", "old"))
+        if strength:
+            color, alpha = synthesis.rotate(torch.cat([color, alpha], 1), generator).split(
+                (3, 1), 1
+            )
+        made = synthesis.easy_triplet(color, alpha, old, old, generator, strength)
+        return {
+            "image": made["foreground"],
+            "mask": degrade_mask(alpha, generator, self.degrade, exact=0.2),
+            "alpha": alpha,
+            "foreground_color": made["foreground_color"],
+            "background": made["old_background"],
+        }

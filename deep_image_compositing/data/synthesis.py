@@ -207,20 +207,23 @@ def easy_triplet(
         strength: of colour jitter and camera effects.
 
     Returns:
-        ``foreground``, ``background``, ``composite``, ``alpha``, ``foreground_color``.
+        ``foreground``, ``background``, ``composite``, ``alpha``, ``foreground_color``, and
+        ``old_background``: B₁ with what the camera did to the photograph.
     """
     color = jitter_color(color, generator, strength)
     old = jitter_color(old, generator, strength)
     new = jitter_color(new, generator, strength)
     clean = over(color, alpha, old)
     photograph = camera(clean, generator, strength)
-    color = (color + (photograph - clean)).clamp(0, 1)
+    effects = photograph - clean
+    color = (color + effects).clamp(0, 1)
     return {
         "foreground": photograph,
         "background": new,
         "composite": over(color, alpha, new),
         "alpha": alpha,
         "foreground_color": color,
+        "old_background": (old + effects).clamp(0, 1),
     }
 
 
@@ -239,7 +242,7 @@ def taught_triplet(
         alpha: (B, 1, H, W), the opacity that the target was made with.
 
     Returns:
-        As :func:`easy_triplet`.
+        As :func:`easy_triplet`, but no ``old_background``.
     """
     subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
     return {

@@ -16,6 +16,7 @@ from torch import Tensor
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import (
     FusionData,
+    MattingData,
     RefinementData,
     SegmentationData,
     StageData,
@@ -30,6 +31,7 @@ CHANNELS: dict[type[StageData], dict[str, int]] = {
     RefinementData: {"image": 3, "mask": 1, "alpha": 1, "weight": 1},
     FusionData: {"foreground": 3, "background": 3, "composite": 3, "mask": 1, "alpha": 1}
     | {"foreground_color": 3},
+    MattingData: {"image": 3, "mask": 1, "alpha": 1, "foreground_color": 3, "background": 3},
 }
 MODULES = pytest.mark.parametrize("kind", CHANNELS)
 
@@ -170,6 +172,17 @@ def test_colour_and_alpha_turn_and_mirror_together(root: Path, tmp_path: Path) -
         assert (still["foreground_color"][:, :1] - still["alpha"]).abs().max() < 0.02
         data.augment = 1.0
     assert 0 < torch.cat(seen).float().mean() < 1  # some are turned
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_a_matting_photograph_is_the_sum_of_its_parts(augment: float, root: Path) -> None:
+    data = make(MattingData, root, augment=augment, epoch_length=8)
+    for batch in [*finished(data, data.train_dataloader()), *finished(data, data.val_dataloader())]:
+        color, old, alpha = (batch[key] for key in ("foreground_color", "background", "alpha"))
+        off = (alpha * color + (1 - alpha) * old - batch["image"]).abs()
+        # Grain that a part has no room for, below black or above white, is cut from it.
+        assert off.mean() < (0.01 if augment else 1e-6)
+        assert batch["mask"].sub(alpha).abs().mean() < 0.2
 
 
 # Hard triplets

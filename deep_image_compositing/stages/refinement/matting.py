@@ -50,6 +50,9 @@ class MattingRefiner(Refiner):
         UsageError: for another ``trimap``, or a number outside its range.
     """
 
+    method: ClassVar[str] = "matting"
+    """What messages call this refiner."""
+
     def __init__(
         self,
         *,
@@ -133,9 +136,6 @@ class SolvedMattingRefiner(MattingRefiner):
     Raises:
         UsageError: a number that is not positive.
     """
-
-    method: ClassVar[str] = "matting"
-    """What messages call this refiner."""
 
     reach: int | None = None
     """Pixels around what is unknown on which the answer depends; None for the whole picture."""
@@ -221,15 +221,31 @@ class SolvedMattingRefiner(MattingRefiner):
 
     def _check_memory(self, part: Any, unknown: int, size: tuple[int, int]) -> None:
         """Raise unless a solve over ``part`` of a picture of ``size`` stays within the limit."""
-        pixels = part[0] * part[1]
-        needed = self.bytes_needed(pixels, unknown) / 1e9
-        if needed <= self.max_memory:
-            return
-        # Both pixels and unknown pixels grow with the square of the side.
-        side = int(0.98 * max(size) * (self.max_memory / needed) ** 0.5)
-        raise CompositingError(
-            f"{self.method} would take about {needed:.1f} GB for {size[1]} x {size[0]} pixels, "
-            f"{unknown} of them unknown; max_memory is {self.max_memory:g} GB, into which a long "
-            f"side of {max(1, side)} pixels would fit: set max_side={max(1, side)}, or raise "
-            "max_memory"
-        )
+        needed = self.bytes_needed(part[0] * part[1], unknown)
+        check_memory(self.method, needed, self.max_memory, size, f", {unknown} of them unknown")
+
+
+def check_memory(
+    method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
+) -> None:
+    """Raise unless the memory that a picture is estimated to need stays within the limit.
+
+    Args:
+        method: what the message calls the refiner.
+        needed: bytes, which grow with the square of the picture's side.
+        limit: the refiner's ``max_memory`` in GB.
+        size: height and width of the picture.
+        more: what the message adds about the picture.
+
+    Raises:
+        CompositingError: it does not; the message names the long side that would fit.
+    """
+    gigabytes = needed / 1e9
+    if gigabytes <= limit:
+        return
+    side = max(1, int(0.98 * max(size) * (limit / gigabytes) ** 0.5))
+    raise CompositingError(
+        f"{method} would take about {gigabytes:.1f} GB for {size[1]} x {size[0]} pixels{more}; "
+        f"max_memory is {limit:g} GB, into which a long side of {side} pixels would fit: set "
+        f"max_side={side}, or raise max_memory"
+    )

@@ -1,0 +1,150 @@
+"""What matting refiners with a trained network share: random trimaps, losses, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import dilate, over, trimap_from_mask
+from deep_image_compositing.stages.base import Batch, Step
+from deep_image_compositing.stages.refinement.matting import MattingRefiner, check_memory
+
+EPSILON = 1e-6
+"""Where the losses turn from round to straight (Xu et al., 2017, section 4.1)."""
+
+
+class TrainedMattingRefiner(MattingRefiner):
+    """A matting refiner that answers with a network of an image and its trimap.
+
+    A filler sets :attr:`network`, states :meth:`bytes_per_pixel` and calls ``load_weights`` last
+    in its constructor. Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and,
+    for the composition loss, ``foreground_color`` and ``background`` (the photograph's own, old
+    one); :class:`~deep_image_compositing.data.modules.MattingData` makes them.
+
+    Args:
+        widths: least and greatest half width, in pixels of the training crops, of the unknown
+            band of a random trimap in training.
+        max_memory: memory in GB that the network may take by its own estimate.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.matting.MattingRefiner`.
+
+    Attributes:
+        network: takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1} of
+            any size, and gives alpha (B, 1, H, W) in [0, 1]; normalises, pads and crops inside.
+
+    Raises:
+        UsageError: for a number outside its range.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self, *, widths: tuple[int, int] = (2, 20), max_memory: float = 4.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if len(widths) != 2 or not 1 <= widths[0] <= widths[1]:
+            raise UsageError(
+                f"widths are the least and the greatest, of at least 1 pixel, got {widths}"
+            )
+        if not max_memory > 0:
+            raise UsageError(f"max_memory must be above 0, got {max_memory}")
+        self.widths = tuple(widths)
+        self.max_memory = max_memory
+
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of the network for each pixel of a picture, by measurement."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """The network's alpha, of as many pictures at a time as ``max_memory`` holds."""
+        size = (image.shape[-2], image.shape[-1])
+        needed = self.bytes_per_pixel() * size[0] * size[1]
+        check_memory(self.method, needed, self.max_memory, size)
+        dtype = next(self.network.parameters()).dtype
+        rows = int(self.max_memory * 1e9 / needed)
+        parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
+        return torch.cat([self.network(*part) for part in parts])
+
+    # Training
+
+    def answers(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, ...]:
+        """The alphas (B, 1, H, W) that the loss compares, the final one last."""
+        return (self.network(image, trimap),)
+
+    def loss(self, batch: Batch) -> Step:
+        """Alpha and composition loss over what is unknown, half each.
+
+        Without the colours in the batch it is the alpha loss alone. Of several :meth:`answers`
+        each has its loss, and the mean counts.
+        """
+        image, alpha = batch["image"], batch["alpha"]
+        trimap = self.random_trimap(batch)
+        unknown = (trimap == 0.5).float()
+        answers = self.answers(image, trimap)
+        terms = {"alpha": torch.stack([distance(a, alpha, unknown) for a in answers]).mean()}
+        if "foreground_color" in batch and "background" in batch:
+            layers = batch["foreground_color"].float(), batch["background"].float()
+            composite = over(layers[0], alpha.float(), layers[1])
+            again = [layers[1] + a.float() * (layers[0] - layers[1]) for a in answers]
+            terms["composition"] = torch.stack(
+                [distance(x, composite, unknown) for x in again]
+            ).mean()
+        loss = torch.stack(list(terms.values())).mean()
+        output = torch.where(trimap == 0.5, answers[-1].detach().to(trimap), trimap)
+        pictures = {"image": image, "trimap": trimap, "target": alpha, "output": output}
+        return Step(loss, terms, pictures)
+
+    @torch.no_grad()
+    def random_trimap(self, batch: Batch) -> Tensor:
+        """A trimap (B, 1, H, W) a training sample, of random width.
+
+        Half of them from the true alpha: unknown is what lies within a random radius of any
+        opacity between 0 and 1, as those who publish mattes do it. The others from the rough
+        mask, whose band of a random half width need not hold the whole rim: so the network also
+        learns from what it will be given.
+        """
+        low, high = self.widths
+        count = len(batch["alpha"])
+        radii = torch.randint(low, high + 1, (count,)).tolist()
+        exact = (torch.rand(count) < 0.5).tolist()
+        trimaps = []
+        for i in range(count):
+            if exact[i]:
+                trimaps.append(trimap_from_alpha(batch["alpha"][i : i + 1], radii[i]))
+            else:
+                trimaps.append(trimap_from_mask(batch["mask"][i : i + 1], radii[i]))
+        return torch.cat(trimaps)
+
+
+def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:
+    """The trimap of a known alpha: unknown within ``radius`` of any opacity between 0 and 1.
+
+    From a radius of 1 on, both sides of a hard edge are unknown too.
+
+    Args:
+        alpha: (B, 1, H, W) in [0, 1]; up to 0.02 it counts as 0, from 0.98 on as 1.
+        radius: pixels, at least 0.
+
+    Returns:
+        (B, 1, H, W) in {0, 0.5, 1}.
+    """
+    subject = dilate(alpha > 0.02, radius)
+    background = dilate(alpha < 0.98, radius)
+    return (subject.to(alpha.dtype) + (~background).to(alpha.dtype)) / 2
+
+
+def distance(answer: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
+    """Mean of ``sqrt(difference² + EPSILON²)`` over the unknown pixels, in single precision.
+
+    Args:
+        answer: (B, C, H, W).
+        target: (B, C, H, W).
+        unknown: (B, 1, H, W), 1 where a pixel counts, else 0; with none, the mean is 0.
+    """
+    difference = answer.float() - target.float()
+    apart = (difference.square() + EPSILON**2).sqrt()
+    return (apart * unknown).sum() / (unknown.sum() * answer.shape[1]).clamp_min(1)

@@ -1,0 +1,176 @@
+"""What matting refiners with a trained network share, on one whose network is a single layer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.stages.refinement.trained_matting import (
+    TrainedMattingRefiner,
+    distance,
+    trimap_from_alpha,
+)
+
+
+class RedNetwork(nn.Module):
+    """Alpha is a share of the red channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.ones(1))
+        self.seen: list[tuple[torch.dtype, torch.Size]] = []
+
+    def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
+        assert set(trimap.unique().tolist()) <= {0, 0.5, 1}
+        self.seen.append((image.dtype, image.shape))
+        return (self.share * image[:, :1]).clamp(0, 1)
+
+
+class TrainedRed(TrainedMattingRefiner):
+    """Takes 1 MB a pixel."""
+
+    method = "red"
+    network: RedNetwork
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = RedNetwork()
+
+    def bytes_per_pixel(self) -> float:
+        return 1e6
+
+
+def scene(batch: int = 1, height: int = 30, width: int = 40) -> dict[str, Tensor]:
+    """Noise over noise under a soft edge, and the edge cut as its mask."""
+    generator = torch.Generator().manual_seed(0)
+    color, old = torch.rand((2, batch, 3, height, width), generator=generator)
+    alpha = ((torch.arange(width) - width / 2 + 0.5) / 8 + 0.5).clamp(0, 1)
+    alpha = alpha.expand(batch, 1, height, width)
+    image = old + alpha * (color - old)
+    mask = (alpha > 0.5).float()
+    parts = {"image": image, "mask": mask, "alpha": alpha}
+    return {**parts, "foreground_color": color, "background": old}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_network_works_in_its_own_precision_and_fills_what_is_unknown(
+    dtype: torch.dtype,
+) -> None:
+    batch = scene()
+    refiner = TrainedRed(band=0.1).to(dtype)
+    alpha = refiner(batch["image"], batch["mask"])
+    unknown = refiner.make_trimap(batch["mask"]) == 0.5
+    assert refiner.network.seen == [(dtype, batch["image"].shape)]
+    assert alpha.dtype == torch.float32
+    assert not alpha.requires_grad
+    assert torch.equal(alpha[~unknown], batch["mask"][~unknown])
+    red = batch["image"][:, :1].to(dtype).float()
+    assert torch.equal(alpha[unknown], red[unknown])
+
+
+def test_memory_is_estimated_first_and_the_error_names_a_side_that_fits() -> None:
+    batch = scene()
+    refiner = TrainedRed(max_memory=0.5)
+    with pytest.raises(CompositingError, match=r"red would take about 1\.2 GB for 40 x 30") as said:
+        refiner(batch["image"], batch["mask"])
+    side = re.search(r"max_side=(\d+)", str(said.value))
+    assert side is not None
+    assert not refiner.network.seen
+    refiner = TrainedRed(max_memory=0.5, max_side=int(side[1]))
+    refiner(batch["image"], batch["mask"])
+    assert max(refiner.network.seen[0][1]) == int(side[1])
+
+
+def test_as_many_at_a_time_as_memory_holds() -> None:
+    batch = scene(5)
+    refiner = TrainedRed(max_memory=2.5)
+    alpha = refiner(batch["image"], batch["mask"])
+    assert [shape[0] for _, shape in refiner.network.seen] == [2, 2, 1]
+    assert torch.equal(alpha, TrainedRed(max_memory=100)(batch["image"], batch["mask"]))
+
+
+def test_the_loss_is_the_paper_s_over_what_is_unknown() -> None:
+    batch = scene(4)
+    refiner = TrainedRed(widths=(3, 3))
+    torch.manual_seed(0)
+    step = refiner.loss(batch)
+    torch.manual_seed(0)
+    trimap = refiner.random_trimap(batch)
+    unknown = (trimap == 0.5).expand(4, 1, 30, 40)
+    off = (batch["image"][:, :1] - batch["alpha"]).abs()
+    assert step.terms["alpha"].item() == pytest.approx(off[unknown].mean().item(), rel=1e-4)
+    apart = (batch["foreground_color"] - batch["background"]).abs() * off
+    expected = apart[unknown.expand_as(apart)].mean().item()
+    assert step.terms["composition"].item() == pytest.approx(expected, rel=1e-4)
+    assert step.loss.item() == pytest.approx(0.5 * sum(v.item() for v in step.terms.values()))
+    step.loss.backward()
+    assert refiner.network.share.grad is not None
+    assert refiner.network.share.grad.abs() > 0
+
+
+def test_without_colours_the_alpha_loss_is_left() -> None:
+    batch = {key: value for key, value in scene().items() if key in ("image", "mask", "alpha")}
+    step = TrainedRed().loss(batch)
+    assert list(step.terms) == ["alpha"]
+    assert step.loss == step.terms["alpha"]
+
+
+def test_with_nothing_unknown_the_loss_is_zero_and_has_a_gradient() -> None:
+    batch = scene()
+    batch["alpha"] = batch["mask"] = torch.ones_like(batch["mask"])
+    refiner = TrainedRed()
+    step = refiner.loss(batch)
+    step.loss.backward()
+    assert step.loss == 0
+    assert refiner.network.share.grad == 0
+
+
+def test_random_trimaps_come_from_alphas_and_from_masks() -> None:
+    batch = scene(40)
+    batch["mask"] = torch.roll(batch["mask"], 9, -1)
+    batch["mask"][..., :9] = 0
+    torch.manual_seed(0)
+    trimaps = TrainedRed(widths=(2, 4)).random_trimap(batch)
+    widths = (trimaps == 0.5)[:, 0, 0].sum(1)
+    # The alpha is between 0 and 1 over 8 columns, to which twice 2 to 4 are added.
+    assert set(widths.tolist()) == {4, 6, 8, 12, 14, 16}
+    exact = widths >= 12
+    assert 10 < int(exact.sum()) < 30
+    wrong = (trimaps != 0.5) & ((trimaps - batch["alpha"]).abs() > 0.02)
+    assert not wrong[exact].any()
+    assert wrong[~exact].any()
+
+
+def test_the_trimap_of_an_alpha() -> None:
+    alpha = torch.tensor([0.0, 0, 0, 0.3, 1, 1, 1, 1, 0, 0]).expand(1, 1, 1, 10)
+    assert trimap_from_alpha(alpha, 0).flatten().tolist() == [0, 0, 0, 0.5, 1, 1, 1, 1, 0, 0]
+    expected = [0, 0, 0.5, 0.5, 0.5, 1, 1, 0.5, 0.5, 0]
+    assert trimap_from_alpha(alpha, 1).flatten().tolist() == expected
+
+
+def test_the_distance_is_a_mean_over_channels_and_counted_pixels() -> None:
+    answer, target = torch.zeros(1, 3, 1, 2), torch.full((1, 3, 1, 2), 0.5)
+    unknown = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    assert distance(answer, target, unknown).item() == pytest.approx(0.5)
+    assert distance(answer, target, torch.zeros_like(unknown)) == 0
+    assert distance(answer.half(), target.half(), unknown).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"widths": (0, 4)}, r"of at least 1 pixel, got \(0, 4\)"),
+        ({"widths": (5, 4)}, "the least and the greatest"),
+        ({"widths": (5,)}, "the least and the greatest"),
+        ({"max_memory": 0}, "max_memory must be above 0, got 0"),
+        ({"band": 2}, r"lies in \[0, 1\], got 2"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        TrainedRed(**wrong)
