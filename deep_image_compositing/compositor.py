@@ -538,7 +538,7 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
         entry = registry.get(slot, name)
         if entry.weights:
             options.setdefault("weights", entry.weights[0])
-        _check_options(slot, name, entry.factory, options)
+        check_options(slot, name, entry.factory, options)
         return registry.create(slot, name, **options)
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
@@ -607,9 +607,10 @@ def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] |
     return None
 
 
-def _check_options(
+def check_options(
     slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
+    """Raise :class:`UsageError` for an option that ``factory`` does not take, or lacks."""
     accepted = accepted_options(factory)
     if accepted is None:
         return
