@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.functional.resize import pad_to_multiple
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.blocks import ConvNormAct, upsample
 
 
@@ -47,6 +50,9 @@ class MultiStreamNetwork(nn.Module):
         background_channels: input channels of the background stream; 0 for a single stream.
         outputs: channels out.
         widths: channels of each scale, finest first; the last one has the largest view.
+        backbone: a pretrained feature extractor that sees the photograph, the first three
+            channels of the foreground stream, and its next two beside it; its features join
+            those of the same scale. None for no such help, as published.
     """
 
     def __init__(
@@ -55,18 +61,27 @@ class MultiStreamNetwork(nn.Module):
         background_channels: int,
         outputs: int,
         widths: tuple[int, ...] = (16, 24, 40, 64, 80),
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.backbone = backbone
+        extra = dict.fromkeys(range(len(self.widths)), 0)
+        if backbone is not None:
+            extra |= {
+                stride.bit_length() - 1: channels
+                for stride, channels in zip(backbone.strides, backbone.channels, strict=True)
+            }
         self.foreground_encoder = Encoder(foreground_channels, self.widths)
         streams = 1
         if background_channels:
             self.background_encoder = Encoder(background_channels, self.widths)
             streams = 2
-        self.bottom = ConvNormAct(streams * self.widths[-1], self.widths[-1])
+        deepest = len(self.widths) - 1
+        self.bottom = ConvNormAct(streams * self.widths[-1] + extra[deepest], self.widths[-1])
         self.fuse = nn.ModuleList(
-            ConvNormAct(streams * fine + coarse, fine)
-            for fine, coarse in zip(self.widths[:-1], self.widths[1:], strict=True)
+            ConvNormAct(streams * fine + extra[level] + coarse, fine)
+            for level, (fine, coarse) in enumerate(pairwise(self.widths))
         )
         self.head = nn.Conv2d(self.widths[0], outputs, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -79,9 +94,17 @@ class MultiStreamNetwork(nn.Module):
         streams = [self.foreground_encoder(padded)]
         if background is not None:
             streams.append(self.background_encoder(pad_to_multiple(background, multiple)[0]))
-        x = self.bottom(torch.cat([stream.pop() for stream in streams], 1))
+        helped: dict[int, Tensor] = {}
+        if self.backbone is not None:
+            features = self.backbone(padded[:, :3], padded[:, 3:5])
+            strides = self.backbone.strides
+            helped = {s.bit_length() - 1: f for s, f in zip(strides, features, strict=True)}
+        levels = [[stream[i] for stream in streams] for i in range(len(self.widths))]
+        for level, feature in helped.items():
+            levels[level].append(feature)
+        x = self.bottom(torch.cat(levels[-1], 1))
         for level in reversed(range(len(self.fuse))):
-            bands = [stream.pop() for stream in streams] if level else [s[0] for s in streams]
+            bands = levels[level]
             if level == 0 and not self.training:
                 return self._finest(bands, x)[..., :height, :width]
             x = self.fuse[level](torch.cat([*bands, upsample(x, bands[0])], 1))

@@ -17,6 +17,7 @@ from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     box_filter,
     multilevel_foreground,
+    multilevel_layers,
 )
 
 
@@ -141,3 +142,47 @@ def test_multilevel_without_pymatting_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "pymatting", None)
     with pytest.raises(MissingExtraError, match=r"needs pymatting.*\[matting\]"):
         multilevel_foreground(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
+def test_multilevel_layers_recovers_the_true_colours() -> None:
+    color, old, alpha, image = scene()
+    new = torch.rand(old.shape, generator=torch.Generator().manual_seed(5))
+    truth = over(color, alpha, new)
+
+    def error(estimate: Tensor) -> float:
+        return float((over(estimate, alpha, new) - truth).abs().mean())
+
+    subject, surroundings = multilevel_layers(image, alpha)
+    assert error(subject) < error(blur_fusion_foreground(image, alpha)[0])
+    assert error(subject) <= error(multilevel_foreground(image, alpha))
+    assert ((subject * alpha + surroundings * (1 - alpha)) - image).abs().max() < 0.02
+    assert torch.equal(subject[alpha.expand_as(subject) == 1], image[alpha.expand_as(image) == 1])
+    outside = alpha.expand_as(image) == 0
+    assert torch.equal(surroundings[outside], image[outside])
+
+
+def test_multilevel_layers_converges_to_what_pymatting_does() -> None:
+    _, _, alpha, image = scene()
+    published = multilevel_foreground(image, alpha)
+    ours, _ = multilevel_layers(image, alpha, smoothness=1.0, iterations=4)
+    inside = (alpha > 0.1).expand_as(image)
+    assert (ours - published)[inside].abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (13, 31)])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_multilevel_layers_takes_any_size_batch_and_constant_alpha(
+    size: tuple[int, int], level: float
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 3, *size, generator=generator)
+    alpha = torch.full((2, 1, *size), level)
+    alpha[1] = torch.rand(1, *size, generator=generator)
+    both = multilevel_layers(image, alpha)
+    for layer in both:
+        assert layer.shape == image.shape
+        assert bool(((layer >= 0) & (layer <= 1)).all())
+    alone = multilevel_layers(image[1:], alpha[1:])
+    assert all(torch.allclose(a[1:], b, atol=1e-6) for a, b in zip(both, alone, strict=True))
+    half = multilevel_layers(image.half(), alpha.half())
+    assert half[0].dtype == torch.float16

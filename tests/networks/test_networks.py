@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.blocks import (
     ConvNormAct,
     PyramidPooling,
@@ -70,6 +71,23 @@ def test_multi_stream_network_begins_at_zero(size: tuple[int, int], background: 
     back = noise(2, background, *size) if background else None
     change = network(noise(2, 5, *size), back)
     assert torch.equal(change, torch.zeros(2, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 50)])
+def test_backbone_helps_the_foreground_stream(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone = Backbone("test_efficientnet", extra_channels=2, max_stride=8)
+    network = MultiStreamNetwork(5, 4, 3, (4, 6, 8, 10), backbone).eval()
+    torch.nn.init.normal_(network.head.weight)
+    inputs = torch.rand(2, 5, *size), torch.rand(2, 4, *size)
+    assert network(*inputs).shape == (2, 3, *size)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("weight") and parameter.ndim == 4:
+            network.zero_grad()
+            network(*inputs).sum().backward()
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
+            break
 
 
 def test_both_streams_reach_the_output() -> None:

@@ -10,9 +10,13 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode, over
-from deep_image_compositing.functional.foreground import blur_fusion_foreground
+from deep_image_compositing.functional.foreground import (
+    blur_fusion_foreground,
+    multilevel_layers,
+)
 from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.losses import laplacian_loss
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Batch, Fuser, Layers, Step
@@ -41,9 +45,10 @@ class MultiStreamFuser(Fuser):
     """Fuses both photographs with a learned network.
 
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
-    from the closed-form solution and the subject's colour from blur fusion, and the network
-    corrects both. Outside the band every pixel is the photographs' own, bit for bit. The ``rgb``
-    head paints the composite directly, as published.
+    from the closed-form solution, which the network corrects; under the corrected alpha the
+    subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
+    the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the
+    composite directly, as published.
 
     Args:
         head: ``layers`` or ``rgb``.
@@ -51,6 +56,9 @@ class MultiStreamFuser(Fuser):
         radius: half width in pixels of the band around the rim that is repainted (``layers``).
         start: what the ``layers`` head starts from: ``closed_form``, or ``given`` for the alpha
             and the photograph as they came.
+        backbone: timm model whose features help the foreground stream (``layers``); only those up
+            to the stride of the coarsest scale are used. None for none, as published.
+        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
     """
@@ -64,6 +72,8 @@ class MultiStreamFuser(Fuser):
         widths: tuple[int, ...] = (16, 24, 40, 64, 80),
         radius: int = 10,
         start: Literal["closed_form", "given"] = "closed_form",
+        backbone: str | None = None,
+        pretrained: str | None = None,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -85,7 +95,11 @@ class MultiStreamFuser(Fuser):
         if self.streams == 1:
             foreground, background = foreground + 3, 0
         outputs = 5 if layers else 3
-        self.network = MultiStreamNetwork(foreground, background, outputs, tuple(widths))
+        features = None
+        if backbone and layers:
+            stride = 2 ** (len(widths) - 1)
+            features = Backbone(backbone, None if weights else pretrained, 2, stride)
+        self.network = MultiStreamNetwork(foreground, background, outputs, tuple(widths), features)
         if layers:
             with torch.no_grad():
                 self.network.head.bias[0] = KEEP_SOLVED  # type: ignore[index]
@@ -112,6 +126,11 @@ class MultiStreamFuser(Fuser):
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
         repainted = color + 0.5 * change[:, 2:]
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
+        if self.start == "closed_form":
+            # From the corrected alpha, not the first one: their colours differ as they do.
+            with torch.no_grad():
+                color, _ = multilevel_layers(foreground.float(), corrected.float())
+            color = color.to(corrected.dtype)
         # Where alpha is 1, what the camera saw is the subject's colour: nothing to repaint.
         color = torch.where(corrected == 1, foreground, repainted.clamp(0, 1))
         return Layers(corrected, color)
