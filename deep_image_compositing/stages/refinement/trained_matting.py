@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import dilate, over, trimap_from_mask
+from deep_image_compositing.functional.compose import dilate, trimap_from_mask
 from deep_image_compositing.stages.base import Batch, Step
 from deep_image_compositing.stages.refinement.matting import MattingRefiner, check_memory
 
@@ -71,32 +71,26 @@ class TrainedMattingRefiner(MattingRefiner):
 
     # Training
 
-    def answers(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, ...]:
-        """The alphas (B, 1, H, W) that the loss compares, the final one last."""
-        return (self.network(image, trimap),)
-
     def loss(self, batch: Batch) -> Step:
-        """Alpha and composition loss over what is unknown, half each.
-
-        Without the colours in the batch it is the alpha loss alone. Of several :meth:`answers`
-        each has its loss, and the mean counts.
-        """
-        image, alpha = batch["image"], batch["alpha"]
+        """The sum of :meth:`terms` under a random trimap."""
         trimap = self.random_trimap(batch)
-        unknown = (trimap == 0.5).float()
-        answers = self.answers(image, trimap)
-        terms = {"alpha": torch.stack([distance(a, alpha, unknown) for a in answers]).mean()}
-        if "foreground_color" in batch and "background" in batch:
-            layers = batch["foreground_color"].float(), batch["background"].float()
-            composite = over(layers[0], alpha.float(), layers[1])
-            again = [layers[1] + a.float() * (layers[0] - layers[1]) for a in answers]
-            terms["composition"] = torch.stack(
-                [distance(x, composite, unknown) for x in again]
-            ).mean()
-        loss = torch.stack(list(terms.values())).mean()
-        output = torch.where(trimap == 0.5, answers[-1].detach().to(trimap), trimap)
-        pictures = {"image": image, "trimap": trimap, "target": alpha, "output": output}
-        return Step(loss, terms, pictures)
+        answer, terms = self.terms(batch, trimap)
+        output = torch.where(trimap == 0.5, answer.detach().to(trimap), trimap)
+        pictures = {
+            "image": batch["image"],
+            "trimap": trimap,
+            "target": batch["alpha"],
+            "output": output,
+        }
+        return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
+
+    def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's alpha (B, 1, H, W) for a training batch, and the terms of its loss.
+
+        A filler that compares more than its answer overrides this.
+        """
+        answer = self.network(batch["image"], trimap)
+        return answer, matting_terms(answer, batch, trimap)
 
     @torch.no_grad()
     def random_trimap(self, batch: Batch) -> Tensor:
@@ -135,6 +129,25 @@ def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:
     subject = dilate(alpha > 0.02, radius)
     background = dilate(alpha < 0.98, radius)
     return (subject.to(alpha.dtype) + (~background).to(alpha.dtype)) / 2
+
+
+def matting_terms(answer: Tensor, batch: Batch, trimap: Tensor) -> dict[str, Tensor]:
+    """Alpha and composition loss over what is unknown, half of each (Xu et al., 2017, section 4.1).
+
+    Args:
+        answer: (B, 1, H, W), an alpha.
+        batch: with ``alpha``, and for the composition loss ``foreground_color`` and
+            ``background``; without these the alpha loss counts whole.
+        trimap: (B, 1, H, W) in {0, 0.5, 1}.
+    """
+    unknown = (trimap == 0.5).float()
+    alpha = batch["alpha"].float()
+    apart = distance(answer, alpha, unknown)
+    if "foreground_color" not in batch or "background" not in batch:
+        return {"alpha": apart}
+    color, background = batch["foreground_color"].float(), batch["background"].float()
+    made, true = (background + x.float() * (color - background) for x in (answer, alpha))
+    return {"alpha": 0.5 * apart, "composition": 0.5 * distance(made, true, unknown)}
 
 
 def distance(answer: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
