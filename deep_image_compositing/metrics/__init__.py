@@ -8,15 +8,52 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
 
-from deep_image_compositing.metrics.band import BandPSNR, PicturePSNR, band_psnr, picture_psnr
+from deep_image_compositing.metrics.band import (
+    BAND_RADIUS,
+    BandPSNR,
+    PicturePSNR,
+    band_psnr,
+    picture_psnr,
+    rim_band,
+)
+from deep_image_compositing.metrics.composites import (
+    Exactness,
+    Halo,
+    color_error,
+    exactness,
+    halo,
+    ssim_map,
+)
+from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
+from deep_image_compositing.metrics.matting import (
+    connectivity_error,
+    gradient_error,
+    mse,
+    sad,
+)
 
 __all__ = [
+    "BAND_RADIUS",
     "BandPSNR",
+    "Exactness",
+    "Halo",
     "PicturePSNR",
     "band_psnr",
+    "color_error",
+    "connectivity_error",
+    "exactness",
     "fusion_metrics",
+    "gradient_error",
+    "halo",
+    "iou",
     "mask_metrics",
+    "max_f_measure",
+    "mse",
+    "outline_distance",
     "picture_psnr",
+    "rim_band",
+    "sad",
+    "ssim_map",
 ]
 
 

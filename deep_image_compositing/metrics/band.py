@@ -12,6 +12,16 @@ BAND_RADIUS = 11
 """Pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band."""
 
 
+def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
+    """The band in which composites are won and lost, as (B, 1, H, W) boolean.
+
+    Args:
+        alpha: (B, 1, H, W) in [0, 1], the true alpha.
+        radius: pixels by which 0.02 < alpha < 0.98, and every hard edge, is dilated.
+    """
+    return unknown_band(alpha, radius, low=0.02, high=0.98)
+
+
 def band_psnr(
     composite: Tensor, target: Tensor, alpha: Tensor, radius: int = BAND_RADIUS
 ) -> Tensor:
@@ -28,7 +38,7 @@ def band_psnr(
         (B,) decibels; NaN for a picture without a rim. Differences below half an 8-bit step count
         as that, so that the figure is at most 54 dB.
     """
-    band = unknown_band(alpha, radius, low=0.02, high=0.98).to(torch.float32)
+    band = rim_band(alpha, radius).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
     return _decibels((error * band).sum((1, 2, 3)) / band.sum((1, 2, 3)))
 

@@ -1,0 +1,354 @@
+"""Every measure of the bench: its name, unit and meaning, and all of them for one picture at once.
+
+The figures come from ``metrics``; here they get pictures as test sets and compositors have them,
+of 8 bits or in floats, and what cannot be measured is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import MissingExtraError
+from deep_image_compositing.extras import import_extra
+from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
+from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
+from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
+
+OUTLINE_SIDE = 640
+"""Long side to which distances of outlines are scaled, so that they compare across sizes."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a table.
+
+    Attributes:
+        name: its heading.
+        unit: of its numbers; empty where they have none.
+        better: which numbers are the good ones.
+        digits: shown after the point.
+        about: a sentence for the table's legend.
+        group: what is measured: the composite, the refiner's alpha, the segmenter's mask, or what
+            they cost.
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    digits: int
+    about: str
+    group: Literal["composite", "alpha", "mask", "cost"]
+
+
+_BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
+
+MEASURES: dict[str, Measure] = {
+    "psnr": Measure(
+        "PSNR",
+        "dB",
+        "higher",
+        2,
+        "Peak signal-to-noise ratio over RGB, at most 54.15.",
+        "composite",
+    ),
+    "ssim": Measure(
+        "SSIM",
+        "",
+        "higher",
+        4,
+        "Structural similarity (Wang et al., 2004), mean over pixels and channels.",
+        "composite",
+    ),
+    "lpips": Measure(
+        "LPIPS",
+        "",
+        "lower",
+        4,
+        "Learned perceptual distance (Zhang et al., 2018) in AlexNet's features.",
+        "composite",
+    ),
+    "band_psnr": Measure("band PSNR", "dB", "higher", 2, f"PSNR {_BAND}.", "composite"),
+    "band_ssim": Measure("band SSIM", "", "higher", 4, f"Mean of SSIM's map {_BAND}.", "composite"),
+    "band_lpips": Measure(
+        "band LPIPS", "", "lower", 4, f"Mean of LPIPS's map {_BAND}.", "composite"
+    ),
+    "band_error": Measure(
+        "band error",
+        "8-bit steps",
+        "lower",
+        2,
+        f"Mean absolute colour error {_BAND}.",
+        "composite",
+    ),
+    "halo": Measure(
+        "halo",
+        "",
+        "lower",
+        3,
+        "Share of the old background's colour left in the band: 0 none, 1 the photograph pasted; "
+        "taking too much away counts alike.",
+        "composite",
+    ),
+    "lost": Measure(
+        "lost subject",
+        "",
+        "lower",
+        3,
+        "Share of the subject in the band that gave way to the new background: 0 none, 1 all.",
+        "composite",
+    ),
+    "exact": Measure(
+        "exact",
+        "%",
+        "higher",
+        2,
+        "Pixels outside the band that are the photographs' own, bit for bit.",
+        "composite",
+    ),
+    "exact_subject": Measure(
+        "exact subject",
+        "%",
+        "higher",
+        2,
+        "Pixels of the subject outside the band that are the photograph's, bit for bit.",
+        "composite",
+    ),
+    "exact_background": Measure(
+        "exact background",
+        "%",
+        "higher",
+        2,
+        "Pixels of the background outside the band that are the new background's, bit for bit.",
+        "composite",
+    ),
+    "worst": Measure(
+        "worst",
+        "8-bit steps",
+        "lower",
+        0,
+        "Largest deviation outside the band from the photographs.",
+        "composite",
+    ),
+    "sad": Measure(
+        "SAD",
+        "thousands",
+        "lower",
+        2,
+        "Sum of absolute alpha differences over the trimap's unknown pixels, else the picture.",
+        "alpha",
+    ),
+    "mse": Measure(
+        "MSE", "", "lower", 4, "Mean squared alpha difference over the same pixels.", "alpha"
+    ),
+    "gradient": Measure(
+        "Gradient",
+        "thousands",
+        "lower",
+        2,
+        "Squared differences of alpha's gradient magnitudes (Rhemann et al., 2009; sigma 1.4).",
+        "alpha",
+    ),
+    "connectivity": Measure(
+        "Connectivity",
+        "thousands",
+        "lower",
+        2,
+        "Differences in how alpha hangs together with the subject (Rhemann et al., 2009; "
+        "step 0.1, theta 0.15).",
+        "alpha",
+    ),
+    "iou": Measure("IoU", "", "higher", 4, "Intersection over union of masks at 0.5.", "mask"),
+    "max_f": Measure(
+        "max F",
+        "",
+        "higher",
+        4,
+        "Best F-measure over 256 thresholds of the mask, beta² = 0.3.",
+        "mask",
+    ),
+    "mae": Measure("MAE", "", "lower", 4, "Mean absolute difference of mask and alpha.", "mask"),
+    "outline": Measure(
+        "outline",
+        f"pixels at {OUTLINE_SIDE}",
+        "lower",
+        2,
+        f"Mean distance between the outlines (level 0.5), scaled to a long side of {OUTLINE_SIDE}.",
+        "mask",
+    ),
+    "seconds": Measure("time", "s", "lower", 2, "Seconds a picture, all stages.", "cost"),
+    "segmentation_seconds": Measure(
+        "segmentation", "s", "lower", 2, "Seconds a picture in the segmenter.", "cost"
+    ),
+    "refinement_seconds": Measure(
+        "refinement", "s", "lower", 2, "Seconds a picture in the refiner.", "cost"
+    ),
+    "fusion_seconds": Measure("fusion", "s", "lower", 2, "Seconds a picture in the fuser.", "cost"),
+    "peak_memory": Measure(
+        "memory", "MB", "lower", 0, "Most memory in use while a picture was made.", "cost"
+    ),
+}
+"""All measures, in the order of tables, by the keys of records."""
+
+
+def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict[str, str]]:
+    """Find out what can be measured on this machine.
+
+    Args:
+        lpips_weights: file of torchvision's AlexNet; None to look in torch hub's folder.
+
+    Returns:
+        The network of LPIPS, if it can be had, and for each measure that cannot the reason.
+
+    Raises:
+        WeightsError: when ``lpips_weights`` is given and unusable.
+    """
+    lpips, reason = find_lpips(lpips_weights)
+    reasons = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
+    try:
+        import_extra("scipy", "the measures Connectivity and outline")
+    except MissingExtraError as error:
+        reasons |= dict.fromkeys(("connectivity", "outline"), str(error))
+    return lpips, reasons
+
+
+def measure_composite(
+    composite: Tensor,
+    truth: Tensor,
+    alpha: Tensor | None,
+    foreground: Tensor,
+    background: Tensor,
+    old_background: Tensor | None = None,
+    foreground_color: Tensor | None = None,
+    lpips: LPIPS | None = None,
+) -> dict[str, float]:
+    """Measure one composite against the truth; the pictures are uint8, or floats in [0, 1].
+
+    Args:
+        composite: (3, H, W).
+        truth: (3, H, W), what it should be.
+        alpha: (1, H, W), the true alpha; None leaves out all that looks at the band.
+        foreground: (3, H, W), the photograph, old background and all.
+        background: (3, H, W), the new background, of the same size.
+        old_background: (3, H, W); None leaves out ``halo`` and ``lost``.
+        foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
+        lpips: from :func:`prepare`; None leaves LPIPS out.
+
+    Returns:
+        Numbers by the keys of :data:`MEASURES`. Absent is what cannot be measured: in the band of
+        a picture without a rim, SSIM below 6 pixels, LPIPS below 64, halo where the old
+        background looks like the new one.
+
+    Raises:
+        UsageError: when shapes differ.
+    """
+    c, t = _floats(composite), _floats(truth)
+    composites.check_pair(c, t)
+    found = {"psnr": float(picture_psnr(c[None], t[None]))}
+    similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
+    if similarity is not None:
+        found["ssim"] = float(similarity.mean())
+    a = band = None
+    if alpha is not None:
+        a = _floats(alpha)
+        composites.check_alpha(c, a)
+        band = rim_band(a[None])[0]
+        found["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
+        found["band_error"] = composites.color_error(c, t, band)
+        if similarity is not None:
+            found["band_ssim"] = float(similarity[:, band[0]].mean())
+        if old_background is not None:
+            old, new = _floats(old_background), _floats(background)
+            color = None if foreground_color is None else _floats(foreground_color)
+            rim = composites.halo(c, t, a, new, old, color)
+            found["halo"], found["lost"] = abs(rim.old_background), abs(rim.new_background)
+        away = composites.exactness(_bytes(composite), a, _bytes(foreground), _bytes(background))
+        found["exact"] = 100 * away.share
+        found["exact_subject"] = 100 * away.subject
+        found["exact_background"] = 100 * away.background
+        found["worst"] = away.worst
+    if lpips is not None and min(c.shape[1:]) >= SMALLEST:
+        found["lpips"], found["band_lpips"] = lpips(c, t, band)
+    return _sorted(found)
+
+
+def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
+    """Measure one alpha against the truth; the pictures are uint8, or floats in [0, 1].
+
+    Args:
+        alpha: (1, H, W), the refiner's.
+        truth: (1, H, W), the true alpha.
+        trimap: (1, H, W), black, gray and white; only where it is gray errors count. None for the
+            whole picture.
+
+    Returns:
+        Numbers by the keys of :data:`MEASURES`; ``connectivity`` is absent without scipy, ``mse``
+        where nothing is unknown.
+
+    Raises:
+        UsageError: when shapes differ.
+    """
+    a, t = _floats(alpha), _floats(truth)
+    unknown = None if trimap is None else _floats(trimap)
+    return _sorted(
+        {
+            "sad": matting.sad(a, t, unknown),
+            "mse": matting.mse(a, t, unknown),
+            "gradient": matting.gradient_error(a, t, unknown),
+            "connectivity": _if_installed(lambda: matting.connectivity_error(a, t, unknown)),
+        }
+    )
+
+
+def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
+    """Measure one mask against the true alpha; the pictures are uint8, or floats in [0, 1].
+
+    Args:
+        mask: (1, H, W), the segmenter's.
+        truth_alpha: (1, H, W).
+
+    Returns:
+        Numbers by the keys of :data:`MEASURES`; ``outline`` is absent without scipy, ``max_f``
+        where there is no subject.
+
+    Raises:
+        UsageError: when shapes differ.
+    """
+    m, t = _floats(mask), _floats(truth_alpha)
+    scale = OUTLINE_SIDE / max(m.shape[-2:])
+    return _sorted(
+        {
+            "iou": masks.iou(m, t),
+            "max_f": masks.max_f_measure(m, t),
+            "mae": float((m - t).abs().mean()),
+            "outline": _if_installed(lambda: masks.outline_distance(m, t) * scale),
+        }
+    )
+
+
+def _if_installed(measure: Callable[[], float]) -> float:
+    try:
+        return measure()
+    except MissingExtraError:
+        return math.nan
+
+
+def _sorted(found: dict[str, float]) -> dict[str, float]:
+    """What was found, in the order of tables; NaN are left out."""
+    return {key: found[key] for key in MEASURES if not math.isnan(found.get(key, math.nan))}
+
+
+def _floats(picture: Tensor) -> Tensor:
+    return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+
+
+def _bytes(picture: Tensor) -> Tensor:
+    if picture.dtype == torch.uint8:
+        return picture
+    return (picture.float().clamp(0, 1) * 255).round().byte()
