@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -791,7 +791,7 @@ def teach(
         recipe = replace(recipe, validation=0.0)
     check_folder(out, recipe)
     writer, data = TripletWriter(out, recipe, show), TeachData(recipe, out, mixes, workers)
-    with _quiet():
+    with quiet():
         trainer = make_trainer(writer, devices=devices, nodes=nodes, accelerator=accelerator)
         with _one_thread(trainer):
             trainer.predict(Teacher(fuser, recipe), data, return_predictions=False)
@@ -802,10 +802,8 @@ def teach(
     return Index.read(out)
 
 
-def make_trainer(
-    writer: TripletWriter, *, devices: int | str, nodes: int, accelerator: str
-) -> Trainer:
-    """A trainer that predicts and leaves nothing behind but what ``writer`` writes.
+def make_trainer(*callbacks: Callback, devices: int | str, nodes: int, accelerator: str) -> Trainer:
+    """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
 
     Raises:
         UsageError: devices that are not there, or not as many as were launched.
@@ -819,7 +817,7 @@ def make_trainer(
             devices=devices,
             num_nodes=nodes,
             strategy="auto" if alone else DDPStrategy(timeout=_PATIENCE),
-            callbacks=[writer],
+            callbacks=list(callbacks),
             plugins=slurm,
             use_distributed_sampler=False,
             logger=False,
@@ -844,7 +842,7 @@ def _one_thread(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what Lightning says of choices that are made here on purpose."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
