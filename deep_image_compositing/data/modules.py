@@ -21,6 +21,7 @@ from deep_image_compositing.data import folders, synthesis
 from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_held_out, open_source
 from deep_image_compositing.data.items import Item, ShardItem, Source
 from deep_image_compositing.data.packing import nothing
+from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.data.stream import (
     EvaluationStream,
     Sample,
@@ -401,6 +402,9 @@ class FusionData(StageData):
             backgrounds.
         blending: share of samples whose subject colour is a random photograph, under an alpha that
             has nothing to do with it.
+        procedural: share of samples whose alpha is drawn from rules (hair, fur, foliage, lace,
+            veils, soft focus), under a random photograph; see
+            :mod:`~deep_image_compositing.data.procedural`.
         degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
             good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
         **kwargs: as for :class:`StageData`.
@@ -415,11 +419,16 @@ class FusionData(StageData):
         textures: Sources | None = None,
         blending: float = 0.35,
         degrade: float = 1.0,
+        procedural: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
+        for name, share in (("blending", blending), ("procedural", procedural)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is a share in [0, 1], got {share}")
         self.textures = as_sources(textures)
         self.blending = blending
+        self.procedural = procedural
         self.degrade = degrade
 
     def open(self) -> dict[str, tuple[Mix, Mix]]:
@@ -447,15 +456,26 @@ class FusionData(StageData):
     ) -> Sample:
         """The parts of an easy photograph: the subject's colour and alpha, the old background."""
         subject = items["subject"]
+        # Not drawn from rng where nothing is procedural, so that older runs stay repeatable.
+        if not held_out and self.procedural and rng.random() < self.procedural:
+            alpha = planes(draw_alpha(rng, self.size))
+            return self._easy(rng, items, self._scene(rng, items["texture"], 0.3), alpha)
         label = subject.label()
         box, mirrored = outline_crop(rng, label, self.size)
         if not held_out and rng.random() < self.blending:
             color = self._scene(rng, items["texture"], 0.3)
         else:
             color = planes(mirror(subject.color(label, box, self.size), mirrored))
+        alpha = planes(folders.crop(label, box, self.size, mirrored))
+        return self._easy(rng, items, color, alpha)
+
+    def _easy(
+        self, rng: np.random.Generator, items: Mapping[str, Item], color: Tensor, alpha: Tensor
+    ) -> Sample:
+        """What an easy triplet is made of: a subject and two backgrounds."""
         return {
             "color": color,
-            "alpha": planes(folders.crop(label, box, self.size, mirrored)),
+            "alpha": alpha,
             "old": self._scene(rng, items["old"], 0.25),
         }
 

@@ -270,3 +270,19 @@ def open_and_load(given: dict[str, Any]) -> None:
     data = SegmentationData(**given)
     data.setup("fit")
     data.train_dataloader()
+
+
+def test_a_share_of_alphas_is_procedural(root: Path, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "clear.tar") as writer:  # subjects that are nowhere
+        for seed in range(2):
+            picture, _ = trees.photograph(seed, (97, 97))
+            clear = Image.merge("RGBA", (*picture.convert("RGB").split(), Image.new("L", (97, 97))))
+            writer.write(f"s{seed}", {"foreground.png": trees.encode(clear, "PNG")})
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    options: dict[str, Any] = {"size": 32, "epoch_length": 64, "procedural": 0.5}
+    data = make(FusionData, tmp_path, "clear.tar", **options)
+    alphas = torch.cat([batch["alpha"] for batch in data.train_dataloader()])
+    drawn = (alphas.amax((1, 2, 3)) > 0).float().mean()
+    assert 0.25 < drawn < 0.75
+    with pytest.raises(UsageError, match=r"procedural is a share in \[0, 1\], got 2"):
+        make(FusionData, tmp_path, "clear.tar", procedural=2)
