@@ -62,6 +62,20 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("refiner", "knn", ""): Case({"band": 0.1}),
     ("refiner", "guided_filter", ""): Case({"band": 0.1}),
     ("refiner", "information_flow", ""): Case({"band": 0.1}),
+    ("refiner", "index_net", ""): Case({"width": 0.2, "band": 0.1}, learned=True),
+    ("refiner", "index_net", "one to one, given"): Case(
+        {"width": 0.2, "indexing": "o2o", "trimap": "given"}, learned=True
+    ),
+    ("refiner", "index_net", "holistic"): Case(
+        {"width": 0.2, "indexing": "holistic", "context": False, "band": 0.1}, learned=True
+    ),
+    ("refiner", "deep_image_matting", ""): Case({"width": 0.1, "band": 0.1}, learned=True),
+    ("refiner", "deep_image_matting", "norm"): Case(
+        {"width": 0.1, "band": 0.1, "batch_norm": True, "skips": True}, learned=True
+    ),
+    ("refiner", "deep_image_matting", "raw"): Case(
+        {"width": 0.1, "refine": False, "trimap": "given"}, learned=True
+    ),
     ("fuser", "copy_paste", ""): Case(),
     ("fuser", "feather", ""): Case(),
     ("fuser", "alpha", ""): Case(),

@@ -1,0 +1,297 @@
+"""The two networks of Deep Image Matting (Xu et al., CVPR 2017); a matting refiner trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.weights import read_state
+
+CHANNELS = (64, 128, 256, 512, 512)
+"""Channels of the five scales of VGG-16, finest first."""
+
+CONVOLUTIONS = (2, 2, 3, 3, 3)
+"""How many convolutions VGG-16 has at each."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class DeepImageMattingNetwork(nn.Module):
+    """Image and trimap to alpha: an encoder-decoder, and a refinement stage on its answer.
+
+    The encoder is VGG-16's thirteen convolutions and a fourteenth, with a fourth input channel for
+    the trimap. The decoder has one 5 x 5 convolution a scale, before which features return to the
+    places where the encoder's pooling took its maxima from. Four more convolutions on the image
+    and that alpha correct it, before its sigmoid.
+
+    Args:
+        width: factor of all channels; 1 is published. Channels are multiples of 8.
+        context: side of the fourteenth convolution's kernel, odd. VGG's own fully connected layer
+            would make it 7; those who published PyTorch weights chose 1 or 3.
+        batch_norm: normalise after every convolution but the two that give alpha; the paper does
+            not.
+        skips: add the encoder's features to those that the decoder has returned to their places.
+            Not in the paper; trains much faster from random weights.
+        refine: have the refinement stage.
+
+    Raises:
+        UsageError: for a number outside its range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        context: int = 1,
+        batch_norm: bool = False,
+        skips: bool = False,
+        refine: bool = True,
+    ) -> None:
+        super().__init__()
+        if not width > 0:
+            raise UsageError(f"width must be above 0, got {width}")
+        if context < 1 or context % 2 == 0:
+            raise UsageError(f"context is the side of a kernel, odd and at least 1, got {context}")
+        self.skips = skips
+
+        def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+            parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)]
+            if batch_norm:
+                parts.append(nn.BatchNorm2d(outputs))
+            return nn.Sequential(*parts, nn.ReLU(inplace=True))
+
+        channels = [max(8, 8 * round(width * c / 8)) for c in CHANNELS]
+        first, last = channels[0], channels[-1]
+        self.encoder = nn.ModuleList()
+        inputs = 4
+        for outputs, count in zip(channels, CONVOLUTIONS, strict=True):
+            scale = [convolution(inputs if i == 0 else outputs, outputs, 3) for i in range(count)]
+            self.encoder.append(nn.Sequential(*scale))
+            inputs = outputs
+        self.bottom = nn.Sequential(convolution(last, last, context), convolution(last, last, 1))
+        self.decoder = nn.ModuleList(
+            convolution(inputs, outputs, 5)
+            for inputs, outputs in zip(channels[::-1], [*channels[-2::-1], first], strict=True)
+        )
+        self.head = nn.Conv2d(first, 1, 5, padding=2)
+        self.refinement: nn.Sequential | None = None
+        if refine:
+            self.refinement = nn.Sequential(
+                convolution(4, first, 3),
+                convolution(first, first, 3),
+                convolution(first, first, 3),
+                nn.Conv2d(first, 1, 3, padding=1),
+            )
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Random weights that keep the variance through the layers; no refinement at first."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_normal_(self.head.weight)
+        if self.refinement is not None:
+            last = self.refinement[-1]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
+
+    def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W) in [0, 1].
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            trimap: (B, 1, H, W) in {0, 0.5, 1}.
+        """
+        return self.stages(image, trimap)[-1]
+
+    def stages(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder-decoder's alpha and the refined one, (B, 1, H, W) each.
+
+        Without a refinement stage both are the first.
+        """
+        height, width = image.shape[-2:]
+        x = torch.cat([(image - self.mean) / self.std, trimap], 1)
+        x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
+        logits = self._encode_and_decode(x)
+        raw = logits.sigmoid()
+        refined = raw
+        if self.refinement is not None:
+            refined = (logits + self.refinement(torch.cat([x[:, :3], raw], 1))).sigmoid()
+        return raw[..., :height, :width], refined[..., :height, :width]
+
+    def _encode_and_decode(self, x: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) for the normalised image and the trimap (B, 4, H, W)."""
+        places, features = [], []
+        for scale in self.encoder:
+            x = scale(x)
+            features.append(x if self.skips else None)
+            x, place = F.max_pool2d(x, 2, return_indices=True)
+            places.append(place)
+        x = self.bottom(x)
+        for convolution in self.decoder:
+            x = F.max_unpool2d(x, places.pop(), [2, 2])
+            skipped = features.pop()
+            x = convolution(x if skipped is None else x + skipped)
+        return self.head(x)
+
+    def load_vgg(self, pretrained: str) -> None:
+        """Begin the encoder with the convolutions of VGG-16; the trimap's weights are 0.
+
+        Args:
+            pretrained: ``pretrained`` to fetch timm's ``vgg16`` (``vgg16_bn`` with batch norm), or
+                the path of a checkpoint with its parameter names (torchvision's are the same).
+
+        Raises:
+            UsageError: this network has not VGG's width.
+            WeightsError: the weights cannot be fetched, or one is missing or misshapen.
+        """
+        normed = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
+        name = "vgg16_bn" if normed else "vgg16"
+        if self.head.in_channels != CHANNELS[0]:
+            raise UsageError(f"weights of {name} need width=1.0")
+        state: Mapping[str, Any]
+        if pretrained == "pretrained":
+            try:
+                state = timm.create_model(name, pretrained=True).state_dict()
+            except (RuntimeError, OSError, ValueError) as error:
+                raise WeightsError(
+                    f"the pretrained weights of {name!r} could not be fetched ({error}); give a "
+                    "local checkpoint file instead of 'pretrained', or none"
+                ) from error
+        else:
+            state = read_state(pretrained)
+        own = self.encoder.state_dict()
+        index, names = 0, {}
+        for scale, count in enumerate(CONVOLUTIONS):
+            for place in range(count):
+                for part in range(2 if normed else 1):
+                    names[f"{scale}.{place}.{part}"] = f"features.{index + part}"
+                index += 3 if normed else 2
+            index += 1  # the pooling
+        wanted = {}
+        for key in own:
+            layer, _, parameter = key.rpartition(".")
+            if parameter != "num_batches_tracked":
+                wanted[key] = f"{names[layer]}.{parameter}"
+        first = wanted["0.0.0.weight"]
+        if first in state and state[first].shape[1] == 3:
+            blank = torch.zeros_like(state[first][:, :1])
+            state = {**state, first: torch.cat([state[first], blank], 1)}
+        found = _take(state, wanted, own, f"VGG-16 ({pretrained})")
+        self.encoder.load_state_dict({**own, **found})
+
+
+# Weights of others
+
+_LAYERS = {
+    **{
+        f"encoder.{scale}.{i}.0": (f"conv{scale + 1}_{i + 1}", f"backbone.encoder.layer{scale + 1}")
+        for scale, count in enumerate(CONVOLUTIONS)
+        for i in range(count)
+    },
+    "bottom.0.0": ("conv6_1", "backbone.encoder.conv6"),
+    "bottom.1.0": ("deconv6_1", "backbone.decoder.deconv6_1"),
+    **{
+        f"decoder.{i}.0": (f"deconv{5 - i}_1", f"backbone.decoder.deconv{5 - i}_1")
+        for i in range(5)
+    },
+    "head": ("deconv1", "backbone.decoder.deconv1"),
+    **{f"refinement.{i}.0": (f"refine_conv{i + 1}",) * 2 for i in range(3)},
+    "refinement.3": ("refine_pred",) * 2,
+}
+"""Our name of each convolution, and the two published ones."""
+
+
+def published_names() -> dict[str, tuple[str, str]]:
+    """Our name of each convolution, its flat published name, and MMEditing's."""
+    names = {}
+    for own, (flat, other) in _LAYERS.items():
+        if own.startswith("encoder"):
+            other = f"{other}.{2 * int(own.split('.')[2])}"
+        elif own.startswith("refinement"):
+            other = f"refiner.{other}"
+        names[own] = (flat, other)
+    return names
+
+
+def is_published(state: Mapping[str, Any]) -> bool:
+    """Whether a state dict has the parameter names of one of the public PyTorch versions."""
+    return any(f"{name}.weight" in state for name in published_names()["encoder.0.0.0"])
+
+
+def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network must be made with to hold the published ``state``.
+
+    Whether it was trained with sums of encoder and decoder features (``skips``) cannot be told
+    from its parameters; those that were released were not.
+    """
+    names = published_names()
+    context = 1
+    for name in names["bottom.0.0"]:
+        if f"{name}.weight" in state:
+            context = int(state[f"{name}.weight"].shape[-1])
+    refine = any(f"{name}.weight" in state for name in names["refinement.3"])
+    plain = {"width": 1.0, "batch_norm": False, "skips": False}
+    return {**plain, "context": context, "refine": refine}
+
+
+def from_published(state: Mapping[str, Any], network: DeepImageMattingNetwork) -> dict[str, Tensor]:
+    """The state dict of ``network`` out of a published one.
+
+    Two layouts are known: flat names (``conv1_1`` to ``refine_pred``, as in
+    github.com/huochaitiantang/pytorch-deep-image-matting) and MMEditing's (``backbone.encoder``,
+    ``backbone.decoder``, ``refiner``), both trained on images normalised as for ImageNet and
+    trimaps in [0, 1], as this network takes them.
+
+    Raises:
+        WeightsError: a parameter that is missing, has another shape or was left over.
+    """
+    own = network.state_dict()
+    kind = 0 if "conv1_1.weight" in state else 1
+    wanted = {}
+    for layer, names in published_names().items():
+        for parameter in ("weight", "bias"):
+            if f"{layer}.{parameter}" in own:
+                wanted[f"{layer}.{parameter}"] = f"{names[kind]}.{parameter}"
+    lacking = [key for key in own if key not in wanted]
+    if lacking:
+        raise WeightsError(
+            f"published weights know no {lacking[0]} (batch norm); make the network with "
+            "batch_norm=False"
+        )
+    left = sorted(set(state) - set(wanted.values()))
+    if left:
+        raise WeightsError(
+            f"the published weights hold {left[0]} and {len(left) - 1} more, for which this "
+            "network has no place; is refine=False, or are they of another network?"
+        )
+    return _take(state, wanted, own, "the published checkpoint")
+
+
+def _take(
+    state: Mapping[str, Any], wanted: Mapping[str, str], own: Mapping[str, Tensor], about: str
+) -> dict[str, Tensor]:
+    """Tensors of ``state`` by our names; the first that does not fit is named."""
+    taken = {}
+    for key, name in wanted.items():
+        expected = tuple(own[key].shape)
+        if name not in state:
+            raise WeightsError(f"{about} lacks {name}, expected with shape {expected}")
+        if tuple(state[name].shape) != expected:
+            raise WeightsError(
+                f"{about} has {name} with shape {tuple(state[name].shape)}, expected {expected}"
+            )
+        taken[key] = state[name]
+    return taken

@@ -1,0 +1,146 @@
+"""Deep Image Matting: alpha from an image and a trimap by a trained encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing import weights as weight_files
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.networks.deep_image_matting import (
+    DeepImageMattingNetwork,
+    from_published,
+    is_published,
+    published_options,
+)
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.base import Batch
+from deep_image_compositing.stages.refinement.trained_matting import (
+    TrainedMattingRefiner,
+    distance,
+    matting_terms,
+)
+
+PUBLISHED = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False, "refine": True}
+"""The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
+
+
+@register(
+    "refiner",
+    "deep_image_matting",
+    description="encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
+    source="Xu et al., CVPR 2017",
+)
+class DeepImageMattingRefiner(TrainedMattingRefiner):
+    """Predicts alpha inside the trimap with a VGG-16 encoder, an unpooling decoder and a refiner.
+
+    What describes the network is by default as in the file of ``weights``, and as published
+    without one.
+
+    Args:
+        width: factor of all channels, above 0.
+        context: side of the kernel between encoder and decoder, odd.
+        batch_norm: normalise after every convolution.
+        skips: add the encoder's features to the decoder's.
+        refine: have the refinement stage.
+        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
+            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
+        pretrained: weights of VGG-16 for the encoder: None, ``pretrained``, or a file.
+        weights: trained weights: a shipped name, a file of ours, or a published PyTorch
+            checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
+            None.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.trained_matting.TrainedMattingRefiner`.
+
+    Raises:
+        UsageError: for an option outside its range.
+        WeightsError: weights that cannot be read or do not fit.
+    """
+
+    method = "deep_image_matting"
+    shipped: ClassVar[dict[str, str]] = {}
+    network: DeepImageMattingNetwork
+
+    def __init__(
+        self,
+        width: float | None = None,
+        context: int | None = None,
+        batch_norm: bool | None = None,
+        skips: bool | None = None,
+        refine: bool | None = None,
+        phase: Literal["all", "encoder_decoder", "refinement"] = "all",
+        pretrained: str | None = None,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if phase not in ("all", "encoder_decoder", "refinement"):
+            raise UsageError(
+                f"phase must be 'all', 'encoder_decoder' or 'refinement', got {phase!r}"
+            )
+        self.save_hyperparameters()
+        given = {"width": width, "context": context, "batch_norm": batch_norm}
+        given |= {"skips": skips, "refine": refine}
+        options = PUBLISHED if weights is None else self._options_of(weights)
+        options = {**options, **{key: v for key, v in given.items() if v is not None}}
+        self.hparams.update(options)
+        if phase == "refinement" and not options["refine"]:
+            raise UsageError("there is no refinement stage to train: refine is false")
+        self.phase = phase
+        self.network = DeepImageMattingNetwork(**options)
+        if pretrained is not None and weights is None:
+            self.network.load_vgg(pretrained)
+        self.network.to(memory_format=torch.channels_last)
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.load_weights(weights)
+
+    def _options_of(self, weights: str) -> dict[str, Any]:
+        """What the network in a weights file was made with."""
+        path = weight_files.resolve(self, weights)
+        state = weight_files.read_state(path)
+        if is_published(state):
+            return published_options(state)
+        hyper = weight_files.read_hyper_parameters(path)
+        return {key: hyper.get(key, value) for key, value in PUBLISHED.items()}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As for every stage; published parameter names are translated."""
+        if is_published(state_dict):
+            found = from_published(state_dict, self.network)
+            state_dict = {f"network.{key}": value for key, value in found.items()}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def bytes_per_pixel(self) -> float:
+        """By measurement in single precision, at 1 and 4 megapixels: about linear in the width."""
+        return 200.0 + 1000.0 * float(self.hparams["width"])
+
+    def _frozen(self) -> list[nn.Module]:
+        """Parts of the network that this phase leaves alone."""
+        network = self.network
+        if self.phase == "encoder_decoder":
+            return [] if network.refinement is None else [network.refinement]
+        if self.phase == "refinement":
+            return [network.encoder, network.bottom, network.decoder, network.head]
+        return []
+
+    def train(self, mode: bool = True) -> DeepImageMattingRefiner:
+        """Frozen parts keep their statistics."""
+        super().train(mode)
+        for module in self._frozen() if hasattr(self, "network") else ():
+            module.eval()
+        return self
+
+    def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both losses of the encoder-decoder's alpha, and the alpha loss of the refined one."""
+        raw, refined = self.network.stages(batch["image"], trimap)
+        terms = {} if self.phase == "refinement" else matting_terms(raw, batch, trimap)
+        if self.network.refinement is not None and self.phase != "encoder_decoder":
+            unknown = (trimap == 0.5).float()
+            terms["refined"] = distance(refined, batch["alpha"], unknown)
+        return refined, terms
