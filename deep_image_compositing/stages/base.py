@@ -172,6 +172,10 @@ class Stage(LightningModule):
         """Training loss of one batch; learned fillers may override it to use their logits."""
         raise NotImplementedError
 
+    def rate_factor(self, name: str) -> float:
+        """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""
+        return 1.0
+
     # What Lightning calls
 
     def configure_model(self) -> None:
@@ -224,11 +228,20 @@ class Stage(LightningModule):
     def configure_optimizers(self) -> Any:
         if not self.trainable:
             return None
-        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        factors = {name: self.rate_factor(name) for name in trained}
         groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {
+                "params": [
+                    p
+                    for name, p in trained.items()
+                    if factors[name] == factor and (p.ndim > 1) == decayed
+                ],
+                "lr": factor * self.learning_rate,
+                "weight_decay": self.weight_decay if decayed else 0.0,
+            }
+            for factor in sorted(set(factors.values()), reverse=True)
+            for decayed in (True, False)
         ]
         kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
         optimizer = kind(groups, lr=self.learning_rate)

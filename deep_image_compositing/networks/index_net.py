@@ -1,0 +1,435 @@
+"""IndexNet matting: a MobileNetV2 whose pooling and upsampling follow indices that it learns.
+
+Lu, Dai, Shen and Xu, "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019. The
+refiner ``index_net`` calls this. The formulas are the paper's; shapes and constants of which it
+does not speak are those of the authors' published model, so that at width 1 its weights fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.functional.resize import pad_to_multiple
+from deep_image_compositing.networks.backbone import Backbone
+
+Indexing = Literal["m2o", "o2o", "holistic"]
+
+BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+"""Expansion, channels and count of MobileNetV2's blocks, level 1 to 7, after a stem of 32."""
+
+POOLED = (0, 2, 3, 4, 6)
+"""Levels (0 is the stem) that end in indexed pooling, where MobileNetV2 has strides of 2."""
+
+DILATIONS = (1, 2, 4, 8)
+"""Of the context's branches at stride 32."""
+
+STRIDE = 2 ** len(POOLED)
+
+
+# Learned indices (sections 3 and 4 of the paper)
+
+
+def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices for pooling and for upsampling, from what an index network says of each window.
+
+    Both are a sigmoid of ``raw``; those for pooling are a softmax of that over the four places of
+    a 2 x 2 window besides, so that a pooled value is a convex combination of its window.
+
+    Args:
+        raw: (B, C, 4, H, W), any real numbers: a row of places is the window read in lines.
+
+    Returns:
+        Two of (B, C, 2H, 2W) in (0, 1); the first sums to 1 over every window.
+    """
+    up = raw.sigmoid()
+    return tuple(F.pixel_shuffle(x.flatten(1, 2), 2) for x in (up.softmax(2), up))  # type: ignore[return-value]
+
+
+def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
+    """Sum of ``indices · x`` over every 2 x 2 window: the paper's indexed pooling (IP).
+
+    With 1 at each window's maximum and 0 elsewhere this is max pooling, with 1/4 everywhere
+    average pooling.
+
+    Args:
+        x: (B, C, H, W), H and W even.
+        indices: (B, C, H, W), or (B, 1, H, W) for all channels.
+
+    Returns:
+        (B, C, H/2, W/2).
+    """
+    return 4 * F.avg_pool2d(indices * x, 2)
+
+
+def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
+    """Each value spread over its 2 x 2 window by ``indices``: the paper's indexed upsampling (IU).
+
+    With 1 at each window's maximum and 0 elsewhere this is max unpooling, with 1 everywhere
+    nearest-neighbour upsampling.
+
+    Args:
+        x: (B, C, H, W).
+        indices: (B, C, 2H, 2W), or (B, 1, 2H, 2W) for all channels.
+
+    Returns:
+        (B, C, 2H, 2W).
+    """
+    return indices * F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class IndexBlock(nn.Module):
+    """An index network: reads a feature map and says, per window, which places matter.
+
+    The paper's three families. ``holistic`` gives one index map for all channels. The depthwise
+    ones give each channel its own: ``o2o`` (one-to-one) from that channel alone, ``m2o``
+    (many-to-one) from all of them.
+
+    The published model computes the four places of a window by four networks side by side; here
+    they are one with four times the channels, which gives the same numbers.
+
+    Args:
+        channels: of the feature map.
+        family: ``m2o``, ``o2o`` or ``holistic``.
+        context: whether a window is judged by the 4 x 4 pixels around it, not by its own 2 x 2.
+        nonlinear: whether there are a norm, a ReLU6 and a second convolution.
+
+    Raises:
+        UsageError: for another ``family``.
+    """
+
+    def __init__(
+        self, channels: int, family: Indexing = "m2o", context: bool = True, nonlinear: bool = True
+    ) -> None:
+        super().__init__()
+        if family not in ("m2o", "o2o", "holistic"):
+            raise UsageError(f"indexing must be 'm2o', 'o2o' or 'holistic', got {family!r}")
+        self.family = family
+        places = 4 if family == "holistic" else 4 * channels
+        hidden = places if family != "holistic" else 2 * channels
+        # Groups of the second convolution: a place at a time (m2o), or a channel's place (o2o).
+        split = {"m2o": 4, "o2o": places, "holistic": 1}[family]
+        kernel, padding = (4, 1) if context else (2, 0)
+        groups = channels if family == "o2o" else 1
+        wide = hidden if nonlinear else places
+        # Training begins at little more than average pooling and plain upsampling.
+        first = nn.Conv2d(channels, wide, kernel, 2, padding, groups=groups, bias=False)
+        self.layers = nn.Sequential(_begin(first, 1.0 if nonlinear else 0.1))
+        if nonlinear:
+            second = nn.Conv2d(hidden, places, 1, groups=split, bias=False)
+            self.layers.extend((nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)))
+            self.layers.append(_begin(second, 0.1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:func:`index_maps` for ``x`` (B, C, H, W), H and W even; C is 1 if holistic."""
+        raw = self.layers(x)
+        if self.family == "m2o":  # place by place, where the others are channel by channel
+            return index_maps(raw.unflatten(1, (4, -1)).transpose(1, 2))
+        return index_maps(raw.unflatten(1, (-1, 4)))
+
+
+def _begin(conv: nn.Conv2d, scale: float = 1.0) -> nn.Conv2d:
+    """Random weights after which what is rectified keeps its variance, times ``scale``."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    with torch.no_grad():  # torch counts fans as if every channel went to every other
+        conv.weight.mul_(scale * conv.groups**0.5)
+    return conv
+
+
+# The network around them (section 5)
+
+
+def _conv(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    padding: int | None = None,
+) -> list[nn.Module]:
+    """A convolution without bias, which keeps the size unless told its padding, and its norm."""
+    padding = kernel // 2 * dilation if padding is None else padding
+    conv = nn.Conv2d(inputs, outputs, kernel, 1, padding, dilation, groups, bias=False)
+    return [_begin(conv), nn.BatchNorm2d(outputs)]
+
+
+def _active(*arguments: int) -> list[nn.Module]:
+    """The same, and a ReLU6."""
+    return [*_conv(*arguments), nn.ReLU6(inplace=True)]
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: widen, filter each channel, narrow (Sandler et al., CVPR 2018).
+
+    The border is padded before the widening, as the published model does it: so what lies beyond
+    it is the widened zero, not zero.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out; when they equal ``inputs``, the input is added.
+        expansion: factor of the channels in between.
+    """
+
+    def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        widen = _active(inputs, hidden) if expansion > 1 else []
+        each = _active(hidden, hidden, 3, 1, hidden, 0)
+        self.layers = nn.Sequential(*widen, *each, *_conv(hidden, outputs))
+        self.adds = inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        y = self.layers(F.pad(x, (1, 1, 1, 1)))
+        return x + y if self.adds else y
+
+
+class _NormOfOne(nn.BatchNorm2d):
+    """Batch norm that takes its running statistics where there is but one value a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
+            )
+        return super().forward(x)
+
+
+class AtrousPyramid(nn.Module):
+    """Context at four dilations and over the whole map: atrous spatial pyramid pooling (ASPP).
+
+    Chen et al., ECCV 2018, with depthwise separable convolutions, as section 5 of the paper has it.
+
+    Args:
+        inputs: channels in.
+        branch: channels of each of the five branches.
+        outputs: channels out.
+        dropout: share of the outputs that are dropped in training.
+    """
+
+    def __init__(self, inputs: int, branch: int, outputs: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Sequential(*_active(inputs, branch))])
+        for dilation in DILATIONS[1:]:
+            each = _active(inputs, inputs, 3, dilation, inputs)
+            self.branches.append(nn.Sequential(*each, *_active(inputs, branch)))
+        self.whole = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            _begin(nn.Conv2d(inputs, branch, 1, bias=False)),
+            _NormOfOne(branch),
+            nn.ReLU6(inplace=True),
+        )
+        self.join = nn.Sequential(*_active(branch * (len(DILATIONS) + 1), outputs))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        parts = [branch(x) for branch in self.branches]
+        parts.append(self.whole(x).expand_as(parts[0]))
+        return self.dropout(self.join(torch.cat(parts, 1)))
+
+
+class IndexNetwork(nn.Module):
+    """Alpha of an image and its trimap, at any size.
+
+    Nine levels of encoder and decoder face each other: where a level of the encoder pools, its
+    index block tells the pooling what to keep and the decoder's level where to put it back; the
+    features that were weighted for pooling are what the decoder's level is given besides.
+
+    Args:
+        width: factor of all channels, which are rounded to multiples of 8; at 1 the network is
+            the published one, of 5.95 million parameters. (The paper's table counts 8.15 million,
+            those of index blocks twice as wide between their convolutions.)
+        indexing: family of the index blocks, see :class:`IndexBlock`. The default is what the
+            paper found best.
+        context: see :class:`IndexBlock`.
+        nonlinear: see :class:`IndexBlock`.
+        dropout: of the context features in training.
+
+    Attributes:
+        channels: of each level of the encoder, the stem first.
+
+    Raises:
+        UsageError: for a ``width`` that is not positive, a ``dropout`` outside [0, 1) or another
+            ``indexing``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        indexing: Indexing = "m2o",
+        context: bool = True,
+        nonlinear: bool = True,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not width > 0:
+            raise UsageError(f"width must be above 0, got {width}")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout is a share and must lie in [0, 1), got {dropout}")
+        self.width = width
+        self.indexing = indexing
+        self.channels = channels = [
+            _scaled(c, width) for c in (32, *(block[1] for block in BLOCKS))
+        ]
+        self.encoder = nn.ModuleList([nn.Sequential(*_active(4, channels[0], 3))])
+        for (expansion, _, count), (inputs, outputs) in zip(
+            BLOCKS, pairwise(channels), strict=True
+        ):
+            ends = [inputs, *[outputs] * count]
+            self.encoder.append(
+                nn.Sequential(*(InvertedResidual(a, b, expansion) for a, b in pairwise(ends)))
+            )
+        self.indices = nn.ModuleDict(
+            {
+                str(level): IndexBlock(channels[level], indexing, context, nonlinear)
+                for level in POOLED
+            }
+        )
+        self.context = AtrousPyramid(channels[7], _scaled(256, width), channels[6], dropout)
+        # Each level of the decoder takes as much from below as it is given from the encoder.
+        given = channels[:7]
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*_active(2 * c, out, 5))
+            for c, out in zip(given, (channels[0], *given[:-1]), strict=True)
+        )
+        # Training begins at an alpha around 1/2.
+        narrow = _begin(nn.Conv2d(channels[0], 1, 5, padding=2, bias=False))
+        norm = nn.BatchNorm2d(1)
+        nn.init.constant_(norm.weight, 0.25)
+        nn.init.constant_(norm.bias, 0.5)
+        last = nn.Conv2d(1, 1, 5, padding=2, bias=False)
+        nn.init.dirac_(last.weight)
+        self.head = nn.Sequential(narrow, norm, nn.ReLU6(inplace=True), last)
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W): in [0, 1], but not cut to that while training.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            trimap: (B, 1, H, W) in {0, 0.5, 1}.
+        """
+        x = torch.cat([(image - self.mean) / self.std, trimap], 1)
+        x, (height, width) = pad_to_multiple(x, STRIDE)
+        given: list[Tensor] = []
+        ups: dict[int, Tensor] = {}
+        for level, stage in enumerate(self.encoder):
+            x = stage(x)
+            if level in POOLED:
+                down, ups[level] = self.indices[str(level)](x)
+                given.append(down * x)
+                x = 4 * F.avg_pool2d(given[-1], 2)  # indexed_pool, of what the decoder gets too
+            else:
+                given.append(x)
+        x = self.context(given.pop())
+        for level in reversed(range(len(given))):
+            if level in ups:
+                x = indexed_upsample(x, ups.pop(level))
+            x = self.decoder[level](torch.cat([x, given.pop()], 1))
+        alpha = self.head(x)[..., :height, :width]
+        return alpha if self.training else alpha.clamp(0, 1)
+
+    def load_encoder(self, pretrained: str) -> None:
+        """Begin the encoder as timm's MobileNetV2, whose layers are the same in the same order.
+
+        Args:
+            pretrained: ``pretrained`` for timm's own weights, or a file with timm's names.
+
+        Raises:
+            UsageError: unless ``width`` is 1.
+            WeightsError: as :class:`~deep_image_compositing.networks.backbone.Backbone`.
+        """
+        if self.width != 1:
+            raise UsageError(f"there are ImageNet weights for width=1 only, got {self.width}")
+        source = Backbone("mobilenetv2_100", pretrained, extra_channels=1).body.state_dict()
+        own = self.encoder.state_dict()
+        self.encoder.load_state_dict(dict(zip(own, source.values(), strict=True)))
+
+
+# The authors' published weights
+
+PUBLISHED = ("layer0.", "index0.", "dconv_pp.", "decoder_layer0.", "pred.")
+"""How some names of the published model begin."""
+
+
+def is_published(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` has names as in the authors' checkpoint, ``indexnet_matting.pth.tar``."""
+    return any(name.removeprefix("module.").startswith(PUBLISHED) for name in state)
+
+
+def read_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' published weights under the names of ``network``, for its ``load_state_dict``.
+
+    Args:
+        network: of ``width`` 1 for the checkpoint that they published, which is ``m2o`` with
+            context and nonlinearity.
+        state: tensors by the names of their model, with or without ``module.`` before each.
+
+    Raises:
+        WeightsError: a name is missing or unknown, or a shape is another; names the first few.
+    """
+    given = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    read: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, own in network.state_dict().items():
+        names = _published_names(name)
+        parts = [given.pop(each, None) for each in names]
+        if name.endswith("num_batches_tracked"):  # which older versions of torch did not count
+            read[name] = own
+            continue
+        shape = (own.shape[0] // len(names), *own.shape[1:])
+        for each, part in zip(names, parts, strict=True):
+            if part is None:
+                wrong.append(f"{each} is missing")
+            elif part.shape != shape:
+                wrong.append(f"{each} has shape {tuple(part.shape)}, expected {shape}")
+        # Four networks side by side, of which one here is made: channel by channel or one by one.
+        tensors = [own if part is None else part for part in parts]
+        o2o = len(names) > 1 and network.indexing == "o2o"
+        read[name] = torch.stack(tensors, 1).flatten(0, 1) if o2o else torch.cat(tensors)
+    wrong += [f"{name} is unknown" for name in given]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise WeightsError(
+            f"these are not the published IndexNet weights for width={network.width:g} and "
+            f"indexing={network.indexing!r}: {', '.join(wrong[:3])}{more}. The authors' own are "
+            "for width=1, indexing='m2o', context and nonlinear"
+        )
+    return read
+
+
+def _published_names(name: str) -> list[str]:
+    """What the published model calls a tensor of ours; the four of which it is made, if so."""
+    part, _, rest = name.partition(".")
+    level, _, inner = rest.partition(".")
+    if part == "encoder":
+        block, _, layer = inner.partition(".layers.")
+        return [f"layer{level}.{block}.conv.{layer}" if layer else f"layer0.{inner}"]
+    if part == "indices":
+        layer = inner.removeprefix("layers.")
+        return [f"index{level}.indexnet{place}.{layer}" for place in (1, 2, 3, 4)]
+    if part == "context":
+        if level == "branches":
+            branch, _, layer = inner.partition(".")
+            return [f"dconv_pp.aspp{int(branch) + 1}.atrous_conv.{layer}"]
+        whole = "global_avg_pool" if level == "whole" else "bottleneck_conv"
+        return [f"dconv_pp.{whole}.{inner}"]
+    if part == "decoder":
+        return [f"decoder_layer{level}.dconv.{inner}"]
+    return [f"pred.1.{inner}" if level == "3" else f"pred.0.{rest}"]
+
+
+def _scaled(channels: int, width: float) -> int:
+    """``channels`` times ``width``, to the nearest multiple of 8 and at least that."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)

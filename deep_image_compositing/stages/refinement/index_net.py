@@ -1,0 +1,106 @@
+"""IndexNet matting as a refiner."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from deep_image_compositing import weights as weight_files
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.networks.index_net import (
+    IndexNetwork,
+    is_published,
+    read_published,
+)
+from deep_image_compositing.registry import register
+from deep_image_compositing.stages.refinement.trained_matting import TrainedMattingRefiner
+
+PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
+"""The network of the paper."""
+
+
+@register(
+    "refiner",
+    "index_net",
+    description="IndexNet matting inside a trimap: pooling and upsampling by learned indices",
+    source="Lu, Dai, Shen and Xu, ICCV 2019",
+)
+class IndexNetRefiner(TrainedMattingRefiner):
+    """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
+
+    The network is :class:`~deep_image_compositing.networks.index_net.IndexNetwork`. What
+    describes it is by default as in the file of ``weights``, and as published without one.
+
+    Args:
+        width: factor of all channels; 1 is the published network, of 5.95 million parameters.
+        indexing: which index networks: ``m2o`` (many channels decide for one), ``o2o`` (each for
+            itself) or ``holistic`` (one index map for all).
+        context: whether the index networks see 4 x 4 pixels for each 2 x 2 window.
+        nonlinear: whether they are two convolutions, not one.
+        dropout: share of the coarsest features that are dropped in training; the published
+            training drops half.
+        pretrained: weights that the encoder begins with: None, ``pretrained`` for timm's
+            MobileNetV2, or a file with timm's names; for ``width=1`` only.
+        encoder_rate: factor of the learning rate for the encoder; the published training has
+            0.01, from ImageNet.
+        weights: trained weights: a file, or None. The authors' published checkpoint
+            (``indexnet_matting.pth.tar``) loads as it is.
+        **kwargs: as for
+            :class:`~deep_image_compositing.stages.refinement.trained_matting.TrainedMattingRefiner`.
+
+    Raises:
+        UsageError: for an option outside its range, or ``pretrained`` with another width.
+        WeightsError: weights that cannot be read or do not fit.
+    """
+
+    method = "index_net"
+    shipped: ClassVar[dict[str, str]] = {}
+    network: IndexNetwork
+
+    def __init__(
+        self,
+        width: float | None = None,
+        indexing: Literal["m2o", "o2o", "holistic"] | None = None,
+        context: bool | None = None,
+        nonlinear: bool | None = None,
+        dropout: float = 0.5,
+        pretrained: str | None = None,
+        encoder_rate: float = 1.0,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not encoder_rate > 0:
+            raise UsageError(f"encoder_rate must be above 0, got {encoder_rate}")
+        self.save_hyperparameters()
+        self.encoder_rate = encoder_rate
+        given = {"width": width, "indexing": indexing, "context": context, "nonlinear": nonlinear}
+        options = PUBLISHED if weights is None else self._options_of(weights)
+        options = {**options, **{key: v for key, v in given.items() if v is not None}}
+        self.hparams.update(options)
+        self.network = IndexNetwork(**options, dropout=dropout)
+        if pretrained is not None and weights is None:
+            self.network.load_encoder(pretrained)
+        self.network.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.load_weights(weights)
+
+    def _options_of(self, weights: str) -> dict[str, Any]:
+        """What the network in a weights file was made with."""
+        hyper = weight_files.read_hyper_parameters(weight_files.resolve(self, weights))
+        return {key: hyper.get(key, value) for key, value in PUBLISHED.items()}
+
+    def bytes_per_pixel(self) -> float:
+        """By measurement: nine maps of the picture's size, as wide as the stem."""
+        return 9.0 * self.network.channels[0] * next(self.network.parameters()).element_size()
+
+    def rate_factor(self, name: str) -> float:
+        """``encoder_rate`` for the encoder."""
+        return self.encoder_rate if name.startswith("network.encoder.") else 1.0
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, and also what the authors published, under their names."""
+        if is_published(state_dict):
+            read = read_published(self.network, state_dict)
+            state_dict = {f"network.{name}": tensor for name, tensor in read.items()}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
