@@ -37,13 +37,15 @@ class LPIPS(nn.Module):
         super().__init__()
         path = _cached() if weights is None else Path(weights).expanduser()
         if not path.is_file():
+            missing = f"{path.name} in torch hub's folder" if weights is None else f"file {path}"
             raise WeightsError(
-                f"LPIPS needs torchvision's AlexNet weights, and there is no file {path}; "
-                "nothing is downloaded: name one with lpips_weights, or put it there"
+                f"LPIPS needs torchvision's AlexNet weights, and there is no {missing}; nothing "
+                "is downloaded: name a file with lpips_weights, or put it there"
             )
         from torchmetrics.functional.image.lpips import _LPIPS
 
-        self.network: Any = _LPIPS(net="alex", pnet_rand=True)
+        with torch.random.fork_rng(devices=[]):  # the numbers it starts from are thrown away
+            self.network: Any = _LPIPS(net="alex", pnet_rand=True)
         state = read_state(path)
         names = dict(self.network.net.named_parameters())
         try:

@@ -15,6 +15,9 @@ from deep_image_compositing.extras import import_extra
 BETA_SQUARED = 0.3
 """Weight of the F-measure as saliency papers have it: precision counts more than recall."""
 
+_NEIGHBOURS = 3
+"""Crossings of the other outline that are looked at: the nearest, and both its neighbours."""
+
 
 def iou(mask: Tensor, truth: Tensor) -> float:
     """Intersection over union of what exceeds 0.5; 1 when that is nothing in either.
@@ -68,7 +71,7 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
     An outline is where the picture crosses 0.5 between two neighbours in a row or a column, to a
     fraction of a pixel; each crossing's distance is that to the other outline, taken as straight
-    between its two nearest crossings. The mean over the mask's outline and that over the truth's
+    from its nearest crossing to the next ones. The mean over the mask's outline and that over the truth's
     are averaged, so neither a stray patch nor a missing one goes unseen. The picture's border is
     no outline. 0 when neither has one; the picture's diagonal when only one has.
 
@@ -115,15 +118,14 @@ def _mean_distance(points: NDArray[np.float64], outline: NDArray[np.float64]) ->
     """Mean distance of ``points`` from the polygon that ``outline``'s points lie on."""
     from scipy.spatial import KDTree
 
-    distances, nearest = KDTree(outline).query(points, k=min(2, len(outline)))
-    if len(outline) == 1:
-        return float(distances.mean())
-    start, end = outline[nearest[:, 0]], outline[nearest[:, 1]]
-    along = end - start
-    length = (along**2).sum(1)
-    # Crossings of one outline in one cell of four pixels are no farther apart than its diagonal.
-    joined = (length > 0) & (length <= 2)
-    share = ((points - start) * along).sum(1) / np.where(joined, length, 1)
-    share = np.where(joined, share.clip(0, 1), 0)
-    foot = start + share[:, None] * along
-    return float(np.hypot(*(points - foot).T).mean())
+    distances, nearest = KDTree(outline).query(points, k=_NEIGHBOURS)
+    least, start = distances[:, 0], outline[nearest[:, 0]]
+    for other in range(1, min(_NEIGHBOURS, len(outline))):
+        along = outline[nearest[:, other]] - start
+        length = (along**2).sum(1)
+        # Crossings of one outline around a square of four pixels are no farther apart than this.
+        joined = (length > 0) & (length <= 2)
+        share = ((points - start) * along).sum(1) / np.where(joined, length, 1)
+        foot = start + np.where(joined, share.clip(0, 1), 0)[:, None] * along
+        least = np.minimum(least, np.hypot(*(points - foot).T))
+    return float(least.mean())

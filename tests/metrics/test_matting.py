@@ -1,0 +1,192 @@
+"""The matting errors against the benchmark's script, written out in numpy, and by hand."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import label
+from torch import Tensor
+
+from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.metrics import connectivity_error, gradient_error, mse, sad
+
+ALL = (sad, mse, gradient_error, connectivity_error)
+Plane = NDArray[np.float64]
+
+
+def matte(height: int, width: int, seed: int) -> Tensor:
+    """A soft matte (1, H, W) of several regions, in steps of 1/255, with runs of 0 and 1."""
+    rough = np.random.default_rng(seed).normal(size=(height, width))
+    smooth = ndimage.gaussian_filter(rough, 2, mode="nearest")
+    smooth = 0.5 + 0.6 * smooth / max(smooth.std(), 1e-9)
+    return torch.from_numpy((smooth.clip(0, 1) * 255).round().astype(np.uint8))[None] / 255
+
+
+def trimap_of(alpha: Tensor) -> Tensor:
+    return torch.where((alpha > 0.2) & (alpha < 0.8), 0.5, (alpha > 0.5).float())
+
+
+def plane(alpha: Tensor) -> Plane:
+    return alpha[0].double().numpy()
+
+
+def kernel() -> Plane:
+    """The 9 x 9 derivative filter of the benchmark's gaussgradient, entry by entry."""
+    sigma, epsilon = 1.4, 1e-2
+    half = int(np.ceil(sigma * np.sqrt(-2 * np.log(np.sqrt(2 * np.pi) * sigma * epsilon))))
+    made = np.zeros((2 * half + 1, 2 * half + 1))
+
+    def bell(x: float) -> float:
+        return float(np.exp(-(x**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi)))
+
+    for i in range(2 * half + 1):
+        for j in range(2 * half + 1):
+            made[i, j] = bell(i - half) * -(j - half) * bell(j - half) / sigma**2
+    return made / np.sqrt((made**2).sum())
+
+
+def reference_gradient(alpha: Plane, truth: Plane, unknown: NDArray[np.bool_]) -> float:
+    magnitudes = []
+    for picture in (alpha, truth):
+        x = ndimage.convolve(picture, kernel(), mode="nearest")
+        y = ndimage.convolve(picture, kernel().T, mode="nearest")
+        magnitudes.append(np.sqrt(x**2 + y**2))
+    return float(((magnitudes[0] - magnitudes[1]) ** 2)[unknown].sum() / 1000)
+
+
+def reference_connectivity(alpha: Plane, truth: Plane, unknown: NDArray[np.bool_]) -> float:
+    levels = -np.ones(alpha.shape)
+    thresholds = [k / 10 for k in range(11)]
+    for before, level in zip(thresholds, thresholds[1:], strict=False):
+        regions = label((alpha >= level) & (truth >= level), connectivity=1)
+        largest = np.zeros(alpha.shape, bool)
+        if regions.max():
+            sizes = [(regions == number).sum() for number in range(1, regions.max() + 1)]
+            largest = regions == 1 + int(np.argmax(sizes))
+        levels[(levels == -1) & ~largest] = before
+    levels[levels == -1] = 1
+    degrees = []
+    for picture in (alpha, truth):
+        distance = picture - levels
+        degrees.append(1 - distance * (distance >= 0.15))
+    return float(np.abs(degrees[0] - degrees[1])[unknown].sum() / 1000)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 999),
+    given=st.booleans(),
+)
+def test_all_four_equal_the_reference(height: int, width: int, seed: int, given: bool) -> None:
+    alpha, truth = matte(height, width, seed), matte(height, width, seed + 1)
+    truth = torch.where(truth > 0.7, alpha, truth)  # alike in parts, as mattes are
+    trimap = trimap_of(truth) if given else None
+    unknown = plane(trimap) == 0.5 if trimap is not None else np.ones((height, width), bool)
+    a, t = plane(alpha), plane(truth)
+    values = [measure(alpha, truth, trimap) for measure in ALL]
+    assert values[0] == pytest.approx(np.abs(a - t)[unknown].sum() / 1000, abs=1e-9)
+    assert values[2] == pytest.approx(reference_gradient(a, t, unknown), abs=1e-9)
+    assert values[3] == pytest.approx(reference_connectivity(a, t, unknown), abs=1e-9)
+    if unknown.any():
+        assert values[1] == pytest.approx(((a - t)[unknown] ** 2).mean(), abs=1e-9)
+    else:
+        assert math.isnan(values[1])
+
+
+def test_sad_and_mse_by_hand() -> None:
+    truth = torch.tensor([[[0.0, 1.0, 1.0, 0.5]]])
+    alpha = torch.tensor([[[0.0, 0.5, 0.75, 0.5]]])
+    trimap = torch.tensor([[[0.0, 1.0, 0.5, 0.5]]])
+    assert sad(alpha, truth) == pytest.approx(0.75e-3)
+    assert mse(alpha, truth) == pytest.approx((0.25 + 0.0625) / 4)
+    assert sad(alpha, truth, trimap) == pytest.approx(0.25e-3)
+    assert mse(alpha, truth, trimap) == pytest.approx(0.0625 / 2)
+
+
+def test_gradient_of_a_step_by_hand() -> None:
+    """Along a straight edge the gradient is that of one row: the bell itself, summed in part."""
+    width, half = 21, 4
+    truth = torch.zeros(1, 5, width)
+    truth[..., 10:] = 1
+    x = np.arange(-half, half + 1)
+    bell = np.exp(-(x**2) / (2 * 1.4**2))
+    slope = x * bell
+    bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
+    row = [
+        bell.sum() * sum(s for k, s in zip(x, slope, strict=True) if position + k >= 10)
+        for position in range(width)
+    ]
+    expected = 5 * sum(value**2 for value in row) / 1000
+    assert gradient_error(torch.zeros_like(truth), truth) == pytest.approx(expected, rel=1e-6)
+    assert gradient_error(torch.full_like(truth, 0.3), torch.ones_like(truth)) < 1e-20
+
+
+def test_connectivity_by_hand() -> None:
+    truth = torch.zeros(1, 12, 12)
+    truth[0, :6, :6] = 1
+    truth[0, 9, 9] = 1
+    alpha = truth.clone()
+    assert connectivity_error(alpha, truth) == 0
+    # A patch apart from the subject is connected at no level: its degree is 0 where it is seen,
+    # and 1 where it is not.
+    alpha[0, 9, 9] = 0
+    assert connectivity_error(alpha, truth) == pytest.approx(1e-3)
+    # A pixel of the subject that falls to 0.55 is connected up to 0.5. The alpha is 0.05 above
+    # that, which is forgiven; the truth 0.5.
+    alpha[0, 9, 9], alpha[0, 5, 5] = 1, 0.55
+    assert connectivity_error(alpha, truth) == pytest.approx(0.5e-3)
+    # At 0.7 the alpha is 0.0 above its level and the truth 0.3.
+    alpha[0, 5, 5] = 179 / 255
+    assert connectivity_error(alpha, truth) == pytest.approx(0.3e-3)
+    # Pixels that touch at a corner alone are not connected.
+    corner = torch.zeros(1, 4, 4)
+    corner[0, :2, :2] = corner[0, 2, 2] = 1
+    less = corner.clone()
+    less[0, 2, 2] = 0
+    assert connectivity_error(less, corner) == pytest.approx(1e-3)
+
+
+def test_equal_alphas_have_no_error() -> None:
+    alpha = matte(30, 20, 3)
+    assert [measure(alpha, alpha, trimap_of(alpha)) for measure in ALL] == [0, 0, 0, 0]
+
+
+def test_eight_bit_levels_count_as_reached() -> None:
+    """102/255 is 0.4: in single precision it must not fall below its level."""
+    for level in (51, 102, 153, 204, 255):
+        truth = torch.full((1, 3, 3), level) / 255
+        assert connectivity_error(truth + 0.1, truth) == 0
+
+
+@pytest.mark.parametrize("measure", ALL)
+def test_shapes_must_agree(measure: object) -> None:
+    alpha = torch.zeros(1, 4, 5)
+    with pytest.raises(UsageError, match=r"\(1, 4, 5\) and \(1, 5, 4\)"):
+        measure(alpha, torch.zeros(1, 5, 4))  # type: ignore[operator]
+    with pytest.raises(UsageError, match="the trimap has the shape"):
+        measure(alpha, alpha, torch.zeros(1, 1, 4, 5))  # type: ignore[operator]
+
+
+def test_connectivity_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name.split(".")[0] == "scipy":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtraError, match="Connectivity needs scipy"):
+        connectivity_error(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
