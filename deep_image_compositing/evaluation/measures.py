@@ -19,6 +19,7 @@ from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
+from deep_image_compositing.metrics.composites import HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
 
 OUTLINE_SIDE = 640
@@ -92,8 +93,8 @@ MEASURES: dict[str, Measure] = {
         "",
         "lower",
         3,
-        "Share of the old background's colour left in the band: 0 none, 1 the photograph pasted; "
-        "taking too much away counts alike.",
+        f"Share of the old background's colour left in the rim and {HALO_RADIUS} pixels around it: "
+        "0 none, 1 the photograph pasted; taking too much away counts alike.",
         "composite",
     ),
     "lost": Measure(
@@ -101,7 +102,7 @@ MEASURES: dict[str, Measure] = {
         "",
         "lower",
         3,
-        "Share of the subject in the band that gave way to the new background: 0 none, 1 all.",
+        "Share of the subject there that gave way to the new background: 0 none, 1 all.",
         "composite",
     ),
     "exact": Measure(

@@ -13,6 +13,12 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.separable import correlate, gaussian
 
+HALO_RADIUS = 3
+"""Pixels by which the soft rim is dilated where :func:`halo` looks.
+
+Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
+"""
+
 _WINDOW = 5
 """Half width of the SSIM window in pixels: 11 x 11."""
 
@@ -115,7 +121,7 @@ def halo(
     background: Tensor,
     old_background: Tensor,
     foreground_color: Tensor | None = None,
-    radius: int = BAND_RADIUS,
+    radius: int = HALO_RADIUS,
 ) -> Halo:
     """How much of the old background's colour remains in the rim: a measure of our own.
 
@@ -126,11 +132,15 @@ def halo(
 
     with the old and the new background B1 and B2 and the subject's colour F. The first term
     moves the truth towards the photograph (halo), the second towards the new background (lost
-    subject). The error inside the rim band is fitted by least squares, all its pixels and
-    channels at once, as ``h · (1 − alpha) · (B1 − B2) + l · alpha · (B2 − F)``. So ``h`` is 0 for
-    the truth, 1 where the photograph was pasted over the whole band, and in between the share of
-    the old background that shows, each pixel weighted by how much it could show; ``l`` is 1 when
-    the whole subject within the band is gone. Noise, and errors of other colours, move neither.
+    subject). The error in the rim, 0.02 < alpha < 0.98 and ``radius`` pixels around it, is fitted
+    by least squares, all pixels and channels at once::
+
+        composite − truth  ≈  h · (1 − alpha) · (B1 − B2)  +  l · alpha · (B2 − F)
+
+    So ``h`` is 0 for the truth, 1 where the photograph was pasted over the whole rim, and in
+    between the share of the old background that shows, each pixel weighted by how much it could
+    show; ``l`` is 1 when the whole subject in the rim is gone. Noise, and errors of other
+    colours, move neither.
 
     Where it fails:
 
@@ -138,8 +148,8 @@ def halo(
       one 8-bit step in root mean square.
     - Where the subject looks like B1, a mask that is too wide and a leftover halo look the same
       to it, as they do to the eye.
-    - It is a share of the band's width, 11 pixels on either side: a bright line of one pixel
-      around a hard-edged subject gives about 0.1, and is seen all the same.
+    - It ends at ``radius`` pixels from the rim: whether a mask was 4 pixels too wide or 40 is
+      seen by the errors in the wider band, not here.
     - One share is fitted to a whole picture; halo here and too little of B1 there cancel.
       Below 0 a method overshoots: it took away more of the old colour than there was.
     - When the two terms have nearly the same shape (their cosine exceeds 0.995), or the second
@@ -153,7 +163,10 @@ def halo(
         old_background: (C, H, W) in [0, 1], B1.
         foreground_color: (C, H, W) in [0, 1], F, where alpha > 0; None to take
             ``alpha · (B2 − F)`` as ``B2 − truth``, which it equals when the truth is exact.
-        radius: half width of the band in pixels.
+        radius: pixels around the rim.
+
+    Returns:
+        ``h`` and ``l``.
 
     Raises:
         UsageError: when shapes differ.

@@ -71,9 +71,9 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
     An outline is where the picture crosses 0.5 between two neighbours in a row or a column, to a
     fraction of a pixel; each crossing's distance is that to the other outline, taken as straight
-    from its nearest crossing to the next ones. The mean over the mask's outline and that over the truth's
-    are averaged, so neither a stray patch nor a missing one goes unseen. The picture's border is
-    no outline. 0 when neither has one; the picture's diagonal when only one has.
+    from its nearest crossing to the next ones. The mean over the mask's outline and that over the
+    truth's are averaged, so neither a stray patch nor a missing one goes unseen. The picture's
+    border is no outline. 0 when neither has one; the picture's diagonal when only one has.
 
     Args:
         mask: (1, H, W) in [0, 1].

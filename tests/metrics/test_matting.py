@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def reference_gradient(alpha: Plane, truth: Plane, unknown: NDArray[np.bool_]) -
 def reference_connectivity(alpha: Plane, truth: Plane, unknown: NDArray[np.bool_]) -> float:
     levels = -np.ones(alpha.shape)
     thresholds = [k / 10 for k in range(11)]
-    for before, level in zip(thresholds, thresholds[1:], strict=False):
+    for before, level in pairwise(thresholds):
         regions = label((alpha >= level) & (truth >= level), connectivity=1)
         largest = np.zeros(alpha.shape, bool)
         if regions.max():

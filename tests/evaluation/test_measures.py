@@ -1,0 +1,242 @@
+"""All measures of one picture: which there are, in which units, and which are absent when."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing import metrics
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.evaluation.measures import (
+    MEASURES,
+    measure_alpha,
+    measure_composite,
+    measure_mask,
+    prepare,
+)
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.metrics.lpips import LPIPS
+
+AWAY = ["exact", "exact_subject", "exact_background", "worst"]
+BAND = ["band_psnr", "band_ssim", "band_error"]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def bits(picture: Tensor) -> Tensor:
+    return (picture * 255).round().byte()
+
+
+def sample(height: int = 70, width: int = 90) -> dict[str, Tensor]:
+    """A soft square before two backgrounds, as a test set's sample holds it, in 8 bits."""
+    alpha = torch.zeros(1, height, width)
+    alpha[:, height // 4 : -height // 4, width // 4 : -width // 4] = 0.5
+    alpha[:, height // 4 + 1 : -height // 4 - 1, width // 4 + 1 : -width // 4 - 1] = 1
+    color, old, new = (noise(3, height, width, seed=i) for i in range(3))
+    return {
+        "truth": bits(over(color[None], alpha[None], new[None])[0]),
+        "alpha": bits(alpha),
+        "foreground": bits(over(color[None], alpha[None], old[None])[0]),
+        "background": bits(new),
+        "old_background": bits(old),
+        "foreground_color": bits(color),
+    }
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
+    """LPIPS over an AlexNet of small random weights."""
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    shapes = {
+        0: (64, 3, 11),
+        3: (192, 64, 5),
+        6: (384, 192, 3),
+        8: (256, 384, 3),
+        10: (256, 256, 3),
+    }
+    state = {}
+    for number, (out, into, size) in shapes.items():
+        state[f"features.{number}.weight"] = 0.1 * (noise(out, into, size, size, seed=number) - 0.5)
+        state[f"features.{number}.bias"] = torch.zeros(out)
+    torch.save(state, path)
+    found, reasons = prepare(path)
+    assert isinstance(found, LPIPS)
+    assert reasons == {}
+    return found
+
+
+def test_every_measure_is_described() -> None:
+    groups = [measure.group for measure in MEASURES.values()]
+    assert groups == sorted(groups, key=["composite", "alpha", "mask", "cost"].index)
+    names = [measure.name for measure in MEASURES.values()]
+    assert len(set(names)) == len(names)
+    for key, measure in MEASURES.items():
+        assert key.isidentifier()
+        assert measure.about.endswith(".")
+        assert measure.better in ("higher", "lower")
+        assert measure.digits >= 0
+
+
+def test_every_measure_but_the_costs_is_made(network: LPIPS) -> None:
+    s = sample()
+    found = measure_composite(s["foreground"], **s, lpips=network)
+    found |= measure_alpha(s["alpha"], s["alpha"]) | measure_mask(s["alpha"], s["alpha"])
+    costs = [key for key, measure in MEASURES.items() if measure.group == "cost"]
+    assert [*found, *costs] == list(MEASURES)
+    assert all(math.isfinite(value) and type(value) is float for value in found.values())
+
+
+def test_the_truth_is_perfect(network: LPIPS) -> None:
+    s = sample()
+    found = measure_composite(s["truth"], **s, lpips=network)
+    best = 20 * math.log10(510)
+    zeros = ["lpips", "band_lpips", "band_error", "worst"]
+    assert [found[key] for key in zeros] == [0] * len(zeros)
+    assert [found[key] for key in AWAY[:3]] == [100] * 3
+    assert found["psnr"] == found["band_psnr"] == pytest.approx(best, abs=1e-3)
+    assert found["ssim"] == pytest.approx(1)
+    assert found["band_ssim"] == pytest.approx(1)
+    assert found["halo"] == pytest.approx(0, abs=1e-6)
+    assert found["lost"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_photograph_is_all_halo_and_the_background_all_loss() -> None:
+    s = sample()
+    photograph = measure_composite(s["foreground"], **s)
+    assert photograph["halo"] == pytest.approx(1, abs=0.01)
+    assert photograph["lost"] == pytest.approx(0, abs=0.01)
+    assert photograph["exact_subject"] == 100
+    assert photograph["exact_background"] < 1
+    background = measure_composite(s["background"], **s)
+    assert background["halo"] == pytest.approx(0, abs=0.01)
+    assert background["lost"] == pytest.approx(1, abs=0.01)
+    assert background["exact_background"] == 100
+
+
+def test_taking_too_much_away_is_no_better_than_leaving_it() -> None:
+    s = {key: picture.float() / 255 for key, picture in sample().items()}
+    left = 0.2 * (1 - s["alpha"]) * (s["old_background"] - s["background"])
+    more, less = (measure_composite(s["truth"] + way * left, **s)["halo"] for way in (1, -1))
+    assert more == pytest.approx(0.2, abs=0.01)
+    assert less == pytest.approx(more, abs=0.02)
+
+
+def test_figures_are_those_of_the_metrics() -> None:
+    s = sample()
+    f = {key: picture.float() / 255 for key, picture in s.items()}
+    composite = bits((f["truth"] + 0.1 * noise(3, 70, 90, seed=7)).clamp(0, 1))
+    c = composite.float() / 255
+    found = measure_composite(composite, **s)
+    band = metrics.rim_band(f["alpha"][None])[0]
+    similarity = metrics.ssim_map(c, f["truth"])
+    expected = {
+        "psnr": metrics.picture_psnr(c[None], f["truth"][None]),
+        "ssim": similarity.mean(),
+        "band_psnr": metrics.band_psnr(c[None], f["truth"][None], f["alpha"][None]),
+        "band_ssim": similarity[:, band[0]].mean(),
+        "band_error": metrics.color_error(c, f["truth"], band),
+        "worst": metrics.exactness(composite, f["alpha"], s["foreground"], s["background"]).worst,
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(
+        {key: float(value) for key, value in expected.items()}, rel=1e-5
+    )
+
+
+def test_floats_and_bytes_give_the_same(network: LPIPS) -> None:
+    s = sample()
+    f = {key: picture.float() / 255 for key, picture in s.items()}
+    whole = measure_composite(s["foreground"], **s, lpips=network)
+    assert measure_composite(f["foreground"], **f, lpips=network) == whole
+    mask = bits(noise(1, 70, 90))
+    trimap = torch.where(noise(1, 70, 90, seed=5) > 0.5, 128, 255).byte()
+    expected = measure_alpha(mask, s["alpha"], trimap)
+    assert measure_alpha(mask / 255, f["alpha"], (trimap > 200) / 2 + 0.5) == expected
+    assert measure_mask(mask / 255, f["alpha"]) == measure_mask(mask, s["alpha"])
+
+
+def test_what_is_not_known_leaves_its_measures_out(network: LPIPS) -> None:
+    s = sample()
+    without = s | {"alpha": None, "old_background": None, "foreground_color": None}
+    assert list(measure_composite(s["truth"], **without)) == ["psnr", "ssim"]
+    assert list(measure_composite(s["truth"], **without, lpips=network)) == [
+        "psnr",
+        "ssim",
+        "lpips",
+    ]
+    without["alpha"] = s["alpha"]
+    assert list(measure_composite(s["truth"], **without)) == ["psnr", "ssim", *BAND, *AWAY]
+    s["old_background"] = s["background"]
+    assert "halo" not in measure_composite(s["truth"], **s)
+
+
+def test_pictures_without_a_rim_have_no_band() -> None:
+    s = sample()
+    s["alpha"] = torch.full_like(s["alpha"], 255)
+    found = measure_composite(s["foreground"], **s)
+    assert list(found) == ["psnr", "ssim", "exact", "exact_subject", "worst"]
+    assert found["exact"] == 100
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (63, 70)])
+def test_small_pictures_have_what_can_be_had(size: tuple[int, int], network: LPIPS) -> None:
+    pixels = {key: picture[:, : size[0], : size[1]] for key, picture in sample().items()}
+    found = measure_composite(pixels["truth"], **pixels, lpips=network)
+    assert found["psnr"] > 54
+    assert ("ssim" in found) == (min(size) > 5)
+    assert "lpips" not in found
+    assert measure_alpha(pixels["alpha"], pixels["alpha"])["gradient"] == 0
+    assert measure_mask(pixels["alpha"], pixels["alpha"])["outline"] == 0
+
+
+def test_errors_of_alphas_are_those_of_the_unknown_pixels() -> None:
+    truth = sample()["alpha"]
+    trimap = torch.where((truth > 0) & (truth < 255), 128, truth)
+    alpha = truth.clone()
+    alpha[0, 0, 0] = 255
+    assert measure_alpha(alpha, truth, trimap)["sad"] == 0
+    assert measure_alpha(alpha, truth)["sad"] == pytest.approx(1e-3)
+    known = torch.zeros_like(truth)
+    assert measure_alpha(alpha, truth, known) == {"sad": 0, "gradient": 0, "connectivity": 0}
+
+
+def test_outlines_are_measured_at_640() -> None:
+    mask, truth = torch.zeros(1, 100, 320), torch.zeros(1, 100, 320)
+    mask[..., 103:], truth[..., 100:] = 1, 1
+    found = measure_mask(mask, truth)
+    assert found["outline"] == pytest.approx(6)
+    assert found["mae"] == pytest.approx(3 / 320)
+    assert found["iou"] == pytest.approx(217 / 220)
+    assert "max_f" not in measure_mask(mask, torch.zeros_like(mask))
+
+
+def test_without_weights_and_scipy_the_reasons_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    network, reasons = prepare()
+    assert network is None
+    assert list(reasons) == ["lpips", "band_lpips", "connectivity", "outline"]
+    assert "nothing is downloaded" in reasons["lpips"]
+    assert "needs scipy" in reasons["outline"]
+    alpha = sample()["alpha"]
+    assert list(measure_alpha(alpha, alpha)) == ["sad", "mse", "gradient"]
+    assert list(measure_mask(alpha, alpha)) == ["iou", "max_f", "mae"]
+    with pytest.raises(WeightsError, match="no file"):
+        prepare(tmp_path / "missing.pth")
+
+
+def test_shapes_must_agree() -> None:
+    s = sample()
+    with pytest.raises(UsageError, match=r"\(3, 70, 80\) and \(3, 70, 90\)"):
+        measure_composite(s["truth"][..., :80], **s)
+    s["alpha"] = s["alpha"][..., :80]
+    with pytest.raises(UsageError, match=r"\(1, 70, 80\) for \(3, 70, 90\)"):
+        measure_composite(s["truth"], **s)

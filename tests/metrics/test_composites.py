@@ -1,0 +1,207 @@
+"""Composites' errors: SSIM against torchmetrics, colour, halo and exactness against known ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import dilate, erode
+from deep_image_compositing.metrics import color_error, exactness, halo, rim_band, ssim_map
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class Scene:
+    """A soft disc before two backgrounds, all of them noisy: what a test set's sample holds."""
+
+    alpha: Tensor
+    color: Tensor
+    old: Tensor
+    new: Tensor
+
+    @property
+    def photograph(self) -> Tensor:
+        return self.alpha * self.color + (1 - self.alpha) * self.old
+
+    @property
+    def truth(self) -> Tensor:
+        return self.alpha * self.color + (1 - self.alpha) * self.new
+
+    def pasted(self, opacity: Tensor | float) -> Tensor:
+        """The photograph, old background and all, over the new background."""
+        return opacity * self.photograph + (1 - opacity) * self.new
+
+    def halo_of(self, composite: Tensor, known: bool = True) -> tuple[float, float]:
+        color = self.color if known else None
+        return tuple(halo(composite, self.truth, self.alpha, self.new, self.old, color))
+
+
+def scene(side: int = 96, seed: int = 0) -> Scene:
+    y = torch.arange(side).view(-1, 1) - side / 2
+    x = torch.arange(side).view(1, -1) - side / 2
+    alpha = ((side / 4 - torch.hypot(y, x)) / 4 + 0.5).clamp(0, 1)[None]
+    tints = noise(3, 3, 1, 1, seed=seed)
+    pictures = [0.6 * t + 0.4 * noise(3, side, side, seed=seed + i) for i, t in enumerate(tints)]
+    return Scene(alpha, *pictures)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 40), (33, 18)])
+def test_ssim_equals_torchmetrics(size: tuple[int, int]) -> None:
+    truth = noise(3, *size)
+    composite = (truth + 0.2 * noise(3, *size, seed=1)).clamp(0, 1)
+    value, full = structural_similarity_index_measure(
+        composite[None], truth[None], data_range=1.0, return_full_image=True
+    )
+    found = ssim_map(composite, truth)
+    torch.testing.assert_close(found, full[0], atol=1e-4, rtol=0)
+    assert float(found.mean()) == pytest.approx(float(value), abs=1e-5)
+    assert float(ssim_map(truth, truth).mean()) == pytest.approx(1, abs=1e-6)
+
+
+def test_ssim_names_pictures_that_are_too_small() -> None:
+    with pytest.raises(UsageError, match="more than 5 pixels"):
+        ssim_map(noise(3, 5, 30), noise(3, 5, 30))
+
+
+def test_color_error_counts_8_bit_steps_where_it_is_asked() -> None:
+    truth = torch.zeros(3, 4, 4)
+    composite = truth.clone()
+    composite[0, 0, 0] = 30 / 255
+    composite[:, 3, 3] = 1
+    where = torch.zeros(1, 4, 4, dtype=torch.bool)
+    where[0, 0] = True
+    assert color_error(composite, truth, where) == pytest.approx(30 / 12)
+    assert math.isnan(color_error(composite, truth, torch.zeros_like(where)))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("share", [-0.2, 0.0, 0.1, 0.5, 1.0])
+def test_a_known_share_of_the_old_background_is_found(share: float, known: bool) -> None:
+    s = scene()
+    left = (1 - s.alpha) * (s.old - s.new)
+    found, lost = s.halo_of(s.truth + share * left, known)
+    assert found == pytest.approx(share, abs=1e-5)
+    assert lost == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.3, 1.0])
+def test_a_photograph_pasted_with_one_opacity_gives_that_opacity(opacity: float) -> None:
+    s = scene()
+    found, lost = s.halo_of(s.pasted(opacity))
+    assert found == pytest.approx(opacity, abs=1e-5)
+    assert lost == pytest.approx(1 - opacity, abs=1e-5)
+
+
+def test_wide_masks_leave_a_halo_and_narrow_ones_lose_the_subject() -> None:
+    s = scene()
+    hard = (s.alpha > 0.5).float()[None]
+    exact = s.halo_of(s.truth)
+    assert exact == (0, 0)
+    found = [s.halo_of(s.pasted(dilate(hard, radius)[0])) for radius in (0, 1, 2, 5)]
+    shares = [share for share, _ in found]
+    assert shares == sorted(shares)
+    assert shares[0] > 0.01
+    assert shares[1] > 0.05
+    assert shares[3] > 0.9
+    assert all(abs(lost) < 0.05 for _, lost in found[1:])
+    share, lost = s.halo_of(s.pasted(erode(hard, 5)[0]))
+    assert abs(share) < 0.05
+    assert lost > 0.7
+
+
+def test_alpha_blending_without_a_clean_colour_leaves_a_little() -> None:
+    s = scene()
+    share, _ = s.halo_of(s.pasted(s.alpha))
+    assert 0.01 < share < 0.2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_noise_and_other_colours_do_not_move_it(known: bool) -> None:
+    s = scene(side=192)
+    left = (1 - s.alpha) * (s.old - s.new)
+    for share in (0.0, 0.3):
+        composite = s.truth + share * left + 0.2 * (noise(3, 192, 192, seed=9) - 0.5)
+        assert s.halo_of(composite, known)[0] == pytest.approx(share, abs=0.02)
+
+
+def test_errors_outside_the_band_do_not_move_it() -> None:
+    s = scene()
+    away = ~rim_band(s.alpha[None])[0]
+    assert s.halo_of(torch.where(away, s.old, s.truth)) == (0, 0)
+
+
+def test_halo_is_undefined_where_there_is_nothing_to_see() -> None:
+    s = scene()
+    s.old = s.new
+    assert all(math.isnan(x) for x in s.halo_of(s.truth + 0.1))
+    s = scene()
+    s.alpha = torch.ones_like(s.alpha)
+    assert all(math.isnan(x) for x in s.halo_of(s.truth))
+
+
+def test_what_cannot_be_told_apart_counts_as_halo() -> None:
+    """With one alpha, plain colours and F = 2·B2 − B1, both errors look the same."""
+    s = scene()
+    s.alpha = torch.full_like(s.alpha, 0.5)
+    s.old, s.new = torch.full_like(s.old, 0.2), torch.full_like(s.new, 0.4)
+    s.color = torch.full_like(s.color, 0.6)
+    share, lost = s.halo_of(s.truth + 0.25 * (1 - s.alpha) * (s.old - s.new))
+    assert share == pytest.approx(0.25, abs=1e-5)
+    assert math.isnan(lost)
+
+
+def bits(picture: Tensor) -> Tensor:
+    return (picture * 255).round().byte()
+
+
+def test_exactness_by_side() -> None:
+    s = scene()
+    photograph, new = bits(s.photograph), bits(s.new)
+    away = ~rim_band(s.alpha[None])[0]
+    subject, ground = (s.alpha == 1) & away, (s.alpha == 0) & away
+    right = torch.where(s.alpha > 0.5, photograph, new)
+    assert tuple(exactness(right, s.alpha, photograph, new)) == (1, 1, 1, 0)
+    spot = subject[0].nonzero()[0]
+    wrong = right.clone()
+    wrong[1, spot[0], spot[1]] ^= 7
+    found = exactness(wrong, s.alpha, photograph, new)
+    inside, outside = int(subject.sum()), int(ground.sum())
+    assert found.subject == pytest.approx(1 - 1 / inside)
+    assert found.background == 1
+    assert found.share == pytest.approx(1 - 1 / (inside + outside))
+    change = int(wrong.int().sub(right.int()).abs().max())
+    assert found.worst == change > 0
+    # In the band anything goes; the old background where the new one should be does not.
+    assert exactness(torch.where(away, right, 0), s.alpha, photograph, new).share == 1
+    assert exactness(photograph, s.alpha, photograph, new).subject == 1
+    assert exactness(photograph, s.alpha, photograph, new).background < 0.01
+
+
+def test_exactness_without_one_side_or_without_both() -> None:
+    photograph, new = bits(noise(3, 40, 40)), bits(noise(3, 40, 40, seed=1))
+    found = exactness(photograph, torch.ones(1, 40, 40), photograph, new)
+    assert found[:2] == (1, 1)
+    assert math.isnan(found.background)
+    nowhere = exactness(photograph, torch.full((1, 40, 40), 0.5), photograph, new)
+    assert all(math.isnan(x) for x in nowhere)
+
+
+def test_wrong_shapes_and_kinds_are_named() -> None:
+    picture, alpha = noise(3, 8, 8), torch.ones(1, 8, 8)
+    with pytest.raises(UsageError, match=r"\(3, 8, 8\) and \(3, 8, 9\)"):
+        halo(picture, noise(3, 8, 9), alpha, picture, picture)
+    with pytest.raises(UsageError, match=r"alpha is \(1, H, W\)"):
+        halo(picture, picture, alpha[0], picture, picture)
+    with pytest.raises(UsageError, match="uint8"):
+        exactness(picture, alpha, picture, picture)
+    with pytest.raises(UsageError, match="same size"):
+        color_error(picture, picture[:1], alpha > 0)

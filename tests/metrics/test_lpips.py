@@ -1,0 +1,135 @@
+"""LPIPS with a file of AlexNet's shape, against its formula; without a file it says so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics.functional.image.lpips as source
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.metrics.lpips import LPIPS, find_lpips
+
+SHAPES = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+
+
+def alexnet() -> dict[str, Tensor]:
+    """Random weights by the names and shapes of torchvision's AlexNet, and a part of its head."""
+    generator = torch.Generator().manual_seed(0)
+    state = {"classifier.6.bias": torch.zeros(1000)}
+    for number, (out, into, size) in SHAPES.items():
+        shape = (out, into, size, size)
+        scale = (2 / (into * size * size)) ** 0.5
+        state[f"features.{number}.weight"] = scale * torch.randn(shape, generator=generator)
+        state[f"features.{number}.bias"] = 0.1 * torch.randn(out, generator=generator)
+    return state
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(alexnet(), path)
+    return path
+
+
+def pictures(height: int = 70, width: int = 97) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.rand(3, height, width, generator=generator)
+    return (truth + 0.2 * torch.rand(3, height, width, generator=generator)).clamp(0, 1), truth
+
+
+def features(picture: Tensor) -> list[Tensor]:
+    """AlexNet's five activations, layer by layer as Krizhevsky's paper and torchvision have it."""
+    state = alexnet()
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    x = ((2 * picture - 1 - shift.view(3, 1, 1)) / scale.view(3, 1, 1))[None]
+    found = []
+    for number, (stride, padding) in {
+        0: (4, 2),
+        3: (1, 2),
+        6: (1, 1),
+        8: (1, 1),
+        10: (1, 1),
+    }.items():
+        if number in (3, 6):
+            x = F.max_pool2d(x, 3, 2)
+        weight, bias = state[f"features.{number}.weight"], state[f"features.{number}.bias"]
+        x = F.conv2d(x, weight, bias, stride, padding).relu()
+        found.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
+    return found
+
+
+def test_it_is_the_published_formula(weights: Path) -> None:
+    composite, truth = pictures()
+    folder = Path(source.__file__).parent / "lpips_models"
+    heads = torch.load(folder / "alex.pth", map_location="cpu")
+    band = torch.zeros(1, 70, 97, dtype=torch.bool)
+    band[:, 20:40, 30:50] = True
+    picture_value = band_value = 0.0
+    for i, (a, b) in enumerate(zip(features(composite), features(truth), strict=True)):
+        head = heads[f"lin{i}.model.1.weight"].view(1, -1, 1, 1)
+        distance = ((a - b) ** 2 * head).sum(1, keepdim=True)
+        picture_value += float(distance.mean())
+        wide = F.interpolate(distance, (70, 97), mode="bilinear", align_corners=False)
+        band_value += float(wide[0, 0, 20:40, 30:50].mean())
+    found = LPIPS(weights)(composite, truth, band)
+    assert found == pytest.approx((picture_value, band_value), rel=1e-4)
+    assert found[0] > 0
+
+
+def test_it_is_torchmetrics_own(weights: Path) -> None:
+    composite, truth = pictures()
+    network = LPIPS(weights)
+    assert not network.train().network.training
+    theirs = network.network(composite[None], truth[None], normalize=True)
+    value, in_band = network(composite, truth)
+    assert value == pytest.approx(float(theirs), rel=1e-5)
+    assert math.isnan(in_band)
+    assert network(truth, truth)[0] == 0
+
+
+def test_making_it_draws_no_random_numbers(weights: Path) -> None:
+    before = torch.get_rng_state()
+    LPIPS(weights)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_weights_it_is_absent_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    network, reason = find_lpips()
+    assert network is None
+    assert "no alexnet-owt-7be5be79.pth in torch hub's folder; nothing is downloaded" in reason
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(alexnet(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    network, reason = find_lpips()
+    assert isinstance(network, LPIPS)
+    assert reason == ""
+
+
+def test_a_file_that_was_named_must_be_right(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no file .*missing\.pth"):
+        find_lpips(tmp_path / "missing.pth")
+    other = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.zeros(1)}, other)
+    with pytest.raises(WeightsError, match=r"other\.pth is no AlexNet of torchvision"):
+        find_lpips(other)
+    small = alexnet()
+    small["features.0.weight"] = torch.zeros(64, 3, 7, 7)
+    torch.save(small, other)
+    with pytest.raises(WeightsError, match=r"other\.pth is no AlexNet of torchvision"):
+        find_lpips(other)
+
+
+def test_pictures_it_cannot_compare(weights: Path) -> None:
+    network = LPIPS(weights)
+    with pytest.raises(UsageError, match="at least 64 pixels"):
+        network(*pictures(63, 80))
+    with pytest.raises(UsageError, match="two pictures"):
+        network(torch.zeros(3, 70, 70), torch.zeros(3, 70, 71))
