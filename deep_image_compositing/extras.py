@@ -11,6 +11,8 @@ _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
     "pymatting": ("pymatting", "matting"),
     "scipy": ("scipy", "matting"),
+    "starlette": ("starlette", "study"),
+    "uvicorn": ("uvicorn", "study"),
 }
 """Module: its package, and the extra of this library that installs it."""
 

@@ -1,0 +1,246 @@
+"""The answers of a study, in SQLite: every one is on the disk before the browser hears that it is.
+
+The database is in WAL mode with full synchronisation, so that neither a killed server nor a power
+cut takes back an answer that was acknowledged; people click far more slowly than a disk syncs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deep_image_compositing.errors import DataError, UsageError
+
+Ranking = tuple[str | None, ...]
+"""Tokens of results, best first; None where a place is free."""
+
+MAX_NAME = 80
+"""Characters of a person's name."""
+
+_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS people (
+  id INTEGER PRIMARY KEY,
+  token TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  joined TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS answers (
+  person INTEGER NOT NULL REFERENCES people (id),
+  picture_set TEXT NOT NULL,
+  draft TEXT NOT NULL,
+  ranking TEXT,
+  confirmed TEXT,
+  PRIMARY KEY (person, picture_set)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who takes part.
+
+    Attributes:
+        id: a number, in the order of joining.
+        token: the secret by which their browser is known.
+        name: as they gave it; empty if they did not.
+    """
+
+    id: int
+    token: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one person has said about one set.
+
+    Attributes:
+        person: the person's number.
+        picture_set: the set's token.
+        draft: what they see chosen; it may have free places.
+        ranking: what they confirmed last; None until they did.
+        confirmed: when, in UTC; None until they did.
+    """
+
+    person: int
+    picture_set: str
+    draft: Ranking
+    ranking: Ranking | None
+    confirmed: str | None
+
+
+class Store:
+    """The database of one study; safe to use from several threads and several processes.
+
+    Args:
+        path: the file; made if it is not there.
+        study: the study's token. A database that belongs to another study is refused.
+
+    Raises:
+        DataError: the file is no such database, or cannot be opened.
+        UsageError: it belongs to another study.
+    """
+
+    def __init__(self, path: str | Path, study: str) -> None:
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        with self._errors():
+            self._database = sqlite3.connect(
+                self._path, timeout=30, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._errors():
+                self._prepare(study)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self, study: str) -> None:
+        run = self._database.execute
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        (version,) = run("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise DataError(f"{self._path} has version {version}; expected {_VERSION}")
+        run("BEGIN IMMEDIATE")  # two servers that start at once make one database
+        try:
+            for statement in _TABLES.split(";"):
+                run(statement)
+            run("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", (study,))
+            (owner,) = run("SELECT id FROM study").fetchone()
+            run(f"PRAGMA user_version = {_VERSION}")
+            run("COMMIT")
+        except BaseException:
+            run("ROLLBACK")
+            raise
+        if owner != study:
+            raise UsageError(f"{self._path} holds the answers of another study: move it away")
+
+    def close(self) -> None:
+        """Close the database; what was stored is on the disk already."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # People
+
+    def join(self, name: str = "") -> Person:
+        """Somebody new, with a random token.
+
+        Args:
+            name: at most :data:`MAX_NAME` characters; empty to stay anonymous.
+        """
+        token = secrets.token_urlsafe(24)
+        row = self._run(
+            "INSERT INTO people (token, name, joined) VALUES (?, ?, ?) RETURNING id",
+            (token, name, _now()),
+        )
+        return Person(row[0][0], token, name)
+
+    def person(self, token: str) -> Person | None:
+        """Who has this token; None if nobody has."""
+        rows = self._run("SELECT id, token, name FROM people WHERE token = ?", (token,))
+        return Person(*rows[0]) if rows else None
+
+    def people(self) -> list[Person]:
+        """Everybody, in the order of joining."""
+        return [Person(*row) for row in self._run("SELECT id, token, name FROM people ORDER BY id")]
+
+    # Answers
+
+    def save_draft(self, person: Person, picture_set: str, draft: Sequence[str | None]) -> None:
+        """Keep what somebody has chosen so far; an answer that was confirmed stays confirmed."""
+        self._run(
+            "INSERT INTO answers (person, picture_set, draft) VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET draft = excluded.draft",
+            (person.id, picture_set, json.dumps(draft)),
+        )
+
+    def save_answer(self, person: Person, picture_set: str, ranking: Sequence[str | None]) -> None:
+        """Keep a confirmed answer, in place of an earlier one."""
+        text = json.dumps(ranking)
+        self._run(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "draft = excluded.draft, ranking = excluded.ranking, confirmed = excluded.confirmed",
+            (person.id, picture_set, text, text, _now()),
+        )
+
+    def answers(self, person: Person | None = None) -> list[Answer]:
+        """All that was said, or what one person said, in the order of people and sets.
+
+        Raises:
+            DataError: a row that this class did not write.
+        """
+        query = "SELECT person, picture_set, draft, ranking, confirmed FROM answers"
+        order = " ORDER BY person, picture_set"
+        if person is None:
+            rows = self._run(query + order)
+        else:
+            rows = self._run(f"{query} WHERE person = ?{order}", (person.id,))
+        try:
+            return [
+                Answer(who, what, _ranking(draft), _ranking(ranking) if ranking else None, when)
+                for who, what, draft, ranking, when in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._path} holds an answer that is none: {error}") from error
+
+    # Below: the database
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """One statement, which is one transaction."""
+        with self._lock, self._errors():
+            return self._database.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DataError(f"{self._path} cannot be used: {error}") from error
+
+
+def count_people(path: str | Path) -> int:
+    """How many people a database knows; 0 where there is no database.
+
+    Raises:
+        DataError: the file is there and is no such database.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    try:
+        database = sqlite3.connect(path, timeout=30)
+        try:
+            (count,) = database.execute("SELECT count(*) FROM people").fetchone()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return int(count)
+
+
+def _ranking(text: str) -> Ranking:
+    found = json.loads(text)
+    if not isinstance(found, list) or any(not isinstance(x, str | None) for x in found):
+        raise ValueError(f"{text!r} is no ranking")
+    return tuple(found)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
