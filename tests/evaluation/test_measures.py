@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -240,3 +241,11 @@ def test_shapes_must_agree() -> None:
     s["alpha"] = s["alpha"][..., :80]
     with pytest.raises(UsageError, match=r"\(1, 70, 80\) for \(3, 70, 90\)"):
         measure_composite(s["truth"], **s)
+
+
+def test_the_page_defines_every_measure() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| (higher|lower) \| \S", page, re.MULTILINE)
+    defined = {name: better for names, better in rows for name in names.split(", ")}
+    shown = {measure.name: measure.better for measure in MEASURES.values()}
+    assert defined == shown
