@@ -238,13 +238,19 @@ def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
     from its parameters; those that were released were not.
     """
     names = published_names()
-    context = 1
-    for name in names["bottom.0.0"]:
-        if f"{name}.weight" in state:
-            context = int(state[f"{name}.weight"].shape[-1])
-    refine = any(f"{name}.weight" in state for name in names["refinement.3"])
-    plain = {"width": 1.0, "batch_norm": False, "skips": False}
-    return {**plain, "context": context, "refine": refine}
+
+    def shape(layer: str) -> tuple[int, ...]:
+        found = [state[f"{name}.weight"] for name in names[layer] if f"{name}.weight" in state]
+        return tuple(found[0].shape) if found else ()
+
+    context = shape("bottom.0.0")
+    return {
+        "width": shape("encoder.0.0.0")[0] / CHANNELS[0],
+        "context": context[-1] if context else 1,
+        "batch_norm": False,
+        "skips": False,
+        "refine": bool(shape("refinement.3")),
+    }
 
 
 def from_published(state: Mapping[str, Any], network: DeepImageMattingNetwork) -> dict[str, Tensor]:

@@ -1,0 +1,231 @@
+"""Deep Image Matting's networks: the published shape, and weights of other implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks.deep_image_matting import (
+    DeepImageMattingNetwork,
+    from_published,
+    is_published,
+    published_options,
+)
+
+State = dict[str, Tensor]
+
+# What the public implementations call their convolutions, and the channels of VGG-16.
+VGG = {1: (64, 2), 2: (128, 2), 3: (256, 3), 4: (512, 3), 5: (512, 3)}
+DECODER = {"deconv6_1": 512, "deconv5_1": 512, "deconv4_1": 256, "deconv3_1": 128, "deconv2_1": 64}
+DECODER |= {"deconv1_1": 64, "deconv1": 8}  # an eighth of it is 1
+
+
+def made(context: int = 1, refine: bool = True, shrink: int = 8) -> State:
+    """A published state with the flat names and random values, an eighth as wide."""
+    generator = torch.Generator().manual_seed(0)
+    state: State = {}
+
+    def convolution(name: str, inputs: int, outputs: int, kernel: int) -> int:
+        shape = (outputs, inputs, kernel, kernel)
+        scale = (2 / (inputs * kernel**2)) ** 0.5
+        state[f"{name}.weight"] = scale * torch.randn(shape, generator=generator)
+        state[f"{name}.bias"] = 0.1 * torch.randn(outputs, generator=generator)
+        return outputs
+
+    last = 4
+    for scale, (channels, count) in VGG.items():
+        for i in range(count):
+            last = convolution(f"conv{scale}_{i + 1}", last, channels // shrink, 3)
+    last = convolution("conv6_1", last, last, context)
+    for name, channels in DECODER.items():
+        last = convolution(name, last, channels // shrink, 1 if name == "deconv6_1" else 5)
+    if refine:
+        last = 4
+        for i in range(3):
+            last = convolution(f"refine_conv{i + 1}", last, 64 // shrink, 3)
+        convolution("refine_pred", last, 1, 3)
+    return state
+
+
+def as_mmediting(state: State) -> State:
+    """The same state under MMEditing's names."""
+
+    def renamed(key: str) -> str:
+        name, _, parameter = key.partition(".")
+        if name.startswith("refine"):
+            return f"refiner.{key}"
+        if name.startswith("deconv"):
+            return f"backbone.decoder.{key}"
+        if name == "conv6_1":
+            return f"backbone.encoder.conv6.{parameter}"
+        scale, place = name.removeprefix("conv").split("_")
+        return f"backbone.encoder.layer{scale}.{2 * (int(place) - 1)}.{parameter}"
+
+    return {renamed(key): value for key, value in state.items()}
+
+
+def reference(state: State, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor]:
+    """What the public implementations compute, written down once more."""
+
+    def convolve(name: str, x: Tensor) -> Tensor:
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, state[f"{name}.bias"], padding=weight.shape[-1] // 2)
+
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    x = given = torch.cat([(image - mean) / std, trimap], 1)
+    indices = []
+    for scale, (_, count) in VGG.items():
+        for i in range(count):
+            x = convolve(f"conv{scale}_{i + 1}", x).relu()
+        x, index = F.max_pool2d(x, 2, 2, return_indices=True)
+        indices.append(index)
+    x = convolve("deconv6_1", convolve("conv6_1", x).relu()).relu()
+    for scale in (5, 4, 3, 2, 1):
+        x = convolve(f"deconv{scale}_1", F.max_unpool2d(x, indices[scale - 1], [2, 2])).relu()
+    logits = convolve("deconv1", x)
+    alpha = logits.sigmoid()
+    if "refine_pred.weight" not in state:
+        return alpha, alpha
+    x = torch.cat([given[:, :3], alpha], 1)
+    for i in (1, 2, 3):
+        x = convolve(f"refine_conv{i}", x).relu()
+    return alpha, (logits + convolve("refine_pred", x)).sigmoid()
+
+
+def picture(height: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand((2, 3, height, width), generator=generator)
+    return image, torch.randint(0, 3, (2, 1, height, width), generator=generator) / 2
+
+
+def count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def test_the_published_network_has_vgg_s_size() -> None:
+    network = DeepImageMattingNetwork()
+    # torchvision's vgg16().features has 14 714 688; the trimap adds a channel to 64 kernels.
+    assert count(network.encoder) == 14_714_688 + 64 * 9
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert len(layers) == 14 + 7 + 4
+    assert [layer.kernel_size[0] for layer in layers[13:21]] == [1, 1, 5, 5, 5, 5, 5, 5]
+    assert count(network.refinement) == 64 * (4 + 64 + 64) * 9 + 3 * 64 + 64 * 9 + 1
+
+
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (33, 70), (64, 64)])
+def test_any_size(size: tuple[int, int], skips: bool) -> None:
+    network = DeepImageMattingNetwork(0.1, 3, True, skips).eval()
+    image, trimap = picture(*size)
+    raw, refined = network.stages(image, trimap)
+    assert raw.shape == refined.shape == (2, 1, *size)
+    assert raw.min() >= 0
+    assert raw.max() <= 1
+    assert torch.equal(raw, refined)  # refinement begins with nothing
+    assert torch.equal(network(image, trimap), refined)
+
+
+def test_what_pads_is_cropped_again() -> None:
+    network = DeepImageMattingNetwork(0.1).eval()
+    image, trimap = picture(40, 50)
+    padded = [F.pad(x, (0, 14, 0, 24), mode="replicate") for x in (image, trimap)]
+    assert torch.allclose(network(image, trimap), network(*padded)[..., :40, :50], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [dict, as_mmediting])
+@pytest.mark.parametrize(("context", "refine"), [(1, True), (3, True), (7, False)])
+def test_published_weights_give_what_they_gave(
+    layout: Callable[[State], State], context: int, refine: bool
+) -> None:
+    flat = made(context, refine)
+    state = layout(flat)
+    assert is_published(state)
+    options = published_options(state)
+    assert options["width"] == 0.125
+    assert (options["context"], options["refine"]) == (context, refine)
+    network = DeepImageMattingNetwork(**options)
+    network.load_state_dict(from_published(state, network))
+    image, trimap = picture(64, 96)
+    with torch.no_grad():
+        answers = network.stages(image, trimap)
+        expected = reference(flat, image, trimap)
+    assert expected[0].std() > 0.005
+    for answer, other in zip(answers, expected, strict=True):
+        assert torch.allclose(answer, other, atol=1e-5)
+    assert torch.equal(*expected) != refine
+
+
+def test_own_weights_are_not_taken_for_published_ones() -> None:
+    assert not is_published(DeepImageMattingNetwork(0.1).state_dict())
+
+
+def test_published_weights_that_do_not_fit_are_named() -> None:
+    state = made()
+    network = DeepImageMattingNetwork(0.125)
+    lacking = {key: value for key, value in state.items() if key != "deconv3_1.bias"}
+    with pytest.raises(WeightsError, match=r"lacks deconv3_1\.bias, expected with shape \(16,\)"):
+        from_published(lacking, network)
+    other = {**state, "conv6_1.weight": torch.zeros(64, 64, 3, 3)}
+    with pytest.raises(WeightsError, match=r"conv6_1\.weight with shape \(64, 64, 3, 3\), exp"):
+        from_published(other, network)
+    with pytest.raises(WeightsError, match=r"hold bn11\.weight and 0 more"):
+        from_published({**state, "bn11.weight": torch.zeros(8)}, network)
+    with pytest.raises(WeightsError, match=r"refine_conv1\.bias and 7 more.*refine=False"):
+        from_published(state, DeepImageMattingNetwork(0.125, refine=False))
+    with pytest.raises(WeightsError, match=r"know no encoder\.0\.0\.1\.weight.*batch_norm=False"):
+        from_published(state, DeepImageMattingNetwork(0.125, batch_norm=True))
+
+
+# VGG-16
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> None:
+    import torchvision
+
+    make = torchvision.models.vgg16_bn if batch_norm else torchvision.models.vgg16
+    with torch.device("meta"):
+        empty = make()
+    state = {
+        key: torch.rand(value.shape, generator=torch.Generator().manual_seed(len(key))) / 50
+        for key, value in empty.features.state_dict(prefix="features.").items()
+        if value.ndim
+    }
+    torch.save(state, tmp_path / "vgg.pth")
+    network = DeepImageMattingNetwork(batch_norm=batch_norm, refine=False).eval()
+    network.load_vgg(str(tmp_path / "vgg.pth"))
+    features = make().features.eval()
+    features.load_state_dict(
+        {key.removeprefix("features."): value for key, value in state.items()}, strict=False
+    )
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected, own = features(x), torch.cat([x, torch.rand(1, 1, 32, 32)], 1)
+        for scale in network.encoder:
+            own = F.max_pool2d(scale(own), 2)
+    assert torch.allclose(own, expected, rtol=1e-4)
+    del state["features.0.weight"]
+    torch.save(state, tmp_path / "vgg.pth")
+    with pytest.raises(WeightsError, match=r"VGG-16 .* lacks features\.0\.weight"):
+        network.load_vgg(str(tmp_path / "vgg.pth"))
+
+
+def test_vgg_needs_its_width() -> None:
+    with pytest.raises(UsageError, match=r"weights of vgg16 need width=1\.0"):
+        DeepImageMattingNetwork(0.5).load_vgg("pretrained")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"width": 0}, "width must be above 0"), ({"context": 2}, "odd and at least 1, got 2")],
+)
+def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        DeepImageMattingNetwork(**wrong)  # type: ignore[arg-type]
