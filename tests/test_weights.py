@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -130,6 +131,19 @@ def test_checkpoints_of_plain_tensors_load(tmp_path: Path, lightning: bool) -> N
     torch.save(content, tmp_path / "toy.ckpt")
     weights.load(other, tmp_path / "toy.ckpt")
     assert all(torch.equal(other.state_dict()[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_numbers_of_numpy_beside_the_tensors_do_no_harm(tmp_path: Path, module: bytes) -> None:
+    stage, path = Toy(), tmp_path / "toy.ckpt"
+    measured = {"sad": [np.float64(45.8), np.float32(0.5), np.int64(3)]}
+    content = {"state_dict": stage.state_dict(), "measure": measured}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    own = np.float64(0).__reduce__()[0].__module__.encode()
+    assert own in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(own + b"\n", module + b"\n"))
+    assert weights.read_state(path).keys() == stage.state_dict().keys()
+    assert weights.read_hyper_parameters(path) == {}
 
 
 @pytest.mark.parametrize("zipped", [False, True])

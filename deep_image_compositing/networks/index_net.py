@@ -389,15 +389,16 @@ def read_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[s
             read[name] = own
             continue
         shape = (own.shape[0] // len(names), *own.shape[1:])
+        found = [part for part in parts if part is not None and part.shape == shape]
         for each, part in zip(names, parts, strict=True):
             if part is None:
                 wrong.append(f"{each} is missing")
             elif part.shape != shape:
                 wrong.append(f"{each} has shape {tuple(part.shape)}, expected {shape}")
-        # Four networks side by side, of which one here is made: channel by channel or one by one.
-        tensors = [own if part is None else part for part in parts]
-        o2o = len(names) > 1 and network.indexing == "o2o"
-        read[name] = torch.stack(tensors, 1).flatten(0, 1) if o2o else torch.cat(tensors)
+        if len(found) == len(names):
+            # Four networks side by side, here one: a channel at a time, or one after the other.
+            by_channel = len(names) > 1 and network.indexing == "o2o"
+            read[name] = torch.stack(found, 1).flatten(0, 1) if by_channel else torch.cat(found)
     wrong += [f"{name} is unknown" for name in given]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             # torch guesses at files it does not know; what is wrong with them is said below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content = _load(path)
     except OSError as error:
         raise WeightsError(f"{path} could not be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file may fail anywhere inside the unpickler
@@ -90,6 +91,19 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def _load(path: Path) -> Any:
+    """What torch.save wrote, as far as it is tensors, plain values and NumPy's single numbers.
+
+    Those numbers are what older training code noted its metrics in, next to the weights.
+    """
+    make: Any = np.float64(0).__reduce__()[0]
+    numbers = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    # Pickles of NumPy 1 and of NumPy 2 call the same function by different names.
+    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*names, np.dtype, *numbers]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
     """What the stage in a weights file or checkpoint was made with; empty when it does not say.
 
@@ -104,7 +118,7 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         return dict(json.loads(header.get("hyper_parameters", "{}")))
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = _load(path)
     return dict(content.get("hyper_parameters", {}))
 
 
