@@ -25,6 +25,7 @@ pytestmark = [
 ]
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+DEFAULTS = sorted(f"default/{path.stem}" for path in RECIPES.glob("default/*.yaml"))
 FUSION = ["fusion_easy", "fusion_hard", "fusion_no_augmentation", "fusion_single_stream"]
 FUSION += ["no_refinement"]
 OTHERS = ["segmentation_salient", "segmentation_portrait", "refinement"]
@@ -66,9 +67,7 @@ def test_twins_differ_in_data_and_sizes_only(name: str) -> None:
             assert Path(toy[key]).name == Path(real[key]).name
 
 
-@pytest.mark.parametrize(
-    "name", [*NAMES, *(f"default/{slot}" for slot in ("segmentation", "refinement", "fusion"))]
-)
+@pytest.mark.parametrize("name", [*NAMES, *DEFAULTS])
 def test_a_recipe_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), "--print_config"]) == 0
     assert "class_path: deep_image_compositing" in capsys.readouterr().out
@@ -91,6 +90,13 @@ def test_the_numbers_of_the_paper(name: str) -> None:
     if name in FUSION:
         assert values["trainer.max_steps"] == 200_000
         assert (values["model.perceptual"], values["model.perceptual_scale"]) == ("vgg16", 0.8)
+
+
+def test_the_numbers_of_deep_image_matting() -> None:
+    values = read("deep_image_matting")
+    assert (values["model.width"], values["data.size"]) == (1.0, 320)
+    assert values["model.learning_rate"] == 1e-5
+    assert not values["model.skips"]
 
 
 @pytest.mark.parametrize(
