@@ -188,23 +188,20 @@ def test_published_weights_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> None:
-    import torchvision
+    from torchvision.models import vgg
 
-    make = torchvision.models.vgg16_bn if batch_norm else torchvision.models.vgg16
-    with torch.device("meta"):
-        empty = make()
+    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=batch_norm).eval()
     state = {
-        key: torch.rand(value.shape, generator=torch.Generator().manual_seed(len(key))) / 50
-        for key, value in empty.features.state_dict(prefix="features.").items()
+        f"features.{key}": torch.rand(value.shape) / 50
+        for key, value in features.state_dict().items()
         if value.ndim
     }
-    torch.save(state, tmp_path / "vgg.pth")
-    network = DeepImageMattingNetwork(batch_norm=batch_norm, refine=False).eval()
-    network.load_vgg(str(tmp_path / "vgg.pth"))
-    features = make().features.eval()
     features.load_state_dict(
         {key.removeprefix("features."): value for key, value in state.items()}, strict=False
     )
+    torch.save(state, tmp_path / "vgg.pth")
+    network = DeepImageMattingNetwork(batch_norm=batch_norm, refine=False).eval()
+    network.load_vgg(str(tmp_path / "vgg.pth"))
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         expected, own = features(x), torch.cat([x, torch.rand(1, 1, 32, 32)], 1)
