@@ -99,6 +99,16 @@ def test_the_numbers_of_deep_image_matting() -> None:
     assert not values["model.skips"]
 
 
+def test_the_numbers_of_index_net() -> None:
+    values = read("index_net")
+    assert (values["model.width"], values["model.indexing"]) == (1.0, "m2o")
+    assert values["model.learning_rate"] == 1e-2
+    assert values["model.encoder_rate"] == 1e-2
+    assert (values["data.size"], values["data.batch_size"]) == (320, 16)
+    steps = values["data.epoch_length"] // values["data.batch_size"]
+    assert values["trainer.max_steps"] == pytest.approx(30 * steps, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
