@@ -109,7 +109,7 @@ def serve(
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:  # told to stop, which is how it is meant to end
-            say(f"stopped; {len(store.people())} people have taken part so far")
+            say(f"stopped; people so far: {len(store.people())}")
 
 
 def create_app(

@@ -197,7 +197,6 @@ async function load(id) {
   const task = byId("task");
   task.style.setProperty("--aspect", `${set.width} / ${set.height}`);
   task.style.setProperty("--ratio", set.width / set.height);
-  byId("grid").style.setProperty("--least", set.width > 1.2 * set.height ? "320px" : "250px");
   byId("where").textContent = `Set ${position + 1} of ${study.person.sets.length}`;
   byId("progress").max = study.person.sets.length;
   byId("progress").value = study.person.sets.filter((each) => each.answered).length;
@@ -321,7 +320,8 @@ function draw() {
     }),
   );
   const free = current.ranking.indexOf(null);
-  byId("hint").textContent = free < 0 ? "chosen" : `which is ${["best", "second best", "third best"][free]}?`;
+  byId("question").textContent =
+    free < 0 ? "Three are chosen: confirm them" : `Which result is ${["the best", "second best", "third best"][free]}?`;
   byId("confirm").disabled = !complete() || busy || !current.ready;
   byId("confirm").textContent = busy ? "Storing…" : "Confirm";
 }
@@ -343,8 +343,8 @@ function choose(index) {
   if (place >= 0) put(index, null);
   else if (free >= 0) put(index, free);
   else {
-    byId("hint").textContent = "three are chosen; click one of them again to free its place";
-    say("Three results are chosen. Free one of their places first.");
+    byId("question").textContent = "Three are chosen: click one of them again to free its place";
+    say(byId("question").textContent);
   }
 }
 
@@ -416,7 +416,7 @@ function zoomTo(zoom, x = view.x, y = view.y) {
   task.style.setProperty("--x", view.x);
   task.style.setProperty("--y", view.y);
   task.classList.toggle("zoomed", zoom > 1);
-  byId("zoom").textContent = zoom > 1 ? "Whole pictures" : "Zoom in";
+  byId("zoom").textContent = zoom > 1 ? "Zoom out" : "Zoom in";
   byId("zoom").setAttribute("aria-pressed", String(zoom > 1));
   byId("zoom-factor").textContent = `${zoom}×`;
   byId("zoom-in").disabled = zoom === 1 || zoom === ZOOMS.at(-1);

@@ -1,0 +1,185 @@
+"""Scores against numbers that were worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deep_image_compositing.cli import main
+from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.evaluation.study.figure import draw
+from deep_image_compositing.evaluation.study.folder import ANSWERS, Study
+from deep_image_compositing.evaluation.study.score import (
+    Vote,
+    markdown,
+    read_votes,
+    score,
+    write_scores,
+)
+from deep_image_compositing.evaluation.study.store import Person, Store
+from tests.evaluation.study.made import METHODS, made_study, token
+
+ANN = (("ours", "alpha", "laplacian"), ("ours", "feather", "alpha"), ("alpha", "ours", "feather"))
+BOB = (("alpha", "ours", "feather"), ("ours", "alpha", "feather"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ann answered three sets, Bob two and began the third, Cid none."""
+    folder = tmp_path / "study"
+    study = made_study(folder)
+    with Store(folder / ANSWERS, study.id) as store:
+        ann, bob, _ = store.join("Ann"), store.join("Bob"), store.join("Cid")
+        for person, rankings in ((ann, ANN), (bob, BOB)):
+            for item, ranking in zip(study.sets, rankings, strict=False):
+                store.save_answer(person, item.id, [token(item, method) for method in ranking])
+        store.save_draft(bob, study.sets[2].id, [*[*study.sets[2].results][:1], None, None])
+    return folder
+
+
+def test_a_case_worked_out_by_hand(folder: Path) -> None:
+    scores = write_scores(folder)
+    by_method = {row.method: row for row in scores.methods}
+    #  Ann's sets, then Bob's:        0  1  2 | 0  1
+    assert by_method["ours"].score == (1 + 1 + 2 + 2 + 1) / 5
+    assert by_method["alpha"].score == (2 + 3 + 1 + 1 + 2) / 5
+    assert by_method["feather"].score == (8 + 2 + 3 + 3 + 3) / 5
+    assert by_method["laplacian"].score == (3 + 8 + 8 + 8 + 8) / 5
+    assert by_method["copy_paste"].score == 8
+    assert [row.method for row in scores.methods] == [
+        "ours", "alpha", "feather", "laplacian", "copy_paste",
+    ]  # fmt: skip
+    # Set 0: ours (1 + 2) / 2 ties with alpha (2 + 1) / 2; set 1: ours 1; set 2: alpha 1.
+    assert {row.method: row.sets_won for row in scores.methods} == {
+        "ours": 1.5, "alpha": 1.5, "feather": 0, "laplacian": 0, "copy_paste": 0,
+    }  # fmt: skip
+    places = {m: (r.first, r.second, r.third) for m, r in by_method.items()}
+    assert places == {
+        "ours": (3, 2, 0), "alpha": (2, 2, 1), "feather": (0, 1, 3), "laplacian": (0, 0, 1),
+        "copy_paste": (0, 0, 0),
+    }  # fmt: skip
+    assert (scores.people, scores.people_complete, scores.people_joined) == (2, 1, 3)
+    assert (scores.answers, scores.answers_incomplete) == (5, 1)
+    assert (scores.sets, scores.sets_answered, scores.sets_left_out) == (3, 3, 0)
+    assert scores.chance == (1 + 2 + 3 + 8 + 8) / 5
+    for row in scores.methods:
+        assert 1 <= row.low <= row.score <= row.high <= 8
+    assert (by_method["copy_paste"].low, by_method["copy_paste"].high) == (8, 8)
+
+
+def test_friedman_s_test_is_over_the_sets_means(folder: Path) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    scores = write_scores(folder)
+    means = {  # by set
+        "alpha": (1.5, 2.5, 1), "copy_paste": (8, 8, 8), "feather": (5.5, 2.5, 3),
+        "laplacian": (5.5, 8, 8), "ours": (1.5, 1, 2),
+    }  # fmt: skip
+    expected = stats.friedmanchisquare(*means.values())
+    assert scores.friedman == pytest.approx(expected.statistic)
+    assert scores.p == pytest.approx(expected.pvalue)
+    assert scores.kendall_w == pytest.approx(expected.statistic / (3 * 4))
+
+
+def test_sets_that_agree_have_a_concordance_of_one(tmp_path: Path) -> None:
+    study = made_study(tmp_path / "study", methods=("a", "b", "c"))
+    votes = [Vote(1, item.name, ("b", "a", "c"), "") for item in study.sets]
+    scores = score(study, votes)
+    assert scores.kendall_w == pytest.approx(1)
+    assert [row.score for row in scores.methods] == [1, 2, 3]
+    assert scores.chance == 2
+
+
+def test_the_files_say_the_same(folder: Path, tmp_path: Path) -> None:
+    scores = write_scores(folder, tmp_path / "new" / "out")
+    out = tmp_path / "new" / "out"
+    found = json.loads((out / "scores.json").read_text())
+    assert found["answers"] == 5
+    assert [row["score"] for row in found["methods"]] == [row.score for row in scores.methods]
+    with open(out / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], float(row["score"])) for row in rows] == [
+        (row.method, row.score) for row in scores.methods
+    ]
+    with open(out / "answers.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * len(METHODS)
+    mine = [int(row["score"]) for row in rows if row["method"] == "feather"]
+    assert sorted(mine) == [2, 3, 3, 3, 8]
+    page = (out / "scores.md").read_text()
+    assert page == markdown(scores)
+    assert "| ours | 1.40 |" in page
+    assert "2 people gave 5 answers on 3 sets; 1 of them answered all 3." in page
+    assert "1 answer begun but not confirmed" in page
+    for file in out.iterdir():
+        assert b"Ann" not in file.read_bytes(), "names stay in the database"
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_the_figure_has_a_bar_for_every_method(folder: Path, tmp_path: Path, count: int) -> None:
+    methods = (*tuple(f"method_{i}" for i in range(count - 1)), "a_name_of_sixty_characters" * 2)
+    study = made_study(tmp_path / "other", sets=2, methods=methods)
+    votes = [Vote(1, item.name, methods[:3], "") for item in study.sets]
+    picture = draw(score(study, votes))
+    assert picture.shape[1:] == (1920, 3)
+    # The bars' colours, down a column just right of where bars begin: each a run of its own.
+    axis = next(x for x in range(1919) if (picture[300, x] < 200).all() and x > 400)
+    column = picture[:, axis + 8].astype(int)
+    blue = (column[:, 2] - column[:, 0]) > 30
+    assert (blue[1:] & ~blue[:-1]).sum() == count
+    write_scores(folder)
+    with Image.open(folder / "scores" / "scores.png") as image:
+        assert image.width == 1920
+
+
+def test_nothing_to_score_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = made_study(folder)
+    with pytest.raises(UsageError, match="nobody has taken part"):
+        write_scores(folder)
+    assert not (folder / ANSWERS).exists()
+    with Store(folder / ANSWERS, study.id) as store:
+        store.join()
+    with pytest.raises(UsageError, match="nobody has confirmed"):
+        write_scores(folder)
+
+
+def test_one_answer_is_scored_without_a_test(tmp_path: Path) -> None:
+    study = made_study(tmp_path / "study")
+    scores = score(study, [Vote(1, "pair-0", ("ours", "alpha", "feather"), "")])
+    assert scores.friedman is scores.p is scores.kendall_w is None
+    assert "at least two sets" in markdown(scores)
+    assert "1 person gave 1 answer on 1 set; 0 of them" in markdown(scores)
+    assert draw(scores).size
+
+
+def _store(study: Study, folder: Path) -> tuple[Store, Person]:
+    store = Store(folder / ANSWERS, study.id)
+    return store, store.join()
+
+
+def test_answers_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = made_study(folder)
+    store, ann = _store(study, folder)
+    with store:
+        store.save_answer(ann, study.sets[0].id, [*study.sets[1].results][:3])
+        with pytest.raises(DataError, match="'pair-0' is broken"):
+            read_votes(study, store)
+        store.save_answer(ann, study.sets[0].id, [*study.sets[0].results][:3])
+        store.save_answer(ann, "unknown", [*study.sets[0].results][:3])
+        with pytest.raises(DataError, match="'unknown'"):
+            read_votes(study, store)
+
+
+def test_the_command_prints_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "score", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "1.40" in printed
+    assert "chi-square" in printed
+    assert (folder / "scores" / "scores.md").is_file()
+    assert main(["study", "score", str(folder / "nothing")]) == 2
+    assert "holds no study" in capsys.readouterr().err
