@@ -102,7 +102,7 @@ def serve(
         )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
         say(
-            f"{len(study.shown)} sets at http://{shown}:{listener.getsockname()[1]}/ "
+            f"study at http://{shown}:{listener.getsockname()[1]}/ "
             "(Ctrl-C stops the server; answers are kept)"
         )
         sys.stdout.flush()

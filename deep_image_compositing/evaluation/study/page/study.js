@@ -66,6 +66,7 @@ const outbox = {
   running: null,
   save(set, ranking) {
     this.draft = { set, ranking: [...ranking] };
+    byId("slots").setAttribute("aria-busy", "true");
     this.running ??= this.run();
   },
   async run() {
@@ -79,6 +80,7 @@ const outbox = {
       failed(error);
     } finally {
       this.running = null;
+      byId("slots").removeAttribute("aria-busy");
     }
   },
   async flush() {

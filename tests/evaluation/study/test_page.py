@@ -1,0 +1,438 @@
+"""The page in a real browser: somebody clicks through a whole study, then it is scored."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deep_image_compositing.cli import main
+from deep_image_compositing.evaluation.study.folder import ANSWERS, PictureSet, Study
+from deep_image_compositing.evaluation.study.store import Store
+from tests.evaluation.study.made import METHODS, Server, made_study, serving, token
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+DRIVER = shutil.which("chromedriver")
+SETS = 14
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None,
+        reason="needs Chromium and its driver on PATH: apt-get install chromium chromium-driver",
+    ),
+]
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def chromium(profile: Path, *, phone: bool = False) -> webdriver.Chrome:
+    """A new browser with a profile of its own; it fetches nothing but what the test asks for."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, "--window-size=1280,900", f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    if phone:
+        metrics = {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": True}
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    return webdriver.Chrome(options=options, service=service)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made_study(tmp_path / "study", sets=SETS, size=(120, 160))
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def running(folder: Path) -> Iterator[Server]:
+    with serving(folder) as server:
+        yield server
+
+
+@dataclass
+class Page:
+    """What a person sees and does."""
+
+    browser: webdriver.Chrome
+    study: Study
+
+    def __post_init__(self) -> None:
+        self.waiting = WebDriverWait(self.browser, 30, poll_frequency=0.05)
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def until(self, script: str, *arguments: object) -> Any:
+        """Wait until a script gives something true, and return it."""
+        return self.waiting.until(
+            lambda browser: browser.execute_script(f"return {script}", *arguments)
+        )
+
+    def join(self, name: str) -> None:
+        self.until("!document.querySelector('#intro').hidden")
+        self.find("#name").send_keys(name)
+        self.find("#join button").click()
+
+    def arrive(self, number: int) -> PictureSet:
+        """Wait for a set, counted from 1, to be there in full; returns which one it is."""
+        self.until(f"document.querySelector('#where').textContent == 'Set {number} of {SETS}'")
+        self.until("document.activeElement.matches('.pick')")
+        shown = set(self.order())
+        return next(item for item in self.study.sets if set(item.results) == shown)
+
+    def order(self) -> list[str]:
+        """The results on the screen, from the first to the last."""
+        found: list[str] = self.browser.execute_script(
+            "return [...document.querySelectorAll('.card')].map((card) => card.dataset.result)"
+        )
+        return found
+
+    def badges(self) -> dict[str, int]:
+        """The number on every result that has one."""
+        found: dict[str, int] = self.browser.execute_script(
+            "return Object.fromEntries([...document.querySelectorAll('.card:has(.badge)')].map("
+            "(card) => [card.dataset.result, Number(card.querySelector('.badge').textContent)]))"
+        )
+        return found
+
+    def click(self, result: str) -> None:
+        self.find(f".card[data-result='{result}'] .pick").click()
+
+    def press(self, *keys: str) -> None:
+        ActionChains(self.browser).send_keys(*keys).perform()
+
+    def walk_to(self, result: str) -> None:
+        """Move with the arrows from the first result, which has the focus, or from any."""
+        order = self.order()
+        now = order.index(
+            self.browser.execute_script(
+                "return document.activeElement.closest('.card').dataset.result"
+            )
+        )
+        step = order.index(result) - now
+        self.press(*([Keys.ARROW_RIGHT] * step if step > 0 else [Keys.ARROW_LEFT] * -step))
+
+    def parts(self) -> set[tuple[float, float, float]]:
+        """How every result is magnified, and where from: one entry when all show the same part."""
+        found = self.browser.execute_script(
+            "return [...document.querySelectorAll('#grid .frame > img')].map((image) => {"
+            "const style = getComputedStyle(image);"
+            "const box = image.parentElement.getBoundingClientRect();"
+            "const [x, y] = style.transformOrigin.split(' ').map(parseFloat);"
+            "const zoom = new DOMMatrix(style.transform).a;"
+            "return [zoom, x / box.width, y / box.height]; })"
+        )
+        return {(zoom, round(x, 3), round(y, 3)) for zoom, x, y in found}
+
+    def part(self) -> tuple[float, float, float]:
+        """The one that all results show."""
+        (found,) = self.parts()
+        return found
+
+    def settle(self) -> None:
+        """Wait until nothing moves any more."""
+        self.until("!document.querySelector('#task').classList.contains('zooming')")
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+
+def wanted(item: PictureSet, number: int) -> list[str]:
+    """Whom the person in the tests prefers in a set: another order in every set."""
+    first = number % len(METHODS)
+    order = [METHODS[(first + step) % len(METHODS)] for step in (0, 2, 1)]
+    return [token(item, method) for method in order]
+
+
+def test_a_whole_study(folder: Path, running: Server, tmp_path: Path) -> None:
+    study = Study.open(folder)
+    chosen: dict[str, list[str]] = {}
+    browser = chromium(tmp_path / "profile")
+    try:
+        page = Page(browser, study)
+        browser.get(running.url)
+        page.join("Ann")
+        orders = []
+        for number in range(1, SETS + 1):
+            item = page.arrive(number)
+            best = wanted(item, number)
+            orders.append([item.results[result] for result in page.order()])
+            assert page.badges() == {}
+            if number in (2, 9):
+                by_keys(page, best)
+            elif number == 3:
+                changed_mind(page, best)
+            elif number == 5:
+                reloaded_in_the_middle(page, best)
+            elif number == 6:
+                zoomed(page, best)
+            elif number == 10:
+                server_killed_in_the_middle(page, running, best)
+            else:
+                for result in best:
+                    page.click(result)
+            assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
+            if number in (2, 6, 9):
+                page.press(Keys.ENTER)
+            else:
+                page.find("#confirm").click()
+            chosen[item.name] = best
+            if number == 8:
+                earlier_answer_changed(page, chosen)
+        page.until("!document.querySelector('#end').hidden")
+        assert "Thank you" in page.find("#end").text
+        browser.refresh()
+        page.until("!document.querySelector('#end').hidden")
+        told = [text for text in page.errors() if "ERR_CONNECTION_REFUSED" not in text]
+        assert told == []  # the policy for contents included
+    finally:
+        browser.quit()
+    assert len(chosen) == SETS
+    assert len({tuple(order) for order in orders}) > SETS // 2
+    running.kill()
+    scores_are_what_was_clicked(folder, study, chosen, tmp_path / "scores")
+
+
+def by_keys(page: Page, best: list[str]) -> None:
+    """The third first, then the others; a key on a chosen one frees it; 0 too."""
+    for place in (3, 1, 2):
+        page.walk_to(best[place - 1])
+        page.press(str(place))
+    assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
+    page.press("2")  # where the second best is
+    assert page.badges() == {best[0]: 1, best[2]: 3}
+    page.press("1")  # takes the place of another
+    assert page.badges() == {best[1]: 1, best[2]: 3}
+    page.press("3")  # changes places
+    assert page.badges() == {best[1]: 3, best[2]: 1}
+    page.press("0")
+    assert page.badges() == {best[2]: 1}
+    page.press(Keys.ENTER)  # not yet
+    assert page.badges() == {best[2]: 1}
+    page.press("2")
+    page.walk_to(best[0])
+    page.press("1")
+    page.walk_to(best[2])
+    page.press("3")
+
+
+def changed_mind(page: Page, best: list[str]) -> None:
+    """Clicks choose the best place that is free, or free the one there is."""
+    others = [result for result in page.order() if result not in best]
+    for result in (others[0], best[1], best[2]):
+        page.click(result)
+    page.click(best[0])  # a fourth: nothing happens
+    assert page.badges() == {others[0]: 1, best[1]: 2, best[2]: 3}
+    assert "click one of them again" in page.find("#question").text
+    page.click(others[0])
+    assert page.badges() == {best[1]: 2, best[2]: 3}
+    assert not page.find("#confirm").is_enabled()
+    page.click(best[0])
+
+
+def reloaded_in_the_middle(page: Page, best: list[str]) -> None:
+    order = page.order()
+    page.click(best[0])
+    page.click(best[1])
+    page.until("!document.querySelector('#slots').ariaBusy")
+    page.browser.refresh()
+    page.arrive(5)
+    assert page.order() == order
+    assert page.badges() == {best[0]: 1, best[1]: 2}
+    page.click(best[2])
+
+
+def zoomed(page: Page, best: list[str]) -> None:
+    """All results show the same part, wherever one zooms or drags; dragging chooses nothing."""
+    assert page.part()[0] == 1
+    picture = page.find(f".card[data-result='{best[1]}'] .pick")
+    width, height = picture.size["width"], picture.size["height"]
+    corner = ActionChains(page.browser)
+    corner.move_to_element_with_offset(picture, width // 4, -height // 4).send_keys("z").perform()
+    page.settle()
+    assert page.part() == pytest.approx((3, 0.75, 0.25), abs=0.02)
+    ActionChains(page.browser).drag_and_drop_by_offset(picture, 40, 20).perform()
+    moved = (3, 0.75 - 40 / (2 * width), 0.25 - 20 / (2 * height))
+    assert page.part() == pytest.approx(moved, abs=0.02)
+    assert page.badges() == {}
+    for _ in range(10):
+        keys = ActionChains(page.browser).key_down(Keys.SHIFT).send_keys(Keys.ARROW_LEFT)
+        keys.key_up(Keys.SHIFT).perform()
+    assert page.part()[:2] == (3, 0), "the edge is the end"
+    page.press("+")
+    page.settle()
+    assert page.part()[:2] == (4, 0)
+    page.press(" ")
+    page.settle()
+    assert page.part()[0] == 1
+    assert page.badges() == {}, "the space bar chooses nothing"
+    page.find(f".card[data-result='{best[0]}'] .loupe").click()
+    page.settle()
+    assert page.part()[0] == 4
+    for result in best:
+        page.click(result)
+    photograph = page.find("#source-picture").get_attribute("src")
+    page.press("b")
+    assert page.find("#source-picture").get_attribute("src") != photograph
+    page.find("#other").click()
+    assert page.find("#source-picture").get_attribute("src") == photograph
+    page.click(best[2])  # back from the button to the results
+    page.click(best[2])
+
+
+def server_killed_in_the_middle(page: Page, running: Server, best: list[str]) -> None:
+    page.click(best[0])
+    page.until("!document.querySelector('#slots').ariaBusy")
+    running.kill()
+    page.click(best[1])
+    page.until("!document.querySelector('#notice').hidden")
+    assert "cannot be reached" in page.find("#notice").text
+    page.click(best[2])
+    running.start()
+    page.until("document.querySelector('#notice').hidden")
+    assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
+
+
+def earlier_answer_changed(page: Page, chosen: dict[str, list[str]]) -> None:
+    """From the ninth set back to the seventh, another order, and on again."""
+    page.arrive(9)
+    page.find("#back").click()
+    page.arrive(8)
+    page.browser.back()  # to the ninth again
+    page.arrive(9)
+    page.find("#back").click()
+    page.arrive(8)
+    page.find("#back").click()
+    item = page.arrive(7)
+    best = chosen[item.name]
+    assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
+    page.click(best[0])
+    page.click(best[1])
+    page.click(best[1])
+    page.click(best[0])
+    chosen[item.name] = [best[1], best[0], best[2]]
+    page.find("#confirm").click()
+    page.arrive(8)
+    page.find("#confirm").click()
+    page.arrive(9)
+
+
+def scores_are_what_was_clicked(
+    folder: Path, study: Study, chosen: dict[str, list[str]], out: Path
+) -> None:
+    expected = {
+        method: sum(
+            best.index(picture) + 1 if (picture := token(item, method)) in best else 8
+            for item in study.sets
+            for best in [chosen[item.name]]
+        )
+        / SETS
+        for method in METHODS
+    }
+    assert main(["study", "score", str(folder), "--out", str(out)]) == 0
+    found = json.loads((out / "scores.json").read_text())
+    assert {row["method"]: row["score"] for row in found["methods"]} == expected
+    assert (found["people"], found["people_complete"], found["answers"]) == (1, 1, SETS)
+    assert found["answers_incomplete"] == 0
+    with Store(folder / ANSWERS, study.id) as store:
+        stored = {answer.picture_set: answer.ranking for answer in store.answers()}
+        assert [person.name for person in store.people()] == ["Ann"]
+    assert stored == {item.id: tuple(chosen[item.name]) for item in study.sets}
+
+
+def test_two_people_in_two_browsers(folder: Path, running: Server, tmp_path: Path) -> None:
+    study = Study.open(folder)
+    browsers = [chromium(tmp_path / name, phone=name == "phone") for name in ("desk", "phone")]
+    try:
+        pages = [Page(browser, study) for browser in browsers]
+        for page, name in zip(pages, ("Ann", ""), strict=True):
+            page.browser.get(running.url)
+            page.join(name)
+        chosen: list[dict[str, list[str]]] = [{}, {}]
+        for number in (1, 2, 3):
+            for page, mine in zip(pages, chosen, strict=True):
+                item = page.arrive(number)
+                mine[item.id] = page.order()[:3]
+                for result in mine[item.id]:
+                    page.browser.execute_script(
+                        "document.querySelector(`[data-result='${arguments[0]}']`)"
+                        ".scrollIntoView({block: 'center'})",
+                        result,
+                    )
+                    page.click(result)
+                page.find("#confirm").click()
+        for page in pages:
+            page.arrive(4)
+            width = page.browser.execute_script(
+                "return document.documentElement.scrollWidth - innerWidth"
+            )
+            assert width <= 0, "nothing is wider than the screen"
+            assert page.errors() == []
+    finally:
+        for browser in browsers:
+            browser.quit()
+    with Store(folder / ANSWERS, study.id) as store:
+        assert [person.name for person in store.people()] == ["Ann", ""]
+        for person, mine in zip(store.people(), chosen, strict=True):
+            found = {answer.picture_set: answer.ranking for answer in store.answers(person)}
+            assert found == {name: tuple(best) for name, best in mine.items()}
+
+
+def test_somebody_else_can_begin_where_one_has_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    study = made_study(folder, sets=1, methods=("a", "b", "c"))
+    browser = chromium(tmp_path / "profile")
+    try:
+        with serving(folder) as running:
+            page = Page(browser, study)
+            for name in ("Ann", "Bob"):
+                browser.get(running.url)
+                page.join(name)
+                page.until("document.activeElement.matches('.pick')")
+                for result in page.order():
+                    page.click(result)
+                page.press(Keys.ENTER)
+                page.until("!document.querySelector('#end').hidden")
+                page.find("#leave").click()
+            page.until("!document.querySelector('#intro').hidden")
+    finally:
+        browser.quit()
+    with Store(folder / ANSWERS, study.id) as store:
+        assert [person.name for person in store.people()] == ["Ann", "Bob"]
+        assert len(store.answers()) == 2
+
+
+os.environ.setdefault("SE_OFFLINE", "true")  # selenium is never to look for a driver elsewhere
