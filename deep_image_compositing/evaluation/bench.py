@@ -501,23 +501,18 @@ class Bench(LightningModule):
 
     def _shown(self) -> list[str]:
         """The samples that get sheets: those without truth, and some spread over the others."""
-        if self.plan.sheets == 0:
-            return []
-        judged = [name for name in self.names if self._is_judged(name)]
         most = SHEETS if self.plan.sheets is None else self.plan.sheets
+        judged: list[str] = []
+        others: list[str] = []
+        for name in self.names if most else []:
+            records = [r for grade in self.plan.grades for r in self._records(name, grade).values()]
+            measures = [record["measures"] for record in records if "measures" in record]
+            if measures:  # else all failed, and there is nothing to show
+                (judged if any("psnr" in found for found in measures) else others).append(name)
         count = min(most, len(judged))
         some = {judged[round(k * (len(judged) - 1) / max(1, count - 1))] for k in range(count)}
-        if self.plan.sheets is None:
-            return [name for name in self.names if name in some or name not in judged]
-        rest = [name for name in self.names if name not in judged][: most - count]
-        return [name for name in self.names if name in some or name in rest]
-
-    def _is_judged(self, sample: str) -> bool:
-        return any(
-            "psnr" in record.get("measures", {})
-            for grade in self.plan.grades
-            for record in self._records(sample, grade).values()
-        )
+        some |= set(others if self.plan.sheets is None else others[: most - count])
+        return [name for name in self.names if name in some]
 
     def _draw(self, name: str, grade: str) -> None:
         """Draw one sheet, unless the one that is there shows these very records."""

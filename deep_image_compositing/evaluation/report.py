@@ -328,11 +328,22 @@ class Line(NamedTuple):
     cells: list[Cell | None]
 
 
+class Column(NamedTuple):
+    """The head of a column: its name, with an arrow to where it is good, and its unit."""
+
+    name: str
+    unit: str = ""
+
+    def __str__(self) -> str:
+        name, space, arrow = self.name.rpartition(" ")
+        return f"{name} ({self.unit}){space}{arrow}" if self.unit else self.name
+
+
 class Table(NamedTuple):
-    """A table: its heading, what its columns are called, and its rows."""
+    """A table: its heading, the heads of its columns, and its rows."""
 
     title: str
-    columns: list[str]
+    columns: list[Column]
     lines: list[Line]
 
 
@@ -373,7 +384,7 @@ def _table(
         labels = {m: names[m] for m in methods}
     columns = [heading(key) for key in keys]
     if wins_of:
-        columns.insert(keys.index(wins_of) + 1, "wins")
+        columns.insert(keys.index(wins_of) + 1, Column("wins"))
     whole = len(report.names)
     lines = []
     for method in methods:
@@ -416,11 +427,10 @@ def _cell(mean: Mean, key: str, others: Sequence[Mean | None]) -> Cell:
     return Cell(shown, interval, mean.mean, best)
 
 
-def heading(key: str) -> str:
-    """A measure's name with its unit, and an arrow to where it is good."""
+def heading(key: str) -> Column:
+    """The head of a measure's column."""
     measure = MEASURES[key]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{measure.name}{unit} {'↑' if measure.better == 'higher' else '↓'}"
+    return Column(f"{measure.name} {'↑' if measure.better == 'higher' else '↓'}", measure.unit)
 
 
 def legend(report: Report) -> dict[str, str]:
@@ -491,7 +501,7 @@ def described(report: Report) -> Table:
             digests = ", ".join(digest[:8] for digest in stage["sha256"].values())
             cells.append(Cell(text, digests, float("nan"), False))
         lines.append(Line(method["name"], "", cells))
-    return Table("Methods", [*slots], lines)
+    return Table("Methods", list(map(Column, slots)), lines)
 
 
 _INTERVALS = (
@@ -530,7 +540,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _markdown_table(table: Table, corner: str = "method") -> str:
-    rows = [[corner, *table.columns], ["---", *("---:" for _ in table.columns)]]
+    rows = [[corner, *map(str, table.columns)], ["---", *("---:" for _ in table.columns)]]
     for line in table.lines:
         label = _escaped(line.label) + (f" ({line.note})" if line.note else "")
         rows.append([label, *map(_markdown_cell, line.cells)])
@@ -573,7 +583,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 110rem; padding: 1.5rem clamp(1rem, 3vw, 3rem) 4rem;
   color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: .5rem 0; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; } nav { margin: 1rem 0; }
 a { color: var(--link); } p, ul, dl { max-width: 75rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -628,28 +638,37 @@ def to_html(report: Report) -> str:
     """The report as one page without outside resources; sheets are linked relative to it."""
     title = html.escape(_title(report))
     parts = [f"<h1>{title}</h1>", _html_facts(facts(report))]
+    links = [*((grade, given(grade)) for grade in report.grades), ("legend", "legend")]
+    links += [("sheets", "contact sheets")] if report.sheets else []
+    parts.append(
+        "<nav>"
+        + " · ".join(f'<a href="#{html.escape(k)}">{html.escape(v)}</a>' for k, v in links)
+        + "</nav>"
+    )
     parts += ["<h2>What the figures say</h2>", _html_list(verdicts(report))]
     for heading_, lines in (("Failures", failures(report)), ("Warnings", warned(report))):
         if lines:
             parts += [f"<h3>{heading_}</h3>", _html_list(lines)]
     for grade in report.grades:
         parts.append(f'<h2 id="{html.escape(grade)}">{html.escape(_capital(given(grade)))}</h2>')
-        main, *rest = [*tables(report, grade), Table("", [], [])][: len(MEASURES)]
+        main, *rest = [*tables(report, grade)] or [Table("", [], [])]
         parts.append(_html_table(main, report.reference))
-        rest = [table for table in rest if table.columns]
         if rest:
             inner = "".join(
                 f"<h3>{html.escape(table.title)}</h3>{_html_table(table, report.reference)}"
                 for table in rest
             )
             parts.append(f"<details><summary>All measures</summary>{inner}</details>")
-    parts += ["<h2>Legend</h2>", f"<p>{html.escape(_INTERVALS)} A click on a heading sorts.</p>"]
+    parts += [
+        '<h2 id="legend">Legend</h2>',
+        f"<p>{html.escape(_INTERVALS)} A click on a heading sorts.</p>",
+    ]
     parts += [_html_facts(legend(report)), "<h2>Methods</h2>"]
     parts += [_html_words(described(report)), "<h2>Test set</h2>", _html_list(origin(report))]
     names = ", ".join(html.escape(name) for name in report.names)
     parts.append(f"<details><summary>Names of the pictures</summary><p>{names}</p></details>")
     if report.sheets:
-        parts.append("<h2>Contact sheets</h2>")
+        parts.append('<h2 id="sheets">Contact sheets</h2>')
         for grade in report.grades:
             own = [sheet for sheet in report.sheets if sheet["grade"] == grade]
             figures = "".join(map(_html_sheet, own))
@@ -671,8 +690,9 @@ def _html_table(table: Table, reference: str) -> str:
     if not table.columns:
         return ""
     heads = "".join(
-        f'<th scope="col"><button type="button">{html.escape(name)}</button></th>'
-        for name in ("method", *table.columns)
+        f'<th scope="col"><button type="button">{html.escape(column.name)}</button>'
+        f"<small>{html.escape(column.unit)}</small></th>"
+        for column in (Column("method"), *table.columns)
     )
     rows = []
     for line in table.lines:
@@ -696,7 +716,8 @@ def _html_cell(cell: Cell | None) -> str:
 
 
 def _html_words(table: Table) -> str:
-    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("", *table.columns))
+    heads = "".join(f'<th scope="col">{html.escape(c.name)}</th>' for c in table.columns)
+    heads = f"<td></td>{heads}"
     rows = []
     for line in table.lines:
         cells = "".join(
@@ -743,11 +764,11 @@ def console_table(report: Report) -> RichTable:
     from rich.table import Table as RichTable
 
     shown = KEY if report.has_truth else "seconds"
-    table = RichTable("method", title=heading(shown))
+    table = RichTable("method", title=str(heading(shown)))
     for grade in report.grades:
         table.add_column(grade, justify="right")
     if shown != "seconds":
-        table.add_column(heading("seconds"), justify="right")
+        table.add_column(str(heading("seconds")), justify="right")
     failing = any(sum(summary.failed.values()) for summary in report.summary.values())
     if failing:
         table.add_column("failed", justify="right")

@@ -1,0 +1,344 @@
+"""The bench: what it records, keeps, makes again and refuses; and what two processes make."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.evaluation import bench
+from deep_image_compositing.evaluation.bench import WORK, evaluate
+from deep_image_compositing.evaluation.costs import Cost
+from deep_image_compositing.evaluation.measures import MEASURES, measure_composite
+from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.report import Report
+from deep_image_compositing.images import read_image
+from tests import runs
+from tests.evaluation import tiny
+from tests.evaluation.tiny import Odd, Tiny
+
+
+@pytest.fixture(autouse=True)
+def stages(own_registry: object) -> None:
+    tiny.register()
+
+
+def run(
+    out: Path, *fusers: str, test_set: Tiny | None = None, sheets: int | None = 0, **options: Any
+) -> Report:
+    methods = [tiny.method(fuser) for fuser in fusers or ("plain",)]
+    test_set = Tiny() if test_set is None else test_set  # one without samples is false
+    report = evaluate(methods, test_set, out, sheets=sheets, accelerator="cpu", **options)
+    assert report is not None
+    return report
+
+
+def record(out: Path, sample: int, grade: str, method: str) -> dict[str, Any]:
+    path = out / WORK / f"picture-{sample}" / grade / f"{method}.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def figures(report: Report) -> dict[tuple[str, str, str], dict[str, float]]:
+    """What was measured, without what it cost."""
+    return {
+        (r["sample"], r["grade"], r["method"]): {
+            key: value for key, value in r["measures"].items() if MEASURES[key].group != "cost"
+        }
+        for r in report.records
+    }
+
+
+# Records
+
+
+def test_every_method_is_measured_on_every_sample_in_every_grade(tmp_path: Path) -> None:
+    report = run(tmp_path / "out", "plain", "brighter")
+    assert len(report.records) == 2 * 3 * 2
+    assert report.reference == "brighter"  # the last one, as none is ours
+    for name in ("plain", "brighter"):
+        found = record(tmp_path / "out", 1, "exact", name)
+        path = tmp_path / "out" / WORK / "picture-1" / "exact" / f"{name}.composite.png"
+        composite = torch.from_numpy(read_image(path).pixels.transpose(2, 0, 1).copy())
+        s = Tiny()[1]
+        assert s.composite is not None
+        expected = measure_composite(
+            composite, s.composite, s.alpha, s.foreground, s.background, s.old_background,
+            s.foreground_color,
+        )  # fmt: skip
+        assert {key: found["measures"][key] for key in expected} == pytest.approx(expected)
+        assert found["measures"]["seconds"] > found["measures"]["fusion_seconds"] > 0
+        assert found["measures"]["sad"] == 0  # the exact mask is the alpha
+        assert (found["size"], found["device"]) == ([72, 72], "cpu")
+    plain, brighter = (record(tmp_path / "out", 1, "exact", n) for n in ("plain", "brighter"))
+    assert plain["measures"]["band_psnr"] > brighter["measures"]["band_psnr"] + 3
+
+
+def test_the_mask_is_measured_where_it_was_found(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    assert "iou" not in record(tmp_path / "out", 0, "exact", "plain")["measures"]
+    found = record(tmp_path / "out", 0, "none", "plain")["measures"]
+    assert 0.8 < found["iou"] <= 1
+    assert (tmp_path / "out" / WORK / "picture-0" / "none" / "plain.mask.png").is_file()
+
+
+def test_some_grades_can_be_chosen(tmp_path: Path) -> None:
+    report = run(tmp_path / "out", grades=["none"])
+    assert {r["grade"] for r in report.records} == {"none"}
+    run(tmp_path / "out")  # the others are added to what is there
+    assert Odd.calls == 0
+    assert record(tmp_path / "out", 2, "exact", "plain")["measures"]
+
+
+def test_without_a_truth_only_costs_are_measured_and_all_get_sheets(tmp_path: Path) -> None:
+    report = run(tmp_path / "out", test_set=Tiny(14, truth=False), sheets=None, grades=["exact"])
+    groups = {MEASURES[key].group for r in report.records for key in r["measures"]}
+    assert groups == {"cost"}
+    assert not report.has_truth
+    assert len(report.sheets) == 14
+
+
+def test_sheets_are_spread_over_a_set_with_truth(tmp_path: Path) -> None:
+    report = run(tmp_path / "out", test_set=Tiny(5), sheets=3, grades=["exact"])
+    assert [s["sample"] for s in report.sheets] == ["picture-0", "picture-2", "picture-4"]
+    for sheet in report.sheets:
+        assert (tmp_path / "out" / sheet["file"]).is_file()
+
+
+# Taking a run up again
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = run(tmp_path / "out", "odd")
+    assert Odd.calls == 6 + 2  # one of each grade to warm up
+    again = run(tmp_path / "out", "odd")
+    assert Odd.calls == 8
+    assert figures(again) == figures(first)
+    (tmp_path / "out" / WORK / "picture-1" / "none" / "odd.json").unlink()
+    assert figures(run(tmp_path / "out", "odd")) == figures(first)
+    assert Odd.calls == 8 + 2
+
+
+def test_a_finished_run_still_draws_the_sheets_that_are_asked_for(tmp_path: Path) -> None:
+    run(tmp_path / "out", "odd")
+    report = run(tmp_path / "out", "odd", sheets=1)
+    assert Odd.calls == 8
+    assert len(report.sheets) == 2
+    paths = [tmp_path / "out" / sheet["file"] for sheet in report.sheets]
+    before = [path.stat().st_mtime_ns for path in paths]
+    run(tmp_path / "out", "odd", sheets=1)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    run(tmp_path / "out", "odd", "plain", sheets=1)
+    assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before, strict=True))
+
+
+def test_other_methods_add_to_what_is_there(tmp_path: Path) -> None:
+    run(tmp_path / "out", "odd")
+    report = run(tmp_path / "out", "odd", "plain")
+    assert Odd.calls == 8
+    assert {r["method"] for r in report.records} == {"odd", "plain"}
+
+
+def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "out", "odd", grades=["exact"])
+    assert Odd.calls == 3 + 1
+    report = evaluate(
+        [Method("odd", "disc(softness=0.2)", "none", "odd")], Tiny(), tmp_path / "out",
+        grades=["exact"], sheets=0, accelerator="cpu",
+    )  # fmt: skip
+    assert report is not None
+    assert len(report.records) == 3
+    assert Odd.calls == 4 + 4
+    monkeypatch.setattr(bench, "__version__", "0.0.0")
+    run(tmp_path / "out", "odd", grades=["exact"])
+    assert Odd.calls == 8 + 4
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
+    first = run(tmp_path / "out")
+    path = tmp_path / "out" / WORK / "picture-0" / "exact" / "plain.json"
+    path.write_text(path.read_text()[:40])
+    assert figures(run(tmp_path / "out")) == figures(first)
+
+
+# Failures
+
+
+@pytest.mark.parametrize("kind", ["known", "memory"])
+def test_a_failure_is_recorded_and_the_others_go_on(kind: str, tmp_path: Path) -> None:
+    # The first two calls warm up and run the first sample, the third fails.
+    report = run(tmp_path / "out", f"odd(fail=3, kind={kind})", "plain", grades=["exact"])
+    summary = report.summary["exact"]
+    assert summary.measured == {"odd": 1, "plain": 3}
+    assert summary.failed == {"odd": 2, "plain": 0}
+    failed = record(tmp_path / "out", 1, "exact", "odd")
+    assert failed["error"] == ("no more" if kind == "known" else "MemoryError: no more")
+    assert "measures" not in failed
+
+
+def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "out", "odd(fail=3)", grades=["exact"])
+    monkeypatch.setattr(Odd, "calls", -100)
+    report = run(tmp_path / "out", "odd(fail=3)", grades=["exact"])
+    assert report.summary["exact"].measured == {"odd": 3}
+    assert Odd.calls == -100 + 2 + 1
+
+
+def test_a_sample_that_cannot_be_read_fails_for_all(tmp_path: Path) -> None:
+    report = run(tmp_path / "out", "plain", "brighter", test_set=Tiny(broken=1), sheets=3)
+    assert report.summary["none"].failed == {"plain": 1, "brighter": 1}
+    said = record(tmp_path / "out", 1, "none", "plain")["error"]
+    assert said == "the sample cannot be read: picture-1.png is cut off"
+    assert [s["sample"] for s in report.sheets] == [*["picture-0"] * 2, *["picture-2"] * 2]
+
+
+def test_a_method_that_cannot_be_made_fails_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Method.compositor
+
+    def compositor(self: Method, **options: Any) -> Any:
+        if self.name == "plain":
+            raise CompositingError("its weights are for something else")
+        return make(self, **options)
+
+    monkeypatch.setattr(Method, "compositor", compositor)
+    report = run(tmp_path / "out", "plain", "brighter")
+    assert report.summary["exact"].failed == {"plain": 3, "brighter": 0}
+    said = record(tmp_path / "out", 0, "none", "plain")["error"]
+    assert said == "its weights are for something else"
+
+
+def test_warnings_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path / "out", 'odd(warn="did not converge")', grades=["exact"])
+    found = record(tmp_path / "out", 0, "exact", "odd")["warnings"]
+    assert sorted(found) == ["and logged", "did not converge"]
+    assert "and logged" not in caplog.text
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fuser = "odd(fail=4, kind=stop)"
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out", fuser, grades=["exact"])
+    assert "the same command goes on" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "out" / "report.html").exists()
+    done = list((tmp_path / "out" / WORK).rglob("odd.json"))
+    assert len(done) == 2
+    Odd.calls = -100
+    assert run(tmp_path / "out", fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
+    assert Odd.calls == -100 + 2
+
+
+# Folders
+
+
+def test_a_folder_of_another_test_set_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    kept = tmp_path / "out" / "mine.txt"
+    kept.write_text("mine")
+    with pytest.raises(UsageError, match=r"count 3, now 2.*another --out, or --overwrite"):
+        run(tmp_path / "out", test_set=Tiny(2))
+    assert len(run(tmp_path / "out", test_set=Tiny(2), overwrite=True).records) == 4
+    assert not (tmp_path / "out" / WORK / "picture-2").exists()
+    assert kept.read_text() == "mine"
+
+
+def test_overwrite_begins_anew(tmp_path: Path) -> None:
+    run(tmp_path / "out", "odd", grades=["exact"])
+    run(tmp_path / "out", "odd", grades=["exact"], overwrite=True)
+    assert Odd.calls == 8
+
+
+@pytest.mark.parametrize("name", ["work", "sheets", "report.json"])
+def test_what_no_evaluation_has_written_is_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=f"holds {name}, which no evaluation has written"):
+            run(tmp_path / "out", overwrite=overwrite)
+
+
+def test_wrong_arguments_are_told_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "file").write_text("")
+    for options, message in (
+        ({"grades": ["bad"]}, "the grades of tiny are exact, none, got bad"),
+        ({"grades": []}, "got none"),
+        ({"reference": "ours"}, "one of the methods, plain: 'ours'"),
+        ({"devices": 0}, "devices must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"sheets": -1}, "sheets must be at least 0"),
+        ({"test_set": Tiny(0)}, "holds no samples"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(out, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="names of their own"):
+        run(out, "plain", "plain")
+    with pytest.raises(UsageError, match="no method"):
+        evaluate([], Tiny(), out)
+    with pytest.raises(UsageError, match="is a file"):
+        run(tmp_path / "file")
+    assert not out.exists()
+
+
+# Costs
+
+
+def test_the_peak_of_memory_is_that_of_the_block() -> None:
+    device = torch.device("cpu")
+    held = np.ones(8_000_000, np.uint8)
+    with Cost(device) as cost:
+        more = np.ones(64_000_000, np.uint8)
+        del more
+    if cost.peak_memory is None:
+        pytest.skip("this system does not tell")
+    assert 60 < cost.peak_memory < 80
+    assert cost.seconds > 0
+    with Cost(device) as idle:
+        pass
+    assert idle.peak_memory is not None
+    assert idle.peak_memory < 8
+    assert held.all()
+
+
+# Two processes
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
+    reports = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        given = [
+            "evaluate", "--method", "pasted=pyramid,none,copy_paste", "--method",
+            "blended=pyramid,none,alpha", "--test-set", "syntest", "--samples", "3", "--size", "64",
+            "--grades", "exact,rough", "--accelerator", "cpu", "--threads", "1", "--sheets", "3",
+            "--out", str(out), "--devices", str(count),
+        ]  # fmt: skip
+        process = runs.start(given)
+        said = runs.finish(process)
+        assert process.returncode == 0, said
+        assert said.count(f"wrote {out / 'report.html'}") == 1
+        reports.append(json.loads((out / "report.json").read_text()))
+        assert len(list(out.glob("sheets/*/*.jpg"))) == 6
+    one, two = (
+        {
+            (r["sample"], r["grade"], r["method"]): {
+                key: value for key, value in r["measures"].items() if MEASURES[key].group != "cost"
+            }
+            for r in report["records"]
+        }
+        for report in reports
+    )
+    assert len(one) == len(reports[1]["records"]) == 3 * 2 * 2
+    assert one == two
+    assert reports[0]["test_set"] == reports[1]["test_set"]

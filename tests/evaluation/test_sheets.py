@@ -1,0 +1,163 @@
+"""Contact sheets: where they look, and what they show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deep_image_compositing.evaluation import sheets
+from deep_image_compositing.evaluation.sheets import CELL, Row, choose_crops, choose_zoom, draw
+from deep_image_compositing.images import write_image
+from tests.evaluation.tiny import SIDE, Tiny
+
+
+def result(folder: Path, name: str, composite: Tensor, alpha: Tensor, **record: Any) -> Row:
+    """A method's result on disk."""
+    write_image(folder / f"{name}.composite.png", composite.permute(1, 2, 0).numpy())
+    write_image(folder / f"{name}.alpha.png", alpha[0].numpy())
+    return Row(name, folder / name, {"measures": {"band_psnr": 20.0, "seconds": 1.0}, **record})
+
+
+def changed(picture: Tensor, by: int, where: tuple[slice, slice]) -> Tensor:
+    """A copy that differs in some place."""
+    copy = picture.clone()
+    copy[:, *where] = (copy[:, *where].int() + by).clamp(0, 255).byte()
+    return copy
+
+
+# Crops
+
+
+@pytest.mark.parametrize(("side", "zoom"), [(64, 9), (384, 6), (768, 3), (1200, 2), (4000, 1)])
+def test_crops_show_an_eighth_of_the_picture(side: int, zoom: int) -> None:
+    assert choose_zoom(side, 2 * side) == zoom
+
+
+def test_crops_lie_where_there_is_something_to_see_and_apart() -> None:
+    interest = torch.zeros(1, 1, 200, 300)
+    for i, (y, x) in enumerate([(20, 30), (150, 250), (100, 140)]):
+        interest[0, 0, y : y + 8, x : x + 8] = 3 - i
+    boxes = choose_crops(interest, (200, 300), 40)
+    for (top, left, bottom, right), (y, x) in zip(
+        boxes, [(20, 30), (150, 250), (100, 140)], strict=True
+    ):
+        assert top <= y
+        assert left <= x
+        assert bottom >= y + 8
+        assert right >= x + 8
+        assert (bottom - top, right - left) == (40, 40)
+        assert 0 <= top < bottom <= 200
+        assert 0 <= left < right <= 300
+
+
+def test_crops_follow_the_scale_of_the_picture() -> None:
+    interest = torch.zeros(1, 1, 100, 100)
+    interest[0, 0, 80:84, 10:14] = 1
+    ((top, left, bottom, right),) = choose_crops(interest, (1000, 1000), 200, count=1)
+    assert top <= 800
+    assert bottom >= 840
+    assert left <= 100
+    assert right >= 140
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (50, 50)])
+def test_pictures_smaller_than_a_crop_are_shown_whole_one_way(size: tuple[int, int]) -> None:
+    for value in (0.0, 1.0):
+        boxes = choose_crops(torch.full((1, 1, *size), value), size, 60)
+        assert boxes
+        for top, left, bottom, right in boxes:
+            assert bottom - top == min(60, size[0])
+            assert right - left == min(60, size[1])
+
+
+def test_with_a_truth_the_methods_do_not_move_the_crops(tmp_path: Path) -> None:
+    sample = Tiny()[0]
+    assert sample.composite is not None
+    assert sample.alpha is not None
+    there = (slice(60, 70), slice(0, 10))
+    row = result(tmp_path, "a", changed(sample.composite, 90, there), sample.alpha)
+    assert torch.equal(sheets.interest(sample, [row]), sheets.interest(sample, []))
+
+
+def test_without_a_truth_crops_lie_where_the_methods_differ(tmp_path: Path) -> None:
+    truth = Tiny()[0]
+    sample = Tiny(truth=False)[0]
+    assert truth.composite is not None
+    soft = torch.full((1, SIDE, SIDE), 128, dtype=torch.uint8)
+    there = (slice(50, 60), slice(5, 15))
+    rows = [
+        result(tmp_path, "a", truth.composite, soft),
+        result(tmp_path, "b", changed(truth.composite, 40, there), soft),
+    ]
+    found = sheets.interest(sample, rows)
+    assert float(found[0, 0][there].min()) > 0
+    found[0, 0][there] = 0
+    assert not found.any()
+    alone = sheets.interest(sample, rows[:1])
+    assert float(alone.min()) > 0.9  # one method differs from nothing: its softness
+
+
+# Sheets
+
+
+def test_a_sheet_has_a_row_for_everything(tmp_path: Path) -> None:
+    sample = Tiny()[0]
+    assert sample.composite is not None
+    assert sample.alpha is not None
+    rows = [result(tmp_path, name, sample.composite, sample.alpha) for name in ("a", "b")]
+    one, two = draw(sample, "exact", rows[:1]), draw(sample, "exact", rows)
+    assert one.dtype == np.uint8
+    assert one.shape[2] == 3
+    assert CELL < two.shape[0] - one.shape[0] < CELL + 40
+    assert one.shape[1] == two.shape[1]
+    without = draw(replace(sample, composite=None), "exact", rows)
+    assert CELL < two.shape[0] - without.shape[0] < CELL + 40  # no row for the truth
+
+
+def test_errors_are_shown_where_they_are_and_as_bright_as_said(tmp_path: Path) -> None:
+    sample = Tiny()[0]
+    assert sample.composite is not None
+    assert sample.alpha is not None
+    flat = replace(sample, composite=torch.full_like(sample.composite, 100))
+    assert flat.composite is not None
+    there = (slice(0, SIDE), slice(0, SIDE // 2))
+    row = result(tmp_path, "a", changed(flat.composite, 30, there), sample.alpha)
+    sheet = draw(flat, "exact", [row])
+    error = sheet[-CELL - 8 : -8, -CELL - 8 : -8]  # the last cell, inside the margin
+    middle = CELL // 2
+    assert np.abs(error[20:-20, 20 : middle - 20].astype(int) - 30 * sheets.GAIN).max() <= 1
+    assert error[20:-20, middle + 20 : -20].max() <= 1
+
+
+def test_a_failure_is_a_row_that_says_so(tmp_path: Path) -> None:
+    sample = Tiny()[0]
+    row = Row("a", tmp_path / "a", {"error": "out of\nmemory"})
+    assert row.caption() == "a   failed: out of\nmemory"
+    assert draw(sample, "exact", [row]).shape[0] > 4 * CELL
+    good = Row("b", tmp_path / "b", {"measures": {"band_psnr": 20.123, "halo": 0.5}})
+    assert good.caption() == "b   band PSNR 20.12 dB   halo 0.500"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 90)])
+def test_sheets_of_odd_pictures(size: tuple[int, int], tmp_path: Path) -> None:
+    sample = Tiny()[0]
+
+    def cut(picture: Tensor | None) -> Tensor:
+        assert picture is not None
+        return picture.repeat(1, 1, 2)[:, : size[0], : size[1]]
+
+    small = replace(
+        sample,
+        masks={"none": None},
+        **{n: cut(getattr(sample, n)) for n in ("foreground", "background", "composite", "alpha")},
+    )
+    assert small.composite is not None
+    assert small.alpha is not None
+    row = result(tmp_path, "a", small.composite, small.alpha)
+    assert draw(small, "none", [row]).shape[0] > 4 * CELL

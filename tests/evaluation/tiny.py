@@ -1,0 +1,117 @@
+"""A test set of small made pictures, and methods of stages that are known by heart."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.errors import CompositingError, DataError
+from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.testsets import Sample, TestSet
+from tests.conftest import DiscSegmenter, PlainFuser, disc, noise
+
+SIDE = 72
+
+
+class Tiny(TestSet):
+    """An ellipse of noise before noise, in two grades.
+
+    Args:
+        count: of samples.
+        truth: whether it is known.
+        broken: number of a sample that cannot be read.
+    """
+
+    name: ClassVar[str] = "tiny"
+
+    def __init__(self, count: int = 3, truth: bool = True, broken: int | None = None) -> None:
+        self.grades = ("exact", "none")
+        self.count, self.truth, self.broken = count, truth, broken
+
+    def names(self) -> list[str]:
+        return [f"picture-{i}" for i in range(self.count)]
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == self.broken:
+            raise DataError(f"picture-{index}.png is cut off")
+        color, old, new = (picture(3 * index + i) for i in range(3))
+        alpha = (disc(SIDE, SIDE, 0.3)[0] * 255).round().byte()
+        sample = Sample(
+            f"picture-{index}",
+            foreground=blend(color, alpha, old),
+            background=new,
+            masks={"exact": alpha, "none": None},
+        )
+        if not self.truth:
+            return sample
+        truth = {"composite": blend(color, alpha, new), "alpha": alpha}
+        return Sample(**{**vars(sample), **truth, "foreground_color": color, "old_background": old})
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.name, "count": self.count, "truth": self.truth}
+
+    def inputs(self) -> list[list[Any]]:
+        return []
+
+
+def picture(seed: int) -> Tensor:
+    """(3, H, W) of noise."""
+    return torch.from_numpy(noise(SIDE, SIDE, seed).transpose(2, 0, 1).copy())
+
+
+def blend(color: Tensor, alpha: Tensor, behind: Tensor) -> Tensor:
+    """The one before the other, in 8 bits."""
+    a = alpha.float() / 255
+    return (a * color + (1 - a) * behind).round().byte()
+
+
+class Odd(PlainFuser):
+    """Alpha blending that counts its calls and does what the test asks of it.
+
+    Args:
+        fail: call from which on it fails, counted from 1.
+        kind: of the error.
+        warn: what it warns of.
+    """
+
+    calls: ClassVar[int] = 0
+
+    def __init__(self, fail: int | None = None, kind: str = "known", warn: str = "") -> None:
+        super().__init__()
+        self.fail, self.kind, self.warn = fail, kind, warn
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        type(self).calls += 1
+        if self.fail is not None and type(self).calls >= self.fail:
+            kinds = {"known": CompositingError, "memory": MemoryError, "stop": KeyboardInterrupt}
+            raise kinds[self.kind]("no more")
+        if self.warn:
+            import logging
+            import warnings
+
+            warnings.warn(self.warn, stacklevel=1)
+            logging.getLogger("deep_image_compositing").warning("and logged")
+        return super().forward(foreground, background, alpha)
+
+
+class Brighter(PlainFuser):
+    """Alpha blending, and every pixel a little brighter."""
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        return (super().forward(foreground, background, alpha) + 0.1).clamp(0, 1)
+
+
+def register() -> None:
+    """Register ``disc``, ``plain``, ``odd`` and ``brighter``, in a registry that goes away."""
+    registry.register("segmenter", "disc", description="an ellipse")(DiscSegmenter)
+    for name, stage in (("plain", PlainFuser), ("odd", Odd), ("brighter", Brighter)):
+        registry.register("fuser", name, description="for tests")(stage)
+    Odd.calls = 0
+
+
+def method(fuser: str, name: str = "") -> Method:
+    """A method of the ellipse, no refiner, and this fuser."""
+    return Method(name or fuser.partition("(")[0], "disc", "none", fuser)
