@@ -158,7 +158,9 @@ def as_paths(given: Paths | None, what: str) -> list[str]:
     Raises:
         UsageError: something that is no path.
     """
-    each = [given] if isinstance(given, str | Path) else list(given or ())
+    each: list[Any] = [given]
+    if given is None or (isinstance(given, Sequence) and not isinstance(given, str)):
+        each = list(given or ())
     if not all(isinstance(path, str | Path) and str(path) for path in each):
         raise UsageError(f"{what} are one path or a list of paths, got {given!r}")
     return [str(path) for path in each]
@@ -176,7 +178,7 @@ def check_grades(given: Sequence[str] | str | None, known: tuple[str, ...]) -> t
     unknown = [grade for grade in wanted if grade not in known]
     if unknown or not wanted:
         raise UsageError(
-            f"grades are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
+            f"grades of masks are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
         )
     return tuple(grade for grade in known if grade in wanted)
 

@@ -165,10 +165,11 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
     pairs = list(_listed(path))
     if not pairs:
         raise UsageError(f"{path} lists no pairs")
-    wanted = [pair.name or pair.foreground.stem for pair in pairs]
-    for n, pair in enumerate(pairs):
-        if not pair.name and wanted.count(pair.foreground.stem) > 1:
-            wanted[n] = f"{pair.foreground.stem}-{pair.background.stem}"
+    stems = [pair.foreground.stem for pair in pairs]
+    wanted = [
+        pair.name or (stem if stems.count(stem) == 1 else f"{stem}-{pair.background.stem}")
+        for stem, pair in zip(stems, pairs, strict=True)
+    ]
     return [
         replace(pair, name=name) for pair, name in zip(pairs, unique_names(wanted), strict=True)
     ]
