@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,16 +94,26 @@ class Method:
             accepted = accepted_options(entry.factory)
             if not entry.weights and (accepted is None or "weights" not in accepted[0]):
                 make_stage(slot, (name, options))  # nothing is learned: this costs no time
-            elif _weights_file(entry, options) is None:
-                trained = str(
-                    replace(self, **{slot: stage_text(name, {**options, "weights": "FILE"})})
-                )
-                raise UsageError(
-                    f"the method {self.name} would run the {slot} {name!r} untrained: no weights "
-                    f"{'were asked for' if entry.weights else 'ship for it'}. Give some, with "
-                    f"--method '{trained}', or leave it out of a set, with --methods "
-                    f"SET,-{self.name}"
-                )
+        _check_trained([self])
+
+    def untrained(self) -> Method | None:
+        """The method with ``weights=FILE`` where a learned stage has none; None where all have.
+
+        Raises:
+            UsageError: a stage that is not registered, or a run without checkpoints.
+            WeightsError: weights that are neither shipped nor a file.
+        """
+        from deep_image_compositing.compositor import accepted_options
+
+        lacking = {}
+        for slot, text in self.settled().stages():
+            name, options = parse_stage(text)
+            entry = registry.get(slot, name)
+            accepted = accepted_options(entry.factory)
+            learned = entry.weights or (accepted is not None and "weights" in accepted[0])
+            if learned and _weights_file(entry, options) is None:
+                lacking[slot] = stage_text(name, {**options, "weights": "FILE"})
+        return replace(self, **lacking) if lacking else None
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
         """The compositor of these stages.
@@ -319,12 +329,27 @@ def choose(
         chosen[method.name] = method
     if not chosen:
         raise UsageError("there is no method to run: name some with --methods or --method")
+    _check_trained(chosen.values())
     for method in chosen.values():
         method.check()
     return [method.settled() for method in chosen.values()]
 
 
 # Weights
+
+
+def _check_trained(methods: Iterable[Method]) -> None:
+    """Raise :class:`UsageError` for methods that would run a learned stage untrained."""
+    found = [(method, given) for method in methods if (given := method.untrained())]
+    if found:
+        names = [method.name for method, _ in found]
+        some = " ".join(f"--method '{with_weights}'" for _, with_weights in found)
+        raise UsageError(
+            f"no weights ship for {', '.join(names)}, or none were asked for, and random numbers "
+            "are not worth measuring: leave out what has none, --methods "
+            f"SET,{','.join(f'-{name}' for name in names)}, and, to measure it all the same, give "
+            f"it some: {some}"
+        )
 
 
 def _settled(slot: str, text: str) -> str:

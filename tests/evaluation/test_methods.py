@@ -151,13 +151,19 @@ def test_an_untrained_network_is_never_measured(options: str) -> None:
     with pytest.raises(UsageError) as caught:
         choose([], [f"mine=pyramid,cascade,learned{options}"])
     message = str(caught.value)
-    assert "would run the fuser 'learned' untrained" in message
-    assert "weights=FILE)'" in message
+    assert "no weights ship for mine" in message
+    assert "weights=FILE" in message
     assert "--methods SET,-mine" in message
 
 
+@pytest.mark.usefixtures("learned")
+def test_all_that_is_untrained_is_told_at_once() -> None:
+    with pytest.raises(UsageError, match=r"no weights ship for a, b.*SET,-a,-b.*b=pyramid,none"):
+        choose([], ["a=pyramid,cascade,learned", "b=pyramid,none,learned", "c=pyramid,none,alpha"])
+
+
 def test_shipped_weights_that_are_turned_off_are_missed() -> None:
-    with pytest.raises(UsageError, match="no weights were asked for"):
+    with pytest.raises(UsageError, match="or none were asked for"):
         choose([], ["mine=pyramid,cascade,multi_stream(weights=null)"])
 
 
