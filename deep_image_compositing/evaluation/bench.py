@@ -403,7 +403,7 @@ class Bench(LightningModule):
 
     def on_test_end(self) -> None:
         """Draw the sheets, each process its share, once all records are there."""
-        self._use(None)
+        self._compositor = None
         self.trainer.strategy.barrier("records")
         jobs = [(name, grade) for name in self._shown() for grade in self.plan.grades]
         own = jobs[self.trainer.global_rank :: self.trainer.world_size]
@@ -412,16 +412,17 @@ class Bench(LightningModule):
             self.advance("contact sheets", done, len(own))
         self.trainer.strategy.barrier("sheets")
 
-    def _use(self, method: Method | None) -> None:
+    def _use(self, method: Method) -> None:
         """Hold the stages of one method, and of no other."""
-        self._compositor, self._method, self._broken = None, method, ""
+        if self._compositor is not None:
+            self._compositor = None
+            _empty(self.device)
+        self._method, self._broken = method, ""
         self._warm.clear()
-        _empty(self.device)
-        if method is not None:
-            try:
-                self._compositor = method.compositor(device=str(self.device))
-            except Exception as error:
-                self._broken = _told(error)
+        try:
+            self._compositor = method.compositor(device=str(self.device))
+        except Exception as error:  # a method that cannot be made must not stop the others
+            self._broken = _told(error)
 
     def _run(self, sample: Sample, grade: str, path: Path, record: dict[str, Any]) -> None:
         """Composite and measure; whatever goes wrong is told in ``record``."""
@@ -440,7 +441,8 @@ class Bench(LightningModule):
             _log.debug("%s", traceback.format_exc())
             record["error"] = _told(error)
             record.pop("measures", None)
-            _empty(self.device)
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                _empty(self.device)
         if notes:
             record["warnings"] = list(dict.fromkeys(notes))
 

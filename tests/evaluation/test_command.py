@@ -1,0 +1,149 @@
+"""The command ``evaluate``: what it writes and says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deep_image_compositing.cli import main
+from deep_image_compositing.evaluation import command
+from tests.evaluation import tiny
+from tests.evaluation.tiny import Odd, Tiny
+
+
+@pytest.fixture
+def prepared(own_registry: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with the tiny set standing for ``syntest``, and stages that are known by heart."""
+    from deep_image_compositing.evaluation import testsets
+
+    tiny.register()
+    monkeypatch.setattr(testsets, "open_test_set", lambda name, **options: Tiny(**options))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PLAIN = ["--method", "plain=disc,none,plain", "--accelerator", "cpu", "--out", "out"]
+
+
+def test_it_writes_a_report_and_says_where(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["evaluate", *PLAIN, "--method", "bright=disc,none,brighter", "--reference", "plain"]
+    assert main([*given, "--sheets", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("wrote out/report.html\n")
+    table = [re.sub(r"\W+", " ", line).strip() for line in said.out.splitlines()]
+    assert [line.split()[0] for line in table if line[:5] in ("plain", "brigh")] == [
+        "plain",
+        "bright",
+    ]
+    assert "plain differs in band PSNR from bright by +" in said.out
+    assert "plain: 6 of 6" not in said.err  # there are twelve
+    assert "12 of 12 are done" in said.err
+    report = json.loads((prepared / "out" / "report.json").read_text())
+    assert report["reference"] == "plain"
+    assert len(report["records"]) == 12
+    assert len(list((prepared / "out" / "sheets").rglob("*.jpg"))) == 2
+    assert (prepared / "out" / "report.html").is_file()
+
+
+def test_all_that_fails_is_an_error(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["evaluate", "--method", "odd=disc,none,odd(fail=1)", *PLAIN[2:], "--no-sheets"]
+    assert main(given) == 1
+    assert "odd failed on 6 of 6 composites: no more" in capsys.readouterr().out
+    assert main([*given, *PLAIN[:2]]) == 0
+
+
+def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["evaluate", "--method", "odd=disc,none,odd(fail=4, kind=stop)", *PLAIN[2:]]
+    assert main(given) == 130
+    said = capsys.readouterr().err
+    assert "what is finished stays in out, and the same command goes on from there" in said
+    assert said.count("interrupted") == 1
+    Odd.calls = -100
+    assert main(given) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--methods", "papr"], "no method and no set of methods called 'papr'"),
+        (["--methods", "fast,-knn"], "'-knn' leaves out what was not chosen"),
+        (["--method", "odd=pyramid,none"], "a method is NAME=SEGMENTER,REFINER,FUSER"),
+        (["--method", "a=pyramid,none,copy_past"], "no fuser called 'copy_past'; did you mean"),
+        (["--methods", "fast", "--reference", "knn"], "--reference is one of the methods"),
+        (["--mattes", "m"], "--mattes needs --backgrounds"),
+        (["--mattes", "m", "--backgrounds", "b"], "there is no m (--mattes)"),
+        (["--test-set", "taught"], "needs --triplets"),
+        (["--test-set", "folders"], "needs --folder"),
+        (["--test-set", "folders", "--folder", "f", "--seed", "1"], "--seed is an option of"),
+        (["--test-set", "imagenet"], "invalid choice: 'imagenet'"),
+        (["--grades", "exact,awful"], "the grades of syntest are exact, rough, bad, none"),
+        (["--samples", "0"], "samples must be a whole number of at least 1"),
+        (["--devices", "0"], "--devices must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--sheets", "-1"], "--sheets must be at least 0"),
+        (["--sheets", "3", "--no-sheets"], "contradict each other"),
+        (["--lpips-weights", "gone.pth"], "there is no file gone.pth"),
+        (["--out", "file"], "file is a file"),
+        (["--accelerator", "abacus"], "--accelerator cannot be had"),
+    ],
+)
+def test_what_cannot_be_right_is_told_before_anything_is_written(
+    given: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "f").mkdir()
+    method = [] if any(x.startswith("--method") for x in given) else ["--methods", "copy_paste"]
+    out = [] if "--out" in given else ["--out", "out"]
+    assert main(["evaluate", *method, *out, *given]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "file"]
+
+
+def test_missing_weights_are_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--method", "a=pyramid,none,multi_stream(weights=gone.ckpt)", "--out", "out"]
+    assert main(["evaluate", *given]) == 1
+    assert "no weights 'gone.ckpt'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared.chmod(0o500)
+    assert main(["evaluate", *PLAIN]) == 1
+    assert "permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--samples", "3", "--size", "64"], {"samples": 3, "size": 64}),
+        (["--split", "all"], {"split": None}),
+        (["--hold-out", "0.2"], {"hold_out": 0.2}),
+        (["--test-set", "taught", "--triplets", "a{0..3}.tar"], {"shards": ["a{0..3}.tar"]}),
+        (["--test-set", "folders", "--folder", "."], {"path": "."}),
+    ],
+)
+def test_test_sets_get_their_options(given: list[str], expected: dict[str, Any]) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    options = parser.parse_args(["--out", "out", *given])
+    assert command._test_set_options(options) == expected
