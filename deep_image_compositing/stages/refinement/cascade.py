@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Refiner
+
+BELIEF = 3.0
+"""Logit of a pixel that the given mask is sure of, before the network has its say."""
 
 
 @register(
@@ -24,7 +27,8 @@ class CascadeRefiner(Refiner):
     """Sharpens a rough mask at 320 pixels and sharpens the result again at 640.
 
     One network serves both stages. It is trained on local crops (so that it learns outlines, not
-    subjects) and takes the stage before it as its mask.
+    subjects) and takes the stage before it as its mask. What it answers is a correction to the
+    belief of that mask: untrained, it leaves the mask where it is.
 
     Args:
         backbone: timm model name; only features up to stride 16 are used.
@@ -70,12 +74,15 @@ class CascadeRefiner(Refiner):
             min_stride=2,
             freeze_stride=freeze_stride,
         )
+        head: nn.Conv2d = self.network.head[-1]  # type: ignore[assignment]
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
     def logits(self, image: Tensor, mask: Tensor) -> Tensor:
         """One stage at the picture's own size: alpha (B, 1, H, W) before its sigmoid."""
-        return self.network(image, mask)
+        return BELIEF * (2 * mask - 1) + self.network(image, mask)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Alpha (B, 1, H, W) in [0, 1] after all stages."""
