@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.functional.resize import pad_to_multiple
@@ -53,6 +54,9 @@ class MultiStreamNetwork(nn.Module):
         backbone: a pretrained feature extractor that sees the photograph, the first three
             channels of the foreground stream, and its next two beside it; its features join
             those of the same scale. None for no such help, as published.
+        shuffle: stride of the finest scale. At 2, the four pixels of each square come in side by
+            side as channels and go out so: several times faster, for corrections that follow
+            what came in. 1 is as published.
     """
 
     def __init__(
@@ -62,20 +66,24 @@ class MultiStreamNetwork(nn.Module):
         outputs: int,
         widths: tuple[int, ...] = (16, 24, 40, 64, 80),
         backbone: Backbone | None = None,
+        shuffle: int = 1,
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.shuffle = shuffle
         self.backbone = backbone
         extra = dict.fromkeys(range(len(self.widths)), 0)
         if backbone is not None:
             extra |= {
-                stride.bit_length() - 1: channels
+                self._level(stride): channels
                 for stride, channels in zip(backbone.strides, backbone.channels, strict=True)
+                if stride >= shuffle
             }
-        self.foreground_encoder = Encoder(foreground_channels, self.widths)
+        pixels = shuffle**2
+        self.foreground_encoder = Encoder(pixels * foreground_channels, self.widths)
         streams = 1
         if background_channels:
-            self.background_encoder = Encoder(background_channels, self.widths)
+            self.background_encoder = Encoder(pixels * background_channels, self.widths)
             streams = 2
         deepest = len(self.widths) - 1
         self.bottom = ConvNormAct(streams * self.widths[-1] + extra[deepest], self.widths[-1])
@@ -83,22 +91,24 @@ class MultiStreamNetwork(nn.Module):
             ConvNormAct(streams * fine + extra[level] + coarse, fine)
             for level, (fine, coarse) in enumerate(pairwise(self.widths))
         )
-        self.head = nn.Conv2d(self.widths[0], outputs, 3, padding=1)
+        self.head = nn.Conv2d(self.widths[0], pixels * outputs, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, foreground: Tensor, background: Tensor | None = None) -> Tensor:
         """(B, outputs, H, W) from both streams' inputs; all zero before training."""
-        multiple = 2 ** (len(self.widths) - 1)
+        multiple = self.shuffle * 2 ** (len(self.widths) - 1)
         padded, (height, width) = pad_to_multiple(foreground, multiple)
-        streams = [self.foreground_encoder(padded)]
+        streams = [self.foreground_encoder(self._unshuffled(padded))]
         if background is not None:
-            streams.append(self.background_encoder(pad_to_multiple(background, multiple)[0]))
+            behind = pad_to_multiple(background, multiple)[0]
+            streams.append(self.background_encoder(self._unshuffled(behind)))
         helped: dict[int, Tensor] = {}
         if self.backbone is not None:
             features = self.backbone(padded[:, :3], padded[:, 3:5])
             strides = self.backbone.strides
-            helped = {s.bit_length() - 1: f for s, f in zip(strides, features, strict=True)}
+            pairs = zip(strides, features, strict=True)
+            helped = {self._level(s): f for s, f in pairs if s >= self.shuffle}
         levels = [[stream[i] for stream in streams] for i in range(len(self.widths))]
         for level, feature in helped.items():
             levels[level].append(feature)
@@ -106,9 +116,21 @@ class MultiStreamNetwork(nn.Module):
         for level in reversed(range(len(self.fuse))):
             bands = levels[level]
             if level == 0 and not self.training:
-                return self._finest(bands, x)[..., :height, :width]
+                return self._shuffled(self._finest(bands, x))[..., :height, :width]
             x = self.fuse[level](torch.cat([*bands, upsample(x, bands[0])], 1))
-        return self.head(x)[..., :height, :width]
+        return self._shuffled(self.head(x))[..., :height, :width]
+
+    def _level(self, stride: int) -> int:
+        """The scale that works at ``stride``, 0 the finest."""
+        return (stride // self.shuffle).bit_length() - 1
+
+    def _unshuffled(self, x: Tensor) -> Tensor:
+        if self.shuffle == 1:
+            return x
+        return F.pixel_unshuffle(x, self.shuffle).contiguous(memory_format=torch.channels_last)
+
+    def _shuffled(self, x: Tensor) -> Tensor:
+        return x if self.shuffle == 1 else F.pixel_shuffle(x, self.shuffle)
 
     def _finest(self, bands: list[Tensor], coarse: Tensor, rows: int = 64) -> Tensor:
         """The last fusion and the head, in strips of rows: the same numbers in less memory.

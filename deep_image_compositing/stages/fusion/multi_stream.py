@@ -59,6 +59,7 @@ class MultiStreamFuser(Fuser):
         backbone: timm model whose features help the foreground stream (``layers``); only those up
             to the stride of the coarsest scale are used. None for none, as published.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
+        shuffle: stride of the finest scale; 2 or 4 are faster, 1 is as published.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
     """
@@ -74,6 +75,7 @@ class MultiStreamFuser(Fuser):
         start: Literal["closed_form", "given"] = "closed_form",
         backbone: str | None = None,
         pretrained: str | None = None,
+        shuffle: int = 1,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,6 +88,8 @@ class MultiStreamFuser(Fuser):
             raise UsageError(
                 f"radius and the number of widths must be at least 1, got {radius}, {widths}"
             )
+        if shuffle not in (1, 2, 4):
+            raise UsageError(f"shuffle must be 1, 2 or 4, got {shuffle}")
         self.save_hyperparameters()
         self.head = head
         self.radius = radius
@@ -97,12 +101,14 @@ class MultiStreamFuser(Fuser):
         outputs = 5 if layers else 3
         features = None
         if backbone and layers:
-            stride = 2 ** (len(widths) - 1)
+            stride = shuffle * 2 ** (len(widths) - 1)
             features = Backbone(backbone, None if weights else pretrained, 2, stride)
-        self.network = MultiStreamNetwork(foreground, background, outputs, tuple(widths), features)
+        self.network = MultiStreamNetwork(
+            foreground, background, outputs, tuple(widths), features, shuffle
+        )
         if layers:
             with torch.no_grad():
-                self.network.head.bias[0] = KEEP_SOLVED  # type: ignore[index]
+                self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
