@@ -1,10 +1,10 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
 The flow is segment → refine → fuse. Photographs stay 8-bit tensors at their full size; stages see
-float copies, learned stages at most ``work_side`` pixels on the long side, and what they change
-is lifted back to full size (see :mod:`deep_image_compositing.functional.lift`) and set over the
-new background in bands of rows. So a photograph of 50 megapixels is an ordinary input, and a
-pixel that no stage changed comes out as it went in.
+float copies, learned stages at most ``work_side`` pixels on the long side. What they find is
+carried to full size and corrected there in tiles along the subject's rim (see
+:mod:`deep_image_compositing.fullsize`). So a photograph of 50 megapixels is an ordinary input,
+and a pixel that no stage changed comes out as it went in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,13 +28,22 @@ from torch import Tensor, nn
 from deep_image_compositing import registry, weights
 from deep_image_compositing.conventions import check
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
+from deep_image_compositing.fullsize import (
+    Fused,
+    Repainted,
+    fuse_layers,
+    fuse_tiles,
+    lift_refined,
+    refine_given,
+    to_bytes,
+)
 from deep_image_compositing.functional.compose import over, unknown_band
 from deep_image_compositing.functional.harmonize import (
     ColorStatistics,
     check_strength,
     transfer_color,
 )
-from deep_image_compositing.functional.lift import REACH, lift_alpha, snap_alpha, upsample_rows
+from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import (
@@ -45,6 +55,7 @@ from deep_image_compositing.images import (
     write_image,
 )
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
+from deep_image_compositing.stages.base import Layers
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
 """What can fill a slot: a registered name, a name with options, a module or any callable."""
@@ -73,31 +84,55 @@ class Composite:
         composite_pixels: (3, H, W) uint8.
         foreground_pixels: (3, H, W) uint8, the subject's photograph as placed in the frame.
         background_pixels: (3, H, W) uint8, the new background as placed in the frame.
-        cutout_pixels: (3, H, W) uint8, straight colour of the subject; 0 where it is not.
-        cutout_alpha: (1, H, W) float in [0, 1], the fuser's own alpha where it works in layers,
-            else ``alpha``.
-        mask: (1, H, W) float in [0, 1], the segmenter's or the user's.
-        alpha: (1, H, W) float in [0, 1], the refiner's, before the fuser.
+        repainted: where the subject's colour is not the photograph's.
+        cutout_levels: (1, H, W), the fuser's own alpha where it works in layers, else the
+            refiner's; uint8, or float in [0, 1] where stages saw the whole frame.
+        mask_levels: (1, h, w), the segmenter's or the user's, at the size at which it was found.
+        alpha_levels: (1, H, W), the refiner's, before the fuser.
         name: what the subject's photograph is called.
         device: where the stages ran.
         seconds: time spent in ``segmentation``, ``refinement`` and ``fusion``.
+        tiles: how many cells of the frame were worked on at full size, and how many it has;
+            (0, 0) where the stages saw all of it.
     """
 
     composite_pixels: Tensor
     foreground_pixels: Tensor
     background_pixels: Tensor
-    cutout_pixels: Tensor
-    cutout_alpha: Tensor
-    mask: Tensor
-    alpha: Tensor
+    repainted: Repainted
+    cutout_levels: Tensor
+    mask_levels: Tensor
+    alpha_levels: Tensor
     name: str = ""
     device: str = "cpu"
     seconds: Mapping[str, float] = field(default_factory=dict)
+    tiles: tuple[int, int] = (0, 0)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the frame in pixels."""
-        return self.alpha.shape[-2], self.alpha.shape[-1]
+        return self.composite_pixels.shape[-2], self.composite_pixels.shape[-1]
+
+    @property
+    def mask(self) -> Tensor:
+        """The segmenter's or the user's mask, (1, H, W) float in [0, 1]."""
+        return resize(_floats(self.mask_levels)[None], self.size)[0].clamp(0, 1)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The refiner's alpha, before the fuser, (1, H, W) float in [0, 1]."""
+        return _floats(self.alpha_levels)
+
+    @property
+    def cutout_alpha(self) -> Tensor:
+        """The fuser's own alpha where it works in layers, else ``alpha``; (1, H, W) float."""
+        return _floats(self.cutout_levels)
+
+    @property
+    def cutout_pixels(self) -> Tensor:
+        """Straight colour of the subject, (3, H, W) uint8; 0 where it is not."""
+        color = self.repainted.on(self.foreground_pixels)
+        return color.mul_(self.cutout_levels > 0)
 
     @property
     def composite(self) -> Tensor:
@@ -133,14 +168,19 @@ class Composite:
             cell: side in pixels of the square in which each step is shown.
         """
         size = fit_long_side(*self.size, cell)
-        color = resample(self.cutout_pixels, size) / 255
-        alpha = resize(self.cutout_alpha[None], size)
+        alpha, refined, mask = (
+            resample(levels, size, "bilinear")
+            for levels in (self.cutout_levels, self.alpha_levels, self.mask_levels)
+        )
+        # Colours are averaged as far as they show, so that nothing dark bleeds into the rim.
+        color = resample(self.repainted.on(self.foreground_pixels), size) / 255
+        cutout = over(color[None], _floats(alpha)[None], _checker(size))[0]
         pictures = {
             "foreground": resample(self.foreground_pixels, size) / 255,
             "background": resample(self.background_pixels, size) / 255,
-            "mask": resize(self.mask[None], size)[0],
-            "alpha": resize(self.alpha[None], size)[0],
-            "cut-out": over(color[None], alpha, _checker(size))[0],
+            "mask": _floats(mask),
+            "alpha": _floats(refined),
+            "cut-out": cutout,
             "composite": resample(self.composite_pixels, size) / 255,
         }
         return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
@@ -169,8 +209,8 @@ class Composite:
 
         for target, image, opacity in (
             (path, self.composite_pixels, None),
-            (alpha, self.alpha, None),
-            (cutout, self.cutout_pixels, self.cutout_alpha),
+            (alpha, self.alpha_levels, None),
+            (cutout, None if cutout is None else self.cutout_pixels, self.cutout_levels),
             (steps, None if steps is None else self.steps(), None),
         ):
             if target is None or image is None:
@@ -189,7 +229,7 @@ class Composite:
                 aside = real.with_name(f".{secrets.token_hex(8)}.part{real.suffix}")
                 asides[real] = aside
                 pixels = _rows_last(image) if image.dtype == torch.uint8 else image
-                gray = None if opacity is None else _rows_last(_to_bytes(opacity))[..., 0]
+                gray = None if opacity is None else _rows_last(_bytes(opacity))[..., 0]
                 try:
                     write_image(aside, pixels, alpha=gray)
                 except CompositingError as error:
@@ -322,26 +362,30 @@ class Compositor:
         if frame == "foreground":
             backdrop = cover(backdrop, photograph.size)
         else:
-            where = place(alpha[0], new.size, scale, (x, y))
+            where = place(_floats(alpha), new.size, scale, (x, y))
             pixels = paste(pixels, where, new.size, edge=True)
-            alpha = paste(alpha[0], where, new.size, edge=False)[None]
-            belief = paste(belief[0], where, new.size, edge=False)[None]
+            alpha = paste(alpha, where, new.size, edge=False)
+            belief = resize(_floats(belief)[None], photograph.size)[0].clamp(0, 1)
+            belief = paste(_bytes(belief), where, new.size, edge=False)
         with _timed(seconds, "fusion"):
             if full and frame == "foreground":
-                composite, color, corrected = pixels, pixels, alpha
+                none = Repainted.of([], [])
+                levels = torch.full((1, *photograph.size), 255, dtype=torch.uint8)
+                fused = Fused(pixels, levels, none)
             else:
-                composite, color, corrected = self._fuse(pixels, backdrop, alpha)
+                fused = self._fuse(pixels, backdrop, alpha)
         return Composite(
-            composite_pixels=composite,
+            composite_pixels=fused.composite,
             foreground_pixels=pixels,
             background_pixels=backdrop,
-            cutout_pixels=color,
-            cutout_alpha=corrected[0],
-            mask=belief[0],
-            alpha=alpha[0],
+            repainted=fused.repainted,
+            cutout_levels=fused.alpha,
+            mask_levels=belief,
+            alpha_levels=alpha,
             name=photograph.name,
             device=str(self.device),
             seconds=seconds,
+            tiles=(fused.touched, fused.cells),
         )
 
     # The first two slots
@@ -353,7 +397,10 @@ class Compositor:
         mask: ImageSource | None,
         seconds: dict[str, float],
     ) -> tuple[Tensor, Tensor, bool]:
-        """Mask and alpha (1, 1, H, W) of the photograph, and whether the mask covers it all."""
+        """Mask, alpha and whether the mask covers the whole photograph.
+
+        Mask (1, h, w) and alpha (1, H, W) are floats in [0, 1], or uint8 where that is large.
+        """
         size = photograph.size
         working = fit_long_side(*size, self.work_side)
         given = mask is not None or photograph.alpha is not None
@@ -366,28 +413,47 @@ class Compositor:
             else:
                 image = self._floats(pixels, working)
                 answer = self._ask("segmenter", self.segmenter, image)
-                belief = _checked("segmenter", "mask", answer, image)
+                belief = _checked("segmenter", "mask", answer, image).cpu()
         self._find_subject(belief, photograph.name, given)
         if float(belief.min()) > FULL:
             _log.warning(
                 "%s: the mask covers the whole photograph; all of it is taken as the subject",
                 photograph.name,
             )
-            whole = torch.ones(1, 1, *size)
-            return whole, whole.clone(), True
+            whole = torch.full((1, *size), 255, dtype=torch.uint8)
+            return whole, whole, True
         with _timed(seconds, "refinement"):
-            at = size if given and not _learned(self.refiner) else working
-            image = self._floats(pixels, at)
-            rough = resize(belief.to(self.device), at).clamp(0, 1)
-            answer = self._ask("refiner", self.refiner, image, rough)
-            alpha = _checked("refiner", "alpha", answer, image)
-            alpha = snap_alpha(lift_alpha(pixels, image, alpha))
-        if float(alpha.max()) < 1 - FULL:
+            alpha = self._refine(pixels, belief, working, given)
+        if float(alpha.max()) < (1 - FULL) * (255 if alpha.dtype == torch.uint8 else 1):
             raise CompositingError(
                 f"nothing is left of the subject in {photograph.name} after refinement; "
                 "give a better mask, or use the refiner 'none'"
             )
-        return resize(belief.float().cpu(), size).clamp(0, 1), alpha, False
+        small = belief.shape[-2:] == working
+        return (belief[0].clamp(0, 1) if small else _bytes(belief[0])), alpha, False
+
+    def _refine(
+        self, pixels: Tensor, belief: Tensor, working: tuple[int, int], given: bool
+    ) -> Tensor:
+        """Alpha (1, H, W) of the subject at which ``belief`` (1, 1, h, w) points."""
+        size = (pixels.shape[-2], pixels.shape[-1])
+        context = getattr(self.refiner, "tile_context", None)
+
+        def refine(image: Tensor, mask: Tensor) -> Tensor:
+            answer = self._ask("refiner", self.refiner, image, mask)
+            return _checked("refiner", "alpha", answer, image)
+
+        large, full = size != working, given and not _learned(self.refiner)
+        if large and full and context is not None:
+            return refine_given(pixels, _bytes(belief[0]), refine, context, self.device)
+        at = size if full else working
+        image = self._floats(pixels, at)
+        alpha = refine(image, resize(belief.to(self.device), at).clamp(0, 1))
+        if at == size:
+            alpha = snap_alpha(alpha)[0].cpu()
+            return _bytes(alpha) if large else alpha
+        alpha = snap_alpha(alpha, REACH - NEAR)
+        return lift_refined(pixels, image, alpha, None if context is None else refine, context or 0)
 
     @staticmethod
     def _find_subject(mask: Tensor, name: str, given: bool) -> None:
@@ -403,37 +469,118 @@ class Compositor:
 
     # The third slot
 
-    def _fuse(
-        self, pixels: Tensor, backdrop: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Composite and subject's colour (3, H, W), uint8, and corrected alpha (1, 1, H, W)."""
+    def _fuse(self, pixels: Tensor, backdrop: Tensor, alpha: Tensor) -> Fused:
+        """Composite, the subject's alpha and its own colour, at the size of the frame."""
         layers = getattr(self.fuser, "layers", None)
-        if callable(layers):
-            # Only the subject's surroundings go through the fuser, so that a small subject in a
-            # large frame is not shrunk with it.
-            height, width = alpha.shape[-2:]
-            top, bottom, left, right = subject_box(alpha[0], 0.0)
-            rows = slice(max(0, top - _MARGIN), min(height, bottom + _MARGIN))
-            columns = slice(max(0, left - _MARGIN), min(width, right + _MARGIN))
-            box = (rows, columns)
-            fused = self._fuse_layers(layers, pixels[:, *box], backdrop[:, *box], alpha[:, :, *box])
-            if fused is not None:
-                composite, color = backdrop.clone(), torch.zeros_like(pixels)
-                corrected = torch.zeros_like(alpha)
-                composite[:, *box], color[:, *box], corrected[:, :, *box] = fused
-                for rows, moved in self._harmonized(color, corrected, backdrop):
-                    opacity, behind = corrected[:, :, rows], backdrop[None, :, rows] / 255
-                    composite[:, rows] = _to_bytes(over(moved, opacity, behind)[0])
-                    color[:, rows] = _to_bytes(torch.where(opacity > 0, moved, 0.0)[0])
-                return composite, color, corrected
-        bands = [_to_bytes(moved[0]) for _, moved in self._harmonized(pixels, alpha, backdrop)]
-        pixels = torch.cat(bands, 1) if bands else pixels
+        context = getattr(self.fuser, "tile_context", None)
+        large = max(alpha.shape) > self.work_side
+        fused = None
+        if large and context is not None and not _learned(self.fuser):
+            fused = self._fuse_tiles(layers, pixels, backdrop, _bytes(alpha), context)
+        elif callable(layers):
+            fused = self._fuse_layers(layers, pixels, backdrop, alpha)
+        layered = fused is not None and callable(layers)
+        if fused is not None and (layered or not self.harmonize_strength):
+            return self._harmonize(fused, pixels, backdrop)
+        # It paints the composite itself, so the colours are moved before it.
+        moved = [to_bytes(x[0]) for _, x in self._harmonized(pixels, alpha, backdrop)]
+        own = torch.cat(moved, 1) if moved else pixels
         size = (pixels.shape[-2], pixels.shape[-1])
-        foreground, background = self._floats(pixels, size), self._floats(backdrop, size)
-        answer = self._ask("fuser", self.fuser, foreground, background, alpha.to(self.device))
-        composite = _checked("fuser", "composite", answer, foreground)
-        color = torch.where(alpha[0] > 0, pixels, pixels.new_zeros(()))
-        return _to_bytes(composite[0].cpu()), color, alpha
+        foreground, background = self._floats(own, size), self._floats(backdrop, size)
+        opacity = _floats(alpha)[None].to(self.device)
+        answer = self._ask("fuser", self.fuser, foreground, background, opacity)
+        composite = to_bytes(_checked("fuser", "composite", answer, foreground)[0].cpu())
+        return Fused(composite, alpha, _repainted(pixels, own, alpha))
+
+    def _fuse_tiles(
+        self,
+        layers: Callable[..., Any] | None,
+        pixels: Tensor,
+        backdrop: Tensor,
+        alpha: Tensor,
+        context: int,
+    ) -> Fused:
+        """By a stage without parameters that depends on its neighbourhood alone."""
+
+        def fuse(foreground: Tensor, background: Tensor, opacity: Tensor) -> Any:
+            parts = layers and self._ask("fuser", layers, foreground, background, opacity)
+            if parts is not None:
+                return self._checked_layers(parts, foreground)
+            answer = self._ask("fuser", self.fuser, foreground, background, opacity)
+            return _checked("fuser", "composite", answer, foreground)
+
+        return fuse_tiles(pixels, backdrop, alpha, fuse, context, self.device)
+
+    def _fuse_layers(
+        self, layers: Callable[..., Any], pixels: Tensor, backdrop: Tensor, alpha: Tensor
+    ) -> Fused | None:
+        """By the fuser's layers; None when it has none."""
+        # Only the subject's surroundings go through the fuser, so that a small subject in a large
+        # frame is not shrunk with it.
+        height, width = alpha.shape[-2:]
+        top, bottom, left, right = subject_box(alpha, 0.0)
+        box = (
+            max(0, top - _MARGIN), min(height, bottom + _MARGIN),
+            max(0, left - _MARGIN), min(width, right + _MARGIN),
+        )  # fmt: skip
+        part = (..., slice(*box[:2]), slice(*box[2:]))
+        size = (box[1] - box[0], box[3] - box[2])
+        at = fit_long_side(*size, self.work_side) if _learned(self.fuser) else size
+        foreground = self._floats(pixels[part], at)
+        background = self._floats(backdrop[part], at)
+        small = resize(_floats(alpha[part])[None], at).clamp(0, 1).to(self.device)
+        answer = self._ask("fuser", layers, foreground, background, small)
+        if answer is None:
+            return None
+        found = self._checked_layers(answer, foreground)
+        if at != size:
+            near = unknown_band(small, REACH - NEAR)
+            found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
+            finer = getattr(self.fuser, "finer_layers", None)
+            context = getattr(self.fuser, "tile_context", None)
+
+            def better(photograph: Tensor, behind: Tensor, coarse: Layers) -> Layers | None:
+                assert finer is not None
+                answer = self._ask("fuser", finer, photograph, behind, coarse)
+                return None if answer is None else self._checked_layers(answer, photograph)
+
+            can = finer is not None and context is not None and found.old_background is not None
+            return fuse_layers(
+                pixels, backdrop, box, foreground, found, better if can else None, context or 0
+            )
+        near = unknown_band(small, REACH)
+        opacity = torch.where(near, found.alpha, small)
+        color = torch.where(near, found.foreground_color, foreground)
+        composite = backdrop.clone(memory_format=torch.preserve_format)
+        composite[part] = to_bytes(over(color, opacity, background)[0].cpu())
+        own, corrected = pixels.clone(memory_format=torch.preserve_format), torch.zeros(alpha.shape)
+        own[part] = to_bytes(color[0].cpu())
+        corrected[part] = opacity[0].cpu()
+        return Fused(composite, corrected, _repainted(pixels, own, corrected))
+
+    @staticmethod
+    def _checked_layers(parts: Any, image: Tensor) -> Layers:
+        """A fuser's layers, float32 in [0, 1], when they keep the conventions."""
+        old = getattr(parts, "old_background", None)
+        return Layers(
+            _checked("fuser", "alpha", parts.alpha, image),
+            _checked("fuser", "foreground_color", parts.foreground_color, image),
+            None if old is None else old.float().clamp(0, 1),
+        )
+
+    def _harmonize(self, fused: Fused, pixels: Tensor, backdrop: Tensor) -> Fused:
+        """The same with the subject's colours moved towards the backdrop's, if so asked."""
+        if not self.harmonize_strength:
+            return fused
+        composite = backdrop.clone(memory_format=torch.preserve_format)
+        composite.copy_(fused.composite)
+        color = fused.repainted.on(pixels)
+        for rows, moved in self._harmonized(color.clone(), fused.alpha, backdrop):
+            opacity = _floats(fused.alpha[:, rows])[None]
+            composite[:, rows] = to_bytes(over(moved, opacity, backdrop[None, :, rows] / 255)[0])
+            color[:, rows] = to_bytes(moved[0])
+        repainted = _repainted(pixels, color, fused.alpha)
+        return Fused(composite, fused.alpha, repainted, fused.cells, fused.touched)
 
     def _harmonized(
         self, color: Tensor, alpha: Tensor, backdrop: Tensor
@@ -448,7 +595,7 @@ class Compositor:
         # Every few pixels tell as much as all of them; averaging would narrow the distribution.
         every = slice(None, None, -(-max(alpha.shape) // 1024))
         some = (..., every, every)
-        weight = alpha[some]
+        weight = _floats(alpha[some])[None]
         subject = ColorStatistics.of(color[None][some] / 255, weight)
         scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
         if not 0 < float(weight.mean()) < 1:
@@ -457,41 +604,6 @@ class Compositor:
             rows = slice(start, start + _BAND_ROWS)
             own = color[None, :, rows] / 255
             yield rows, transfer_color(own, subject, scene, self.harmonize_strength)
-
-    def _fuse_layers(
-        self, layers: Callable[..., Any], pixels: Tensor, backdrop: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """As :meth:`_fuse`, by the fuser's layers; None when it has none."""
-        height, width = size = (pixels.shape[-2], pixels.shape[-1])
-        learned = _learned(self.fuser)
-        at = fit_long_side(*size, self.work_side) if learned else size
-        foreground, background = self._floats(pixels, at), self._floats(backdrop, at)
-        small = resize(alpha, at).clamp(0, 1).to(self.device)
-        parts = self._ask("fuser", layers, foreground, background, small)
-        if parts is None:
-            return None
-        opacity = _checked("fuser", "alpha", parts.alpha, foreground)
-        paint = _checked("fuser", "foreground_color", parts.foreground_color, foreground)
-        # What the fuser changed, not what it answered, is enlarged: so detail is kept.
-        opacity_change = (opacity - small).float().cpu()
-        color_change = (paint - foreground).float().cpu()
-        near = unknown_band(alpha, REACH)
-        composite, color = torch.empty_like(backdrop), torch.empty_like(pixels)
-        corrected = torch.empty_like(alpha)
-        for start in range(0, height, _BAND_ROWS):
-            rows = slice(start, min(start + _BAND_ROWS, height))
-            span = ((height, width), rows.start, rows.stop)
-            here = near[:, :, rows]
-            own, own_color = alpha[:, :, rows], pixels[None, :, rows] / 255
-            new = (own + upsample_rows(opacity_change, *span)).clamp_(0, 1)
-            new_color = (own_color + upsample_rows(color_change, *span)).clamp_(0, 1)
-            new = torch.where(here, new, own)
-            new_color = torch.where(here, new_color, own_color)
-            behind = backdrop[None, :, rows] / 255
-            composite[:, rows] = _to_bytes(over(new_color, new, behind)[0])
-            color[:, rows] = _to_bytes(torch.where(new > 0, new_color, 0.0)[0])
-            corrected[:, :, rows] = new
-        return composite, color, corrected
 
     # Stages and tensors
 
@@ -507,7 +619,7 @@ class Compositor:
         return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
 
     @torch.inference_mode()
-    def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Tensor) -> Any:
+    def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
         try:
             return stage(*tensors)
         except torch.OutOfMemoryError as error:
@@ -692,8 +804,10 @@ def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:
 
 
 def _planes(photograph: Photograph) -> Tensor:
-    """(3, H, W) uint8, a copy."""
-    return torch.from_numpy(np.array(photograph.pixels.transpose(2, 0, 1), order="C"))
+    """(3, H, W) uint8, a view of the photograph's own memory: never written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(photograph.pixels)).permute(2, 0, 1)
 
 
 def _rows_last(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -701,9 +815,21 @@ def _rows_last(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
-def _to_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] as 8 bits, rounded half up, as ``write_image`` does."""
-    return image.mul(255).add_(0.5).clamp_(0, 255).byte()
+def _bytes(levels: Tensor) -> Tensor:
+    """A mask or alpha in 8 bits."""
+    return levels if levels.dtype == torch.uint8 else to_bytes(levels.clone())
+
+
+def _floats(levels: Tensor) -> Tensor:
+    """A mask or alpha as floats in [0, 1]."""
+    return levels / 255 if levels.dtype == torch.uint8 else levels
+
+
+def _repainted(pixels: Tensor, color: Tensor, alpha: Tensor) -> Repainted:
+    """Where ``color`` (3, H, W), uint8, is not the photograph's, of what shows at all."""
+    changed = (color != pixels).any(0) & (alpha[0] > 0)
+    rows, columns = changed.nonzero(as_tuple=True)
+    return Repainted(rows * pixels.shape[-1] + columns, color[:, rows, columns])
 
 
 def _checker(size: tuple[int, int], side: int = 12) -> Tensor:

@@ -1,15 +1,28 @@
-"""Lifting alpha and colour from a small working size to a photograph's own; the compositor's."""
+"""Lifting alpha and colours from a small working size to a photograph's own.
+
+The compositor and coarse-to-fine fusers call it.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.functional.compose import dilate, erode, unknown_band
+from deep_image_compositing.functional.foreground import box_filter
 
 REACH = 22
-"""Pixels around the rim within which a stage may repaint; 22 along each axis is 31 across."""
+"""Pixels around the rim within which a stage may repaint; 22 along each axis is 31 across.
+
+Of the working size, where that is smaller than the photograph's.
+"""
+
+
+NEAR = 4
+"""Pixels of the small picture around its rim within which the lifted alpha may vary."""
 
 
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
@@ -63,10 +76,9 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
     Source:
         He, Sun, Tang: Guided Image Filtering, ECCV 2010.
     """
-    side = 2 * radius + 1
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, side, stride=1, padding=radius, count_include_pad=False)
+        return box_filter(x, radius)
 
     varies = dilate(alpha, radius) > erode(alpha, radius)
     where = varies[:, 0].nonzero(as_tuple=True)
@@ -133,7 +145,7 @@ def lift_alpha(
     if alpha.shape[-2:] == (height, width):
         return alpha.cpu()
     factors = guided_factors(image.float(), alpha, radius, eps).cpu()
-    near = unknown_band(alpha, 2 * radius + 2).float().cpu()
+    near = unknown_band(alpha, NEAR).float().cpu()
     image, alpha = image.float().cpu(), alpha.cpu()
     out = torch.empty(1, 1, height, width)
     for top in range(0, height, band):
@@ -145,3 +157,71 @@ def lift_alpha(
         rim = upsample_rows(near, *span) > 0
         out[:, :, rows] = torch.where(rim, value.clamp_(0, 1), (plain > 0.5).float())
     return out
+
+
+class Lifted(NamedTuple):
+    """What :func:`follow_guide` finds at full size.
+
+    Attributes:
+        alpha: (B, 1, H, W) in [0, 1].
+        foreground_color: (B, 3, H, W) in [0, 1].
+        old_background: (B, 3, H, W) in [0, 1].
+    """
+
+    alpha: Tensor
+    foreground_color: Tensor
+    old_background: Tensor
+
+
+def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
+    """All that a part of the large picture must know of the small one, as channels.
+
+    Enlarge it bilinearly, whole or a window of it, and hand it to :func:`follow_alpha` or
+    :func:`follow_guide`.
+
+    Args:
+        image: (B, 3, h, w) in [0, 1], the photograph at the small size.
+        alpha: (B, 1, h, w) in [0, 1].
+        *pictures: (B, 3, h, w) each; for :func:`follow_guide` the subject's straight colour and
+            what was behind it.
+
+    Returns:
+        (B, 8 + 3 for each picture, h, w): alpha, where it may vary, the guided filter's factors,
+        the photograph, and the pictures.
+    """
+    near = unknown_band(alpha, NEAR).to(alpha.dtype)
+    pairs = zip(image.split(1), alpha.split(1), strict=True)
+    factors = torch.cat([guided_factors(*pair) for pair in pairs])
+    return torch.cat([alpha, near, factors, image, *pictures], 1)
+
+
+def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
+    """Alpha (B, 1, H, W) at full size: the small one, and what the photograph shows beyond it.
+
+    Args:
+        guide: (B, at least 8, H, W), what :func:`make_guide` made, enlarged bilinearly.
+        image: (B, 3, H, W) in [0, 1], the photograph at full size.
+
+    Source:
+        As for :func:`lift_alpha`, whose answer this is.
+    """
+    alpha, near, factors, small = guide[:, :8].split((1, 1, 3, 3), 1)
+    value = alpha + (factors * (image - small)).sum(1, keepdim=True)
+    return torch.where(near > 0, value.clamp(0, 1), (alpha > 0.5).to(alpha.dtype))
+
+
+def follow_guide(guide: Tensor, image: Tensor) -> Lifted:
+    """Alpha and colours at full size, from the small ones and the photograph's own detail.
+
+    Alpha as by :func:`follow_alpha`; what it and the smooth colours then fail to explain of a
+    pixel is given to the subject in proportion to its alpha, the last step of blur fusion.
+
+    Args:
+        guide: (B, 14, H, W), what :func:`make_guide` made of two pictures, enlarged bilinearly.
+        image: (B, 3, H, W) in [0, 1], the photograph at full size.
+    """
+    alpha = follow_alpha(guide, image)
+    color, old = guide[:, 8:].split(3, 1)
+    unexplained = image - alpha * color - (1 - alpha) * old
+    color = (color + alpha * unexplained).clamp(0, 1)
+    return Lifted(alpha, torch.where(alpha == 1, image, color), old)

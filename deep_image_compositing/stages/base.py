@@ -68,16 +68,16 @@ def own_precision(method: _F) -> _F:
             *(_cast(value, own) for value in args),
             **{name: _cast(value, own) for name, value in kwargs.items()},
         )
-        if isinstance(result, Layers):
-            alpha = _cast(result.alpha, picture.dtype)
-            return Layers(alpha, _cast(result.foreground_color, picture.dtype))
         return _cast(result, picture.dtype)
 
     return wrapper  # type: ignore[return-value]
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` in ``dtype`` when it is a floating tensor, itself otherwise."""
+    """``value`` in ``dtype`` when it is a floating tensor or layers, itself otherwise."""
+    if isinstance(value, Layers):
+        parts = (value.alpha, value.foreground_color, value.old_background)
+        return Layers(*(_cast(part, dtype) for part in parts))
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
         return value
     return value.to(dtype)
@@ -98,6 +98,12 @@ class Stage(LightningModule):
     slot: ClassVar[str]
     shipped: ClassVar[dict[str, str]] = {}
     """Trained weights in the package: name to file name."""
+
+    tile_context: int | None = None
+    """Pixels around a part of the picture that its answer depends on; None when on the whole.
+
+    A stage that states it is run on large photographs in overlapping tiles along the rim.
+    """
 
     def __init__(
         self,
@@ -379,10 +385,13 @@ class Layers:
     Attributes:
         alpha: (B, 1, H, W), opacity after the fuser's own correction.
         foreground_color: (B, 3, H, W), straight colour, free of the old background.
+        old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
+            know. It is needed to go on at a larger size, see :meth:`Fuser.finer_layers`.
     """
 
     alpha: Tensor
     foreground_color: Tensor
+    old_background: Tensor | None = None
 
 
 class Fuser(Stage):
@@ -421,8 +430,8 @@ class Fuser(Stage):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "layers" in vars(cls):
-            cls.layers = own_precision(cls.layers)  # type: ignore[method-assign]
+        for name in {"layers", "finer_layers"} & set(vars(cls)):
+            setattr(cls, name, own_precision(getattr(cls, name)))
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
@@ -438,6 +447,22 @@ class Fuser(Stage):
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
         """The composite's layers, or None when the fuser paints the composite directly."""
+        return None
+
+    def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
+        """The layers at a larger size, given those that :meth:`layers` found at a smaller one.
+
+        On photographs beyond the working size it is asked for tiles along the rim. What a tile
+        cannot see reaches it in ``coarse``.
+
+        Args:
+            foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.
+            background: (B, 3, H, W) in [0, 1].
+            coarse: layers carried up to this size along the photograph's own detail.
+
+        Returns:
+            Layers of the same size; None where the fuser has no such step, and ``coarse`` stays.
+        """
         return None
 
     def setup(self, stage: str) -> None:

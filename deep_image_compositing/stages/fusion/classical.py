@@ -32,6 +32,8 @@ class CopyPasteFuser(Fuser):
         UsageError: when the threshold lies outside [0, 1).
     """
 
+    tile_context = 0
+
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= threshold < 1:
@@ -56,6 +58,8 @@ class FeatherFuser(Fuser):
     Raises:
         UsageError: when sigma is negative or not finite.
     """
+
+    tile_context = 22
 
     def __init__(self, sigma: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -102,6 +106,7 @@ class AlphaFuser(Fuser):
         if foreground_color == "multilevel":
             import_extra("pymatting", "foreground_color='multilevel'")
         self.save_hyperparameters()
+        self.tile_context = 0 if foreground_color == "none" else 48
         self.foreground_color = foreground_color
         self.radii = tuple(radii)
 
@@ -139,6 +144,7 @@ class LaplacianFuser(Fuser):
             raise UsageError(f"a pyramid has at least one level, got levels={levels}")
         self.save_hyperparameters()
         self.levels = levels
+        self.tile_context = 2 * 2**levels
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W), cut off at [0, 1] where the bands overshoot."""

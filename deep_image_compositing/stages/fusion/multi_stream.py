@@ -14,12 +14,17 @@ from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     multilevel_layers,
 )
+from deep_image_compositing.functional.lift import follow_guide, make_guide
 from deep_image_compositing.functional.matting import closed_form
+from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.losses import laplacian_loss
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Batch, Fuser, Layers, Step
+
+FINE_RADIUS = 8
+"""Half width in pixels of the band that is repainted at sizes beyond the first one."""
 
 KEEP_SOLVED = -3.0
 """Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
@@ -60,12 +65,18 @@ class MultiStreamFuser(Fuser):
             to the stride of the coarsest scale are used. None for none, as published.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         shuffle: stride of the finest scale; 2 or 4 are faster, 1 is as published.
+        finer_widths: channels of a second, small network that corrects what the first one found,
+            in tiles at the full size of photographs beyond the working size (``layers``); finest
+            scale first, which has half the size. None for no such corrections.
+        two_sizes: share of each training batch that teaches the small network, on what the first
+            one finds at half the size.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}
     streams: ClassVar[int] = 2
+    tile_context: int | None = 16
 
     def __init__(
         self,
@@ -76,6 +87,8 @@ class MultiStreamFuser(Fuser):
         backbone: str | None = None,
         pretrained: str | None = None,
         shuffle: int = 1,
+        finer_widths: tuple[int, ...] | None = None,
+        two_sizes: float = 0.0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,7 +103,14 @@ class MultiStreamFuser(Fuser):
             )
         if shuffle not in (1, 2, 4):
             raise UsageError(f"shuffle must be 1, 2 or 4, got {shuffle}")
+        if not 0 <= two_sizes <= 1 or (two_sizes and not (finer_widths and head == "layers")):
+            raise UsageError(
+                f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
+            )
         self.save_hyperparameters()
+        self.two_sizes = two_sizes
+        if head == "rgb":
+            self.tile_context = None  # it paints every pixel
         self.head = head
         self.radius = radius
         self.start = start
@@ -109,6 +129,11 @@ class MultiStreamFuser(Fuser):
         if layers:
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
+        self.finer: MultiStreamNetwork | None = None
+        if finer_widths and layers:
+            # Photograph, alpha, both colours beside the new background: one stream is enough.
+            self.finer = MultiStreamNetwork(13, 0, 4, tuple(finer_widths), None, 2)
+            self.finer.to(memory_format=torch.channels_last)
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
@@ -130,23 +155,42 @@ class MultiStreamFuser(Fuser):
         change = change.to(solved.dtype)
         gate = change[:, :1].sigmoid()
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
-        repainted = color + 0.5 * change[:, 2:]
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
         if self.start == "closed_form":
             # From the corrected alpha, not the first one: their colours differ as they do.
             with torch.no_grad():
-                color, _ = multilevel_layers(foreground.float(), corrected.float())
-            color = color.to(corrected.dtype)
+                pair = multilevel_layers(foreground.float(), corrected.float())
+            color, old = (part.to(corrected.dtype) for part in pair)
+        return self._painted(foreground, corrected, color, old, change[:, 2:])
+
+    def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
+        """The small network's corrections to what the first one found, close to the rim."""
+        if self.finer is None or coarse.old_background is None:
+            return None
+        alpha, color, old = coarse.alpha, coarse.foreground_color, coarse.old_background
+        trimap = band_trimap(alpha, FINE_RADIUS)
+        seen = torch.cat([foreground, alpha, color, old, background], 1)
+        dtype = self.finer.head.weight.dtype
+        seen = seen.to(dtype).contiguous(memory_format=torch.channels_last)
+        change = self.finer(seen).to(alpha.dtype)
+        corrected = (alpha + 0.5 * change[:, :1]).clamp(0, 1)
+        corrected = torch.where(trimap == 0.5, corrected, trimap.to(corrected.dtype))
+        return self._painted(foreground, corrected, color, old, change[:, 1:])
+
+    @staticmethod
+    def _painted(
+        photograph: Tensor, alpha: Tensor, color: Tensor, old: Tensor, change: Tensor
+    ) -> Layers:
+        """Layers whose colour is ``color`` and the network's change of it."""
+        repainted = (color + 0.5 * change).clamp(0, 1)
         # Where alpha is 1, what the camera saw is the subject's colour: nothing to repaint.
-        color = torch.where(corrected == 1, foreground, repainted.clamp(0, 1))
-        return Layers(corrected, color)
+        return Layers(alpha, torch.where(alpha == 1, photograph, repainted), old)
 
     def loss(self, batch: Batch) -> Step:
         """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
         if self.head == "rgb":
             return super().loss(batch)
-        layers = self.layers(batch["foreground"], batch["background"], batch["mask"])
-        assert layers is not None
+        layers, batch = self._taught(batch)
         output = over(layers.foreground_color, layers.alpha, batch["background"])
         alpha = batch["alpha"]
         # Outside the band nothing can change, so means over the picture would only dilute.
@@ -166,6 +210,46 @@ class MultiStreamFuser(Fuser):
             "output": output,
         }
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
+
+    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
+        """What the networks answer to a training batch, and the batch in the answers' order.
+
+        The last ``two_sizes`` of it teach the small network, so that both learn at every step.
+        """
+        names = ("foreground", "background", "mask")
+        size = len(batch["mask"])
+        last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
+        first = max(1, size - last)
+        layers = self.layers(*(batch[name][:first] for name in names))
+        assert layers is not None
+        if not last:
+            return layers, batch
+        finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
+        order = [*range(first), *range(size - last, size)]
+        both = Layers(
+            torch.cat([layers.alpha, finer.alpha]),
+            torch.cat([layers.foreground_color, finer.foreground_color]),
+        )
+        return both, {name: value[order] for name, value in batch.items()}
+
+    def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        """The layers as large photographs get them: found at half the size, then corrected."""
+        size = (foreground.shape[-2], foreground.shape[-1])
+        half = (-(-size[0] // 2), -(-size[1] // 2))
+        small = [resize(x, half).clamp(0, 1) for x in (foreground, background, alpha)]
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            coarse = self.layers(*small)
+            assert coarse is not None
+            assert coarse.old_background is not None
+            parts = (coarse.alpha, coarse.foreground_color, coarse.old_background)
+            guide = make_guide(small[0].float(), *(part.float() for part in parts))
+            lifted = follow_guide(resize(guide, size), foreground.float())
+        self.network.train(training)
+        finer = self.finer_layers(foreground, background, Layers(*lifted))
+        assert finer is not None
+        return finer
 
     def _begin(self, photograph: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Trimap, first alpha, first subject colour and the old background's colour."""

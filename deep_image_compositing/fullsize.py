@@ -1,0 +1,327 @@
+"""Photographs beyond the working size: the rim is worked on in tiles, everything else is copied.
+
+The compositor calls it. Pictures stay in 8 bits; a strip of tiles at a time is held in floating
+point. So time and memory beyond the small pass grow with the length of the subject's outline, and
+not with the area of the picture. What a tile cannot see reaches it from the small pass, see
+:mod:`deep_image_compositing.functional.lift`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
+from deep_image_compositing.functional.tiles import (
+    Box,
+    Grid,
+    cells_inside,
+    enlarged_windows,
+    fill_cells,
+    touched_cells,
+    window_of,
+    work_on_cells,
+)
+from deep_image_compositing.stages.base import Layers
+
+BLOCK = 8
+"""Side of the blocks of a full-size alpha in which its rim is looked for."""
+
+
+class Repainted(NamedTuple):
+    """Pixels whose colour is not the photograph's own.
+
+    Attributes:
+        places: (N,) int64, their numbers, row after row.
+        colors: (3, N) uint8.
+    """
+
+    places: Tensor
+    colors: Tensor
+
+    @classmethod
+    def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
+        """The parts put together."""
+        none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, 0, dtype=torch.uint8)
+        return cls(torch.cat([none[0], *places]), torch.cat([none[1], *colors], 1))
+
+    def on(self, pixels: Tensor) -> Tensor:
+        """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
+        out = torch.empty(pixels.shape, dtype=pixels.dtype)
+        out.copy_(pixels)
+        out.view(3, -1)[:, self.places] = self.colors
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """What fusing gives, at full size, 8 bits.
+
+    Attributes:
+        composite: (3, H, W) uint8.
+        alpha: (1, H, W) uint8, the fuser's own.
+        repainted: where the subject's colour is not the photograph's.
+        cells: how many cells the frame has.
+        touched: how many of them were worked on.
+    """
+
+    composite: Tensor
+    alpha: Tensor
+    repainted: Repainted
+    cells: int = 0
+    touched: int = 0
+
+
+class _Tile(NamedTuple):
+    """A batch of windows: floats (B, 3, h, w) in [0, 1], and their corners in the frame."""
+
+    photograph: Tensor
+    behind: Tensor
+    corners: list[tuple[int, int]]
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Floats in [0, 1] as 8 bits, rounded half up, as ``write_image`` does."""
+    return image.mul(255).add_(0.5).clamp_(0, 255).byte()
+
+
+# Alpha
+
+
+def lift_refined(
+    pixels: Tensor,
+    image: Tensor,
+    alpha: Tensor,
+    refine: Callable[[Tensor, Tensor], Tensor] | None = None,
+    context: int = 0,
+) -> Tensor:
+    """A small alpha at the photograph's size, along the photograph's own detail.
+
+    Args:
+        pixels: (3, H, W) uint8, the photograph.
+        image: (1, 3, h, w) in [0, 1], the photograph at the small size.
+        alpha: (1, 1, h, w) in [0, 1], the alpha of ``image``.
+        refine: ``image, mask → alpha`` for tiles (B, C, h, w) of the photograph and of the lifted
+            alpha; None where lifting is all.
+        context: pixels around a tile on which the answer of ``refine`` depends.
+
+    Returns:
+        (1, H, W) uint8; exactly 0 or 255 away from the rim.
+    """
+    height, width = pixels.shape[-2:]
+    grid = Grid(height, width, context=context)
+    guide = make_guide(image.float(), alpha.float())
+    touched = touched_cells(grid, guide[0, 1].cpu() > 0)
+    inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5)
+    out = torch.zeros(1, height, width, dtype=torch.uint8)
+    fill_cells(grid, ~touched & inside, lambda *span: out[:, *span].fill_(255))
+
+    def make(corners: list[tuple[int, int]]) -> Tensor:
+        photograph = _windows(pixels, grid, corners, guide.device)
+        part = enlarged_windows(guide, grid, corners, (0, height, 0, width))
+        lifted = follow_alpha(part, photograph)
+        return lifted if refine is None else refine(photograph, lifted)
+
+    return _levels(out, grid, touched, make, guide.device)
+
+
+def refine_given(
+    pixels: Tensor,
+    mask: Tensor,
+    refine: Callable[[Tensor, Tensor], Tensor],
+    context: int,
+    device: torch.device,
+) -> Tensor:
+    """The alpha of a stage that sees tiles of a full-size mask.
+
+    Args:
+        pixels: (3, H, W) uint8, the photograph.
+        mask: (1, H, W) uint8.
+        refine: ``image, mask → alpha`` for tiles (B, C, h, w).
+        context: pixels around a tile on which the answer depends.
+        device: where the stage runs.
+
+    Returns:
+        (1, H, W) uint8; the mask, cut at one half, away from its rim.
+    """
+    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    touched = touched_cells(grid, rim_blocks(mask, REACH))
+
+    def make(corners: list[tuple[int, int]]) -> Tensor:
+        pictures = (_windows(x, grid, corners, device) for x in (pixels, mask))
+        return refine(*pictures)
+
+    return _levels((mask > 127).byte().mul_(255), grid, touched, make, device)
+
+
+def _levels(
+    out: Tensor,
+    grid: Grid,
+    touched: Tensor,
+    make: Callable[[list[tuple[int, int]]], Tensor],
+    device: torch.device,
+) -> Tensor:
+    """``out`` (1, H, W), uint8, with the answers of ``make`` for the cells that are touched."""
+    for top, bottom, (answer,), covered in work_on_cells(grid, touched, make, 1, device):
+        strip = out[0, top:bottom]
+        strip[covered.cpu()] = to_bytes(answer[covered]).cpu()
+    return out
+
+
+# Composites
+
+
+def fuse_layers(
+    pixels: Tensor,
+    backdrop: Tensor,
+    box: Box,
+    image: Tensor,
+    coarse: Layers,
+    finer: Callable[[Tensor, Tensor, Layers], Layers | None] | None,
+    context: int,
+) -> Fused:
+    """Carry small layers up to full size, correct them in tiles, and set them over the backdrop.
+
+    Args:
+        pixels: (3, H, W) uint8, the photograph.
+        backdrop: (3, H, W) uint8, the new background.
+        box: the part of the frame that was worked on at the small size; outside it alpha is 0.
+        image: (1, 3, h, w) in [0, 1], the photograph in the box at the small size.
+        coarse: layers found there; where they lack the old background, the changes of the
+            photograph's colours are carried up.
+        finer: corrections of lifted layers for tiles, None for none.
+        context: pixels around a tile on which the answer of ``finer`` depends.
+    """
+    image, alpha, color = image.float(), coarse.alpha.float(), coarse.foreground_color.float()
+    old = None if coarse.old_background is None else coarse.old_background.float()
+    guide = make_guide(image, alpha, *((color - image,) if old is None else (color, old)))
+
+    def make(tile: _Tile) -> Layers:
+        part = enlarged_windows(guide, grid, tile.corners, box)
+        if old is None:
+            lifted = follow_alpha(part, tile.photograph)
+            moved = (tile.photograph + part[:, 8:]).clamp(0, 1)
+            return Layers(lifted, torch.where(lifted == 1, tile.photograph, moved))
+        layers = Layers(*follow_guide(part, tile.photograph))
+        better = None if finer is None else finer(tile.photograph, tile.behind, layers)
+        return layers if better is None else better
+
+    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    touched = touched_cells(grid, guide[0, 1].cpu() > 0, box)
+    inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5, box)
+    return _assemble(pixels, backdrop, grid, touched, inside, make, guide.device)
+
+
+def fuse_tiles(
+    pixels: Tensor,
+    backdrop: Tensor,
+    alpha: Tensor,
+    fuse: Callable[[Tensor, Tensor, Tensor], Tensor | Layers],
+    context: int,
+    device: torch.device,
+) -> Fused:
+    """Composite by a stage that sees nothing but tiles along the rim.
+
+    Args:
+        pixels: (3, H, W) uint8, the photograph.
+        backdrop: (3, H, W) uint8, the new background.
+        alpha: (1, H, W) uint8.
+        fuse: ``foreground, background, alpha →`` layers, or the composite, for tiles.
+        context: pixels around a tile on which the answer depends.
+        device: where the stage runs.
+    """
+    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
+    inside = cells_inside(grid, alpha[0] > 127)
+
+    def make(tile: _Tile) -> Tensor | Layers:
+        opacity = _windows(alpha, grid, tile.corners, device)
+        return fuse(tile.photograph, tile.behind, opacity)
+
+    return _assemble(pixels, backdrop, grid, touched, inside, make, device, alpha)
+
+
+def _assemble(
+    pixels: Tensor,
+    backdrop: Tensor,
+    grid: Grid,
+    touched: Tensor,
+    inside: Tensor,
+    fuse: Callable[[_Tile], Tensor | Layers],
+    device: torch.device,
+    given: Tensor | None = None,
+) -> Fused:
+    """Copy the cells that are all subject or all background, and blend the others' tiles.
+
+    ``given`` is the alpha (1, H, W), uint8, that holds where tiles are composites, not layers.
+    """
+    composite = backdrop.clone(memory_format=torch.preserve_format)
+    alpha = torch.zeros(1, grid.height, grid.width, dtype=torch.uint8)
+    places, colors = [], []
+
+    def copy(rows: slice, columns: slice) -> None:
+        composite[:, rows, columns] = pixels[:, rows, columns]
+        alpha[:, rows, columns] = 255
+
+    def answer(corners: list[tuple[int, int]]) -> Tensor:
+        """Alpha and colour; alpha is -1 where the colour is the composite's."""
+        photograph, behind = (_windows(x, grid, corners, device) for x in (pixels, backdrop))
+        made = fuse(_Tile(photograph, behind, corners))
+        if isinstance(made, Layers):
+            return torch.cat([made.alpha, made.foreground_color], 1)
+        return F.pad(made, (0, 0, 0, 0, 1, 0), value=-1.0)
+
+    fill_cells(grid, ~touched & inside, copy)
+    for top, _, values, covered in work_on_cells(grid, touched, answer, 4, device):
+        rows, columns = covered.nonzero(as_tuple=True)
+        opacity, color = values[:, rows, columns].split((1, 3))
+        rows, columns = rows.cpu() + top, columns.cpu()
+        if given is not None and bool((opacity < 0).any()):
+            composite[:, rows, columns] = to_bytes(color).cpu()
+            alpha[:, rows, columns] = given[:, rows, columns]
+            continue
+        behind = backdrop[:, rows, columns].to(device).float() / 255
+        mixed = over(color[None, :, None], opacity[None, :, None], behind[None, :, None])[0, :, 0]
+        levels, paint = to_bytes(opacity).cpu(), to_bytes(color).cpu()
+        composite[:, rows, columns] = to_bytes(mixed).cpu()
+        alpha[:, rows, columns] = levels
+        changed = (levels[0] > 0) & (paint != pixels[:, rows, columns]).any(0)
+        places.append((rows * grid.width + columns)[changed])
+        colors.append(paint[:, changed])
+    repainted = Repainted.of(places, colors)
+    return Fused(composite, alpha, repainted, touched.numel(), int(touched.sum()))
+
+
+def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
+    """Where, within ``reach`` pixels, a full-size alpha is not all 0 or all 255.
+
+    Args:
+        alpha: (1, H, W) uint8.
+        reach: pixels, at least 0.
+
+    Returns:
+        (h, w) boolean, a value for each block of :data:`BLOCK` pixels.
+    """
+    height, width = alpha.shape[-2:]
+    room = (0, -width % BLOCK, 0, -height % BLOCK)
+    plane = F.pad(alpha[None].float(), room, mode="replicate")[0, 0] if any(room) else alpha[0]
+    blocks = plane.reshape(plane.shape[0] // BLOCK, BLOCK, -1, BLOCK)
+    high, low = (x.float()[None, None] for x in (blocks.amax((1, 3)), blocks.amin((1, 3))))
+    radius = -(-reach // BLOCK) + 1
+    high = F.max_pool2d(high, 2 * radius + 1, 1, radius)
+    low = -F.max_pool2d(-low, 2 * radius + 1, 1, radius)
+    return ((high > 2) & (low < 253))[0, 0]
+
+
+def _windows(
+    picture: Tensor, grid: Grid, corners: list[tuple[int, int]], device: torch.device
+) -> Tensor:
+    """Windows (B, C, h, w) of an 8-bit picture as floats in [0, 1] on the device."""
+    parts = torch.stack([window_of(picture, corner, grid.window) for corner in corners])
+    return parts.to(device).float() / 255

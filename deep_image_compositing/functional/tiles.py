@@ -1,0 +1,267 @@
+"""Work on the tiles of a picture that need it, blended without seams; the compositor calls it.
+
+A picture is divided into square *cells*. What is to be done in a cell is done on its *window*, the
+cell and some context around it. Windows of neighbouring cells overlap; their answers are mixed
+with weights that go linearly from one to the other across the border of the cells, and the
+outermost part of the context counts for nothing, since there an answer knows least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Top, bottom, left and right in pixels; bottom and right are exclusive."""
+
+CELL = 96
+"""Side of a cell in pixels."""
+
+PIXELS_AT_ONCE = 16 * 128 * 128
+"""Pixels of the windows that are worked on in one batch."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells and windows of a picture.
+
+    Attributes:
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        cell: side of a cell in pixels; those at the bottom and on the right may be cut off.
+        context: pixels around a cell that belong to its window; at least 1 where windows blend.
+
+    Raises:
+        UsageError: a side below 1, or negative context.
+    """
+
+    height: int
+    width: int
+    cell: int = CELL
+    context: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.cell) < 1 or self.context < 0:
+            raise UsageError(
+                "a grid has sides of at least 1 and no negative context, got "
+                f"{self.height} x {self.width}, cells of {self.cell}, context {self.context}"
+            )
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // self.cell)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // self.cell)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of every window: all are of one size, so that they make batches."""
+        side = self.cell + 2 * self.context
+        return min(side, self.height), min(side, self.width)
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Top and left of a cell's window, moved where it would stick out of the picture."""
+        height, width = self.window
+        top = min(max(0, row * self.cell - self.context), self.height - height)
+        left = min(max(0, column * self.cell - self.context), self.width - width)
+        return top, left
+
+    def span(self, row: int, column: int) -> tuple[slice, slice]:
+        """Rows and columns of a cell."""
+        top, left = row * self.cell, column * self.cell
+        return (
+            slice(top, min(top + self.cell, self.height)),
+            slice(left, min(left + self.cell, self.width)),
+        )
+
+    def weights(self, row: int, column: int) -> Tensor:
+        """How much each pixel of a cell's window counts, (window height, window width)."""
+        top, left = self.corner(row, column)
+        rows = self._ramp(row * self.cell, top, self.window[0], self.height)
+        columns = self._ramp(column * self.cell, left, self.window[1], self.width)
+        return rows[:, None] * columns
+
+    def _ramp(self, start: int, first: int, length: int, whole: int) -> Tensor:
+        """From 0 to 1 across the middle half of the overlap; 1 up to the border of the picture."""
+        place = torch.arange(first, first + length) + 0.5
+        half = max(self.context / 2, 0.5)
+        rise = ((place - start) / half + 1) / 2
+        fall = ((min(start + self.cell, whole) - place) / half + 1) / 2
+        ones = torch.ones(length)
+        rise = ones if start == 0 else rise
+        fall = ones if start + self.cell >= whole else fall
+        return torch.minimum(rise, fall).clamp(0, 1)
+
+
+def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
+    """Which cells hold something of what is marked at a smaller size.
+
+    Args:
+        grid: of the picture.
+        marked: (h, w) boolean, over the same view at any size.
+        box: the part of the picture that ``marked`` shows; None for all of it.
+
+    Returns:
+        (rows, columns) boolean.
+    """
+    top, bottom, left, right = box or (0, grid.height, 0, grid.width)
+    sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    edges = []
+    for start, length, small, count in (
+        (top, bottom - top, marked.shape[0], grid.rows),
+        (left, right - left, marked.shape[1], grid.columns),
+    ):
+        first = torch.arange(count) * grid.cell - start
+        low = first.clamp(0, length) * small
+        high = (first + grid.cell).clamp(0, length) * small + length - 1
+        edges.append([torch.div(x, length, rounding_mode="floor") for x in (low, high)])
+    (up, down), (west, east) = edges
+    held = sums[down][:, east] - sums[up][:, east] - sums[down][:, west] + sums[up][:, west]
+    return held > 0
+
+
+def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
+    """Which cells have their middle where ``inside``, (h, w) boolean, says so.
+
+    Args:
+        grid: of the picture.
+        inside: over the same view at any size.
+        box: the part of the picture that ``inside`` shows; beyond it, nothing is inside.
+
+    Returns:
+        (rows, columns) boolean.
+    """
+    top, bottom, left, right = box or (0, grid.height, 0, grid.width)
+    within, places = [], []
+    for start, length, small, count, whole in (
+        (top, bottom - top, inside.shape[0], grid.rows, grid.height),
+        (left, right - left, inside.shape[1], grid.columns, grid.width),
+    ):
+        first = torch.arange(count) * grid.cell
+        middle = torch.div(first + (first + grid.cell).clamp(max=whole), 2, rounding_mode="floor")
+        middle = middle - start
+        within.append((middle >= 0) & (middle < length))
+        places.append(torch.div(middle.clamp(0, length - 1) * small, length, rounding_mode="floor"))
+    return inside[places[0]][:, places[1]] & within[0][:, None] & within[1]
+
+
+def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
+    """Call ``write`` with the rows and columns of every run of marked cells in a row.
+
+    Args:
+        grid: of the picture.
+        cells: (rows, columns) boolean.
+        write: what to do there.
+    """
+    for row, marks in enumerate(cells.tolist()):
+        start = None
+        for column, marked in enumerate([*marks, False]):
+            if marked and start is None:
+                start = column
+            elif not marked and start is not None:
+                rows, first = grid.span(row, start)
+                write(rows, slice(first.start, grid.span(row, column - 1)[1].stop))
+                start = None
+
+
+def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The part (C, h, w) of ``picture`` (C, H, W) whose top left is ``corner``."""
+    return picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+
+
+def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
+    """Windows of what ``small`` becomes when it is enlarged bilinearly to the picture's size.
+
+    Args:
+        small: (1, C, h, w), of the part ``box`` of the picture.
+        grid: of the picture.
+        corners: top left of each window, in the picture.
+        box: top, bottom, left, right in the picture; beyond it the border continues.
+
+    Returns:
+        (B, C, window height, window width).
+    """
+    height, width = grid.window
+    top, bottom, left, right = box
+    rows = torch.arange(height, device=small.device) + 0.5
+    columns = torch.arange(width, device=small.device) + 0.5
+    start = torch.tensor(corners, device=small.device, dtype=torch.float32)
+    y = (start[:, :1] + rows - top) * (2 / (bottom - top)) - 1
+    x = (start[:, 1:] + columns - left) * (2 / (right - left)) - 1
+    places = torch.stack(
+        [
+            x[:, None].expand(-1, height, -1),
+            y[:, :, None].expand(-1, -1, width),
+        ],
+        -1,
+    )
+    # One tall picture of all windows: a batch would need a copy of ``small`` for each.
+    tall = places.reshape(1, len(corners) * height, width, 2).to(small.dtype)
+    out = F.grid_sample(small, tall, padding_mode="border", align_corners=False)
+    return out[0].reshape(-1, len(corners), height, width).transpose(0, 1)
+
+
+def work_on_cells(
+    grid: Grid,
+    touched: Tensor,
+    make: Callable[[list[tuple[int, int]]], Tensor],
+    channels: int,
+    device: torch.device | None = None,
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Work on the windows of some cells, in batches, and blend the answers.
+
+    Only a strip of the picture, as high as a window, is held in floating point.
+
+    Args:
+        grid: cells and windows.
+        touched: (rows, columns) boolean, the cells to work on.
+        make: given the corners of some windows, returns their answers
+            (B, ``channels``, window height, window width).
+        channels: of the answers.
+        device: where the answers come from and are blended; None for the CPU.
+
+    Yields:
+        Strips from the top down, without overlap, of rows in which anything was done: their first
+        row, the row after their last, the blended answers (``channels``, rows, W), and where there
+        are any, boolean (rows, W).
+    """
+    height, width = grid.window
+    total = torch.zeros(channels + 1, height, grid.width, device=device)
+    batch = max(1, PIXELS_AT_ONCE // (height * width))
+    base = 0
+    pending = False
+    for row in range(grid.rows):
+        columns = touched[row].nonzero()[:, 0].tolist()
+        top = grid.corner(row, 0)[0]
+        if pending and top > base:
+            done = min(top - base, height)
+            yield base, base + done, *_mean(total[:, :done])
+            rest = total[:, done:].clone()
+            total.zero_()
+            total[:, : rest.shape[1]] = rest
+            pending = bool((rest[-1] > 0).any())
+        base = top
+        for start in range(0, len(columns), batch):
+            some = columns[start : start + batch]
+            corners = [grid.corner(row, column) for column in some]
+            for column, (_, left), answer in zip(some, corners, make(corners), strict=True):
+                weight = grid.weights(row, column).to(total.device)
+                total[:-1, :, left : left + width] += answer * weight
+                total[-1, :, left : left + width] += weight
+            pending = True
+    if pending:
+        yield base, base + height, *_mean(total)
+
+
+def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
+    weight = total[-1]
+    return total[:-1] / weight.clamp_min(1e-6), weight > 0
