@@ -165,3 +165,22 @@ def save(stage: Stage, path: str | Path) -> None:
     }
     # Bytes through images.write_bytes, which writes aside, renames and keeps the usual file mode.
     write_bytes(path, safetensors.torch.save(tensors, metadata=header))
+
+
+def describe(
+    stage: Stage, weights: str | Path | None, published: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """What a stage's networks are to be made with: as given, else as its weights file says.
+
+    Args:
+        stage: that is being made; its class knows the shipped names.
+        weights: a shipped name, a file, or None.
+        published: the options, with the values that hold where neither says anything.
+        given: the options that the caller may have given; None where not.
+
+    Raises:
+        WeightsError: as :func:`resolve` and :func:`read_hyper_parameters`.
+    """
+    hyper = {} if weights is None else read_hyper_parameters(resolve(stage, weights))
+    found = {key: hyper.get(key, value) for key, value in published.items()}
+    return {**found, **{key: value for key, value in given.items() if value is not None}}

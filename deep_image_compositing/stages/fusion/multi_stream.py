@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode, over
 from deep_image_compositing.functional.foreground import (
@@ -22,6 +23,17 @@ from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Batch, Fuser, Layers, Step
+
+DEFAULTS: dict[str, Any] = {
+    "head": "layers",
+    "widths": (16, 24, 40, 64, 80),
+    "radius": 10,
+    "start": "closed_form",
+    "backbone": None,
+    "shuffle": 1,
+    "finer_widths": None,
+}
+"""What describes the networks, where neither a weights file nor the caller does."""
 
 FINE_RADIUS = 8
 """Half width in pixels of the band that is repainted at sizes beyond the first one."""
@@ -55,6 +67,9 @@ class MultiStreamFuser(Fuser):
     the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the
     composite directly, as published.
 
+    What describes the networks is by default as in the file of ``weights``; without one it is as
+    published but for the head: ``layers``, five widths of 16 to 80 channels, a band of 10 pixels.
+
     Args:
         head: ``layers`` or ``rgb``.
         widths: channels of each scale, finest first.
@@ -80,19 +95,25 @@ class MultiStreamFuser(Fuser):
 
     def __init__(
         self,
-        head: Literal["layers", "rgb"] = "layers",
-        widths: tuple[int, ...] = (16, 24, 40, 64, 80),
-        radius: int = 10,
-        start: Literal["closed_form", "given"] = "closed_form",
+        head: Literal["layers", "rgb"] | None = None,
+        widths: tuple[int, ...] | None = None,
+        radius: int | None = None,
+        start: Literal["closed_form", "given"] | None = None,
         backbone: str | None = None,
         pretrained: str | None = None,
-        shuffle: int = 1,
+        shuffle: int | None = None,
         finer_widths: tuple[int, ...] | None = None,
         two_sizes: float = 0.0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        given: dict[str, Any] = {"head": head, "widths": widths, "radius": radius, "start": start}
+        given |= {"backbone": backbone, "shuffle": shuffle, "finer_widths": finer_widths}
+        options = weight_files.describe(self, weights, DEFAULTS, given)
+        head, start, shuffle = options["head"], options["start"], int(options["shuffle"])
+        widths, radius = tuple(options["widths"]), int(options["radius"])
+        backbone, finer_widths = options["backbone"], options["finer_widths"]
         if head not in ("layers", "rgb"):
             raise UsageError(f"head must be 'layers' or 'rgb', got {head!r}")
         if start not in ("closed_form", "given"):
@@ -108,6 +129,7 @@ class MultiStreamFuser(Fuser):
                 f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
             )
         self.save_hyperparameters()
+        self.hparams.update(options)
         self.two_sizes = two_sizes
         if head == "rgb":
             self.tile_context = None  # it paints every pixel
@@ -124,7 +146,7 @@ class MultiStreamFuser(Fuser):
             stride = shuffle * 2 ** (len(widths) - 1)
             features = Backbone(backbone, None if weights else pretrained, 2, stride)
         self.network = MultiStreamNetwork(
-            foreground, background, outputs, tuple(widths), features, shuffle
+            foreground, background, outputs, widths, features, shuffle
         )
         if layers:
             with torch.no_grad():

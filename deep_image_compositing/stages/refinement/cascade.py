@@ -7,11 +7,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Refiner
+
+DEFAULTS: dict[str, Any] = {
+    "backbone": "tf_efficientnet_lite0",
+    "sizes": (320, 640),
+    "width": 32,
+}
+"""What describes the network, where neither a weights file nor the caller does."""
 
 BELIEF = 3.0
 """Logit of a pixel that the given mask is sure of, before the network has its say."""
@@ -30,12 +38,15 @@ class CascadeRefiner(Refiner):
     subjects) and takes the stage before it as its mask. What it answers is a correction to the
     belief of that mask: untrained, it leaves the mask where it is.
 
+    What describes the network is by default as in the file of ``weights``.
+
     Args:
-        backbone: timm model name; only features up to stride 16 are used.
+        backbone: timm model name, of which only features up to stride 16 are used;
+            ``tf_efficientnet_lite0`` where no file says otherwise.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         sizes: long side in pixels of each stage at test, in order; a stage larger than the
-            picture runs at the picture's size.
-        width: channels of the decoder.
+            picture runs at the picture's size; (320, 640) likewise.
+        width: channels of the decoder; 32 likewise.
         freeze_stride: backbone features up to this stride are not trained.
         confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
             network less sure of a subject's inside than it is right; what stays gray there, a
@@ -48,27 +59,31 @@ class CascadeRefiner(Refiner):
 
     def __init__(
         self,
-        backbone: str = "tf_efficientnet_lite0",
+        backbone: str | None = None,
         pretrained: str | None = None,
-        sizes: tuple[int, ...] = (320, 640),
-        width: int = 32,
+        sizes: tuple[int, ...] | None = None,
+        width: int | None = None,
         freeze_stride: int = 0,
         confidence: float = 4.0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        given: dict[str, Any] = {"backbone": backbone, "sizes": sizes, "width": width}
+        options = weight_files.describe(self, weights, DEFAULTS, given)
+        sizes = tuple(options["sizes"])
         if not sizes or min(sizes) < 32:
             raise UsageError(f"sizes must be one or more of at least 32 pixels, got {sizes}")
         self.save_hyperparameters()
+        self.hparams.update(options)
         if confidence <= 0:
             raise UsageError(f"confidence must be positive, got {confidence}")
-        self.sizes = tuple(sizes)
+        self.sizes = sizes
         self.confidence = confidence
         self.network = PyramidNetwork(
-            backbone,
+            options["backbone"],
             None if weights else pretrained,
-            width,
+            options["width"],
             extra_channels=1,
             max_stride=16,
             min_stride=2,

@@ -84,8 +84,7 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
         self.save_hyperparameters()
         given = {"width": width, "context": context, "batch_norm": batch_norm}
         given |= {"skips": skips, "refine": refine}
-        options = PUBLISHED if weights is None else self._options_of(weights)
-        options = {**options, **{key: v for key, v in given.items() if v is not None}}
+        options = self._options(weights, given)
         self.hparams.update(options)
         if phase == "refinement" and not options["refine"]:
             raise UsageError("there is no refinement stage to train: refine is false")
@@ -98,14 +97,14 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
             module.requires_grad_(False)
         self.load_weights(weights)
 
-    def _options_of(self, weights: str) -> dict[str, Any]:
-        """What the network in a weights file was made with."""
-        path = weight_files.resolve(self, weights)
-        state = weight_files.read_state(path)
-        if is_published(state):
-            return published_options(state)
-        hyper = weight_files.read_hyper_parameters(path)
-        return {key: hyper.get(key, value) for key, value in PUBLISHED.items()}
+    def _options(self, weights: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        """What the network is to be made with; published files show it by their layers."""
+        published: dict[str, Any] = PUBLISHED
+        if weights is not None:
+            state = weight_files.read_state(weight_files.resolve(self, weights))
+            if is_published(state):
+                published = published_options(state)
+        return weight_files.describe(self, weights, published, given)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

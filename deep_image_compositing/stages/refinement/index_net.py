@@ -76,19 +76,13 @@ class IndexNetRefiner(TrainedMattingRefiner):
         self.save_hyperparameters()
         self.encoder_rate = encoder_rate
         given = {"width": width, "indexing": indexing, "context": context, "nonlinear": nonlinear}
-        options = PUBLISHED if weights is None else self._options_of(weights)
-        options = {**options, **{key: v for key, v in given.items() if v is not None}}
+        options = weight_files.describe(self, weights, PUBLISHED, given)
         self.hparams.update(options)
         self.network = IndexNetwork(**options, dropout=dropout)
         if pretrained is not None and weights is None:
             self.network.load_encoder(pretrained)
         self.network.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.load_weights(weights)
-
-    def _options_of(self, weights: str) -> dict[str, Any]:
-        """What the network in a weights file was made with."""
-        hyper = weight_files.read_hyper_parameters(weight_files.resolve(self, weights))
-        return {key: hyper.get(key, value) for key, value in PUBLISHED.items()}
 
     def bytes_per_pixel(self) -> float:
         """By measurement: nine maps of the picture's size, as wide as the stem."""

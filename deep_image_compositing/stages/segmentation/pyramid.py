@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
+
+DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
+"""What describes the network, where neither a weights file nor the caller does."""
 
 
 @register(
@@ -25,11 +29,13 @@ class PyramidSegmenter(Segmenter):
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training.
 
+    What describes the network is by default as in the file of ``weights``.
+
     Args:
-        backbone: timm model name.
+        backbone: timm model name; ``tf_efficientnet_lite0`` where no file says otherwise.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        size: side in pixels at which the network runs.
-        width: channels of the decoder.
+        size: side in pixels at which the network runs; 320 likewise.
+        width: channels of the decoder; 64 likewise.
         flip: average with the mirrored picture's mask when not training; twice the time.
         freeze_stride: backbone features up to this stride are not trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
@@ -40,23 +46,30 @@ class PyramidSegmenter(Segmenter):
 
     def __init__(
         self,
-        backbone: str = "tf_efficientnet_lite0",
+        backbone: str | None = None,
         pretrained: str | None = None,
-        size: int = 320,
-        width: int = 64,
+        size: int | None = None,
+        width: int | None = None,
         flip: bool = False,
         freeze_stride: int = 0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        given = {"backbone": backbone, "size": size, "width": width}
+        options = weight_files.describe(self, weights, DEFAULTS, given)
+        size = int(options["size"])
         if size < 32:
             raise UsageError(f"size must be at least 32 pixels, got {size}")
         self.save_hyperparameters()
+        self.hparams.update(options)
         self.size = size
         self.flip = flip
         self.network = PyramidNetwork(
-            backbone, None if weights else pretrained, width, freeze_stride=freeze_stride
+            options["backbone"],
+            None if weights else pretrained,
+            options["width"],
+            freeze_stride=freeze_stride,
         )
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
