@@ -85,6 +85,16 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("fuser", "poisson", ""): Case(untouched=False),
     ("fuser", "poisson", "mixed"): Case({"mode": "mixed"}, untouched=False),
     ("fuser", "multi_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
+    ("fuser", "multi_stream", "two sizes"): Case(
+        {
+            "widths": (4, 6),
+            "radius": 3,
+            "shuffle": 2,
+            "finer_widths": (4, 6),
+            "two_sizes": 0.5,
+        },
+        learned=True,
+    ),
     ("fuser", "multi_stream", "given"): Case(
         {"widths": (4, 6), "radius": 3, "start": "given"}, learned=True
     ),

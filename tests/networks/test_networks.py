@@ -90,6 +90,21 @@ def test_backbone_helps_the_foreground_stream(size: tuple[int, int]) -> None:
             break
 
 
+@pytest.mark.parametrize("shuffle", [2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (37, 50), (32, 32)])
+def test_a_coarser_finest_scale_answers_at_full_size(size: tuple[int, int], shuffle: int) -> None:
+    torch.manual_seed(0)
+    backbone = Backbone("test_efficientnet", extra_channels=2, max_stride=8)
+    network = MultiStreamNetwork(5, 4, 3, (4, 6, 8), backbone, shuffle).eval()
+    inputs = torch.rand(2, 5, *size), torch.rand(2, 4, *size)
+    assert torch.equal(network(*inputs), torch.zeros(2, 3, *size))
+    torch.nn.init.normal_(network.head.weight)
+    answer = network(*inputs)
+    assert answer.shape == (2, 3, *size)
+    if min(size) > 1:  # each of the pixels that go out together has its own weights
+        assert answer.diff(dim=-1).abs().min() > 0
+
+
 def test_both_streams_reach_the_output() -> None:
     network = MultiStreamNetwork(4, 4, 1, (4, 6))
     torch.nn.init.normal_(network.head.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.registry import create
+from deep_image_compositing.stages.refinement.cascade import BELIEF
+from deep_image_compositing.weights import save
 
 SMALL: dict[str, Any] = {"backbone": "test_efficientnet", "width": 8}
 
@@ -40,3 +43,21 @@ def test_confidence_must_be_positive() -> None:
 def test_sizes_too_small(sizes: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="at least 32 pixels"):
         create("refiner", "cascade", sizes=sizes, **SMALL)
+
+
+def test_untrained_it_leaves_the_outline_where_it_is() -> None:
+    stage = create("refiner", "cascade", **SMALL).eval()
+    mask = torch.rand(1, 1, 40, 60)
+    logits = stage.logits(torch.rand(1, 3, 40, 60), mask)
+    assert torch.allclose(logits, BELIEF * (2 * mask - 1))
+    smooth = torch.linspace(0, 1, 60).expand(1, 1, 40, 60)
+    answer = stage(torch.rand(1, 3, 40, 60), smooth)
+    assert torch.equal(answer > 0.5, smooth > 0.5)
+
+
+def test_the_network_is_made_as_the_weights_file_says(tmp_path: Path) -> None:
+    made = create("refiner", "cascade", sizes=(48,), **SMALL)
+    save(made, tmp_path / "mine.safetensors")
+    again = create("refiner", "cascade", weights=str(tmp_path / "mine.safetensors"))
+    assert again.sizes == (48,)
+    assert again.hparams["backbone"] == "test_efficientnet"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.fusion.multi_stream import band_trimap
-from tests.contract.test_stages import inputs
+from deep_image_compositing.stages.base import Layers
+from deep_image_compositing.stages.fusion.multi_stream import FINE_RADIUS, band_trimap
+from deep_image_compositing.weights import save
+from tests.contract.test_stages import inputs, training_batch
 
 
 def test_the_band_is_as_wide_as_its_radius() -> None:
@@ -45,9 +49,77 @@ def test_single_stream_has_one_encoder() -> None:
     assert not hasattr(single.network, "background_encoder")
 
 
+FINER: dict[str, Any] = {"widths": (4, 6), "radius": 3, "finer_widths": (4, 6)}
+
+
+def lifted(size: int = 40) -> tuple[Tensor, Tensor, Layers]:
+    """A photograph, a new background, and layers as they come from a smaller size."""
+    given = inputs("fuser", 2, size, size)
+    photograph = given["foreground"]
+    return photograph, given["background"], Layers(given["alpha"], photograph, 1 - photograph)
+
+
+def test_untrained_the_finer_step_changes_nothing() -> None:
+    fuser = create("fuser", "multi_stream", **FINER).eval()
+    photograph, new, coarse = lifted()
+    coarse.alpha = (coarse.alpha * 4 - 1.5).clamp(0, 1)
+    answer = fuser.finer_layers(photograph, new, coarse)
+    known = band_trimap(coarse.alpha, FINE_RADIUS)
+    expected = torch.where(known == 0.5, coarse.alpha, known)
+    assert torch.allclose(answer.alpha, expected)
+    assert torch.allclose(answer.foreground_color, photograph)
+
+
+def test_there_is_no_finer_step_without_a_network_or_the_old_background() -> None:
+    photograph, new, coarse = lifted()
+    plain = create("fuser", "multi_stream", widths=(4, 6)).eval()
+    assert plain.finer_layers(photograph, new, coarse) is None
+    coarse.old_background = None
+    assert create("fuser", "multi_stream", **FINER).finer_layers(photograph, new, coarse) is None
+    rgb = create("fuser", "multi_stream", head="rgb", widths=(4, 6))
+    assert rgb.tile_context is None
+
+
+def test_the_first_pass_knows_what_was_behind_the_subject() -> None:
+    fuser = create("fuser", "multi_stream", **FINER).eval()
+    answer = fuser.layers(*inputs("fuser", 1, 40, 40).values())
+    assert answer.old_background.shape == (1, 3, 40, 40)
+    clear = answer.alpha.expand(-1, 3, -1, -1) == 0
+    photograph = inputs("fuser", 1, 40, 40)["foreground"]
+    assert torch.equal(answer.old_background[clear], photograph[clear])
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_both_networks_learn_at_every_step(size: int) -> None:
+    fuser = create("fuser", "multi_stream", two_sizes=0.25, **FINER).train()
+    for network in (fuser.network, fuser.finer):
+        torch.nn.init.normal_(network.head.weight, std=0.1)
+    step = fuser.loss(training_batch("fuser", batch=size))
+    step.loss.backward()
+    for name, parameter in fuser.named_parameters():
+        assert parameter.grad is not None, name
+    assert fuser.network.training
+
+
+@pytest.mark.parametrize("entry", ["multi_stream", "single_stream"])
+def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = create("fuser", entry, shuffle=2, start="given", **FINER).eval()
+    torch.nn.init.normal_(made.network.head.weight)
+    save(made, tmp_path / "mine.safetensors")
+    again = create("fuser", entry, weights=str(tmp_path / "mine.safetensors")).eval()
+    assert (again.radius, again.start, again.hparams["shuffle"]) == (3, "given", 2)
+    tensors = inputs("fuser", 1, 33, 40)
+    assert torch.allclose(again(*tensors.values()), made(*tensors.values()), atol=2e-2)
+    assert again.finer is not None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"shuffle": 3}, "shuffle must be 1, 2 or 4"),
+        ({"two_sizes": 0.5}, "0 without finer_widths"),
+        ({"two_sizes": 1.5, "finer_widths": (4, 6)}, r"share in \[0, 1\]"),
         ({"head": "cmyk"}, "head must be"),
         ({"start": "random"}, "start must be"),
         ({"radius": 0}, "radius"),
