@@ -197,6 +197,10 @@ def _composite_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--max-pixels", type=int, metavar="N", help="read files of up to N pixels")
     limits.add_argument(
+        "--max-side", type=int, metavar="N", help="make composites of at most N pixels on the long "
+        "side; default: as large as the photograph",
+    )  # fmt: skip
+    limits.add_argument(
         "--work-side",
         type=int,
         default=1024,
@@ -351,18 +355,22 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import read_image
+    from deep_image_compositing.images import longest_sides, read_image
 
-    if options.max_pixels is not None and options.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    for name, least in (("max_pixels", 1), ("max_side", 32)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     if Path(options.foreground).is_dir():
         return _composite_folder(options)
     start = time.perf_counter()
     outputs = _outputs(options, None)
     _check_outputs(outputs, inputs=[options.foreground, options.background, options.mask])
     # Everything that can be wrong with the files is found before torch is imported.
-    foreground = read_image(options.foreground, max_pixels=options.max_pixels)
-    background = read_image(options.background, max_pixels=options.max_pixels)
+    own, theirs = longest_sides(options.max_side, options.frame, options.scale)
+    limit = options.max_pixels
+    foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
+    background = read_image(options.background, max_pixels=limit, max_side=theirs)
     compositor = _compositor(options)
     result = _make(compositor, options, foreground, background, options.mask)
     result.save(**outputs)
@@ -614,6 +622,7 @@ def _compositor(options: argparse.Namespace) -> Compositor:
         **last,
         device=options.device,
         max_pixels=options.max_pixels,
+        max_side=options.max_side,
         work_side=options.work_side,
     )
 

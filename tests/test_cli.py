@@ -90,6 +90,17 @@ def test_mask_and_every_extra_output(pair: list[str], rough: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("stub_stages")
+def test_a_smaller_composite(
+    pair: list[str], rough: str, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    out = tmp_path / "composite.png"
+    arguments = ["composite", *pair, "-o", str(out), "--mask", rough, *STUBS, "--max-side"]
+    assert main([*arguments, "32"]) == 0
+    assert pixels(out).shape == (21, 32, 3)
+    assert "--max-side must be at least 32, got 31" in fails(2, *arguments, 31)
+
+
+@pytest.mark.usefixtures("stub_stages")
 def test_the_background_s_frame(pair: list[str], tmp_path: Path) -> None:
     out, alpha = tmp_path / "composite.png", tmp_path / "alpha.png"
     arguments = ["composite", *pair, "-o", str(out), "--save-alpha", str(alpha), *STUBS]
