@@ -625,10 +625,13 @@ def test_two_processes_are_stopped_together(folder: Path) -> None:
 def test_memory_stays_flat(folder: Path) -> None:
     for name in NAMES:
         (folder / "in" / f"{name}.png").unlink()
-    most = 300
+    most = 600
     for number in range(most):
         Image.fromarray(noise(48, 64, number % 7)).save(folder / "in" / f"{number:04}.png")
-    memory = np.zeros(most)  # a list would grow, and be what is measured
+    given = jobs(folder)
+    for job in given:  # a path keeps its text once it was asked for it
+        str(job.foreground), str(job.outputs["path"])
+    memory = np.ones(most)  # a list would grow, and be what is measured
     seen = [0]
 
     def segment(image: Tensor) -> Tensor:
@@ -636,7 +639,8 @@ def test_memory_stays_flat(folder: Path) -> None:
         seen[0] += 1
         return ellipse(image)
 
-    assert run(folder, make=lambda device: make(device, segment)) == Outcome(most, 0, {})
+    assert run(folder, given, make=lambda device: make(device, segment)) == Outcome(most, 0, {})
     kept = memory[most // 3 :]  # the first third fills buffers
     growth = fit_growth(np.arange(len(kept), dtype=float), kept)
-    assert growth.slope - 2 * growth.error < 1000, growth  # a picture has 9216 bytes
+    # Some pages in all; the smallest plane of a composite that could be kept has 3072 bytes.
+    assert growth.slope - 2 * growth.error < 500, growth
