@@ -18,12 +18,13 @@ import re
 import signal
 import subprocess
 import threading
+import time
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -57,6 +58,7 @@ _FORMAT = 1  # raised whenever the record says something else of the same compos
 _THREAD = "composites"
 _ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _FAREWELL = "stopped; finished composites stay, and the same command with --resume goes on"
 _log = logging.getLogger("deep_image_compositing")
 
@@ -110,7 +112,18 @@ def composite_all(
     """Make composites of many photographs over one background, and write them as they are made.
 
     A photograph that fails does not stop the others. On several devices, this is run by every
-    process, with the same arguments.
+    process, with the same arguments::
+
+        jobs = [Job(path, {"path": out / f"{path.stem}.png"}) for path in list_images("portraits")]
+        stages = {"segmenter": ("pyramid", {}), "refiner": ("none", {}), "fuser": ("alpha", {})}
+        outcome = composite_all(
+            jobs,
+            "beach.jpg",
+            lambda device: Compositor(**stages, device=device),
+            record=out / RECORD,
+            settings=describe_stages(stages),
+            resume=True,
+        )
 
     Args:
         jobs: whose outputs lie in folders that are there.
@@ -166,14 +179,13 @@ def composite_all(
         trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
         try:
             trainer.predict(run, return_predictions=False)
-        except (SystemExit, KeyboardInterrupt) as stop:
-            guard.end()
+        except (SystemExit, KeyboardInterrupt):
             if trainer.is_global_zero:
                 _log.warning(_FAREWELL)
             # Lightning has made an exit of the first Ctrl-C.
             if guard.interrupted and trainer.is_global_zero:
                 raise KeyboardInterrupt from None
-            raise stop
+            raise
         finally:
             guard.end()
             book.close()
@@ -313,7 +325,10 @@ class Record:
 
     def _name(self, path: Path) -> str:
         """``path`` as seen from the record, so that a whole folder may be moved."""
-        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+        try:
+            return Path(os.path.relpath(path, self.path.parent)).as_posix()
+        except ValueError:  # on another drive
+            return path.absolute().as_posix()
 
     def _stamp(self, path: Path) -> list[Any] | None:
         """Name, size and time of a file; None when it is not there."""
@@ -468,7 +483,8 @@ class _Run(LightningModule):
             True, because Lightning asks why nothing is returned.
         """
         # Lightning keeps the batch until the next one is there.
-        photograph, read.photograph = read.photograph, None
+        photograph, mask = read.photograph, read.mask
+        read.photograph = read.mask = None
         if self._stopped:
             return True
         if read.kept:
@@ -478,9 +494,7 @@ class _Run(LightningModule):
             self._fail(read.number, read.error)
         else:
             try:
-                composite = self.compositor(
-                    photograph, self.background, read.mask, **self.placement
-                )
+                composite = self.compositor(photograph, self.background, mask, **self.placement)
             except Exception as error:  # one bad file must not stop the others
                 _log.debug("%s", traceback.format_exc())
                 self._fail(read.number, error)
@@ -535,11 +549,30 @@ class _Run(LightningModule):
         mine = (self._made, self._kept, self._failures, self.full)
         parts: list[Any] = [mine] * self.trainer.world_size
         if self.trainer.world_size > 1:
+            self._wait_for_all()
             torch.distributed.all_gather_object(parts, mine)
         made, kept, failures, full = zip(*parts, strict=True)
         together = {number: reason for part in failures for number, reason in part.items()}
         self.outcome = Outcome(sum(made), sum(kept), dict(sorted(together.items())))
         self.full = [text for part in full for text in part]
+
+    def _wait_for_all(self) -> None:
+        """Meet the other processes; by asking again and again, so that Ctrl-C is heard meanwhile.
+
+        Raises:
+            CompositingError: one of them has ended.
+        """
+        index = self.device.index if self.device.type == "cuda" else None
+        here = None if index is None else [index]
+        met = torch.distributed.barrier(async_op=True, device_ids=here)
+        while not met.is_completed():
+            time.sleep(0.05)
+        try:
+            met.wait()
+        except RuntimeError as error:
+            raise CompositingError(
+                "another process of this run has ended; the same command with --resume goes on"
+            ) from error
 
 
 class _ReadAhead:
@@ -641,7 +674,8 @@ class _Guard(Callback):
         assert isinstance(pl_module, _Run)
         pl_module.finish()
         for process in self._launched:
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
 
     def end(self) -> None:
         """Kill what has not ended by itself."""

@@ -593,19 +593,25 @@ def test_two_processes_make_each_once(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_are_stopped_together(folder: Path) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_two_processes_are_stopped_together(folder: Path, waits: bool) -> None:
     for number in range(300):
         Image.fromarray(noise(150, 200, number)).save(folder / "in" / f"{number:03}.png")
     mask, out = folder / "mask.png", folder / "out"
     Image.fromarray(photographs.disk(150, 200)).save(mask)
     for name in NAMES:
         (folder / "in" / f"{name}.png").unlink()
+    if waits:  # the second process has soon done its share
+        for number in range(1, 300, 2):
+            (folder / "in" / f"{number:03}.png").write_bytes(b"not a picture")
     process = runs.start([
         "composite", str(folder / "in"), str(folder / "back.png"), "--mask", str(mask),
         "--refiner", "none", "--fuser", "alpha", "--device", "cpu", "--devices", "2",
         "-o", str(out),
     ])  # fmt: skip
     runs.wait_until(lambda: len(list(out.glob("[!.]*.png"))) >= 4, process)
+    if waits:
+        time.sleep(1)
     process.send_signal(signal.SIGINT)  # the first process alone; from a terminal, all of them
     said = runs.finish(process)
     assert process.returncode == 130, said

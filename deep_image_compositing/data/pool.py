@@ -94,7 +94,8 @@ def progress(
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:.1f} {unit}/s")
+            speed = task.finished_speed or task.speed or 0
+            return Text(f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s")
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
