@@ -490,7 +490,7 @@ class _Run(LightningModule):
         if read.kept:
             self._kept += 1
             self._advance(1)
-        elif photograph is None:
+        elif photograph is None or read.error is not None:  # what failed may be the mask
             self._fail(read.number, read.error)
         else:
             try:
@@ -707,13 +707,13 @@ def _is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _digest(path: Path) -> str | None:
-    """SHA-256 of a file; None when it cannot be read, which reading the picture will tell."""
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return None
+        return ""
 
 
 def _digest_of_pixels(photograph: Photograph) -> str:

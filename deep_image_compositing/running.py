@@ -53,7 +53,7 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"--devices, --nodes or --accelerator cannot be had: {error}") from None
 
 

@@ -190,12 +190,26 @@ def test_each_failure_is_told_of_its_own_photograph(
     assert set(files(folder)) == {"a.png", "e.png"}
 
 
+def test_a_bad_mask_is_a_failure_and_not_no_mask(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"not a picture")
+    Image.fromarray(photographs.disk(90, 30)).save(folder / "tall.png")
+    given = jobs(folder)
+    given[1] = Job(given[1].foreground, given[1].outputs, folder / "bad.png")
+    given[2] = Job(given[2].foreground, given[2].outputs, folder / "tall.png")
+    outcome = run(folder, given)
+    assert (outcome.made, list(outcome.failures)) == (3, [1, 2])
+    assert "bad.png is not an image" in outcome.failures[1]
+    assert "aspect" in outcome.failures[2]
+    assert set(files(folder)) == {"a.png", "d.png", "e.png"}
+
+
 def test_nothing_to_do_and_wrong_arguments(folder: Path) -> None:
     assert run(folder, []) == Outcome(0, 0, {})
     for options, message in (
         ({"devices": 0}, "devices must be at least 1"),
         ({"accelerator": "gpu"}, "the device cpu and the accelerator gpu exclude each other"),
         ({"device": "cuda:1", "devices": 2}, "the device cuda:1 is one, but 2 devices"),
+        ({"devices": -1}, "--devices.* cannot be had"),
         ({"position": "left"}, "position must be two numbers"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -300,6 +314,9 @@ def test_masks_and_further_outputs_count(folder: Path, calls: list[str]) -> None
     assert run(folder, masked, resume=True).kept == 1
     Image.fromarray(255 - photographs.disk(24, 30)).save(mask)
     assert run(folder, masked, resume=True).made == 1
+    run(folder)
+    mask.unlink()  # which is not the same as none
+    assert "mask.png does not exist" in run(folder, masked, resume=True).failures[0]
 
 
 def test_a_folder_may_be_moved(folder: Path) -> None:
