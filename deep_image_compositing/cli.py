@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with _messages():
+        with _messages(logging.DEBUG if debug else logging.INFO):
             if arguments[:1] == ["--debug"] and arguments[1:2] and arguments[1] in TRAINING:
                 arguments = arguments[1:]
             if arguments and arguments[0] in TRAINING:
@@ -144,6 +144,10 @@ def _composite_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask", metavar="FILE", help="white where the subject is, instead of a segmenter; "
         "for a folder, a folder of masks of the same names",
     )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true", help="for a folder, leave alone what is done already with "
+        "the same photographs and settings",
+    )  # fmt: skip
     for name, what in (
         ("alpha", "the alpha as a gray picture"),
         ("cutout", "the subject alone, with transparency"),
@@ -195,7 +199,18 @@ def _composite_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; default: auto"
     )
+    limits.add_argument(
+        "--devices", type=int, metavar="N", help="for a folder, GPUs, or processes on a CPU; -1 "
+        "for all GPUs; default: 1, or as many as torchrun has started",
+    )  # fmt: skip
+    limits.add_argument(
+        "--accelerator", help="for a folder, auto, cpu, gpu, mps; default: as --device says"
+    )
     limits.add_argument("--max-pixels", type=int, metavar="N", help="read files of up to N pixels")
+    limits.add_argument(
+        "--max-side", type=int, metavar="N", help="make composites of at most N pixels on the long "
+        "side; default: as large as the photograph",
+    )  # fmt: skip
     limits.add_argument(
         "--work-side",
         type=int,
@@ -351,19 +366,26 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import read_image
+    from deep_image_compositing.images import longest_sides, read_image
 
-    if options.max_pixels is not None and options.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    for name, least in (("max_pixels", 1), ("max_side", 32)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     if Path(options.foreground).is_dir():
         return _composite_folder(options)
+    for name in ("resume", "devices", "accelerator"):
+        if getattr(options, name) not in (None, False):
+            raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
     start = time.perf_counter()
     outputs = _outputs(options, None)
     _check_outputs(outputs, inputs=[options.foreground, options.background, options.mask])
     # Everything that can be wrong with the files is found before torch is imported.
-    foreground = read_image(options.foreground, max_pixels=options.max_pixels)
-    background = read_image(options.background, max_pixels=options.max_pixels)
-    compositor = _compositor(options)
+    own, theirs = longest_sides(options.max_side, options.frame, options.scale)
+    limit = options.max_pixels
+    foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
+    background = read_image(options.background, max_pixels=limit, max_side=theirs)
+    compositor = _compositor(options, options.device)
     result = _make(compositor, options, foreground, background, options.mask)
     result.save(**outputs)
     height, width = result.size
@@ -376,55 +398,67 @@ def _composite(options: argparse.Namespace) -> int:
 
 
 def _composite_folder(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from deep_image_compositing.images import list_images, read_image
+    from deep_image_compositing.images import list_images, longest_sides, read_image
 
     start = time.perf_counter()
     files = list_images(options.foreground)
-    background = read_image(options.background, max_pixels=options.max_pixels)
+    _, side = longest_sides(options.max_side, options.frame, options.scale)
+    background = read_image(options.background, max_pixels=options.max_pixels, max_side=side)
     names = _output_names(files)
     masks = _masks(options.mask, files)
-    jobs = {file: _outputs(options, names[file]) for file in files}
-    for folder in {target.parent for outputs in jobs.values() for target in outputs.values()}:
+    outputs = {file: _outputs(options, names[file]) for file in files}
+    for folder in {target.parent for targets in outputs.values() for target in targets.values()}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     inputs = [*files, options.background, *masks.values()]
-    for outputs in jobs.values():
-        _check_outputs(outputs, inputs=inputs)
-    compositor = _compositor(options)
-    failures: dict[Path, str] = {}
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("compositing", total=len(files))
-        for file, outputs in jobs.items():
-            try:
-                if options.mask and masks[file] is None:
-                    raise ImageError(f"there is no mask for {file.name} in {options.mask}")
-                _make(compositor, options, file, background, masks[file]).save(**outputs)
-            except Exception as error:  # one bad file must not stop the others
-                if options.debug:
-                    traceback.print_exc()
-                known = isinstance(error, CompositingError)
-                failures[file] = str(error) if known else f"{type(error).__name__}: {error}"
-            progress.advance(task)
-    done, seconds = len(files) - len(failures), time.perf_counter() - start
-    print(f"wrote {done} of {len(files)} composites to {options.output} ({seconds:.1f} s)")
+    for targets in outputs.values():
+        _check_outputs(targets, inputs=inputs)
+    ready = [file for file in files if not options.mask or masks[file] is not None]
+    failures = {
+        file: f"there is no mask for {file.name} in {options.mask}"
+        for file in files
+        if file not in ready
+    }
+    _compositor_arguments(options)  # what is wrong with them is told before torch is imported
+    from deep_image_compositing import batch
+
+    try:
+        outcome = batch.composite_all(
+            [batch.Job(file, outputs[file], masks[file]) for file in ready],
+            background,
+            lambda device: _compositor(options, device),
+            record=Path(options.output) / batch.RECORD,
+            settings=_settings(options),
+            frame=options.frame,
+            scale=options.scale,
+            position=options.position,
+            resume=options.resume,
+            device=options.device,
+            devices=_launched("LOCAL_WORLD_SIZE", options.devices),
+            accelerator=options.accelerator or "auto",
+            show=True,
+        )
+    except KeyboardInterrupt:
+        if batch.writing():  # told to stop twice: the interpreter's own end would not be at once
+            _say("interrupted")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        raise
+    if outcome is None:
+        return 0
+    failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
+    seconds = time.perf_counter() - start
+    before = f", {outcome.kept} were there already" if outcome.kept else ""
+    done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
+    print(f"{done}{before} ({seconds:.1f} s)")
     if failures:
         _say(f"error: {len(failures)} of {len(files)} failed:")
-        for file, reason in failures.items():
-            print(f"  {file.name}: {reason}", file=sys.stderr)
+        for file in files:
+            if file in failures:
+                print(f"  {file.name}: {failures[file]}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -596,34 +630,52 @@ def _benchmark(options: argparse.Namespace) -> int:
 # Small parts
 
 
-def _compositor(options: argparse.Namespace) -> Compositor:
-    stages: dict[str, Any] = {}
-    for slot in _SLOTS:
-        name = getattr(options, slot)
-        given = key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
-        stages[slot] = (name, given) if given else name
+def _compositor(options: argparse.Namespace, device: str) -> Compositor:
+    arguments = _compositor_arguments(options)
+    from deep_image_compositing.compositor import Compositor
+
+    return Compositor(**arguments, device=device)
+
+
+def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
         if options.harmonize is None:
             raise UsageError("--harmonize-strength takes effect only with --harmonize")
         last["harmonize_strength"] = options.harmonize_strength
-    from deep_image_compositing.compositor import Compositor
+    limits = {name: getattr(options, name) for name in ("max_pixels", "max_side", "work_side")}
+    return {**stages, **last, **limits}
 
-    return Compositor(
-        **stages,
-        **last,
-        device=options.device,
-        max_pixels=options.max_pixels,
-        work_side=options.work_side,
-    )
+
+def _named(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
+    """Each slot with the name and the options of what is to fill it."""
+    for slot in _SLOTS:
+        given = key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+        yield slot, (getattr(options, slot), given)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides how composites look, besides the photographs; for the record of a folder.
+
+    Options that are added later count, unless they are named here.
+    """
+    from deep_image_compositing.batch import describe_stages
+
+    others = {"foreground", "background", "output", "mask", "run", "debug"}
+    others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}
+    others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
+    others |= {name for slot in _SLOTS for name in (slot, f"{slot}_option")}
+    rest = {name: value for name, value in vars(options).items() if name not in others}
+    return {**rest, "stages": describe_stages(dict(_named(options)))}
 
 
 def _make(
     compositor: Compositor,
     options: argparse.Namespace,
-    foreground: Photograph | Path,
+    foreground: Photograph,
     background: Photograph,
-    mask: str | Path | None,
+    mask: str | None,
 ) -> Composite:
     return compositor(
         foreground,
@@ -721,12 +773,12 @@ class _Messages(logging.Handler):
 
 
 @contextlib.contextmanager
-def _messages() -> Iterator[None]:
-    """While a command runs, its log and its warnings are messages of one line."""
+def _messages(least: int) -> Iterator[None]:
+    """While a command runs, its log from ``least`` on and its warnings are messages of a line."""
     log, handler = logging.getLogger("deep_image_compositing"), _Messages()
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(least)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
         try:

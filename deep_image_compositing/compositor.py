@@ -49,6 +49,7 @@ from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
+    longest_sides,
     read_image,
     read_mask,
     to_tensor,
@@ -270,6 +271,8 @@ class Compositor:
             stays as it was; any other is given the subject's photograph with its colours moved.
             None for no such step.
         harmonize_strength: how far to move them, in [0, 1].
+        max_side: make composites of at most this many pixels on the long side; larger
+            photographs are reduced, antialiased, as they are read. None keeps the frame's size.
 
     Raises:
         UsageError: a name that is not registered, an option a stage does not take, a stage of
@@ -287,14 +290,18 @@ class Compositor:
         work_side: int = 1024,
         harmonize: Literal["reinhard"] | None = None,
         harmonize_strength: float = 0.5,
+        max_side: int | None = None,
     ) -> None:
         if work_side < 32:
             raise UsageError(f"work_side must be at least 32 pixels, got {work_side}")
+        if max_side is not None and max_side < 32:
+            raise UsageError(f"max_side must be at least 32 pixels, got {max_side}")
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
         self.device = choose_device(device)
         self.max_pixels = max_pixels
+        self.max_side = max_side
         self.work_side = work_side
         self.harmonize_strength = harmonize_strength if harmonize else 0.0
         self._segmenter_like = segmenter
@@ -353,8 +360,9 @@ class Compositor:
         x, y = parse_position(position)
         if frame == "foreground" and (scale != 1.0 or (x, y) != (0.5, 0.5)):
             raise UsageError("scale and position take effect only with frame='background'")
-        photograph = read_image(foreground, max_pixels=self.max_pixels)
-        new = read_image(background, max_pixels=self.max_pixels)
+        own, theirs = longest_sides(self.max_side, frame, scale)
+        photograph = read_image(foreground, max_pixels=self.max_pixels, max_side=own)
+        new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
         seconds: dict[str, float] = {}
         pixels = _planes(photograph)
         belief, alpha, full = self._cut_out(photograph, pixels, mask, seconds)

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -23,7 +24,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, overload
 
@@ -118,7 +119,11 @@ ImageSource: TypeAlias = (
 
 
 def read_image(
-    source: ImageSource, *, max_pixels: int | None = None, cutout: bool = False
+    source: ImageSource,
+    *,
+    max_pixels: int | None = None,
+    max_side: int | None = None,
+    cutout: bool = False,
 ) -> Photograph:
     """Read a photograph: upright, in sRGB, 8 bits a channel.
 
@@ -132,14 +137,22 @@ def read_image(
             (4, H, W) or (H, W) in [0, 1]; or a :class:`Photograph`, which is returned as it is.
         max_pixels: refuse files of more pixels; by default the environment variable
             ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else :data:`DEFAULT_MAX_PIXELS`.
+        max_side: reduce what is longer to so many pixels on the long side, antialiased. A JPEG
+            that is much longer is already decoded at a part of its size.
         cutout: transparency is what is wanted, and not remarked upon.
 
     Raises:
         ImageError: a file that is missing, empty, truncated, too large, or not an image.
-        UsageError: an array or tensor of another shape, type or range, or another kind of source.
+        UsageError: an array or tensor of another shape, type or range, or another kind of source;
+            a ``max_side`` below 1.
     """
+    if max_side is not None and max_side < 1:
+        raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
     if isinstance(source, Photograph):
-        return source
+        pixels, alpha = _reduced(source.pixels, source.alpha, max_side)
+        if pixels is source.pixels:
+            return source
+        return replace(source, pixels=_read_only(pixels), alpha=_read_only(alpha))
     notes: list[str] = []
     if _is_tensor(source) or isinstance(source, np.ndarray):
         name = "tensor" if _is_tensor(source) else "array"
@@ -149,7 +162,7 @@ def read_image(
             pixels = pixels.repeat(3, axis=2)
     else:
         name = _name_of(source)
-        with _decoded(source, name, _limit(max_pixels), notes) as image:
+        with _decoded(source, name, _limit(max_pixels), notes, max_side) as image:
             icc = image.info.get("icc_profile")
             opaque, alpha = _separate_alpha(image)
             if _is_wide(opaque):
@@ -159,6 +172,7 @@ def read_image(
         how = "partly" if alpha.any() else "fully"
         notes.append(f"is {how} transparent; the colours are read as stored, alpha is kept aside")
     _report(name, notes)
+    pixels, alpha = _reduced(pixels, alpha, max_side)
     return Photograph(_read_only(pixels), _read_only(alpha), name, tuple(notes))
 
 
@@ -202,6 +216,26 @@ def read_mask(
                 mask = _belief(np.asarray(pixels), alpha, notes)
     _report(name, notes)
     return mask if size is None else _fit(mask, size, name)
+
+
+def longest_sides(
+    max_side: int | None, frame: str, scale: float = 1.0
+) -> tuple[int | None, int | None]:
+    """Pixels on the long side that a composite of at most ``max_side`` needs of its photographs.
+
+    Args:
+        max_side: of the composite; None for no limit.
+        frame: ``foreground`` or ``background``, whose frame the composite has.
+        scale: with the background's frame, size of the subject's photograph; at 1 it just fits.
+
+    Returns:
+        ``max_side`` of :func:`read_image` for the subject's photograph and for the new background.
+        The latter is not reduced where it has to cover a frame of another aspect.
+    """
+    if max_side is None or frame != "background":
+        return max_side, None
+    enlarged = math.ceil(max_side * scale) if 1 < scale < math.inf else max_side
+    return enlarged, max_side
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -358,7 +392,9 @@ def _pillow(limit: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _decoded(source: Any, name: str, limit: int, notes: list[str]) -> Iterator[Image.Image]:
+def _decoded(
+    source: Any, name: str, limit: int, notes: list[str], max_side: int | None = None
+) -> Iterator[Image.Image]:
     """The source as a decoded, upright Pillow image; everything that fails is an ImageError."""
     with contextlib.ExitStack() as stack:
         file: BinaryIO | None = None
@@ -370,7 +406,9 @@ def _decoded(source: Any, name: str, limit: int, notes: list[str]) -> Iterator[I
                 with _pillow(limit):
                     image = Image.open(file, formats=_known_formats())
                 stack.callback(image.close)
-            yield _load(image, name, limit, notes)
+            # The caller's own image would stay as small as it was decoded.
+            side = None if image is source else max_side
+            yield _load(image, name, limit, notes, side)
         except (ImageError, UsageError):
             raise
         except UnidentifiedImageError as error:
@@ -386,7 +424,9 @@ def _decoded(source: Any, name: str, limit: int, notes: list[str]) -> Iterator[I
             raise ImageError(f"{name} cannot be decoded: {_reason(error)}") from error
 
 
-def _load(image: Image.Image, name: str, limit: int, notes: list[str]) -> Image.Image:
+def _load(
+    image: Image.Image, name: str, limit: int, notes: list[str], max_side: int | None = None
+) -> Image.Image:
     """Decode ``image`` after the checks that its header allows, and turn it upright."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
@@ -405,6 +445,11 @@ def _load(image: Image.Image, name: str, limit: int, notes: list[str]) -> Image.
                 if folder in exif:
                     exif.get_ifd(folder)
             image.load_prepare()  # type: ignore[attr-defined]
+    if max_side is not None:
+        # JPEG decodes at an eighth, a quarter or half of its size for a fraction of the time; at
+        # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
+        width, height = (2 * side for side in _within(image.size, max_side))
+        image.draft(None, (width, height))
     image.load()
     with _pillow(limit):  # after loading, because Pillow itself turns TIFF files
         try:
@@ -788,6 +833,34 @@ def _round(plane: NDArray[Any]) -> NDArray[np.uint8]:
     levels = plane * plane.dtype.type(255)
     levels += plane.dtype.type(0.5)
     return levels.astype(np.uint8)  # truncates; -0.001 and 1.001 still land on 0 and 255
+
+
+def _within(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """``size`` with its longer side reduced to ``max_side``; as it is when it is no longer."""
+    longest = max(size)
+    if longest <= max_side:
+        return size
+    first, second = (max(1, round(side * max_side / longest)) for side in size)
+    return first, second
+
+
+def _reduced(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, max_side: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Gray or colour and alpha with a long side of at most ``max_side``, antialiased."""
+    height, width = pixels.shape[:2]
+    size = (width, height) if max_side is None else _within((width, height), max_side)
+    if size == (width, height):
+        return pixels, alpha
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    if alpha is None:
+        return small, None
+    # Pillow weighs colours by their alpha, so that what is hidden does not bleed into the rim.
+    # Where nothing is to be seen it leaves black, but stages look at what lies there.
+    whole = Image.fromarray(np.dstack([pixels, alpha])).resize(size, Image.Resampling.BICUBIC)
+    both = np.asarray(whole)
+    opacity = both[..., 3]
+    return np.where(opacity[..., None] > 0, both[..., :3], small), opacity
 
 
 def _split(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:

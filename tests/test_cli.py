@@ -90,6 +90,17 @@ def test_mask_and_every_extra_output(pair: list[str], rough: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("stub_stages")
+def test_a_smaller_composite(
+    pair: list[str], rough: str, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    out = tmp_path / "composite.png"
+    arguments = ["composite", *pair, "-o", str(out), "--mask", rough, *STUBS, "--max-side"]
+    assert main([*arguments, "32"]) == 0
+    assert pixels(out).shape == (21, 32, 3)
+    assert "--max-side must be at least 32, got 31" in fails(2, *arguments, 31)
+
+
+@pytest.mark.usefixtures("stub_stages")
 def test_the_background_s_frame(pair: list[str], tmp_path: Path) -> None:
     out, alpha = tmp_path / "composite.png", tmp_path / "alpha.png"
     arguments = ["composite", *pair, "-o", str(out), "--save-alpha", str(alpha), *STUBS]
@@ -181,7 +192,7 @@ def test_a_folder(
     arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
     assert main([*arguments, "--save-alpha", str(tmp_path / "alphas")]) == 0
     names = ["a.png", "b.png", "twice.jpg.png", "twice.png.png"]
-    assert sorted(path.name for path in out.iterdir()) == names
+    assert sorted(path.name for path in out.glob("*.png")) == names
     assert sorted(path.name for path in (tmp_path / "alphas").iterdir()) == names
     assert pixels(out / "b.png").shape == (21, 30, 3)
     said = capsys.readouterr()
@@ -198,7 +209,7 @@ def test_one_bad_file_does_not_stop_the_others(
     (tmp_path / "portraits" / "b.jpg").write_bytes(b"not a picture")
     back, out = save("back.png", noise(9, 9)), tmp_path / "out"
     assert main(["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]) == 1
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png"]
+    assert sorted(path.name for path in out.glob("*.png")) == ["a.png", "c.png"]
     said = capsys.readouterr()
     assert "wrote 2 of 3 composites" in said.out
     assert "error: 1 of 3 failed:" in said.err
@@ -220,7 +231,7 @@ def test_a_stage_that_breaks_on_one_file_does_not_stop_the_others(
     back, out = save("back.png", noise(9, 9)), tmp_path / "out"
     arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
     assert main([*arguments, "--segmenter", "choosy"]) == 1
-    assert [path.name for path in out.iterdir()] == ["wide.png"]
+    assert [path.name for path in out.glob("*.png")] == ["wide.png"]
     assert "tall.png: RuntimeError: too tall" in capsys.readouterr().err
 
 
@@ -234,7 +245,7 @@ def test_a_folder_of_masks(
     back, out = save("back.png", noise(9, 9)), tmp_path / "out"
     arguments = ["composite", str(tmp_path / "portraits"), str(back), "-o", str(out), *STUBS]
     assert main([*arguments, "--mask", str(tmp_path / "masks")]) == 1
-    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert [path.name for path in out.glob("*.png")] == ["a.png"]
     assert "b.jpg: there is no mask for b.jpg" in capsys.readouterr().err
 
 

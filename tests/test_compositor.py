@@ -66,6 +66,21 @@ def test_everything_has_the_size_of_the_photograph(
     assert result.steps().shape[0] == 3
 
 
+@pytest.mark.parametrize("frame", ["foreground", "background"])
+def test_composites_of_a_limited_size(frame: Any) -> None:
+    front, back = noise(90, 120), noise(200, 80, seed=1)
+    compositor = make(max_side=40)
+    result = compositor(front, back, disc(90, 120)[0, 0].numpy(), frame=frame)
+    assert result.size == ((30, 40) if frame == "foreground" else (40, 16))
+    small = read_image(front, max_side=40), read_image(back, max_side=40)
+    if frame == "background":
+        again = make()(*small, disc(90, 120)[0, 0].numpy(), frame=frame)
+        torch.testing.assert_close(again.composite, result.composite)
+    assert make(max_side=200)(front, back).size == (90, 120)
+    with pytest.raises(UsageError, match="max_side must be at least 32 pixels, got 31"):
+        make(max_side=31)
+
+
 @pytest.mark.parametrize("fuser", [LayerFuser(), PlainFuser()], ids=["layers", "plain"])
 @pytest.mark.parametrize("work_side", [1024, 200])
 def test_away_from_the_rim_it_is_the_photographs_bit_for_bit(

@@ -51,6 +51,77 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+# Reading: smaller
+
+
+def test_what_is_longer_is_reduced_and_what_is_not_stays() -> None:
+    scene = photographs.scene(120, 90)
+    small = read_image(scene, max_side=40)
+    assert small.size == (40, 30)
+    expected = Image.fromarray(scene).resize((30, 40), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(small.pixels, np.asarray(expected))
+    np.testing.assert_array_equal(read_image(scene, max_side=120).pixels, scene)
+    assert read_image(small, max_side=40) is small
+    again = read_image(small, max_side=20)
+    assert (again.size, again.name) == ((20, 15), small.name)
+    assert not again.pixels.flags.writeable
+    assert read_image(scene[:, :1], max_side=40).size == (40, 1)
+    with pytest.raises(UsageError, match="max_side must be at least 1 pixel, got 0"):
+        read_image(scene, max_side=0)
+
+
+def test_a_jpeg_is_reduced_as_antialiased_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = photographs.scene(600, 800)
+    whole = read_image(photographs.encode(scene, "PNG"), max_side=100)
+    data = photographs.oriented(scene, 6, "JPEG", quality=98)
+    loaded: list[tuple[int, int]] = []
+    load = Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda image: loaded.append(image.size) or load(image))
+    part = read_image(data, max_side=100)
+    monkeypatch.undo()
+    assert max(max(size) for size in loaded) == 200  # not 800
+    assert part.size == whole.size == (75, 100)
+    assert np.abs(part.pixels.astype(int) - whole.pixels).mean() < 2
+    checks = np.tile(np.uint8([[0, 255], [255, 0]]), (400, 400))  # aliasing would show its squares
+    gray = read_image(photographs.encode(checks, "JPEG", quality=98), max_side=70).pixels
+    assert np.abs(gray.astype(int) - 127).max() < 8
+
+
+def test_a_pillow_image_keeps_its_size() -> None:
+    image = Image.open(io.BytesIO(photographs.encode(photographs.scene(400, 400), "JPEG")))
+    assert read_image(image, max_side=20).size == (20, 20)
+    assert image.size == (400, 400)
+
+
+def test_hidden_colours_do_not_bleed_into_a_reduced_rim() -> None:
+    rgba = np.zeros((80, 80, 4), np.uint8)
+    rgba[:, :39] = (200, 100, 50, 255)
+    rgba[:, 39:, 2] = 255  # hidden blue
+    small = read_image(rgba, max_side=20, cutout=True)
+    assert small.alpha is not None
+    rim = small.pixels[:, 9]
+    assert 0 < small.alpha[0, 9] < 255
+    assert np.abs(rim.astype(int) - (200, 100, 50)).max() <= 3
+    assert small.pixels[0, -1].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("frame", "scale", "expected"),
+    [
+        ("foreground", 1.0, (100, None)),
+        ("background", 0.5, (100, 100)),
+        ("background", 2.5, (250, 100)),
+        ("background", float("nan"), (100, 100)),
+        ("background", float("inf"), (100, 100)),
+    ],
+)
+def test_the_sides_that_a_small_composite_needs(
+    frame: str, scale: float, expected: tuple[int, int | None]
+) -> None:
+    assert images.longest_sides(100, frame, scale) == expected
+    assert images.longest_sides(None, frame, scale) == (None, None)
+
+
 # Reading: modes
 
 

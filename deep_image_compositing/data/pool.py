@@ -1,4 +1,4 @@
-"""Work in parts over several processes, with progress; ``shards`` and ``shards verify`` use it."""
+"""Work in parts over several processes; ``shards`` and ``shards verify`` use it, others its bar."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def run(
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+def progress(
+    label: str, total: int, show: bool, unit: str = "samples"
+) -> Iterator[Callable[[int], None]]:
     """A bar on standard error with rate and time left; gives the function that moves it."""
     if not show:
         yield lambda steps: None
@@ -92,7 +94,8 @@ def progress(label: str, total: int, show: bool) -> Iterator[Callable[[int], Non
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:.1f} samples/s")
+            speed = task.finished_speed or task.speed or 0
+            return Text(f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s")
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),

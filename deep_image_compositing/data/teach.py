@@ -13,25 +13,18 @@ import hashlib
 import io
 import json
 import logging
-import signal
-import threading
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Generator, Tensor
@@ -73,6 +66,7 @@ from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
+from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.stages.base import Fuser
 
 BLOCK = 64
@@ -84,7 +78,6 @@ TRIES = 100
 """Draws after which nothing that fits is expected to be found any more."""
 
 _EXACT = 0.2  # share of masks that stay exact, as in FusionData
-_PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
 _ERROR = "error"
 _log = logging.getLogger("deep_image_compositing")
 
@@ -565,9 +558,7 @@ class TripletWriter(BasePredictionWriter):
         self._exit = ExitStack()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            # Lightning would note it for the end of a training step; it gives SIGTERM back itself.
-            signal.signal(signal.SIGTERM, _stop)
+        stop_on_sigterm()
         self._threads = self._exit.enter_context(ThreadPoolExecutor(4))
         if trainer.is_global_zero:
             data: TeachData = trainer.datamodule  # type: ignore[attr-defined]
@@ -622,19 +613,12 @@ class TripletWriter(BasePredictionWriter):
         if self._writer is not None:
             self._writer.__exit__(type(exception), exception, None)
         self._exit.close()
-        # Processes that this one has launched would go on without it.
-        end = getattr(trainer.strategy.launcher, "kill", None)
-        if end is not None:
-            end(signal.SIGTERM)
+        end_launched(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.barrier("shards")
         if trainer.is_global_zero and not (self.out / INDEX).exists():
             write_index(self.out, self.recipe)
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def write_index(out: Path, recipe: Recipe) -> Index:
@@ -802,33 +786,6 @@ def teach(
     return Index.read(out)
 
 
-def make_trainer(*callbacks: Callback, devices: int | str, nodes: int, accelerator: str) -> Trainer:
-    """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
-
-    Raises:
-        UsageError: devices that are not there, or not as many as were launched.
-    """
-    alone = devices in (1, "1") and nodes == 1
-    # Left to itself, Lightning would answer SLURM's signal with a checkpoint to go on from.
-    slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
-    try:
-        return Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy="auto" if alone else DDPStrategy(timeout=_PATIENCE),
-            callbacks=list(callbacks),
-            plugins=slurm,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UsageError(f"--devices, --nodes or --accelerator cannot be had: {error}") from None
-
-
 @contextmanager
 def _one_thread(trainer: Trainer) -> Iterator[None]:
     """On CPUs, sums depend on the number of threads, and that on the number of processes."""
@@ -839,27 +796,6 @@ def _one_thread(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what Lightning says of choices that are made here on purpose."""
-    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # Shards are shared out whole: a process may well have none, and no sampler is asked.
-        warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks")
-        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
-        try:
-            yield
-        finally:
-            for log, level in zip(logs, levels, strict=True):
-                log.setLevel(level)
 
 
 def draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:

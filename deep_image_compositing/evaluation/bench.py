@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -36,7 +36,6 @@ from torch.utils.data import DataLoader
 
 from deep_image_compositing import __version__
 from deep_image_compositing.compositor import Composite, Compositor
-from deep_image_compositing.data.teach import make_trainer, quiet
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 from deep_image_compositing.evaluation import report as reports
 from deep_image_compositing.evaluation import sheets as drawing
@@ -50,6 +49,7 @@ from deep_image_compositing.evaluation.measures import (
 from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_bytes, write_image
+from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 
 WORK = "work"
 """Folder of the records and result pictures, inside the report's."""
@@ -588,9 +588,7 @@ class _Keeper(Callback):
         self._tick: Callable[[str, int, int], None] | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            # Lightning would note it for the end of a training step; it gives SIGTERM back itself.
-            signal.signal(signal.SIGTERM, _stop)
+        stop_on_sigterm()
         if self.show and trainer.is_global_zero:
             share = f", 1 of {trainer.world_size} processes" if trainer.world_size > 1 else ""
             self._tick = self._exit.enter_context(_progress(share))
@@ -608,18 +606,11 @@ class _Keeper(Callback):
     ) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
         self._close()
-        # Processes that this one has launched would go on without it.
-        end = getattr(trainer.strategy.launcher, "kill", None)
-        if end is not None:
-            end(signal.SIGTERM)
+        end_launched(trainer)
 
     def _close(self) -> None:
         self._tick = None
         self._exit.close()
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 _PATIENCE = 60.0

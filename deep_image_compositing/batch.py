@@ -1,0 +1,725 @@
+"""Composites of many photographs over one background; ``composite`` calls it for a folder.
+
+While one photograph goes through the stages, the next are decoded and the last are encoded, each in
+threads of their own, a few at a time. Process *r* of *n* takes the photographs *r*, *r + n*, ...:
+each is made exactly once, and no process waits for another before the end. Next to the composites
+lies a record of what each was made of, so that a run that was stopped, in whatever way, goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+from deep_image_compositing import __version__
+from deep_image_compositing.compositor import Composite, Compositor, parse_position
+from deep_image_compositing.data import pool
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.images import (
+    ImageSource,
+    Photograph,
+    longest_sides,
+    read_image,
+    read_mask,
+    write_bytes,
+)
+from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
+
+RECORD = "composites.jsonl"
+"""File that says what each composite was made of, next to the composites."""
+
+AHEAD = 2
+"""Photographs that are decoded ahead of the stages, and results that wait to be written."""
+
+_FORMAT = 1  # raised whenever the record says something else of the same composite
+_THREAD = "composites"
+_ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
+_FAREWELL = "stopped; finished composites stay, and the same command with --resume goes on"
+_log = logging.getLogger("deep_image_compositing")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composite that is to be made.
+
+    Attributes:
+        foreground: file of the photograph with the subject.
+        outputs: files to write, by the arguments of :meth:`Composite.save`; ``path`` must be one.
+        mask: file of its mask, instead of the segmenter's answer.
+    """
+
+    foreground: Path
+    outputs: Mapping[str, Path]
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of the jobs.
+
+    Attributes:
+        made: how many composites were written.
+        kept: how many an earlier run had already written.
+        failures: why the others failed, by their number.
+    """
+
+    made: int
+    kept: int
+    failures: Mapping[int, str]
+
+
+def composite_all(
+    jobs: Sequence[Job],
+    background: ImageSource,
+    make: Callable[[str], Compositor],
+    *,
+    record: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    frame: Literal["foreground", "background"] = "foreground",
+    scale: float = 1.0,
+    position: tuple[float, float] | str = (0.5, 0.5),
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    accelerator: str = "auto",
+    show: bool = False,
+) -> Outcome | None:
+    """Make composites of many photographs over one background, and write them as they are made.
+
+    A photograph that fails does not stop the others. On several devices, this is run by every
+    process, with the same arguments::
+
+        jobs = [Job(path, {"path": out / f"{path.stem}.png"}) for path in list_images("portraits")]
+        stages = {"segmenter": ("pyramid", {}), "refiner": ("none", {}), "fuser": ("alpha", {})}
+        outcome = composite_all(
+            jobs,
+            "beach.jpg",
+            lambda device: Compositor(**stages, device=device),
+            record=out / RECORD,
+            settings=describe_stages(stages),
+            resume=True,
+        )
+
+    Args:
+        jobs: whose outputs lie in folders that are there.
+        background: read once.
+        make: gives the compositor of a device.
+        record: file in which to note what each composite was made of.
+        settings: whatever decides how a composite looks besides the photographs and the placement,
+            as JSON has it: stages, their options and weights, see :func:`describe_stages`.
+        frame: as for :meth:`Compositor.__call__`.
+        scale: likewise.
+        position: likewise.
+        resume: leave alone what the record says was made of the same photograph, mask, background
+            and settings, when its outputs are all there as they were written; and clear away what
+            a run that was killed has left half-written.
+        device: as for :class:`Compositor`; where there are several, of what kind.
+        devices: GPUs, or processes on a CPU; -1 for all GPUs.
+        accelerator: as for Lightning's Trainer: auto, cpu, cuda, gpu, mps; the same as ``device``.
+        show: draw a progress bar on standard error.
+
+    Returns:
+        What has become of them; None in every process but the first.
+
+    Raises:
+        UsageError: a wrong argument, or devices that are not there.
+        ImageError: a background that cannot be read, or a full disk; what is finished stays.
+        KeyboardInterrupt: the run was told to stop; what is finished stays.
+    """
+    wanted = _device(device, devices, accelerator)
+    if not jobs:
+        return Outcome(0, 0, {})
+    # What is wrong with the stages is told before any process is started.
+    compositor = make(wanted if devices == 1 else "cpu")
+    own, theirs = longest_sides(compositor.max_side, frame, scale)
+    new = read_image(background, max_pixels=compositor.max_pixels, max_side=theirs)
+    placement = {"frame": frame, "scale": scale, "position": parse_position(position)}
+    about = {
+        "format": _FORMAT,
+        "version": __version__,
+        "settings": settings,
+        "placement": placement,
+        "background": _digest_of_pixels(new),
+    }
+    book = Record(Path(record))
+    run = _Run(jobs, new, make, compositor, book, about, placement, own, resume, show)
+    numbered: int | list[int] = devices
+    if devices == 1:
+        wanted = compositor.device.type
+        numbered = 1 if compositor.device.index is None else [compositor.device.index]
+    with quiet(), warnings.catch_warnings(), _signals_restored():
+        # Pillow's warnings are silenced around each reading, which threads do to each other.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        guard = _Guard()
+        trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
+        try:
+            trainer.predict(run, return_predictions=False)
+        except (SystemExit, KeyboardInterrupt):
+            if trainer.is_global_zero:
+                _log.warning(_FAREWELL)
+            # Lightning has made an exit of the first Ctrl-C.
+            if guard.interrupted and trainer.is_global_zero:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            guard.end()
+            book.close()
+    if not trainer.is_global_zero:
+        return None
+    if run.full:
+        raise ImageError(
+            f"{run.full[0]}: the disk is full. Finished composites stay; make room, and --resume "
+            "(resume=True) goes on"
+        )
+    return run.outcome
+
+
+def writing() -> bool:
+    """Whether threads of a run that was stopped twice are still at work."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
+
+
+def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Names, options, and the SHA-256 of every file that is loaded, by slot.
+
+    Args:
+        stages: registered name and options of each slot.
+
+    Raises:
+        UsageError: a stage that is not registered.
+        WeightsError: weights that are neither shipped nor a file.
+    """
+    from deep_image_compositing.evaluation.methods import Method, stage_text
+
+    method = Method("own", **{slot: stage_text(*stage) for slot, stage in stages.items()})
+    return method.describe()
+
+
+def _device(device: str, devices: int, accelerator: str) -> str:
+    """The one kind of device, or the one device, that the three arguments mean."""
+    if devices < 1 and devices != -1:
+        raise UsageError(f"devices must be at least 1, or -1 for all GPUs, got {devices}")
+    kind = {"gpu": "cuda"}.get(accelerator, accelerator)
+    if "auto" not in (device, kind) and device.partition(":")[0] != kind:
+        raise UsageError(
+            f"the device {device} and the accelerator {accelerator} exclude each other"
+        )
+    if devices != 1 and ":" in device:
+        raise UsageError(f"the device {device} is one, but {devices} devices are wanted")
+    return kind if device == "auto" else device
+
+
+# The record
+
+
+class Record:
+    """What each composite was made of: a line of JSON each, appended when it is finished.
+
+    A run that is killed may leave the last line torn, and then that composite counts as not made.
+    Processes share the file, because a line is written at once. It would take ever longer to write
+    the whole record for every composite; that is done, aside and renamed, when a run begins.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._file: Any = None
+        self._lock = threading.Lock()
+
+    def tidy(self) -> None:
+        """Leave one whole line a composite; for one process, before any other opens the record.
+
+        Raises:
+            ImageError: it could not be read or written.
+        """
+        self._read()
+        lines = [json.dumps(entry) + "\n" for entry in self._entries.values()]
+        write_bytes(self.path, "".join(lines).encode())
+
+    def open(self) -> None:
+        """Read what is there, and be ready for more.
+
+        Raises:
+            ImageError: it could not be read or written.
+        """
+        self._read()
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
+        except OSError as error:
+            raise ImageError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def holds(self, job: Job, made_of: str) -> bool:
+        """Whether all outputs of the job are there, as they were written, and made of this."""
+        entry = self._entries.get(self._name(job.outputs["path"]), {})
+        files = entry.get("files")
+        if entry.get("made_of") != made_of or not isinstance(files, dict):
+            return False
+        there = {key: self._stamp(path) for key, path in job.outputs.items()}
+        return all(stamp and files.get(key) == stamp for key, stamp in there.items())
+
+    def add(self, job: Job, made_of: str) -> None:
+        """Note that the job is done.
+
+        Raises:
+            ImageError: it could not be written.
+        """
+        files = {key: self._stamp(path) for key, path in job.outputs.items()}
+        name = self._name(job.outputs["path"])
+        line = json.dumps({"composite": name, "made_of": made_of, "files": files}).encode() + b"\n"
+        try:
+            with self._lock:
+                if self._file is not None and self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise ImageError(f"{self.path} could not be written: {error.strerror}") from error
+
+    def _read(self) -> None:
+        self._entries = {}
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ImageError(f"{self.path} cannot be read: {error.strerror}") from error
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._entries[str(entry["composite"])] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # torn, and so not done
+
+    def _name(self, path: Path) -> str:
+        """``path`` as seen from the record, so that a whole folder may be moved."""
+        try:
+            return Path(os.path.relpath(path, self.path.parent)).as_posix()
+        except ValueError:  # on another drive
+            return path.absolute().as_posix()
+
+    def _stamp(self, path: Path) -> list[Any] | None:
+        """Name, size and time of a file; None when it is not there."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return [self._name(path), found.st_size, found.st_mtime_ns]
+
+
+# Running
+
+
+@dataclass
+class _Read:
+    """A photograph as it comes from the readers, or why it does not."""
+
+    number: int
+    made_of: str = ""
+    photograph: Photograph | None = None
+    mask: NDArray[Any] | None = None
+    kept: bool = False
+    error: Exception | None = None
+
+
+class _Run(LightningModule):
+    """``Trainer.predict`` of all jobs: a step composites one photograph that has been read."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        background: Photograph,
+        make: Callable[[str], Compositor],
+        compositor: Compositor,
+        record: Record,
+        about: Mapping[str, Any],
+        placement: dict[str, Any],
+        max_side: int | None,
+        resume: bool,
+        show: bool,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.prepare_data_per_node = False
+        self.jobs = jobs
+        self.background = background
+        self.make = make
+        self.compositor = compositor
+        self.record = record
+        self.about = json.dumps(about, sort_keys=True, default=str)
+        self.placement = placement
+        self.max_side = max_side
+        self.resume = resume
+        self.show = show
+        self.full: list[str] = []
+        self.outcome = Outcome(0, 0, {})
+        self._made = self._kept = 0
+        self._failures: dict[int, str] = {}
+        self._stopped = False
+        self._reading: _ReadAhead | None = None
+        self._writers: _Threads | None = None
+        self._writing: deque[tuple[int, Future[None]]] = deque()
+        self._exit = ExitStack()
+
+    # Before
+
+    def prepare_data(self) -> None:
+        """Clear away what a killed run has left; Lightning calls one process, before the others."""
+        if self.resume:
+            for folder in {target.parent for job in self.jobs for target in job.outputs.values()}:
+                for path in folder.iterdir():
+                    if _ASIDE.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+        self.record.tidy()
+
+    def setup(self, stage: str) -> None:
+        """Make the stages of this process's device, and open the record."""
+        self.record.open()
+        if self.trainer.world_size > 1 and self.trainer.is_global_zero:
+            _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
+        made, here = self.compositor.device, self.device
+        if made.type != here.type or made.index not in (None, here.index):
+            self.compositor = self.make(str(here))
+
+    def predict_dataloader(self) -> _ReadAhead:
+        """The photographs of this process, in their order."""
+        own = range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size)
+        self._reading = _ReadAhead(own, self._read, lambda: self._stopped)
+        return self._reading
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Nothing: the compositor moves what stages are to see."""
+        return batch
+
+    def on_predict_start(self) -> None:
+        """Start the writers and the progress bar."""
+        assert self._reading is not None
+        count = self.trainer.world_size
+        label = "compositing" if count == 1 else f"compositing (1 of {count} processes)"
+        show = self.show and self.trainer.is_global_zero
+        self._advance = self._exit.enter_context(
+            pool.progress(label, len(self._reading), show, "photographs")
+        )
+        self._writers = _Threads(AHEAD)
+
+    # In the threads
+
+    def _read(self, number: int) -> _Read:
+        """Read a photograph and its mask, unless its composite is there already."""
+        job, read = self.jobs[number], _Read(number)
+        if self._stopped:
+            return read
+        try:
+            read.made_of = self._made_of(job)
+            if self.resume and self.record.holds(job, read.made_of):
+                read.kept = True
+                return read
+            limit = self.compositor.max_pixels
+            read.photograph = read_image(job.foreground, max_pixels=limit, max_side=self.max_side)
+            if job.mask is not None:
+                read.mask = read_mask(job.mask, size=read.photograph.size, max_pixels=limit)
+        except Exception as error:  # one bad file must not stop the others
+            _log.debug("%s", traceback.format_exc())
+            read.error = error
+        return read
+
+    def _made_of(self, job: Job) -> str:
+        """SHA-256 of all that decides what a composite looks like.
+
+        Taken before the files are read: where one changes in between, the composite is made anew.
+        """
+        files = [None if path is None else _digest(path) for path in (job.foreground, job.mask)]
+        return hashlib.sha256(json.dumps([self.about, files]).encode()).hexdigest()
+
+    def _save(self, job: Job, made_of: str, composite: Composite) -> None:
+        with torch.inference_mode():
+            composite.save(**job.outputs)
+        self.record.add(job, made_of)
+
+    # Step by step
+
+    def predict_step(self, read: _Read, batch_idx: int) -> bool:
+        """Composite one photograph, and hand the result to the writers.
+
+        Args:
+            read: the photograph.
+            batch_idx: not used.
+
+        Returns:
+            True, because Lightning asks why nothing is returned.
+        """
+        # Lightning keeps the batch until the next one is there.
+        photograph, mask = read.photograph, read.mask
+        read.photograph = read.mask = None
+        if self._stopped:
+            return True
+        if read.kept:
+            self._kept += 1
+            self._advance(1)
+        elif photograph is None or read.error is not None:  # what failed may be the mask
+            self._fail(read.number, read.error)
+        else:
+            try:
+                composite = self.compositor(photograph, self.background, mask, **self.placement)
+            except Exception as error:  # one bad file must not stop the others
+                _log.debug("%s", traceback.format_exc())
+                self._fail(read.number, error)
+            else:
+                assert self._writers is not None
+                self._settle(AHEAD - 1)
+                job = self.jobs[read.number]
+                future = self._writers.submit(self._save, job, read.made_of, composite)
+                self._writing.append((read.number, future))
+        return True
+
+    def _settle(self, most: int) -> None:
+        """See what has become of results, until no more than ``most`` are still being written."""
+        while self._writing and (len(self._writing) > most or self._writing[0][1].done()):
+            number, future = self._writing[0]
+            error = future.exception()
+            self._writing.popleft()
+            if error is None:
+                self._made += 1
+                self._advance(1)
+                continue
+            _log.debug("%s", "".join(traceback.format_exception(error)))
+            if _is_full(error):
+                # The others will find out by themselves, and all of them end together.
+                self.full.append(str(error))
+                self._stopped = True
+            self._fail(number, error)
+
+    def _fail(self, number: int, error: BaseException | None) -> None:
+        known = isinstance(error, CompositingError)
+        self._failures[number] = str(error) if known else f"{type(error).__name__}: {error}"
+        self._advance(1)
+
+    def on_predict_end(self) -> None:
+        """Wait for the writers."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Write what is finished, and start nothing new."""
+        self._stopped = True
+        readers = None if self._reading is None else self._reading.threads
+        threads = [some for some in (readers, self._writers) if some is not None]
+        with self._exit:
+            for some in threads:
+                some.close()
+            self._settle(0)
+            for some in threads:
+                some.join()
+
+    def teardown(self, stage: str) -> None:
+        """Learn what has become of the jobs of all processes, once all are done."""
+        mine = (self._made, self._kept, self._failures, self.full)
+        parts: list[Any] = [mine] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            self._wait_for_all()
+            torch.distributed.all_gather_object(parts, mine)
+        made, kept, failures, full = zip(*parts, strict=True)
+        together = {number: reason for part in failures for number, reason in part.items()}
+        self.outcome = Outcome(sum(made), sum(kept), dict(sorted(together.items())))
+        self.full = [text for part in full for text in part]
+
+    def _wait_for_all(self) -> None:
+        """Meet the other processes; by asking again and again, so that Ctrl-C is heard meanwhile.
+
+        Raises:
+            CompositingError: one of them has ended.
+        """
+        index = self.device.index if self.device.type == "cuda" else None
+        here = None if index is None else [index]
+        met = torch.distributed.barrier(async_op=True, device_ids=here)
+        while not met.is_completed():
+            time.sleep(0.05)
+        try:
+            met.wait()
+        except RuntimeError as error:
+            raise CompositingError(
+                "another process of this run has ended; the same command with --resume goes on"
+            ) from error
+
+
+class _ReadAhead:
+    """Photographs as they are needed; a few are read ahead in threads, and not more.
+
+    Args:
+        numbers: of the jobs.
+        read: reads one, and never raises.
+        stopped: asked before each whether to end.
+    """
+
+    def __init__(
+        self, numbers: Sequence[int], read: Callable[[int], _Read], stopped: Callable[[], bool]
+    ) -> None:
+        self.numbers = numbers
+        self.read = read
+        self.stopped = stopped
+        self.threads: _Threads | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[_Read]:
+        self.threads, waiting = _Threads(AHEAD), deque[Future[_Read]]()
+        for number in self.numbers:
+            if self.stopped():
+                return
+            waiting.append(self.threads.submit(self.read, number))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting and not self.stopped():
+            yield waiting.popleft().result()
+
+
+class _Threads:
+    """Threads that end with the process, however it ends; those of an executor are waited for.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._tasks: SimpleQueue[Any] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=_THREAD, daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Have ``call(*args)`` done."""
+        future: Future[Any] = Future()
+        self._tasks.put((future, call, args))
+        return future
+
+    def close(self) -> None:
+        """Take nothing more."""
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def join(self) -> None:
+        """Wait for what has been taken, once closed."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, call, args = task
+            try:
+                future.set_result(call(*args))
+            except BaseException as error:
+                future.set_exception(error)
+            del task, future, call, args  # or the last composite would stay until the next comes
+
+
+class _Guard(Callback):
+    """Ends a run that is told to stop: in order the first time, at once the second."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._launched: list[subprocess.Popen[bytes]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop_on_sigterm()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+        if threading.current_thread() is threading.main_thread():
+            # Lightning has Ctrl-C ignored from here on, but a second one ends the waiting below.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # The first process tells the others to stop, who may have heard it themselves.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_launched(trainer)
+        procs = getattr(trainer.strategy.launcher, "procs", [])
+        self._launched = list(procs)
+        procs.clear()  # Lightning watches this list, and would kill this process once one has ended
+        assert isinstance(pl_module, _Run)
+        pl_module.finish()
+        for process in self._launched:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+
+    def end(self) -> None:
+        """Kill what has not ended by itself."""
+        for process in self._launched:
+            process.kill()
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Handlers as they were, also where Lightning was stopped before it put them back."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Small parts
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk or a quota that is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _digest_of_pixels(photograph: Photograph) -> str:
+    """SHA-256 of what a photograph shows."""
+    digest = hashlib.sha256(repr(photograph.size).encode())
+    for plane in (photograph.pixels, photograph.alpha):
+        if plane is not None:
+            digest.update(plane.tobytes())
+    return digest.hexdigest()
