@@ -286,4 +286,4 @@ def work_on_cells(
 
 def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
     weight = total[-1]
-    return total[:-1] / weight.clamp_min(1e-6), weight > 0
+    return total[:-1] / weight.clamp_min(torch.finfo(weight.dtype).tiny), weight > 0
