@@ -332,8 +332,8 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--megapixels", metavar="N,...", help="sizes of the photographs; default: 0.6,2,12,24,48"
     )
     resolution.add_argument(
-        "--parts", metavar="NAME,...", help="what is measured; default: sizes,outline,blends,"
-        "batches",
+        "--parts", metavar="NAME,...", help="what is measured; default: sizes,solved,"
+        "outline,blends,batches",
     )  # fmt: skip
     data.add_argument(
         "--workers", type=int, default=2, metavar="N", help="loader processes; default: 2"

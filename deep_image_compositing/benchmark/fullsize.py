@@ -17,7 +17,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter
 from deep_image_compositing.functional.lift import follow_guide, make_guide, upsample_rows
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.functional.tiles import CELL, Box
+from deep_image_compositing.functional.tiles import CELL, Box, Grid, enlarged_windows
 from deep_image_compositing.images import read_image, write_image
 from deep_image_compositing.metrics.band import BAND_RADIUS, _decibels, rim_band
 from deep_image_compositing.placement import resample
@@ -52,6 +51,8 @@ SMALL_SHARE = 0.75
 """Long side, as a share of the working size, of the composite that is enlarged: 768 of 1024."""
 
 _STRIP = 256
+_MARGIN = 64
+_ALIGN = 32
 
 
 # Truth
@@ -285,10 +286,14 @@ def fuse_whole(
     """
     assert coarse.old_background is not None
     guide = make_guide(image, coarse.alpha, coarse.foreground_color, coarse.old_background)
-    part = (..., slice(*box[:2]), slice(*box[2:]))
+    height, width = pixels.shape[-2:]
+    # From multiples of the strides of networks, as the tiles are.
+    top, left = (max(0, box[i] - _MARGIN) // _ALIGN * _ALIGN for i in (0, 2))
+    bottom, right = min(height, box[1] + _MARGIN), min(width, box[3] + _MARGIN)
+    part = (..., slice(top, bottom), slice(left, right))
+    size = (bottom - top, right - left)
     photograph, behind = (x[part][None].to(image.device).float() / 255 for x in (pixels, backdrop))
-    size = (photograph.shape[-2], photograph.shape[-1])
-    large = F.interpolate(guide, size, mode="bilinear", align_corners=False)
+    large = enlarged_windows(guide, Grid(*size, cell=max(size)), [(top, left)], box)
     layers = Layers(*follow_guide(large, photograph))
     del large
     better = None if finer is None else finer(photograph, behind, layers)

@@ -43,8 +43,8 @@ from deep_image_compositing.functional.pyramids import BLEND_LEVELS
 MEGAPIXELS = (0.6, 2.0, 12.0, 24.0, 48.0)
 """Sizes that are measured when none are named."""
 
-PARTS = ("sizes", "outline", "blends", "batches")
-"""What is measured; each is a group of tables."""
+PARTS = ("sizes", "solved", "outline", "blends", "batches")
+"""What is measured, group by group; ``solved`` adds closed-form matting to ``sizes``."""
 
 OUTLINES = (0.4, 0.6, 0.8, 1.0)
 """Sizes of the subject relative to its own, in photographs of one size."""
@@ -103,7 +103,7 @@ def run(
     middle = min(megapixels, key=lambda size: abs(size - 12))
     rows: dict[float, Row] = {}
     if "sizes" in parts:
-        rows = {size: _size(size, middle, options) for size in megapixels}
+        rows = {size: _size(size, middle, options, parts) for size in megapixels}
         for table in (
             size_table(rows), quality_table(rows), others_table(rows),
             profile_table(middle, rows[middle]["profile"]), aim_table(rows),
@@ -130,10 +130,10 @@ def measure(scene: Scene, options: Row, parts: Sequence[str] = ()) -> Row:
     return found
 
 
-def _size(size: float, middle: float, options: Row) -> Row:
-    parts = ["quality", "whole", "solved", "floor"]
-    if size == middle:
-        parts.append("profile")
+def _size(size: float, middle: float, options: Row, chosen: Sequence[str]) -> Row:
+    parts = ["quality", "whole", "floor"]
+    parts += ["solved"] if "solved" in chosen else []
+    parts += ["profile"] if size == middle else []
     return measure(Scene.of(size), options, parts)
 
 

@@ -66,7 +66,8 @@ class Scene:
         for top in range(0, self.height, _BAND):
             rows = slice(top, min(top + _BAND, self.height))
             alpha = np.maximum(self._outline(rows), self._strands(rows))
-            yield rows, alpha, *(self._colors(rows, layer) for layer in range(3))
+            color, old, new = (self._colors(rows, layer) for layer in range(3))
+            yield rows, alpha, color, old, new
 
     # The subject's alpha
 
