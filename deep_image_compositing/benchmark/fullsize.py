@@ -191,7 +191,9 @@ def measure(files: Files, options: dict[str, Any]) -> dict[str, Any]:
     if peak is not None and start_memory is not None:
         found["memory"] = (peak - start_memory) / 1e6
     front, back = read_image(files.photograph), read_image(files.background)
-    runs = [compositor(front, back) for _ in range(options["repeats"])]
+    given: list[tuple[Any, ...]] = []
+    with recorded_layers(given):
+        runs = [compositor(front, back) for _ in range(options["repeats"])]
     for name in ("segmentation", "refinement", "fusion"):
         found[name] = statistics.median(run.seconds[name] for run in runs)
     found["total"] = statistics.median(sum(run.seconds.values()) for run in runs)
@@ -211,7 +213,7 @@ def measure(files: Files, options: dict[str, Any]) -> dict[str, Any]:
         found["seam_truth"] = seam_ratio(truth, alpha)
         del enlarged
     if "whole" in options["parts"]:
-        found |= compare_whole(compositor, result, front, back, alpha)
+        found |= compare_whole(result, given, alpha)
     if "profile" in options["parts"]:
         found["profile"] = profile(compositor, front, back)
     del result
@@ -303,17 +305,17 @@ def fuse_whole(
     return composite
 
 
-def compare_whole(
-    compositor: Compositor, result: Composite, front: Any, back: Any, alpha: Tensor
-) -> dict[str, Any]:
-    """How far tiles are from the whole, inside the rim band, in 8-bit steps."""
-    if not result.tiles[1]:
-        return {"difference": "no tiles"}
-    given: list[tuple[Any, ...]] = []
-    with recorded_layers(given):
-        tiled = compositor(front, back).composite_pixels
+def compare_whole(result: Composite, given: list[tuple[Any, ...]], alpha: Tensor) -> dict[str, Any]:
+    """How far tiles are from the whole, inside the rim band, in 8-bit steps.
+
+    Args:
+        result: made in tiles.
+        given: what ``fuse_layers`` was given for it, see :func:`recorded_layers`.
+        alpha: (H, W) uint8, the true one.
+    """
     if not given:
-        return {"difference": "no layers"}
+        return {"difference": "no tiles"}
+    tiled = result.composite_pixels
     box = given[0][2]
     needed = WHOLE_BYTES * (box[1] - box[0]) * (box[3] - box[2])
     if needed > LIMIT:

@@ -96,7 +96,7 @@ def run(
     options: dict[str, Any] = {
         "device": device,
         "threads": threads,
-        "repeats": 1 if quick else 3,
+        "repeats": 1 if quick else 2,
         "work_side": 128 if quick else 1024,
     }
     megapixels = _QUICK if quick else sorted(megapixels)
