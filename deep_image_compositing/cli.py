@@ -319,28 +319,37 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     # An option may stand before or behind what is measured: only the outermost has defaults.
     parser.set_defaults(quick=False, threads=None, size=None, device=None)
     kinds = parser.add_subparsers(metavar="WHAT", dest="what", required=False)
-    pipeline, data, train = (
+    pipeline, resolution, data, train = (
         kinds.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         for name, summary in (
             ("pipeline", "imports, stages and the whole; what is measured when nothing is named"),
+            ("resolution", "time and memory from 0.6 to 48 megapixels, against exact truth"),
             ("data", "shards against a bare loop and a folder, synthesis, memory"),
             ("train", "steps a second, waiting for data and memory of recipes"),
         )
     )
     given: dict[str, Any] = {"default": argparse.SUPPRESS}
-    for sub in (parser, pipeline, data, train):
+    for sub in (parser, pipeline, resolution, data, train):
         sub.add_argument("--quick", action="store_true", help="everything small and once", **given)
         sub.add_argument(
             "--threads", type=int, metavar="N", help="CPU threads; default: torch's", **given
         )
-    for sub, default in ((parser, "cpu"), (pipeline, "cpu"), (data, "auto"), (train, "auto")):
+    for sub in (parser, pipeline, resolution, data, train):
+        default = "auto" if sub in (data, train) else "cpu"
         sub.add_argument("--device", help=f"auto, cpu, cuda, ...; default: {default}", **given)
-    for sub in (pipeline, data, train):
+    for sub in (pipeline, resolution, data, train):
         sub.add_argument(
             "--debug", action="store_true", help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )
     for sub in (parser, pipeline):
         sub.add_argument("--size", type=int, metavar="PIXELS", help="default: 768", **given)
+    resolution.add_argument(
+        "--megapixels", metavar="N,...", help="sizes of the photographs; default: 0.6,2,12,24,48"
+    )
+    resolution.add_argument(
+        "--parts", metavar="NAME,...", help="what is measured; default: sizes,solved,"
+        "outline,blends,batches",
+    )  # fmt: skip
     data.add_argument(
         "--workers", type=int, default=2, metavar="N", help="loader processes; default: 2"
     )
@@ -601,7 +610,7 @@ def _layouts() -> int:
 
 def _benchmark(options: argparse.Namespace) -> int:
     ours = options.what in ("data", "train")
-    if ours and options.size is not None:
+    if options.what not in (None, "pipeline") and options.size is not None:
         raise UsageError(f"--size is an option of benchmark pipeline, not of {options.what}")
     device = options.device or ("auto" if ours else "cpu")
     shared = {"quick": options.quick, "threads": options.threads, "device": device}
@@ -619,6 +628,17 @@ def _benchmark(options: argparse.Namespace) -> int:
             compile=options.compile,
             **shared,
         )
+    elif options.what == "resolution":
+        from deep_image_compositing.benchmark import resolution
+
+        try:
+            sizes = [float(size) for size in (options.megapixels or "").split(",") if size]
+        except ValueError:
+            raise UsageError(
+                f"--megapixels is a list such as 0.6,12, got {options.megapixels!r}"
+            ) from None
+        parts = options.parts.split(",") if options.parts else resolution.PARTS
+        resolution.run(sizes or resolution.MEGAPIXELS, parts=parts, **shared)
     else:
         from deep_image_compositing.benchmark import pipeline
 

@@ -8,6 +8,7 @@ outermost part of the context counts for nothing, since there an answer knows le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -69,11 +70,19 @@ class Grid:
         return min(side, self.height), min(side, self.width)
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Top and left of a cell's window, moved where it would stick out of the picture."""
-        height, width = self.window
-        top = min(max(0, row * self.cell - self.context), self.height - height)
-        left = min(max(0, column * self.cell - self.context), self.width - width)
-        return top, left
+        """Top and left of a cell's window, moved where it would stick out of the picture.
+
+        They are multiples of what divides both cell and context, so that the strides of networks
+        and pyramids fall on the same pixels in every window. At the bottom and on the right a
+        window may therefore still stick out, by less than that; :func:`window_of` fills it.
+        """
+        step = math.gcd(self.cell, self.context)
+        return tuple(  # type: ignore[return-value]
+            min(max(0, number * self.cell - self.context), -(-(whole - side) // step) * step)
+            for number, whole, side in zip(
+                (row, column), (self.height, self.width), self.window, strict=True
+            )
+        )
 
     def span(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of a cell."""
@@ -174,8 +183,18 @@ def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) 
 
 
 def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The part (C, h, w) of ``picture`` (C, H, W) whose top left is ``corner``."""
-    return picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+    """The part (C, h, w) of ``picture`` (C, H, W) whose top left is ``corner``.
+
+    Below and to the right of the picture its border is repeated.
+    """
+    part = picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+    if part.shape[1:] == size:
+        return part
+    rows, columns = (
+        torch.arange(side, device=picture.device).clamp(max=have - 1)
+        for side, have in zip(size, part.shape[1:], strict=True)
+    )
+    return part[:, rows][:, :, columns]
 
 
 def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
@@ -255,13 +274,16 @@ def work_on_cells(
             corners = [grid.corner(row, column) for column in some]
             for column, (_, left), answer in zip(some, corners, make(corners), strict=True):
                 weight = grid.weights(row, column).to(total.device)
-                total[:-1, :, left : left + width] += answer * weight
-                total[-1, :, left : left + width] += weight
+                place = slice(left, min(left + width, grid.width))
+                inside = place.stop - place.start
+                total[:-1, :, place] += (answer * weight)[..., :inside]
+                total[-1, :, place] += weight[:, :inside]
             pending = True
     if pending:
-        yield base, base + height, *_mean(total)
+        end = min(base + height, grid.height)
+        yield base, end, *_mean(total[:, : end - base])
 
 
 def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
     weight = total[-1]
-    return total[:-1] / weight.clamp_min(1e-6), weight > 0
+    return total[:-1] / weight.clamp_min(torch.finfo(weight.dtype).tiny), weight > 0

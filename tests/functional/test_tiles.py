@@ -1,0 +1,276 @@
+"""Tiles: they cover what they are asked to, blend without seams, and stay within memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional import tiles
+from deep_image_compositing.functional.tiles import (
+    Grid,
+    cells_inside,
+    enlarged_windows,
+    fill_cells,
+    touched_cells,
+    window_of,
+    work_on_cells,
+)
+
+SIZES = [(1, 1), (1, 97), (7, 5), (31, 64), (96, 96), (97, 193), (128, 130), (211, 307), (300, 95)]
+"""Tiny, odd, prime, and on either side of a cell and of a window."""
+
+
+def every(grid: Grid) -> Tensor:
+    return torch.ones(grid.rows, grid.columns, dtype=torch.bool)
+
+
+def scattered(grid: Grid, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(grid.rows, grid.columns, generator=random) < 0.4
+
+
+def picture(grid: Grid, channels: int = 2) -> Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.rand(channels, grid.height, grid.width, generator=random)
+
+
+# The grid
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("context", [0, 1, 16, 70])
+def test_cells_cover_every_pixel_once_and_windows_hold_them(
+    size: tuple[int, int], context: int
+) -> None:
+    grid = Grid(*size, context=context)
+    count = torch.zeros(size)
+    for row in range(grid.rows):
+        for column in range(grid.columns):
+            rows, columns = grid.span(row, column)
+            count[rows, columns] += 1
+            top, left = grid.corner(row, column)
+            assert 0 <= top <= rows.start
+            assert 0 <= left <= columns.start
+            assert rows.stop <= top + grid.window[0]
+            assert columns.stop <= left + grid.window[1]
+            # What divides cell and context divides corners; they stick out by less than that.
+            step = math.gcd(grid.cell, context)
+            assert top % step == left % step == 0
+            assert top + grid.window[0] < grid.height + step
+            assert left + grid.window[1] < grid.width + step
+    assert torch.equal(count, torch.ones(size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("context", [0, 1, 16, 70])
+def test_a_touched_cell_has_weight_everywhere(size: tuple[int, int], context: int) -> None:
+    grid = Grid(*size, context=context)
+    for cells in (every(grid), scattered(grid)):
+        total = torch.zeros(size)
+        for row, column in cells.nonzero().tolist():
+            (top, left), (height, width) = grid.corner(row, column), grid.window
+            weight = grid.weights(row, column)
+            assert weight.shape == (height, width)
+            assert weight.min() >= 0
+            assert weight.max() <= 1
+            part = total[top : top + height, left : left + width]
+            part += weight[: part.shape[0], : part.shape[1]]
+        for row, column in cells.nonzero().tolist():
+            assert total[grid.span(row, column)].min() > 0
+
+
+def test_the_outermost_context_counts_for_nothing() -> None:
+    weight = Grid(400, 400, context=16).weights(1, 1)
+    assert weight[:8].max() == weight[:, :8].max() == weight[-8:].max() == 0
+    assert weight[64, 64] == 1
+
+
+@pytest.mark.parametrize("sides", [(0, 5, 96, 1), (5, 0, 96, 1), (5, 5, 0, 1), (5, 5, 96, -1)])
+def test_a_grid_that_cannot_be(sides: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UsageError, match="a grid has sides"):
+        Grid(*sides)
+
+
+# Which cells
+
+
+def brute_touched(grid: Grid, marked: Tensor, box: tiles.Box) -> Tensor:
+    """A small pixel touches a cell when their areas in the picture have a part in common."""
+    top, bottom, left, right = box
+    high, wide = marked.shape
+    out = torch.zeros(grid.rows, grid.columns, dtype=torch.bool)
+    for y, x in marked.nonzero().tolist():
+        for row in range(grid.rows):
+            for column in range(grid.columns):
+                rows, columns = grid.span(row, column)
+                # Times the small sides, so that all are whole numbers.
+                down = ((rows.start - top) * high, (rows.stop - top) * high)
+                along = ((columns.start - left) * wide, (columns.stop - left) * wide)
+                out[row, column] |= (
+                    down[0] < (y + 1) * (bottom - top)
+                    and down[1] > y * (bottom - top)
+                    and along[0] < (x + 1) * (right - left)
+                    and along[1] > x * (right - left)
+                )
+    return out
+
+
+def brute_inside(grid: Grid, inside: Tensor, box: tiles.Box) -> Tensor:
+    top, bottom, left, right = box
+    out = torch.zeros(grid.rows, grid.columns, dtype=torch.bool)
+    for row in range(grid.rows):
+        for column in range(grid.columns):
+            y, x = ((s.start + s.stop) // 2 for s in grid.span(row, column))
+            if top <= y < bottom and left <= x < right:
+                small = (y - top) * inside.shape[0] // (bottom - top)
+                out[row, column] = inside[small, (x - left) * inside.shape[1] // (right - left)]
+    return out
+
+
+@pytest.mark.parametrize("size", [(40, 61), (97, 53), (8, 8)])
+@pytest.mark.parametrize("small", [(7, 11), (30, 17), (1, 1), (40, 61)])
+@pytest.mark.parametrize("part", [None, (3, 37, 5, 50), (0, 8, 1, 7)])
+def test_cells_against_a_brute_force_reference(
+    size: tuple[int, int], small: tuple[int, int], part: tiles.Box | None
+) -> None:
+    grid = Grid(*size, cell=8, context=2)
+    if part is not None:
+        part = (part[0], min(part[1], size[0]), part[2], min(part[3], size[1]))
+    box = part or (0, size[0], 0, size[1])
+    random = torch.Generator().manual_seed(sum(small))
+    for share in (0.02, 0.3):
+        marked = torch.rand(small, generator=random) < share
+        assert torch.equal(touched_cells(grid, marked, part), brute_touched(grid, marked, box))
+        assert torch.equal(cells_inside(grid, marked, part), brute_inside(grid, marked, box))
+
+
+def test_filling_writes_marked_cells_and_no_others() -> None:
+    grid = Grid(50, 83, cell=16)
+    for cells in (scattered(grid), every(grid), ~every(grid)):
+        written = torch.zeros(50, 83)
+        fill_cells(grid, cells, lambda rows, columns, w=written: w[rows, columns].add_(1))
+        expected = cells.repeat_interleave(16, 0).repeat_interleave(16, 1)[:50, :83]
+        assert torch.equal(written, expected.float())
+
+
+# Windows
+
+
+@pytest.mark.parametrize("size", [(300, 211), (97, 400), (20, 30)])
+@pytest.mark.parametrize("small", [(37, 41), (1, 1), (97, 19)])
+def test_enlarged_windows_are_parts_of_the_enlarged_whole(
+    size: tuple[int, int], small: tuple[int, int]
+) -> None:
+    grid = Grid(*size)
+    coarse = torch.rand(1, 3, *small, generator=torch.Generator().manual_seed(2))
+    whole = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[0]
+    corners = [grid.corner(*place) for place in every(grid).nonzero().tolist()]
+    windows = enlarged_windows(coarse, grid, corners, (0, size[0], 0, size[1]))
+    for corner, window in zip(corners, windows, strict=True):
+        inside = whole[:, corner[0] :, corner[1] :][:, : grid.window[0], : grid.window[1]]
+        own = window[:, : inside.shape[1], : inside.shape[2]]
+        torch.testing.assert_close(own, inside, atol=2e-5, rtol=0)
+
+
+def test_a_window_beyond_the_picture_repeats_its_border() -> None:
+    whole = torch.arange(12).view(1, 3, 4)
+    window = window_of(whole, (1, 2), (4, 3))
+    assert window[0].tolist() == [[6, 7, 7], [10, 11, 11], [10, 11, 11], [10, 11, 11]]
+
+
+def test_enlarged_windows_of_a_part_continue_its_border() -> None:
+    grid, box = Grid(250, 260), (40, 200, 30, 250)
+    coarse = torch.rand(1, 2, 23, 31, generator=torch.Generator().manual_seed(3))
+    part = F.interpolate(coarse, (160, 220), mode="bilinear", align_corners=False)
+    whole = F.pad(part, (30, 10, 40, 50), mode="replicate")[0]
+    corners = [grid.corner(*place) for place in every(grid).nonzero().tolist()]
+    expected = torch.stack([window_of(whole, corner, grid.window) for corner in corners])
+    windows = enlarged_windows(coarse, grid, corners, box)
+    torch.testing.assert_close(windows, expected, atol=2e-5, rtol=0)
+
+
+# Work
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("context", [0, 1, 16, 70])
+@pytest.mark.parametrize("which", [every, scattered])
+def test_the_picture_s_own_windows_give_the_picture_back(
+    size: tuple[int, int], context: int, which: Any
+) -> None:
+    grid = Grid(*size, context=context)
+    whole, cells = picture(grid), which(grid)
+
+    def make(corners: list[tuple[int, int]]) -> Tensor:
+        return torch.stack([window_of(whole, corner, grid.window) for corner in corners])
+
+    seen = torch.zeros(size, dtype=torch.bool)
+    for top, bottom, answer, covered in work_on_cells(grid, cells, make, 2):
+        torch.testing.assert_close(answer[:, covered], whole[:, top:bottom][:, covered])
+        assert not answer[:, ~covered].any()
+        assert not (seen[top:bottom] & covered).any()
+        seen[top:bottom] |= covered
+    for row, column in cells.nonzero().tolist():
+        assert seen[grid.span(row, column)].all()
+
+
+def test_strips_come_in_order_and_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid(700, 900, context=16)
+    monkeypatch.setattr(tiles, "PIXELS_AT_ONCE", 3 * 128 * 128 + 5)
+    sizes, asked = [], []
+
+    def make(corners: list[tuple[int, int]]) -> Tensor:
+        sizes.append(len(corners))
+        asked.extend(corners)
+        return torch.zeros(len(corners), 1, *grid.window)
+
+    for cells in (every(grid), scattered(grid), scattered(grid, 5)):
+        asked.clear()
+        end = 0
+        for top, bottom, answer, covered in work_on_cells(grid, cells, make, 1):
+            assert end <= top < bottom <= grid.height
+            assert bottom - top <= grid.window[0]
+            assert answer.shape == (1, bottom - top, grid.width)
+            assert covered.shape == (bottom - top, grid.width)
+            end = bottom
+        assert asked == [grid.corner(*place) for place in cells.nonzero().tolist()]
+    assert max(sizes) == 3
+
+
+def test_nothing_touched_is_no_work() -> None:
+    grid = Grid(200, 200)
+    assert not list(work_on_cells(grid, ~every(grid), pytest.fail, 1))
+
+
+def test_constant_answers_that_differ_go_over_into_each_other() -> None:
+    """Between two cells the answer is a ramp without a step, which is what hides seams."""
+    grid = Grid(96, 192, context=16)
+
+    def make(corners: list[tuple[int, int]]) -> Tensor:
+        return torch.stack([torch.full((1, *grid.window), float(x > 0)) for _, x in corners])
+
+    ((_, _, answer, covered),) = work_on_cells(grid, every(grid), make, 1)
+    assert covered.all()
+    steps = answer[0, 0].diff()
+    assert steps.min() >= 0
+    assert steps.max() < 0.1
+    assert answer[0, 0, 80] == 0
+    assert answer[0, 0, -80] == 1
+
+
+def test_tiny_weights_leave_no_dark_corners() -> None:
+    """With 2048 pixels of context the corner of a window weighs 6e-8 and is all there is."""
+    weight = float(
+        Grid(9000, 9000, context=2048)._ramp(4032, 1984, 4192, 9000).double().square()[1024]
+    )
+    assert 0 < weight < 1e-6
+    total = torch.tensor([0.7 * weight, weight]).view(2, 1, 1)
+    answer, covered = tiles._mean(total)
+    assert covered.all()
+    torch.testing.assert_close(answer, torch.full((1, 1, 1), 0.7))
