@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import weights
+from deep_image_compositing import registry, weights
 from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.stages.base import Segmenter
 
@@ -66,6 +66,22 @@ def test_shipped_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_unknown_names_list_what_ships() -> None:
     with pytest.raises(WeightsError, match=r"no weights 'best' for Toy.*'default', 'small'"):
         Toy(weights="best")
+
+
+def test_what_ships_is_small_and_makes_stages() -> None:
+    from deep_image_compositing.compositor import make_stage
+
+    sizes = {path.name: path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")}
+    assert sum(sizes.values()) < 20e6
+    named = set()
+    for entry in registry.list_stages():
+        shipped = getattr(entry.factory, "shipped", {})
+        assert entry.weights == tuple(shipped)
+        for name, file in shipped.items():
+            named.add(file)
+            stage = make_stage(entry.slot, (entry.name, {"weights": name}))
+            assert all(value.isfinite().all() for value in stage.state_dict().values()), file
+    assert named == set(sizes)
 
 
 def test_a_shipped_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

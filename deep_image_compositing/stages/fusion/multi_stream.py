@@ -301,5 +301,5 @@ class MultiStreamFuser(Fuser):
 class SingleStreamFuser(MultiStreamFuser):
     """Both photographs concatenated into one encoder; everything else as in multi_stream."""
 
-    shipped: ClassVar[dict[str, str]] = {}
+    shipped: ClassVar[dict[str, str]] = {"default": "single_stream.safetensors"}
     streams: ClassVar[int] = 1

@@ -64,7 +64,7 @@ class CascadeRefiner(Refiner):
         sizes: tuple[int, ...] | None = None,
         width: int | None = None,
         freeze_stride: int = 0,
-        confidence: float = 4.0,
+        confidence: float = 2.0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -61,7 +61,7 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
     """
 
     method = "deep_image_matting"
-    shipped: ClassVar[dict[str, str]] = {}
+    shipped: ClassVar[dict[str, str]] = {"default": "deep_image_matting.safetensors"}
     network: DeepImageMattingNetwork
 
     def __init__(

@@ -44,7 +44,8 @@ class IndexNetRefiner(TrainedMattingRefiner):
             MobileNetV2, or a file with timm's names; for ``width=1`` only.
         encoder_rate: factor of the learning rate for the encoder; the published training has
             0.01, from ImageNet.
-        weights: trained weights: a file, or None. The authors' published checkpoint
+        weights: trained weights: a shipped name (``default``, a small network trained here), a
+            file, or None. The authors' published checkpoint
             (``indexnet_matting.pth.tar``) loads as it is.
         **kwargs: as for
             :class:`~deep_image_compositing.stages.refinement.trained_matting.TrainedMattingRefiner`.
@@ -55,7 +56,7 @@ class IndexNetRefiner(TrainedMattingRefiner):
     """
 
     method = "index_net"
-    shipped: ClassVar[dict[str, str]] = {}
+    shipped: ClassVar[dict[str, str]] = {"default": "index_net.safetensors"}
     network: IndexNetwork
 
     def __init__(
