@@ -204,6 +204,36 @@ def test_finer_layers_in_tiles_are_those_of_the_whole(size: tuple[int, int], sid
     assert steps(result.composite_pixels, whole) <= 1
 
 
+def test_a_subject_cut_off_by_the_picture_s_border_is_in_phase_too() -> None:
+    """At sides that no stride divides, the last windows were once out of step with the others."""
+
+    def cut(height: int, width: int) -> Tensor:
+        return disc(2 * height, 2 * width, 0.05)[..., :height, :width]
+
+    size = (479, 641)
+    pixels, backdrop, alpha = smooth(*size, 1), smooth(*size, 2), to_bytes(cut(*size)[0])
+    fuser = LaplacianFuser(levels=6)
+    fused = in_tiles(fuser, pixels, backdrop, alpha)
+    assert steps(fused.composite, whole_of(fuser, pixels, backdrop, alpha)) <= 1
+    torch.manual_seed(0)
+    learned = MultiStreamFuser(widths=(8, 8), finer_widths=(8, 12, 16), start="given")
+    assert learned.finer is not None
+    with torch.no_grad():
+        learned.finer.head.weight.normal_(0, 0.02)
+    compositor = Compositor(
+        lambda image: cut(image.shape[-2], image.shape[-1]),
+        lambda image, mask: mask,
+        learned,
+        device="cpu",
+        work_side=256,
+    )
+    given: list[tuple[Any, ...]] = []
+    with recorded_layers(given):
+        result = compositor(*(x.permute(1, 2, 0).numpy() for x in (pixels, backdrop)))
+    with torch.inference_mode():
+        assert steps(result.composite_pixels, fuse_whole(*given[0])) <= 1
+
+
 # Who sees what
 
 
