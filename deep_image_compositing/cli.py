@@ -214,9 +214,9 @@ def _composite_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--work-side",
         type=int,
-        default=1024,
+        default=896,
         metavar="PIXELS",
-        help="long side at which learned stages work; default: 1024",
+        help="long side at which learned stages work; default: 896",
     )
 
 

@@ -287,7 +287,7 @@ class Compositor:
         fuser: StageLike = "multi_stream",
         device: str | torch.device = "auto",
         max_pixels: int | None = None,
-        work_side: int = 1024,
+        work_side: int = 896,
         harmonize: Literal["reinhard"] | None = None,
         harmonize_strength: float = 0.5,
         max_side: int | None = None,

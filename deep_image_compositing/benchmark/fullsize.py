@@ -47,8 +47,8 @@ WHOLE_BYTES = 450
 SOLVED_PIXELS = 2_500_000
 """Pixels up to which closed-form matting is run: it would take minutes beyond."""
 
-SMALL_SHARE = 0.75
-"""Long side, as a share of the working size, of the composite that is enlarged: 768 of 1024."""
+SMALL_SHARE = 6 / 7
+"""Long side, as a share of the working size, of the composite that is enlarged: 768 of 896."""
 
 _STRIP = 256
 _MARGIN = 64
@@ -165,7 +165,7 @@ class Informed(nn.Module):
         return rough_mask(self.alpha, (image.shape[-2], image.shape[-1])).to(image)
 
 
-def default_compositor(alpha: Tensor, device: str = "cpu", work_side: int = 1024) -> Compositor:
+def default_compositor(alpha: Tensor, device: str = "cpu", work_side: int = 896) -> Compositor:
     """The shipped stages, informed of a small true alpha (1, 1, h, w)."""
     segmenter: Any = make_stage("segmenter", "pyramid")
     return Compositor(Informed(segmenter, alpha), device=device, work_side=work_side)

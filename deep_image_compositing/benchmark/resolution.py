@@ -97,7 +97,7 @@ def run(
         "device": device,
         "threads": threads,
         "repeats": 1 if quick else 2,
-        "work_side": 128 if quick else 1024,
+        "work_side": 128 if quick else 896,
     }
     megapixels = _QUICK if quick else sorted(megapixels)
     middle = min(megapixels, key=lambda size: abs(size - 12))
