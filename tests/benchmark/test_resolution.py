@@ -19,6 +19,7 @@ from deep_image_compositing.fullsize import to_bytes
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.images import read_image
 from deep_image_compositing.metrics import band_psnr
+from deep_image_compositing.registry import create
 from tests.conftest import disc, noise
 
 
@@ -198,7 +199,14 @@ def test_kornia_s_blend_is_a_blend() -> None:
     assert float((blend - plain).abs().mean()) < 0.1
 
 
-def test_batches_of_pairs_run_in_both_precisions() -> None:
+def test_batches_of_pairs_run_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small networks: processors without bfloat16 of their own take minutes for the shipped ones.
+    small = {
+        "segmenter": {"backbone": "test_efficientnet", "width": 8, "size": 32},
+        "refiner": {"backbone": "test_efficientnet", "width": 8, "sizes": (32,)},
+        "fuser": {"widths": (4, 6), "radius": 3},
+    }
+    monkeypatch.setattr(resolution, "_stage", lambda slot, name: create(slot, name, **small[slot]))
     shown = text(resolution.batch_table(torch.device("cpu"), 64, 1, 2, compiled=False))
     assert "fp32" in shown
     assert "bf16" in shown
