@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ def learned(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
 
     @registry.register("fuser", "learned", description="a network")
     class Learned(SingleStreamFuser):
-        pass
+        shipped: ClassVar[dict[str, str]] = {}
 
 
 @pytest.mark.usefixtures("learned")
