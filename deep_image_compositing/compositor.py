@@ -173,7 +173,7 @@ class Composite:
             resample(levels, size, "bilinear")
             for levels in (self.cutout_levels, self.alpha_levels, self.mask_levels)
         )
-        # Colours are averaged as far as they show, so that nothing dark bleeds into the rim.
+        # The photograph goes on beyond the subject, so that nothing dark bleeds into the rim.
         color = resample(self.repainted.on(self.foreground_pixels), size) / 255
         cutout = over(color[None], _floats(alpha)[None], _checker(size))[0]
         pictures = {

@@ -309,8 +309,8 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
         (h, w) boolean, a value for each block of :data:`BLOCK` pixels.
     """
     height, width = alpha.shape[-2:]
-    room = (0, -width % BLOCK, 0, -height % BLOCK)
-    plane = F.pad(alpha[None].float(), room, mode="replicate")[0, 0] if any(room) else alpha[0]
+    # The border is repeated to whole blocks, in 8 bits.
+    plane = window_of(alpha, (0, 0), (height + -height % BLOCK, width + -width % BLOCK))[0]
     blocks = plane.reshape(plane.shape[0] // BLOCK, BLOCK, -1, BLOCK)
     high, low = (x.float()[None, None] for x in (blocks.amax((1, 3)), blocks.amin((1, 3))))
     radius = -(-reach // BLOCK) + 1
