@@ -202,6 +202,34 @@ def any_crop(size: tuple[int, int], rng: np.random.Generator, low: float = 0.4) 
     return left, top, left + side, top + side
 
 
+def any_box(
+    size: tuple[int, int], aspect: float, rng: np.random.Generator, low: float = 0.4
+) -> Box:
+    """A box of ``aspect`` (width / height), at least ``low`` of the largest one, anywhere."""
+    width = min(size[0], size[1] * aspect) * rng.uniform(low, 1.0)
+    height = width / aspect
+    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
+    return left, top, left + width, min(top + height, size[1])
+
+
+def union(one: Box, other: Box) -> Box:
+    """The smallest box that holds both."""
+    left, top = min(one[0], other[0]), min(one[1], other[1])
+    return left, top, max(one[2], other[2]), max(one[3], other[3])
+
+
+def carry(box: Box, source: Box, target: Box) -> Box:
+    """Where in ``target`` that part lies which ``box`` is of ``source``."""
+    x = (target[2] - target[0]) / (source[2] - source[0])
+    y = (target[3] - target[1]) / (source[3] - source[1])
+    return (
+        target[0] + x * (box[0] - source[0]),
+        target[1] + y * (box[1] - source[1]),
+        target[0] + x * (box[2] - source[0]),
+        target[1] + y * (box[3] - source[1]),
+    )
+
+
 def crop(
     image: Image.Image,
     box: Box,

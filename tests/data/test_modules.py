@@ -21,6 +21,7 @@ from deep_image_compositing.data.modules import (
     SegmentationData,
     StageData,
     as_sources,
+    crops_at,
 )
 from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.errors import UsageError
@@ -149,6 +150,64 @@ def test_photograph_and_label_are_cut_alike(
         slope = batch["image"][:, 1, :, -1].mean(1) - batch["image"][:, 1, :, 0].mean(1)
         mirrored += int((slope < 0).sum())
     assert 4 < mirrored < 20
+
+
+class Red(torch.nn.Module):
+    """A segmenter that finds what is red, and notes what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.shown.append(image)
+        return image[:, :1]
+
+
+@pytest.mark.parametrize("own", [0.5, 1.0])
+def test_masks_of_a_segmenter_lie_where_it_saw_them(own: float, root: Path, tmp_path: Path) -> None:
+    coded(tmp_path / "coded.tar")
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    options: dict[str, Any] = {"segmenter": "pyramid", "own": own, "augment": 0.0, "paste": 0.0}
+    data = make(RefinementData, tmp_path, "coded.tar", size=64, epoch_length=24, **options)
+    assert isinstance(data, RefinementData)
+    data._made = red = Red()
+    batches = list(data.train_dataloader())
+    for batch in batches:
+        rows = batch["place"].flatten(1).any(1)
+        assert own < 1 or bool(rows.all())
+        made = data.on_after_batch_transfer(batch, 0)
+        assert set(made) == {"image", "mask", "alpha", "weight"}
+        off = (made["mask"] - made["alpha"])[rows].abs()
+        assert not len(off) or (off.mean() < 0.02 and off.quantile(0.99) < 0.2)
+    count = sum(len(shown) for shown in red.shown)
+    assert count == sum(int(batch["place"].flatten(1).any(1).sum()) for batch in batches)
+    assert 0 < count <= 24
+
+
+def test_a_segmenter_sees_the_scene_that_its_crop_shows(root: Path, tmp_path: Path) -> None:
+    coded(tmp_path / "coded.tar")
+    trees.scenes(tmp_path / "scenes")
+    options: dict[str, Any] = {"segmenter": "pyramid", "own": 1.0, "augment": 0.0, "paste": 1.0}
+    data = make(RefinementData, tmp_path, "coded.tar", size=64, epoch_length=12, **options)
+    for batch in data.train_dataloader():
+        place = batch["place"].flatten(1)
+        wide = crops_at(batch["around_background"].float() / 255, place, 64)
+        off = (wide - batch["background"].float() / 255).abs()
+        assert off.mean() < 0.05
+
+
+def test_crops_lie_where_their_place_says() -> None:
+    picture = torch.arange(64.0).view(1, 1, 8, 8)
+    place = torch.tensor([[0.25, 0.5, 0.5, 0.75]])
+    assert torch.allclose(crops_at(picture, place, 2), picture[..., 4:6, 2:4], atol=1e-4)
+
+
+def test_own_masks_need_a_segmenter(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"name one as --data\.segmenter"):
+        make(RefinementData, root, own=0.5)
+    with pytest.raises(UsageError, match="own is a share"):
+        make(RefinementData, root, own=2.0)
 
 
 def test_colour_and_alpha_turn_and_mirror_together(root: Path, tmp_path: Path) -> None:
