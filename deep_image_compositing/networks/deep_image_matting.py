@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.weights import read_state
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -39,6 +40,9 @@ class DeepImageMattingNetwork(nn.Module):
         skips: add the encoder's features to those that the decoder has returned to their places.
             Not in the paper; trains much faster from random weights.
         refine: have the refinement stage.
+        features: a backbone of few strides whose features are added to the encoder's, at first
+            times 0. Not in the paper, whose encoder itself begins with VGG-16's weights; it is
+            for narrower networks, which no published weights fit.
 
     Raises:
         UsageError: for a number outside its range.
@@ -54,6 +58,7 @@ class DeepImageMattingNetwork(nn.Module):
         batch_norm: bool = False,
         skips: bool = False,
         refine: bool = True,
+        features: Backbone | None = None,
     ) -> None:
         super().__init__()
         if not width > 0:
@@ -93,6 +98,14 @@ class DeepImageMattingNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self._begin()
+        self.features = features
+        self.projections = nn.ModuleDict()
+        if features is not None:
+            for stride, count in zip(features.strides, features.channels, strict=True):
+                poolings = stride.bit_length() - 1  # before the scale that these are added to
+                projection = nn.Conv2d(count, channels[poolings - 1], 1, bias=False)
+                nn.init.zeros_(projection.weight)
+                self.projections[str(poolings)] = projection
 
     def _begin(self) -> None:
         """Random weights that keep the variance through the layers; no refinement at first."""
@@ -124,18 +137,29 @@ class DeepImageMattingNetwork(nn.Module):
         height, width = image.shape[-2:]
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
         x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        logits = self._encode_and_decode(x)
+        logits = self._encode_and_decode(x, self._seen(image, x))
         raw = logits.sigmoid()
         refined = raw
         if self.refinement is not None:
             refined = (logits + self.refinement(torch.cat([x[:, :3], raw], 1))).sigmoid()
         return raw[..., :height, :width], refined[..., :height, :width]
 
-    def _encode_and_decode(self, x: Tensor) -> Tensor:
+    def _seen(self, image: Tensor, padded: Tensor) -> dict[int, Tensor]:
+        """What the backbone adds to the input of each of the encoder's scales."""
+        if self.features is None:
+            return {}
+        pad = (0, padded.shape[-1] - image.shape[-1], 0, padded.shape[-2] - image.shape[-2])
+        found = self.features(F.pad(image, pad, mode="replicate"))
+        return {
+            int(scale): project(feature)
+            for (scale, project), feature in zip(self.projections.items(), found, strict=True)
+        }
+
+    def _encode_and_decode(self, x: Tensor, added: Mapping[int, Tensor]) -> Tensor:
         """Logits (B, 1, H, W) for the normalised image and the trimap (B, 4, H, W)."""
         places, features = [], []
-        for scale in self.encoder:
-            x = scale(x)
+        for index, scale in enumerate(self.encoder):
+            x = scale(x + added[index] if index in added else x)
             features.append(x if self.skips else None)
             x, place = F.max_pool2d(x, 2, return_indices=True)
             places.append(place)

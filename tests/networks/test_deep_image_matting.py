@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.deep_image_matting import (
     DeepImageMattingNetwork,
     from_published,
@@ -226,3 +227,18 @@ def test_vgg_needs_its_width() -> None:
 def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         DeepImageMattingNetwork(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_backbone_s_features_change_nothing_at_first() -> None:
+    torch.manual_seed(0)
+    plain = DeepImageMattingNetwork(width=0.125).eval()
+    features = Backbone("tf_efficientnet_lite0", max_stride=8, freeze_stride=8)
+    helped = DeepImageMattingNetwork(width=0.125, features=features).eval()
+    helped.load_state_dict(plain.state_dict(), strict=False)
+    image, trimap = picture(45, 70)
+    assert torch.equal(helped(image, trimap), plain(image, trimap))
+    for projection in helped.projections.values():
+        torch.nn.init.normal_(projection.weight, std=0.1)
+    assert (helped(image, trimap) - plain(image, trimap)).abs().max() > 1e-3
+    # Each scale but the first is helped, by features of its own size.
+    assert list(helped.projections) == ["1", "2", "3"]

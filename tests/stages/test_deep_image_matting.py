@@ -77,11 +77,13 @@ def test_a_published_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> No
         DeepImageMattingRefiner(weights=path)
 
 
-def test_a_file_says_how_wide_its_network_is(tmp_path: Path) -> None:
-    refiner = DeepImageMattingRefiner(**SMALL)  # type: ignore[arg-type]
+@pytest.mark.parametrize("backbone", [None, "tf_efficientnet_lite0"])
+def test_a_file_says_how_its_network_is_made(backbone: str | None, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SMALL, "backbone": backbone}
+    refiner = DeepImageMattingRefiner(**options)
     weights.save(refiner, tmp_path / "small.safetensors")
     again = DeepImageMattingRefiner(weights=str(tmp_path / "small.safetensors"))
-    assert {key: again.hparams[key] for key in SMALL} == SMALL
+    assert {key: again.hparams[key] for key in options} == options
     for key, value in refiner.network.state_dict().items():
         if value.is_floating_point():
             assert torch.equal(again.network.state_dict()[key], value.half().float()), key
@@ -108,6 +110,19 @@ def test_checkpoints_become_weights(tmp_path: Path) -> None:
     own = restore_stage("refiner", "deep_image_matting", tmp_path / "own.safetensors")
     for key, value in refiner.network.named_parameters():
         assert torch.equal(own.network.get_parameter(key), value.half().float()), key
+
+
+def test_a_backbone_is_not_trained_but_what_it_adds_is() -> None:
+    torch.manual_seed(0)
+    refiner = DeepImageMattingRefiner(**SMALL, backbone="tf_efficientnet_lite0")  # type: ignore[arg-type]
+    refiner.train()
+    refiner.loss(scene()).loss.backward()
+    features = refiner.network.features
+    assert features is not None
+    assert all(parameter.grad is None for parameter in features.parameters())
+    assert not features.body.bn1.training
+    for projection in refiner.network.projections.values():
+        assert projection.weight.grad.abs().max() > 0
 
 
 def test_phases_train_their_part() -> None:

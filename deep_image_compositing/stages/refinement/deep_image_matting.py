@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.deep_image_matting import (
     DeepImageMattingNetwork,
     from_published,
@@ -24,8 +25,18 @@ from deep_image_compositing.stages.refinement.trained_matting import (
     matting_terms,
 )
 
-PUBLISHED = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False, "refine": True}
+PUBLISHED: dict[str, Any] = {
+    "width": 1.0,
+    "context": 1,
+    "batch_norm": False,
+    "skips": False,
+    "refine": True,
+    "backbone": None,
+}
 """The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
+
+FEATURES = 8
+"""Coarsest stride of the backbone's features."""
 
 
 @register(
@@ -48,7 +59,10 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
         refine: have the refinement stage.
         phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
             and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
-        pretrained: weights of VGG-16 for the encoder: None, ``pretrained``, or a file.
+        backbone: timm model whose features up to stride 8, which are not trained, help the encoder;
+            for narrow networks. None for none, as published.
+        pretrained: weights of the backbone, or where there is none, of VGG-16 for the encoder:
+            None, ``pretrained``, or a file.
         weights: trained weights: a shipped name, a file of ours, or a published PyTorch
             checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
             None.
@@ -71,6 +85,7 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
         batch_norm: bool | None = None,
         skips: bool | None = None,
         refine: bool | None = None,
+        backbone: str | None = None,
         phase: Literal["all", "encoder_decoder", "refinement"] = "all",
         pretrained: str | None = None,
         weights: str | None = None,
@@ -82,15 +97,20 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
                 f"phase must be 'all', 'encoder_decoder' or 'refinement', got {phase!r}"
             )
         self.save_hyperparameters()
-        given = {"width": width, "context": context, "batch_norm": batch_norm}
-        given |= {"skips": skips, "refine": refine}
+        given: dict[str, Any] = {"width": width, "context": context, "batch_norm": batch_norm}
+        given |= {"skips": skips, "refine": refine, "backbone": backbone}
         options = self._options(weights, given)
         self.hparams.update(options)
         if phase == "refinement" and not options["refine"]:
             raise UsageError("there is no refinement stage to train: refine is false")
         self.phase = phase
-        self.network = DeepImageMattingNetwork(**options)
-        if pretrained is not None and weights is None:
+        name = options.pop("backbone")
+        features = None
+        if name is not None:
+            found = None if weights else pretrained
+            features = Backbone(name, found, max_stride=FEATURES, freeze_stride=FEATURES)
+        self.network = DeepImageMattingNetwork(**options, features=features)
+        if pretrained is not None and weights is None and name is None:
             self.network.load_vgg(pretrained)
         self.network.to(memory_format=torch.channels_last)
         for module in self._frozen():
@@ -103,7 +123,7 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
         if weights is not None:
             state = weight_files.read_state(weight_files.resolve(self, weights))
             if is_published(state):
-                published = published_options(state)
+                published = {**PUBLISHED, **published_options(state)}
         return weight_files.describe(self, weights, published, given)
 
     def load_state_dict(
