@@ -28,6 +28,7 @@ from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.metrics.masks import iou, outline_distance
+from deep_image_compositing.placement import cover
 
 SIDE = 640
 SETS = {
@@ -99,14 +100,9 @@ def picture(item: FileItem, scene: FileItem | None) -> tuple[Tensor, Tensor]:
     label = item.label()
     size = label.size
     if scene is not None:
-        # As large as covers it, from its middle.
-        wide = scene.image()
-        scale = max(size[0] / wide.width, size[1] / wide.height)
-        box = [(whole - side / scale) / 2 for whole, side in zip(wide.size, size, strict=True)]
-        box += [start + side / scale for start, side in zip(box, size, strict=True)]
-        wide = wide.resize(size, Image.Resampling.BILINEAR, box=tuple(box), reducing_gap=2.0)
+        wide = cover(tensor(scene.image())[0], (size[1], size[0]))[None].clamp(0, 1)
         color = read_matte(item.pair).color
-        pasted = over(tensor(color), tensor(label), tensor(wide))
+        pasted = over(tensor(color), tensor(label), wide)
     else:
         pasted = tensor(item.image())
     small = fit_long_side(size[1], size[0], SIDE)
