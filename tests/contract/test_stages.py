@@ -49,7 +49,9 @@ BACKBONE = {"backbone": "test_efficientnet", "width": 8}
 
 CASES: dict[tuple[str, str, str], Case] = {
     ("segmenter", "pyramid", ""): Case({**BACKBONE, "size": 32}, learned=True),
-    ("segmenter", "pyramid", "flip"): Case({**BACKBONE, "size": 32, "flip": True}, learned=True),
+    ("segmenter", "pyramid", "one look"): Case(
+        {**BACKBONE, "size": 32, "second_look": 0.0}, learned=True
+    ),
     ("segmenter", "onnx", ""): Case({"path": "made below"}),
     ("segmenter", "grabcut", ""): Case(),
     ("refiner", "none", ""): Case(),

@@ -25,9 +25,11 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
     source="Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
 )
 class PyramidSegmenter(Segmenter):
-    """Segments the salient subject at a fixed small size and resizes the mask back.
+    """Segments the salient subject at fixed small sizes and resizes the mask back.
 
-    The whole picture is squeezed to ``size`` x ``size`` pixels, as in training.
+    The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
+    its mirror image is looked at as well, at a larger size, and the two answers are averaged: what
+    is subject only to one of them is rarely subject.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -36,7 +38,8 @@ class PyramidSegmenter(Segmenter):
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         size: side in pixels at which the network runs; 320 likewise.
         width: channels of the decoder; 64 likewise.
-        flip: average with the mirrored picture's mask when not training; twice the time.
+        second_look: side of the mirror image by ``size``, in steps of 32 pixels; 0 for one look,
+            at a third of the time.
         freeze_stride: backbone features up to this stride are not trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
@@ -50,7 +53,7 @@ class PyramidSegmenter(Segmenter):
         pretrained: str | None = None,
         size: int | None = None,
         width: int | None = None,
-        flip: bool = False,
+        second_look: float = 1.4,
         freeze_stride: int = 0,
         weights: str | None = None,
         **kwargs: Any,
@@ -61,10 +64,12 @@ class PyramidSegmenter(Segmenter):
         size = int(options["size"])
         if size < 32:
             raise UsageError(f"size must be at least 32 pixels, got {size}")
+        if second_look < 0:
+            raise UsageError(f"second_look is a factor of at least 0, got {second_look}")
         self.save_hyperparameters()
         self.hparams.update(options)
         self.size = size
-        self.flip = flip
+        self.second_look = second_look
         self.network = PyramidNetwork(
             options["backbone"],
             None if weights else pretrained,
@@ -80,8 +85,14 @@ class PyramidSegmenter(Segmenter):
 
     def forward(self, image: Tensor) -> Tensor:
         """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
-        small = resize(image, (self.size, self.size)).clamp(0, 1)
-        logits = self.logits(small)
-        if self.flip and not self.training:
-            logits = (logits + torch.flip(self.logits(torch.flip(small, (-1,))), (-1,))) / 2
-        return resize(logits, (image.shape[-2], image.shape[-1])).sigmoid()
+        shape = (image.shape[-2], image.shape[-1])
+        logits = resize(self._look(image, self.size), shape)
+        if self.second_look and not self.training:
+            side = max(32, 32 * round(self.second_look * self.size / 32))
+            mirrored = self._look(torch.flip(image, (-1,)), side)
+            logits = (logits + resize(torch.flip(mirrored, (-1,)), shape)) / 2
+        return logits.sigmoid()
+
+    def _look(self, image: Tensor, side: int) -> Tensor:
+        """Logits (B, 1, side, side) of the picture squeezed to that size."""
+        return self.logits(resize(image, (side, side)).clamp(0, 1))
