@@ -28,15 +28,16 @@ BELIEF = 3.0
 @register(
     "refiner",
     "cascade",
-    description="refinement network on RGB + mask, run at 320 and then at 640 pixels",
+    description="refinement network on RGB + mask, run at one size or more, up to 640 pixels",
     source="Zhang et al., WACV 2021, section 3.2",
 )
 class CascadeRefiner(Refiner):
-    """Sharpens a rough mask at 320 pixels and sharpens the result again at 640.
+    """Sharpens a rough mask at one size, and the result again at the next.
 
-    One network serves both stages. It is trained on local crops (so that it learns outlines, not
-    subjects) and takes the stage before it as its mask. What it answers is a correction to the
-    belief of that mask: untrained, it leaves the mask where it is.
+    One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
+    local crops (so that it learns outlines, not subjects) and takes the stage before it as its
+    mask. What it answers is a correction to the belief of that mask: untrained, it leaves the mask
+    where it is.
 
     What describes the network is by default as in the file of ``weights``.
 
