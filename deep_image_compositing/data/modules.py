@@ -545,6 +545,8 @@ class FusionData(StageData):
             :mod:`~deep_image_compositing.data.procedural`.
         degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
             good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
+        own: share of the triplets of shards that keep the mask which they are stored with, made by
+            a segmenter and a refiner; the others get a degraded alpha.
         **kwargs: as for :class:`StageData`.
     """
 
@@ -558,16 +560,18 @@ class FusionData(StageData):
         blending: float = 0.35,
         degrade: float = 1.0,
         procedural: float = 0.0,
+        own: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
-        for name, share in (("blending", blending), ("procedural", procedural)):
+        for name, share in (("blending", blending), ("procedural", procedural), ("own", own)):
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} is a share in [0, 1], got {share}")
         self.textures = as_sources(textures)
         self.blending = blending
         self.procedural = procedural
         self.degrade = degrade
+        self.own = own
 
     def open(self) -> dict[str, tuple[Mix, Mix]]:
         scenes = self.open_scenes()
@@ -654,6 +658,9 @@ class FusionData(StageData):
             taught = synthesis.taught_triplet(old, new, batch["composite"], alpha)
             # Every epoch another mask for the same sample, but one and the same to measure by.
             taught["mask"] = made["mask"] if training else batch["mask"]
+            if training and self.own:
+                kept = synthesis.chance(len(alpha), self.own, generator) > 0
+                taught["mask"] = torch.where(kept, batch["mask"], made["mask"])
             made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
         return made
 

@@ -203,6 +203,19 @@ def test_crops_lie_where_their_place_says() -> None:
     assert torch.allclose(crops_at(picture, place, 2), picture[..., 4:6, 2:4], atol=1e-4)
 
 
+@pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
+def test_stored_masks_are_kept_for_the_share_that_is_told(own: float, root: Path) -> None:
+    data = make(FusionData, root, "hard", size=32, batch_size=4, epoch_length=48, own=own)
+    kept = []
+    for batch in data.train_dataloader():
+        made = data.on_after_batch_transfer(batch, 0)
+        stored = batch["mask"].float() / 255
+        kept += [torch.equal(a, b) for a, b in zip(made["mask"], stored, strict=True)]
+    # A degraded mask may be left as exact as the stored ones are here.
+    assert len(kept) == 48
+    assert (sum(kept) < 20, 20 <= sum(kept) < 45, sum(kept) == 48)[round(2 * own)]
+
+
 def test_own_masks_need_a_segmenter(root: Path) -> None:
     with pytest.raises(UsageError, match=r"name one as --data\.segmenter"):
         make(RefinementData, root, own=0.5)

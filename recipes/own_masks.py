@@ -1,0 +1,136 @@
+"""Training triplets whose masks are what the segmenter and the refiner really make of them.
+
+    python recipes/own_masks.py ../shared/data runs/own_masks
+
+sets the mattes that training keeps into backgrounds that it keeps, so that photograph, background,
+composite and alpha are exact, and stores the mask that the default segmenter and refiner find in
+the photograph. The fuser's recipe reads the shards beside its easy triplets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.shards import Index, ShardWriter, describe
+from deep_image_compositing.evaluation.methods import parse_stage
+from deep_image_compositing.evaluation.testsets.syntest import SynTest
+from deep_image_compositing.functional.compose import over
+
+EACH = 32
+"""Samples of a shard."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="folder with mattes/ and backgrounds/")
+    parser.add_argument("out", type=Path, help="folder of the shards to be")
+    parser.add_argument("--per-subject", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--size", type=int, default=768)
+    parser.add_argument("--segmenter", default="pyramid(weights=default)")
+    parser.add_argument("--refiner", default="cascade(weights=default)")
+    options = parser.parse_args()
+    segmenter, refiner = (
+        registry.create(slot, name, **given).eval()
+        for slot in ("segmenter", "refiner")
+        for name, given in [parse_stage(getattr(options, slot))]
+    )
+    options.out.mkdir(parents=True)
+    entries = []
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = kept(options.data / "mattes", 0.2, "mattes", Path(folder, "subjects"))
+        scenes = kept(options.data / "backgrounds", 0.1, "backgrounds", Path(folder, "scenes"))
+        samples = SynTest(
+            str(subjects),
+            str(scenes),
+            hold_out=None,
+            background_hold_out=None,
+            per_subject=options.per_subject,
+            size=options.size,
+            seed=options.seed,
+            grades=("none",),
+        )
+        names = samples.names()
+        for start in range(0, len(names), EACH):
+            path = options.out / f"train-{start // EACH:06d}.tar"
+            numbers = range(start, min(start + EACH, len(names)))
+            with ShardWriter(path) as writer:
+                for number in numbers:
+                    writer.write(names[number], fields(samples[number], segmenter, refiner))
+            entries.append(describe(path, len(numbers)))
+            print(f"{numbers.stop} of {len(names)}", flush=True)
+    about = {key: str(value) for key, value in vars(options).items()}
+    Index("triplets", {"train": entries}, about).write(options.out)
+
+
+def kept(path: Path, share: float, kind: str, target: Path) -> Path:
+    """A folder that holds only what training keeps of ``path``."""
+    feed, _ = open_source(Source(str(path), hold_out=share), (kind,), Reading())
+    assert isinstance(feed, FolderFeed)
+    target.mkdir()
+    for pair in feed.pairs:
+        for file in (pair.image, pair.label):
+            if file is not None:
+                (target / file.name).symlink_to(file.resolve())
+    return target
+
+
+@torch.inference_mode()
+def fields(sample, segmenter, refiner) -> dict[str, bytes]:
+    # The composite is made of the background as it is stored, so that the two agree exactly.
+    photograph, background = jpeg(sample.foreground), jpeg(sample.background)
+    seen = floats(decoded(photograph))
+    mask = refiner(seen, segmenter(seen))
+    color, alpha = (floats(x) for x in (sample.foreground_color, sample.alpha))
+    composite = over(color, alpha, floats(decoded(background)))
+    return {
+        "foreground.jpg": photograph,
+        "background.jpg": background,
+        "composite.png": png(levels(composite)),
+        "alpha.png": png(sample.alpha),
+        "mask.png": png(levels(mask)),
+    }
+
+
+def floats(picture: Tensor) -> Tensor:
+    return picture[None].float() / 255
+
+
+def levels(picture: Tensor) -> Tensor:
+    return (picture[0].clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def image(picture: Tensor) -> Image.Image:
+    return Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy())
+
+
+def jpeg(picture: Tensor) -> bytes:
+    file = io.BytesIO()
+    image(picture).save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def png(picture: Tensor) -> bytes:
+    file = io.BytesIO()
+    image(picture).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def decoded(data: bytes) -> Tensor:
+    with Image.open(io.BytesIO(data)) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+if __name__ == "__main__":
+    main()
