@@ -18,6 +18,7 @@ from deep_image_compositing.functional.compose import (
     erode,
     feather,
     over,
+    reconstruct,
     trimap_from_mask,
     unknown_band,
 )
@@ -182,3 +183,17 @@ def test_feather_refuses_what_is_no_width(sigma: float) -> None:
         feather(torch.zeros(1, 1, 3, 3), sigma)
     with pytest.raises(UsageError, match="reach"):
         feather(torch.zeros(1, 1, 3, 3), 1.0, reach=-1)
+
+
+def test_reconstruction_keeps_what_hangs_together_with_a_seed() -> None:
+    region = torch.zeros(1, 1, 40, 60, dtype=torch.bool)
+    region[..., 5, 2:50] = region[..., 5:30, 49] = True  # a long bent way
+    region[..., 30, 50] = True  # on over a corner
+    region[..., 35, :20] = True  # apart
+    seeds = torch.zeros_like(region)
+    seeds[..., 5, 2] = True
+    seeds[..., 20, 20] = True  # outside, counts for nothing
+    wanted = region.clone()
+    wanted[..., 35, :20] = False
+    assert torch.equal(reconstruct(seeds, region), wanted)
+    assert not reconstruct(torch.zeros_like(seeds), region).any()

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.functional.compose import dilate, reconstruct
+from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
+
+STRAYS_AT = 160
+"""Long side in pixels at which stray patches of a mask are looked for."""
 
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
 """What describes the network, where neither a weights file nor the caller does."""
@@ -40,6 +44,8 @@ class PyramidSegmenter(Segmenter):
         width: channels of the decoder; 64 likewise.
         second_look: side of the mirror image by ``size``, in steps of 32 pixels; 0 for one look,
             at a third of the time.
+        sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
+            patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
@@ -54,6 +60,7 @@ class PyramidSegmenter(Segmenter):
         size: int | None = None,
         width: int | None = None,
         second_look: float = 1.4,
+        sure: float = 0.9,
         freeze_stride: int = 0,
         weights: str | None = None,
         **kwargs: Any,
@@ -66,9 +73,12 @@ class PyramidSegmenter(Segmenter):
             raise UsageError(f"size must be at least 32 pixels, got {size}")
         if second_look < 0:
             raise UsageError(f"second_look is a factor of at least 0, got {second_look}")
+        if not 0 <= sure < 1:
+            raise UsageError(f"sure is a belief in [0, 1), got {sure}")
         self.save_hyperparameters()
         self.hparams.update(options)
         self.size = size
+        self.sure = sure
         self.second_look = second_look
         self.network = PyramidNetwork(
             options["backbone"],
@@ -91,8 +101,30 @@ class PyramidSegmenter(Segmenter):
             side = max(32, 32 * round(self.second_look * self.size / 32))
             mirrored = self._look(torch.flip(image, (-1,)), side)
             logits = (logits + resize(torch.flip(mirrored, (-1,)), shape)) / 2
-        return logits.sigmoid()
+        mask = logits.sigmoid()
+        return drop_strays(mask, self.sure) if self.sure else mask
 
     def _look(self, image: Tensor, side: int) -> Tensor:
         """Logits (B, 1, side, side) of the picture squeezed to that size."""
         return self.logits(resize(image, (side, side)).clamp(0, 1))
+
+
+def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
+    """Empty the patches of a mask that are sure nowhere.
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1].
+        sure: belief that some pixel of a patch has to exceed; a mask without one is kept.
+        doubt: a patch is what exceeds this and hangs together.
+    """
+    height, width = mask.shape[-2:]
+    size = fit_long_side(height, width, STRAYS_AT)
+    small = resize(mask, size) if size != (height, width) else mask
+    seeds, region = small > sure, small > doubt
+    kept = reconstruct(seeds, region)
+    stray = (
+        dilate(region & ~kept, 2) & ~dilate(kept, 1) & seeds.flatten(1).any(1)[:, None, None, None]
+    )
+    if not stray.any():
+        return mask
+    return mask * (1 - resize(stray.to(mask.dtype), (height, width)).clamp(0, 1))
