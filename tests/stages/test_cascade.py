@@ -20,7 +20,9 @@ SMALL: dict[str, Any] = {"backbone": "test_efficientnet", "width": 8}
 def test_each_stage_runs_at_its_size_and_takes_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage = create("refiner", "cascade", sizes=(32, 48, 640), confidence=3.0, **SMALL).eval()
+    stage = create(
+        "refiner", "cascade", sizes=(32, 48, 640), confidence=3.0, trust=1, **SMALL
+    ).eval()
     seen: list[tuple[tuple[int, ...], float]] = []
 
     def logits(image: Tensor, mask: Tensor) -> Tensor:
@@ -32,6 +34,19 @@ def test_each_stage_runs_at_its_size_and_takes_the_one_before(
     assert [size for size, _ in seen] == [(16, 32), (24, 48), (40, 80)]
     means = [0.25, *(3 * torch.tensor([1.0, 2.0])).sigmoid().tolist()]
     assert [mean for _, mean in seen] == pytest.approx(means, abs=1e-5)
+
+
+def test_trust_strengthens_the_given_mask_at_test() -> None:
+    torch.manual_seed(0)
+    options = {"sizes": (48,), "confidence": 1.0, **SMALL}
+    stage = create("refiner", "cascade", trust=2.0, **options).eval()
+    image, mask = torch.rand(1, 3, 48, 48), torch.rand(1, 1, 48, 48)
+    # Untrained, the network adds nothing: what is left is the belief in the mask.
+    wanted = (2 * BELIEF * (2 * mask - 1)).sigmoid()
+    assert torch.allclose(stage(image, mask), wanted, atol=1e-5)
+    assert torch.allclose(stage.logits(image, mask), BELIEF * (2 * mask - 1), atol=1e-5)
+    with pytest.raises(UsageError, match="trust must be positive, got 0"):
+        create("refiner", "cascade", trust=0.0, **SMALL)
 
 
 def test_confidence_must_be_positive() -> None:

@@ -52,6 +52,8 @@ class CascadeRefiner(Refiner):
         confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
             network less sure of a subject's inside than it is right; what stays gray there, a
             fuser would take for glass. 1 leaves the logits as they are.
+        trust: factor of the given mask's belief at test. Above 1, doubt inside a subject makes
+            fewer holes in it; 1 is as trained.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -66,6 +68,7 @@ class CascadeRefiner(Refiner):
         width: int | None = None,
         freeze_stride: int = 0,
         confidence: float = 2.0,
+        trust: float = 1.33,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -79,8 +82,11 @@ class CascadeRefiner(Refiner):
         self.hparams.update(options)
         if confidence <= 0:
             raise UsageError(f"confidence must be positive, got {confidence}")
+        if trust <= 0:
+            raise UsageError(f"trust must be positive, got {trust}")
         self.sizes = sizes
         self.confidence = confidence
+        self.trust = trust
         self.network = PyramidNetwork(
             options["backbone"],
             None if weights else pretrained,
@@ -108,6 +114,9 @@ class CascadeRefiner(Refiner):
             scale = min(1.0, size / max(height, width))
             stage = (max(1, round(height * scale)), max(1, round(width * scale)))
             small = resize(image, stage).clamp(0, 1)
-            logits = self.logits(small, resize(alpha, stage).clamp(0, 1))
+            given = resize(alpha, stage).clamp(0, 1)
+            logits = self.logits(small, given)
+            if not self.training:
+                logits = logits + (self.trust - 1) * BELIEF * (2 * given - 1)
             alpha = (self.confidence * logits).sigmoid()
         return resize(alpha, (height, width)).clamp(0, 1)
