@@ -29,11 +29,11 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
     source="Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
 )
 class PyramidSegmenter(Segmenter):
-    """Segments the salient subject at fixed small sizes and resizes the mask back.
+    """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    its mirror image is looked at as well, at a larger size, and the two answers are averaged: what
-    is subject only to one of them is rarely subject.
+    its mirror image is looked at as well, and the two answers are averaged: what is subject only to
+    one of them is rarely subject.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -43,7 +43,7 @@ class PyramidSegmenter(Segmenter):
         size: side in pixels at which the network runs; 320 likewise.
         width: channels of the decoder; 64 likewise.
         second_look: side of the mirror image by ``size``, in steps of 32 pixels; 0 for one look,
-            at a third of the time.
+            at half the time. Above 1 small subjects are found better, and large ones worse.
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
@@ -59,7 +59,7 @@ class PyramidSegmenter(Segmenter):
         pretrained: str | None = None,
         size: int | None = None,
         width: int | None = None,
-        second_look: float = 1.4,
+        second_look: float = 1.0,
         sure: float = 0.9,
         freeze_stride: int = 0,
         weights: str | None = None,
