@@ -197,9 +197,7 @@ def outline_point(label: Pixels, rng: np.random.Generator) -> tuple[int, int]:
 
 def any_crop(size: tuple[int, int], rng: np.random.Generator, low: float = 0.4) -> Box:
     """A square of at least ``low`` of the short side, anywhere in the picture."""
-    side = min(size) * rng.uniform(low, 1.0)
-    left, top = rng.uniform(0, size[0] - side), rng.uniform(0, size[1] - side)
-    return left, top, left + side, top + side
+    return any_box(size, 1.0, rng, low)
 
 
 def any_box(
