@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deep_image_compositing.data.memory import LIMIT, Recent
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.images import Photograph, read_image
 
@@ -93,15 +93,24 @@ def find_images(root: str | Path) -> list[Path]:
     return found
 
 
-@lru_cache(maxsize=64)
 def read_rgb(path: Path) -> Image.Image:
-    """A photograph as an upright sRGB Pillow image."""
-    return Image.fromarray(read_image(path).pixels)
+    """A photograph as an upright sRGB Pillow image; those read lately stay decoded."""
+    return _photographs.get(path, lambda: Image.fromarray(read_image(path).pixels))
 
 
-@lru_cache(maxsize=64)
+def picture_bytes(*pictures: Image.Image) -> int:
+    """Bytes of 8-bit pictures together."""
+    return sum(p.width * p.height * len(p.getbands()) for p in pictures)
+
+
+_photographs = Recent[Image.Image](picture_bytes)
+
+
 def _read_cutout(path: Path) -> Photograph:
-    return read_image(path, cutout=True)
+    return _cutouts.get(path, lambda: read_image(path, cutout=True))
+
+
+_cutouts = Recent[Photograph](lambda cutout: 4 * cutout.pixels[..., 0].size, LIMIT // 4)
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:

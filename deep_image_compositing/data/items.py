@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from PIL import Image
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import Matte, estimate_color, read_matte
+from deep_image_compositing.data.memory import Recent
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
@@ -97,7 +97,7 @@ class Item(ABC):
 
 @dataclass(eq=False)
 class FileItem(Item):
-    """A sample in a plain folder; the last few files stay decoded."""
+    """A sample in a plain folder; files read lately stay decoded."""
 
     pair: Pair
 
@@ -118,9 +118,11 @@ class FileItem(Item):
         return folders.crop(_read_matte(self.pair).color, box, size)
 
 
-@lru_cache(maxsize=32)
 def _read_matte(pair: Pair) -> Matte:
-    return read_matte(pair)
+    return _mattes.get(pair, lambda: read_matte(pair))
+
+
+_mattes = Recent[Matte](lambda matte: folders.picture_bytes(matte.color, matte.alpha))
 
 
 @dataclass(eq=False)
