@@ -87,6 +87,30 @@ def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
             return found > 0
 
 
+def subject_boxes(mask: Tensor, level: float, margin: float) -> list[tuple[slice, slice]]:
+    """Rows and columns around what exceeds ``level`` in each mask; all of them where nothing does.
+
+    Args:
+        mask: (B, 1, H, W).
+        level: between what counts as subject and what does not.
+        margin: what is added on every side, as a share of the subject's height and width.
+    """
+    boxes = []
+    for item in mask[:, 0] > level:
+        sides = []
+        for across in (1, 0):
+            length = item.shape[1 - across]
+            places = item.any(across).nonzero()[:, 0]
+            if len(places):
+                low, high = int(places[0]), int(places[-1]) + 1
+                more = round(margin * (high - low))
+                sides.append(slice(max(0, low - more), min(length, high + more)))
+            else:
+                sides.append(slice(0, length))
+        boxes.append((sides[0], sides[1]))
+    return boxes
+
+
 def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
     """Turn a rough mask into a trimap: unknown within ``radius`` of the mask's outline.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.refinement.cascade import BELIEF
 from deep_image_compositing.weights import save
@@ -21,7 +22,7 @@ def test_each_stage_runs_at_its_size_and_takes_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stage = create(
-        "refiner", "cascade", sizes=(32, 48, 640), confidence=3.0, trust=1, **SMALL
+        "refiner", "cascade", sizes=(32, 48, 640), confidence=3.0, trust=1, zoom=1, **SMALL
     ).eval()
     seen: list[tuple[tuple[int, ...], float]] = []
 
@@ -34,6 +35,40 @@ def test_each_stage_runs_at_its_size_and_takes_the_one_before(
     assert [size for size, _ in seen] == [(16, 32), (24, 48), (40, 80)]
     means = [0.25, *(3 * torch.tensor([1.0, 2.0])).sigmoid().tolist()]
     assert [mean for _, mean in seen] == pytest.approx(means, abs=1e-5)
+
+
+def test_the_surroundings_of_the_subject_are_seen_enlarged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = create("refiner", "cascade", sizes=(64,), margin=0.25, zoom=1.5, **SMALL).eval()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        stage, "logits", lambda image, mask: seen.append(image) or torch.full_like(mask, 9.0)
+    )
+    image, mask = torch.rand(2, 3, 100, 120), torch.zeros(2, 1, 100, 120)
+    mask[0, :, 20:40, 30:70] = 1  # with a quarter around it 30 x 60
+    mask[1] = 1  # fills the picture
+    alpha = stage(image, mask)
+    assert [tuple(part.shape[-2:]) for part in seen] == [(32, 64), (53, 64)]
+    assert torch.allclose(seen[0], resize(image[:1, :, 15:45, 20:80], (32, 64)).clamp(0, 1))
+    assert alpha[0, :, 15:45, 20:80].min() > 0.98
+    assert alpha[0].sum() == alpha[0, :, 15:45, 20:80].sum()
+    assert alpha[1].min() > 0.98
+    seen.clear()
+    stage(image[:1, :, :45, :60], mask[:1, :, :45, :60])  # magnified by 1.5, not to 64 pixels
+    assert tuple(seen[0].shape[-2:]) == (45, 57)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": -0.5}, "margin is a share of at least 0, got -0.5"),
+        ({"zoom": 0.5}, "zoom is a factor of at least 1, got 0.5"),
+    ],
+)
+def test_what_is_seen_is_checked(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("refiner", "cascade", **options, **SMALL)
 
 
 def test_trust_strengthens_the_given_mask_at_test() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import subject_boxes
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.segmentation.pyramid import drop_strays
@@ -13,34 +17,75 @@ from deep_image_compositing.stages.segmentation.pyramid import drop_strays
 SMALL = {"backbone": "test_efficientnet", "width": 8}
 
 
-def test_a_second_look_of_the_same_size_makes_it_symmetric() -> None:
-    torch.manual_seed(0)
-    stage = create("segmenter", "pyramid", size=64, second_look=1.0, **SMALL).eval()
+def stage_with_answers(monkeypatch: pytest.MonkeyPatch, answers: list[Tensor], **options: Any):
+    """A stage whose looks answer one after the other as told, and the list of what they saw."""
+    stage = create("segmenter", "pyramid", size=64, sure=0, **options, **SMALL).eval()
+    seen: list[Tensor] = []
+
+    def logits(picture: Tensor) -> Tensor:
+        seen.append(picture)
+        return answers[len(seen) - 1].expand(len(picture), 1, 64, 64)
+
+    monkeypatch.setattr(stage, "logits", logits)
+    return stage, seen
+
+
+def test_the_second_look_is_closer_and_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = torch.full((1, 1, 64, 64), -6.0)
+    first[..., 16:48, 32:56] = 6.0  # rows 40 to 120 and columns 80 to 140 of the picture
+    second = torch.full((1, 1, 64, 64), -2.0)
+    second[..., :32] = 4.0
+    stage, seen = stage_with_answers(monkeypatch, [first, second], margin=0.25)
+    image = torch.rand(2, 3, 160, 160)
+    mask = stage(image)
+    assert len(seen) == 2
+    rows, columns = subject_boxes(resize(first, (160, 160)).sigmoid(), 0.3, 0.25)[0]
+    assert (rows.start, rows.stop) == pytest.approx((20, 140), abs=2)
+    assert (columns.start, columns.stop) == pytest.approx((65, 155), abs=2)
+    closer = resize(image[..., rows, columns].flip(-1), (64, 64)).clamp(0, 1)
+    assert torch.allclose(seen[1], closer)
+    middle = (rows.start + rows.stop) // 2
+    # Mirrored back, the second answer is sure of the right half.
+    assert mask[0, 0, middle, columns.stop - 30] > torch.sigmoid(torch.tensor(4.5))
+    assert mask[0, 0, middle, columns.start + 5] < torch.sigmoid(torch.tensor(-3.5))
+    outside = torch.sigmoid(torch.tensor(-6.0))
+    assert torch.allclose(mask[..., columns.stop + 1 :], outside)
+
+
+def test_a_third_look_counts_as_much_as_each_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [torch.tensor(value) for value in (3.0, 6.0, 0.0)]
+    stage, seen = stage_with_answers(monkeypatch, answers, looks=3)
+    assert torch.allclose(stage(torch.rand(1, 3, 64, 64)), torch.tensor(3.0).sigmoid())
+    assert len(seen) == 3
+
+
+def test_without_a_subject_the_second_look_takes_in_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = [torch.tensor(-8.0), torch.tensor(-4.0)]
+    stage, seen = stage_with_answers(monkeypatch, answers)
     image = torch.rand(1, 3, 64, 64)
-    assert torch.allclose(stage(image.flip(-1)), stage(image).flip(-1), atol=1e-5)
-    stage.second_look = 0.0
-    assert not torch.allclose(stage(image.flip(-1)), stage(image).flip(-1), atol=1e-5)
+    assert torch.allclose(stage(image), torch.tensor(-6.0).sigmoid())
+    assert torch.allclose(seen[1], image.flip(-1))
 
 
-def test_the_second_look_may_be_of_a_larger_mirror_image() -> None:
-    torch.manual_seed(0)
-    stage = create("segmenter", "pyramid", size=64, second_look=1.4, **SMALL).eval()
-    image = torch.rand(2, 3, 50, 80)
-    seen = []
-    logits = stage.logits
-    stage.logits = lambda picture: seen.append(picture) or logits(picture)
-    stage(image)
-    assert [tuple(picture.shape) for picture in seen] == [(2, 3, 64, 64), (2, 3, 96, 96)]
-    mirrored = resize(image.flip(-1), (96, 96)).clamp(0, 1)
-    assert torch.allclose(seen[1], mirrored)
-    seen.clear()
-    stage.train()(image)  # training crops are looked at once
+def test_training_crops_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, seen = stage_with_answers(monkeypatch, [torch.tensor(1.0)], looks=3)
+    stage.train()(torch.rand(1, 3, 64, 64))
     assert len(seen) == 1
 
 
-def test_a_second_look_is_no_negative_factor() -> None:
-    with pytest.raises(UsageError, match="second_look is a factor of at least 0, got -1"):
-        create("segmenter", "pyramid", size=64, second_look=-1, **SMALL)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"looks": 0}, "looks must be 1, 2 or 3, got 0"),
+        ({"looks": 4}, "looks must be 1, 2 or 3, got 4"),
+        ({"margin": -0.1}, "margin is a share of at least 0, got -0.1"),
+    ],
+)
+def test_looks_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("segmenter", "pyramid", size=64, **options, **SMALL)
 
 
 def test_patches_that_are_sure_nowhere_are_dropped() -> None:
@@ -63,7 +108,7 @@ def test_a_segmenter_may_keep_all_patches(monkeypatch: pytest.MonkeyPatch) -> No
     logits = torch.full((1, 1, 64, 64), -8.0)
     logits[..., 8:40, 8:40], logits[..., 50:60, 50:60] = 8.0, 0.5
     for sure, left in ((0.9, 0.0), (0.0, 0.6)):
-        stage = create("segmenter", "pyramid", size=64, second_look=0, sure=sure, **SMALL).eval()
+        stage = create("segmenter", "pyramid", size=64, looks=1, sure=sure, **SMALL).eval()
         monkeypatch.setattr(stage, "logits", lambda _: logits)
         mask = stage(torch.rand(1, 3, 64, 64))
         assert mask[..., 50:60, 50:60].max() == pytest.approx(left, abs=0.05)

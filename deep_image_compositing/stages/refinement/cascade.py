@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import subject_boxes
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
@@ -20,6 +21,9 @@ DEFAULTS: dict[str, Any] = {
     "width": 32,
 }
 """What describes the network, where neither a weights file nor the caller does."""
+
+OUTSIDE = 0.05
+"""Belief in the given mask up to which a pixel is surely none of the subject's surroundings."""
 
 BELIEF = 3.0
 """Logit of a pixel that the given mask is sure of, before the network has its say."""
@@ -45,8 +49,8 @@ class CascadeRefiner(Refiner):
         backbone: timm model name, of which only features up to stride 16 are used;
             ``tf_efficientnet_lite0`` where no file says otherwise.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        sizes: long side in pixels of each stage at test, in order; a stage larger than the
-            picture runs at the picture's size; (320, 640) likewise.
+        sizes: long side in pixels of each stage at test, in order, of what surrounds the subject;
+            (320, 640) likewise.
         width: channels of the decoder; 32 likewise.
         freeze_stride: backbone features up to this stride are not trained.
         confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
@@ -54,6 +58,9 @@ class CascadeRefiner(Refiner):
             fuser would take for glass. 1 leaves the logits as they are.
         trust: factor of the given mask's belief at test. Above 1, doubt inside a subject makes
             fewer holes in it; 1 is as trained.
+        margin: what a stage sees around the subject at test, as a share of its height and width;
+            what is farther away is taken for background.
+        zoom: how far a stage may magnify, where the subject's surroundings are smaller than it.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -69,6 +76,8 @@ class CascadeRefiner(Refiner):
         freeze_stride: int = 0,
         confidence: float = 2.0,
         trust: float = 1.33,
+        margin: float = 0.25,
+        zoom: float = 1.5,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -84,7 +93,13 @@ class CascadeRefiner(Refiner):
             raise UsageError(f"confidence must be positive, got {confidence}")
         if trust <= 0:
             raise UsageError(f"trust must be positive, got {trust}")
+        if margin < 0:
+            raise UsageError(f"margin is a share of at least 0, got {margin}")
+        if zoom < 1:
+            raise UsageError(f"zoom is a factor of at least 1, got {zoom}")
         self.sizes = sizes
+        self.margin = margin
+        self.zoom = zoom
         self.confidence = confidence
         self.trust = trust
         self.network = PyramidNetwork(
@@ -108,10 +123,20 @@ class CascadeRefiner(Refiner):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Alpha (B, 1, H, W) in [0, 1] after all stages."""
+        if self.training:
+            return self._refined(image, mask)
+        alpha = torch.zeros_like(mask)
+        for item, box in enumerate(subject_boxes(mask, OUTSIDE, self.margin)):
+            part = (slice(item, item + 1), slice(None), *box)
+            alpha[part] = self._refined(image[part], mask[part])
+        return alpha
+
+    def _refined(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha after all stages, each of which sees all of ``image``."""
         height, width = image.shape[-2:]
         alpha = mask
         for size in self.sizes:
-            scale = min(1.0, size / max(height, width))
+            scale = min(self.zoom, size / max(height, width))
             stage = (max(1, round(height * scale)), max(1, round(width * scale)))
             small = resize(image, stage).clamp(0, 1)
             given = resize(alpha, stage).clamp(0, 1)

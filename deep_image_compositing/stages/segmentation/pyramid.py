@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import dilate, reconstruct
+from deep_image_compositing.functional.compose import dilate, reconstruct, subject_boxes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
@@ -17,6 +17,9 @@ from deep_image_compositing.stages.base import Segmenter
 
 STRAYS_AT = 160
 """Long side in pixels at which stray patches of a mask are looked for."""
+
+FOUND = 0.3
+"""Belief at which a look has found something, for the next look to take in."""
 
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
 """What describes the network, where neither a weights file nor the caller does."""
@@ -32,7 +35,8 @@ class PyramidSegmenter(Segmenter):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    its mirror image is looked at as well, and the two answers are averaged: what is subject only to
+    what the first look has found and what surrounds it is looked at again, closer and in a mirror,
+    and the two answers are averaged: a small subject is seen larger, and what is subject only to
     one of them is rarely subject.
 
     What describes the network is by default as in the file of ``weights``.
@@ -42,8 +46,9 @@ class PyramidSegmenter(Segmenter):
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         size: side in pixels at which the network runs; 320 likewise.
         width: channels of the decoder; 64 likewise.
-        second_look: side of the mirror image by ``size``, in steps of 32 pixels; 0 for one look,
-            at half the time. Above 1 small subjects are found better, and large ones worse.
+        looks: 1 for the whole picture alone, at half the time; 2 for a second, closer look; with 3,
+            yet another one, not mirrored, at what these two have found.
+        margin: what closer looks take in around the subject, as a share of its height and width.
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
@@ -59,7 +64,8 @@ class PyramidSegmenter(Segmenter):
         pretrained: str | None = None,
         size: int | None = None,
         width: int | None = None,
-        second_look: float = 1.0,
+        looks: int = 2,
+        margin: float = 0.15,
         sure: float = 0.9,
         freeze_stride: int = 0,
         weights: str | None = None,
@@ -71,15 +77,18 @@ class PyramidSegmenter(Segmenter):
         size = int(options["size"])
         if size < 32:
             raise UsageError(f"size must be at least 32 pixels, got {size}")
-        if second_look < 0:
-            raise UsageError(f"second_look is a factor of at least 0, got {second_look}")
+        if looks not in (1, 2, 3):
+            raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
+        if margin < 0:
+            raise UsageError(f"margin is a share of at least 0, got {margin}")
         if not 0 <= sure < 1:
             raise UsageError(f"sure is a belief in [0, 1), got {sure}")
         self.save_hyperparameters()
         self.hparams.update(options)
         self.size = size
         self.sure = sure
-        self.second_look = second_look
+        self.looks = looks
+        self.margin = margin
         self.network = PyramidNetwork(
             options["backbone"],
             None if weights else pretrained,
@@ -96,17 +105,31 @@ class PyramidSegmenter(Segmenter):
     def forward(self, image: Tensor) -> Tensor:
         """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
         shape = (image.shape[-2], image.shape[-1])
-        logits = resize(self._look(image, self.size), shape)
-        if self.second_look and not self.training:
-            side = max(32, 32 * round(self.second_look * self.size / 32))
-            mirrored = self._look(torch.flip(image, (-1,)), side)
-            logits = (logits + resize(torch.flip(mirrored, (-1,)), shape)) / 2
+        logits = resize(self._look(image), shape)
+        if not self.training:
+            for look in range(1, self.looks):
+                logits = self._look_closer(image, logits, look, mirrored=look == 1)
         mask = logits.sigmoid()
         return drop_strays(mask, self.sure) if self.sure else mask
 
-    def _look(self, image: Tensor, side: int) -> Tensor:
-        """Logits (B, 1, side, side) of the picture squeezed to that size."""
-        return self.logits(resize(image, (side, side)).clamp(0, 1))
+    def _look(self, *images: Tensor) -> Tensor:
+        """Logits (B, 1, size, size) of pictures (or batches of them) squeezed to that size."""
+        side = (self.size, self.size)
+        return self.logits(torch.cat([resize(image, side).clamp(0, 1) for image in images]))
+
+    def _look_closer(self, image: Tensor, logits: Tensor, looks: int, mirrored: bool) -> Tensor:
+        """Average ``logits``, of so many looks, with one more around what they have found."""
+        boxes = subject_boxes(logits.sigmoid(), FOUND, self.margin)
+        parts = [
+            item[None, :, rows, columns] for item, (rows, columns) in zip(image, boxes, strict=True)
+        ]
+        answers = self._look(*(part.flip(-1) if mirrored else part for part in parts))
+        logits = logits.clone()
+        for item, answer, (rows, columns) in zip(logits, answers, boxes, strict=True):
+            part = item[:, rows, columns]
+            closer = resize((answer.flip(-1) if mirrored else answer)[None], part.shape[-2:])[0]
+            part += (closer - part) / (looks + 1)
+        return logits
 
 
 def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
