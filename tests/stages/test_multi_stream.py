@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
-from deep_image_compositing.networks.judge import Judge
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.fusion.multi_stream import FINE_RADIUS, band_trimap
@@ -103,13 +101,13 @@ def test_both_networks_learn_at_every_step(size: int) -> None:
     assert fuser.network.training
 
 
-def judging(entry: str, verdict: float, **options: Any) -> Any:
+def judging(entry: str, verdict: float) -> Any:
     """A fuser whose every correction is large, sure of ``verdict`` about any given alpha."""
     torch.manual_seed(0)
-    fuser = create("fuser", entry, widths=(4, 6), radius=3, judge=4, **options).eval()
+    fuser = create("fuser", entry, widths=(4, 6), radius=3, judge=4).eval()
     torch.nn.init.normal_(fuser.network.head.weight)
-    torch.nn.init.zeros_(fuser.judge.decide.weight)
-    torch.nn.init.constant_(fuser.judge.decide.bias, verdict)
+    torch.nn.init.zeros_(fuser.network.judge.decide.weight)
+    torch.nn.init.constant_(fuser.network.judge.decide.bias, verdict)
     return fuser
 
 
@@ -125,48 +123,31 @@ def test_an_alpha_judged_exact_is_kept(entry: str) -> None:
     assert (rough.alpha - kept).abs().max() > 0.1
 
 
-def test_the_judgement_is_of_each_whole_picture() -> None:
-    torch.manual_seed(0)
-    judge = Judge(4).eval()
-    photograph, alpha = torch.rand(2, 3, 30, 21), torch.rand(2, 1, 30, 21)
-    where = torch.zeros(2, 1, 30, 21)
-    where[..., 4:12] = 1
-    judged = judge(photograph, alpha, where)
-    assert judged.shape == (2,)
-    assert torch.allclose(judged[1:], judge(photograph[1:], alpha[1:], where[1:]), atol=1e-5)
-    assert judged[0] != judged[1]
-    nowhere = judge(photograph, alpha, torch.zeros_like(where))
-    assert torch.equal(nowhere, judge.decide.bias.expand(2))
+def test_one_judgement_is_made_of_a_whole_picture() -> None:
+    fuser = judging("multi_stream", 0)
+    torch.nn.init.normal_(fuser.network.judge.decide.weight)
+    streams = (torch.rand(2, 11, 20, 30), torch.rand(2, 4, 20, 30))
+    where = torch.zeros(2, 1, 20, 30)
+    where[:, :, :, 10:15] = 1
+    judged = fuser.network(*streams, where)[:, -1:]
+    assert judged.shape == (2, 1, 20, 30)
+    assert torch.equal(judged, judged[..., :1, :1].expand_as(judged))
+    assert judged[0, 0, 0, 0] != judged[1, 0, 0, 0]
+    nowhere = fuser.network(*streams, torch.zeros(2, 1, 20, 30))[:, -1:]
+    assert torch.equal(nowhere[0], nowhere[1])
 
 
-def test_the_judge_learns_which_alphas_are_exact() -> None:
+def test_the_judgement_learns_which_alphas_are_exact() -> None:
     batch = training_batch("fuser", batch=2)
-    wanted = {"sure": (4, True), "unsure": (-4, True), "taken in": (4, False)}
-    terms = {}
-    for name, (verdict, exact) in wanted.items():
-        batch["mask"] = batch["alpha"] if exact else (1.5 * batch["alpha"] - 0.25).clamp(0, 1)
-        terms[name] = judging("multi_stream", verdict).train().loss(batch).terms["judge"].item()
-    assert terms["sure"] == pytest.approx(math.log1p(math.exp(-4)), rel=1e-3)
-    assert terms["unsure"] == pytest.approx(math.log1p(math.exp(4)), rel=1e-3)
-    # Half of what the judge is shown are the true alphas, of which it is rightly sure.
-    assert terms["taken in"] == pytest.approx((terms["sure"] + terms["unsure"]) / 2, rel=1e-3)
-
-
-def test_the_judge_alone_may_be_trained_on_top_of_weights_without_one(tmp_path: Path) -> None:
-    options = {"widths": (4, 6), "radius": 3, "finer_widths": (4, 6)}
-    save(create("fuser", "multi_stream", **options), tmp_path / "plain.safetensors")
-    plain = str(tmp_path / "plain.safetensors")
-    fuser = create("fuser", "multi_stream", weights=plain, judge=4, phase="judge").train()
-    before = {key: value.clone() for key, value in fuser.state_dict().items()}
-    step = fuser.loss(training_batch("fuser", batch=2))
+    batch["mask"] = batch["alpha"].clone()
+    losses = [
+        judging("multi_stream", verdict).train().loss(batch).terms["judge"] for verdict in (4, -4)
+    ]
+    assert losses[0] < 0.1 * losses[1]
+    batch["mask"] = (1.5 * batch["alpha"] - 0.25).clamp(0, 1)
+    step = judging("multi_stream", 4).train().loss(batch)
+    assert step.terms["judge"].item() == pytest.approx(losses[1].item(), rel=1e-3)
     step.loss.backward()
-    for name, parameter in fuser.named_parameters():
-        assert (parameter.grad is not None) == name.startswith("judge."), name
-    changed = {k for k, v in fuser.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed
-    assert all(name.startswith("judge.") for name in changed)
-    with pytest.raises(WeightsError, match="judge"):
-        create("fuser", "multi_stream", weights=plain, judge=4)
 
 
 @pytest.mark.parametrize("entry", ["multi_stream", "single_stream"])
@@ -180,7 +161,7 @@ def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) 
     tensors = inputs("fuser", 1, 33, 40)
     assert torch.allclose(again(*tensors.values()), made(*tensors.values()), atol=2e-2)
     assert again.finer is not None
-    assert again.judge is not None
+    assert again.network.judge is not None
 
 
 @pytest.mark.parametrize(
@@ -193,8 +174,6 @@ def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) 
         ({"start": "random"}, "start must be"),
         ({"radius": 0}, "radius"),
         ({"judge": -1}, "judge is a number of channels"),
-        ({"phase": "judge"}, "'judge' for a fuser with a judge"),
-        ({"phase": "last", "judge": 4}, "phase must be 'all'"),
         ({"widths": ()}, "number of widths"),
     ],
 )

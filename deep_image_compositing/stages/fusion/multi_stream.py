@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.losses import laplacian_loss
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.networks.judge import Judge
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Batch, Fuser, Layers, Step
@@ -42,6 +41,9 @@ FINE_RADIUS = 8
 
 KEEP_SOLVED = -3.0
 """Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
+
+JUDGED = 0.05
+"""Weight of the judgement's own loss."""
 
 
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:
@@ -69,8 +71,8 @@ class MultiStreamFuser(Fuser):
     the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the
     composite directly, as published.
 
-    With ``judge``, a small network says of the picture as a whole whether the given alpha is exact,
-    such as a matte from a studio: the surer it is, the less is changed of it.
+    With ``judge``, the network also says of the picture as a whole whether the given alpha is
+    exact, such as a matte from a studio: the surer it is, the less it changes.
 
     What describes the networks is by default as in the file of ``weights``; without one it is as
     published but for the head: ``layers``, five widths of 16 to 80 channels, a band of 10 pixels.
@@ -88,8 +90,7 @@ class MultiStreamFuser(Fuser):
         finer_widths: channels of a second, small network that corrects what the first one found,
             in tiles at the full size of photographs beyond the working size (``layers``); finest
             scale first, which has half the size. None for no such corrections.
-        judge: channels of the small network that judges the given alpha (``layers``); 0 for none.
-        phase: what is trained: ``all``, or the ``judge`` alone, which takes minutes.
+        judge: channels of the judgement of the whole picture (``layers``); 0 for none.
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size.
         weights: trained weights: a shipped name (``default``), a file, or None.
@@ -111,7 +112,6 @@ class MultiStreamFuser(Fuser):
         shuffle: int | None = None,
         finer_widths: tuple[int, ...] | None = None,
         judge: int | None = None,
-        phase: Literal["all", "judge"] = "all",
         two_sizes: float = 0.0,
         weights: str | None = None,
         **kwargs: Any,
@@ -141,13 +141,8 @@ class MultiStreamFuser(Fuser):
             raise UsageError(
                 f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
             )
-        if phase not in ("all", "judge") or (phase == "judge" and not judge):
-            raise UsageError(
-                f"phase must be 'all', or 'judge' for a fuser with a judge, got {phase!r}"
-            )
         self.save_hyperparameters()
         self.hparams.update(options)
-        self.phase = phase
         self.two_sizes = two_sizes
         if head == "rgb":
             self.tile_context = None  # it paints every pixel
@@ -164,24 +159,18 @@ class MultiStreamFuser(Fuser):
             stride = shuffle * 2 ** (len(widths) - 1)
             features = Backbone(backbone, None if weights else pretrained, 2, stride)
         self.network = MultiStreamNetwork(
-            foreground, background, outputs, widths, features, shuffle
+            foreground, background, outputs, widths, features, shuffle, judge
         )
         if layers:
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
+                if self.network.judge is not None:
+                    self.network.judge.decide.bias.fill_(KEEP_SOLVED)  # type: ignore[union-attr]
         self.finer: MultiStreamNetwork | None = None
         if finer_widths and layers:
             # Photograph, alpha, both colours beside the new background: one stream is enough.
             self.finer = MultiStreamNetwork(13, 0, 4, tuple(finer_widths), None, 2)
             self.finer.to(memory_format=torch.channels_last)
-        self.judge: Judge | None = None
-        if judge:
-            self.judge = Judge(judge)
-            self.judge.to(memory_format=torch.channels_last)
-        if phase == "judge":
-            for part in (self.network, self.finer):
-                if part is not None:
-                    part.requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
@@ -194,18 +183,29 @@ class MultiStreamFuser(Fuser):
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
         """Corrected alpha and colour; None with the ``rgb`` head."""
-        if self.head == "rgb":
-            return None
+        return None if self.head == "rgb" else self._judged_layers(foreground, background, alpha)[0]
+
+    def _judged_layers(
+        self, foreground: Tensor, background: Tensor, alpha: Tensor
+    ) -> tuple[Layers, Tensor | None]:
+        """The layers, and whether the given alpha is exact: (B, 1, 1, 1) before the sigmoid."""
         with torch.no_grad():
             trimap, solved, color, old = self._begin(foreground, alpha)
         given = [foreground, alpha, solved, color, old]
-        change = self.network(*self._streams(given, background, solved))
-        change = change.to(solved.dtype)
-        gate, shift = change[:, :1].sigmoid(), 0.5 * change[:, 1:2]
-        if self.judge is not None:
-            with torch.no_grad():
-                exact = self._exactness(foreground, alpha).sigmoid().view(-1, 1, 1, 1)
-            gate, shift = gate + exact * (1 - gate), (1 - exact) * shift
+        streams = self._streams(given, background, solved)
+        judged = None
+        if self.network.judge is None:
+            change = self.network(*streams).to(solved.dtype)
+        else:
+            behind = streams[1] if self.streams == 2 else None
+            where = (trimap == 0.5).to(streams[0].dtype)
+            answer = self.network(streams[0], behind, where).to(solved.dtype)
+            change, judged = answer[:, :-1], answer[:, -1:, :1, :1]
+        gate = change[:, :1].sigmoid()
+        shift = 0.5 * change[:, 1:2]
+        if judged is not None:
+            exact = judged.sigmoid()
+            gate, shift = torch.lerp(gate, torch.ones_like(gate), exact), shift * (1 - exact)
         corrected = solved + gate * (alpha - solved) + shift
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
         if self.start == "closed_form":
@@ -213,7 +213,7 @@ class MultiStreamFuser(Fuser):
             with torch.no_grad():
                 pair = multilevel_layers(foreground.float(), corrected.float())
             color, old = (part.to(corrected.dtype) for part in pair)
-        return self._painted(foreground, corrected, color, old, change[:, 2:])
+        return self._painted(foreground, corrected, color, old, change[:, 2:]), judged
 
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The small network's corrections to what the first one found, close to the rim."""
@@ -229,28 +229,6 @@ class MultiStreamFuser(Fuser):
         corrected = torch.where(trimap == 0.5, corrected, trimap.to(corrected.dtype))
         return self._painted(foreground, corrected, color, old, change[:, 1:])
 
-    def _exactness(self, photograph: Tensor, alpha: Tensor) -> Tensor:
-        """Logits (B,) of whether each alpha is exact, by the judge."""
-        assert self.judge is not None
-        where = (band_trimap(alpha, self.radius) == 0.5).to(alpha.dtype)
-        return self.judge(photograph, alpha, where)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, but a judge can be trained on top of weights that have none yet."""
-        if self.phase == "judge":
-            own = {k: v for k, v in self.state_dict().items() if k.startswith("judge.")}
-            state_dict = {**own, **state_dict}
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def train(self, mode: bool = True) -> Self:
-        """As in torch, but what this phase does not train keeps its statistics, too."""
-        super().train(mode)
-        if self.phase == "judge":
-            for part in (self.network, self.finer):
-                if part is not None:
-                    part.eval()
-        return self
-
     @staticmethod
     def _painted(
         photograph: Tensor, alpha: Tensor, color: Tensor, old: Tensor, change: Tensor
@@ -264,11 +242,7 @@ class MultiStreamFuser(Fuser):
         """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
         if self.head == "rgb":
             return super().loss(batch)
-        judged = {} if self.judge is None else {"judge": self._judge_loss(batch)}
-        if self.phase == "judge":
-            pictures = {"photograph": batch["foreground"], "mask": batch["mask"]}
-            return Step(judged["judge"], judged, {**pictures, "alpha": batch["alpha"]})
-        layers, batch = self._taught(batch)
+        layers, judged, batch = self._taught(batch)
         output = over(layers.foreground_color, layers.alpha, batch["background"])
         alpha = batch["alpha"]
         # Outside the band nothing can change, so means over the picture would only dilute.
@@ -278,7 +252,10 @@ class MultiStreamFuser(Fuser):
         terms["alpha_laplacian"] = 0.2 * laplacian_loss(layers.alpha, alpha) / share
         color = (layers.foreground_color - batch["foreground_color"]).abs() * alpha
         terms["color"] = 0.5 * color.mean() / share
-        terms |= judged
+        if judged is not None:
+            wrong = (batch["mask"] - alpha).abs().amax((1, 2, 3))[: len(judged)]
+            exact = (wrong < 1 / 255).to(judged.dtype).view_as(judged)
+            terms["judge"] = JUDGED * F.binary_cross_entropy_with_logits(judged, exact)
         pictures = {
             "photograph": batch["foreground"],
             "mask": batch["mask"],
@@ -290,17 +267,10 @@ class MultiStreamFuser(Fuser):
         }
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
-    def _judge_loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the judge, which is shown the rough alphas and the true ones."""
-        mask, alpha = batch["mask"], batch["alpha"]
-        exact = (mask - alpha).abs().amax((1, 2, 3)) < 1 / 255
-        photographs = torch.cat([batch["foreground"]] * 2)
-        judged = self._exactness(photographs, torch.cat([mask, alpha]))
-        truth = torch.cat([exact, torch.ones_like(exact)]).to(judged.dtype)
-        return F.binary_cross_entropy_with_logits(judged, truth)
-
-    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
+    def _taught(self, batch: Batch) -> tuple[Layers, Tensor | None, Batch]:
         """What the networks answer to a training batch, and the batch in the answers' order.
+
+        The judgement is that of the first network alone, and so of the first part of the batch.
 
         The last ``two_sizes`` of it teach the small network, so that both learn at every step.
         """
@@ -308,17 +278,16 @@ class MultiStreamFuser(Fuser):
         size = len(batch["mask"])
         last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
         first = max(1, size - last)
-        layers = self.layers(*(batch[name][:first] for name in names))
-        assert layers is not None
+        layers, judged = self._judged_layers(*(batch[name][:first] for name in names))
         if not last:
-            return layers, batch
+            return layers, judged, batch
         finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
         order = [*range(first), *range(size - last, size)]
         both = Layers(
             torch.cat([layers.alpha, finer.alpha]),
             torch.cat([layers.foreground_color, finer.foreground_color]),
         )
-        return both, {name: value[order] for name, value in batch.items()}
+        return both, judged, {name: value[order] for name, value in batch.items()}
 
     def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
         """The layers as large photographs get them: found at half the size, then corrected."""
