@@ -39,27 +39,6 @@ class Encoder(nn.Module):
         return features
 
 
-class Judge(nn.Module):
-    """One number for a whole picture, from the features of a part of it.
-
-    Args:
-        inputs: channels in.
-        width: channels of what is averaged.
-    """
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.look = nn.Conv2d(inputs, width, 1)
-        self.decide = nn.Conv2d(width, 1, 1)
-
-    def forward(self, features: Tensor, where: Tensor) -> Tensor:
-        """(B, 1, 1, 1) of features (B, inputs, h, w) where ``where`` (B, 1, H, W) is not 0."""
-        size = (features.shape[-2], features.shape[-1])
-        share = F.adaptive_avg_pool2d(where.to(features.dtype), size)
-        share = share / share.sum((2, 3), keepdim=True).clamp_min(1e-6)
-        return self.decide((F.relu(self.look(features)) * share).sum((2, 3), keepdim=True))
-
-
 class MultiStreamNetwork(nn.Module):
     """Foreground stream and background stream, fused from coarse to fine.
 
@@ -88,7 +67,6 @@ class MultiStreamNetwork(nn.Module):
         widths: tuple[int, ...] = (16, 24, 40, 64, 80),
         backbone: Backbone | None = None,
         shuffle: int = 1,
-        judge: int = 0,
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
@@ -116,21 +94,9 @@ class MultiStreamNetwork(nn.Module):
         self.head = nn.Conv2d(self.widths[0], pixels * outputs, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.judge: Judge | None = None
-        if judge:
-            self.judge = Judge(self.widths[min(1, deepest)], judge)
 
-    def forward(
-        self, foreground: Tensor, background: Tensor | None = None, where: Tensor | None = None
-    ) -> Tensor:
-        """(B, outputs, H, W) from both streams' inputs; all zero before training.
-
-        Args:
-            foreground: (B, foreground_channels, H, W).
-            background: (B, background_channels, H, W); None for a single stream.
-            where: (B, 1, H, W), not 0 where the judgement looks; only with ``judge``, which makes
-                the output (B, outputs + 1, H, W).
-        """
+    def forward(self, foreground: Tensor, background: Tensor | None = None) -> Tensor:
+        """(B, outputs, H, W) from both streams' inputs; all zero before training."""
         multiple = self.shuffle * 2 ** (len(self.widths) - 1)
         padded, (height, width) = pad_to_multiple(foreground, multiple)
         streams = [self.foreground_encoder(self._unshuffled(padded))]
@@ -147,21 +113,12 @@ class MultiStreamNetwork(nn.Module):
         for level, feature in helped.items():
             levels[level].append(feature)
         x = self.bottom(torch.cat(levels[-1], 1))
-        for level in reversed(range(1, len(self.fuse))):
-            x = self._fused(level, levels[level], x)
-        if self.fuse and not self.training:
-            out = self._finest(levels[0], x)
-        else:
-            out = self.head(self._fused(0, levels[0], x) if self.fuse else x)
-        out = self._shuffled(out)[..., :height, :width]
-        if self.judge is None:
-            return out
-        assert where is not None
-        judged = self.judge(x, pad_to_multiple(where, multiple)[0])
-        return torch.cat([out, judged.expand(-1, -1, height, width)], 1)
-
-    def _fused(self, level: int, bands: list[Tensor], coarse: Tensor) -> Tensor:
-        return self.fuse[level](torch.cat([*bands, upsample(coarse, bands[0])], 1))
+        for level in reversed(range(len(self.fuse))):
+            bands = levels[level]
+            if level == 0 and not self.training:
+                return self._shuffled(self._finest(bands, x))[..., :height, :width]
+            x = self.fuse[level](torch.cat([*bands, upsample(x, bands[0])], 1))
+        return self._shuffled(self.head(x))[..., :height, :width]
 
     def _level(self, stride: int) -> int:
         """The scale that works at ``stride``, 0 the finest."""

@@ -92,7 +92,6 @@ CASES: dict[tuple[str, str, str], Case] = {
             "shuffle": 2,
             "finer_widths": (4, 6),
             "two_sizes": 0.5,
-            "judge": 4,
         },
         learned=True,
     ),

@@ -14,6 +14,7 @@ from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.refinement.cascade import BELIEF
 from deep_image_compositing.weights import save
+from tests.functional.test_exactness import rough, strands
 
 SMALL: dict[str, Any] = {"backbone": "test_efficientnet", "width": 8}
 
@@ -82,6 +83,18 @@ def test_trust_strengthens_the_given_mask_at_test() -> None:
     assert torch.allclose(stage.logits(image, mask), BELIEF * (2 * mask - 1), atol=1e-5)
     with pytest.raises(UsageError, match="trust must be positive, got 0"):
         create("refiner", "cascade", trust=0.0, **SMALL)
+
+
+def test_a_good_alpha_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    photograph, alpha = strands()
+    stage = create("refiner", "cascade", sizes=(64,), **SMALL).eval()
+    monkeypatch.setattr(stage, "logits", lambda image, mask: torch.full_like(mask, -9.0))
+    assert torch.equal(stage(photograph, alpha), alpha)
+    both = stage(photograph.repeat(2, 1, 1, 1), torch.cat([alpha, rough(alpha)]))
+    assert torch.equal(both[:1], alpha)
+    assert both[1].max() < 0.01
+    stage.keep_good = False
+    assert stage(photograph, alpha).max() < 0.01
 
 
 def test_confidence_must_be_positive() -> None:

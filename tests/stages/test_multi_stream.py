@@ -16,6 +16,7 @@ from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.fusion.multi_stream import FINE_RADIUS, band_trimap
 from deep_image_compositing.weights import save
 from tests.contract.test_stages import inputs, training_batch
+from tests.functional.test_exactness import rough, strands
 
 
 def test_the_band_is_as_wide_as_its_radius() -> None:
@@ -47,6 +48,21 @@ def test_single_stream_has_one_encoder() -> None:
     single = create("fuser", "single_stream", widths=(4, 6))
     assert hasattr(double.network, "background_encoder")
     assert not hasattr(single.network, "background_encoder")
+
+
+def test_an_exact_alpha_is_kept() -> None:
+    torch.manual_seed(0)
+    fuser = create("fuser", "multi_stream", widths=(4, 6), radius=3).eval()
+    torch.nn.init.normal_(fuser.network.head.weight)
+    photograph, alpha = strands()
+    known = band_trimap(alpha, 3)
+    kept = torch.where(known == 0.5, alpha, known)
+    behind = torch.rand_like(photograph)
+    assert torch.allclose(fuser.layers(photograph, behind, alpha).alpha, kept, atol=1e-6)
+    soft = rough(alpha)
+    assert (fuser.layers(photograph, behind, soft).alpha - soft).abs().max() > 0.1
+    fuser.keep_exact = False
+    assert (fuser.layers(photograph, behind, alpha).alpha - kept).abs().max() > 0.1
 
 
 FINER: dict[str, Any] = {"widths": (4, 6), "radius": 3, "finer_widths": (4, 6)}
@@ -101,59 +117,10 @@ def test_both_networks_learn_at_every_step(size: int) -> None:
     assert fuser.network.training
 
 
-def judging(entry: str, verdict: float) -> Any:
-    """A fuser whose every correction is large, sure of ``verdict`` about any given alpha."""
-    torch.manual_seed(0)
-    fuser = create("fuser", entry, widths=(4, 6), radius=3, judge=4).eval()
-    torch.nn.init.normal_(fuser.network.head.weight)
-    torch.nn.init.zeros_(fuser.network.judge.decide.weight)
-    torch.nn.init.constant_(fuser.network.judge.decide.bias, verdict)
-    return fuser
-
-
-@pytest.mark.parametrize("entry", ["multi_stream", "single_stream"])
-def test_an_alpha_judged_exact_is_kept(entry: str) -> None:
-    given = inputs("fuser", 1, 33, 40)
-    given["alpha"] = (given["alpha"] * 4 - 1.5).clamp(0, 1)
-    known = band_trimap(given["alpha"], 3)
-    kept = torch.where(known == 0.5, given["alpha"], known)
-    exact = judging(entry, 30).layers(*given.values())
-    assert torch.allclose(exact.alpha, kept, atol=1e-5)
-    rough = judging(entry, -30).layers(*given.values())
-    assert (rough.alpha - kept).abs().max() > 0.1
-
-
-def test_one_judgement_is_made_of_a_whole_picture() -> None:
-    fuser = judging("multi_stream", 0)
-    torch.nn.init.normal_(fuser.network.judge.decide.weight)
-    streams = (torch.rand(2, 11, 20, 30), torch.rand(2, 4, 20, 30))
-    where = torch.zeros(2, 1, 20, 30)
-    where[:, :, :, 10:15] = 1
-    judged = fuser.network(*streams, where)[:, -1:]
-    assert judged.shape == (2, 1, 20, 30)
-    assert torch.equal(judged, judged[..., :1, :1].expand_as(judged))
-    assert judged[0, 0, 0, 0] != judged[1, 0, 0, 0]
-    nowhere = fuser.network(*streams, torch.zeros(2, 1, 20, 30))[:, -1:]
-    assert torch.equal(nowhere[0], nowhere[1])
-
-
-def test_the_judgement_learns_which_alphas_are_exact() -> None:
-    batch = training_batch("fuser", batch=2)
-    batch["mask"] = batch["alpha"].clone()
-    losses = [
-        judging("multi_stream", verdict).train().loss(batch).terms["judge"] for verdict in (4, -4)
-    ]
-    assert losses[0] < 0.1 * losses[1]
-    batch["mask"] = (1.5 * batch["alpha"] - 0.25).clamp(0, 1)
-    step = judging("multi_stream", 4).train().loss(batch)
-    assert step.terms["judge"].item() == pytest.approx(losses[1].item(), rel=1e-3)
-    step.loss.backward()
-
-
 @pytest.mark.parametrize("entry", ["multi_stream", "single_stream"])
 def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    made = create("fuser", entry, shuffle=2, start="given", judge=4, **FINER).eval()
+    made = create("fuser", entry, shuffle=2, start="given", **FINER).eval()
     torch.nn.init.normal_(made.network.head.weight)
     save(made, tmp_path / "mine.safetensors")
     again = create("fuser", entry, weights=str(tmp_path / "mine.safetensors")).eval()
@@ -161,7 +128,6 @@ def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) 
     tensors = inputs("fuser", 1, 33, 40)
     assert torch.allclose(again(*tensors.values()), made(*tensors.values()), atol=2e-2)
     assert again.finer is not None
-    assert again.network.judge is not None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +139,6 @@ def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) 
         ({"head": "cmyk"}, "head must be"),
         ({"start": "random"}, "start must be"),
         ({"radius": 0}, "radius"),
-        ({"judge": -1}, "judge is a number of channels"),
         ({"widths": ()}, "number of widths"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode, over
+from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     multilevel_layers,
@@ -32,7 +33,6 @@ DEFAULTS: dict[str, Any] = {
     "backbone": None,
     "shuffle": 1,
     "finer_widths": None,
-    "judge": 0,
 }
 """What describes the networks, where neither a weights file nor the caller does."""
 
@@ -41,9 +41,6 @@ FINE_RADIUS = 8
 
 KEEP_SOLVED = -3.0
 """Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
-
-JUDGED = 0.05
-"""Weight of the judgement's own loss."""
 
 
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:
@@ -68,11 +65,9 @@ class MultiStreamFuser(Fuser):
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
     from the closed-form solution, which the network corrects; under the corrected alpha the
     subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
-    the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the
+    the band every pixel is the photographs' own, bit for bit. An alpha that shows to be exact, such
+    as a matte from a studio, is left as it is when not training. The ``rgb`` head paints the
     composite directly, as published.
-
-    With ``judge``, the network also says of the picture as a whole whether the given alpha is
-    exact, such as a matte from a studio: the surer it is, the less it changes.
 
     What describes the networks is by default as in the file of ``weights``; without one it is as
     published but for the head: ``layers``, five widths of 16 to 80 channels, a band of 10 pixels.
@@ -90,7 +85,8 @@ class MultiStreamFuser(Fuser):
         finer_widths: channels of a second, small network that corrects what the first one found,
             in tiles at the full size of photographs beyond the working size (``layers``); finest
             scale first, which has half the size. None for no such corrections.
-        judge: channels of the judgement of the whole picture (``layers``); 0 for none.
+        keep_exact: leave exact alphas as they are; see
+            :mod:`~deep_image_compositing.functional.exactness` (``layers``).
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size.
         weights: trained weights: a shipped name (``default``), a file, or None.
@@ -111,7 +107,7 @@ class MultiStreamFuser(Fuser):
         pretrained: str | None = None,
         shuffle: int | None = None,
         finer_widths: tuple[int, ...] | None = None,
-        judge: int | None = None,
+        keep_exact: bool = True,
         two_sizes: float = 0.0,
         weights: str | None = None,
         **kwargs: Any,
@@ -119,12 +115,10 @@ class MultiStreamFuser(Fuser):
         super().__init__(**kwargs)
         given: dict[str, Any] = {"head": head, "widths": widths, "radius": radius, "start": start}
         given |= {"backbone": backbone, "shuffle": shuffle, "finer_widths": finer_widths}
-        given |= {"judge": judge}
         options = weight_files.describe(self, weights, DEFAULTS, given)
         head, start, shuffle = options["head"], options["start"], int(options["shuffle"])
         widths, radius = tuple(options["widths"]), int(options["radius"])
         backbone, finer_widths = options["backbone"], options["finer_widths"]
-        judge = int(options["judge"]) if head == "layers" else 0
         if head not in ("layers", "rgb"):
             raise UsageError(f"head must be 'layers' or 'rgb', got {head!r}")
         if start not in ("closed_form", "given"):
@@ -133,8 +127,6 @@ class MultiStreamFuser(Fuser):
             raise UsageError(
                 f"radius and the number of widths must be at least 1, got {radius}, {widths}"
             )
-        if judge < 0:
-            raise UsageError(f"judge is a number of channels, 0 for none, got {judge}")
         if shuffle not in (1, 2, 4):
             raise UsageError(f"shuffle must be 1, 2 or 4, got {shuffle}")
         if not 0 <= two_sizes <= 1 or (two_sizes and not (finer_widths and head == "layers")):
@@ -143,6 +135,7 @@ class MultiStreamFuser(Fuser):
             )
         self.save_hyperparameters()
         self.hparams.update(options)
+        self.keep_exact = keep_exact
         self.two_sizes = two_sizes
         if head == "rgb":
             self.tile_context = None  # it paints every pixel
@@ -159,13 +152,11 @@ class MultiStreamFuser(Fuser):
             stride = shuffle * 2 ** (len(widths) - 1)
             features = Backbone(backbone, None if weights else pretrained, 2, stride)
         self.network = MultiStreamNetwork(
-            foreground, background, outputs, widths, features, shuffle, judge
+            foreground, background, outputs, widths, features, shuffle
         )
         if layers:
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
-                if self.network.judge is not None:
-                    self.network.judge.decide.bias.fill_(KEEP_SOLVED)  # type: ignore[union-attr]
         self.finer: MultiStreamNetwork | None = None
         if finer_widths and layers:
             # Photograph, alpha, both colours beside the new background: one stream is enough.
@@ -183,37 +174,24 @@ class MultiStreamFuser(Fuser):
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
         """Corrected alpha and colour; None with the ``rgb`` head."""
-        return None if self.head == "rgb" else self._judged_layers(foreground, background, alpha)[0]
-
-    def _judged_layers(
-        self, foreground: Tensor, background: Tensor, alpha: Tensor
-    ) -> tuple[Layers, Tensor | None]:
-        """The layers, and whether the given alpha is exact: (B, 1, 1, 1) before the sigmoid."""
+        if self.head == "rgb":
+            return None
         with torch.no_grad():
             trimap, solved, color, old = self._begin(foreground, alpha)
         given = [foreground, alpha, solved, color, old]
-        streams = self._streams(given, background, solved)
-        judged = None
-        if self.network.judge is None:
-            change = self.network(*streams).to(solved.dtype)
-        else:
-            behind = streams[1] if self.streams == 2 else None
-            where = (trimap == 0.5).to(streams[0].dtype)
-            answer = self.network(streams[0], behind, where).to(solved.dtype)
-            change, judged = answer[:, :-1], answer[:, -1:, :1, :1]
+        change = self.network(*self._streams(given, background, solved))
+        change = change.to(solved.dtype)
         gate = change[:, :1].sigmoid()
-        shift = 0.5 * change[:, 1:2]
-        if judged is not None:
-            exact = judged.sigmoid()
-            gate, shift = torch.lerp(gate, torch.ones_like(gate), exact), shift * (1 - exact)
-        corrected = solved + gate * (alpha - solved) + shift
+        corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
+        if self.keep_exact and not self.training:
+            corrected = torch.lerp(corrected, alpha, exactness(foreground, alpha))
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
         if self.start == "closed_form":
             # From the corrected alpha, not the first one: their colours differ as they do.
             with torch.no_grad():
                 pair = multilevel_layers(foreground.float(), corrected.float())
             color, old = (part.to(corrected.dtype) for part in pair)
-        return self._painted(foreground, corrected, color, old, change[:, 2:]), judged
+        return self._painted(foreground, corrected, color, old, change[:, 2:])
 
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The small network's corrections to what the first one found, close to the rim."""
@@ -242,7 +220,7 @@ class MultiStreamFuser(Fuser):
         """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
         if self.head == "rgb":
             return super().loss(batch)
-        layers, judged, batch = self._taught(batch)
+        layers, batch = self._taught(batch)
         output = over(layers.foreground_color, layers.alpha, batch["background"])
         alpha = batch["alpha"]
         # Outside the band nothing can change, so means over the picture would only dilute.
@@ -252,10 +230,6 @@ class MultiStreamFuser(Fuser):
         terms["alpha_laplacian"] = 0.2 * laplacian_loss(layers.alpha, alpha) / share
         color = (layers.foreground_color - batch["foreground_color"]).abs() * alpha
         terms["color"] = 0.5 * color.mean() / share
-        if judged is not None:
-            wrong = (batch["mask"] - alpha).abs().amax((1, 2, 3))[: len(judged)]
-            exact = (wrong < 1 / 255).to(judged.dtype).view_as(judged)
-            terms["judge"] = JUDGED * F.binary_cross_entropy_with_logits(judged, exact)
         pictures = {
             "photograph": batch["foreground"],
             "mask": batch["mask"],
@@ -267,10 +241,8 @@ class MultiStreamFuser(Fuser):
         }
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
-    def _taught(self, batch: Batch) -> tuple[Layers, Tensor | None, Batch]:
+    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
         """What the networks answer to a training batch, and the batch in the answers' order.
-
-        The judgement is that of the first network alone, and so of the first part of the batch.
 
         The last ``two_sizes`` of it teach the small network, so that both learn at every step.
         """
@@ -278,16 +250,17 @@ class MultiStreamFuser(Fuser):
         size = len(batch["mask"])
         last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
         first = max(1, size - last)
-        layers, judged = self._judged_layers(*(batch[name][:first] for name in names))
+        layers = self.layers(*(batch[name][:first] for name in names))
+        assert layers is not None
         if not last:
-            return layers, judged, batch
+            return layers, batch
         finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
         order = [*range(first), *range(size - last, size)]
         both = Layers(
             torch.cat([layers.alpha, finer.alpha]),
             torch.cat([layers.foreground_color, finer.foreground_color]),
         )
-        return both, judged, {name: value[order] for name, value in batch.items()}
+        return both, {name: value[order] for name, value in batch.items()}
 
     def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
         """The layers as large photographs get them: found at half the size, then corrected."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import subject_boxes
+from deep_image_compositing.functional.exactness import GOOD, exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
@@ -41,7 +42,7 @@ class CascadeRefiner(Refiner):
     One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
     local crops (so that it learns outlines, not subjects) and takes the stage before it as its
     mask. What it answers is a correction to the belief of that mask: untrained, it leaves the mask
-    where it is.
+    where it is. A mask that shows to be a good alpha is not refined at all.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -61,6 +62,8 @@ class CascadeRefiner(Refiner):
         margin: what a stage sees around the subject at test, as a share of its height and width;
             what is farther away is taken for background.
         zoom: how far a stage may magnify, where the subject's surroundings are smaller than it.
+        keep_good: leave masks that are good alphas as they are; see
+            :mod:`~deep_image_compositing.functional.exactness`.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -78,6 +81,7 @@ class CascadeRefiner(Refiner):
         trust: float = 1.33,
         margin: float = 0.25,
         zoom: float = 1.5,
+        keep_good: bool = True,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +104,7 @@ class CascadeRefiner(Refiner):
         self.sizes = sizes
         self.margin = margin
         self.zoom = zoom
+        self.keep_good = keep_good
         self.confidence = confidence
         self.trust = trust
         self.network = PyramidNetwork(
@@ -125,11 +130,16 @@ class CascadeRefiner(Refiner):
         """Alpha (B, 1, H, W) in [0, 1] after all stages."""
         if self.training:
             return self._refined(image, mask)
+        good = mask.new_zeros(len(mask), 1, 1, 1)
+        if self.keep_good:
+            good = exactness(image, mask, GOOD)
+            if bool((good == 1).all()):
+                return mask
         alpha = torch.zeros_like(mask)
         for item, box in enumerate(subject_boxes(mask, OUTSIDE, self.margin)):
             part = (slice(item, item + 1), slice(None), *box)
             alpha[part] = self._refined(image[part], mask[part])
-        return alpha
+        return torch.lerp(alpha, mask, good)
 
     def _refined(self, image: Tensor, mask: Tensor) -> Tensor:
         """Alpha after all stages, each of which sees all of ``image``."""

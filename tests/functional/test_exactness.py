@@ -1,0 +1,66 @@
+"""Telling exact alphas from rough ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.exactness import EXACT, GOOD, exactness, unexplained
+
+
+def strands(size: int = 96) -> tuple[Tensor, Tensor]:
+    """A photograph of soft strands before a smooth background, and their alpha."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.rand(1, 1, size, size, generator=generator)
+    alpha = F.avg_pool2d(noise, (9, 3), 1, (4, 1))
+    alpha = ((alpha - 0.42) * 6).clamp(0, 1)
+    ramp = torch.linspace(0.1, 0.3, size).expand(1, 1, size, size)
+    subject = torch.cat([0.9 - ramp, 0.7 - ramp, 0.5 + ramp], 1)
+    behind = torch.cat([ramp, ramp.mT, 0.4 - ramp], 1)
+    return over(subject, alpha, behind), alpha
+
+
+def rough(alpha: Tensor) -> Tensor:
+    return F.avg_pool2d(alpha, 7, 1, 3, count_include_pad=False)
+
+
+def test_an_exact_alpha_is_told_from_a_rough_one() -> None:
+    photograph, alpha = strands()
+    assert unexplained(photograph, alpha).item() < EXACT[0]
+    assert unexplained(photograph, rough(alpha)).item() > GOOD[1]
+    both = exactness(photograph.repeat(2, 1, 1, 1), torch.cat([alpha, rough(alpha)]))
+    assert both.flatten().tolist() == [1, 0]
+
+
+def test_of_many_windows_some_are_looked_at() -> None:
+    photograph, alpha = strands()
+    for mask in (alpha, rough(alpha)):
+        every, some = (unexplained(photograph, mask, most=most).item() for most in (10**6, 500))
+        assert every != some
+        assert every == pytest.approx(some, rel=0.4)
+
+
+def test_masks_without_a_soft_rim_show_nothing() -> None:
+    photograph, alpha = strands()
+    for mask in (alpha.round(), torch.ones_like(alpha), torch.full_like(alpha, 0.4)):
+        assert unexplained(photograph, mask).item() == 1
+    assert exactness(photograph, alpha.round()).item() == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (3, 3)])
+def test_pictures_too_small_for_a_window(size: tuple[int, int]) -> None:
+    assert exactness(torch.rand(2, 3, *size), torch.rand(2, 1, *size)).tolist() == [[[[0]]]] * 2
+
+
+def test_a_flat_photograph_explains_nothing() -> None:
+    _, alpha = strands()
+    assert unexplained(torch.full((1, 3, 96, 96), 0.5), alpha).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_half_precision_is_answered_in_kind() -> None:
+    photograph, alpha = strands()
+    answer = exactness(photograph.half(), alpha.half())
+    assert (answer.dtype, answer.item()) == (torch.float16, 1)
