@@ -70,6 +70,9 @@ LEAST_SUBJECT = 1e-4
 FULL = 0.99
 """A mask that nowhere falls below this covers the whole photograph."""
 
+UNCHANGED = 0.06
+"""Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
+
 _BAND_ROWS = 256
 _MARGIN = 64
 _log = logging.getLogger("deep_image_compositing")
@@ -365,7 +368,7 @@ class Compositor:
         new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
         seconds: dict[str, float] = {}
         pixels = _planes(photograph)
-        belief, alpha, full = self._cut_out(photograph, pixels, mask, seconds)
+        belief, alpha, full, kept = self._cut_out(photograph, pixels, mask, seconds)
         backdrop = _planes(new)
         if frame == "foreground":
             backdrop = cover(backdrop, photograph.size)
@@ -381,7 +384,7 @@ class Compositor:
                 levels = torch.full((1, *photograph.size), 255, dtype=torch.uint8)
                 fused = Fused(pixels, levels, none)
             else:
-                fused = self._fuse(pixels, backdrop, alpha)
+                fused = self._fuse(pixels, backdrop, alpha, kept)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
@@ -404,8 +407,8 @@ class Compositor:
         pixels: Tensor,
         mask: ImageSource | None,
         seconds: dict[str, float],
-    ) -> tuple[Tensor, Tensor, bool]:
-        """Mask, alpha and whether the mask covers the whole photograph.
+    ) -> tuple[Tensor, Tensor, bool, bool]:
+        """Mask, alpha, whether the mask covers the whole photograph, and whether it was kept.
 
         Mask (1, h, w) and alpha (1, H, W) are floats in [0, 1], or uint8 where that is large.
         """
@@ -429,21 +432,26 @@ class Compositor:
                 photograph.name,
             )
             whole = torch.full((1, *size), 255, dtype=torch.uint8)
-            return whole, whole, True
+            return whole, whole, True, True
         with _timed(seconds, "refinement"):
-            alpha = self._refine(pixels, belief, working, given)
+            alpha, kept = self._refine(pixels, belief, working, given)
         if float(alpha.max()) < (1 - FULL) * (255 if alpha.dtype == torch.uint8 else 1):
             raise CompositingError(
                 f"nothing is left of the subject in {photograph.name} after refinement; "
                 "give a better mask, or use the refiner 'none'"
             )
         small = belief.shape[-2:] == working
-        return (belief[0].clamp(0, 1) if small else _bytes(belief[0])), alpha, False
+        levels = belief[0].clamp(0, 1) if small else _bytes(belief[0])
+        return levels, alpha, False, kept
 
     def _refine(
         self, pixels: Tensor, belief: Tensor, working: tuple[int, int], given: bool
-    ) -> Tensor:
-        """Alpha (1, H, W) of the subject at which ``belief`` (1, 1, h, w) points."""
+    ) -> tuple[Tensor, bool]:
+        """Alpha (1, H, W) of the subject at which ``belief`` (1, 1, h, w) points.
+
+        Also whether that is a given mask that the refiner has left alone, if only at the working
+        size: then it keeps the detail that it has at full size.
+        """
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
 
@@ -453,15 +461,22 @@ class Compositor:
 
         large, full = size != working, given and not _learned(self.refiner)
         if large and full and context is not None:
-            return refine_given(pixels, _bytes(belief[0]), refine, context, self.device)
+            levels = _bytes(belief[0])
+            made = refine_given(pixels, levels, refine, context, self.device)
+            return made, torch.equal(made, levels)
         at = size if full else working
         image = self._floats(pixels, at)
-        alpha = refine(image, resize(belief.to(self.device), at).clamp(0, 1))
+        mask = resize(belief.to(self.device), at).clamp(0, 1)
+        alpha = refine(image, mask)
+        kept = given and torch.equal(alpha, mask)
+        if large and kept:
+            return _bytes(belief[0]), True
         if at == size:
             alpha = snap_alpha(alpha)[0].cpu()
-            return _bytes(alpha) if large else alpha
+            return (_bytes(alpha) if large else alpha), kept
         alpha = snap_alpha(alpha, REACH - NEAR)
-        return lift_refined(pixels, image, alpha, None if context is None else refine, context or 0)
+        tiles = None if context is None else refine
+        return lift_refined(pixels, image, alpha, tiles, context or 0), False
 
     @staticmethod
     def _find_subject(mask: Tensor, name: str, given: bool) -> None:
@@ -477,8 +492,11 @@ class Compositor:
 
     # The third slot
 
-    def _fuse(self, pixels: Tensor, backdrop: Tensor, alpha: Tensor) -> Fused:
-        """Composite, the subject's alpha and its own colour, at the size of the frame."""
+    def _fuse(self, pixels: Tensor, backdrop: Tensor, alpha: Tensor, kept: bool) -> Fused:
+        """Composite, the subject's alpha and its own colour, at the size of the frame.
+
+        ``kept`` says that alpha is a given mask, which a fuser may leave alone as well.
+        """
         layers = getattr(self.fuser, "layers", None)
         context = getattr(self.fuser, "tile_context", None)
         large = max(alpha.shape) > self.work_side
@@ -486,7 +504,7 @@ class Compositor:
         if large and context is not None and not _learned(self.fuser):
             fused = self._fuse_tiles(layers, pixels, backdrop, _bytes(alpha), context)
         elif callable(layers):
-            fused = self._fuse_layers(layers, pixels, backdrop, alpha)
+            fused = self._fuse_layers(layers, pixels, backdrop, alpha, kept)
         layered = fused is not None and callable(layers)
         if fused is not None and (layered or not self.harmonize_strength):
             return self._harmonize(fused, pixels, backdrop)
@@ -520,7 +538,12 @@ class Compositor:
         return fuse_tiles(pixels, backdrop, alpha, fuse, context, self.device)
 
     def _fuse_layers(
-        self, layers: Callable[..., Any], pixels: Tensor, backdrop: Tensor, alpha: Tensor
+        self,
+        layers: Callable[..., Any],
+        pixels: Tensor,
+        backdrop: Tensor,
+        alpha: Tensor,
+        kept: bool,
     ) -> Fused | None:
         """By the fuser's layers; None when it has none."""
         # Only the subject's surroundings go through the fuser, so that a small subject in a large
@@ -542,6 +565,7 @@ class Compositor:
             return None
         found = self._checked_layers(answer, foreground)
         if at != size:
+            kept = kept and float((found.alpha - small).abs().max()) <= UNCHANGED
             near = unknown_band(small, REACH - NEAR)
             found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
             finer = getattr(self.fuser, "finer_layers", None)
@@ -554,8 +578,9 @@ class Compositor:
 
             can = finer is not None and context is not None and found.old_background is not None
             return fuse_layers(
-                pixels, backdrop, box, foreground, found, better if can else None, context or 0
-            )
+                pixels, backdrop, box, foreground, found, better if can else None, context or 0,
+                _bytes(alpha) if kept else None,
+            )  # fmt: skip
         near = unknown_band(small, REACH)
         opacity = torch.where(near, found.alpha, small)
         color = torch.where(near, found.foreground_color, foreground)

@@ -185,6 +185,7 @@ def fuse_layers(
     coarse: Layers,
     finer: Callable[[Tensor, Tensor, Layers], Layers | None] | None,
     context: int,
+    kept: Tensor | None = None,
 ) -> Fused:
     """Carry small layers up to full size, correct them in tiles, and set them over the backdrop.
 
@@ -197,6 +198,8 @@ def fuse_layers(
             photograph's colours are carried up.
         finer: corrections of lifted layers for tiles, None for none.
         context: pixels around a tile on which the answer of ``finer`` depends.
+        kept: (1, H, W) uint8, the alpha that stays as it is at full size, where the small layers
+            have not changed it; None for theirs.
     """
     image, alpha, color = image.float(), coarse.alpha.float(), coarse.foreground_color.float()
     old = None if coarse.old_background is None else coarse.old_background.float()
@@ -207,13 +210,21 @@ def fuse_layers(
         if old is None:
             lifted = follow_alpha(part, tile.photograph)
             moved = (tile.photograph + part[:, 8:]).clamp(0, 1)
-            return Layers(lifted, torch.where(lifted == 1, tile.photograph, moved))
-        layers = Layers(*follow_guide(part, tile.photograph))
-        better = None if finer is None else finer(tile.photograph, tile.behind, layers)
-        return layers if better is None else better
+            layers = Layers(lifted, torch.where(lifted == 1, tile.photograph, moved))
+        else:
+            layers = Layers(*follow_guide(part, tile.photograph))
+            better = None if finer is None else finer(tile.photograph, tile.behind, layers)
+            layers = layers if better is None else better
+        if kept is None:
+            return layers
+        opacity = _windows(kept, grid, tile.corners, guide.device)
+        own = torch.where(opacity == 1, tile.photograph, layers.foreground_color)
+        return Layers(opacity, own, layers.old_background)
 
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, guide[0, 1].cpu() > 0, box)
+    if kept is not None:
+        touched |= touched_cells(grid, rim_blocks(kept, context))
     inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5, box)
     return _assemble(pixels, backdrop, grid, touched, inside, make, guide.device)
 

@@ -36,6 +36,7 @@ from deep_image_compositing.stages.fusion.classical import (
 )
 from deep_image_compositing.stages.fusion.multi_stream import MultiStreamFuser
 from tests.conftest import disc, noise
+from tests.functional.test_exactness import strands
 
 CPU = torch.device("cpu")
 
@@ -202,6 +203,34 @@ def test_finer_layers_in_tiles_are_those_of_the_whole(size: tuple[int, int], sid
     assert steps(whole[band], coarse[band]) >= 3
     assert steps(result.composite_pixels[band], whole[band]) <= 1
     assert steps(result.composite_pixels, whole) <= 1
+
+
+@pytest.mark.parametrize("refiner", ["cascade", "none"])
+def test_an_exact_alpha_keeps_its_detail_beyond_the_working_size(refiner: str) -> None:
+    torch.manual_seed(0)
+    fuser = MultiStreamFuser(widths=(8, 8), finer_widths=(8, 12))
+    assert fuser.finer is not None
+    with torch.no_grad():
+        fuser.network.head.weight.normal_()
+        fuser.finer.head.weight.normal_(0, 0.02)
+    small = {"backbone": "test_efficientnet", "width": 8, "weights": None}
+    compositor = Compositor(
+        refiner=(refiner, small if refiner == "cascade" else {}),
+        fuser=fuser,
+        device="cpu",
+        work_side=256,
+    )
+    photograph, alpha = strands(500)
+    front, mask = (to_bytes(x[0]).permute(1, 2, 0).squeeze(-1).numpy() for x in (photograph, alpha))
+    given: list[tuple[Any, ...]] = []
+    with recorded_layers(given):
+        result = compositor(front, noise(500, 500), mask=mask)
+    assert np.array_equal(result.cutout_levels[0].numpy(), mask)
+    with torch.inference_mode():
+        assert steps(result.composite_pixels, fuse_whole(*given[0])) <= 1
+    fuser.keep_exact = False
+    changed = compositor(front, noise(500, 500), mask=mask).cutout_levels[0].numpy()
+    assert np.abs(changed.astype(int) - mask).max() > 50
 
 
 def test_a_subject_cut_off_by_the_picture_s_border_is_in_phase_too() -> None:

@@ -280,6 +280,7 @@ def fuse_whole(
     coarse: Layers,
     finer: Callable[[Tensor, Tensor, Layers], Layers | None] | None,
     context: int,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """What ``fuse_layers`` makes of the same arguments, all at once instead of in tiles.
 
@@ -300,6 +301,10 @@ def fuse_whole(
     del large
     better = None if finer is None else finer(photograph, behind, layers)
     layers = layers if better is None else better
+    if kept is not None:
+        layers.alpha = kept[part][None].to(image.device).float() / 255
+        own = torch.where(layers.alpha == 1, photograph, layers.foreground_color)
+        layers.foreground_color = own
     composite = backdrop.clone(memory_format=torch.contiguous_format)
     composite[part] = to_bytes(over(layers.foreground_color, layers.alpha, behind)[0]).cpu()
     return composite

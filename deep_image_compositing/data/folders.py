@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deep_image_compositing.data.memory import LIMIT, Recent
+from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.images import Photograph, read_image
 
@@ -95,22 +95,16 @@ def find_images(root: str | Path) -> list[Path]:
 
 def read_rgb(path: Path) -> Image.Image:
     """A photograph as an upright sRGB Pillow image; those read lately stay decoded."""
-    return _photographs.get(path, lambda: Image.fromarray(read_image(path).pixels))
-
-
-def picture_bytes(*pictures: Image.Image) -> int:
-    """Bytes of 8-bit pictures together."""
-    return sum(p.width * p.height * len(p.getbands()) for p in pictures)
-
-
-_photographs = Recent[Image.Image](picture_bytes)
+    return DECODED.get(
+        ("photograph", path), lambda: Image.fromarray(read_image(path).pixels), picture_bytes
+    )
 
 
 def _read_cutout(path: Path) -> Photograph:
-    return _cutouts.get(path, lambda: read_image(path, cutout=True))
+    def size(cutout: Photograph) -> int:
+        return cutout.pixels.nbytes + (0 if cutout.alpha is None else cutout.alpha.nbytes)
 
-
-_cutouts = Recent[Photograph](lambda cutout: 4 * cutout.pixels[..., 0].size, LIMIT // 4)
+    return DECODED.get(("cut-out", path), lambda: read_image(path, cutout=True), size)
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:

@@ -16,7 +16,7 @@ from PIL import Image
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import Matte, estimate_color, read_matte
-from deep_image_compositing.data.memory import Recent
+from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
@@ -119,10 +119,10 @@ class FileItem(Item):
 
 
 def _read_matte(pair: Pair) -> Matte:
-    return _mattes.get(pair, lambda: read_matte(pair))
+    def size(matte: Matte) -> int:
+        return picture_bytes(matte.color, matte.alpha)
 
-
-_mattes = Recent[Matte](lambda matte: folders.picture_bytes(matte.color, matte.alpha))
+    return DECODED.get(("matte", pair), lambda: read_matte(pair), size)
 
 
 @dataclass(eq=False)

@@ -50,6 +50,9 @@ BACKBONE = {"backbone": "test_efficientnet", "width": 8}
 CASES: dict[tuple[str, str, str], Case] = {
     ("segmenter", "pyramid", ""): Case({**BACKBONE, "size": 32}, learned=True),
     ("segmenter", "pyramid", "one look"): Case({**BACKBONE, "size": 32, "looks": 1}, learned=True),
+    ("segmenter", "pyramid", "three looks"): Case(
+        {**BACKBONE, "size": 32, "looks": 3}, learned=True
+    ),
     ("segmenter", "onnx", ""): Case({"path": "made below"}),
     ("segmenter", "grabcut", ""): Case(),
     ("refiner", "none", ""): Case(),

@@ -64,3 +64,10 @@ def test_half_precision_is_answered_in_kind() -> None:
     photograph, alpha = strands()
     answer = exactness(photograph.half(), alpha.half())
     assert (answer.dtype, answer.item()) == (torch.float16, 1)
+
+
+def test_autocast_does_not_blur_the_measure() -> None:
+    photograph, alpha = strands()
+    wanted = unexplained(photograph, alpha)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unexplained(photograph, alpha), wanted)

@@ -97,6 +97,13 @@ def test_a_good_alpha_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage(photograph, alpha).max() < 0.01
 
 
+def test_gradients_pass_outside_of_training() -> None:
+    stage = create("refiner", "cascade", sizes=(32, 48), **SMALL).eval()
+    stage(torch.rand(2, 3, 40, 50), torch.rand(2, 1, 40, 50)).sum().backward()
+    head = stage.network.head[-1]
+    assert head.weight.grad.abs().sum() > 0
+
+
 def test_confidence_must_be_positive() -> None:
     with pytest.raises(UsageError, match="confidence must be positive, got 0"):
         create("refiner", "cascade", confidence=0.0, **SMALL)

@@ -61,7 +61,9 @@ def test_an_exact_alpha_is_kept() -> None:
     assert torch.allclose(fuser.layers(photograph, behind, alpha).alpha, kept, atol=1e-6)
     soft = rough(alpha)
     assert (fuser.layers(photograph, behind, soft).alpha - soft).abs().max() > 0.1
-    fuser.keep_exact = False
+    half = fuser.to(torch.bfloat16).layers(photograph, behind, alpha)
+    assert torch.allclose(half.alpha, kept, atol=0.01)
+    fuser.float().keep_exact = False
     assert (fuser.layers(photograph, behind, alpha).alpha - kept).abs().max() > 0.1
 
 

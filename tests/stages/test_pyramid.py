@@ -55,8 +55,11 @@ def test_the_second_look_is_closer_and_mirrored(monkeypatch: pytest.MonkeyPatch)
 def test_a_third_look_counts_as_much_as_each_before(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [torch.tensor(value) for value in (3.0, 6.0, 0.0)]
     stage, seen = stage_with_answers(monkeypatch, answers, looks=3)
-    assert torch.allclose(stage(torch.rand(1, 3, 64, 64)), torch.tensor(3.0).sigmoid())
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(stage(image), torch.tensor(3.0).sigmoid())
     assert len(seen) == 3
+    assert torch.allclose(seen[1], image.flip(-1))
+    assert torch.allclose(seen[2], image)
 
 
 def test_without_a_subject_the_second_look_takes_in_everything(
@@ -67,6 +70,15 @@ def test_without_a_subject_the_second_look_takes_in_everything(
     image = torch.rand(1, 3, 64, 64)
     assert torch.allclose(stage(image), torch.tensor(-6.0).sigmoid())
     assert torch.allclose(seen[1], image.flip(-1))
+
+
+def test_gradients_pass_through_all_looks() -> None:
+    torch.manual_seed(0)
+    stage = create("segmenter", "pyramid", size=64, looks=3, **SMALL).eval()
+    stage(torch.rand(2, 3, 70, 90)).sum().backward()
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in stage.network.head.parameters()
+    )
 
 
 def test_training_crops_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

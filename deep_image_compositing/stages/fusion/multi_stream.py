@@ -65,8 +65,8 @@ class MultiStreamFuser(Fuser):
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
     from the closed-form solution, which the network corrects; under the corrected alpha the
     subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
-    the band every pixel is the photographs' own, bit for bit. An alpha that shows to be exact, such
-    as a matte from a studio, is left as it is when not training. The ``rgb`` head paints the
+    the band every pixel is the photographs' own, bit for bit. An alpha that proves to be exact,
+    such as a matte from a studio, is left as it is when not training. The ``rgb`` head paints the
     composite directly, as published.
 
     What describes the networks is by default as in the file of ``weights``; without one it is as
@@ -184,7 +184,8 @@ class MultiStreamFuser(Fuser):
         gate = change[:, :1].sigmoid()
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
         if self.keep_exact and not self.training:
-            corrected = torch.lerp(corrected, alpha, exactness(foreground, alpha))
+            given_alpha = alpha.to(corrected.dtype)
+            corrected = torch.lerp(corrected, given_alpha, exactness(foreground, given_alpha))
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
         if self.start == "closed_form":
             # From the corrected alpha, not the first one: their colours differ as they do.

@@ -42,7 +42,7 @@ class CascadeRefiner(Refiner):
     One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
     local crops (so that it learns outlines, not subjects) and takes the stage before it as its
     mask. What it answers is a correction to the belief of that mask: untrained, it leaves the mask
-    where it is. A mask that shows to be a good alpha is not refined at all.
+    where it is. A mask that proves to be a good alpha is not refined at all.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -50,8 +50,8 @@ class CascadeRefiner(Refiner):
         backbone: timm model name, of which only features up to stride 16 are used;
             ``tf_efficientnet_lite0`` where no file says otherwise.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        sizes: long side in pixels of each stage at test, in order, of what surrounds the subject;
-            (320, 640) likewise.
+        sizes: long side in pixels to which each stage brings the subject and its margin at test,
+            in order, magnified by at most ``zoom``; (320, 640) likewise.
         width: channels of the decoder; 32 likewise.
         freeze_stride: backbone features up to this stride are not trained.
         confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
@@ -61,7 +61,7 @@ class CascadeRefiner(Refiner):
             fewer holes in it; 1 is as trained.
         margin: what a stage sees around the subject at test, as a share of its height and width;
             what is farther away is taken for background.
-        zoom: how far a stage may magnify, where the subject's surroundings are smaller than it.
+        zoom: how far a stage may magnify a small subject.
         keep_good: leave masks that are good alphas as they are; see
             :mod:`~deep_image_compositing.functional.exactness`.
         weights: trained weights: a shipped name (``default``), a file, or None.

@@ -124,12 +124,14 @@ class PyramidSegmenter(Segmenter):
             item[None, :, rows, columns] for item, (rows, columns) in zip(image, boxes, strict=True)
         ]
         answers = self._look(*(part.flip(-1) if mirrored else part for part in parts))
-        logits = logits.clone()
-        for item, answer, (rows, columns) in zip(logits, answers, boxes, strict=True):
-            part = item[:, rows, columns]
-            closer = resize((answer.flip(-1) if mirrored else answer)[None], part.shape[-2:])[0]
-            part += (closer - part) / (looks + 1)
-        return logits
+        joined = logits.clone()
+        for item, (rows, columns) in enumerate(boxes):
+            before = logits[item : item + 1, :, rows, columns]
+            answer = answers[item : item + 1]
+            shape = (before.shape[-2], before.shape[-1])
+            closer = resize(answer.flip(-1) if mirrored else answer, shape)
+            joined[item : item + 1, :, rows, columns] = (looks * before + closer) / (looks + 1)
+        return joined
 
 
 def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
