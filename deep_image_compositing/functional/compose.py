@@ -93,21 +93,23 @@ def subject_boxes(mask: Tensor, level: float, margin: float) -> list[tuple[slice
     Args:
         mask: (B, 1, H, W).
         level: between what counts as subject and what does not.
-        margin: what is added on every side, as a share of the subject's height and width.
+        margin: what is added on every side, as a share of the subject's longer side.
     """
+    height, width = mask.shape[-2:]
     boxes = []
     for item in mask[:, 0] > level:
-        sides = []
-        for across in (1, 0):
-            length = item.shape[1 - across]
-            places = item.any(across).nonzero()[:, 0]
-            if len(places):
-                low, high = int(places[0]), int(places[-1]) + 1
-                more = round(margin * (high - low))
-                sides.append(slice(max(0, low - more), min(length, high + more)))
-            else:
-                sides.append(slice(0, length))
-        boxes.append((sides[0], sides[1]))
+        rows, columns = (item.any(across).nonzero()[:, 0] for across in (1, 0))
+        if not len(rows):
+            boxes.append((slice(0, height), slice(0, width)))
+            continue
+        top, bottom, left, right = (int(x) for side in (rows, columns) for x in (side[0], side[-1]))
+        more = math.ceil(margin * (1 + max(bottom - top, right - left)))
+        boxes.append(
+            (
+                slice(max(0, top - more), min(height, bottom + 1 + more)),
+                slice(max(0, left - more), min(width, right + 1 + more)),
+            )
+        )
     return boxes
 
 

@@ -47,17 +47,18 @@ def test_the_surroundings_of_the_subject_are_seen_enlarged(
         stage, "logits", lambda image, mask: seen.append(image) or torch.full_like(mask, 9.0)
     )
     image, mask = torch.rand(2, 3, 100, 120), torch.zeros(2, 1, 100, 120)
-    mask[0, :, 20:40, 30:70] = 1  # with a quarter around it 30 x 60
+    mask[0, :, 20:40, 30:70] = 1  # with a quarter of 40 around it 40 x 60
     mask[1] = 1  # fills the picture
     alpha = stage(image, mask)
-    assert [tuple(part.shape[-2:]) for part in seen] == [(32, 64), (53, 64)]
-    assert torch.allclose(seen[0], resize(image[:1, :, 15:45, 20:80], (32, 64)).clamp(0, 1))
-    assert alpha[0, :, 15:45, 20:80].min() > 0.98
-    assert alpha[0].sum() == alpha[0, :, 15:45, 20:80].sum()
+    assert [tuple(part.shape[-2:]) for part in seen] == [(43, 64), (53, 64)]
+    assert torch.allclose(seen[0], resize(image[:1, :, 10:50, 20:80], (43, 64)).clamp(0, 1))
+    assert alpha[0, :, 10:50, 20:80].min() > 0.98
+    assert alpha[0].sum() == alpha[0, :, 10:50, 20:80].sum()
     assert alpha[1].min() > 0.98
     seen.clear()
-    stage(image[:1, :, :45, :60], mask[:1, :, :45, :60])  # magnified by 1.5, not to 64 pixels
-    assert tuple(seen[0].shape[-2:]) == (45, 57)
+    stage.zoom = 1.0  # 40 x 60 pixels are then not magnified to 64
+    stage(image[:1], mask[:1])
+    assert tuple(seen[0].shape[-2:]) == (40, 60)
 
 
 @pytest.mark.parametrize(

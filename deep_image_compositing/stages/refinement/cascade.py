@@ -59,7 +59,7 @@ class CascadeRefiner(Refiner):
             fuser would take for glass. 1 leaves the logits as they are.
         trust: factor of the given mask's belief at test. Above 1, doubt inside a subject makes
             fewer holes in it; 1 is as trained.
-        margin: what a stage sees around the subject at test, as a share of its height and width;
+        margin: what a stage sees around the subject at test, as a share of its longer side;
             what is farther away is taken for background.
         zoom: how far a stage may magnify a small subject.
         keep_good: leave masks that are good alphas as they are; see
@@ -79,7 +79,7 @@ class CascadeRefiner(Refiner):
         freeze_stride: int = 0,
         confidence: float = 2.0,
         trust: float = 1.33,
-        margin: float = 0.25,
+        margin: float = 0.15,
         zoom: float = 1.5,
         keep_good: bool = True,
         weights: str | None = None,

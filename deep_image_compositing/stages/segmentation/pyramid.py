@@ -48,7 +48,7 @@ class PyramidSegmenter(Segmenter):
         width: channels of the decoder; 64 likewise.
         looks: 1 for the whole picture alone, at half the time; 2 for a second, closer look; with 3,
             yet another one, not mirrored, at what these two have found.
-        margin: what closer looks take in around the subject, as a share of its height and width.
+        margin: what closer looks take in around the subject, as a share of its longer side.
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
@@ -65,7 +65,7 @@ class PyramidSegmenter(Segmenter):
         size: int | None = None,
         width: int | None = None,
         looks: int = 2,
-        margin: float = 0.15,
+        margin: float = 0.1,
         sure: float = 0.9,
         freeze_stride: int = 0,
         weights: str | None = None,
