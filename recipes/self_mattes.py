@@ -40,10 +40,15 @@ LEAST = 0.02
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="folder with people/, cats/, subjects/ ...")
+    parser.add_argument(
+        "data", type=Path, help="folder with people/, cats/, subjects/, backgrounds/"
+    )
     parser.add_argument("out", type=Path, help="folder that is to hold mattes/ and backgrounds/")
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
+    missing = [x for x in (*SETS, "backgrounds") if not (options.data / x).is_dir()]
+    if missing:
+        parser.error(f"{options.data} lacks {', '.join(missing)}")
     refiner = registry.create("refiner", "cascade", weights="default").eval()
     fuser = registry.create("fuser", "multi_stream", weights="default").eval()
     mattes = options.out / "mattes"
