@@ -79,7 +79,7 @@ class CascadeRefiner(Refiner):
         freeze_stride: int = 0,
         confidence: float = 2.0,
         trust: float = 1.33,
-        margin: float = 0.15,
+        margin: float = 0.4,
         zoom: float = 1.5,
         keep_good: bool = True,
         weights: str | None = None,
