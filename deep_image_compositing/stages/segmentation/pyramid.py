@@ -36,8 +36,8 @@ class PyramidSegmenter(Segmenter):
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
     what the first look has found and what surrounds it is looked at again, closer and in a mirror,
-    and the two answers are averaged: a small subject is seen larger, and what is subject only to
-    one of them is rarely subject.
+    and then once more, not mirrored. The answers are averaged: a small subject is seen larger, and
+    what is subject only to one of them is rarely subject.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -46,8 +46,8 @@ class PyramidSegmenter(Segmenter):
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         size: side in pixels at which the network runs; 320 likewise.
         width: channels of the decoder; 64 likewise.
-        looks: 1 for the whole picture alone, at half the time; 2 for a second, closer look; with 3,
-            yet another one, not mirrored, at what these two have found.
+        looks: 1 for the whole picture alone, in a third of the time; 2 for a second, closer look
+            in a mirror; 3 for the third.
         margin: what closer looks take in around the subject, as a share of its longer side.
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
