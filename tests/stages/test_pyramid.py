@@ -35,7 +35,7 @@ def test_the_second_look_is_closer_and_mirrored(monkeypatch: pytest.MonkeyPatch)
     first[..., 16:48, 32:56] = 6.0  # rows 40 to 120 and columns 80 to 140 of the picture
     second = torch.full((1, 1, 64, 64), -2.0)
     second[..., :32] = 4.0
-    stage, seen = stage_with_answers(monkeypatch, [first, second], margin=0.25)
+    stage, seen = stage_with_answers(monkeypatch, [first, second], looks=2, margin=0.25)
     image = torch.rand(2, 3, 160, 160)
     mask = stage(image)
     assert len(seen) == 2
@@ -66,7 +66,7 @@ def test_without_a_subject_the_second_look_takes_in_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = [torch.tensor(-8.0), torch.tensor(-4.0)]
-    stage, seen = stage_with_answers(monkeypatch, answers)
+    stage, seen = stage_with_answers(monkeypatch, answers, looks=2)
     image = torch.rand(1, 3, 64, 64)
     assert torch.allclose(stage(image), torch.tensor(-6.0).sigmoid())
     assert torch.allclose(seen[1], image.flip(-1))
