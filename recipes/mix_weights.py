@@ -1,4 +1,4 @@
-"""The weighted mean of two training runs of one stage, the second of which went on from the first.
+"""The weighted mean of two training runs of one stage, of which the later went on from the earlier.
 
     python recipes/mix_weights.py segmenter/pyramid later.ckpt earlier.ckpt 0.6 -o mixed.safetensors
 
@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("share", type=float, help="of the later one, from 0 to 1")
     parser.add_argument("-o", "--out", required=True, help=".safetensors file to be")
     options = parser.parse_args()
+    if not 0 <= options.share <= 1:
+        parser.error(f"the share must lie in [0, 1], got {options.share}")
     slot, _, name = options.stage.partition("/")
     stage = registry.create(slot, name, weights=options.later)
     earlier = registry.create(slot, name, weights=options.earlier).state_dict()

@@ -27,7 +27,6 @@ and enlarged again: rough ones have more than 0.2."""
 LEAST = 64
 """Soft pixels without which an alpha has nothing to be judged by."""
 
-
 FLAT = 1e-6
 """Mean variance in a window up to which an alpha does not vary."""
 
