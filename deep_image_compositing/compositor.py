@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -37,6 +37,7 @@ from deep_image_compositing.fullsize import (
     refine_given,
     to_bytes,
 )
+from deep_image_compositing.functional.boxes import grow
 from deep_image_compositing.functional.compose import over, unknown_band
 from deep_image_compositing.functional.harmonize import (
     ColorStatistics,
@@ -76,6 +77,23 @@ UNCHANGED = 0.06
 _BAND_ROWS = 256
 _MARGIN = 64
 _log = logging.getLogger("deep_image_compositing")
+
+
+@dataclass(frozen=True, eq=False)
+class _CutOut:
+    """What the first two slots give.
+
+    Attributes:
+        mask: (1, h, w) float in [0, 1], or uint8 where that is large.
+        alpha: (1, H, W), likewise.
+        everything: the mask covers the whole photograph.
+        kept: alpha is a given mask that the refiner has left alone; a fuser may do so as well.
+    """
+
+    mask: Tensor
+    alpha: Tensor
+    everything: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -368,31 +386,34 @@ class Compositor:
         new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
         seconds: dict[str, float] = {}
         pixels = _planes(photograph)
-        belief, alpha, full, kept = self._cut_out(photograph, pixels, mask, seconds)
+        cut = self._cut_out(photograph, pixels, mask, seconds)
         backdrop = _planes(new)
         if frame == "foreground":
             backdrop = cover(backdrop, photograph.size)
         else:
-            where = place(_floats(alpha), new.size, scale, (x, y))
+            where = place(_floats(cut.alpha), new.size, scale, (x, y))
             pixels = paste(pixels, where, new.size, edge=True)
-            alpha = paste(alpha, where, new.size, edge=False)
-            belief = resize(_floats(belief)[None], photograph.size)[0].clamp(0, 1)
-            belief = paste(_bytes(belief), where, new.size, edge=False)
+            belief = resize(_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
+            cut = replace(
+                cut,
+                mask=paste(_bytes(belief), where, new.size, edge=False),
+                alpha=paste(cut.alpha, where, new.size, edge=False),
+            )
         with _timed(seconds, "fusion"):
-            if full and frame == "foreground":
+            if cut.everything and frame == "foreground":
                 none = Repainted.of([], [])
                 levels = torch.full((1, *photograph.size), 255, dtype=torch.uint8)
                 fused = Fused(pixels, levels, none)
             else:
-                fused = self._fuse(pixels, backdrop, alpha, kept)
+                fused = self._fuse(pixels, backdrop, cut)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
             background_pixels=backdrop,
             repainted=fused.repainted,
             cutout_levels=fused.alpha,
-            mask_levels=belief,
-            alpha_levels=alpha,
+            mask_levels=cut.mask,
+            alpha_levels=cut.alpha,
             name=photograph.name,
             device=str(self.device),
             seconds=seconds,
@@ -407,11 +428,8 @@ class Compositor:
         pixels: Tensor,
         mask: ImageSource | None,
         seconds: dict[str, float],
-    ) -> tuple[Tensor, Tensor, bool, bool]:
-        """Mask, alpha, whether the mask covers the whole photograph, and whether it was kept.
-
-        Mask (1, h, w) and alpha (1, H, W) are floats in [0, 1], or uint8 where that is large.
-        """
+    ) -> _CutOut:
+        """The subject of ``photograph``: by the segmenter or ``mask``, then by the refiner."""
         size = photograph.size
         working = fit_long_side(*size, self.work_side)
         given = mask is not None or photograph.alpha is not None
@@ -432,7 +450,7 @@ class Compositor:
                 photograph.name,
             )
             whole = torch.full((1, *size), 255, dtype=torch.uint8)
-            return whole, whole, True, True
+            return _CutOut(whole, whole, everything=True, kept=True)
         with _timed(seconds, "refinement"):
             alpha, kept = self._refine(pixels, belief, working, given)
         if float(alpha.max()) < (1 - FULL) * (255 if alpha.dtype == torch.uint8 else 1):
@@ -442,7 +460,7 @@ class Compositor:
             )
         small = belief.shape[-2:] == working
         levels = belief[0].clamp(0, 1) if small else _bytes(belief[0])
-        return levels, alpha, False, kept
+        return _CutOut(levels, alpha, kept=kept)
 
     def _refine(
         self, pixels: Tensor, belief: Tensor, working: tuple[int, int], given: bool
@@ -492,11 +510,9 @@ class Compositor:
 
     # The third slot
 
-    def _fuse(self, pixels: Tensor, backdrop: Tensor, alpha: Tensor, kept: bool) -> Fused:
-        """Composite, the subject's alpha and its own colour, at the size of the frame.
-
-        ``kept`` says that alpha is a given mask, which a fuser may leave alone as well.
-        """
+    def _fuse(self, pixels: Tensor, backdrop: Tensor, cut: _CutOut) -> Fused:
+        """Composite, the subject's alpha and its own colour, at the size of the frame."""
+        alpha = cut.alpha
         layers = getattr(self.fuser, "layers", None)
         context = getattr(self.fuser, "tile_context", None)
         large = max(alpha.shape) > self.work_side
@@ -504,7 +520,7 @@ class Compositor:
         if large and context is not None and not _learned(self.fuser):
             fused = self._fuse_tiles(layers, pixels, backdrop, _bytes(alpha), context)
         elif callable(layers):
-            fused = self._fuse_layers(layers, pixels, backdrop, alpha, kept)
+            fused = self._fuse_layers(layers, pixels, backdrop, cut)
         layered = fused is not None and callable(layers)
         if fused is not None and (layered or not self.harmonize_strength):
             return self._harmonize(fused, pixels, backdrop)
@@ -542,20 +558,15 @@ class Compositor:
         layers: Callable[..., Any],
         pixels: Tensor,
         backdrop: Tensor,
-        alpha: Tensor,
-        kept: bool,
+        cut: _CutOut,
     ) -> Fused | None:
         """By the fuser's layers; None when it has none."""
+        alpha = cut.alpha
         # Only the subject's surroundings go through the fuser, so that a small subject in a large
         # frame is not shrunk with it.
-        height, width = alpha.shape[-2:]
-        top, bottom, left, right = subject_box(alpha, 0.0)
-        box = (
-            max(0, top - _MARGIN), min(height, bottom + _MARGIN),
-            max(0, left - _MARGIN), min(width, right + _MARGIN),
-        )  # fmt: skip
-        part = (..., slice(*box[:2]), slice(*box[2:]))
-        size = (box[1] - box[0], box[3] - box[2])
+        rows, columns = grow(subject_box(alpha, 0.0), _MARGIN, (alpha.shape[-2], alpha.shape[-1]))
+        part = (..., rows, columns)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
         at = fit_long_side(*size, self.work_side) if _learned(self.fuser) else size
         foreground = self._floats(pixels[part], at)
         background = self._floats(backdrop[part], at)
@@ -565,7 +576,7 @@ class Compositor:
             return None
         found = self._checked_layers(answer, foreground)
         if at != size:
-            kept = kept and float((found.alpha - small).abs().max()) <= UNCHANGED
+            kept = cut.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
             near = unknown_band(small, REACH - NEAR)
             found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
             finer = getattr(self.fuser, "finer_layers", None)
@@ -578,8 +589,8 @@ class Compositor:
 
             can = finer is not None and context is not None and found.old_background is not None
             return fuse_layers(
-                pixels, backdrop, box, foreground, found, better if can else None, context or 0,
-                _bytes(alpha) if kept else None,
+                pixels, backdrop, (rows, columns), foreground, found, better if can else None,
+                context or 0, _bytes(alpha) if kept else None,
             )  # fmt: skip
         near = unknown_band(small, REACH)
         opacity = torch.where(near, found.alpha, small)

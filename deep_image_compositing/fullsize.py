@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.tiles import (
-    Box,
     Grid,
     cells_inside,
     enlarged_windows,
@@ -124,7 +124,7 @@ def lift_refined(
 
     def make(corners: list[tuple[int, int]]) -> Tensor:
         photograph = _windows(pixels, grid, corners, guide.device)
-        part = enlarged_windows(guide, grid, corners, (0, height, 0, width))
+        part = enlarged_windows(guide, grid, corners, (slice(0, height), slice(0, width)))
         lifted = follow_alpha(part, photograph)
         return lifted if refine is None else refine(photograph, lifted)
 

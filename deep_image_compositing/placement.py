@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.boxes import Box, bounding_box
 
 MAX_PLACED_PIXELS = 250_000_000
 """Pixels to which a subject's photograph may be enlarged when it is placed."""
@@ -73,11 +74,11 @@ def cover(background: Tensor, size: tuple[int, int]) -> Tensor:
     return resample(kept, size)
 
 
-def subject_box(alpha: Tensor, threshold: float = 0.5) -> tuple[int, int, int, int]:
-    """The smallest (top, bottom, left, right) that holds all of ``alpha`` above ``threshold``.
+def subject_box(alpha: Tensor, threshold: float = 0.5) -> Box:
+    """The smallest rows and columns that hold all of ``alpha`` above ``threshold``.
 
-    Bottom and right are exclusive. Where nothing exceeds the threshold, half of the largest alpha
-    takes its place; for an alpha of zeros the box is the whole picture.
+    Where nothing exceeds the threshold, half of the largest alpha takes its place; for an alpha of
+    zeros the box is the whole picture.
 
     Args:
         alpha: (1, H, W) in [0, 1].
@@ -85,11 +86,8 @@ def subject_box(alpha: Tensor, threshold: float = 0.5) -> tuple[int, int, int, i
     """
     plane = alpha[0]
     threshold = min(threshold, float(plane.max()) / 2)
-    inside = plane > threshold
-    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-    if rows.numel() == 0:
-        return 0, plane.shape[0], 0, plane.shape[1]
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    box = bounding_box(plane > threshold)
+    return box or (slice(0, plane.shape[0]), slice(0, plane.shape[1]))
 
 
 def place(
@@ -121,11 +119,11 @@ def place(
             f"scale {scale:g} would enlarge the subject's photograph to {size[1]} x {size[0]} "
             f"pixels; the limit is {MAX_PLACED_PIXELS // 1_000_000} million, use a smaller scale"
         )
-    top, bottom, left, right = subject_box(resample(alpha, size, "bilinear"))
+    rows, columns = subject_box(resample(alpha, size, "bilinear"))
     return Placement(
         size,
-        top=round(y * (frame[0] - (bottom - top))) - top,
-        left=round(x * (frame[1] - (right - left))) - left,
+        top=round(y * (frame[0] - (rows.stop - rows.start))) - rows.start,
+        left=round(x * (frame[1] - (columns.stop - columns.start))) - columns.start,
     )
 
 

@@ -28,11 +28,12 @@ from deep_image_compositing.benchmark.scenes import Files, blend
 from deep_image_compositing.compositor import Composite, Compositor, make_stage
 from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.fullsize import to_bytes
+from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter
 from deep_image_compositing.functional.lift import follow_guide, make_guide, upsample_rows
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.functional.tiles import CELL, Box, Grid, enlarged_windows
+from deep_image_compositing.functional.tiles import CELL, Grid, enlarged_windows
 from deep_image_compositing.images import read_image, write_image
 from deep_image_compositing.metrics.band import BAND_RADIUS, _decibels, rim_band
 from deep_image_compositing.placement import resample
@@ -289,10 +290,10 @@ def fuse_whole(
     """
     assert coarse.old_background is not None
     guide = make_guide(image, coarse.alpha, coarse.foreground_color, coarse.old_background)
-    height, width = pixels.shape[-2:]
+    around = grow(box, _MARGIN, (pixels.shape[-2], pixels.shape[-1]))
+    top, bottom, left, right = edges(around)
     # From multiples of the strides of networks, as the tiles are.
-    top, left = (max(0, box[i] - _MARGIN) // _ALIGN * _ALIGN for i in (0, 2))
-    bottom, right = min(height, box[1] + _MARGIN), min(width, box[3] + _MARGIN)
+    top, left = (edge // _ALIGN * _ALIGN for edge in (top, left))
     part = (..., slice(top, bottom), slice(left, right))
     size = (bottom - top, right - left)
     photograph, behind = (x[part][None].to(image.device).float() / 255 for x in (pixels, backdrop))
@@ -321,8 +322,8 @@ def compare_whole(result: Composite, given: list[tuple[Any, ...]], alpha: Tensor
     if not given:
         return {"difference": "no tiles"}
     tiled = result.composite_pixels
-    box = given[0][2]
-    needed = WHOLE_BYTES * (box[1] - box[0]) * (box[3] - box[2])
+    top, bottom, left, right = edges(given[0][2])
+    needed = WHOLE_BYTES * (bottom - top) * (right - left)
     if needed > LIMIT:
         return {"difference": f"needs {needed / 1e9:.0f} GB"}
     with torch.inference_mode():

@@ -87,32 +87,6 @@ def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
             return found > 0
 
 
-def subject_boxes(mask: Tensor, level: float, margin: float) -> list[tuple[slice, slice]]:
-    """Rows and columns around what exceeds ``level`` in each mask; all of them where nothing does.
-
-    Args:
-        mask: (B, 1, H, W).
-        level: between what counts as subject and what does not.
-        margin: what is added on every side, as a share of the subject's longer side.
-    """
-    height, width = mask.shape[-2:]
-    boxes = []
-    for item in mask[:, 0] > level:
-        rows, columns = (item.any(across).nonzero()[:, 0] for across in (1, 0))
-        if not len(rows):
-            boxes.append((slice(0, height), slice(0, width)))
-            continue
-        top, bottom, left, right = (int(x) for side in (rows, columns) for x in (side[0], side[-1]))
-        more = math.ceil(margin * (1 + max(bottom - top, right - left)))
-        boxes.append(
-            (
-                slice(max(0, top - more), min(height, bottom + 1 + more)),
-                slice(max(0, left - more), min(width, right + 1 + more)),
-            )
-        )
-    return boxes
-
-
 def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
     """Turn a rough mask into a trimap: unknown within ``radius`` of the mask's outline.
 

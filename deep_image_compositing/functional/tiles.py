@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-
-Box: TypeAlias = tuple[int, int, int, int]
-"""Top, bottom, left and right in pixels; bottom and right are exclusive."""
+from deep_image_compositing.functional.boxes import Box, edges
 
 CELL = 96
 """Side of a cell in pixels."""
@@ -122,9 +120,9 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
     Returns:
         (rows, columns) boolean.
     """
-    top, bottom, left, right = box or (0, grid.height, 0, grid.width)
+    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
-    edges = []
+    ends = []
     for start, length, small, count in (
         (top, bottom - top, marked.shape[0], grid.rows),
         (left, right - left, marked.shape[1], grid.columns),
@@ -132,8 +130,8 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
         first = torch.arange(count) * grid.cell - start
         low = first.clamp(0, length) * small
         high = (first + grid.cell).clamp(0, length) * small + length - 1
-        edges.append([torch.div(x, length, rounding_mode="floor") for x in (low, high)])
-    (up, down), (west, east) = edges
+        ends.append([torch.div(x, length, rounding_mode="floor") for x in (low, high)])
+    (up, down), (west, east) = ends
     held = sums[down][:, east] - sums[up][:, east] - sums[down][:, west] + sums[up][:, west]
     return held > 0
 
@@ -149,7 +147,7 @@ def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
     Returns:
         (rows, columns) boolean.
     """
-    top, bottom, left, right = box or (0, grid.height, 0, grid.width)
+    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     within, places = [], []
     for start, length, small, count, whole in (
         (top, bottom - top, inside.shape[0], grid.rows, grid.height),
@@ -204,13 +202,13 @@ def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], 
         small: (1, C, h, w), of the part ``box`` of the picture.
         grid: of the picture.
         corners: top left of each window, in the picture.
-        box: top, bottom, left, right in the picture; beyond it the border continues.
+        box: rows and columns of the picture; beyond it the border continues.
 
     Returns:
         (B, C, window height, window width).
     """
     height, width = grid.window
-    top, bottom, left, right = box
+    top, bottom, left, right = edges(box)
     rows = torch.arange(height, device=small.device) + 0.5
     columns = torch.arange(width, device=small.device) + 0.5
     start = torch.tensor(corners, device=small.device, dtype=torch.float32)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.boxes import Box, bounding_box, grow
 from deep_image_compositing.functional.resize import resize
 
 BAND = 0.02
@@ -44,7 +45,7 @@ def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
     return trimap_from_levels(resize(trimap, size), 0.01, 0.99)
 
 
-def unknown_box(trimap: Tensor, margin: int) -> tuple[slice, slice] | None:
+def unknown_box(trimap: Tensor, margin: int) -> Box | None:
     """Rows and columns of the smallest box around all that is unknown, and ``margin`` more.
 
     Args:
@@ -54,14 +55,8 @@ def unknown_box(trimap: Tensor, margin: int) -> tuple[slice, slice] | None:
     Returns:
         Two slices, or None when nothing is unknown.
     """
-    unknown = trimap == 0.5
-    spans = []
-    for dim in (1, 0):
-        places = unknown.any(dim).nonzero()[:, 0]
-        if places.numel() == 0:
-            return None
-        spans.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
-    return spans[0], spans[1]
+    box = bounding_box(trimap == 0.5)
+    return None if box is None else grow(box, margin, (trimap.shape[0], trimap.shape[1]))
 
 
 def missing_class(trimap: Tensor) -> str:

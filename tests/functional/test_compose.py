@@ -19,7 +19,6 @@ from deep_image_compositing.functional.compose import (
     feather,
     over,
     reconstruct,
-    subject_boxes,
     trimap_from_mask,
     unknown_band,
 )
@@ -184,18 +183,6 @@ def test_feather_refuses_what_is_no_width(sigma: float) -> None:
         feather(torch.zeros(1, 1, 3, 3), sigma)
     with pytest.raises(UsageError, match="reach"):
         feather(torch.zeros(1, 1, 3, 3), 1.0, reach=-1)
-
-
-def test_boxes_take_in_a_margin_and_stay_inside() -> None:
-    mask = torch.zeros(3, 1, 50, 60)
-    mask[0, :, 10:30, 2:42] = 0.4
-    mask[1, :, 49, 59] = 0.4
-    boxes = subject_boxes(mask, 0.3, 0.1)
-    # A tenth of the longer side on every side.
-    assert boxes[0] == (slice(6, 34), slice(0, 46))
-    assert boxes[1] == (slice(48, 50), slice(58, 60))
-    assert boxes[2] == (slice(0, 50), slice(0, 60))
-    assert subject_boxes(mask, 0.4, 0.1)[0] == boxes[2]
 
 
 def test_reconstruction_keeps_what_hangs_together_with_a_seed() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional import tiles
+from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.tiles import (
     Grid,
     cells_inside,
@@ -100,9 +101,9 @@ def test_a_grid_that_cannot_be(sides: tuple[int, int, int, int]) -> None:
 # Which cells
 
 
-def brute_touched(grid: Grid, marked: Tensor, box: tiles.Box) -> Tensor:
+def brute_touched(grid: Grid, marked: Tensor, box: Box) -> Tensor:
     """A small pixel touches a cell when their areas in the picture have a part in common."""
-    top, bottom, left, right = box
+    top, bottom, left, right = edges(box)
     high, wide = marked.shape
     out = torch.zeros(grid.rows, grid.columns, dtype=torch.bool)
     for y, x in marked.nonzero().tolist():
@@ -121,8 +122,8 @@ def brute_touched(grid: Grid, marked: Tensor, box: tiles.Box) -> Tensor:
     return out
 
 
-def brute_inside(grid: Grid, inside: Tensor, box: tiles.Box) -> Tensor:
-    top, bottom, left, right = box
+def brute_inside(grid: Grid, inside: Tensor, box: Box) -> Tensor:
+    top, bottom, left, right = edges(box)
     out = torch.zeros(grid.rows, grid.columns, dtype=torch.bool)
     for row in range(grid.rows):
         for column in range(grid.columns):
@@ -135,14 +136,14 @@ def brute_inside(grid: Grid, inside: Tensor, box: tiles.Box) -> Tensor:
 
 @pytest.mark.parametrize("size", [(40, 61), (97, 53), (8, 8)])
 @pytest.mark.parametrize("small", [(7, 11), (30, 17), (1, 1), (40, 61)])
-@pytest.mark.parametrize("part", [None, (3, 37, 5, 50), (0, 8, 1, 7)])
+@pytest.mark.parametrize("part", [None, (slice(3, 37), slice(5, 50)), (slice(0, 8), slice(1, 7))])
 def test_cells_against_a_brute_force_reference(
-    size: tuple[int, int], small: tuple[int, int], part: tiles.Box | None
+    size: tuple[int, int], small: tuple[int, int], part: Box | None
 ) -> None:
     grid = Grid(*size, cell=8, context=2)
     if part is not None:
-        part = (part[0], min(part[1], size[0]), part[2], min(part[3], size[1]))
-    box = part or (0, size[0], 0, size[1])
+        part = grow(part, 0, size)
+    box = part or (slice(0, size[0]), slice(0, size[1]))
     random = torch.Generator().manual_seed(sum(small))
     for share in (0.02, 0.3):
         marked = torch.rand(small, generator=random) < share
@@ -171,7 +172,7 @@ def test_enlarged_windows_are_parts_of_the_enlarged_whole(
     coarse = torch.rand(1, 3, *small, generator=torch.Generator().manual_seed(2))
     whole = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[0]
     corners = [grid.corner(*place) for place in every(grid).nonzero().tolist()]
-    windows = enlarged_windows(coarse, grid, corners, (0, size[0], 0, size[1]))
+    windows = enlarged_windows(coarse, grid, corners, (slice(0, size[0]), slice(0, size[1])))
     for corner, window in zip(corners, windows, strict=True):
         inside = whole[:, corner[0] :, corner[1] :][:, : grid.window[0], : grid.window[1]]
         own = window[:, : inside.shape[1], : inside.shape[2]]
@@ -185,7 +186,7 @@ def test_a_window_beyond_the_picture_repeats_its_border() -> None:
 
 
 def test_enlarged_windows_of_a_part_continue_its_border() -> None:
-    grid, box = Grid(250, 260), (40, 200, 30, 250)
+    grid, box = Grid(250, 260), (slice(40, 200), slice(30, 250))
     coarse = torch.rand(1, 2, 23, 31, generator=torch.Generator().manual_seed(3))
     part = F.interpolate(coarse, (160, 220), mode="bilinear", align_corners=False)
     whole = F.pad(part, (30, 10, 40, 50), mode="replicate")[0]

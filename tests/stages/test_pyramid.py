@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import subject_boxes
+from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.segmentation.pyramid import drop_strays

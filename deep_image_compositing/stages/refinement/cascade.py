@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import subject_boxes
+from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import GOOD, exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork

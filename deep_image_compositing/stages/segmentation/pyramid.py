@@ -9,7 +9,8 @@ from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import dilate, reconstruct, subject_boxes
+from deep_image_compositing.functional.boxes import subject_boxes
+from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.registry import register
