@@ -1,0 +1,151 @@
+"""The recipes that are scripts: each runs, on a few made photographs, and writes what it says."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deep_image_compositing import registry, weights
+from deep_image_compositing.data.feeds import Reading, open_source
+from deep_image_compositing.data.items import ShardItem, Source
+from tests.photographs import disk, scene
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SIZE = (176, 208)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of sets as the recipes expect them; a bright disk is the subject of each picture."""
+    root = tmp_path_factory.mktemp("data")
+    matte = disk(*SIZE)
+    alpha = matte[..., None] / 255
+    for folder in ("people", "cats", "subjects", "mattes", "backgrounds"):
+        (root / folder).mkdir()
+        for number in range(9):
+            behind = scene(*SIZE, seed=number) // 2
+            if folder == "backgrounds":
+                Image.fromarray(behind).save(root / folder / f"{number}.png")
+                continue
+            subject = 255 - scene(*SIZE, seed=50 + number) // 3
+            picture = np.round(alpha * subject + (1 - alpha) * behind).astype(np.uint8)
+            Image.fromarray(picture).save(root / folder / f"{number}.jpg", quality=95)
+            fine = folder == "mattes"
+            label = matte if fine else np.where(matte > 127, 255, 0).astype(np.uint8)
+            name = f"{number}.alpha.png" if fine else f"{number}.mask.png"
+            Image.fromarray(label).save(root / folder / name)
+    return root
+
+
+def held_out(path: Path, share: float) -> int:
+    """How many of the pictures in ``path`` are kept from training."""
+    _, feed = open_source(Source(str(path), hold_out=share), ("segmentation",), Reading())
+    return 0 if feed is None else len(feed)
+
+
+def scaled(path: Path, factor: float) -> Path:
+    """Weights of a small segmenter, all of them times ``factor``."""
+    stage = registry.create("segmenter", "pyramid", backbone="test_efficientnet")
+    with torch.no_grad():
+        for number, parameter in enumerate(stage.parameters()):
+            parameter.fill_(factor * (number + 1))
+    weights.save(stage, path)
+    return path
+
+
+def test_mixed_weights_are_the_weighted_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, earlier = scaled(tmp_path / "a.safetensors", 1), scaled(tmp_path / "b.safetensors", 5)
+    out = tmp_path / "mixed.safetensors"
+    run(monkeypatch, "mix_weights", "segmenter/pyramid", later, earlier, "0.75", "-o", out)
+    mixed = registry.create("segmenter", "pyramid", weights=str(out))
+    for number, parameter in enumerate(mixed.parameters()):
+        expected = torch.full_like(parameter, 2.0 * (number + 1))  # 0.75 of 1 and 0.25 of 5
+        torch.testing.assert_close(parameter, expected)
+
+
+def test_a_mix_of_more_than_all_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mixed.safetensors"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "mix_weights", "segmenter/pyramid", "a", "b", "1.5", "-o", out)
+    assert "the share must lie in [0, 1], got 1.5" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_self_taught_mattes_train_like_measured_ones(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, "self_mattes", data, tmp_path / "self")
+    source = Source(str(tmp_path / "self/mattes"), hold_out=0)
+    feed, _ = open_source(source, ("mattes",), Reading())
+    expected = 0
+    for name in ("people", "cats", "subjects"):
+        expected += 9 - held_out(data / name, 0.1)
+    assert feed is not None
+    assert len(feed) == expected
+    for path in (tmp_path / "self/mattes").glob("*.alpha.png"):
+        found, truth = np.asarray(Image.open(path)) > 127, disk(*SIZE) > 127
+        assert (found & truth).sum() > 0.9 * (found | truth).sum()
+    assert len(list((tmp_path / "self/backgrounds").glob("*.png"))) == 9
+
+
+@pytest.mark.slow
+def test_own_masks_are_triplets_with_the_mask_that_was_found(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "own"
+    run(monkeypatch, "own_masks", data, out, "--per-subject", "1", "--size", "96")
+    feed, _ = open_source(Source(str(out)), ("triplets",), Reading())
+    assert len(feed) == 9 - held_out(data / "mattes", 0.2)
+    for item in feed.read(0, len(feed)):
+        assert isinstance(item, ShardItem)
+        assert {"foreground.jpg", "background.jpg", "composite.png", "alpha.png", "mask.png"} <= (
+            set(item.record.fields)
+        )
+
+
+def test_masks_are_measured_on_what_is_held_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.json"
+    run(monkeypatch, "measure_masks", data, "--out", out, "--limit", "2")
+    records = json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert {record["set"] for record in records} == set(
+        runpy.run_path(str(RECIPES / "measure_masks.py"))["SETS"]
+    )
+    for record in records:
+        assert 0 <= record["mask_iou"] <= 1
+        assert record["refined_distance"] >= 0
+        assert record["set"] in said
+
+
+@pytest.mark.slow
+def test_the_sheet_shows_held_out_composites(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "held_out_sheet", data, "--out", tmp_path / "sheet", "--segmenter", "grabcut")
+    shares = {"people": 0.1, "cats": 0.1, "subjects": 0.1, "mattes": 0.2}
+    counts = {name: held_out(data / name, share) for name, share in shares.items()}
+    expected = sum(counts.values()) + counts["mattes"]
+    made = sorted((tmp_path / "sheet").glob("[0-9]*.png"))
+    assert len(made) == expected == len(capsys.readouterr().out.splitlines())
+    assert (tmp_path / "sheet" / "sheet_1.png").is_file()
+    with Image.open(made[0]) as picture:
+        assert picture.size == (SIZE[1], SIZE[0])
