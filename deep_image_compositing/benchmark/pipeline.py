@@ -352,7 +352,8 @@ def _peak(size: int) -> str:
         device="cpu",
     )
     # With a mask the segmenter would not run, and without one it may find nothing in noise.
-    compositor.segmenter(pair.foreground)
+    with torch.inference_mode():
+        compositor.segmenter(pair.foreground)
     compositor(
         _photograph(pair.foreground), _photograph(pair.background), _photograph(pair.mask)[..., 0]
     )
