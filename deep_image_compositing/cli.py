@@ -503,7 +503,7 @@ def _export_weights(options: argparse.Namespace) -> int:
     if Path(options.output).suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
     _check_folder(Path(options.output))
-    from deep_image_compositing.compositor import restore_stage
+    from deep_image_compositing.stages.making import restore_stage
 
     given = key_values("--option", options.option)
     stage = restore_stage(slot, name, options.checkpoint, given)
@@ -520,8 +520,8 @@ def _teach(options: argparse.Namespace) -> int:
     if options.sheet is not None:
         _check_outputs({"path": Path(options.sheet)}, inputs=[options.fuser])
     from deep_image_compositing import registry, weights
-    from deep_image_compositing.compositor import make_stage, restore_stage
     from deep_image_compositing.data.teach import identify, teach
+    from deep_image_compositing.stages.making import make_stage, restore_stage
 
     start = time.perf_counter()
     if options.fuser in registry.get(slot, name).weights:

@@ -17,17 +17,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from inspect import Parameter, signature
+from functools import partial
+from inspect import ismethod
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import registry, weights
+from deep_image_compositing import registry
 from deep_image_compositing.conventions import check
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
+from deep_image_compositing.devices import choose_device
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
@@ -57,10 +59,8 @@ from deep_image_compositing.images import (
     write_image,
 )
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
-from deep_image_compositing.stages.base import Layers
-
-StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
-"""What can fill a slot: a registered name, a name with options, a module or any callable."""
+from deep_image_compositing.stages.base import Fuser, Layers
+from deep_image_compositing.stages.making import StageLike, make_stage
 
 SUBJECT = 0.5
 """Belief from which a pixel of a mask counts as subject."""
@@ -513,20 +513,25 @@ class Compositor:
     def _fuse(self, pixels: Tensor, backdrop: Tensor, cut: _CutOut) -> Fused:
         """Composite, the subject's alpha and its own colour, at the size of the frame."""
         alpha = cut.alpha
-        layers = getattr(self.fuser, "layers", None)
+        layers = _method(self.fuser, "layers")
         context = getattr(self.fuser, "tile_context", None)
         large = max(alpha.shape) > self.work_side
-        fused = None
+        tiles = None
         if large and context is not None and not _learned(self.fuser):
-            fused = self._fuse_tiles(layers, pixels, backdrop, _bytes(alpha), context)
-        elif callable(layers):
+            tiles = partial(self._fuse_tiles, context=context)
+        fused = None
+        if layers is not None and tiles is not None:
+            fused = tiles(layers, pixels, backdrop, _bytes(alpha))
+        elif layers is not None:
             fused = self._fuse_layers(layers, pixels, backdrop, cut)
-        layered = fused is not None and callable(layers)
-        if fused is not None and (layered or not self.harmonize_strength):
+        if fused is not None and (fused.layered or not self.harmonize_strength):
             return self._harmonize(fused, pixels, backdrop)
         # It paints the composite itself, so the colours are moved before it.
         moved = [to_bytes(x[0]) for _, x in self._harmonized(pixels, alpha, backdrop)]
         own = torch.cat(moved, 1) if moved else pixels
+        if tiles is not None:
+            fused = tiles(None, own, backdrop, _bytes(alpha))
+            return replace(fused, repainted=_repainted(pixels, own, fused.alpha))
         size = (pixels.shape[-2], pixels.shape[-1])
         foreground, background = self._floats(own, size), self._floats(backdrop, size)
         opacity = _floats(alpha)[None].to(self.device)
@@ -579,7 +584,7 @@ class Compositor:
             kept = cut.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
             near = unknown_band(small, REACH - NEAR)
             found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
-            finer = getattr(self.fuser, "finer_layers", None)
+            finer = _method(self.fuser, "finer_layers")
             context = getattr(self.fuser, "tile_context", None)
 
             def better(photograph: Tensor, behind: Tensor, coarse: Layers) -> Layers | None:
@@ -674,150 +679,6 @@ class Compositor:
             ) from error
 
 
-def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
-    """The stage that ``given`` names or is.
-
-    Args:
-        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
-        given: a registered name, a (name, options) pair, a module, or a callable. By name,
-            shipped weights are loaded unless the options say ``weights`` themselves.
-
-    Raises:
-        UsageError: an unknown name or option, a stage of another slot, or something else.
-    """
-    if isinstance(given, str):
-        given = (given, {})
-    if isinstance(given, tuple):
-        if len(given) != 2 or not isinstance(given[1], Mapping):
-            raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
-        name, options = given[0], dict(given[1])
-        entry = registry.get(slot, name)
-        if entry.weights:
-            options.setdefault("weights", entry.weights[0])
-        check_options(slot, name, entry.factory, options)
-        return registry.create(slot, name, **options)
-    if isinstance(given, type) or not callable(given):
-        hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
-        raise UsageError(
-            f"a {slot} is a registered name, a module or a callable, not {given!r}; {hint}"
-        )
-    own = getattr(given, "slot", slot)
-    if own in registry.SLOTS and own != slot:
-        raise UsageError(f"{type(given).__name__} is a {own} and cannot be the {slot}")
-    return given
-
-
-def restore_stage(
-    slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
-) -> Any:
-    """The stage ``name`` with the weights of a file, made as the stage in the file was made.
-
-    Args:
-        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
-        name: a registered name.
-        path: a training checkpoint, or a weights file.
-        options: of the stage, instead of those in the file.
-
-    Raises:
-        UsageError: an unknown name or option.
-        WeightsError: no such file, or one that does not hold such a stage.
-    """
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no checkpoint {path}")
-    entry = registry.get(slot, name)
-    hyper = weights.read_hyper_parameters(path)
-    accepted = accepted_options(entry.factory)
-    taken = set(hyper) if accepted is None else accepted[0]
-    settings = {key: value for key, value in hyper.items() if key in taken}
-    settings.update(options or {})
-    if "weights" in taken or entry.weights:
-        settings["weights"] = None
-    if "pretrained" in settings:
-        settings["pretrained"] = None
-    stage: Any = make_stage(slot, (name, settings))
-    weights.load(stage, path)
-    return stage
-
-
-def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] | None:
-    """Names of the arguments that ``factory`` takes, and of those it must be given.
-
-    A class that passes ``**kwargs`` on to its bases also takes theirs. None when it takes any.
-    """
-    taken: set[str] = set()
-    needed: set[str] = set()
-    calls: list[Callable[..., Any]] = [factory]
-    if isinstance(factory, type):
-        calls = [vars(base)["__init__"] for base in factory.__mro__ if "__init__" in vars(base)]
-    for index, call in enumerate(calls):
-        parameters = list(signature(call).parameters.values())[isinstance(factory, type) :]
-        for parameter in parameters:
-            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
-                taken.add(parameter.name)
-                if parameter.default is Parameter.empty and index == 0:
-                    needed.add(parameter.name)
-        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-            return taken, needed
-        if getattr(call, "__module__", "").startswith(("torch", "lightning")):
-            return taken, needed
-    return None
-
-
-def check_options(
-    slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
-) -> None:
-    """Raise :class:`UsageError` for an option that ``factory`` does not take, or lacks."""
-    accepted = accepted_options(factory)
-    if accepted is None:
-        return
-    taken, needed = accepted
-    unknown = sorted(set(options) - taken)
-    if unknown:
-        raise UsageError(
-            f"the {slot} {name!r} takes no option {unknown[0]!r}; it takes: "
-            + (", ".join(sorted(taken)) or "none")
-        )
-    missing = sorted(needed - set(options))
-    if missing:
-        raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device that ``device`` means; ``auto`` is a GPU if there is one, else the CPU.
-
-    Raises:
-        UsageError: an explicit device that is not there; it never falls back.
-    """
-    text = str(device)
-    if text == "auto":
-        if torch.cuda.is_available():
-            chosen = torch.device("cuda", torch.cuda.current_device())
-            _log.info("running on %s (%s)", chosen, torch.cuda.get_device_name(chosen))
-        elif torch.backends.mps.is_available():
-            chosen = torch.device("mps")
-            _log.info("running on mps")
-        else:
-            chosen = torch.device("cpu")
-            _log.info("running on cpu (no GPU that torch can use)")
-        return chosen
-    try:
-        chosen = torch.device(text)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if chosen.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (chosen.index or 0) < count:
-            return chosen
-        raise UsageError(f"there is no device {text!r}: torch sees {count} CUDA devices; use 'cpu'")
-    if chosen.type == "mps":
-        if torch.backends.mps.is_available():
-            return chosen
-        raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")
-    raise UsageError(f"there is no device {text!r}; use auto, cpu, cuda, cuda:N or mps")
-
-
 def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
     """(x, y) of a pair of numbers, or of text such as ``0.5,1``.
 
@@ -836,6 +697,13 @@ def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
 
 def _learned(stage: Callable[..., Any]) -> bool:
     return isinstance(stage, nn.Module) and next(stage.parameters(), None) is not None
+
+
+def _method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """The stage's own method ``name``; not what a module merely calls so, and not the base's."""
+    found = getattr(stage, name, None)
+    inherited = getattr(type(stage), name, None) is getattr(Fuser, name)
+    return found if ismethod(found) and not inherited else None
 
 
 def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ class Fused:
         repainted: where the subject's colour is not the photograph's.
         cells: how many cells the frame has.
         touched: how many of them were worked on.
+        layered: whether it was made of layers; otherwise the fuser has painted the composite.
     """
 
     composite: Tensor
@@ -76,6 +77,7 @@ class Fused:
     repainted: Repainted
     cells: int = 0
     touched: int = 0
+    layered: bool = True
 
 
 class _Tile(NamedTuple):
@@ -275,6 +277,7 @@ def _assemble(
     composite = backdrop.clone(memory_format=torch.preserve_format)
     alpha = torch.zeros(1, grid.height, grid.width, dtype=torch.uint8)
     places, colors = [], []
+    painted = False
 
     def copy(rows: slice, columns: slice) -> None:
         composite[:, rows, columns] = pixels[:, rows, columns]
@@ -296,6 +299,7 @@ def _assemble(
         if given is not None and bool((opacity < 0).any()):
             composite[:, rows, columns] = to_bytes(color).cpu()
             alpha[:, rows, columns] = given[:, rows, columns]
+            painted = True
             continue
         behind = backdrop[:, rows, columns].to(device).float() / 255
         mixed = over(color[None, :, None], opacity[None, :, None], behind[None, :, None])[0, :, 0]
@@ -306,7 +310,9 @@ def _assemble(
         places.append((rows * grid.width + columns)[changed])
         colors.append(paint[:, changed])
     repainted = Repainted.of(places, colors)
-    return Fused(composite, alpha, repainted, touched.numel(), int(touched.sum()))
+    return Fused(
+        composite, alpha, repainted, touched.numel(), int(touched.sum()), layered=not painted
+    )
 
 
 def rim_blocks(alpha: Tensor, reach: int) -> Tensor:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.options import check_options
 
 SLOTS = ("segmenter", "refiner", "fuser")
 """The three slots, in the order in which a composite passes through them."""
@@ -102,9 +103,10 @@ def create(slot: str, name: str, **kwargs: Any) -> Any:
     ``weights="file.safetensors"`` one's own. An error inside the constructor stays that error.
 
     Raises:
-        UsageError: when the name is unknown.
+        UsageError: when the name or an argument is unknown, or a value is of the wrong kind.
     """
     factory = get(slot, name).factory
+    check_options(slot, name, factory, kwargs)
     return factory(**kwargs)
 
 

@@ -14,15 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deep_image_compositing import Compositor, UsageError, read_image
-from deep_image_compositing.compositor import (
-    accepted_options,
-    choose_device,
-    make_stage,
-    parse_position,
-)
+from deep_image_compositing.compositor import parse_position
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.functional.compose import unknown_band
 from deep_image_compositing.stages.base import Layers
+from deep_image_compositing.stages.making import make_stage
 from tests.conftest import DiscSegmenter, LayerFuser, PlainFuser, disc, noise
 
 
@@ -311,6 +308,35 @@ def test_harmonising_is_off_and_without_strength_nothing() -> None:
     np.testing.assert_array_equal(bytes_of(full.composite), front)
 
 
+@pytest.mark.parametrize("fuser", ["alpha", "feather", "laplacian", "poisson"])
+def test_harmonising_in_tiles_is_harmonising_as_a_whole(fuser: str) -> None:
+    front, back = noise(150, 220) // 2, 128 + noise(150, 220, seed=1) // 2
+    mask = disc(150, 220)[0]
+    whole, tiles = (
+        make(fuser=fuser, harmonize="reinhard", work_side=side)(front, back, mask).composite
+        for side in (512, 64)
+    )
+    plain = make(fuser=fuser, work_side=64)(front, back, mask).composite
+    assert (whole - tiles).abs().max() < 2.5 / 255
+    assert (whole - plain).abs().mean() > 0.5 / 255
+
+
+class BuiltOfLayers(nn.Module):
+    """A fuser that somebody has built, with a container under a name that fusers use otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1))
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        return self.layers(background).sigmoid() * (1 - alpha) + alpha * foreground
+
+
+def test_a_module_may_have_layers_of_its_own() -> None:
+    result = make(fuser=BuiltOfLayers())(noise(40, 50), noise(40, 50, seed=1))
+    assert result.size == (40, 50)
+
+
 def test_harmonising_in_some_other_way() -> None:
     with pytest.raises(UsageError, match="'reinhard' or None, got 'deep'"):
         make(harmonize="deep")
@@ -404,16 +430,6 @@ def test_an_option_that_is_missing() -> None:
 
     with pytest.raises(UsageError, match="needs the option 'path'"):
         make_stage("segmenter", "onnx")
-
-
-def test_options_of_bases_are_known_and_of_free_factories_not_asked() -> None:
-    taken = accepted_options(DiscSegmenter)
-    assert taken is not None
-    assert {"softness", "learning_rate", "picture_every"} <= taken[0]
-
-    def factory(**kwargs: object) -> None: ...
-
-    assert accepted_options(factory) is None
 
 
 def test_an_error_inside_a_constructor_stays_that_error(own_registry: Any) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from deep_image_compositing import registry
 from deep_image_compositing.cli import PROGRAM, TRAINING, _parser, main
-from deep_image_compositing.compositor import accepted_options
+from deep_image_compositing.options import accepted_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -69,7 +69,7 @@ def test_unknown_names_list_what_ships() -> None:
 
 
 def test_what_ships_is_small_and_makes_stages() -> None:
-    from deep_image_compositing.compositor import make_stage
+    from deep_image_compositing.stages.making import make_stage
 
     sizes = {path.name: path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")}
     assert sum(sizes.values()) < 20e6

@@ -34,12 +34,12 @@ from deep_image_compositing.benchmark.pipeline import (
     peak_memory,
     synchronise,
 )
-from deep_image_compositing.compositor import choose_device
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.items import Item, ShardItem, Source
 from deep_image_compositing.data.modules import FusionData, SegmentationData, StageData
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.data.stream import Draw, Sample, StreamLoader, TrainingStream
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import UsageError
 
 SIZE, BATCH = 256, 8

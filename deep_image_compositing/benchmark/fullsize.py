@@ -25,7 +25,7 @@ import deep_image_compositing.fullsize as fullsize_module
 import deep_image_compositing.stages.fusion.multi_stream as fuser_module
 from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory, synchronise
 from deep_image_compositing.benchmark.scenes import Files, blend
-from deep_image_compositing.compositor import Composite, Compositor, make_stage
+from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.fullsize import to_bytes
 from deep_image_compositing.functional.boxes import Box, edges, grow
@@ -38,6 +38,7 @@ from deep_image_compositing.images import read_image, write_image
 from deep_image_compositing.metrics.band import BAND_RADIUS, _decibels, rim_band
 from deep_image_compositing.placement import resample
 from deep_image_compositing.stages.base import Layers
+from deep_image_compositing.stages.making import make_stage
 
 LIMIT = 8e9
 """Bytes that a comparison may need, by the estimates below; where it needs more, it is left out."""

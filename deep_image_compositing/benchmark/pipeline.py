@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.compositor import Compositor, make_stage
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import (
     CompositingError,
     MissingExtraError,
@@ -33,6 +33,7 @@ from deep_image_compositing.errors import (
 )
 from deep_image_compositing.functional.compose import over, trimap_from_mask
 from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.stages.making import make_stage
 
 _PATIENCE = 20.0
 _IMPORT = (

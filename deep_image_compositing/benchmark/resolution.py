@@ -36,7 +36,7 @@ from deep_image_compositing.benchmark.pipeline import (
     synchronise,
 )
 from deep_image_compositing.benchmark.scenes import Scene, write_scene
-from deep_image_compositing.compositor import choose_device
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS
 

@@ -34,7 +34,7 @@ from deep_image_compositing.benchmark.pipeline import (
     peak_memory,
     synchronise,
 )
-from deep_image_compositing.compositor import choose_device
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.networks.backbone import Backbone
 

@@ -85,7 +85,8 @@ class Method:
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
-        from deep_image_compositing.compositor import accepted_options, check_options, make_stage
+        from deep_image_compositing.options import accepted_options, check_options
+        from deep_image_compositing.stages.making import make_stage
 
         for slot, text in self.settled().stages():
             name, options = parse_stage(text)
@@ -103,7 +104,7 @@ class Method:
             UsageError: a stage that is not registered, or a run without checkpoints.
             WeightsError: weights that are neither shipped nor a file.
         """
-        from deep_image_compositing.compositor import accepted_options
+        from deep_image_compositing.options import accepted_options
 
         lacking = {}
         for slot, text in self.settled().stages():
@@ -401,7 +402,7 @@ def _made(slot: str, text: str) -> str | tuple[str, dict[str, Any]] | Callable[.
     name, options = parse_stage(text)
     given = options.get("weights")
     if given is not None and given not in registry.get(slot, name).weights:
-        from deep_image_compositing.compositor import restore_stage
+        from deep_image_compositing.stages.making import restore_stage
         from deep_image_compositing.weights import read_hyper_parameters
 
         path = Path(str(given)).expanduser()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.cli import main
-from deep_image_compositing.compositor import restore_stage
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.stages.making import restore_stage
 from deep_image_compositing.stages.refinement import DeepImageMattingRefiner
 from tests.networks.test_deep_image_matting import as_mmediting, made, reference
 

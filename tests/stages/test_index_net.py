@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import weights
-from deep_image_compositing.compositor import restore_stage
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.stages.making import restore_stage
 from deep_image_compositing.stages.refinement import IndexNetRefiner
 from tests.stages.published_index_net import published_alpha, published_state
 

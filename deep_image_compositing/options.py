@@ -1,0 +1,134 @@
+"""What a stage's constructor takes, and whether given options fit; the registry calls this."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import Parameter, signature
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from deep_image_compositing.errors import UsageError
+
+_WORDS: dict[Any, tuple[str, str]] = {
+    # type: (one of them, several of them)
+    bool: ("true or false", "true or false each"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    type(None): ("null", "nulls"),
+}
+
+
+def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] | None:
+    """Names of the arguments that ``factory`` takes, and of those it must be given.
+
+    A class that passes ``**kwargs`` on to its bases also takes theirs. None when it takes any.
+    """
+    taken: set[str] = set()
+    needed: set[str] = set()
+    for index, (call, parameters) in enumerate(_calls(factory)):
+        for parameter in parameters:
+            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                taken.add(parameter.name)
+                if parameter.default is Parameter.empty and index == 0:
+                    needed.add(parameter.name)
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+            return taken, needed
+        if (getattr(call, "__module__", None) or "").startswith(("torch", "lightning")):
+            return taken, needed
+    return None
+
+
+def check_options(
+    slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
+) -> None:
+    """Raise :class:`UsageError` for an option that ``factory`` does not take, or lacks.
+
+    Also for a value that is not of the kind that the constructor's annotation asks for; what has
+    no annotation, or one that is not about plain values, may be anything.
+    """
+    accepted = accepted_options(factory)
+    if accepted is not None:
+        taken, needed = accepted
+        unknown = sorted(set(options) - taken)
+        if unknown:
+            raise UsageError(
+                f"the {slot} {name!r} takes no option {unknown[0]!r}; it takes: "
+                + (", ".join(sorted(taken)) or "none")
+            )
+        missing = sorted(needed - set(options))
+        if missing:
+            raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
+    hints = _hints(factory) if options else {}
+    for option, value in options.items():
+        hint = hints.get(option, Any)
+        if not _fits(value, hint):
+            raise UsageError(
+                f"the option {option!r} of the {slot} {name!r} is {_described(hint)}, got {value!r}"
+            )
+
+
+def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:
+    """The constructors through which arguments go, each with its parameters."""
+    if not isinstance(factory, type):
+        yield factory, list(signature(factory).parameters.values())
+        return
+    for base in factory.__mro__:
+        if "__init__" in vars(base):
+            call = vars(base)["__init__"]
+            yield call, list(signature(call).parameters.values())[1:]
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The annotation of each argument, where it can be had."""
+    hints: dict[str, Any] = {}
+    for call, parameters in _calls(factory):
+        try:
+            found = get_type_hints(call)
+        except (NameError, TypeError, AttributeError):  # of things that are not imported
+            continue
+        for parameter in parameters:
+            if parameter.name in found:
+                hints.setdefault(parameter.name, found[parameter.name])
+    return hints
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the kind of ``hint``; anything fits a hint that is not known here."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and Ellipsis not in inner:
+            return len(value) == len(inner) and all(map(_fits, value, inner))
+        return all(_fits(part, inner[0]) for part in value)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, (str, os.PathLike))
+    return value is None if hint is type(None) else True
+
+
+def _described(hint: Any) -> str:
+    """``hint`` in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(part) for part in inner)
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (tuple, list, Sequence):
+        if origin is tuple and Ellipsis not in inner:
+            return f"a list of {len(inner)}: " + ", ".join(_described(part) for part in inner)
+        one = inner[0]
+        return f"a list of {_WORDS[one][1] if one in _WORDS else str(one)}"
+    return _WORDS[hint][0] if hint in _WORDS else getattr(hint, "__name__", str(hint))
