@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -388,7 +389,7 @@ def _composite(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
     start = time.perf_counter()
     outputs = _outputs(options, None)
-    _check_outputs(outputs, inputs=[options.foreground, options.background, options.mask])
+    _check_outputs(outputs, _real(options.foreground, options.background, options.mask))
     # Everything that can be wrong with the files is found before torch is imported.
     own, theirs = longest_sides(options.max_side, options.frame, options.scale)
     limit = options.max_pixels
@@ -421,9 +422,9 @@ def _composite_folder(options: argparse.Namespace) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    inputs = [*files, options.background, *masks.values()]
+    taken = _real(*files, options.background, *masks.values())
     for targets in outputs.values():
-        _check_outputs(targets, inputs=inputs)
+        _check_outputs(targets, taken)
     ready = [file for file in files if not options.mask or masks[file] is not None]
     failures = {
         file: f"there is no mask for {file.name} in {options.mask}"
@@ -518,7 +519,7 @@ def _teach(options: argparse.Namespace) -> int:
     if slot != "fuser":
         raise UsageError(f"only a fuser can teach, not a {slot}: --stage {options.stage}")
     if options.sheet is not None:
-        _check_outputs({"path": Path(options.sheet)}, inputs=[options.fuser])
+        _check_outputs({"path": Path(options.sheet)}, _real(options.fuser))
     from deep_image_compositing import registry, weights
     from deep_image_compositing.data.teach import identify, teach
     from deep_image_compositing.stages.making import make_stage, restore_stage
@@ -727,10 +728,8 @@ def _outputs(options: argparse.Namespace, name: str | None) -> dict[str, Path]:
 
 def _output_names(files: Sequence[Path]) -> dict[Path, str]:
     """``a.jpg`` becomes ``a.png``; where two inputs share a stem, ``a.jpg.png``."""
-    stems = [file.stem for file in files]
-    return {
-        file: f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files
-    }
+    stems = Counter(file.stem for file in files)
+    return {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
 
 
 def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
@@ -743,8 +742,15 @@ def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
     return {file: by_stem.get(file.stem) for file in files}
 
 
-def _check_outputs(outputs: dict[str, Path], inputs: Sequence[str | Path | None]) -> None:
+def _real(*paths: str | Path | None) -> set[str]:
+    """The files themselves, whatever links lead to them."""
+    return {os.path.realpath(path) for path in paths if path is not None}
+
+
+def _check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
     """Find before the slow work what would stop the outputs from being written.
+
+    ``taken`` are the files that must not be overwritten; the outputs join them.
 
     Raises:
         UsageError: a suffix that is no format or cannot hold the picture, one file for two
@@ -753,7 +759,6 @@ def _check_outputs(outputs: dict[str, Path], inputs: Sequence[str | Path | None]
     """
     from deep_image_compositing.images import WRITABLE
 
-    taken = {os.path.realpath(path) for path in inputs if path is not None}
     for key, path in outputs.items():
         suffix = path.suffix.lower()
         if path.is_dir():

@@ -519,6 +519,26 @@ def test_the_command_goes_on(
         assert "wrote 5 of 5 composites" in capsys.readouterr().out, option
 
 
+@pytest.mark.usefixtures("stub_stages")
+def test_photographs_of_one_stem_get_composites_of_their_own(folder: Path) -> None:
+    photograph = read_image(folder / "in" / "a.png").pixels
+    Image.fromarray(photograph).save(folder / "in" / "a.jpg")
+    assert main(arguments(folder)) == 0
+    made = {path.name for path in (folder / "out").glob("*.png")}
+    assert made == {"a.png.png", "a.jpg.png", "b.png", "c.png", "d.png", "e.png"}
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_two_photographs_never_share_a_composite(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg")
+    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg.webp")
+    assert main(arguments(folder)) == 2
+    assert "a.jpg.png is also an input or another output" in capsys.readouterr().err
+    assert files(folder) == {}
+
+
 def test_changed_weights_count(
     stub_stages: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
