@@ -37,7 +37,6 @@ from deep_image_compositing.fullsize import (
     fuse_tiles,
     lift_refined,
     refine_given,
-    to_bytes,
 )
 from deep_image_compositing.functional.boxes import grow
 from deep_image_compositing.functional.compose import over, unknown_band
@@ -47,6 +46,7 @@ from deep_image_compositing.functional.harmonize import (
     transfer_color,
 )
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import (
@@ -251,7 +251,7 @@ class Composite:
                 aside = real.with_name(f".{secrets.token_hex(8)}.part{real.suffix}")
                 asides[real] = aside
                 pixels = _rows_last(image) if image.dtype == torch.uint8 else image
-                gray = None if opacity is None else _rows_last(_bytes(opacity))[..., 0]
+                gray = None if opacity is None else _rows_last(to_bytes(opacity))[..., 0]
                 try:
                     write_image(aside, pixels, alpha=gray)
                 except CompositingError as error:
@@ -396,7 +396,7 @@ class Compositor:
             belief = resize(_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
             cut = replace(
                 cut,
-                mask=paste(_bytes(belief), where, new.size, edge=False),
+                mask=paste(to_bytes(belief), where, new.size, edge=False),
                 alpha=paste(cut.alpha, where, new.size, edge=False),
             )
         with _timed(seconds, "fusion"):
@@ -459,7 +459,7 @@ class Compositor:
                 "give a better mask, or use the refiner 'none'"
             )
         small = belief.shape[-2:] == working
-        levels = belief[0].clamp(0, 1) if small else _bytes(belief[0])
+        levels = belief[0].clamp(0, 1) if small else to_bytes(belief[0])
         return _CutOut(levels, alpha, kept=kept)
 
     def _refine(
@@ -479,7 +479,7 @@ class Compositor:
 
         large, full = size != working, given and not _learned(self.refiner)
         if large and full and context is not None:
-            levels = _bytes(belief[0])
+            levels = to_bytes(belief[0])
             made = refine_given(pixels, levels, refine, context, self.device)
             return made, torch.equal(made, levels)
         at = size if full else working
@@ -488,10 +488,10 @@ class Compositor:
         alpha = refine(image, mask)
         kept = given and torch.equal(alpha, mask)
         if large and kept:
-            return _bytes(belief[0]), True
+            return to_bytes(belief[0]), True
         if at == size:
             alpha = snap_alpha(alpha)[0].cpu()
-            return (_bytes(alpha) if large else alpha), kept
+            return (to_bytes(alpha) if large else alpha), kept
         alpha = snap_alpha(alpha, REACH - NEAR)
         tiles = None if context is None else refine
         return lift_refined(pixels, image, alpha, tiles, context or 0), False
@@ -521,7 +521,7 @@ class Compositor:
             tiles = partial(self._fuse_tiles, context=context)
         fused = None
         if layers is not None and tiles is not None:
-            fused = tiles(layers, pixels, backdrop, _bytes(alpha))
+            fused = tiles(layers, pixels, backdrop, to_bytes(alpha))
         elif layers is not None:
             fused = self._fuse_layers(layers, pixels, backdrop, cut)
         if fused is not None and (fused.layered or not self.harmonize_strength):
@@ -530,7 +530,7 @@ class Compositor:
         moved = [to_bytes(x[0]) for _, x in self._harmonized(pixels, alpha, backdrop)]
         own = torch.cat(moved, 1) if moved else pixels
         if tiles is not None:
-            fused = tiles(None, own, backdrop, _bytes(alpha))
+            fused = tiles(None, own, backdrop, to_bytes(alpha))
             return replace(fused, repainted=_repainted(pixels, own, fused.alpha))
         size = (pixels.shape[-2], pixels.shape[-1])
         foreground, background = self._floats(own, size), self._floats(backdrop, size)
@@ -595,7 +595,7 @@ class Compositor:
             can = finer is not None and context is not None and found.old_background is not None
             return fuse_layers(
                 pixels, backdrop, (rows, columns), foreground, found, better if can else None,
-                context or 0, _bytes(alpha) if kept else None,
+                context or 0, to_bytes(alpha) if kept else None,
             )  # fmt: skip
         near = unknown_band(small, REACH)
         opacity = torch.where(near, found.alpha, small)
@@ -725,11 +725,6 @@ def _planes(photograph: Photograph) -> Tensor:
 def _rows_last(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(C, H, W) uint8 as a contiguous (H, W, C) array."""
     return image.permute(1, 2, 0).contiguous().numpy()
-
-
-def _bytes(levels: Tensor) -> Tensor:
-    """A mask or alpha in 8 bits."""
-    return levels if levels.dtype == torch.uint8 else to_bytes(levels.clone())
 
 
 def _floats(levels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.tiles import (
     Grid,
     cells_inside,
@@ -86,11 +87,6 @@ class _Tile(NamedTuple):
     photograph: Tensor
     behind: Tensor
     corners: list[tuple[int, int]]
-
-
-def to_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] as 8 bits, rounded half up, as ``write_image`` does."""
-    return image.mul(255).add_(0.5).clamp_(0, 255).byte()
 
 
 # Alpha

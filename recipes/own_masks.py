@@ -26,6 +26,7 @@ from deep_image_compositing.data.shards import Index, ShardWriter, describe
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.precision import to_bytes
 
 EACH = 32
 """Samples of a shard."""
@@ -108,7 +109,7 @@ def floats(picture: Tensor) -> Tensor:
 
 
 def levels(picture: Tensor) -> Tensor:
-    return (picture[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(picture[0])
 
 
 def image(picture: Tensor) -> Image.Image:

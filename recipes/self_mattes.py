@@ -24,6 +24,7 @@ from deep_image_compositing import registry
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
 from deep_image_compositing.data.items import FileItem, Source
+from deep_image_compositing.functional.precision import to_bytes
 
 SETS = {
     # folder: (photographs, whether its labels end at the pixel)
@@ -84,7 +85,7 @@ def found(
     # A plain background of the photograph's mean colour, to have no say in the alpha.
     plain = photograph.mean((2, 3), keepdim=True).expand_as(photograph)
     layers = fuser.layers(photograph, plain, mask)
-    return (layers.alpha[0, 0] * 255).round().byte().numpy()
+    return to_bytes(layers.alpha[0, 0]).numpy()
 
 
 def tensor(image: Image.Image) -> Tensor:

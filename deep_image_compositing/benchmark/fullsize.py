@@ -27,15 +27,15 @@ from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory
 from deep_image_compositing.benchmark.scenes import Files, blend
 from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.errors import MissingExtraError
-from deep_image_compositing.fullsize import to_bytes
 from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter
 from deep_image_compositing.functional.lift import follow_guide, make_guide, upsample_rows
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.tiles import CELL, Grid, enlarged_windows
 from deep_image_compositing.images import read_image, write_image
-from deep_image_compositing.metrics.band import BAND_RADIUS, _decibels, rim_band
+from deep_image_compositing.metrics.band import BAND_RADIUS, decibels, rim_band
 from deep_image_compositing.placement import resample
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.making import make_stage
@@ -108,7 +108,7 @@ def band_decibels(composite: Tensor, truth: Tensor, alpha: Tensor) -> float:
         error = (composite[:, rows].float() - truth[:, rows].float()).div_(255).square_().mean(0)
         total += float(error[band].double().sum())
         count += int(band.sum())
-    return float(_decibels(torch.tensor(total / max(1, count))))
+    return float(decibels(torch.tensor(total / max(1, count))))
 
 
 def seam_ratio(composite: Tensor, alpha: Tensor, cell: int = CELL) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
@@ -269,7 +270,9 @@ def measure_composite(
             color = None if foreground_color is None else _floats(foreground_color)
             rim = composites.halo(c, t, a, new, old, color)
             found["halo"], found["lost"] = abs(rim.old_background), abs(rim.new_background)
-        away = composites.exactness(_bytes(composite), a, _bytes(foreground), _bytes(background))
+        away = composites.exactness(
+            to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
+        )
         found["exact"] = 100 * away.share
         found["exact_subject"] = 100 * away.subject
         found["exact_background"] = 100 * away.background
@@ -347,9 +350,3 @@ def _sorted(found: dict[str, float]) -> dict[str, float]:
 
 def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
-
-
-def _bytes(picture: Tensor) -> Tensor:
-    if picture.dtype == torch.uint8:
-        return picture
-    return (picture.float().clamp(0, 1) * 255).round().byte()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.precision import widen
 
 
 def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
         return mask
     weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
-    soft = mask.float() if mask.dtype in (torch.float16, torch.bfloat16) else mask
+    soft = widen(mask)
     for dim in (-2, -1):
         size = soft.shape[dim]
         padded = _repeat_border(soft, radius, dim)

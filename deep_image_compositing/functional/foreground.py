@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.precision import widen
 
 _EPSILON = 1e-5
 
@@ -35,7 +36,7 @@ def box_filter(x: Tensor, radius: int) -> Tensor:
     if radius == 0:
         return x
     dtype = x.dtype
-    x = _wide(x)
+    x = widen(x)
     counts = [_window_sizes(x, radius, dim) for dim in (-2, -1)]
     x = window_sum(x, radius)
     return (x / (counts[0][:, None] * counts[1])).to(dtype)
@@ -76,7 +77,7 @@ def blur_fusion_foreground(
     if not radii:
         raise UsageError("blur fusion needs at least one radius; the published one is (90, 6)")
     dtype = image.dtype
-    picture, opacity = _wide(image), _wide(alpha)
+    picture, opacity = widen(image), widen(alpha)
     subject = surroundings = picture
     for radius in radii:
         subject, surroundings = _blur_fusion(picture, opacity, subject, surroundings, radius)
@@ -156,7 +157,7 @@ def multilevel_layers(
         Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020.
     """
     dtype = image.dtype
-    picture, opacity = _wide(image), _wide(alpha)
+    picture, opacity = widen(image), widen(alpha)
     height, width = alpha.shape[-2:]
     levels = max(1, math.ceil(math.log2(max(height, width))))
     colors = torch.cat([_mean_color(picture, opacity), _mean_color(picture, 1 - opacity)], 1)
@@ -238,10 +239,6 @@ def _blur_fusion(
     )
     unexplained = image - alpha * mean_subject - (1 - alpha) * mean_surroundings
     return (mean_subject + alpha * unexplained).clamp(0, 1), mean_surroundings.clamp(0, 1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _window_sizes(x: Tensor, radius: int, dim: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.precision import widen
 
 MOST = 2.0
 """Factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy."""
@@ -46,7 +47,7 @@ class ColorStatistics:
             picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
             weight: (B, 1, H, W), at least 0: how much each pixel counts, such as its alpha.
         """
-        lab, weight = to_lab(picture), _wide(weight)
+        lab, weight = to_lab(picture), widen(weight)
         total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
         mean = (weight * lab).sum((2, 3), keepdim=True) / total
         variance = (weight * (lab - mean) ** 2).sum((2, 3), keepdim=True) / total
@@ -111,7 +112,7 @@ def check_strength(strength: float) -> None:
 
 def to_lab(picture: Tensor) -> Tensor:
     """Colours (B, 3, H, W), sRGB in [0, 1], as lightness, yellow-blue and red-green."""
-    x = _wide(picture)
+    x = widen(picture)
     linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
     cones = _product(_matrix(_CONES, linear), linear)
     return _product(_matrix(_AXES, linear), cones.clamp_min(_FLOOR).log10())
@@ -134,7 +135,3 @@ def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
 def _product(matrix: Tensor, picture: Tensor) -> Tensor:
     """``matrix`` (3, 3) times every colour of ``picture`` (B, 3, H, W)."""
     return torch.einsum("ij,bjhw->bihw", matrix, picture)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.precision import widen
 
 _SMOOTH = ("bilinear", "bicubic")
 _MODES = (*_SMOOTH, "nearest-exact", "area")
@@ -38,7 +38,7 @@ def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
         return F.interpolate(x, (height, width), mode=mode)
     shrinks = height < x.shape[-2] or width < x.shape[-1]
     # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = widen(x)
     out = F.interpolate(wide, (height, width), mode=mode, align_corners=False, antialias=shrinks)
     return out.to(x.dtype)
 

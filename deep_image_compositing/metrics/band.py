@@ -40,7 +40,7 @@ def band_psnr(
     """
     band = rim_band(alpha, radius).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
-    return _decibels((error * band).sum((1, 2, 3)) / band.sum((1, 2, 3)))
+    return decibels((error * band).sum((1, 2, 3)) / band.sum((1, 2, 3)))
 
 
 def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
@@ -50,10 +50,11 @@ def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
         composite: (B, 3, H, W) in [0, 1].
         target: (B, 3, H, W) in [0, 1], the truth.
     """
-    return _decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
+    return decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
 
 
-def _decibels(mean_square: Tensor) -> Tensor:
+def decibels(mean_square: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of mean squares in [0, 1]; half an 8-bit step counts as none."""
     return -10 * torch.log10(mean_square.clamp_min((0.5 / 255) ** 2))
 
 

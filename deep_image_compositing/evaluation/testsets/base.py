@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from deep_image_compositing.data.feeds import Reading, ShardFeed, open_source
-from deep_image_compositing.data.items import UNREADABLE, Source
+from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.shards import (
     Index,
     Record,
@@ -34,6 +34,9 @@ from deep_image_compositing.errors import CompositingError, DataError, UsageErro
 
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What the system and Pillow raise about broken files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +202,7 @@ def naming(name: str) -> Iterator[None]:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
-    except UNREADABLE as error:
+    except _BROKEN as error:
         text = str(error) or type(error).__name__
         raise DataError(text if name in text else f"{name} cannot be read: {text}") from error
 

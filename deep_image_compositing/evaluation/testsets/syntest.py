@@ -47,6 +47,7 @@ from deep_image_compositing.evaluation.testsets.base import (
     unique_names,
 )
 from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.placement import cover
 
@@ -273,7 +274,7 @@ class SynTest(TestSet):
         # Where every draw loses a thin subject, its own mask is left.
         kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
         mask = kept[round(wanted.rank * (len(kept) - 1))] if kept else truth
-        return (mask[0] * 255).round().to(torch.uint8)
+        return to_bytes(mask[0])
 
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {

@@ -13,6 +13,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.compose import erode, over
 from deep_image_compositing.functional.poisson import poisson_clone
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Fuser
 
@@ -109,7 +110,7 @@ def _seamless_clone(
     import cv2
 
     front, back, where = (
-        np.ascontiguousarray(_to_bytes(x).permute(1, 2, 0).cpu().numpy())
+        np.ascontiguousarray(to_bytes(x).permute(1, 2, 0).cpu().numpy())
         for x in (foreground, background, mask)
     )
     top, bottom, left, right = box
@@ -117,7 +118,3 @@ def _seamless_clone(
     centre = (left + (right - left) // 2, top + (bottom - top) // 2)
     cloned = cv2.seamlessClone(front, back, where, centre, cv2.NORMAL_CLONE)
     return torch.from_numpy(cloned[top:bottom, left:right]).permute(2, 0, 1) / 255
-
-
-def _to_bytes(x: Tensor) -> Tensor:
-    return (x.detach() * 255 + 0.5).clamp(0, 255).byte()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
@@ -66,7 +67,7 @@ class GrabCutSegmenter(Segmenter):
         """Mask (B, 1, H, W): 0 or 1, and between them where it was enlarged."""
         height, width = image.shape[-2:]
         small = resize(image.detach(), fit_long_side(height, width, self.size))
-        pictures = (small * 255 + 0.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        pictures = to_bytes(small).permute(0, 2, 3, 1).cpu().numpy()
         masks = np.stack([self._cut(np.ascontiguousarray(picture)) for picture in pictures])
         mask = torch.from_numpy(masks).to(image).unsqueeze(1)
         return resize(mask, (height, width)).clamp(0, 1)

@@ -1,0 +1,18 @@
+"""Between precisions: halves that need more, and pictures in 8 bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """``x`` in single precision if it is in half, for sums and kernels that half cannot do."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Floats in [0, 1] as 8 bits, rounded half up as ``write_image`` does; what is uint8 stays."""
+    if image.dtype == torch.uint8:
+        return image
+    return image.detach().float().mul(255).add_(0.5).clamp_(0, 255).byte()
