@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from deep_image_compositing import registry, weights
+from deep_image_compositing import CompositingError, registry, weights
 
 
 def main() -> None:
@@ -26,9 +26,13 @@ def main() -> None:
     slot, _, name = options.stage.partition("/")
     stage = registry.create(slot, name, weights=options.later)
     earlier = registry.create(slot, name, weights=options.earlier).state_dict()
+    own = stage.state_dict()
+    for key in earlier.keys() | own.keys():
+        if key not in earlier or key not in own or earlier[key].shape != own[key].shape:
+            raise SystemExit(f"error: the two are not of one network: they differ in {key}")
     mixed = {
         key: earlier[key].lerp(value, options.share) if value.is_floating_point() else value
-        for key, value in stage.state_dict().items()
+        for key, value in own.items()
     }
     stage.load_state_dict(mixed)
     stage.hparams["weights"] = None  # where they came from is no part of them
@@ -36,4 +40,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing import registry
+from deep_image_compositing import CompositingError, registry
 from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.shards import Index, ShardWriter, describe
@@ -42,12 +42,14 @@ def main() -> None:
     parser.add_argument("--segmenter", default="pyramid(weights=default)")
     parser.add_argument("--refiner", default="cascade(weights=default)")
     options = parser.parse_args()
+    if options.out.exists() and any(options.out.iterdir()):
+        parser.error(f"{options.out} is not empty; name another folder, or remove it")
     segmenter, refiner = (
         registry.create(slot, name, **given).eval()
         for slot in ("segmenter", "refiner")
         for name, given in [parse_stage(getattr(options, slot))]
     )
-    options.out.mkdir(parents=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     entries = []
     with tempfile.TemporaryDirectory() as folder:
         subjects = kept(options.data / "mattes", 0.2, "mattes", Path(folder, "subjects"))
@@ -80,10 +82,11 @@ def kept(path: Path, share: float, kind: str, target: Path) -> Path:
     feed, _ = open_source(Source(str(path), hold_out=share), (kind,), Reading())
     assert isinstance(feed, FolderFeed)
     target.mkdir()
-    for pair in feed.pairs:
+    for number, pair in enumerate(feed.pairs):
         for file in (pair.image, pair.label):
             if file is not None:
-                (target / file.name).symlink_to(file.resolve())
+                # Numbered, as names may be the same in two folders.
+                (target / f"{number:06d}_{file.name}").symlink_to(file.resolve())
     return target
 
 
@@ -134,4 +137,7 @@ def decoded(data: bytes) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing import registry
+from deep_image_compositing import CompositingError, registry
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
 from deep_image_compositing.data.items import FileItem, Source
@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder that is to hold mattes/ and backgrounds/")
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
+    if options.out.exists() and any(options.out.iterdir()):
+        parser.error(f"{options.out} is not empty; name another folder, or remove it")
     missing = [x for x in (*SETS, "backgrounds") if not (options.data / x).is_dir()]
     if missing:
         parser.error(f"{options.data} lacks {', '.join(missing)}")
@@ -93,4 +95,7 @@ def tensor(image: Image.Image) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None

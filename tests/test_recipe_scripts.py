@@ -87,6 +87,36 @@ def test_a_mix_of_more_than_all_is_refused(
     assert not out.exists()
 
 
+def test_weights_of_two_networks_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scaled(tmp_path / "a.safetensors", 1)
+    wide = tmp_path / "b.safetensors"
+    weights.save(
+        registry.create("segmenter", "pyramid", backbone="test_efficientnet", width=24), wide
+    )
+    out = tmp_path / "mixed.safetensors"
+    with pytest.raises(SystemExit, match="error: the two are not of one network: they differ in"):
+        run(monkeypatch, "mix_weights", "segmenter/pyramid", first, wide, "0.5", "-o", out)
+    with pytest.raises(SystemExit, match="error: no weights 'nowhere'"):
+        run(monkeypatch, "mix_weights", "segmenter/pyramid", "nowhere", wide, "0.5", "-o", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["own_masks", "self_mattes"])
+def test_what_is_there_is_not_mixed_with_what_is_new(
+    name: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "left.txt").write_text("from an earlier run")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, name, data, tmp_path)
+    assert f"{tmp_path} is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_self_taught_mattes_train_like_measured_ones(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -220,6 +220,15 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
             Toy(weights=str(path))
 
 
+def test_a_head_that_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    safetensors.torch.save_file(
+        {"a": torch.zeros(1)}, path, metadata={"hyper_parameters": "{broken"}
+    )
+    with pytest.raises(WeightsError, match="broken.safetensors is not a readable safetensors file"):
+        weights.read_hyper_parameters(path)
+
+
 def test_other_shapes_and_names_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "toy.safetensors"
     weights.save(Toy(channels=3), path)

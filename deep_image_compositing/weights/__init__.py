@@ -66,12 +66,25 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         try:
             return dict(safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
+            raise _unreadable(path, error) from None
+    content = _read_checkpoint(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} holds no state_dict of tensors")
+    return state
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is not a readable safetensors file: {error}")
+
+
+def _read_checkpoint(path: Path) -> Any:
+    """What torch.save wrote; :class:`WeightsError` when it could run code, or is damaged."""
     try:
         with warnings.catch_warnings():
             # torch guesses at files it does not know; what is wrong with them is said below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content = _load(path)
+            return _load(path)
     except OSError as error:
         raise WeightsError(f"{path} could not be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file may fail anywhere inside the unpickler
@@ -85,10 +98,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a checkpoint, or a damaged one; expected .safetensors or what "
             "torch.save writes"
         ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} holds no state_dict of tensors")
-    return state
 
 
 def _load(path: Path) -> Any:
@@ -111,15 +120,17 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
         WeightsError: as :func:`read_state`.
     """
     path = Path(path)
-    read_state(path)  # refuses what is neither, or could run code
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
+        import safetensors
 
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        return dict(json.loads(header.get("hyper_parameters", "{}")))
-    content = _load(path)
-    return dict(content.get("hyper_parameters", {}))
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:  # reads no more than its head
+                header = file.metadata() or {}
+            return dict(json.loads(header.get("hyper_parameters", "{}")))
+        except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from None
+    content = _read_checkpoint(path)
+    return dict(content.get("hyper_parameters", {})) if isinstance(content, dict) else {}
 
 
 def load(stage: Stage, weights: str | Path) -> None:
