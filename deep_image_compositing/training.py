@@ -285,7 +285,7 @@ class TrainingCLI(LightningCLI):
 
 
 def run(subcommand: str, arguments: Sequence[str]) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict`` with LightningCLI's own arguments.
+    """Run ``fit``, ``validate`` or ``test`` with LightningCLI's own arguments.
 
     Raises:
         UsageError: when the run's folder holds another run.

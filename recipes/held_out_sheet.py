@@ -1,6 +1,6 @@
 """Composites of photographs that training never saw, at full size, and contact sheets of them.
 
-    python recipes/held_out_sheet.py ../shared/data --out sheet/
+    python recipes/held_out_sheet.py data --out sheet/
 
 takes people, animals, everyday subjects and mattes that are held out by the hash of their names,
 sets each into a held-out background with the default stages, and writes ``NN.png`` and sheets of

@@ -1,6 +1,6 @@
 """How well segmenters find subjects, and how far the refiner moves their outlines.
 
-    python recipes/measure_masks.py ../shared/data --out runs/masks.json
+    python recipes/measure_masks.py data --out runs/masks.json
 
 measures, on photographs held out of training, mean IoU and the mean distance between outlines in
 pixels of a picture whose long side is 640, before and after the refiner: of people, of animals as

@@ -1,6 +1,6 @@
 """Training triplets whose masks are what the segmenter and the refiner really make of them.
 
-    python recipes/own_masks.py ../shared/data runs/own_masks
+    python recipes/own_masks.py data runs/own_masks
 
 sets the mattes that training keeps into backgrounds that it keeps, so that photograph, background,
 composite and alpha are exact, and stores the mask that the default segmenter and refiner find in

@@ -1,6 +1,6 @@
 """Mattes of labelled photographs, taught by the shipped fuser: many more subjects with soft edges.
 
-    python recipes/self_mattes.py ../shared/data runs/self
+    python recipes/self_mattes.py data runs/self
     python recipes/own_masks.py runs/self runs/own_masks_self --per-subject 1 --size 640 --seed 17
 
 takes people, animals and other subjects that training keeps and whose labels end at the pixel or

@@ -11,7 +11,7 @@ import yaml
 
 from deep_image_compositing.benchmark import train
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.losses import PerceptualLoss
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -69,7 +69,10 @@ def test_segmentation_gets_its_own_kind_and_fetches_nothing(tmp_path: Path) -> N
 
 def test_random_features_are_of_the_backbone_that_is_asked_for(tmp_path: Path) -> None:
     path = bench(tmp_path)._features("test_efficientnet")
-    PerceptualLoss("test_efficientnet", str(path))
+    loss = PerceptualLoss("test_efficientnet", str(path))
+    assert float(loss(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))) > 0
+    with pytest.raises(WeightsError, match="test_efficientnet.safetensors"):
+        PerceptualLoss("test_convnext", str(path))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -81,6 +81,7 @@ class AlphaFuser(Fuser):
         foreground_color: what is blended. ``none``: the photograph as it is, traces of its old
             background in the rim included. ``blur_fusion``: the subject's colour as estimated by
             :func:`~deep_image_compositing.functional.foreground.blur_fusion_foreground`.
+            ``multilevel``: likewise, by pymatting's multi-level estimation.
         radii: windows of blur fusion in pixels, one a pass.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
 
