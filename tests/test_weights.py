@@ -225,7 +225,7 @@ def test_a_head_that_is_no_json(tmp_path: Path) -> None:
     safetensors.torch.save_file(
         {"a": torch.zeros(1)}, path, metadata={"hyper_parameters": "{broken"}
     )
-    with pytest.raises(WeightsError, match="broken.safetensors is not a readable safetensors file"):
+    with pytest.raises(WeightsError, match="is not a readable safetensors file"):
         weights.read_hyper_parameters(path)
 
 
