@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from deep_image_compositing.data import layouts, pool
+from deep_image_compositing.data.folders import Size, fit_label, quiet, read_label
 from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import INDEX, Index, ShardEntry, ShardWriter, encode
 from deep_image_compositing.errors import (
@@ -39,13 +39,9 @@ SHARDS = 32
 FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500}
 """Bounds of the samples in a shard by default."""
 
-_ASPECT = 0.02  # as in folders.read_pair
 _HEADER_PIXELS = 89_000_000  # what Pillow opens without a warning
 _LONGEST_JPEG = 65500
 _SPLITS = ("train", "validation", "test")
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +307,7 @@ def _write_index(
 def make_shard(task: Task, tick: pool.Tick) -> Result:
     """Write the shard of ``task`` and its side record; ``tick`` is called after every sample."""
     skipped = []
-    with quiet(), ShardWriter(task.path) as writer:
+    with quiet(), ShardWriter(task.path) as writer:  # notes stand in the sample's json
         for entry in task.entries:
             try:
                 fields = make_sample(entry, task.options)
@@ -331,18 +327,6 @@ def make_shard(task: Task, tick: pool.Tick) -> Result:
     record = {"shard": None if shard is None else asdict(shard), "skipped": skipped}
     write_bytes(_side(task.path), json.dumps(record).encode())
     return Result(task.path.name, shard, skipped)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back what reading warns of; it stands in the sample's ``json``."""
-    log = logging.getLogger("deep_image_compositing")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def make_sample(entry: Entry, options: Options) -> dict[str, bytes]:
@@ -453,24 +437,12 @@ def _read_label(entry: Entry, picture: _Picture) -> Image.Image:
     """The mask or alpha (L) at the size of its picture."""
     path = entry.label
     assert path is not None
-    if path.suffix == ".mat":
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; check the path")
-        values = layouts.read_mat(path, "mask")
-        belief = read_mask(np.asarray(values != 0))
-    else:
-        belief = read_mask(path)
-    height, width = belief.shape
-    a, b = width * picture.original[1], height * picture.original[0]
-    if abs(a - b) > _ASPECT * max(a, b):
-        raise DataError(
-            f"{path} is {width} x {height} pixels, its photograph {picture.original[0]} x "
-            f"{picture.original[1]}: the aspects differ"
-        )
-    if (width, height) != picture.image.size:
-        resized = Image.fromarray(belief).resize(picture.image.size, Image.Resampling.BILINEAR)
-        belief = np.asarray(resized).clip(0, 1)
-    return Image.fromarray((belief * 255 + 0.5).astype(np.uint8))
+    if path.suffix != ".mat":
+        return read_label(path, picture.original, picture.image.size)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path")
+    belief = read_mask(np.asarray(layouts.read_mat(path, "mask") != 0))
+    return fit_label(belief, path, picture.original, picture.image.size)
 
 
 def _is_plain_jpeg(path: Path) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +14,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deep_image_compositing.data.memory import DECODED, picture_bytes
-from deep_image_compositing.errors import UsageError
-from deep_image_compositing.images import Photograph, read_image
+from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.images import read_image, read_mask
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """Suffixes of files that are taken for images."""
 
 LABELS = (".mask", ".alpha")
-"""What stands between the name and the suffix of a label file, as in ``NAME.mask.png``."""
+"""What stands between the name and the suffix of a label file, as in ``NAME.mask.png``.
+
+Where a photograph has both, the last one is its label: an alpha says more than a mask.
+"""
+
+_LABEL_FOLDERS = ("masks", "alphas")  # beside images/, likewise
+_NO_PAIRS = (
+    "{} holds no pairs: expected NAME.jpg beside NAME.mask.png or NAME.alpha.png, the folders "
+    "images/ and masks/ or alphas/, or RGBA cut-outs"
+)
+_ASPECT = 0.02
 
 HOLD_OUT = 0.1
 """Share of a plain folder's photographs that are kept for validation unless told otherwise."""
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,10 @@ class Pair:
 
 
 def find_pairs(root: str | Path) -> list[Pair]:
-    """All pairs below ``root`` (not recursive), by name.
+    """All pairs in ``root``, by name: its own files, or those of ``images/`` and its labels.
+
+    Subfolders are not searched for pairs. Where nothing is labelled, the files in ``root`` and
+    below it that can be RGBA cut-outs are taken for such.
 
     Raises:
         UsageError: no such folder, or nothing in it that is a pair.
@@ -49,27 +67,36 @@ def find_pairs(root: str | Path) -> list[Pair]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of training pairs at {root}")
-    if (root / "images").is_dir() and (root / "masks").is_dir():
-        masks = {p.stem: p for p in (root / "masks").iterdir() if p.suffix.lower() in SUFFIXES}
-        images = [p for p in find_images(root / "images") if p.stem in masks]
-        pairs = [Pair(p, masks[p.stem]) for p in images]
+    beside = [root / name for name in _LABEL_FOLDERS if (root / name).is_dir()]
+    if beside and (root / "images").is_dir():
+        images = [p for p in _image_files((root / "images").iterdir()) if not _is_label(p)]
+        labels = {p.stem: p for folder in beside for p in _image_files(folder.iterdir())}
     else:
+        files = _image_files(root.iterdir())
+        images = [p for p in files if not _is_label(p)]
         labels = {
-            p.name.removesuffix(p.suffix).removesuffix(kind): p
-            for p in root.iterdir()
-            for kind in LABELS
-            if p.suffix.lower() in SUFFIXES and p.stem.endswith(kind)
+            p.stem.removesuffix(kind): p for kind in LABELS for p in files if p.stem.endswith(kind)
         }
-        images = find_images(root)
-        pairs = [Pair(p, labels[p.stem]) for p in images if p.stem in labels]
         if not labels:
-            pairs = [Pair(p, None) for p in images if p.suffix.lower() in (".png", ".webp")]
+            return _find_cutouts(root)
+    pairs = [Pair(p, labels[p.stem]) for p in images if p.stem in labels]
     if not pairs:
-        raise UsageError(
-            f"{root} holds no pairs: expected NAME.jpg beside NAME.mask.png or NAME.alpha.png, "
-            "the folders images/ and masks/, or RGBA cut-outs"
-        )
+        raise UsageError(_NO_PAIRS.format(root))
     return pairs
+
+
+def _find_cutouts(root: Path) -> list[Pair]:
+    """What can be RGBA cut-outs in ``root`` and below it, where nothing is labelled."""
+    files = [p for p in find_images(root) if p.suffix.lower() in (".png", ".webp")]
+    label = next(filter(_is_label, _image_files(root.rglob("*"))), None)
+    if label is not None:
+        raise UsageError(
+            f"{root} holds no pairs itself, but {label.parent} does: name each folder of pairs as "
+            "a source of its own"
+        )
+    if not files:
+        raise UsageError(_NO_PAIRS.format(root))
+    return [Pair(p, None) for p in files]
 
 
 def find_images(root: str | Path) -> list[Path]:
@@ -81,56 +108,118 @@ def find_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
-    found = sorted(
-        p
-        for p in root.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and not p.name.startswith(".")
-        and not p.stem.endswith(LABELS)
-    )
+    found = [p for p in _image_files(root.rglob("*")) if not _is_label(p)]
     if not found:
         raise UsageError(f"{root} holds no image files")
     return found
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """A photograph as an upright sRGB Pillow image; those read lately stay decoded."""
-    return DECODED.get(
-        ("photograph", path), lambda: Image.fromarray(read_image(path).pixels), picture_bytes
-    )
+def _image_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of ``paths`` that are images by their suffix, sorted; hidden ones are skipped."""
+    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _read_cutout(path: Path) -> Photograph:
-    def size(cutout: Photograph) -> int:
-        return cutout.pixels.nbytes + (0 if cutout.alpha is None else cutout.alpha.nbytes)
+def _is_label(path: Path) -> bool:
+    return path.stem.endswith(LABELS)
 
-    return DECODED.get(("cut-out", path), lambda: read_image(path, cutout=True), size)
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what reading warns of, where it is expected of the files or noted elsewhere."""
+    log = logging.getLogger("deep_image_compositing")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def read_rgb(path: Path, cutout: bool = False) -> Image.Image:
+    """A photograph as an upright sRGB Pillow image; those read lately stay decoded.
+
+    Args:
+        path: its file.
+        cutout: transparency is expected, and not remarked upon.
+
+    Raises:
+        ImageError: when it cannot be read.
+    """
+    return _read(path, cutout)[0]
+
+
+def _read(path: Path, cutout: bool) -> tuple[Image.Image, Image.Image | None]:
+    """A file's colour (RGB), and its alpha (L) unless it is opaque everywhere."""
+
+    def make() -> tuple[Image.Image, Image.Image | None]:
+        read = read_image(path, cutout=cutout)
+        alpha = None if read.alpha is None else Image.fromarray(read.alpha)
+        return Image.fromarray(read.pixels), alpha
+
+    def size(pictures: tuple[Image.Image, Image.Image | None]) -> int:
+        return picture_bytes(*(picture for picture in pictures if picture is not None))
+
+    return DECODED.get(("photograph", path), make, size)
+
+
+def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image:
+    """The mask or alpha of a photograph (L, 255 = subject), upright.
+
+    The gray value counts, of 16 bits as of 8; classes 0 and 1 are 0 and 255. A file that is not
+    opaque everywhere gives its alpha.
+
+    Args:
+        path: its file.
+        whole: (width, height) of the photograph that it belongs to.
+        size: (width, height) of the result; None for ``whole``.
+
+    Raises:
+        ImageError: when it cannot be read.
+        DataError: when its aspect is not that of ``whole``.
+    """
+    with quiet():
+        belief = read_mask(path)
+    return fit_label(belief, path, whole, size)
+
+
+def fit_label(
+    belief: NDArray[np.float32], path: Path, whole: Size, size: Size | None = None
+) -> Image.Image:
+    """A label (H, W) in [0, 1] that was read from ``path``, as :func:`read_label` returns it.
+
+    Raises:
+        DataError: when its aspect is not that of ``whole``.
+    """
+    size = size or whole
+    height, width = belief.shape
+    a, b = width * whole[1], height * whole[0]
+    if abs(a - b) > _ASPECT * max(a, b):
+        raise DataError(
+            f"{path} is {width} x {height} pixels, its photograph {whole[0]} x {whole[1]}: "
+            "the aspects differ"
+        )
+    if (width, height) != size:
+        resized = Image.fromarray(belief).resize(size, Image.Resampling.BILINEAR)
+        belief = np.asarray(resized).clip(0, 1)
+    return Image.fromarray((belief * 255 + 0.5).astype(np.uint8))
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """The photograph (RGB) and its label (L, 255 = subject) at one size.
+    """The photograph (RGB) and its label (L, 255 = subject) at one size; both stay decoded.
 
     Raises:
         ImageError: when a file cannot be read.
-        UsageError: when label and photograph differ in aspect, or a cut-out has no alpha.
+        DataError: when label and photograph differ in aspect, or a cut-out has no alpha.
     """
     if pair.label is None:
-        photograph = _read_cutout(pair.image)
-        if photograph.alpha is None:
-            raise UsageError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
-        return Image.fromarray(photograph.pixels), Image.fromarray(photograph.alpha)
-    image = read_rgb(pair.image)
-    label = Image.open(pair.label).convert("L")
-    if label.getextrema()[1] == 1:  # classes 0 and 1, not gray values
-        label = label.point(lambda v: 255 * v)
-    if label.size != image.size:
-        a, b = label.width * image.height, label.height * image.width
-        if abs(a - b) > 0.02 * max(a, b):
-            raise UsageError(
-                f"{pair.label} is {label.width}x{label.height}, its photograph "
-                f"{image.width}x{image.height}: the aspects differ"
-            )
-        label = label.resize(image.size, Image.Resampling.BILINEAR)
+        color, alpha = _read(pair.image, cutout=True)
+        if alpha is None:
+            raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
+        return color, alpha
+    path, image = pair.label, read_rgb(pair.image)
+    label = DECODED.get(
+        ("label", path, image.size), lambda: read_label(path, image.size), picture_bytes
+    )
     return image, label
 
 
@@ -249,8 +338,10 @@ def crop(
     """
     if whole is not None and whole != image.size:
         x, y = _reduction(image.size, whole)
-        right, bottom = min(box[2] * x, image.width), min(box[3] * y, image.height)
-        box = (box[0] * x, box[1] * y, right, bottom)
+        box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+    # Pillow takes no box that is outside, be it by the rounding of a float.
+    left, top = max(box[0], 0.0), max(box[1], 0.0)
+    box = (left, top, min(box[2], image.width), min(box[3], image.height))
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized
 

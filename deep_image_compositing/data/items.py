@@ -15,7 +15,7 @@ from PIL import Image
 
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
-from deep_image_compositing.data.mattes import Matte, estimate_color, read_matte
+from deep_image_compositing.data.mattes import estimate_color, read_matte
 from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
@@ -109,20 +109,20 @@ class FileItem(Item):
         return self.image().size
 
     def image(self, scale: float = 1.0) -> Image.Image:
-        return folders.read_rgb(self.pair.image)
+        return folders.read_rgb(self.pair.image, cutout=self.pair.label is None)
 
     def label(self) -> Image.Image:
         return folders.read_pair(self.pair)[1]
 
     def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
-        return folders.crop(_read_matte(self.pair).color, box, size)
+        return folders.crop(_read_color(self.pair), box, size)
 
 
-def _read_matte(pair: Pair) -> Matte:
-    def size(matte: Matte) -> int:
-        return picture_bytes(matte.color, matte.alpha)
-
-    return DECODED.get(("matte", pair), lambda: read_matte(pair), size)
+def _read_color(pair: Pair) -> Image.Image:
+    """Straight colour (RGB) of a matte; those read lately stay in memory."""
+    if pair.label is None:
+        return folders.read_pair(pair)[0]
+    return DECODED.get(("color", pair), lambda: read_matte(pair).color, picture_bytes)
 
 
 @dataclass(eq=False)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from deep_image_compositing.data import folders
+from deep_image_compositing.data.convert import Options, make_sample
+from deep_image_compositing.data.items import FileItem, Source
+from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.mattes import estimate_color, read_matte
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import DataError, ImageError, UsageError
+from deep_image_compositing.images import read_image
 from tests.data import trees
 
 
@@ -30,12 +35,61 @@ def test_pairs_side_by_side(tmp_path: Path, kind: str) -> None:
     assert (image.mode, label.mode, image.size) == ("RGB", "L", label.size)
 
 
-def test_pairs_in_two_folders(tmp_path: Path) -> None:
-    for name, picture in zip(("images/a.jpg", "masks/a.png"), trees.photograph(0), strict=True):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        picture.save(tmp_path / name)
-    (pair,) = folders.find_pairs(tmp_path)
-    assert pair.label == tmp_path / "masks" / "a.png"
+def touch(root: Path, *names: str) -> None:
+    """Empty files; finding opens none."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def found(root: Path) -> dict[str, str | None]:
+    """Labels by photograph, as paths below the root."""
+    return {
+        str(pair.image.relative_to(root)): pair.label and str(pair.label.relative_to(root))
+        for pair in folders.find_pairs(root)
+    }
+
+
+@pytest.mark.parametrize("labels", ["masks", "alphas"])
+def test_pairs_in_two_folders(tmp_path: Path, labels: str) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.png", "images/deep/c.jpg", f"{labels}/c.png")
+    with pytest.raises(UsageError, match=r"holds no pairs: .* images/ and masks/ or alphas/"):
+        folders.find_pairs(tmp_path)
+    touch(tmp_path, f"{labels}/b.png", f"{labels}/a.png")
+    assert found(tmp_path) == {"images/a.jpg": f"{labels}/a.png", "images/b.png": f"{labels}/b.png"}
+
+
+def test_an_alpha_goes_before_a_mask(tmp_path: Path) -> None:
+    touch(tmp_path / "beside", "a.jpg", "a.alpha.png", "a.mask.png", "b.jpg", "b.mask.png")
+    assert found(tmp_path / "beside") == {"a.jpg": "a.alpha.png", "b.jpg": "b.mask.png"}
+    touch(tmp_path / "two", "images/a.jpg", "images/b.jpg", "masks/a.png", "masks/b.png")
+    touch(tmp_path / "two", "alphas/a.png")
+    assert found(tmp_path / "two") == {
+        "images/a.jpg": "alphas/a.png",
+        "images/b.jpg": "masks/b.png",
+    }
+
+
+def test_the_order_of_a_folder_s_entries_decides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "a.mask.jpg", "a.mask.png", "a.alpha.png", "a.alpha.webp", "b.jpg")
+    before, listed = found(tmp_path), list(tmp_path.iterdir())
+    for entries in (sorted(listed), sorted(listed, reverse=True)):
+        monkeypatch.setattr(Path, "iterdir", lambda _, entries=entries: iter(entries))
+        assert found(tmp_path) == before
+
+
+def test_pairs_are_not_searched_for_below_but_cut_outs_and_backgrounds_are(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.mask.png", "sub/a.jpg", "sub/b.jpg", "sub/b.mask.png")
+    assert found(tmp_path) == {"a.jpg": "a.mask.png"}
+    assert found(tmp_path / "sub") == {"b.jpg": "b.mask.png"}
+    touch(tmp_path / "nested", "one/a.png", "one/a.mask.png", "two/b.png")
+    with pytest.raises(UsageError, match=r"holds no pairs itself, but .*one does: name each"):
+        folders.find_pairs(tmp_path / "nested")
+    touch(tmp_path / "cut", "a.png", "sub/b.webp", "c.jpg")
+    assert found(tmp_path / "cut") == {"a.png": None, "sub/b.webp": None}
+    assert len(folders.find_images(tmp_path / "cut")) == 3
 
 
 def test_cutouts_keep_their_own_colour(tmp_path: Path) -> None:
@@ -71,15 +125,122 @@ def test_what_is_not_a_folder_of_pairs(tmp_path: Path) -> None:
 def test_a_label_of_another_aspect(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
     Image.new("L", (40, 60)).save(tmp_path / "a.mask.png")
-    with pytest.raises(UsageError, match=r"a\.mask\.png is 40x60.*60x40"):
+    with pytest.raises(DataError, match=r"a\.mask\.png is 40 x 60 pixels.*60 x 40"):
         folders.read_pair(folders.find_pairs(tmp_path)[0])
 
 
-def test_classes_zero_and_one_are_a_whole_mask(tmp_path: Path) -> None:
+# Labels
+
+
+def read_both(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The label of ``a.jpg`` as a plain folder has it, and as a shard that is made of it."""
+    (pair,) = folders.find_pairs(tmp_path)
+    image, label = folders.read_pair(pair)
+    assert (label.mode, label.size) == ("L", image.size)
+    options = Options("segmentation", tmp_path, "", "")
+    fields = make_sample(Entry("a", image=pair.image, label=pair.label), options)
+    with Image.open(io.BytesIO(fields["mask.png"])) as stored:
+        return np.asarray(label), np.asarray(stored)
+
+
+def save_label(path: Path, kind: str) -> np.ndarray:
+    """A label file of one kind, 60 x 40; what it says, 0 to 255."""
+    ramp = np.tile(np.linspace(0, 255, 60).round().astype(np.uint8), (40, 1))
+    if kind == "16 bits":
+        Image.fromarray(ramp.astype(np.uint16) * 257).save(path)
+    elif kind == "RGBA":
+        Image.fromarray(np.dstack([np.full((40, 60, 3), 255, np.uint8), ramp])).save(path)
+    elif kind == "opaque RGBA":
+        Image.fromarray(ramp).convert("RGBA").save(path)
+    elif kind == "classes":
+        ramp = (ramp > 99) * np.uint8(255)
+        Image.fromarray(ramp // 255).save(path)
+    elif kind == "bilevel":
+        ramp = (ramp > 99) * np.uint8(255)
+        Image.fromarray(ramp).convert("1").save(path)
+    elif kind == "classes of 16 bits":
+        ramp = (ramp > 99) * np.uint8(255)
+        Image.fromarray((ramp // 255).astype(np.uint16)).save(path)
+    else:
+        Image.fromarray(ramp).save(path)
+    return ramp
+
+
+KINDS = ["gray", "16 bits", "RGBA", "opaque RGBA", "classes", "classes of 16 bits", "bilevel"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_is_the_same_in_a_folder_and_in_a_shard(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
-    Image.new("L", (60, 40), 1).save(tmp_path / "a.mask.png")
-    _, label = folders.read_pair(folders.find_pairs(tmp_path)[0])
-    assert label.getextrema() == (255, 255)
+    wanted = save_label(tmp_path / "a.mask.png", kind)
+    plain, packed = read_both(tmp_path)
+    assert np.array_equal(plain, wanted)
+    assert np.array_equal(packed, wanted)
+    assert not caplog.text  # all of them are documented, and labels are read again and again
+
+
+def test_a_label_of_another_size_is_the_same_in_a_folder_and_in_a_shard(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.jpg")
+    save_label(tmp_path / "a.mask.png", "16 bits")
+    plain, packed = read_both(tmp_path)
+    assert plain.shape == (60, 90)
+    assert np.array_equal(plain, packed)
+
+
+def test_photograph_and_label_are_both_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+    picture, label = trees.photograph(0, (60, 40))
+    picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    label.save(tmp_path / "a.mask.png", exif=exif)
+    plain, packed = read_both(tmp_path)
+    assert np.array_equal(plain, np.rot90(np.asarray(label), -1))
+    assert np.array_equal(plain, packed)
+    # A label that was made of the upright photograph has no turn of its own.
+    label.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "a.mask.png")
+    assert np.array_equal(read_both(tmp_path)[1], plain)
+
+
+def test_labels_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.mask.png").write_bytes(b"no picture")
+    (pair,) = folders.find_pairs(tmp_path)
+    with pytest.raises(ImageError, match=r"a\.mask\.png is not an image"):
+        folders.read_pair(pair)
+    Image.new("L", (120, 80)).save(tmp_path / "a.mask.png")
+    monkeypatch.setenv("DEEP_IMAGE_COMPOSITING_MAX_PIXELS", "5000")
+    with pytest.raises(ImageError, match=r"a\.mask\.png has 9,600 pixels, more than"):
+        folders.read_pair(pair)
+
+
+def test_a_cut_out_is_decoded_once_and_not_remarked_upon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = folders.find_pairs(trees.cutouts(tmp_path / "cutouts", 1, 0))[0]
+    reads = []
+
+    def read(path: Path, **options: bool) -> object:
+        reads.append(path)
+        return read_image(path, **options)
+
+    monkeypatch.setattr(folders, "read_image", read)
+    item = FileItem(Source("x"), pair)
+    image, label = item.image(), item.label()
+    with Image.open(pair.image) as stored:
+        assert np.array_equal(np.dstack([image, label]), stored)
+    whole = (0.0, 0.0, 56.0, 56.0)
+    assert np.array_equal(item.color(label, whole, 56), image.crop((0, 0, 56, 56)))
+    assert item.size() == image.size
+    assert len(reads) == 1
+    assert not caplog.text
+
+
+def test_a_cut_out_without_transparency_is_unreadable_data(tmp_path: Path) -> None:
+    trees.photograph(0)[0].save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is meant as a cut-out, but it is opaque"):
+        folders.read_pair(folders.find_pairs(tmp_path)[0])
 
 
 @pytest.mark.parametrize("size", [(72, 56), (20, 90)])
@@ -99,6 +260,21 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
         for crop in crops[2:]:
             assert crop[2] - crop[0] == pytest.approx(crop[3] - crop[1])
         assert folders.to_planes(folders.crop(image, crops[2], 16)).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("size", [(5, 3), (1, 1), (80, 3)])
+def test_any_picture_can_be_cropped_however_small(size: tuple[int, int]) -> None:
+    image, label = trees.photograph(3, size)
+    box = folders.subject_box(label)
+    for rng in generators():
+        for crop in (
+            folders.whole_crop(size, box, rng),
+            folders.upper_body_crop(size, box, rng),
+            folders.local_crop(label, rng),
+            folders.any_crop(size, rng),
+            (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13),
+        ):
+            assert folders.crop(image, crop, 16).size == (16, 16)
 
 
 def test_local_crops_see_the_outline() -> None:

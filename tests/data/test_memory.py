@@ -66,8 +66,11 @@ def test_pictures_of_plain_folders_stay_decoded(
     pair = folders.Pair(tmp_path / "a.png", tmp_path / "a.alpha.png")
     assert folders.read_rgb(pair.image) is folders.read_rgb(pair.image)
     assert held.held == 4 * 20 * 30
-    assert items._read_matte(pair) is items._read_matte(pair)
-    assert held.held == (4 + 4 + 1) * 20 * 30
-    folders.read_pair(folders.Pair(tmp_path / "cut.png", None))
-    assert held.held == 9 * 20 * 30 + 4 * 8 * 9
-    assert len(held) == 3
+    assert folders.read_pair(pair)[1] is folders.read_pair(pair)[1]
+    assert held.held == (4 + 1) * 20 * 30
+    assert items._read_color(pair) is items._read_color(pair)
+    assert held.held == (4 + 1 + 4) * 20 * 30
+    cutout = folders.Pair(tmp_path / "cut.png", None)
+    assert items._read_color(cutout) is folders.read_pair(cutout)[0]
+    assert held.held == 9 * 20 * 30 + (4 + 1) * 8 * 9
+    assert len(held) == 4
