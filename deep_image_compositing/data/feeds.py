@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair
@@ -103,6 +104,9 @@ class Feed(ABC):
         """How many shards there are to share among processes; None when there is no such limit."""
         return None
 
+    def check(self) -> None:  # noqa: B027  (shards are checked when they are opened)
+        """Raise :class:`UsageError` where it is known that there is nothing to draw."""
+
 
 @dataclass
 class FolderFeed(Feed):
@@ -111,7 +115,18 @@ class FolderFeed(Feed):
     source: Source
     pairs: Sequence[Pair]
 
+    def check(self) -> None:
+        """Raise :class:`UsageError` when there is nothing to draw."""
+        if not self.pairs:
+            path, share = self.source.path, self.source.hold_out
+            raise UsageError(
+                f"nothing of {path} is left to train on: hold_out {share:g} keeps all its "
+                f"photographs for validation; add more, or train on all with "
+                f"{{path: {path}, hold_out: 0}}"
+            )
+
     def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        self.check()
         while True:
             yield FileItem(self.source, self.pairs[int(rng.integers(len(self.pairs)))])
 
@@ -271,14 +286,28 @@ class Mix:
 
     feeds: Sequence[Feed]
 
+    def shares(self) -> NDArray[np.float64]:
+        """How much of what is drawn comes of each feed, in sum 1.
+
+        Raises:
+            UsageError: weights that are all 0, or a feed that has a share and nothing to draw.
+        """
+        weights = np.array([feed.source.weight for feed in self.feeds], np.float64)
+        if not weights.sum() > 0:
+            names = ", ".join(feed.source.path for feed in self.feeds) or "no source"
+            raise UsageError(
+                f"nothing can be drawn of {names}: the weights must not all be 0; give one more"
+            )
+        for feed, weight in zip(self.feeds, weights, strict=True):
+            if weight:
+                feed.check()
+        return weights / weights.sum()
+
     def draw(self, rng: np.random.Generator) -> Iterator[Item]:
-        """Samples without end."""
-        weights = np.array([feed.source.weight for feed in self.feeds])
-        if not (weights >= 0).all() or weights.sum() <= 0:
-            raise UsageError(f"weights of sources must be at least 0, and not all: {weights}")
+        """Samples without end; raises what :meth:`shares` does."""
+        shares = np.cumsum(self.shares())
         seeds = rng.spawn(len(self.feeds))
         draws = [feed.draw(own) for feed, own in zip(self.feeds, seeds, strict=True)]
-        shares = np.cumsum(weights / weights.sum())
         while True:
             yield next(
                 draws[min(int(np.searchsorted(shares, rng.random(), "right")), len(draws) - 1)]
@@ -327,7 +356,9 @@ def open_source(
     """What a source holds for training, and what it holds out for validation.
 
     A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
-    share ``hold_out``, by the hash of the names; shards by pattern nothing.
+    share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
+    both sides: where a small folder is held out as a whole, nothing is left to train on, which is
+    an error when it is drawn from (:meth:`Mix.shares`).
 
     Args:
         source: see :class:`~deep_image_compositing.data.items.Source`.
@@ -353,7 +384,7 @@ def open_source(
                 f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
                 "with soft alphas, as NAME.alpha.png, or cut-outs"
             )
-        kept = [pair for pair in pairs if not pair.held_out(source.hold_out)] or pairs
+        kept = [pair for pair in pairs if not pair.held_out(source.hold_out)]
         return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
     options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
     if not is_local(source.path) or not local_path(source.path).is_dir():

@@ -7,6 +7,7 @@ is what makes skipping to where an interrupted run stopped cheap.
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -34,9 +35,9 @@ class Source:
     Attributes:
         path: a folder of shards with its ``index.json``; shards by path or URL, with braces and
             globs (``mine/{000..009}.tar``); or a plain folder: ``NAME.jpg`` beside
-            ``NAME.mask.png`` or ``NAME.alpha.png``, ``images/NAME.*`` and ``masks/NAME.*``, RGBA
-            cut-outs, or (for backgrounds) any images.
-        weight: share of the samples, relative to the other sources.
+            ``NAME.mask.png`` or ``NAME.alpha.png``, ``images/NAME.*`` and ``masks/NAME.*`` or
+            ``alphas/NAME.*``, RGBA cut-outs, or (for backgrounds) any images.
+        weight: share of the samples, relative to the other sources; 0 for none.
         upper_body: share of crops that show only the upper part of a standing figure.
         paste: share of samples whose subject is pasted on another background.
         distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
@@ -45,7 +46,8 @@ class Source:
             their own split.
 
     Raises:
-        UsageError: for a share outside [0, 1).
+        UsageError: for a share outside [0, 1], or [0, 1) for ``hold_out``; a weight or distrust
+            below 0.
     """
 
     path: str
@@ -56,6 +58,14 @@ class Source:
     hold_out: float = HOLD_OUT
 
     def __post_init__(self) -> None:
+        for name in ("weight", "distrust"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:  # written so that NaN fails too
+                raise UsageError(f"{name} is a number of at least 0, got {value}")
+        for name in ("upper_body", "paste"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is a share in [0, 1], got {share}")
         if not 0 <= self.hold_out < 1:
             raise UsageError(f"hold_out is a share in [0, 1), got {self.hold_out}")
 

@@ -156,8 +156,11 @@ class StageData(LightningDataModule):
                 f"epoch_length {self.epoch_length} is less than one batch of {self.batch_size} "
                 f"on each of {self._ranks} devices"
             )
+        mixes = {name: train for name, (train, _) in self._mixes.items()}
+        for mix in mixes.values():
+            mix.shares()  # raises here what every loader process would
         stream = TrainingStream(
-            {name: train for name, (train, _) in self._mixes.items()},
+            mixes,
             self.draw,
             self.batch_size,
             batches,
@@ -293,9 +296,12 @@ def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> T
 def outline_crop(
     rng: np.random.Generator, label: Image.Image, size: int
 ) -> tuple[folders.Box, bool]:
-    """A square at the outline of a matte, magnified little or not at all; whether to mirror it."""
+    """A square at the outline of a matte; whether to mirror it.
+
+    It is magnified little or not at all, but for pictures whose short side is smaller than that.
+    """
     short, long = min(label.size), max(label.size)
-    low = min(1.0, size * LEAST / long)
+    low = min(short / long, size * LEAST / long)
     box = folders.local_crop(label, rng, low, min(short / long, max(low, 3 * low)))
     return box, bool(rng.random() < 0.5)
 

@@ -93,8 +93,9 @@ def test_a_mix_draws_by_weight(root: Path) -> None:
     assert 0.2 < share < 0.3
     mix.feeds[0].source.weight = 0
     assert all(key.endswith(".jpg") for key in drawn(mix, 20))
+    assert mix.shares().tolist() == [0, 1]
     mix.feeds[1].source.weight = 0
-    with pytest.raises(UsageError, match="not all"):
+    with pytest.raises(UsageError, match=r"of .*mattes, .*pairs: the weights must not all be 0"):
         drawn(mix, 1)
 
 
@@ -160,6 +161,34 @@ def test_what_is_named_for_validation_is_read_whole(root: Path) -> None:
     assert len(open_held_out(Source(str(root / "mattes")), KINDS, Reading())) == 3
     assert len(open_held_out(Source(str(root / "triplets")), ("triplets",), Reading())) == 2
     assert len(open_held_out(Source(f"{root}/mattes/*.tar"), KINDS, Reading())) == 15
+
+
+def test_nothing_is_trained_on_that_is_held_out(tmp_path: Path) -> None:
+    (name,) = trees.names(0, 1)
+    path = tmp_path / "one"
+    trees.pairs(path, "mask", kept=0, held_out=1)
+    train, held_out = open_source(Source(str(path)), KINDS, Reading())
+    assert held_out is not None
+    assert keys(held_out.read(0, 9)) == [f"{name}.jpg"]
+    assert len(train) == 0
+    said = (
+        r"nothing of .*one is left to train on: hold_out 0.1 keeps .*\{path: .*one, hold_out: 0\}"
+    )
+    for draw in (train.draw, Mix([train]).draw):
+        with pytest.raises(UsageError, match=said):
+            next(draw(np.random.default_rng(0)))
+    # What has no share of the samples needs none.
+    none = open_source(Source(str(path), weight=0), KINDS, Reading())[0]
+    all_, nothing = open_source(Source(str(path), hold_out=0), KINDS, Reading())
+    assert nothing is None
+    assert drawn(Mix([none, all_]), 3) == [f"{name}.jpg"] * 3
+    # What is named for validation is read whatever the training would be.
+    assert len(open_held_out(Source(str(path)), KINDS, Reading())) == 1
+
+
+def test_an_url_that_nothing_can_read_is_a_mistake_and_no_damage() -> None:
+    with pytest.raises(UsageError, match=r"gopher://x/0\.tar cannot be read: .*no gopen handler"):
+        drawn(opened("gopher://x/0.tar"), 1)
 
 
 def test_wrong_sources_are_named(root: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from deep_image_compositing.data.modules import (
     StageData,
     as_sources,
     crops_at,
+    outline_crop,
 )
 from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.errors import UsageError
@@ -301,6 +302,39 @@ def test_a_list_and_a_pattern_are_drawn_from_by_weight(root: Path) -> None:
     train, _ = data.open_main()
     assert [feed.source.weight for feed in train.feeds] == [3.0, 1.0]
     assert [feed.shards() for feed in train.feeds] == [2, None]
+
+
+@MODULES
+def test_nothing_is_trained_on_that_is_held_out(kind: type[StageData], root: Path) -> None:
+    trees.pairs(root / "one" / kind.__name__, "alpha", kept=0, held_out=1)
+    data = make(kind, root, f"one/{kind.__name__}")
+    assert len(list(data.val_dataloader())) == 1  # it can be validated on all the same
+    with pytest.raises(UsageError, match="is left to train on"):
+        data.train_dataloader()
+
+
+def test_weights_are_checked_before_a_loader_process_starts(root: Path) -> None:
+    sources = [Source(str(root / "mattes"), weight=0), Source(str(root / "pairs"), weight=0)]
+    data = SegmentationData(sources, str(root / "scenes"), num_workers=1)
+    data.setup("fit")
+    with pytest.raises(UsageError, match="the weights must not all be 0"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("size", [(80, 12), (9, 60), (3, 2)])
+@pytest.mark.parametrize("kind", [FusionData, MattingData])
+def test_narrow_mattes_are_magnified(
+    kind: type[StageData], size: tuple[int, int], root: Path, tmp_path: Path
+) -> None:
+    picture, label = trees.photograph(0, size)
+    picture.save(tmp_path / "a.png")
+    label.save(tmp_path / "a.alpha.png")
+    data = kind([Source(str(tmp_path), hold_out=0)], str(root / "scenes"), size=24, tolerance=0)
+    data.setup("fit")
+    item = next(data._mixes["subject"][0].draw(np.random.default_rng(0)))
+    for seed in range(20):
+        box, _ = outline_crop(np.random.default_rng(seed), item.label(), 24)
+        assert box[2] - box[0] == pytest.approx(min(size))
 
 
 def test_validation_may_be_named(root: Path) -> None:
