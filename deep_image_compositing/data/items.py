@@ -9,21 +9,22 @@ from __future__ import annotations
 import io
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import estimate_color, read_matte
 from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.errors import CompositingError, DataError, UsageError
+from deep_image_compositing.errors import DataError, ImageError, UsageError
 
-UNREADABLE = (CompositingError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What reading a damaged sample may raise: ours, and what Pillow makes of broken files."""
-
+UNREADABLE = (DataError, ImageError, OSError)
+"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
 
 _PHOTOGRAPHS = ("image.jpg", "foreground.jpg", "foreground.png")
 
@@ -146,8 +147,11 @@ class ShardItem(Item):
         return self.record.name
 
     def size(self) -> tuple[int, int]:
-        name = next((name for name in _PHOTOGRAPHS if name in self.record.fields), "")
-        with Image.open(io.BytesIO(self.record.fields.get(name, b""))) as image:
+        name = self._field(_PHOTOGRAPHS)
+        with (
+            _decoding(f"{self.name}.{name}"),
+            Image.open(io.BytesIO(self.record.fields[name])) as image,
+        ):
             return image.size
 
     def image(self, scale: float = 1.0) -> Image.Image:
@@ -172,17 +176,35 @@ class ShardItem(Item):
         less.
 
         Raises:
-            DataError: when there is none of them.
+            DataError: when there is none of them, or it cannot be decoded.
         """
+        name = self._field(names)
+        with _decoding(f"{self.name}.{name}"):
+            image = Image.open(io.BytesIO(self.record.fields[name]))
+            if scale < 1 and image.format == "JPEG":
+                width, height = image.size
+                image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
+            image.load()
+        return image
+
+    def _field(self, names: tuple[str, ...]) -> str:
+        """The first of ``names`` that the sample has."""
         name = next((name for name in names if name in self.record.fields), None)
         if name is None:
             raise DataError(f"{self.name} holds none of {', '.join(names)}")
-        image = Image.open(io.BytesIO(self.record.fields[name]))
-        if scale < 1 and image.format == "JPEG":
-            width, height = image.size
-            image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
-        image.load()
-        return image
+        return name
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever decoding raises is a DataError about ``name``: broken data makes nearly anything."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
+            reason = "it is no image of a known format"
+        raise DataError(f"{name} cannot be decoded: {reason}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -151,7 +151,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
                 tar.members.clear()  # type: ignore[attr-defined]
             if not getattr(tar, "has_ended", False):
                 raise tarfile.ReadError("the end of the archive is missing")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
         raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
     if key is not None:
         yield Record(key, fields, name)
@@ -200,6 +200,7 @@ def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]
 
     Raises:
         OSError: when it cannot be opened, or its transfer fails.
+        UsageError: when nothing is known that reads such URLs.
     """
     if is_local(url):
         with open(local_path(url), "rb") as file:
@@ -246,7 +247,10 @@ def _open_url(url: str) -> Any:
             return Pipe(command, mode="rb", ignore_status=[23])
         except FileNotFoundError:
             raise OSError(f"{url} needs the program curl, which is not installed") from None
-    return gopen(url, "rb")
+    try:
+        return gopen(url, "rb")
+    except ValueError as error:
+        raise UsageError(f"{url} cannot be read: {error}") from None
 
 
 def _fetch(url: str, cache: Path) -> Path:

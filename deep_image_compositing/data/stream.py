@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from deep_image_compositing.data.feeds import Mix, Tolerance, TooManyError
 from deep_image_compositing.data.items import UNREADABLE, Item
 from deep_image_compositing.data.packing import Packed
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
 Sample = dict[str, Tensor]
 Draw = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
@@ -36,8 +36,28 @@ POOL = 64
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
+_MISUSE = "misuse"
 _TICK = 5
 """Seconds after which torch looks whether its loader processes are alive."""
+
+
+def sent(error: Exception) -> dict[str, Any]:
+    """What a loader process sends in the place of a batch.
+
+    Were the error raised there, it would reach the user as a traceback.
+    """
+    return {_ERROR: str(error), _MISUSE: isinstance(error, UsageError)}
+
+
+def raise_sent(batch: Mapping[str, Any]) -> None:
+    """Raise what a loader process has sent in the place of a batch, if it has.
+
+    Raises:
+        UsageError: it was one there.
+        DataError: it was anything else.
+    """
+    if _ERROR in batch:
+        raise (UsageError if batch[_MISUSE] else DataError)(batch[_ERROR])
 
 
 def _collate(rows: list[Sample], **whole: Tensor) -> Sample | Packed:
@@ -104,8 +124,8 @@ class TrainingStream(IterableDataset[Sample]):
                 ]
                 if number >= first:
                     yield self._batch(chosen, [self.seed, epoch, self.rank, number])
-        except UNREADABLE as error:
-            yield {_ERROR: str(error)}
+        except (CompositingError, OSError) as error:
+            yield sent(error)
 
     def _batch(self, chosen: list[dict[str, Item]], seed: list[int]) -> Sample | Packed:
         samples: list[Sample | None] = []
@@ -189,8 +209,8 @@ class EvaluationStream(IterableDataset[Sample]):
         try:
             pools = {name: mix.pool(POOL) for name, mix in self.others.items()}
             yield from self._batches(first, last, pools)
-        except UNREADABLE as error:
-            yield {_ERROR: str(error)}
+        except (CompositingError, OSError) as error:
+            yield sent(error)
 
     def _batches(
         self, first: int, last: int, pools: Mapping[str, list[Item]]
@@ -326,9 +346,8 @@ class StreamLoader(DataLoader[Sample]):
                 return
             if isinstance(batch, Packed):
                 yield batch.unpack()
-            elif _ERROR in batch:
-                raise DataError(batch[_ERROR])
             else:
+                raise_sent(batch)
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:

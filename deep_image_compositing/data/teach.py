@@ -38,6 +38,7 @@ from deep_image_compositing.data.feeds import (
     Reading,
     ShardFeed,
     Tolerance,
+    TooManyError,
     open_source,
 )
 from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
@@ -60,8 +61,8 @@ from deep_image_compositing.data.shards import (
     open_shard,
     read_records,
 )
-from deep_image_compositing.data.stream import seed_of, start_worker
-from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.data.stream import raise_sent, seed_of, sent, start_worker
+from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.sheets import contact_sheet
@@ -78,7 +79,6 @@ TRIES = 100
 """Draws after which nothing that fits is expected to be found any more."""
 
 _EXACT = 0.2  # share of masks that stay exact, as in FusionData
-_ERROR = "error"
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -244,9 +244,9 @@ class Lender:
 
         Raises:
             DataError: when it cannot be read.
+            UsageError: when nothing can be drawn, see :meth:`Mix.shares`.
         """
-        weights = np.array([feed.source.weight for feed in self.mix.feeds])
-        which = int(rng.choice(len(weights), p=weights / weights.sum()))
+        which = int(rng.choice(len(self.mix.feeds), p=self.mix.shares()))
         feed = self.mix.feeds[which]
         if feed.shards() is None:
             start = int(rng.integers(len(feed)))
@@ -319,8 +319,8 @@ class Batches(Dataset[dict[str, Any]]):
         shard, numbers = self.parts[index]
         try:
             samples = [self._sample(shard, number) for number in numbers]
-        except UNREADABLE as error:  # raised here, it would reach the user as a traceback
-            return {_ERROR: str(error)}
+        except (CompositingError, OSError) as error:
+            return sent(error)
         batch: dict[str, Any] = {
             name: torch.stack([sample[name] for sample in samples])
             for name, value in samples[0].items()
@@ -338,6 +338,8 @@ class Batches(Dataset[dict[str, Any]]):
                 sample = self._draw(shard.split, number, attempt)
             except TooSmallError as error:
                 small = error
+            except TooManyError:
+                raise
             except UNREADABLE as error:
                 self._tolerance.failed(f"sample {number}", error)
             else:
@@ -483,8 +485,7 @@ class Teacher(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """``foreground``, ``composite`` (B, 3, H, W), ``mask``, ``alpha`` (B, 1, H, W), uint8."""
-        if _ERROR in batch:
-            raise DataError(batch[_ERROR])
+        raise_sent(batch)
         names = ("color", "alpha", "old", "scene", "new")
         color, alpha, old, scene, new = (batch[name].float() / 255 for name in names)
         # One generator a sample, so that none depends on the batch that it is in.
@@ -689,7 +690,8 @@ def open_mixes(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mix,
     """Mattes and backgrounds of the splits; ``validation`` only where mattes are held out.
 
     Raises:
-        UsageError: when there is nothing at a source's path, or shards of another kind.
+        UsageError: when there is nothing at a source's path, shards of another kind, or nothing to
+            draw (:meth:`Mix.shares`).
         DataError: when an index cannot be read.
     """
     reading = Reading(cache=cache)
@@ -701,6 +703,9 @@ def open_mixes(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mix,
         # Where no background is held out, a new subject before a known one is new enough.
         new = [feed for _, feed in scenes if feed is not None]
         mixes["validation"] = Mix(held_out), Mix(new) if new else mixes["train"][1]
+    for split in mixes if recipe.validation else ["train"]:
+        for mix in mixes[split]:
+            mix.shares()  # raises here what every sample would
     return mixes
 
 

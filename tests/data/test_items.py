@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.items import UNREADABLE, FileItem, ShardItem, Source
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from tests.data import trees
 
 SOURCE = Source("x")
@@ -92,6 +93,41 @@ def test_what_is_missing_is_said() -> None:
         item(image_jpg=b"").picture("composite.png")
 
 
+def test_mistakes_are_not_taken_for_damage() -> None:
+    for error in (UsageError("x"), ValueError("x"), MissingExtraError("x", "y", "z")):
+        assert not isinstance(error, UNREADABLE)
+
+
+def test_a_broken_picture_is_named_and_why() -> None:
+    with pytest.raises(DataError, match=r"s\.tar: key\.image\.jpg cannot .* no image of a known"):
+        item(image_jpg=b"no picture").image()
+    with pytest.raises(DataError, match=r"s\.tar: key\.image\.jpg cannot be decoded"):
+        item(image_jpg=b"").size()
+    with pytest.raises(DataError, match=r"s\.tar: key holds none of image\.jpg"):
+        item(mask_png=b"").size()
+    torn = trees.encode(trees.photograph(0)[0], "JPEG")[:700]
+    with pytest.raises(DataError, match=r"image\.jpg cannot be decoded: .*truncated"):
+        item(image_jpg=torn).image(0.3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"weight": -1}, "weight is a number of at least 0, got -1"),
+        ({"weight": math.nan}, "weight is .* got nan"),
+        ({"weight": math.inf}, "weight is .* got inf"),
+        ({"distrust": -0.5}, "distrust is a number of at least 0, got -0.5"),
+        ({"paste": 30}, r"paste is a share in \[0, 1\], got 30"),
+        ({"upper_body": -0.1}, r"upper_body is a share in \[0, 1\], got -0.1"),
+        ({"hold_out": 1}, r"hold_out is a share in \[0, 1\), got 1"),
+    ],
+)
+def test_settings_of_a_source_are_checked(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Source("x", **wrong)
+    Source("x", weight=0, distrust=0, paste=1, upper_body=1, hold_out=0)
+
+
 @pytest.mark.parametrize("name", ["image_jpg", "foreground_png"])
 def test_whatever_is_wrong_with_a_file_is_an_error_that_can_be_passed_over(name: str) -> None:
     good = trees.encode(trees.photograph(0)[0], "JPEG" if name.endswith("jpg") else "PNG")
@@ -105,6 +141,6 @@ def test_whatever_is_wrong_with_a_file_is_an_error_that_can_be_passed_over(name:
         try:
             broken.size()
             broken.image(0.3)
-        except UNREADABLE:
+        except DataError:
             failed += 1
     assert failed > 250

@@ -27,7 +27,7 @@ from deep_image_compositing.data.stream import (
     TrainingStream,
     seed_of,
 )
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 
 pytestmark = [
@@ -162,6 +162,25 @@ def test_seeds_spread() -> None:
     assert len(seeds) == 2500
     assert max(seeds) < 2**63
     assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [UsageError("wrong"), ValueError("wrong")])
+def test_a_mistake_ends_a_run_and_is_no_damaged_sample(
+    root: Path, error: Exception, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def draw(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        raise error
+
+    feeds = {"subject": mix(root / "mattes")}
+    for stream in (
+        TrainingStream(feeds, draw, 2, 30, tolerance=1.0),
+        EvaluationStream(feeds["subject"], {}, "subject", draw, 2, tolerance=1.0),
+    ):
+        said = "^wrong$" if isinstance(error, UsageError) else "wrong"  # without a traceback
+        with pytest.raises(type(error), match=said):
+            list(StreamLoader(stream, workers))
+    assert "passed over" not in caplog.text
 
 
 def die(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
@@ -312,7 +331,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
 
 
 FAULTS = {
-    "corrupt image": "cannot identify image file",
+    "corrupt image": "no image of a known format",
     "missing shard": "No such file",
     "truncated tar": "truncated",
     "failing program": "exit 3",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from torch import Generator, Tensor
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.data import synthesis, teach
+from deep_image_compositing.data.feeds import TooManyError
+from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import FusionData
 from deep_image_compositing.data.shards import INDEX, Index, Record, read_records
+from deep_image_compositing.data.stream import raise_sent
+from deep_image_compositing.data.teach import Recipe
 from deep_image_compositing.data.verify import verify
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.stages.fusion import MultiStreamFuser
 from deep_image_compositing.stages.segmentation.pyramid import PyramidSegmenter
@@ -198,6 +203,37 @@ def test_some_shards_are_made_of_what_is_held_out(root: Path, tmp_path: Path) ->
     assert (index.count("train"), index.count("validation")) == (4, 1)
     subjects = [(r.info()["split"], r.info()["subject"]["key"]) for r in records(tmp_path / "hard")]
     assert all((split == "validation") == (key == f"{held_out}.jpg") for split, key in subjects)
+
+
+@pytest.mark.parametrize("error", [TooManyError("wrong"), UsageError("wrong"), ValueError("wrong")])
+def test_what_must_not_be_passed_over_is_not_drawn_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = (Source("x"),)
+    recipe = Recipe(sources, sources, {}, samples=4)
+    batches, attempts = teach.Batches(recipe, teach.plan(recipe), {}), []
+
+    def draw(*given: object) -> dict[str, object]:
+        attempts.append(given)
+        raise error
+
+    monkeypatch.setattr(batches, "_draw", draw)
+    wanted = DataError if isinstance(error, DataError) else type(error)
+    with pytest.raises(wanted, match="wrong"):
+        raise_sent(batches[0])
+    assert len(attempts) == 1
+
+
+def test_sources_of_which_nothing_can_be_drawn(root: Path, tmp_path: Path) -> None:
+    scenes = Source(str(root / "scenes"))
+    mattes = Source(str(root / "mattes"), weight=0)
+    with pytest.raises(UsageError, match=r"of .*mattes: the weights must not all be 0"):
+        teach.open_mixes(Recipe((mattes,), (scenes,), {}))
+    with pytest.raises(UsageError, match=r"of .*scenes: the weights must not all be 0"):
+        teach.open_mixes(Recipe((replace(mattes, weight=1),), (replace(scenes, weight=0),), {}))
+    one = Source(str(trees.pairs(tmp_path / "one", "alpha", kept=0, held_out=1)))
+    with pytest.raises(UsageError, match=r"nothing of .*one is left to train on"):
+        teach.open_mixes(Recipe((one,), (scenes,), {}))
 
 
 def test_without_anything_held_out_there_is_no_validation_split(
