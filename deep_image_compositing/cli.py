@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -26,6 +28,9 @@ from deep_image_compositing.evaluation.study import command as study
 from deep_image_compositing.registry import key_values
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from deep_image_compositing.compositor import Composite, Compositor
     from deep_image_compositing.images import Photograph
 
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments = arguments[1:]
             if arguments and arguments[0] in TRAINING:
                 return _train(arguments)
-            options = _parser().parse_args(arguments)
+            options = _parse(arguments)
             code: int = options.run(options)
             return code
     except SystemExit as stop:  # argparse after --help, LightningCLI after a wrong argument
@@ -76,6 +81,23 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command.
+
+    Raises:
+        UsageError: arguments that are wrong; of unknown ones it names the nearest that there are.
+    """
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command: _Parser = options.parser
+        known = re.findall(r"--[\w-]+", command.format_help())
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near and unknown[0].startswith("-") else ""
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
@@ -91,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
     _composite_arguments(
@@ -376,7 +398,7 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import longest_sides, read_image
+    from deep_image_compositing.images import longest_sides, read_image, read_mask
 
     for name, least in (("max_pixels", 1), ("max_side", 32)):
         value = getattr(options, name)
@@ -395,8 +417,9 @@ def _composite(options: argparse.Namespace) -> int:
     limit = options.max_pixels
     foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
     background = read_image(options.background, max_pixels=limit, max_side=theirs)
+    mask = options.mask and read_mask(options.mask, size=foreground.size, max_pixels=limit)
     compositor = _compositor(options, options.device)
-    result = _make(compositor, options, foreground, background, options.mask)
+    result = _make(compositor, options, foreground, background, mask)
     result.save(**outputs)
     height, width = result.size
     seconds = time.perf_counter() - start
@@ -408,9 +431,14 @@ def _composite(options: argparse.Namespace) -> int:
 
 
 def _composite_folder(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import list_images, longest_sides, read_image
+    from deep_image_compositing.images import WRITABLE, list_images, longest_sides, read_image
 
     start = time.perf_counter()
+    if Path(options.output).suffix.lower() in WRITABLE and not Path(options.output).is_dir():
+        raise UsageError(
+            f"{options.output} is the name of a picture, but {options.foreground} is a folder: "
+            "name a folder for its composites"
+        )
     files = list_images(options.foreground)
     _, side = longest_sides(options.max_side, options.frame, options.scale)
     background = read_image(options.background, max_pixels=options.max_pixels, max_side=side)
@@ -685,7 +713,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
     others = {"foreground", "background", "output", "mask", "run", "debug"}
     others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}
-    others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
+    others |= {"device", "devices", "accelerator", "max_pixels", "resume", "parser"}
     others |= {name for slot in _SLOTS for name in (slot, f"{slot}_option")}
     rest = {name: value for name, value in vars(options).items() if name not in others}
     return {**rest, "stages": describe_stages(dict(_named(options)))}
@@ -696,7 +724,7 @@ def _make(
     options: argparse.Namespace,
     foreground: Photograph,
     background: Photograph,
-    mask: str | None,
+    mask: NDArray[np.float32] | None,
 ) -> Composite:
     return compositor(
         foreground,

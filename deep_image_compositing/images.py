@@ -170,7 +170,7 @@ def read_image(
             pixels = np.asarray(_to_srgb(opaque, icc, notes))
     if alpha is not None and not cutout:
         how = "partly" if alpha.any() else "fully"
-        notes.append(f"is {how} transparent; the colours are read as stored, alpha is kept aside")
+        notes.append(f"is {how} transparent; the colours are read as stored, without it")
     _report(name, notes)
     pixels, alpha = _reduced(pixels, alpha, max_side)
     return Photograph(_read_only(pixels), _read_only(alpha), name, tuple(notes))
@@ -516,8 +516,8 @@ def _unidentified(file: BinaryIO, name: str) -> str:
 def _too_large(name: str, pixels: int, limit: int) -> ImageError:
     return ImageError(
         f"{name} has {pixels:,} pixels, more than the limit of {limit:,} that guards against "
-        f"decompression bombs; if you trust it, pass max_pixels={pixels} or set the environment "
-        f"variable {MAX_PIXELS_VARIABLE}={pixels}"
+        f"decompression bombs; if you trust it, use --max-pixels {pixels} (max_pixels=) or set the "
+        f"environment variable {MAX_PIXELS_VARIABLE}={pixels}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,8 +55,10 @@ def check_options(
         taken, needed = accepted
         unknown = sorted(set(options) - taken)
         if unknown:
+            near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
             raise UsageError(
-                f"the {slot} {name!r} takes no option {unknown[0]!r}; it takes: "
+                f"the {slot} {name!r} takes no option {unknown[0]!r}; "
+                + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
                 + (", ".join(sorted(taken)) or "none")
             )
         missing = sorted(needed - set(options))

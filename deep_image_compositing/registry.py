@@ -88,11 +88,14 @@ def get(slot: str, name: str) -> Entry:
     if (slot, name) not in _entries:
         names = [entry.name for entry in list_stages(slot)]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UsageError(
-            f"there is no {slot} called {name!r}; {hint}there are: {', '.join(names)}. To add one, "
-            f"decorate its class with @register({slot!r}, {name!r}, description=...)"
-        )
+        if near:
+            rest = f"did you mean {' or '.join(map(repr, near))}? There are: {', '.join(names)}"
+        else:
+            rest = (
+                f"there are: {', '.join(names)}. To add one, decorate its class with "
+                f"@register({slot!r}, {name!r}, description=...)"
+            )
+        raise UsageError(f"there is no {slot} called {name!r}; {rest}")
     return _entries[slot, name]
 
 

@@ -260,7 +260,7 @@ def test_a_folder_needs_a_folder(
     tmp_path: Path, save: Callable[..., Path], pair: list[str], fails: Callable[..., str]
 ) -> None:
     save("portraits/a.png", noise(9, 9))
-    fails(1, "composite", tmp_path / "portraits", pair[1], "-o", pair[1])
+    fails(2, "composite", tmp_path / "portraits", pair[1], "-o", pair[1])
     fails(2, "composite", tmp_path / "portraits", pair[1], "-o", tmp_path / "portraits")
 
 
@@ -282,7 +282,8 @@ def test_files_that_are_no_photographs(
     elif kind == "folder":
         bad.mkdir()
     pair[which] = str(bad)
-    assert "bad.png" in fails(1, "composite", *pair, "-o", tmp_path / "out.png")
+    code = 2 if kind == "folder" and which == 0 else 1  # a folder's composites need a folder
+    assert "bad.png" in fails(code, "composite", *pair, "-o", tmp_path / "out.png")
     assert not (tmp_path / "out.png").exists()
 
 
@@ -383,6 +384,9 @@ def test_calls_that_cannot_be_right(
     assert "also an input" in fails(2, "composite", *pair, "-o", pair[0])
     assert "another output" in fails(2, *good, "--save-alpha", out)
     assert "transparency" in fails(2, *good, "--save-cutout", tmp_path / "cutout.jpg")
+    folder = ("composite", tmp_path, pair[1], "-o", tmp_path / "new.png")
+    assert "new.png is the name of a picture, but" in fails(2, *folder)
+    assert not (tmp_path / "new.png").exists()
     assert not out.exists()
 
 
@@ -390,7 +394,12 @@ def test_calls_that_cannot_be_right(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--fuser", "laplace"], "there is no fuser called 'laplace'"),
+        (["--fuser", "laplace"], "there is no fuser called 'laplace'; did you mean 'laplacian'"),
+        (["--devise", "cpu"], "unrecognized arguments: --devise cpu; did you mean --device?"),
+        (["--position", "0.5", "1"], "unrecognized arguments: 1 (see deep-image-compositing comp"),
+        (["--scale", "0.5"], "only with --frame background"),
+        (["--segmenter-option", "softnes=1"], "did you mean 'softness'?"),
+        (["--segmenter-option", "softness=wide"], "is a number, got 'wide'"),
         (["--segmenter-option", "hardness=1"], "takes no option 'hardness'"),
         (["--device", "nonsense"], "there is no device 'nonsense'"),
         (["--device", "cuda:99"], "there is no device 'cuda:99'"),

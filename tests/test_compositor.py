@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deep_image_compositing import Compositor, UsageError, read_image
-from deep_image_compositing.compositor import parse_position
+from deep_image_compositing.compositor import doubt, parse_position
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.functional.compose import unknown_band
@@ -421,7 +421,9 @@ def test_an_unknown_name_says_what_there_is() -> None:
 
 
 def test_an_unknown_option_says_what_the_stage_takes(stub_stages: None) -> None:
-    with pytest.raises(UsageError, match=r"takes no option 'softnes'; it takes: .*softness"):
+    with pytest.raises(
+        UsageError, match=r"no option 'softnes'; did you mean 'softness'\? It takes: "
+    ):
         make_stage("segmenter", ("disc", {"softnes": 1}))
 
 
@@ -557,6 +559,45 @@ def test_everything_is_saved(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "alpha.png", "composite.png", "cutout.png", "steps.png",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["front", "back", "mask"])
+def test_what_it_was_made_of_is_not_overwritten(tmp_path: Path, which: str) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("front", "back", "mask")}
+    for number, (name, path) in enumerate(files.items()):
+        picture = noise(30, 40, number)
+        Image.fromarray(picture[..., 0] if name == "mask" else picture).save(path)
+    link = tmp_path / "link.png"
+    link.symlink_to(files[which])
+    before = files[which].read_bytes()
+    result = make()(str(files["front"]), read_image(files["back"]), files["mask"])
+    for path in (files[which], link):
+        with pytest.raises(UsageError, match="one of the files that the composite was made of"):
+            result.save(tmp_path / "new.png", alpha=path)
+    assert files[which].read_bytes() == before
+    assert not (tmp_path / "new.png").exists()
+
+
+def test_a_mask_that_is_unsure_is_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    front, back = noise(60, 60), noise(60, 60, seed=1)
+
+    def unsure(image: Tensor) -> Tensor:
+        return 0.7 * disc(60, 60)
+
+    with caplog.at_level(logging.WARNING):
+        make()(front, back)
+        make()(front, back, mask=0.7 * disc(60, 60)[0])  # whoever gives one knows it
+        assert not caplog.messages
+        made = make(unsure)(front, back)
+    assert "it is not clear what the subject is (doubt 1.38" in caplog.text
+    assert made.size == (60, 60)
+
+
+def test_doubt_goes_from_0_to_4() -> None:
+    assert doubt(torch.tensor([0.0, 1.0, 1.0])) == 0
+    assert doubt(torch.tensor([0.5, 0.0])) == pytest.approx(2)
+    assert doubt(torch.full((4,), 1e-3)) == pytest.approx(4, rel=0.01)
+    assert doubt(torch.zeros(3)) == 0
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,10 @@ def test_the_same_name_in_another_slot_is_another_stage(stub_stages: None) -> No
 def test_an_unknown_name_tells_its_neighbours_and_how_to_register(
     call: Any, stub_stages: None
 ) -> None:
-    with pytest.raises(UsageError, match=r"did you mean 'disc'.*there are: .*pyramid.*@register"):
+    with pytest.raises(UsageError, match=r"did you mean 'disc'\? There are: .*pyramid"):
         call("segmenter", "disk")
+    with pytest.raises(UsageError, match=r"'zzz'; there are: .*pyramid.*@register\('seg"):
+        call("segmenter", "zzz")
 
 
 @pytest.mark.parametrize("call", [lambda: get("mask", "a"), lambda: list_stages("mask")])
