@@ -246,6 +246,20 @@ class TrainingCLI(LightningCLI):
                 "another folder with --trainer.default_root_dir"
             )
 
+    def before_fit(self) -> None:
+        """Refuse what Lightning would only find when the run has written its first files."""
+        trainer, data = self.trainer, self.datamodule
+        batches = data.epoch_length // (data.batch_size * trainer.world_size)
+        interval = trainer.val_check_interval
+        every = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+        if every and isinstance(interval, int) and 0 < batches < interval:
+            raise UsageError(
+                f"an epoch has {batches} batches (epoch_length {data.epoch_length} / batch_size "
+                f"{data.batch_size} / {trainer.world_size} devices), and validation is to follow "
+                f"every {interval}: raise --data.epoch_length, or lower "
+                "--trainer.val_check_interval"
+            )
+
     def after_fit(self) -> None:
         """Say where everything is, and how good the last validation was."""
         if not self.trainer.is_global_zero or self.trainer.logger is None:

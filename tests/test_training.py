@@ -291,6 +291,16 @@ def test_what_is_wrong_is_said_in_one_line(
     assert re.search(WRONG[wrong], said[0])
 
 
+def test_an_epoch_shorter_than_what_lies_between_validations(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments("segmenter/pyramid", data, tmp_path / "run")
+    more = ["--data.epoch_length=8", "--data.batch_size=2", "--trainer.val_check_interval=5"]
+    assert main([*given, *more]) == 2
+    assert "an epoch has 4 batches" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
     assert "give a recipe: --config recipes/NAME.yaml" in capsys.readouterr().err
