@@ -462,13 +462,12 @@ class Compositor:
                 answer = self._ask("segmenter", self.segmenter, image)
                 belief = _checked("segmenter", "mask", answer, image).cpu()
         self._find_subject(belief, photograph.name, given)
-        if not given and (found := doubt(belief)) > UNSURE:
+        if not given and doubt(belief) > UNSURE:
             _log.warning(
-                "%s: it is not clear what the subject is (doubt %.2f, of clear ones up to %.1f); "
-                "see --save-steps (save(steps=)) for what was found, and give a better mask with "
-                "--mask (mask=)",
-                photograph.name, found, UNSURE,
-            )  # fmt: skip
+                "%s: it is not clear what the subject is; see --save-steps (save(steps=)) for what "
+                "was found, and give a better mask with --mask (mask=)",
+                photograph.name,
+            )
         if float(belief.min()) > FULL:
             _log.warning(
                 "%s: the mask covers the whole photograph; all of it is taken as the subject",
