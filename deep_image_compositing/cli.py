@@ -89,8 +89,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
+    command: _Parser = vars(options).pop("parser")
     if unknown:
-        command: _Parser = options.parser
         known = re.findall(r"--[\w-]+", command.format_help())
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near and unknown[0].startswith("-") else ""
@@ -713,7 +713,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
     others = {"foreground", "background", "output", "mask", "run", "debug"}
     others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}
-    others |= {"device", "devices", "accelerator", "max_pixels", "resume", "parser"}
+    others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
     others |= {name for slot in _SLOTS for name in (slot, f"{slot}_option")}
     rest = {name: value for name, value in vars(options).items() if name not in others}
     return {**rest, "stages": describe_stages(dict(_named(options)))}

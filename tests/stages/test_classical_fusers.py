@@ -164,7 +164,11 @@ def test_more_laplacian_levels_reach_further() -> None:
         ("copy_paste", {"threshold": -0.1}, "threshold"),
         ("feather", {"sigma": -1.0}, "sigma"),
         ("feather", {"sigma": float("nan")}, "sigma"),
-        ("alpha", {"foreground_color": "guess"}, "'guess'; choose none, blur_fusion or multilevel"),
+        (
+            "alpha",
+            {"foreground_color": "guess"},
+            "or 'multilevel', got 'guess'",
+        ),
         ("alpha", {"radii": ()}, "radii"),
         ("alpha", {"radii": (0,)}, "radii"),
         ("laplacian", {"levels": 0}, "at least one level, got levels=0"),
