@@ -189,7 +189,7 @@ def measure(files: Files, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     start_memory = reset_peak()
     seconds = _once(compositor, files)
-    peak = highest()
+    peak = peak_memory()
     if peak is not None and start_memory is not None:
         found["memory"] = (peak - start_memory) / 1e6
     front, back = read_image(files.photograph), read_image(files.background)
@@ -232,15 +232,6 @@ def reset_peak() -> int | None:
     """Forget the most memory that this process has had; the bytes it has now, None if unknown."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-    return highest()
-
-
-def highest() -> int | None:
-    """Bytes that this process has occupied at most since :func:`reset_peak`."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
     return peak_memory()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from deep_image_compositing.benchmark import pipeline as benchmark
+from deep_image_compositing.benchmark.fullsize import reset_peak
 from deep_image_compositing.cli import main
 from deep_image_compositing.functional.compose import over
 
@@ -64,6 +66,20 @@ def test_a_missing_extra_is_a_row_that_says_what_to_install(
 def test_values_are_reduced_to_their_median() -> None:
     values = iter([3.0, 1.0, 2.0])
     assert benchmark._median(lambda: next(values), 3, value=True) == 2.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="Linux can start anew")
+def test_the_peak_is_what_was_held_since_it_began_anew() -> None:
+    before = reset_peak()
+    held = np.ones(40_000_000)
+    peak = benchmark.peak_memory()
+    assert before is not None
+    assert peak is not None
+    assert peak > before + 0.9 * held.nbytes
+    del held
+    after = reset_peak()
+    assert after is not None
+    assert after < peak - 0.7 * 40_000_000 * 8
 
 
 @pytest.mark.parametrize("arguments", [["--size", "8"], ["--threads", "0"]])
