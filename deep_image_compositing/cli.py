@@ -89,7 +89,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
-    command: _Parser = vars(options).pop("parser")
+    command: _Parser = vars(options).pop("parser", parser)
     if unknown:
         known = re.findall(r"--[\w-]+", command.format_help())
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)

@@ -250,14 +250,16 @@ class TrainingCLI(LightningCLI):
         """Refuse what Lightning would only find when the run has written its first files."""
         trainer, data = self.trainer, self.datamodule
         batches = data.epoch_length // (data.batch_size * trainer.world_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         interval = trainer.val_check_interval
         every = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
         if every and isinstance(interval, int) and 0 < batches < interval:
             raise UsageError(
                 f"an epoch has {batches} batches (epoch_length {data.epoch_length} / batch_size "
-                f"{data.batch_size} / {trainer.world_size} devices), and validation is to follow "
-                f"every {interval}: raise --data.epoch_length, or lower "
-                "--trainer.val_check_interval"
+                f"{data.batch_size} / {trainer.world_size} devices, limit_train_batches {limit}), "
+                f"and validation is to follow every {interval}: raise --data.epoch_length, or "
+                "lower --trainer.val_check_interval"
             )
 
     def after_fit(self) -> None:

@@ -371,6 +371,7 @@ def test_calls_that_cannot_be_right(
 ) -> None:
     out, good = tmp_path / "out.png", ["composite", *pair, "-o", tmp_path / "out.png"]
     assert "COMMAND" in fails(2)
+    assert "unrecognized arguments: --quiet" in fails(2, "--quiet", "fit")
     assert "'compose'" in fails(2, "compose")
     assert "-o" in fails(2, "composite", *pair)
     assert "background" in fails(2, "composite", pair[0], "-o", out)
@@ -404,7 +405,6 @@ def test_calls_that_cannot_be_right(
         (["--device", "nonsense"], "there is no device 'nonsense'"),
         (["--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["--work-side", "1"], "work_side"),
-        (["--scale", "0.5"], "frame"),
         (["--harmonize", "deep"], "'reinhard'"),
         (["--harmonize-strength", "1"], "only with --harmonize"),
         (["--harmonize", "reinhard", "--harmonize-strength", "2"], "got 2"),

@@ -298,6 +298,9 @@ def test_an_epoch_shorter_than_what_lies_between_validations(
     more = ["--data.epoch_length=8", "--data.batch_size=2", "--trainer.val_check_interval=5"]
     assert main([*given, *more]) == 2
     assert "an epoch has 4 batches" in capsys.readouterr().err
+    more = ["--trainer.limit_train_batches=1", "--trainer.val_check_interval=2"]
+    assert main([*given, *more]) == 2
+    assert "an epoch has 1 batches" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

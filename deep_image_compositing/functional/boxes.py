@@ -38,7 +38,7 @@ def edges(box: Box) -> tuple[int, int, int, int]:
 
 
 def longer_side(box: Box) -> int:
-    """Of the box, in pixels."""
+    """The longer one of the height and the width of the box, in pixels."""
     return max(span.stop - span.start for span in box)
 
 
