@@ -248,6 +248,17 @@ def whole_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box
     return left, top, max(right, left + 8), max(bottom, top + 8)
 
 
+def close_up_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
+    """A part of the subject, 0.45 to 0.95 of it wide and high, with a little around it."""
+    width, height = size
+    seen = rng.uniform(0.45, 0.95, 2) * (box[2] - box[0], box[3] - box[1])
+    left = rng.uniform(box[0] - 0.1 * seen[0], box[2] - 0.9 * seen[0])
+    top = rng.uniform(box[1] - 0.1 * seen[1], box[3] - 0.9 * seen[1])
+    right, bottom = min(width, left + seen[0]), min(height, top + seen[1])
+    left, top = max(0.0, left), max(0.0, top)
+    return left, top, max(right, left + 8), max(bottom, top + 8)
+
+
 def upper_body_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
     """Head and shoulders to half-length of a standing figure, roughly as portraits are framed."""
     width, height = size

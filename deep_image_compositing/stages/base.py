@@ -27,7 +27,7 @@ from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.losses import PerceptualLoss
+from deep_image_compositing.losses import PerceptualLoss, mask_loss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
 
 Batch = dict[str, Tensor]
@@ -324,13 +324,13 @@ class Segmenter(Stage):
 
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"])
-        loss = cross_entropy(logits, batch["mask"], batch.get("weight"))
+        terms = mask_loss(logits, batch["mask"], batch.get("weight"))
         pictures = {
             "image": batch["image"],
             "target": batch["mask"],
             "output": logits.detach().sigmoid(),
         }
-        return Step(loss, pictures=pictures)
+        return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
     def make_metrics(self) -> MetricCollection:
         return mask_metrics()
