@@ -27,7 +27,7 @@ from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.losses import PerceptualLoss, mask_loss
+from deep_image_compositing.losses import PerceptualLoss, cross_entropy, mask_loss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
 
 Batch = dict[str, Tensor]
@@ -292,17 +292,6 @@ class Stage(LightningModule):
         folder = Path(self.trainer.default_root_dir) / "sheets"
         folder.mkdir(parents=True, exist_ok=True)
         write_image(folder / f"{split}-{self.global_step:07d}.png", sheet)
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of logits (B, 1, H, W) against soft targets, in float32.
-
-    ``weight`` (B, 1, H, W) scales pixels; where it is 0 the annotation is not trusted.
-    """
-    value = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
-    if weight is None:
-        return value.mean()
-    return (value * weight).sum() / weight.sum().clamp_min(1.0)
 
 
 class Segmenter(Stage):

@@ -251,15 +251,16 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
         crops = [
             folders.whole_crop(size, box, rng),
             folders.upper_body_crop(size, box, rng),
+            folders.close_up_crop(size, box, rng),
             folders.local_crop(label, rng),
             folders.any_crop(size, rng),
         ]
         for left, top, right, bottom in crops:
             assert 0 <= left < right <= size[0] + 1e-6
             assert 0 <= top < bottom <= size[1] + 1e-6
-        for crop in crops[2:]:
+        for crop in crops[3:]:
             assert crop[2] - crop[0] == pytest.approx(crop[3] - crop[1])
-        assert folders.to_planes(folders.crop(image, crops[2], 16)).shape == (3, 16, 16)
+        assert folders.to_planes(folders.crop(image, crops[3], 16)).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("size", [(5, 3), (1, 1), (80, 3)])
@@ -270,6 +271,7 @@ def test_any_picture_can_be_cropped_however_small(size: tuple[int, int]) -> None
         for crop in (
             folders.whole_crop(size, box, rng),
             folders.upper_body_crop(size, box, rng),
+            folders.close_up_crop(size, box, rng),
             folders.local_crop(label, rng),
             folders.any_crop(size, rng),
             (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13),
