@@ -38,6 +38,7 @@ from deep_image_compositing import __version__
 from deep_image_compositing.compositor import Composite, Compositor, parse_position
 from deep_image_compositing.data import pool
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
@@ -710,9 +711,10 @@ def _is_full(error: BaseException | None) -> bool:
 def _digest(path: Path) -> str:
     """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
     try:
+        check_regular(path, ImageError)
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ImageError):
         return ""
 
 

@@ -448,12 +448,8 @@ class Bench(LightningModule):
 
     def _composite(self, sample: Sample, grade: str) -> tuple[Composite, Cost]:
         assert self._compositor is not None
-        mask = sample.masks[grade]
-        foreground, background = _array(sample.foreground), _array(sample.background)
         with Cost(self.device) as cost:
-            result = self._compositor(
-                foreground, background, None if mask is None else _array(mask)[..., 0]
-            )
+            result = self._compositor(sample.foreground, sample.background, sample.masks[grade])
         return result, cost
 
     def _warm_up(self, sample: Sample, grade: str) -> None:
@@ -694,15 +690,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _write_pictures(path: Path, result: Composite, with_mask: bool) -> None:
-    write_image(path.with_suffix(".composite.png"), _array(result.composite_pixels))
+    write_image(path.with_suffix(".composite.png"), result.composite_pixels)
     write_image(path.with_suffix(".alpha.png"), result.cutout_alpha)
     if with_mask:
         write_image(path.with_suffix(".mask.png"), result.mask)
-
-
-def _array(picture: Tensor) -> Any:
-    """(C, H, W) uint8 as a contiguous (H, W, C) array."""
-    return picture.permute(1, 2, 0).contiguous().numpy()
 
 
 def _bytes(sample: Sample) -> int:

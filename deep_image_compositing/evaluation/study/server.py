@@ -36,6 +36,7 @@ from deep_image_compositing.evaluation.study.folder import (
 )
 from deep_image_compositing.evaluation.study.store import MAX_NAME, Person, Store
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.files import check_regular
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -318,6 +319,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _paragraphs(path: Path) -> list[str]:
+    check_regular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
