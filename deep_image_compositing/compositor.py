@@ -38,11 +38,7 @@ from deep_image_compositing.fullsize import (
 )
 from deep_image_compositing.functional.boxes import grow
 from deep_image_compositing.functional.compose import over, unknown_band
-from deep_image_compositing.functional.harmonize import (
-    ColorStatistics,
-    check_strength,
-    transfer_color,
-)
+from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -57,6 +53,7 @@ from deep_image_compositing.images import (
     write_images,
 )
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
+from deep_image_compositing.settings import check_placement, check_sides, check_strength
 from deep_image_compositing.stages.base import Fuser, Layers
 from deep_image_compositing.stages.making import StageLike, make_stage
 
@@ -306,10 +303,7 @@ class Compositor:
         harmonize_strength: float = 0.5,
         max_side: int | None = None,
     ) -> None:
-        if work_side < 32:
-            raise UsageError(f"work_side must be at least 32 pixels, got {work_side}")
-        if max_side is not None and max_side < 32:
-            raise UsageError(f"max_side must be at least 32 pixels, got {max_side}")
+        check_sides(work_side, max_side)
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
@@ -369,13 +363,7 @@ class Compositor:
             UsageError: a wrong argument, or a mask whose aspect is not the photograph's.
             CompositingError: no subject was found, or a stage gave an answer that is none.
         """
-        if frame not in ("foreground", "background"):
-            raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
-        x, y = parse_position(position)
-        if frame == "foreground" and (scale != 1.0 or (x, y) != (0.5, 0.5)):
-            raise UsageError(
-                "scale and position take effect only with --frame background (frame='background')"
-            )
+        x, y = check_placement(frame, scale, position)
         own, theirs = longest_sides(self.max_side, frame, scale)
         photograph = read_image(foreground, max_pixels=self.max_pixels, max_side=own)
         new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
@@ -691,22 +679,6 @@ def doubt(mask: Tensor) -> float:
     """
     m = mask.float()
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))
-
-
-def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
-    """(x, y) of a pair of numbers, or of text such as ``0.5,1``.
-
-    Raises:
-        UsageError: when it is neither, or a number lies outside [0, 1].
-    """
-    try:
-        parts = position.split(",") if isinstance(position, str) else position
-        x, y = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        raise UsageError(f"position must be two numbers, such as 0.5,1, got {position!r}") from None
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise UsageError(f"position must be two numbers from 0 to 1, x and y, got {x:g},{y:g}")
-    return x, y
 
 
 def _learned(stage: Callable[..., Any]) -> bool:

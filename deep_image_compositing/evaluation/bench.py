@@ -49,6 +49,7 @@ from deep_image_compositing.evaluation.measures import (
 from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_bytes, write_image
+from deep_image_compositing.messages import printable
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 
 WORK = "work"
@@ -617,6 +618,7 @@ _PATIENCE = 60.0
 def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
     """What shows progress: a bar on a terminal; elsewhere a line a minute and one a method."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -635,7 +637,7 @@ def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("evaluating", total=None)
             yield lambda label, done, total: bar.update(
-                task, description=f"{label}{share}", completed=done, total=total
+                task, description=escape(printable(label)) + share, completed=done, total=total
             )
         return
     current, said = "", time.monotonic()

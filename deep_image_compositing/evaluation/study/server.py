@@ -37,6 +37,7 @@ from deep_image_compositing.evaluation.study.folder import (
 from deep_image_compositing.evaluation.study.store import MAX_NAME, Person, Store
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import check_regular
+from deep_image_compositing.messages import show
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -72,7 +73,7 @@ def serve(
     port: int = 8000,
     *,
     intro: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = show,
 ) -> None:
     """Serve a study until the process is told to stop; answers go to ``answers.sqlite``.
 
@@ -250,7 +251,7 @@ def create_app(
             status, text = error.status_code, error.detail
             headers |= error.headers or {}
         else:
-            print(f"error: {error}", file=sys.stderr)
+            show(f"error: {error}", file=sys.stderr)
         return JSONResponse({"error": text}, status, headers)
 
     return Starlette(
