@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--intro", metavar="FILE", help="text of the first page in place of ours; paragraphs are "
         "parted by empty lines",
     )  # fmt: skip
+    serve.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="one more name under "
+        "which people reach it, that of a web server in front of it, say; repeatable",
+    )  # fmt: skip
 
     score = action("score", "turn the answers into tables and a figure")
     score.add_argument("folder", help="what study make made and people have answered")
@@ -97,7 +101,13 @@ def _make(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.server import serve
 
-    serve(options.folder, options.host, options.port, intro=options.intro)
+    serve(
+        options.folder,
+        options.host,
+        options.port,
+        intro=options.intro,
+        allowed_hosts=options.allowed_host,
+    )
     return 0
 
 
