@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from deep_image_compositing import __version__
+from deep_image_compositing import __version__, settings
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 from deep_image_compositing.evaluation import command as evaluation
 from deep_image_compositing.evaluation.study import command as study
+from deep_image_compositing.messages import show
 from deep_image_compositing.registry import key_values
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (CompositingError, OSError, MemoryError) as error:
         if debug:
-            traceback.print_exc()
+            show(traceback.format_exc(), file=sys.stderr, lines=True)
         _say(f"error: {error or 'out of memory'}")
         return 2 if isinstance(error, UsageError) else 1
 
@@ -397,13 +398,23 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 # What the commands do
 
 
-def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import longest_sides, read_image, read_mask
+def _check_composite(options: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` for values that cannot be, before anything heavy is imported."""
+    if options.max_pixels is not None and options.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    settings.check_sides(options.work_side, options.max_side)
+    settings.check_placement(options.frame, options.scale, options.position)
+    settings.check_device(options.device)
+    if options.harmonize_strength is not None:
+        if options.harmonize is None:
+            raise UsageError("--harmonize-strength takes effect only with --harmonize")
+        settings.check_strength(options.harmonize_strength)
 
-    for name, least in (("max_pixels", 1), ("max_side", 32)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+def _composite(options: argparse.Namespace) -> int:
+    from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
+
+    _check_composite(options)
     if Path(options.foreground).is_dir():
         return _composite_folder(options)
     for name in ("resume", "devices", "accelerator"):
@@ -418,15 +429,20 @@ def _composite(options: argparse.Namespace) -> int:
     foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
     background = read_image(options.background, max_pixels=limit, max_side=theirs)
     mask = options.mask and read_mask(options.mask, size=foreground.size, max_pixels=limit)
+    frame = foreground.size if options.frame == "foreground" else background.size
+    if options.frame == "background":
+        settings.placed_size(foreground.size, frame, options.scale)
+    for key, path in outputs.items():
+        check_writable(path, None if key == "steps" else frame, alpha=key == "cutout")
     compositor = _compositor(options, options.device)
     result = _make(compositor, options, foreground, background, mask)
     result.save(**outputs)
     height, width = result.size
     seconds = time.perf_counter() - start
-    print(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    show(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
     for name in _EXTRA_OUTPUTS:
         if name in outputs:
-            print(f"wrote {outputs[name]} ({name})")
+            show(f"wrote {outputs[name]} ({name})")
     return 0
 
 
@@ -434,6 +450,8 @@ def _composite_folder(options: argparse.Namespace) -> int:
     from deep_image_compositing.images import WRITABLE, list_images, longest_sides, read_image
 
     start = time.perf_counter()
+    devices = _launched("LOCAL_WORLD_SIZE", options.devices)
+    settings.one_device(options.device, devices, options.accelerator or "auto")
     if Path(options.output).suffix.lower() in WRITABLE and not Path(options.output).is_dir():
         raise UsageError(
             f"{options.output} is the name of a picture, but {options.foreground} is a folder: "
@@ -474,7 +492,7 @@ def _composite_folder(options: argparse.Namespace) -> int:
             position=options.position,
             resume=options.resume,
             device=options.device,
-            devices=_launched("LOCAL_WORLD_SIZE", options.devices),
+            devices=devices,
             accelerator=options.accelerator or "auto",
             show=True,
         )
@@ -491,12 +509,12 @@ def _composite_folder(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     before = f", {outcome.kept} were there already" if outcome.kept else ""
     done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
-    print(f"{done}{before} ({seconds:.1f} s)")
+    show(f"{done}{before} ({seconds:.1f} s)")
     if failures:
         _say(f"error: {len(failures)} of {len(files)} failed:")
         for file in files:
             if file in failures:
-                print(f"  {file.name}: {failures[file]}", file=sys.stderr)
+                show(f"  {file.name}: {failures[file]}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -538,7 +556,7 @@ def _export_weights(options: argparse.Namespace) -> int:
     stage = restore_stage(slot, name, options.checkpoint, given)
     weights.save(stage, options.output)
     size = Path(options.output).stat().st_size / 1e6
-    print(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
+    show(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
     return 0
 
 
@@ -569,9 +587,9 @@ def _teach(options: argparse.Namespace) -> int:
     if index is not None:
         counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits)
         seconds = time.perf_counter() - start
-        print(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
+        show(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
         if options.sheet is not None:
-            print(f"wrote {options.sheet}")
+            show(f"wrote {options.sheet}")
     return 0
 
 
@@ -596,7 +614,7 @@ def _shards(options: argparse.Namespace) -> int:
     shards = [shard for part in index.splits.values() for shard in part]
     counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
     size, seconds = sum(shard.bytes for shard in shards) / 1e6, time.perf_counter() - start
-    print(
+    show(
         f"{options.out}: {counts} samples in {len(shards)} shards ({size:.1f} MB, {seconds:.1f} s)"
     )
     if not index.skipped:
@@ -604,7 +622,7 @@ def _shards(options: argparse.Namespace) -> int:
     total = index.about["entries"]
     _say(f"{len(index.skipped)} of {total} samples were skipped:")
     for item in index.skipped:
-        print(f"  {item['key']}: {item['reason']}", file=sys.stderr)
+        show(f"  {item['key']}: {item['reason']}", file=sys.stderr)
     return int(len(index.skipped) > options.max_skipped * total)
 
 
@@ -614,11 +632,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     problems = verify(options.folder, workers=options.workers, show=True)
     for problem in problems:
-        print(problem)
+        show(problem)
     index = Index.read(options.folder)
     counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
     if not problems:
-        print(f"{options.folder}: {counts} samples, all as the index says")
+        show(f"{options.folder}: {counts} samples, all as the index says")
     return int(bool(problems))
 
 
@@ -690,8 +708,6 @@ def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
     stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
-        if options.harmonize is None:
-            raise UsageError("--harmonize-strength takes effect only with --harmonize")
         last["harmonize_strength"] = options.harmonize_strength
     limits = {name: getattr(options, name) for name in ("max_pixels", "max_side", "work_side")}
     return {**stages, **last, **limits}
@@ -785,24 +801,16 @@ def _check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
             outputs, or an output that is also an input.
         ImageError: a folder that is not there, or may not be written to.
     """
-    from deep_image_compositing.images import WRITABLE
+    from deep_image_compositing.images import check_writable
 
     for key, path in outputs.items():
-        suffix = path.suffix.lower()
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give a file name to write to")
-        if suffix not in WRITABLE:
-            raise UsageError(
-                f"{str(path)!r} does not say which format to write: "
-                f"let it end in {', '.join(WRITABLE)}"
-            )
-        if key == "cutout" and suffix not in (".png", ".webp", ".tif", ".tiff"):
-            raise UsageError(f"{path}: a cut-out needs transparency; write .png, .webp or .tiff")
+        check_writable(path, alpha=key == "cutout")
         real = os.path.realpath(path)
         if real in taken:
             raise UsageError(f"{path} is also an input or another output; give another file name")
         taken.add(real)
-        _check_folder(path)
 
 
 def _check_folder(path: Path) -> None:
@@ -813,8 +821,8 @@ def _check_folder(path: Path) -> None:
         raise ImageError(f"{path} cannot be written: permission denied")
 
 
-def _say(message: str) -> None:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+def _say(message: str, *, lines: bool = False) -> None:
+    show(f"{PROGRAM}: {message}", file=sys.stderr, lines=lines)
 
 
 class _Messages(logging.Handler):
@@ -822,7 +830,7 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        _say(kind + record.getMessage())
+        _say(kind + record.getMessage(), lines=record.levelno < logging.INFO)
 
 
 @contextlib.contextmanager

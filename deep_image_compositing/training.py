@@ -29,6 +29,7 @@ import deep_image_compositing.stages  # noqa: F401  (registers the stages by the
 from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seed_of
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.messages import show
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 
@@ -268,7 +269,7 @@ class TrainingCLI(LightningCLI):
             return
         found = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k[:4] == "val/"}
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(found.items()))
-        print(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
+        show(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
 
     def instantiate_classes(self) -> None:
         """Make what the configuration names; an error in making it stays that error."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 HEAVY = ("torch", "lightning", "timm", "kornia", "torchvision", "torchmetrics", "numpy", "PIL")
 
@@ -35,6 +37,35 @@ def test_a_wrong_file_is_found_before_torch_is_imported() -> None:
         "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1"
     )
     assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    for name, size in (("front", (40, 30)), ("back", (50, 50)), ("wide", (17_000, 2))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    placed = ["--frame", "background"]
+    wrong = [
+        ["--scale", "2"], ["--position", "0,0"], [*placed, "--scale", "0"],
+        [*placed, "--scale", "nan"], [*placed, "--position", "2,0"],
+        [*placed, "--scale", "1e6"], ["--work-side", "3"], ["--max-side", "3"],
+        ["--max-pixels", "0"], ["--device", "gpu"], ["--harmonize-strength", "0.5"],
+        ["--harmonize", "reinhard", "--harmonize-strength", "2"], ["--resume"], ["--mask", "none"],
+        ["--save-cutout", "cutout.jpg"], ["--save-alpha", "alpha"], ["--save-steps", "no/a.png"],
+        ["--save-alpha", "front.png"], ["--mask", "pipe.png"], ["-o", "wide.webp"],
+    ]  # fmt: skip
+    code = (
+        "import os\n"
+        "from deep_image_compositing.cli import main\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "os.mkfifo('pipe.png')\n"
+        f"for more in {wrong}:\n"
+        "    front = 'wide.png' if more[0] == '-o' else 'front.png'\n"
+        "    code = main(['composite', front, 'back.png', '-o', 'out.png', *more])\n"
+        "    assert code in (1, 2), more\n"
+        "for more in (['--devices', '0'], ['--accelerator', 'cuda', '--device', 'cpu']):\n"
+        "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) == 2\n"
+        "assert not os.path.exists('out')"
+    )
+    assert "torch" not in imported_by(code)
 
 
 def test_reading_pictures_needs_no_torch() -> None:

@@ -49,6 +49,7 @@ from deep_image_compositing.evaluation.measures import (
 from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_bytes, write_image
+from deep_image_compositing.messages import printable
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 
 WORK = "work"
@@ -448,12 +449,8 @@ class Bench(LightningModule):
 
     def _composite(self, sample: Sample, grade: str) -> tuple[Composite, Cost]:
         assert self._compositor is not None
-        mask = sample.masks[grade]
-        foreground, background = _array(sample.foreground), _array(sample.background)
         with Cost(self.device) as cost:
-            result = self._compositor(
-                foreground, background, None if mask is None else _array(mask)[..., 0]
-            )
+            result = self._compositor(sample.foreground, sample.background, sample.masks[grade])
         return result, cost
 
     def _warm_up(self, sample: Sample, grade: str) -> None:
@@ -621,6 +618,7 @@ _PATIENCE = 60.0
 def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
     """What shows progress: a bar on a terminal; elsewhere a line a minute and one a method."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -639,7 +637,7 @@ def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("evaluating", total=None)
             yield lambda label, done, total: bar.update(
-                task, description=f"{label}{share}", completed=done, total=total
+                task, description=escape(printable(label)) + share, completed=done, total=total
             )
         return
     current, said = "", time.monotonic()
@@ -694,15 +692,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _write_pictures(path: Path, result: Composite, with_mask: bool) -> None:
-    write_image(path.with_suffix(".composite.png"), _array(result.composite_pixels))
+    write_image(path.with_suffix(".composite.png"), result.composite_pixels)
     write_image(path.with_suffix(".alpha.png"), result.cutout_alpha)
     if with_mask:
         write_image(path.with_suffix(".mask.png"), result.mask)
-
-
-def _array(picture: Tensor) -> Any:
-    """(C, H, W) uint8 as a contiguous (H, W, C) array."""
-    return picture.permute(1, 2, 0).contiguous().numpy()
 
 
 def _bytes(sample: Sample) -> int:

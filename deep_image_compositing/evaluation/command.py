@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.messages import printable, show
 
 _TEST_SETS = ("syntest", "taught", "folders")
 _OF = {
@@ -158,8 +159,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(console_table(report))
     for line in (*verdicts(report), *failures(report)):
-        console.print(line, markup=False, highlight=False)
-    print(f"wrote {out / 'report.html'}")
+        console.print(printable(line), markup=False, highlight=False)
+    show(f"wrote {out / 'report.html'}")
     measured = sum(sum(part.measured.values()) for part in report.summary.values())
     return int(measured == 0)
 

@@ -22,6 +22,7 @@ from deep_image_compositing.evaluation.statistics import (
     wins,
 )
 from deep_image_compositing.images import write_bytes
+from deep_image_compositing.messages import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -789,5 +790,5 @@ def console_table(report: Report) -> RichTable:
         if failing:
             failed = sum(part.failed[method] for part in parts)
             cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        table.add_row(method, *cells)
+        table.add_row(printable(method), *cells)
     return table

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from deep_image_compositing.messages import printable, show
+
 PROGRAM = "deep-image-compositing study"
 
 
@@ -55,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--intro", metavar="FILE", help="text of the first page in place of ours; paragraphs are "
         "parted by empty lines",
     )  # fmt: skip
+    serve.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="one more name under "
+        "which people reach it, that of a web server in front of it, say; repeatable",
+    )  # fmt: skip
 
     score = action("score", "turn the answers into tables and a figure")
     score.add_argument("folder", help="what study make made and people have answered")
@@ -83,19 +89,25 @@ def _make(options: argparse.Namespace) -> int:
         show=True,
     )
     shown, left_out = study.shown, [item for item in study.sets if item.left_out]
-    print(f"{options.out}: {len(shown)} of {len(study.sets)} sets, {len(study.methods)} methods")
+    show(f"{options.out}: {len(shown)} of {len(study.sets)} sets, {len(study.methods)} methods")
     if left_out:
-        print(f"{PROGRAM}: error: {len(left_out)} sets are left out:", file=sys.stderr)
+        show(f"{PROGRAM}: error: {len(left_out)} sets are left out:", file=sys.stderr)
         for item in left_out:
             for reason in item.left_out:
-                print(f"  {item.name}: {reason}", file=sys.stderr)
+                show(f"  {item.name}: {reason}", file=sys.stderr)
     return 1 if left_out else 0
 
 
 def _serve(options: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.server import serve
 
-    serve(options.folder, options.host, options.port, intro=options.intro)
+    serve(
+        options.folder,
+        options.host,
+        options.port,
+        intro=options.intro,
+        allowed_hosts=options.allowed_host,
+    )
     return 0
 
 
@@ -117,11 +129,14 @@ def _score(options: argparse.Namespace) -> int:
         table.add_column(column, justify="right")
     for row in scores.methods:
         table.add_row(
-            row.method, f"{row.score:.2f}", f"{row.low:.2f} – {row.high:.2f}", f"{row.sets_won:.4g}"
+            printable(row.method),
+            f"{row.score:.2f}",
+            f"{row.low:.2f} – {row.high:.2f}",
+            f"{row.sets_won:.4g}",
         )
     console = Console()
     console.print(table)
-    print(summary(scores))
-    print(friedman_sentence(scores))
-    print(f"wrote {options.out or Path(options.folder) / 'scores'}")
+    show(summary(scores))
+    show(friedman_sentence(scores))
+    show(f"wrote {options.out or Path(options.folder) / 'scores'}")
     return 0

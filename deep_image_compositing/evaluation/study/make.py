@@ -230,9 +230,7 @@ class _Work:
         """Write (3, H, W) uint8 without loss, aside and then renamed."""
         from deep_image_compositing.images import write_image
 
-        path = picture_path(self.folder, token)
-        rows: NDArray[np.uint8] = pixels.permute(1, 2, 0).contiguous().numpy()
-        write_image(path, rows, quality=100)
+        write_image(picture_path(self.folder, token), pixels, quality=100)
 
 
 def _tokens(seed: int | None) -> Callable[[], str]:
