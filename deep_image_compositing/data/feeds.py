@@ -21,16 +21,8 @@ from numpy.typing import NDArray
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
-from deep_image_compositing.data.shards import (
-    INDEX,
-    Index,
-    Record,
-    expand,
-    is_local,
-    local_path,
-    open_shard,
-    read_records,
-)
+from deep_image_compositing.data.shards import INDEX, Index, Record, read_records
+from deep_image_compositing.data.transfer import expand, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError, UsageError
 
 _log = logging.getLogger("deep_image_compositing")

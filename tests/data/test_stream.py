@@ -346,7 +346,7 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Vanishing)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
-"""Serves a shard six times, three for each of two loader processes; then breaks off in the middle and is gone."""
+"""Serves a shard six times, three for each of two loader processes; then breaks off and is gone."""
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ FAULTS = {
     "corrupt image": "no image of a known format",
     "missing shard": "No such file",
     "truncated tar": "truncated",
-    "failing program": "exit 3",
+    "failing program": "exit status 3",
 }
 
 
