@@ -58,10 +58,10 @@ from deep_image_compositing.data.shards import (
     ShardWriter,
     describe,
     encode,
-    open_shard,
     read_records,
 )
 from deep_image_compositing.data.stream import raise_sent, seed_of, sent, start_worker
+from deep_image_compositing.data.transfer import open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask

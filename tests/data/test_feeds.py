@@ -68,8 +68,9 @@ def test_all_of_a_source_is_drawn_in_an_order_of_its_own(root: Path) -> None:
     counts = Counter(drawn(opened(root / "mattes", shuffle=5), 600))
     assert set(counts) == {f"s{i:04d}" for i in range(12)}
     assert min(counts.values()) > 25
-    in_order = drawn(opened(root / "mattes", shuffle=0), 4)
-    assert [int(key[1:]) % 4 for key in in_order] == [0, 1, 2, 3]  # as they lie in a shard
+    # As they lie in the shards, from anywhere in the first one on.
+    in_order = [int(key[1:]) % 4 for key in drawn(opened(root / "mattes", shuffle=0), 9)]
+    assert in_order == [(in_order[0] + i) % 4 for i in range(9)]
     shuffled = drawn(opened(root / "mattes", shuffle=5), 40)
     together = sum(int(b[1:]) - int(a[1:]) == 1 for a, b in itertools.pairwise(shuffled))
     assert together < 12
@@ -186,11 +187,6 @@ def test_nothing_is_trained_on_that_is_held_out(tmp_path: Path) -> None:
     assert len(open_held_out(Source(str(path)), KINDS, Reading())) == 1
 
 
-def test_an_url_that_nothing_can_read_is_a_mistake_and_no_damage() -> None:
-    with pytest.raises(UsageError, match=r"gopher://x/0\.tar cannot be read: .*no gopen handler"):
-        drawn(opened("gopher://x/0.tar"), 1)
-
-
 def test_wrong_sources_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds shards of triplets, wanted: segmentation or"):
         opened(root / "triplets")
@@ -276,7 +272,7 @@ FAULTS = {
     "truncated": "truncated",
     "no tar": "not a tar file",
     "another kind": "has image.jpg, but segmentation or mattes need",
-    "program": "exit 3",
+    "program": "exit status 3",
 }
 
 

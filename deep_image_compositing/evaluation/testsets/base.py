@@ -22,14 +22,8 @@ from torch import Tensor
 
 from deep_image_compositing.data.feeds import Reading, ShardFeed, open_source
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.shards import (
-    Index,
-    Record,
-    is_local,
-    local_path,
-    open_shard,
-    read_records,
-)
+from deep_image_compositing.data.shards import Index, Record, read_records
+from deep_image_compositing.data.transfer import is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
 Paths = str | Path | Sequence[str | Path]
