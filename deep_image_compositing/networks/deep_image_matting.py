@@ -61,10 +61,10 @@ class DeepImageMattingNetwork(nn.Module):
         features: Backbone | None = None,
     ) -> None:
         super().__init__()
-        if not width > 0:
-            raise UsageError(f"width must be above 0, got {width}")
-        if context < 1 or context % 2 == 0:
-            raise UsageError(f"context is the side of a kernel, odd and at least 1, got {context}")
+        if not 0 < width <= 10:
+            raise UsageError(f"width must be above 0 and at most 10, got {width}")
+        if not 1 <= context <= 31 or context % 2 == 0:
+            raise UsageError(f"context is the side of a kernel, odd and 1 to 31, got {context}")
         self.skips = skips
 
         def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -269,7 +269,7 @@ def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
 
     context = shape("bottom.0.0")
     return {
-        "width": shape("encoder.0.0.0")[0] / CHANNELS[0],
+        "width": (*shape("encoder.0.0.0"), 0)[0] / CHANNELS[0],
         "context": context[-1] if context else 1,
         "batch_norm": False,
         "skips": False,
