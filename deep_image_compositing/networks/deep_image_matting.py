@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.weights import read_state
+from deep_image_compositing.weights import check_finite, read_state
 
 CHANNELS = (64, 128, 256, 512, 512)
 """Channels of the five scales of VGG-16, finest first."""
@@ -196,6 +196,7 @@ class DeepImageMattingNetwork(nn.Module):
                 ) from error
         else:
             state = read_state(pretrained)
+            check_finite(pretrained, state)
         own = self.encoder.state_dict()
         index, names = 0, {}
         for scale, count in enumerate(CONVOLUTIONS):
