@@ -21,12 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from deep_image_compositing import __version__, settings
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing import __version__, registry, settings
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
 from deep_image_compositing.evaluation import command as evaluation
 from deep_image_compositing.evaluation.study import command as study
 from deep_image_compositing.messages import show
-from deep_image_compositing.registry import key_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -412,8 +411,6 @@ def _check_composite(options: argparse.Namespace) -> None:
 
 
 def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
-
     _check_composite(options)
     if Path(options.foreground).is_dir():
         return _composite_folder(options)
@@ -421,6 +418,9 @@ def _composite(options: argparse.Namespace) -> int:
         if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
     start = time.perf_counter()
+    arguments = _compositor_arguments(options)
+    from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
+
     outputs = _outputs(options, None)
     _check_outputs(outputs, _real(options.foreground, options.background, options.mask))
     # Everything that can be wrong with the files is found before torch is imported.
@@ -434,7 +434,7 @@ def _composite(options: argparse.Namespace) -> int:
         settings.placed_size(foreground.size, frame, options.scale)
     for key, path in outputs.items():
         check_writable(path, None if key == "steps" else frame, alpha=key == "cutout")
-    compositor = _compositor(options, options.device)
+    compositor = _compositor(arguments, options.device)
     result = _make(compositor, options, foreground, background, mask)
     result.save(**outputs)
     height, width = result.size
@@ -447,9 +447,10 @@ def _composite(options: argparse.Namespace) -> int:
 
 
 def _composite_folder(options: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    arguments = _compositor_arguments(options)
     from deep_image_compositing.images import WRITABLE, list_images, longest_sides, read_image
 
-    start = time.perf_counter()
     devices = _launched("LOCAL_WORLD_SIZE", options.devices)
     settings.one_device(options.device, devices, options.accelerator or "auto")
     if Path(options.output).suffix.lower() in WRITABLE and not Path(options.output).is_dir():
@@ -477,14 +478,13 @@ def _composite_folder(options: argparse.Namespace) -> int:
         for file in files
         if file not in ready
     }
-    _compositor_arguments(options)  # what is wrong with them is told before torch is imported
     from deep_image_compositing import batch
 
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(options, device),
+            lambda device: _compositor(arguments, device),
             record=Path(options.output) / batch.RECORD,
             settings=_settings(options),
             frame=options.frame,
@@ -522,9 +522,7 @@ def _stages(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deep_image_compositing.registry import list_stages
-
-    entries = list_stages(options.slot, options.pattern)
+    entries = registry.list_stages(options.slot, options.pattern)
     if not entries:
         raise UsageError(f"no stage is called {options.pattern!r}; see {PROGRAM} stages")
     table = Table("slot", "name", "what it is", "trained weights")
@@ -543,16 +541,17 @@ def _train(arguments: list[str]) -> int:
 
 
 def _export_weights(options: argparse.Namespace) -> int:
-    from deep_image_compositing import registry, weights
-
     slot, name = _slot_and_name(options.stage)
-    registry.get(slot, name)
+    given = registry.key_values("--option", options.option)
+    registry.get(slot, name).check(given)
+    if not Path(options.checkpoint).is_file():
+        raise WeightsError(f"there is no checkpoint {options.checkpoint}")
     if Path(options.output).suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
     _check_folder(Path(options.output))
+    from deep_image_compositing import weights
     from deep_image_compositing.stages.making import restore_stage
 
-    given = key_values("--option", options.option)
     stage = restore_stage(slot, name, options.checkpoint, given)
     weights.save(stage, options.output)
     size = Path(options.output).stat().st_size / 1e6
@@ -566,15 +565,14 @@ def _teach(options: argparse.Namespace) -> int:
         raise UsageError(f"only a fuser can teach, not a {slot}: --stage {options.stage}")
     if options.sheet is not None:
         _check_outputs({"path": Path(options.sheet)}, _real(options.fuser))
-    from deep_image_compositing import registry, weights
+    given = {"weights": options.fuser}
+    registry.get(slot, name).check(given)
+    from deep_image_compositing import weights
     from deep_image_compositing.data.teach import identify, teach
-    from deep_image_compositing.stages.making import make_stage, restore_stage
+    from deep_image_compositing.stages.making import make_stage
 
     start = time.perf_counter()
-    if options.fuser in registry.get(slot, name).weights:
-        fuser: Any = make_stage(slot, (name, {"weights": options.fuser}))
-    else:
-        fuser = restore_stage(slot, name, options.fuser)
+    fuser: Any = make_stage(slot, (name, given))
     own = ("run", "debug", "fuser", "stage", "devices", "nodes")
     index = teach(
         fuser,
@@ -697,14 +695,16 @@ def _benchmark(options: argparse.Namespace) -> int:
 # Small parts
 
 
-def _compositor(options: argparse.Namespace, device: str) -> Compositor:
-    arguments = _compositor_arguments(options)
+def _compositor(arguments: dict[str, Any], device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
     return Compositor(**arguments, device=device)
 
 
 def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What a compositor is made with; what is wrong with it is told before torch is imported."""
+    for slot, (name, given) in _named(options):
+        registry.get(slot, name).check(given)
     stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
@@ -716,7 +716,7 @@ def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _named(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
     """Each slot with the name and the options of what is to fill it."""
     for slot in _SLOTS:
-        given = key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+        given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
         yield slot, (getattr(options, slot), given)
 
 

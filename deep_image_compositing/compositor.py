@@ -55,7 +55,7 @@ from deep_image_compositing.images import (
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
 from deep_image_compositing.settings import check_placement, check_sides, check_strength
 from deep_image_compositing.stages.base import Fuser, Layers
-from deep_image_compositing.stages.making import StageLike, make_stage
+from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
 """Belief from which a pixel of a mask counts as subject."""
@@ -307,7 +307,6 @@ class Compositor:
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
-        self.device = choose_device(device)
         self.max_pixels = max_pixels
         self.max_side = max_side
         self.work_side = work_side
@@ -315,8 +314,8 @@ class Compositor:
         self._segmenter_like = segmenter
         self._segmenter: Callable[..., Any] | None = None
         for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
-            if isinstance(given, str):
-                registry.get(slot, given)  # a wrong name is told before anything is loaded
+            check_stage(slot, given)  # what is wrong is told before anything is loaded
+        self.device = choose_device(device)
         if not isinstance(segmenter, str):
             self._segmenter = self._fill("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)

@@ -210,6 +210,8 @@ def _condense(message: str) -> str:
         return f"{place}{wrong[-1][1]} is no {wrong[-1][0]}"
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"nothing says {missing[1]}; give a recipe: --config recipes/NAME.yaml"
+    if cause := re.search(r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", message):
+        return f"{place}{cause[1]} cannot be used: {cause[2]}"
     if value := re.search(r"Given value: (.*)", message):
         return f"{place}it cannot be {value[1][:200]}"
     return " ".join(line.strip() for line in message.splitlines())[:300]

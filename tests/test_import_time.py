@@ -16,7 +16,7 @@ def imported_by(code: str) -> set[str]:
     """Which of the heavy packages a fresh process has imported after ``code``."""
     script = f"{code}\nimport sys\nprint('|', *(name for name in {HEAVY} if name in sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True
     )
     return set(done.stdout.rpartition("|")[2].split())
 
@@ -65,6 +65,33 @@ def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) 
         "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) == 2\n"
         "assert not os.path.exists('out')"
     )
+    assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--segmenter", "onx"], "did you mean 'onnx'"),
+        (["--segmenter=onnx", "--segmenter-option=path=gone.onnx"], "no ONNX file gone.onnx"),
+        (["--segmenter", "onnx"], "needs the option 'path'"),
+        (["--fuser-option", "widht=3"], "did you mean 'widths'"),
+        (["--refiner-option", "weights=gone.ckpt"], "no weights 'gone.ckpt'"),
+    ],
+)
+def test_what_is_wrong_with_a_stage_is_found_before_torch_is_imported(
+    given: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "from deep_image_compositing.cli import main\n"
+        f"assert main(['composite', 'a.png', 'b.png', '-o', 'out.png', *{given}]) in (1, 2)"
+    )
+    found, said = imported_by(code), capfd.readouterr().err
+    assert found & {"torch", "lightning", "timm", "numpy", "PIL"} == set()
+    assert message in said
+
+
+def test_listing_the_stages_needs_no_torch() -> None:
+    code = "from deep_image_compositing.cli import main\nassert main(['stages']) == 0"
     assert "torch" not in imported_by(code)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,13 @@ class Method:
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
+        stages = [(slot, *parse_stage(text)) for slot, text in self.settled().stages()]
+        for slot, name, options in stages:
+            registry.get(slot, name).check(options)
         from deep_image_compositing.options import accepted_options, check_options
         from deep_image_compositing.stages.making import make_stage
 
-        for slot, text in self.settled().stages():
-            name, options = parse_stage(text)
+        for slot, name, options in stages:
             entry = registry.get(slot, name)
             check_options(slot, name, entry.factory, options)
             accepted = accepted_options(entry.factory)
@@ -134,8 +136,9 @@ class Method:
         from deep_image_compositing.compositor import Compositor
 
         self.check()
-        made = (_made(slot, text) for slot, text in self.settled().stages())
-        segmenter, refiner, fuser = made
+        parsed = (parse_stage(text) for _, text in self.settled().stages())
+        # A name alone, such as the segmenter's, is made when it is needed.
+        segmenter, refiner, fuser = (one if one[1] else one[0] for one in parsed)
         return Compositor(segmenter, refiner, fuser, device=device, **kwargs)
 
     def describe(self) -> dict[str, Any]:
@@ -395,25 +398,6 @@ def _weights_file(entry: registry.Entry, options: Mapping[str, Any]) -> Path | N
             f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
         )
     return path
-
-
-def _made(slot: str, text: str) -> str | tuple[str, dict[str, Any]] | Callable[..., Any]:
-    """What a compositor takes for a stage."""
-    name, options = parse_stage(text)
-    given = options.get("weights")
-    if given is not None and given not in registry.get(slot, name).weights:
-        from deep_image_compositing.stages.making import restore_stage
-        from deep_image_compositing.weights import read_hyper_parameters
-
-        path = Path(str(given)).expanduser()
-        try:
-            hyper = read_hyper_parameters(path)
-        except WeightsError:  # perhaps laid out as other authors do, which the stage may know
-            hyper = {}
-        if hyper:
-            rest = {key: value for key, value in options.items() if key != "weights"}
-            return restore_stage(slot, name, path, rest)
-    return (name, options) if options else name
 
 
 def _digest(path: Path) -> str:

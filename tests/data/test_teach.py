@@ -262,7 +262,7 @@ def test_shards_and_licences_go_in_and_a_sheet_comes_out(root: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        ({"fuser": "none.ckpt"}, 1, "there is no checkpoint none.ckpt"),
+        ({"fuser": "none.ckpt"}, 1, "no weights 'none.ckpt' for the fuser"),
         ({"stage": "segmenter/pyramid"}, 2, "only a fuser can teach, not a segmenter"),
         ({"stage": "fuser"}, 2, "a slot and a name"),
         ({"size": 400}, 1, "error: none of 100 draws fits --size 400, which needs mattes and"),

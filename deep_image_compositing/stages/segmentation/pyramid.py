@@ -13,7 +13,7 @@ from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.registry import register
+from deep_image_compositing.options import check_range
 from deep_image_compositing.stages.base import Segmenter
 
 STRAYS_AT = 160
@@ -26,12 +26,6 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
 """What describes the network, where neither a weights file nor the caller does."""
 
 
-@register(
-    "segmenter",
-    "pyramid",
-    description="timm backbone + pyramid pooling + light decoder; salient subjects",
-    source="Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
-)
 class PyramidSegmenter(Segmenter):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
@@ -74,10 +68,10 @@ class PyramidSegmenter(Segmenter):
     ) -> None:
         super().__init__(**kwargs)
         given = {"backbone": backbone, "size": size, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given)
+        options = weight_files.describe(self, weights, DEFAULTS, given, free=("size",))
         size = int(options["size"])
-        if size < 32:
-            raise UsageError(f"size must be at least 32 pixels, got {size}")
+        check_range("size", size, 32, 8192)
+        check_range("width", options["width"], 1, 4096)
         if looks not in (1, 2, 3):
             raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
         if margin < 0:
