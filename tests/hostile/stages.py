@@ -55,7 +55,7 @@ def odd_tensors(state: dict[str, Any], rng: Random) -> dict[str, Any]:
         state[key] = torch.full_like(value, rng.choice((float("nan"), float("inf"))))
     else:
         kinds = (torch.int8, torch.bool, torch.complex64, torch.float64)
-        others = (value[None], value.flatten()[:1], value[:0], torch.tensor(1.0))
+        others = (value[None], value.flatten()[:1], value.flatten()[:0], torch.tensor(1.0))
         state[key] = rng.choice((*others, *(value.to(kind) for kind in kinds))).contiguous()
     return state
 
