@@ -18,7 +18,7 @@ from unittest import mock
 from deep_image_compositing.errors import CompositingError
 from tests import photographs as made
 from tests.fuzz import Accepted, Read
-from tests.hostile.damage import JUNK, dumps, junk, spoil
+from tests.hostile.damage import JUNK, NUMBERS, dumps, junk, spoil
 from tests.hostile.shards import sound_shards
 
 
@@ -175,14 +175,26 @@ def configs(rng: Random, folder: Path) -> Read:
     return read
 
 
+OWN = (
+    "scale", "position", "harmonize-strength", "max-side", "work-side", "max-pixels", "mask",
+    "frame", "harmonize", "fuser", "device", "save-alpha", "save-steps",
+)  # fmt: skip
+"""Options of ``composite`` itself."""
+
+ODD = (
+    "0", "-1", "nan", "inf", "1e9", "0.5", "1,1", "nan,nan", "9" * 400, "x", "", "\0", "b.png",
+    "\x1b[2J",
+)  # fmt: skip
+
+
 @functools.cache
 def stage_options() -> list[tuple[str, str, list[str]]]:
     """Slot, name and options of every stage."""
     from deep_image_compositing.options import accepted_options
     from deep_image_compositing.registry import list_stages
 
-    taken = {entry: (accepted_options(entry.factory) or ({""}, 0))[0] for entry in list_stages()}
-    return [(entry.slot, entry.name, sorted(names - {"compile"})) for entry, names in taken.items()]
+    taken = {entry: accepted_options(entry.factory) or ({"x"}, set()) for entry in list_stages()}
+    return [(entry.slot, entry.name, sorted(names)) for entry, (names, _) in taken.items()]
 
 
 def options(rng: Random, folder: Path) -> Read:
@@ -196,37 +208,16 @@ def options(rng: Random, folder: Path) -> Read:
     values: dict[str, Any] = {}
     if (slot, name) in sound_stages():  # small, which leaves more time for other cases
         hyper = sound_stages()[slot, name].hparams
-        values = {
-            key: hyper[key]
-            for key in ("backbone", "width", "widths", "size", "sizes")
-            if key in hyper
-        }
-        values["weights"] = None
-    values |= {rng.choice(taken or [""]): rng.choice(JUNK) for _ in range(rng.choice((1, 1, 2)))}
-    given += [
-        f"--{slot}-option={key}={dumps(value, rng).decode()}" for key, value in values.items()
-    ]
-    if slot != "segmenter":
-        given += ["--mask=m.png"]
-    own = ("scale", "position", "harmonize-strength", "max-side", "work-side", "mask", "max-pixels",
-           "frame", "harmonize", "fuser", "device", "save-alpha", "save-steps")  # fmt: skip
-    odd = (
-        "0",
-        "-1",
-        "nan",
-        "inf",
-        "1e9",
-        "0.5",
-        "1,1",
-        "nan,nan",
-        "9" * 400,
-        "x",
-        "",
-        "\0",
-        "b.png",
-    )
+        sizes = ("backbone", "width", "widths", "size", "sizes")
+        values = {"weights": None} | {key: hyper[key] for key in sizes if key in hyper}
+    for _ in range(rng.choice((1, 1, 2))):
+        odd = rng.choice((NUMBERS, NUMBERS, JUNK))
+        values |= {rng.choice([key for key in taken if key != "compile"] or ["x"]): rng.choice(odd)}
+    texts = {key: dumps(value, rng).decode() for key, value in values.items()}
+    given += [f"--{slot}-option={key}={value}" for key, value in texts.items()]
+    given += [] if slot == "segmenter" else ["--mask=m.png"]
     if rng.random() < 0.3:
-        given += [f"--{rng.choice(own)}={rng.choice(odd)}" for _ in range(2)]
+        given += [f"--{rng.choice(OWN)}={rng.choice(ODD)}" for _ in range(2)]
 
     def read() -> None:
         with contextlib.chdir(folder):
