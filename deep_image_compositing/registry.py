@@ -143,7 +143,7 @@ def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"{where} takes KEY=VALUE, got {item!r}")
         try:
             values[key] = json.loads(text)
-        except (ValueError, RecursionError):  # the last of brackets without end
+        except ValueError:
             values[key] = text
     return values
 
