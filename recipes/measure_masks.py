@@ -26,8 +26,7 @@ from torch import Tensor
 
 from deep_image_compositing import registry
 from deep_image_compositing.data import folders
-from deep_image_compositing.data.items import FileItem
-from deep_image_compositing.data.mattes import read_matte
+from deep_image_compositing.data.mattes import Matte, read_matte
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.compose import over
@@ -190,8 +189,10 @@ def pictures(options: argparse.Namespace, group: str) -> Iterator[Picture]:
     for item in items:
         name = Path(item.name).stem
         if group == "pasted":
+            matte = read_matte(item.pair)
+            whole = item.pair.label is None
             for number, chosen in enumerate(rng.permutation(len(scenes))[:PASTES]):
-                yield f"{name} {number}", *fitted(*placed(item, scenes[chosen], rng))
+                yield f"{name} {number}", *fitted(*placed(matte, whole, scenes[chosen], rng))
         elif scenes:
             scene = scenes[int(rng.integers(len(scenes)))]
             truth = tensor(item.label())
@@ -201,15 +202,24 @@ def pictures(options: argparse.Namespace, group: str) -> Iterator[Picture]:
             yield name, *fitted(tensor(item.image()), tensor(item.label()))
 
 
-def placed(item: FileItem, scene: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A subject somewhere before a background, smaller where its photograph does not cut it off."""
-    matte = read_matte(item.pair)
+def placed(
+    matte: Matte, whole: bool, scene: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A subject somewhere before a background, smaller where its photograph does not cut it off.
+
+    Args:
+        matte: the subject.
+        whole: it is not cut off, though it may reach the border, as a cut-out does.
+        scene: the background.
+        rng: what is random about it.
+    """
     color, alpha = tensor(matte.color), tensor(matte.alpha)
     frame = fit_long_side(alpha.shape[-2], alpha.shape[-1], SIDE, enlarge=True)
     sides = alpha[0, 0, :, [0, -1]].amax(), alpha[0, 0, 0].amax()
-    cut = item.pair.label is not None and max(sides) > 0.5
+    cut = not whole and max(sides) > 0.5
     scale, x = (1.0, 0.5) if cut else (rng.uniform(0.4, 0.9), rng.uniform(0, 1))
-    low = 1.0 if float(alpha[0, 0, -1].amax()) > 0.5 else rng.uniform(0.5, 1)
+    stands = not whole and float(alpha[0, 0, -1].amax()) > 0.5
+    low = 1.0 if stands else rng.uniform(0.5, 1)
     placement = place(alpha[0], frame, float(scale), (float(x), float(low)))
     truth = paste(alpha[0], placement, frame, edge=False)[None]
     subject = paste(color[0], placement, frame, edge=True)[None]

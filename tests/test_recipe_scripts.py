@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from deep_image_compositing import registry, weights
@@ -20,6 +22,7 @@ from tests.photographs import disk, scene
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZE = (176, 208)
+STAGES = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> None:
@@ -72,6 +75,12 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
     )
     return path
+
+
+def feed_labels(shard: Path, count: int) -> list[NDArray[np.uint8]]:
+    """Masks of the first samples of a shard."""
+    feed, _ = open_source(Source(str(shard)), ("segmentation",), Reading())
+    return [np.asarray(item.label()) for item in feed.read(0, count) if item is not None]
 
 
 def held_out(path: Path, share: float) -> int:
@@ -240,3 +249,40 @@ def test_the_sheet_shows_held_out_composites(
     assert (tmp_path / "sheet" / "sheet_1.png").is_file()
     with Image.open(made[0]) as picture:
         assert picture.size == (SIZE[1], SIZE[0])
+
+
+@pytest.mark.slow
+def test_what_is_packed_trains_all_three_stages_in_the_time_it_is_given(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed, out = tmp_path / "packed", tmp_path / "out"
+    run(monkeypatch, "default/pack", data, packed, "--megabytes", "2")
+    for kind, name, share in (
+        ("segmentation", "people", 0.1),
+        ("segmentation", "mattes", 0.2),
+        ("mattes", "mattes", 0.2),
+        ("backgrounds", "backgrounds", 0.1),
+    ):
+        feed, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,), Reading())
+        pairs = [Pair(Path(f"{n}.jpg"), None) for n in range(9)]
+        assert len(feed) == sum(not pair.held_out(share) for pair in pairs)
+    (soft,) = feed_labels(packed / "segmentation/mattes.tar", 1)
+    assert 3 < len(np.unique(soft)) <= 16
+    assert sum(path.stat().st_size for path in packed.rglob("*.tar")) < 2e6
+
+    began = time.monotonic()
+    tiny = "weights=null,backbone=test_efficientnet,width=8"
+    run(
+        monkeypatch,
+        "default/train",
+        *(packed, out, "--device", "cpu", "--minutes", "0.5", "--batch", "2", "--workers", "0"),
+        *("--segmenter", f"pyramid({tiny},size=32)", "--refiner", f"cascade({tiny})"),
+        *("--fuser", "multi_stream(weights=null,widths=[4,8],finer_widths=[4],two_sizes=0.5)"),
+    )
+    assert time.monotonic() - began < 45
+    said = capsys.readouterr().out
+    for slot, name in STAGES.items():
+        assert f"{slot}: " in said
+        stage = registry.create(slot, name, weights=str(out / f"{slot}.safetensors"))
+        assert all(value.isfinite().all() for value in stage.state_dict().values())
+    assert said.count("images a second") == 3
