@@ -405,14 +405,17 @@ def open_source(
             if pictures
             else folders.find_pairs(source.path)
         )
-        held_out = [pair for pair in pairs if pair.held_out(source.hold_out)]
+        if source.doubt is not None:
+            pairs = folders.drop_doubtful(pairs, source.path, source.doubt)
+        apart = [pair.held_out(source.hold_out, source.sequences) for pair in pairs]
+        held_out = [pair for pair, out in zip(pairs, apart, strict=True) if out]
         masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
         if masks and not {"segmentation", "backgrounds"} & set(kinds):
             raise UsageError(
                 f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
                 "with soft alphas, as NAME.alpha.png, or cut-outs"
             )
-        kept = [pair for pair in pairs if not pair.held_out(source.hold_out)]
+        kept = [pair for pair, out in zip(pairs, apart, strict=True) if not out]
         return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
     options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
     if not is_local(source.path) or not local_path(source.path).is_dir():

@@ -45,6 +45,10 @@ class Source:
         hold_out: share of a plain folder's photographs that are kept for validation, chosen by the
             hash of their names; a larger share holds all that a smaller one does. Shards carry
             their own split.
+        sequences: the photographs in a plain folder are frames of videos, named ``NAME_00017``:
+            those of one video are held out together.
+        doubt: photographs of a plain folder whose mask is as doubtful as that or more, as its
+            ``labels.tsv`` says, are not used; None to use all.
 
     Raises:
         UsageError: for a share outside [0, 1], or [0, 1) for ``hold_out``; a weight or distrust
@@ -57,6 +61,8 @@ class Source:
     paste: float = 0.3
     distrust: float = 0.0
     hold_out: float = HOLD_OUT
+    sequences: bool = False
+    doubt: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "distrust"):

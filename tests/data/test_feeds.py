@@ -187,6 +187,25 @@ def test_nothing_is_trained_on_that_is_held_out(tmp_path: Path) -> None:
     assert len(open_held_out(Source(str(path)), KINDS, Reading())) == 1
 
 
+def test_a_source_drops_doubtful_masks_and_splits_by_sequence(tmp_path: Path) -> None:
+    video = trees.pairs(tmp_path / "video", "mask", kept=0, held_out=1)
+    (name,) = trees.names(0, 1)
+    for frame in range(3):
+        for file in list(video.glob(f"{name}.*")):
+            (video / f"{name}_{frame}.{file.name.partition('.')[2]}").write_bytes(file.read_bytes())
+    (video / "labels.tsv").write_text(f"name\tdoubt\n{name}_1\t0.5\n{name}\t0.1\n")
+    source = Source(str(video), sequences=True, doubt=0.45)
+    train, held_out = open_source(source, KINDS, Reading())
+    assert held_out is not None
+    assert keys(held_out.read(0, 9)) == [f"{n}.jpg" for n in (name, f"{name}_0", f"{name}_2")]
+    assert len(train) == 0
+
+
+def test_an_url_that_nothing_can_read_is_a_mistake_and_no_damage() -> None:
+    with pytest.raises(UsageError, match=r"gopher://x/0\.tar cannot be read: .*no gopen handler"):
+        drawn(opened("gopher://x/0.tar"), 1)
+
+
 def test_wrong_sources_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds shards of triplets, wanted: segmentation or"):
         opened(root / "triplets")

@@ -115,6 +115,7 @@ class OnnxSegmenter(Segmenter):
                 )
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
+            options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
             try:
                 self._session = onnxruntime.InferenceSession(
                     str(self.path), options, providers=list(self.providers)
