@@ -201,11 +201,6 @@ def test_a_source_drops_doubtful_masks_and_splits_by_sequence(tmp_path: Path) ->
     assert len(train) == 0
 
 
-def test_an_url_that_nothing_can_read_is_a_mistake_and_no_damage() -> None:
-    with pytest.raises(UsageError, match=r"gopher://x/0\.tar cannot be read: .*no gopen handler"):
-        drawn(opened("gopher://x/0.tar"), 1)
-
-
 def test_wrong_sources_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds shards of triplets, wanted: segmentation or"):
         opened(root / "triplets")
