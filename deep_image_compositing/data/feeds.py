@@ -400,10 +400,11 @@ def open_source(
     """
     if not is_shards(source.path):
         pictures = "backgrounds" in kinds
+        root = local_path(source.path)
         pairs = (
-            [Pair(path, None) for path in folders.find_images(source.path)]
+            [Pair(path, None) for path in folders.find_images(root)]
             if pictures
-            else folders.find_pairs(source.path)
+            else folders.find_pairs(root)
         )
         held_out = [pair for pair in pairs if pair.held_out(source.hold_out)]
         masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]

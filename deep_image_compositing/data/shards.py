@@ -138,9 +138,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     seen: set[str] = set()
     counted: Any = _Counted(stream)
     try:
-        with tarfile.open(
-            fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member
-        ) as tar:
+        with tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
             for member in tar:
                 found, kind = _split(member, name)
                 if found != key:
