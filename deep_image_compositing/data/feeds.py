@@ -400,10 +400,11 @@ def open_source(
     """
     if not is_shards(source.path):
         pictures = "backgrounds" in kinds
+        root = local_path(source.path)
         pairs = (
-            [Pair(path, None) for path in folders.find_images(source.path)]
+            [Pair(path, None) for path in folders.find_images(root)]
             if pictures
-            else folders.find_pairs(source.path)
+            else folders.find_pairs(root)
         )
         if source.doubt is not None:
             pairs = folders.drop_doubtful(pairs, source.path, source.doubt)

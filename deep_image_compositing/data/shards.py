@@ -138,9 +138,7 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     seen: set[str] = set()
     counted: Any = _Counted(stream)
     try:
-        with tarfile.open(
-            fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member
-        ) as tar:
+        with tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
             for member in tar:
                 found, kind = _split(member, name)
                 if found != key:
@@ -270,12 +268,14 @@ class ShardEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name, kind in (("name", str), ("samples", int), ("bytes", int), ("sha256", str)):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise TypeError(f"{name} of a shard is {value!r}, not {kind.__name__}")
-            if kind is int and value < 0:
-                raise ValueError(f"{name} of a shard is {value}, below 0")
+        for name, text in (("name", self.name), ("sha256", self.sha256)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} of a shard is {text!r}, not text")
+        for name, number in (("samples", self.samples), ("bytes", self.bytes)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"{name} of a shard is {number!r}, not a whole number")
+            if number < 0:
+                raise ValueError(f"{name} of a shard is {number}, below 0")
 
 
 @dataclass

@@ -157,6 +157,11 @@ def test_what_a_source_holds_out(root: Path) -> None:
     assert open_source(Source(f"{root}/mattes/*.tar"), KINDS, Reading())[1] is None
 
 
+def test_a_folder_may_be_given_as_an_url(root: Path) -> None:
+    for name in ("pairs", "mattes"):
+        assert len(opened(f"file://{root}/{name}")) == len(opened(root / name))
+
+
 def test_what_is_named_for_validation_is_read_whole(root: Path) -> None:
     assert len(open_held_out(Source(str(root / "pairs")), KINDS, Reading())) == 4
     assert len(open_held_out(Source(str(root / "mattes")), KINDS, Reading())) == 3

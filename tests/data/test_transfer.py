@@ -1,4 +1,4 @@
-"""Where shards come from: paths, web servers, cloud storage, programs; and what goes wrong there."""
+"""Where shards come from: paths, web servers, cloud storage and programs; what goes wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 
 from deep_image_compositing.data.shards import ShardWriter, read_records
 from deep_image_compositing.data.transfer import expand, kill_programs, open_shard
-from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.errors import UsageError
+from tests.runs import has_ended
 
 SAMPLES = {"a": {"image.jpg": b"jpeg a", "mask.png": b"png"}, "sub/b": {"image.jpg": b"b" * 9000}}
 
@@ -44,7 +44,7 @@ def test_paths_and_pipes(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "s.tar", SAMPLES)
-    with pytest.raises(OSError, match="pipe:.*s.tar; exit 3: the program failed with exit status 3"):
+    with pytest.raises(OSError, match=r"s\.tar; exit 3: the program failed with exit status 3"):
         keys(f"pipe:cat {tmp_path / 's.tar'}; exit 3")
 
 
@@ -57,25 +57,16 @@ def test_a_stream_may_be_left_in_the_middle(tmp_path: Path) -> None:
 def test_a_program_ends_with_its_reader(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     url = f"pipe:sleep 1000 & echo $! > {note}; echo begun; wait"
-    with pytest.raises(KeyboardInterrupt), open_shard(url) as stream:
+    with contextlib.suppress(KeyboardInterrupt), open_shard(url) as stream:
         assert stream.read(5) == b"begun"
         raise KeyboardInterrupt
     assert has_ended(int(note.read_text()))
-    with pytest.raises(OSError, match="exit status -9"), open_shard(url) as stream:
-        assert stream.read(5) == b"begun"
-        kill_programs()
-        list(read_records(stream, "s.tar"))
+    reading = open_shard(url)
+    assert reading.__enter__().read(5) == b"begun"
+    kill_programs()
+    with pytest.raises(OSError, match="exit status -9"):
+        reading.__exit__(None, None, None)
     assert has_ended(int(note.read_text()))
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is no more, or soon."""
-    for _ in range(500):
-        status = Path(f"/proc/{pid}/stat")
-        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.mark.parametrize("value", ["1", "0"])
@@ -101,7 +92,7 @@ def test_cloud_storage_is_read_by_fsspec(tmp_path: Path) -> None:
     write(tmp_path / "s.tar", SAMPLES)
     storage.pipe("/bucket/s.tar", (tmp_path / "s.tar").read_bytes())
     assert keys("memory://bucket/s.tar") == list(SAMPLES)
-    with pytest.raises(OSError, match="memory://bucket/absent.tar"):
+    with pytest.raises(OSError, match=r"memory://bucket/absent\.tar"):
         keys("memory://bucket/absent.tar")
 
     class Breaks(io.BytesIO):
@@ -109,7 +100,7 @@ def test_cloud_storage_is_read_by_fsspec(tmp_path: Path) -> None:
             raise RuntimeError("no credentials")
 
     storage.open = lambda *_, **__: Breaks()
-    with pytest.raises(OSError, match="memory://bucket/s.tar: no credentials"):
+    with pytest.raises(OSError, match=r"memory://bucket/s\.tar: no credentials"):
         keys("memory://bucket/s.tar")
 
 
@@ -131,7 +122,7 @@ def test_addresses_that_nothing_can_read(url: str, said: str) -> None:
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UsageError, match=r"s3://b/\{0\.\.1\}\.tar|s3://b/0\.tar cannot be read: .*s3fs"):
+    with pytest.raises(UsageError, match=r"s3://b/0\.tar cannot be read: .*s3fs"):
         expand("s3://b/{0..1}.tar")
 
 
