@@ -449,19 +449,28 @@ def _composite(options: argparse.Namespace) -> int:
 def _composite_folder(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     arguments = _compositor_arguments(options)
-    from deep_image_compositing.images import WRITABLE, list_images, longest_sides, read_image
+    from deep_image_compositing.images import (
+        WRITABLE,
+        list_images,
+        longest_sides,
+        read_image,
+        read_mask,
+    )
 
     devices = _launched("LOCAL_WORLD_SIZE", options.devices)
     settings.one_device(options.device, devices, options.accelerator or "auto")
-    if Path(options.output).suffix.lower() in WRITABLE and not Path(options.output).is_dir():
-        raise UsageError(
-            f"{options.output} is the name of a picture, but {options.foreground} is a folder: "
-            "name a folder for its composites"
-        )
+    for target in _outputs(options, None).values():
+        if target.suffix.lower() in WRITABLE and not target.is_dir():
+            raise UsageError(
+                f"{target} is the name of a picture, but {options.foreground} is a folder: "
+                "name a folder for what is written"
+            )
     files = list_images(options.foreground)
     _, side = longest_sides(options.max_side, options.frame, options.scale)
     background = read_image(options.background, max_pixels=options.max_pixels, max_side=side)
     names = _output_names(files)
+    if options.mask and not Path(options.mask).is_dir():
+        read_mask(options.mask, max_pixels=options.max_pixels)
     masks = _masks(options.mask, files)
     outputs = {file: _outputs(options, names[file]) for file in files}
     for folder in {target.parent for targets in outputs.values() for target in targets.values()}:

@@ -52,6 +52,10 @@ def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) 
         ["--save-cutout", "cutout.jpg"], ["--save-alpha", "alpha"], ["--save-steps", "no/a.png"],
         ["--save-alpha", "front.png"], ["--mask", "pipe.png"], ["-o", "wide.webp"],
     ]  # fmt: skip
+    for_folders = [
+        ["--devices", "0"], ["--accelerator", "cuda", "--device", "cpu"], ["--mask", "none.png"],
+        ["--mask", "pipe.png"], ["--save-cutout", "cutouts.png"],
+    ]  # fmt: skip
     code = (
         "import os\n"
         "from deep_image_compositing.cli import main\n"
@@ -61,8 +65,8 @@ def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) 
         "    front = 'wide.png' if more[0] == '-o' else 'front.png'\n"
         "    code = main(['composite', front, 'back.png', '-o', 'out.png', *more])\n"
         "    assert code in (1, 2), more\n"
-        "for more in (['--devices', '0'], ['--accelerator', 'cuda', '--device', 'cpu']):\n"
-        "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) == 2\n"
+        f"for more in {for_folders}:\n"
+        "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) in (1, 2), more\n"
         "assert not os.path.exists('out')"
     )
     assert imported_by(code) & {"torch", "lightning", "timm"} == set()

@@ -264,7 +264,10 @@ def test_the_index_is_read_back(tmp_path: Path) -> None:
         ({"kind": "films"}, "of an unknown kind, 'films'"),
         ({"splits": {"train": {"shards": [{"name": "a.tar"}]}}}, "not an index of shards"),
         ({"splits": []}, "not an index of shards"),
-        ({"splits": {"train": {"shards": [SHARD | {"samples": "x"}]}}}, "samples .* 'x', not a whole number"),
+        (
+            {"splits": {"train": {"shards": [SHARD | {"samples": "x"}]}}},
+            "samples .* 'x', not a whole number",
+        ),
         ({"splits": {"train": {"shards": [SHARD | {"bytes": -1}]}}}, "bytes .* -1, below 0"),
         ({"splits": {"train": {"shards": [SHARD | {"name": 3}]}}}, "name .* 3, not text"),
         ({"about": []}, "about is an object"),
