@@ -20,8 +20,8 @@ from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from deep_image_compositing.entries import Entry
     from deep_image_compositing.compositor import Compositor
+    from deep_image_compositing.entries import Entry
 
 RUNS = "runs"
 """Folder below which the recipes put their runs."""
