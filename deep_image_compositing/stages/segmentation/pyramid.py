@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
@@ -47,6 +47,8 @@ class PyramidSegmenter(Segmenter):
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
+        freeze_norms: batch norms keep their statistics in training, as is best where trained
+            weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -63,6 +65,7 @@ class PyramidSegmenter(Segmenter):
         margin: float = 0.05,
         sure: float = 0.9,
         freeze_stride: int = 0,
+        freeze_norms: bool = False,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -82,6 +85,7 @@ class PyramidSegmenter(Segmenter):
         self.hparams.update(options)
         self.size = size
         self.sure = sure
+        self.freeze_norms = freeze_norms
         self.looks = looks
         self.margin = margin
         self.network = PyramidNetwork(
@@ -92,6 +96,15 @@ class PyramidSegmenter(Segmenter):
         )
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
+
+    def train(self, mode: bool = True) -> PyramidSegmenter:
+        """Frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.freeze_norms:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def logits(self, image: Tensor) -> Tensor:
         """The mask before its sigmoid, at the picture's own size: training crops are small."""
