@@ -398,6 +398,54 @@ def test_composites_are_measured_without_a_true_alpha() -> None:
     assert 0 < answers[0]["band_psnr"] < 40
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe\x00\x80" * 100, r"given\.yaml is no text in UTF-8"),
+        (b"a: \x00", "control characters are not allowed"),
+        (BOMB.encode(), r"at most 10,000 values, aliases counted .* \('a0: &a0"),
+        (b"model: &a [*a]", "at most 10,000 values"),
+        (b"model: " + b"[" * 100 + b"]" * 100, "and 50 levels"),
+        (b"model: " + b"[" * 10**5, "nesting|and 50 levels"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_at_once(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "given.yaml"
+    path.write_bytes(content)
+    assert main(["fit", f"--config={path}"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(said, lines[0])
+
+
+def test_sources_are_no_files_of_options(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments("segmenter/pyramid", data, tmp_path / "run")
+    note = tmp_path / "note.txt"
+    note.write_text("secret: text")
+    for source, said in (
+        ("s3://", "s3:// names no shard"),
+        ("gopher://x/0.tar", "gopher://x/0.tar cannot be read"),
+        (f"file://{note}", "no folder of training pairs"),
+        ("pipe:echo", "pipe:echo would run a program, which WDS_SECURE forbids"),
+    ):
+        monkeypatch.setenv("WDS_SECURE", "1")
+        assert main([*given, "--data.train", source]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "secret" not in error
+    assert main([*given, "--data.train=memory://x/{0..3}.tar", "--print_config"]) == 0
+    assert "train: memory://x/{0..3}.tar" in capsys.readouterr().out
+
+
 def test_an_epoch_shorter_than_what_lies_between_validations(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
