@@ -18,7 +18,7 @@ from unittest import mock
 from deep_image_compositing.errors import CompositingError
 from tests import photographs as made
 from tests.fuzz import Accepted, Read
-from tests.hostile.damage import JUNK, NUMBERS, dumps, junk, spoil
+from tests.hostile.damage import JUNK, dumps, junk, spoil
 from tests.hostile.shards import sound_shards
 
 
@@ -188,13 +188,26 @@ ODD = (
 
 
 @functools.cache
-def stage_options() -> list[tuple[str, str, list[str]]]:
-    """Slot, name and options of every stage."""
-    from deep_image_compositing.options import accepted_options
+def stage_options() -> list[tuple[str, str, dict[str, list[Any]]]]:
+    """Slot and name of every stage, and the values whose kind each of its own options takes."""
+    from deep_image_compositing.options import accepted_options, check_options
     from deep_image_compositing.registry import list_stages
+    from deep_image_compositing.stages.base import Fuser
 
-    taken = {entry: accepted_options(entry.factory) or ({"x"}, set()) for entry in list_stages()}
-    return [(entry.slot, entry.name, sorted(names)) for entry, (names, _) in taken.items()]
+    def fits(option: str, value: Any) -> bool:
+        needed = {"path": "m.png"} if entry.name == "onnx" else {}
+        with contextlib.suppress(CompositingError):
+            check_options(entry.slot, entry.name, entry.factory, needed | {option: value})
+            return True
+        return False
+
+    found, common = [], accepted_options(Fuser) or (set(), set())
+    for entry in list_stages():
+        taken, _ = accepted_options(entry.factory) or (set(), set())
+        names = sorted(taken - common[0]) or ["weights"]
+        values = {name: [value for value in JUNK if fits(name, value)] for name in names}
+        found.append((entry.slot, entry.name, values))
+    return found
 
 
 def options(rng: Random, folder: Path) -> Read:
@@ -205,18 +218,17 @@ def options(rng: Random, folder: Path) -> Read:
     slot, name, taken = rng.choice(stage_options())
     chosen = {"segmenter": "pyramid", "refiner": "none", "fuser": "alpha"} | {slot: name}
     given = [f"--{each}={stage}" for each, stage in chosen.items()]
-    values: dict[str, Any] = {}
+    given += [] if slot == "segmenter" else ["--mask=m.png"]
+    values: dict[str, Any] = {"path": "m.png"} if name == "onnx" else {}
     if (slot, name) in sound_stages():  # small, which leaves more time for other cases
         hyper = sound_stages()[slot, name].hparams
         sizes = ("backbone", "width", "widths", "size", "sizes")
         values = {"weights": None} | {key: hyper[key] for key in sizes if key in hyper}
-    for _ in range(rng.choice((1, 1, 2))):
-        odd = rng.choice((NUMBERS, NUMBERS, JUNK))
-        values |= {rng.choice([key for key in taken if key != "compile"] or ["x"]): rng.choice(odd)}
+    for key in rng.sample(sorted(taken), min(len(taken), rng.choice((0, 1, 1, 2)))):
+        values[key] = rng.choice(taken[key] if taken[key] and rng.random() < 0.8 else JUNK)
     texts = {key: dumps(value, rng).decode() for key, value in values.items()}
     given += [f"--{slot}-option={key}={value}" for key, value in texts.items()]
-    given += [] if slot == "segmenter" else ["--mask=m.png"]
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         given += [f"--{rng.choice(OWN)}={rng.choice(ODD)}" for _ in range(2)]
 
     def read() -> None:
