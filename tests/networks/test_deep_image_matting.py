@@ -222,7 +222,7 @@ def test_vgg_needs_its_width() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"width": 0}, "width must be above 0"), ({"context": 2}, "odd and at least 1, got 2")],
+    [({"width": 0}, "width must be above 0"), ({"context": 2}, "odd and 1 to 31, got 2")],
 )
 def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -155,7 +155,7 @@ def test_it_learns() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"width": 0}, "width must be above 0, got 0"),
+        ({"width": 0}, "width must be above 0 and at most 10, got 0"),
         ({"width": float("nan")}, "width must be above 0"),
         ({"dropout": 1}, r"must lie in \[0, 1\), got 1"),
     ],

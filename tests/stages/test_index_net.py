@@ -93,7 +93,7 @@ def test_the_encoder_begins_as_mobilenet_and_learns_slower(tmp_path: Path) -> No
     [
         ({"width": 0.5, "pretrained": "pretrained"}, r"for width=1 only, got 0\.5"),
         ({"encoder_rate": 0}, "encoder_rate must be above 0, got 0"),
-        ({"width": -1}, "width must be above 0, got -1"),
+        ({"width": -1}, "width must be above 0 and at most 10, got -1"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], said: str) -> None:

@@ -130,5 +130,5 @@ def test_a_segmenter_may_keep_all_patches(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_side_too_small() -> None:
-    with pytest.raises(UsageError, match="at least 32 pixels, got 16"):
+    with pytest.raises(UsageError, match="size must lie between 32 and 8192, got 16"):
         create("segmenter", "pyramid", size=16, **SMALL)
