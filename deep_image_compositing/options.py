@@ -136,7 +136,7 @@ def misfit(factory: Callable[..., Any], options: Mapping[str, Any], whose: str =
 
 def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
     """Raise :class:`UsageError` unless a number, or each one of several, lies in [low, high]."""
-    each = value if isinstance(value, (list, tuple)) else [value]
+    each = value if isinstance(value, Sequence) else [value]
     if not all(low <= number <= high for number in each):  # also catches NaN
         raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
+from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ def _settled(slot: str, text: str) -> str:
     return stage_text(name, {**options, "weights": checkpoint.as_posix()})
 
 
-def _weights_file(entry: registry.Entry, options: Mapping[str, Any]) -> Path | None:
+def _weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     """The file that a stage's weights come from; None where it would stay untrained.
 
     Raises:
