@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
+from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def test_confidence_must_be_positive() -> None:
 
 @pytest.mark.parametrize("sizes", [(), (16,), (320, 8)])
 def test_sizes_too_small(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="(between 32 and 8192|of sizes must .* 1 and 10), got"):
+    with pytest.raises(UsageError, match=r"(between 32 and 8192|of sizes must .* 1 and 10), got"):
         create("refiner", "cascade", sizes=sizes, **SMALL)
 
 

@@ -68,7 +68,7 @@ def test_a_published_checkpoint_is_all_it_takes(layout: Any, refine: bool, tmp_p
 
 def test_a_published_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
     path = str(published(tmp_path, refine=False))
-    with pytest.raises(WeightsError, match="'refine' is given as True, and .* with False"):
+    with pytest.raises(WeightsError, match=r"'refine' is given as True, and .* with False"):
         DeepImageMattingRefiner(refine=True, weights=path)
     state = made()
     del state["conv4_2.weight"]
