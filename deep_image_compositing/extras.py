@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from deep_image_compositing.errors import MissingExtraError
@@ -23,6 +24,11 @@ def import_extra(module: str, feature: str) -> Any:
     Raises:
         MissingExtraError: it is not installed; the message says what to install.
     """
+    if module == "pymatting":
+        import torch
+
+        # Its compiler else takes every core, and has torch do so too from then on.
+        os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
     try:
         return importlib.import_module(module)
     except ImportError:

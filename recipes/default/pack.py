@@ -37,8 +37,11 @@ from groups import DOUBT, GROUPS, source
 SIDES = {"segmentation": 384, "mattes": 768, "sure": 448, "backgrounds": 512, "textures": 384}
 """Longest side in pixels, by kind; ``sure`` are mattes that are masks of other networks."""
 
-QUALITIES = [(1.0, 85), (1.0, 75), (1.0, 65), (0.9, 65), (0.8, 65), (0.8, 55), (0.7, 55)]
+QUALITIES = [(1, 85), (1, 75), (1, 65), (0.9, 65), (0.8, 65), (0.8, 55), (0.75, 55), (0.7, 55)]
 """Factors of the sides, and JPEG qualities, of which the first that fits is taken."""
+
+FINE = 88
+"""JPEG quality of straight colours at the least: under hair, blocks would be taken for colour."""
 
 SURE = 0.06
 """A mask of another network that is less doubtful than that counts as a matte."""
@@ -85,7 +88,7 @@ class Sample:
         options = Options("mattes", Path(source.path), "", "", round(scale * side))
         fields = make_sample(Entry(str(self.number), label=pair.label, **files), options)
         color = Image.open(io.BytesIO(fields["foreground.jpg"]))
-        return {"foreground.jpg": jpeg(color, quality), "alpha.png": fields["alpha.png"]}
+        return {"foreground.jpg": jpeg(color, max(quality, FINE)), "alpha.png": fields["alpha.png"]}
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:
@@ -148,7 +151,7 @@ def best_quality(samples: list[Sample], limit: float) -> tuple[float, int]:
     for choice in QUALITIES:
         sizes = [sum(map(len, fields.values())) for fields in encoded(some, choice)]
         total = (np.mean(sizes) + OVERHEAD) * len(samples)
-        if total < 0.95 * limit:
+        if total < 0.97 * limit:
             return choice
     raise SystemExit(
         f"error: {len(samples)} photographs take {total / 1e6:.0f} MB at the least: "

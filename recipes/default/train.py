@@ -55,19 +55,29 @@ from deep_image_compositing.stages.base import Stage
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stage is trained: its share of the time, crops, batches, and highest rate."""
+    """How a stage is trained.
+
+    Attributes:
+        stage: name and options, the shipped weights being the start.
+        share: of the time.
+        subjects: kind of photographs, and their longest side in the device's memory.
+        size: side of crops, where the stage has no size of its own.
+        batch: crops a step.
+        rate: highest learning rate.
+    """
 
     stage: str
     share: float
+    subjects: tuple[str, int]
     size: int
     batch: int
     rate: float
 
 
 PLANS = {
-    "segmenter": Plan("pyramid", 0.6, 320, 64, 1e-3),
-    "refiner": Plan("cascade", 0.2, 256, 64, 7e-4),
-    "fuser": Plan("multi_stream(two_sizes=0.25)", 0.2, 192, 32, 5e-4),
+    "segmenter": Plan("pyramid", 0.6, ("segmentation", 384), 320, 64, 1e-3),
+    "refiner": Plan("cascade", 0.2, ("segmentation", 384), 256, 64, 7e-4),
+    "fuser": Plan("multi_stream(two_sizes=0.25)", 0.2, ("mattes", 768), 192, 32, 5e-4),
 }
 
 SETTINGS: dict[str, dict[str, float]] = {
@@ -83,7 +93,7 @@ SETTINGS: dict[str, dict[str, float]] = {
 BUSY = 0.25
 """Share of pasted subjects behind which other things are in view that could be subjects."""
 
-DRAWN = 120
+DRAWN = 80
 """Alphas that are drawn from rules, of hair, fur, foliage and veils, for the fuser."""
 
 
@@ -356,7 +366,7 @@ class Budget(Callback):
             self.first = step, spent
             self.total = step + int(0.97 * pace * (self.seconds - spent))
             print(
-                f"{self.name}: {pace * self.batch:.0f} images a second, "
+                f"{self.name}: {pace * self.batch:.3g} images a second, "
                 f"{self.total} steps of {self.batch}",
                 flush=True,
             )
@@ -393,19 +403,18 @@ def main() -> None:
     seed_everything(0, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
-    banks: dict[bool, Bank] = {}
-    share = 0.0
+    bank: Bank | None = None
+    share, held = 0.0, ("", 0)
     for slot in chosen:
-        share += PLANS[slot].share / sum(PLANS[each].share for each in chosen)
+        plan = PLANS[slot]
+        share += plan.share / sum(PLANS[each].share for each in chosen)
         try:
-            if (slot == "fuser") not in banks:
-                fine = ("mattes", 768) if slot == "fuser" else ("segmentation", 384)
-                kinds = (fine[0], "backgrounds", "textures")
-                banks = {slot == "fuser": Bank(options.packed, kinds, fine[1], options.device)}
-                held = len(banks[slot == "fuser"].planes)
-                print(f"{held} photographs after {time.perf_counter() - start:.0f} s", flush=True)
-            end = start + 60 * options.minutes * share
-            train(slot, options, banks[slot == "fuser"], end)
+            if bank is None or held != plan.subjects:
+                (kind, side), bank = plan.subjects, None  # the last one makes room
+                bank = Bank(options.packed, (kind, "backgrounds", "textures"), side, options.device)
+                held, spent = plan.subjects, time.perf_counter() - start
+                print(f"{len(bank.planes)} photographs after {spent:.0f} s", flush=True)
+            train(slot, options, bank, start + 60 * options.minutes * share)
         except CompositingError as error:
             raise SystemExit(f"error: {error}") from None
 

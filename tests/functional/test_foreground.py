@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -136,6 +138,23 @@ def test_multilevel_colour_is_pymattings() -> None:
     color = multilevel_foreground(torch.cat((photograph, 0 * photograph)), alpha.repeat(2, 1, 1, 1))
     assert torch.allclose(color[:1], torch.where(alpha == 1, photograph, expected), atol=1e-6)
     assert torch.equal(color[1:], torch.zeros_like(photograph))
+
+
+@pytest.mark.slow
+def test_pymatting_leaves_torch_its_threads() -> None:
+    pytest.importorskip("pymatting")
+    code = """
+import torch
+from deep_image_compositing.functional.foreground import multilevel_foreground
+torch.set_num_threads(1)
+multilevel_foreground(torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))
+print(torch.get_num_threads())
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
+    made = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert made.stdout.split() == ["1"]
 
 
 def test_multilevel_without_pymatting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
