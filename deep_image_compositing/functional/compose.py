@@ -127,7 +127,7 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
         raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
     if reach < 0:
         raise UsageError(f"reach is a number of pixels of at least 0, got {reach}")
-    radius = min(reach, math.ceil(3 * sigma))
+    radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
         return mask
     weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]

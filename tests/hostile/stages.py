@@ -169,7 +169,7 @@ def configs(rng: Random, folder: Path) -> Read:
         given += [f"--{key}", dumps(junk({}, rng), rng).decode()]
 
     def read() -> None:
-        with mock.patch.object(Trainer, "fit"), contextlib.chdir(folder):
+        with mock.patch.object(Trainer, "fit", autospec=True), contextlib.chdir(folder):
             command(*given)
 
     return read
