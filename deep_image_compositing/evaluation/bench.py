@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 from deep_image_compositing import __version__
 from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
-from deep_image_compositing.evaluation import report as reports
+from deep_image_compositing.evaluation import pages
 from deep_image_compositing.evaluation import sheets as drawing
 from deep_image_compositing.evaluation.costs import Cost
 from deep_image_compositing.evaluation.measures import (
@@ -47,6 +47,7 @@ from deep_image_compositing.evaluation.measures import (
     prepare,
 )
 from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_bytes, write_image
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
@@ -124,7 +125,7 @@ def check_folder(out: Path, test_set: TestSet, overwrite: bool = False) -> None:
         raise ImageError(f"{out} cannot be written to: permission denied in {nearest.name or '/'}")
     mark = out / WORK / _MARK
     if not mark.exists():
-        strange = [name for name in (WORK, *reports.FILES, drawing.FOLDER) if (out / name).exists()]
+        strange = [name for name in (WORK, *pages.FILES, drawing.FOLDER) if (out / name).exists()]
         if strange:
             raise UsageError(
                 f"{out} holds {strange[0]}, which no evaluation has written: give another --out"
@@ -164,7 +165,7 @@ def evaluate(
     overwrite: bool = False,
     show: bool = False,
     command: str = "",
-) -> reports.Report | None:
+) -> Report | None:
     """Measure methods on a test set and write the report; finished work in ``out`` is kept.
 
     Args:
@@ -219,7 +220,7 @@ def evaluate(
     if not trainer.is_global_zero:
         return None
     made = bench.report(command)
-    reports.write(made, plan.out)
+    pages.write(made, plan.out)
     return made
 
 
@@ -301,7 +302,7 @@ class Bench(LightningModule):
         if self.plan.overwrite and (out / WORK / _MARK).exists():
             for name in (WORK, drawing.FOLDER):
                 shutil.rmtree(out / name, ignore_errors=True)
-            for name in reports.FILES:
+            for name in pages.FILES:
                 (out / name).unlink(missing_ok=True)
         try:
             (out / WORK).mkdir(parents=True, exist_ok=True)
@@ -539,7 +540,7 @@ class Bench(LightningModule):
     def _sheet(self, sample: str, grade: str) -> Path:
         return self.plan.out / drawing.FOLDER / grade / f"{sample}.jpg"
 
-    def report(self, command: str = "") -> reports.Report:
+    def report(self, command: str = "") -> Report:
         """The report of all records that are there."""
         plan = self.plan
         records = [
@@ -550,7 +551,7 @@ class Bench(LightningModule):
         ]
         found = ((g, n, self._sheet(n, g)) for n in self._shown() for g in plan.grades)
         kind = self.device.type
-        return reports.Report(
+        return Report(
             about={
                 "version": __version__,
                 "torch": str(torch.__version__),

@@ -132,8 +132,9 @@ def run(options: argparse.Namespace) -> int:
             f"--reference is one of the methods, {', '.join(names)}: got {options.reference!r}"
         )
     from deep_image_compositing.evaluation.bench import evaluate
-    from deep_image_compositing.evaluation.report import console_table, failures, verdicts
+    from deep_image_compositing.evaluation.pages import console_table
     from deep_image_compositing.evaluation.testsets import open_test_set
+    from deep_image_compositing.evaluation.wording import failures, verdicts
 
     report = evaluate(
         methods,
