@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 
 MEGABYTE = 1e6
-_STATUS = Path("/proc/self/status")
-_RESET = Path("/proc/self/clear_refs")
 
 
 class Cost:
@@ -36,7 +34,7 @@ class Cost:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before: int | None = torch.cuda.memory_allocated(self.device)
         else:
-            _give_back()
+            _trim_heap()
             self._before = _resident() if _reset_peak() else None
         self._start = time.perf_counter()
         return self
@@ -53,7 +51,7 @@ class Cost:
             self.peak_memory = max(0, peak - self._before) / MEGABYTE
 
 
-def _give_back() -> None:
+def _trim_heap() -> None:
     """Let the C library give freed memory back: what it keeps would hide what a call needs."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc's
@@ -63,7 +61,7 @@ def _give_back() -> None:
 def _reset_peak() -> bool:
     """Let the system count the peak of resident memory from now on; whether it does."""
     try:
-        _RESET.write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     return True
@@ -72,8 +70,8 @@ def _reset_peak() -> bool:
 def _resident(field: str = "VmRSS") -> int | None:
     """Bytes of resident memory, or with ``VmHWM`` their peak; None where nobody knows."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return int(found[0]) * 1024 if found else None
+    sizes = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(sizes[0]) * 1024 if sizes else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing.evaluation import tables, wording
 from deep_image_compositing.evaluation.measures import KEY
@@ -35,29 +35,30 @@ def write(report: Report, out: Path) -> None:
 
 def to_markdown(report: Report) -> str:
     """The report as a Markdown page."""
-    return _page("report.md", report)
+    return _report_page("report.md", report)
 
 
 def to_html(report: Report) -> str:
     """The report as one page without outside resources; sheets are linked relative to it."""
-    return _page("report.html", report)
+    return _report_page("report.html", report)
 
 
-def _page(template: str, report: Report) -> str:
+def _report_page(template: str, report: Report) -> str:
+    by_grade = {grade: list(tables.tables(report, grade)) for grade in report.grades}
+    methods = tables.stages(report)
+    return render(template, report=report, words=wording, tables=by_grade, methods=methods)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page made from one of the templates; the study's scores are one too."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
-        loader=PackageLoader(__package__ or ""), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, autoescape=template.endswith(".html"),
+        loader=PackageLoader("deep_image_compositing.evaluation"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, autoescape=template.endswith(".html"),
     )  # fmt: skip
     pages.filters |= {"line": _one_line, "escaped": _escaped}
-    page = pages.get_template(template).render(
-        report=report,
-        words=wording,
-        tables={grade: list(tables.tables(report, grade)) for grade in report.grades},
-        methods=tables.stages(report),
-    )
-    return page.rstrip() + "\n"
+    return pages.get_template(template).render(**values).rstrip() + "\n"
 
 
 def _one_line(text: str) -> str:

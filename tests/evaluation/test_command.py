@@ -83,7 +83,10 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--test-set", "folders"], "needs --folder"),
         (["--test-set", "folders", "--folder", "f", "--seed", "1"], "--seed is an option of"),
         (["--test-set", "imagenet"], "invalid choice: 'imagenet'"),
-        (["--grades", "exact,awful"], "the grades of syntest are exact, rough, bad, none"),
+        (
+            ["--grades", "exact,awful"],
+            "grades of masks are some of exact, rough, bad, none, got",
+        ),
         (["--samples", "0"], "samples must be a whole number of at least 1"),
         (["--devices", "0"], "--devices must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),

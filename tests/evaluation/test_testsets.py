@@ -29,6 +29,7 @@ from deep_image_compositing.evaluation.testsets import (
     TestSet,
     open_test_set,
     read_pairs,
+    subjects,
     syntest,
 )
 from deep_image_compositing.evaluation.testsets.base import picture_size, unique_names
@@ -114,7 +115,7 @@ def test_masks_are_as_good_as_their_grades_say(data: dict[str, str]) -> None:
 def test_bits_repeat_in_any_order_and_on_any_number_of_threads(data: dict[str, str]) -> None:
     first = digests(SynTest(**data))
     again = SynTest(**data)
-    syntest._read_subject.cache_clear()
+    subjects.read_subject.cache_clear()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
@@ -200,19 +201,19 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
     with monkeypatch.context() as patch:
         patch.setattr(mattes, "multilevel_foreground", missing)
         patch.setattr(syntest.importlib.metadata, "version", absent)
-        syntest._read_subject.cache_clear()
+        subjects.read_subject.cache_clear()
         without = SynTest(**data)
         assert without.describe()["made_with"]["pymatting"].startswith("none")
         assert without.fingerprint() != mark
         assert digest(without[0]) != before
-    syntest._read_subject.cache_clear()
+    subjects.read_subject.cache_clear()
 
 
 def test_a_matte_is_reduced_by_area_with_colour_weighted_by_opacity() -> None:
     color = np.zeros((2, 4, 3), np.uint8)
     color[:, ::2], color[:, 1::2] = (200, 100, 50), (0, 0, 0)
     alpha = np.array([[255, 0, 255, 255], [255, 0, 255, 255]], np.uint8)
-    reduced, opacity = syntest.reduce_matte(color, alpha, (1, 2))
+    reduced, opacity = subjects.reduce_matte(color, alpha, (1, 2))
     assert opacity.tolist() == [[128, 255]]
     # The clear pixel's black does not darken the subject; the opaque one's does.
     assert reduced[0, 0].tolist() == [200, 100, 50]
@@ -223,7 +224,7 @@ def test_a_matte_is_reduced_by_area_with_colour_weighted_by_opacity() -> None:
 def test_reducing_a_constant_matte_changes_nothing(size: tuple[int, int]) -> None:
     color = np.full((33, 47, 3), (10, 20, 255), np.uint8)
     alpha = np.full((33, 47), 77, np.uint8)
-    reduced, opacity = syntest.reduce_matte(color, alpha, size)
+    reduced, opacity = subjects.reduce_matte(color, alpha, size)
     assert opacity.shape == size
     assert (opacity == 77).all()
     assert (reduced == (10, 20, 255)).all()
@@ -241,7 +242,7 @@ def test_blending_rounds_to_the_nearest_level_for_every_value() -> None:
     color = values.view(1, 1, 256).expand(3, 256, 256)
     background = torch.full((3, 256, 256), 131, dtype=torch.uint8)
     exact = (alpha.double() * color + (255 - alpha.double()) * background) / 255
-    assert torch.equal(syntest.blend(color, alpha, background), exact.round().to(torch.uint8))
+    assert torch.equal(subjects.blend(color, alpha, background), exact.round().to(torch.uint8))
 
 
 def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
@@ -275,7 +276,7 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
         ({"samples": 0}, "samples must be"),
         ({"per_subject": 1.5}, "per_subject must be"),
         ({"grades": "awful"}, "grades of masks are some of exact, rough, bad, none, got awful"),
-        ({"grade": "bad"}, "takes no option 'grade'"),
+        ({"grade": "bad"}, "unexpected keyword argument 'grade'; it takes: mattes, backgrounds"),
     ],
 )
 def test_wrong_options_are_named(data: dict[str, str], options: dict[str, Any], says: str) -> None:
@@ -362,7 +363,7 @@ def test_shards_of_another_kind_and_damaged_ones_are_named(tmp_path: Path) -> No
     mattes = trees.shards(tmp_path / "mattes", "mattes", train=1)
     with pytest.raises(UsageError, match="wanted: triplets"):
         open_test_set("taught", shards=str(mattes))
-    with pytest.raises(UsageError, match="needs the option 'shards'"):
+    with pytest.raises(UsageError, match="missing a required argument: 'shards'"):
         open_test_set("taught")
     triplets = trees.shards(tmp_path / "hard", "triplets", train=0, held_out=2)
     tar = triplets / "validation-000000.tar"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.images import write_bytes
 
 KEY = "study.json"
 PICTURES = "pictures"
@@ -71,12 +72,12 @@ class PictureSet:
         """
         if not isinstance(ranking, list | tuple) or len(ranking) != PLACES:
             raise UsageError(f"a ranking has {PLACES} places")
-        taken = [token for token in ranking if token is not None]
-        if complete and len(taken) < PLACES:
-            raise UsageError(f"a complete ranking names {PLACES} results, not {len(taken)}")
-        if any(not isinstance(token, str) or token not in self.results for token in taken):
+        tokens = [token for token in ranking if token is not None]
+        if complete and len(tokens) < PLACES:
+            raise UsageError(f"a complete ranking names {PLACES} results, not {len(tokens)}")
+        if any(not isinstance(token, str) or token not in self.results for token in tokens):
             raise UsageError("a ranking names results of its own set")
-        if len(set(taken)) < len(taken):
+        if len(set(tokens)) < len(tokens):
             raise UsageError("a ranking names no result twice")
         return tuple(ranking)
 
@@ -110,13 +111,7 @@ class Study:
         return [by_id[name] for name in shuffled(by_id, f"{person} {self.id}")]
 
     def write(self, folder: str | Path) -> None:
-        """Write ``study.json``, whole or not at all.
-
-        Raises:
-            ImageError: it could not be written.
-        """
-        from deep_image_compositing.images import write_bytes
-
+        """Write ``study.json``, whole or not at all; ImageError where it cannot be."""
         content = {"version": _VERSION, **asdict(self)}
         write_bytes(Path(folder) / KEY, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -141,18 +136,13 @@ class Study:
         if version != _VERSION:
             raise DataError(f"{path} has version {version!r}; expected {_VERSION}: make it again")
         try:
-            sets = tuple(
-                PictureSet(
-                    **{
-                        **item,
-                        "size": (int(item["size"][0]), int(item["size"][1])),
-                        "left_out": tuple(item["left_out"]),
-                    }
-                )
-                for item in content.pop("sets")
-            )
-            return cls(**{**content, "methods": tuple(content["methods"]), "sets": sets})
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+            sets = [
+                {**item, "size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
+                for item in content["sets"]
+            ]
+            content |= {"sets": tuple(PictureSet(**item) for item in sets)}
+            return cls(**{**content, "methods": tuple(content["methods"])})
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
@@ -169,11 +159,11 @@ class Study:
         if not study.shown:
             raise UsageError(f"the study in {folder} has no set that is complete")
         for item in study.shown:
-            for token in item.tokens():
-                if not picture_path(folder, token).is_file():
+            for path in (picture_path(folder, token) for token in item.tokens()):
+                if not path.is_file():
                     raise DataError(
-                        f"{picture_path(folder, token)} of the set {item.name!r} is missing: put "
-                        "it back, or make the study again"
+                        f"{path} of the set {item.name!r} is missing: put it back, or make the "
+                        "study again"
                     )
         return study
 
