@@ -33,23 +33,14 @@ Group = Literal["composite", "alpha", "mask", "cost"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One column of a table.
+    """One column of a table."""
 
-    Attributes:
-        name: its heading.
-        unit: of its numbers; empty where they have none.
-        better: which numbers are the good ones.
-        digits: shown after the point.
-        about: a sentence for the table's legend.
-        group: what is measured: the composite, the refiner's alpha, the segmenter's mask, or what
-            they cost.
-    """
-
-    name: str
-    unit: str
-    better: Better
-    digits: int
-    about: str
+    name: str  # its heading
+    unit: str  # of its numbers; empty where they have none
+    better: Better  # which numbers are the good ones
+    digits: int  # shown after the point
+    about: str  # a sentence for the table's legend
+    # what is measured: the composite, the refiner's alpha, the segmenter's mask, or what they cost
     group: Group
 
 
@@ -118,13 +109,10 @@ MEASURES: dict[str, Measure] = {
 
 
 def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict[str, str]]:
-    """Find out what can be measured on this machine.
+    """The network of LPIPS, if it can be had, and for each measure that cannot the reason.
 
     Args:
         lpips_weights: file of torchvision's AlexNet; None to look in torch hub's folder.
-
-    Returns:
-        The network of LPIPS, if it can be had, and for each measure that cannot the reason.
 
     Raises:
         WeightsError: when ``lpips_weights`` is given and unusable.
@@ -145,6 +133,9 @@ def measure_composite(
 ) -> dict[str, float]:
     """Measure one composite against the truth; the pictures are uint8, or floats in [0, 1].
 
+    Absent is what cannot be measured: in the band of a picture without a rim, SSIM below 6 pixels,
+    LPIPS below 64, halo where the old background looks like the new one.
+
     Args:
         composite: (3, H, W).
         truth: (3, H, W), what it should be.
@@ -154,11 +145,6 @@ def measure_composite(
         old_background: (3, H, W); None leaves out ``halo`` and ``lost``.
         foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
         lpips: from :func:`prepare`; None leaves LPIPS out.
-
-    Returns:
-        Numbers by the keys of :data:`MEASURES`. Absent is what cannot be measured: in the band of
-        a picture without a rim, SSIM below 6 pixels, LPIPS below 64, halo where the old
-        background looks like the new one.
 
     Raises:
         UsageError: when shapes differ.
@@ -201,11 +187,8 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
     Args:
         alpha: (1, H, W), the refiner's.
         truth: (1, H, W), the true alpha.
-        trimap: (1, H, W), black, gray and white; only where it is gray errors count. None for the
-            whole picture.
-
-    Returns:
-        Numbers by the keys of :data:`MEASURES`; ``mse`` is absent where nothing is unknown.
+        trimap: (1, H, W); only where it is gray errors count. None for the whole picture. Where
+            nothing is unknown, ``mse`` is absent.
 
     Raises:
         UsageError: when shapes differ.
@@ -223,14 +206,9 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
-    """Measure one mask against the true alpha; the pictures are uint8, or floats in [0, 1].
+    """Measure a segmenter's mask (1, H, W) against the true alpha, uint8 or floats in [0, 1].
 
-    Args:
-        mask: (1, H, W), the segmenter's.
-        truth_alpha: (1, H, W).
-
-    Returns:
-        Numbers by the keys of :data:`MEASURES`; ``max_f`` is absent where there is no subject.
+    Where there is no subject, ``max_f`` is absent.
 
     Raises:
         UsageError: when shapes differ.

@@ -101,20 +101,6 @@ class Method:
                 make_stage(entry.slot, (entry.name, options))  # this costs no time
         _check_trained([self])
 
-    def untrained(self) -> Method | None:
-        """The method with ``weights=FILE`` where a learned stage has none; None where all have.
-
-        Raises:
-            UsageError: a stage that is not registered, or a run without checkpoints.
-            WeightsError: weights that are neither shipped nor a file.
-        """
-        lacking = {
-            entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
-            for entry, options in self.stages()
-            if _learned(entry) and _weights_file(entry, options) is None
-        }
-        return replace(self, **lacking) if lacking else None
-
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
         """The compositor of these stages; arguments as for ``Compositor``.
 
@@ -327,7 +313,15 @@ def _learned(entry: registry.Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise :class:`UsageError` for methods that would run a learned stage untrained."""
-    trainable = {m.name: filled for m in methods if (filled := m.untrained())}
+    trainable = {}
+    for method in methods:
+        lacking = {
+            entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
+            for entry, options in method.stages()
+            if _learned(entry) and _weights_file(entry, options) is None
+        }
+        if lacking:
+            trainable[method.name] = replace(method, **lacking)
     if trainable:
         given = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(

@@ -26,48 +26,31 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What the records of one grade come to.
+    """What the records of one grade come to."""
 
-    Attributes:
-        measured: pictures by method.
-        failed: pictures that the method failed on.
-        means: by method, then by measure.
-        wins: by measure, then by method; pictures on which several tie count in parts.
-        differences: in :data:`KEY`, of the reference minus each other method, on the pictures
-            that both have.
-    """
-
-    measured: dict[str, int]
-    failed: dict[str, int]
-    means: dict[str, dict[str, Mean]]
+    measured: dict[str, int]  # pictures by method
+    failed: dict[str, int]  # pictures that the method failed on
+    means: dict[str, dict[str, Mean]]  # by method, then by measure
+    # by measure, then by method; pictures on which several tie count in parts
     wins: dict[str, dict[str, float]]
+    # in :data:`KEY`, of the reference minus each other method, on the pictures that both have
     differences: dict[str, Difference]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished comparison.
+    """A finished comparison."""
 
-    Attributes:
-        about: versions, device and the command.
-        test_set: what makes it again.
-        methods: as :meth:`Method.describe` gives them.
-        grades: in the order of tables.
-        names: of the samples.
-        reference: the method that the others are compared with.
-        records: what the bench wrote, without what only it needs.
-        left_out: for each measure that could not be had, the reason.
-        sheets: ``grade``, ``sample`` and ``file`` of each contact sheet, relative to the report.
-    """
-
-    about: dict[str, Any]
-    test_set: dict[str, Any]
-    methods: list[dict[str, Any]]
-    grades: tuple[str, ...]
-    names: list[str]
-    reference: str
-    records: list[dict[str, Any]]
+    about: dict[str, Any]  # versions, device and the command
+    test_set: dict[str, Any]  # what makes it again
+    methods: list[dict[str, Any]]  # as :meth:`Method.describe` gives them
+    grades: tuple[str, ...]  # in the order of tables
+    names: list[str]  # of the samples
+    reference: str  # the method that the others are compared with
+    records: list[dict[str, Any]]  # what the bench wrote, without what only it needs
+    # for each measure that could not be had, the reason
     left_out: dict[str, str] = field(default_factory=dict)
+    # ``grade``, ``sample`` and ``file`` of each contact sheet, relative to the report
     sheets: list[dict[str, str]] = field(default_factory=list)
 
     @property

@@ -30,24 +30,16 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One pair of photographs and what every method made of it.
+    """One pair of photographs and what every method made of it."""
 
-    Attributes:
-        id: a random token; all that a browser learns of the set.
-        name: of the pair.
-        foreground: token of the photograph with the subject.
-        background: token of the new background, covering the same frame.
-        results: token of a picture to the name of its method.
-        size: (height, width) in pixels of all its pictures; (0, 0) until they are rendered.
-        left_out: why it is not shown: one sentence for each picture that could not be made.
-    """
-
-    id: str
-    name: str
-    foreground: str
-    background: str
-    results: Mapping[str, str]
+    id: str  # a random token; all that a browser learns of the set
+    name: str  # of the pair
+    foreground: str  # token of the photograph with the subject
+    background: str  # token of the new background, covering the same frame
+    results: Mapping[str, str]  # token of a picture to the name of its method
+    # (height, width) in pixels of all its pictures; (0, 0) until they are rendered
     size: tuple[int, int] = (0, 0)
+    # why it is not shown: one sentence for each picture that could not be made
     left_out: tuple[str, ...] = ()
 
     def tokens(self) -> Iterator[str]:
@@ -84,21 +76,14 @@ class PictureSet:
 
 @dataclass(frozen=True)
 class Study:
-    """What ``study.json`` holds.
+    """What ``study.json`` holds."""
 
-    Attributes:
-        id: a random token.
-        methods: their names, in the order in which they were given.
-        sets: every pair, those that are left out included.
-        recipe: everything that the pictures follow from; ``study make`` goes on with no other.
-        finished: whether ``study make`` has come to its end.
-    """
-
-    id: str
-    methods: tuple[str, ...]
-    sets: tuple[PictureSet, ...]
+    id: str  # a random token
+    methods: tuple[str, ...]  # their names, in the order in which they were given
+    sets: tuple[PictureSet, ...]  # every pair, those that are left out included
+    # everything that the pictures follow from; ``study make`` goes on with no other
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    finished: bool = False
+    finished: bool = False  # whether ``study make`` has come to its end
 
     @property
     def shown(self) -> tuple[PictureSet, ...]:

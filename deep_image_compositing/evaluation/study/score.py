@@ -20,65 +20,39 @@ OTHERS = 8
 
 @dataclass(frozen=True)
 class MethodScore:
-    """What people thought of one method.
+    """What people thought of one method."""
 
-    Attributes:
-        method: its name.
-        score: mean over all answers, from 1, always first, to 8, never among three.
-        low: lower end of its confidence interval, by drawing answers anew.
-        high: upper end.
-        sets_won: sets in which its mean score was the lowest; a tie is shared.
-        first: how often it was chosen as the best.
-        second: as the second best.
-        third: as the third best.
-    """
-
-    method: str
-    score: float
-    low: float
-    high: float
-    sets_won: float
-    first: int
-    second: int
-    third: int
+    method: str  # its name
+    score: float  # mean over all answers, from 1, always first, to 8, never among three
+    low: float  # lower end of its confidence interval, by drawing answers anew
+    high: float  # upper end
+    sets_won: float  # sets in which its mean score was the lowest; a tie is shared
+    first: int  # how often it was chosen as the best
+    second: int  # as the second best
+    third: int  # as the third best
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A scored study.
+    """A scored study."""
 
-    Attributes:
-        methods: best first.
-        people: who confirmed at least one answer.
-        people_complete: who answered every set.
-        people_joined: who began, answers or not.
-        answers: confirmed ones.
-        answers_incomplete: begun and never confirmed; they do not count.
-        sets: that people are shown.
-        sets_answered: of which at least one answer was confirmed.
-        sets_left_out: that could not be made.
-        level: of the confidence intervals.
-        chance: the mean score of a method among equals.
-        friedman: the statistic of Friedman's test over the sets' mean scores; None below two
-            answered sets.
-        p: probability of one at least as large if people could not tell the methods apart.
-        kendall_w: Kendall's coefficient of concordance, from 0, the sets disagree, to 1, every set
-            puts the methods in the same order.
-    """
-
-    methods: tuple[MethodScore, ...]
-    people: int
-    people_complete: int
-    people_joined: int
-    answers: int
-    answers_incomplete: int
-    sets: int
-    sets_answered: int
-    sets_left_out: int
-    level: float
-    chance: float
+    methods: tuple[MethodScore, ...]  # best first
+    people: int  # who confirmed at least one answer
+    people_complete: int  # who answered every set
+    people_joined: int  # who began, answers or not
+    answers: int  # confirmed ones
+    answers_incomplete: int  # begun and never confirmed; they do not count
+    sets: int  # that people are shown
+    sets_answered: int  # of which at least one answer was confirmed
+    sets_left_out: int  # that could not be made
+    level: float  # of the confidence intervals
+    chance: float  # the mean score of a method among equals
+    # the statistic of Friedman's test over the sets' mean scores; None below two answered sets
     friedman: float | None
+    # probability of one at least as large if people could not tell the methods apart
     p: float | None
+    # Kendall's coefficient of concordance, from 0, the sets disagree, to 1, every set puts the
+    # methods in the same order
     kendall_w: float | None
 
     @property
