@@ -42,11 +42,17 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, str]:
-    """Three mattes, of which one is held out, and four backgrounds."""
+    """Three cut-outs, of which one is held out, and four backgrounds."""
     return {
-        "mattes": str(trees.pairs(tmp_path / "mattes", "alpha", kept=2)),
+        "mattes": str(trees.cutouts(tmp_path / "mattes")),
         "backgrounds": str(trees.scenes(tmp_path / "scenes")),
     }
+
+
+@pytest.fixture
+def photographs(data: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The same subjects as photographs with an alpha, whose colour must be estimated."""
+    return data | {"mattes": str(trees.pairs(tmp_path / "photographs", "alpha", kept=2))}
 
 
 def digest(sample: Sample) -> str:
@@ -177,9 +183,9 @@ def test_subjects_come_from_shards_and_cut_outs_as_for_training(
 
 
 def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
-    data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    photographs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_pymatting = SynTest(**data, grades="none")
+    with_pymatting = SynTest(**photographs, grades="none")
 
     def missing(*_: object) -> Tensor:
         raise MissingExtraError("multi-level colour", "pymatting", "matting")
@@ -192,7 +198,7 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
         patch.setattr(mattes, "multilevel_foreground", missing)
         patch.setattr(syntest.importlib.metadata, "version", absent)
         subjects.read_subject.cache_clear()
-        without = SynTest(**data, grades="none")
+        without = SynTest(**photographs, grades="none")
         assert without.describe()["made_with"]["pymatting"].startswith("none")
         assert without.fingerprint() != mark
         assert digest(without[0]) != before
@@ -283,18 +289,18 @@ def test_one_background_is_not_enough(tmp_path: Path, data: dict[str, str]) -> N
 
 
 def test_an_unreadable_photograph_is_named_at_once_or_when_it_is_read(
-    data: dict[str, str],
+    photographs: dict[str, str],
 ) -> None:
-    path = sorted(Path(data["mattes"]).glob("*.jpg"))[1]
+    path = sorted(Path(photographs["mattes"]).glob("*.jpg"))[1]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])  # only decoding can tell
-    test_set = SynTest(**data, per_subject=1)
+    test_set = SynTest(**photographs, per_subject=1)
     with pytest.raises(CompositingError) as caught:
         digests(test_set)
     assert path.name in str(caught.value)
     path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=path.name):
-        SynTest(**data)
+        SynTest(**photographs)
 
 
 def test_a_set_goes_into_other_processes(data: dict[str, str]) -> None:
@@ -311,7 +317,7 @@ def test_the_description_makes_the_set_again_and_the_fingerprint_tells_sets_apar
     assert (about["kind"], about["seed"], about["size"]) == ("syntest", 7, 768)
     assert [sample["name"] for sample in about["samples"]] == test_set.names()
     first = about["samples"][0]
-    assert first["subject"].endswith(".jpg")
+    assert first["subject"].endswith(".png")
     assert len(set(first["backgrounds"])) == 2
     mark = test_set.fingerprint()
     assert SynTest(**data, hold_out=0.1, seed=7).fingerprint() == mark
