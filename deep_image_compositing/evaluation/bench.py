@@ -253,21 +253,21 @@ class Bench(LightningModule):
     def _measures(
         self, sample: Sample, grade: str, result: Composite, cost: Cost
     ) -> dict[str, float]:
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         if sample.composite is not None:
-            found |= measures.measure_composite(
+            figures |= measures.measure_composite(
                 result.composite_pixels, sample.composite, sample.alpha, sample.foreground,
                 sample.background, sample.old_background, sample.foreground_color, self._lpips[0],
             )  # fmt: skip
         if sample.alpha is not None:
             # No trimap was given, so nothing of the picture is known beforehand.
-            found |= measures.measure_alpha(result.cutout_alpha, sample.alpha)
+            figures |= measures.measure_alpha(result.cutout_alpha, sample.alpha)
             if sample.masks[grade] is None:
-                found |= measures.measure_mask(result.mask, sample.alpha)
-        found["seconds"] = cost.seconds
-        found |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
-        found["peak_memory"] = math.nan if cost.peak_memory is None else cost.peak_memory
-        return {key: value for key, value in found.items() if math.isfinite(value)}
+                figures |= measures.measure_mask(result.mask, sample.alpha)
+        figures["seconds"] = cost.seconds
+        figures |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
+        figures["peak_memory"] = math.nan if cost.peak_memory is None else cost.peak_memory
+        return {key: value for key, value in figures.items() if math.isfinite(value)}
 
     def _free_memory(self) -> None:
         gc.collect()
@@ -290,8 +290,8 @@ class Bench(LightningModule):
 
     def _records(self, sample: str, grade: str) -> dict[str, dict[str, Any]]:
         """The records of one sample in one grade, by method."""
-        found = ((m.name, self._record(sample, grade, m.name)) for m in self.plan.methods)
-        return {name: record for name, record in found if record is not None}
+        records = ((m.name, self._record(sample, grade, m.name)) for m in self.plan.methods)
+        return {name: record for name, record in records if record is not None}
 
     def _shown(self) -> list[str]:
         """The samples that get sheets: those without truth, and some spread over the others."""
@@ -300,9 +300,9 @@ class Bench(LightningModule):
         others: list[str] = []
         for name in self.names if most else []:
             records = [r for grade in self.plan.grades for r in self._records(name, grade).values()]
-            found = [record["measures"] for record in records if "measures" in record]
-            if found:  # else all failed, and there is nothing to show
-                (judged if any("psnr" in keys for keys in found) else others).append(name)
+            measured = [record["measures"] for record in records if "measures" in record]
+            if measured:  # else all failed, and there is nothing to show
+                (judged if any("psnr" in keys for keys in measured) else others).append(name)
         count = min(most, len(judged))
         some = {judged[round(k * (len(judged) - 1) / max(1, count - 1))] for k in range(count)}
         some |= set(others if self.plan.sheets is None else others[: most - count])

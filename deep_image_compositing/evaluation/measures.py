@@ -151,34 +151,34 @@ def measure_composite(
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
-    found = {"psnr": float(picture_psnr(c[None], t[None]))}
+    figures = {"psnr": float(picture_psnr(c[None], t[None]))}
     similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
     if similarity is not None:
-        found["ssim"] = float(similarity.mean())
+        figures["ssim"] = float(similarity.mean())
     a = band = None
     if alpha is not None:
         a = _floats(alpha)
         composites.check_alpha(c, a)
         band = rim_band(a[None])[0]
-        found["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
-        found["band_error"] = composites.color_error(c, t, band)
+        figures["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
+        figures["band_error"] = composites.color_error(c, t, band)
         if similarity is not None:
-            found["band_ssim"] = float(similarity[:, band[0]].mean())
+            figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
             old, new = _floats(old_background), _floats(background)
             color = None if foreground_color is None else _floats(foreground_color)
             rim = composites.halo(c, t, a, new, old, color)
-            found["halo"], found["lost"] = abs(rim.old_background), abs(rim.new_background)
+            figures["halo"], figures["lost"] = abs(rim.old_background), abs(rim.new_background)
         away = composites.exactness(
             to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
         )
-        found["exact"] = 100 * away.share
-        found["exact_subject"] = 100 * away.subject
-        found["exact_background"] = 100 * away.background
-        found["worst"] = away.worst
+        figures["exact"] = 100 * away.share
+        figures["exact_subject"] = 100 * away.subject
+        figures["exact_background"] = 100 * away.background
+        figures["worst"] = away.worst
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
-        found["lpips"], found["band_lpips"] = lpips(c, t, band)
-    return _sorted(found)
+        figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
+    return _sorted(figures)
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
@@ -225,9 +225,9 @@ def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
     )
 
 
-def _sorted(found: dict[str, float]) -> dict[str, float]:
-    """What was found, in the order of tables; NaN are left out."""
-    return {key: found[key] for key in MEASURES if not math.isnan(found.get(key, math.nan))}
+def _sorted(figures: dict[str, float]) -> dict[str, float]:
+    """What was figures, in the order of tables; NaN are left out."""
+    return {key: figures[key] for key in MEASURES if not math.isnan(figures.get(key, math.nan))}
 
 
 def _floats(picture: Tensor) -> Tensor:

@@ -323,12 +323,12 @@ def _check_trained(methods: Iterable[Method]) -> None:
         if lacking:
             trainable[method.name] = replace(method, **lacking)
     if trainable:
-        given = " ".join(f"--method '{method}'" for method in trainable.values())
+        examples = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(
             f"no weights ship for {', '.join(trainable)}, or none were asked for, and random "
             "numbers are not worth measuring: leave out what has none, --methods "
             f"SET,{','.join(f'-{name}' for name in trainable)}, and, to measure it all the same, "
-            f"give it some: {given}"
+            f"give it some: {examples}"
         )
 
 

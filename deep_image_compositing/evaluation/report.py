@@ -80,8 +80,8 @@ class Report:
             if record["grade"] == grade and record["method"] in records:
                 records[record["method"]][record["sample"]] = record
         measures = {
-            method: [found.get(name, {}).get("measures", {}) for name in self.names]
-            for method, found in records.items()
+            method: [by_sample.get(name, {}).get("measures", {}) for name in self.names]
+            for method, by_sample in records.items()
         }
         table = {
             key: {m: [row.get(key, float("nan")) for row in rows] for m, rows in measures.items()}

@@ -75,11 +75,11 @@ class Row:
         """Its name and its main figures, or why there are none."""
         if "error" in self.record:
             return f"{self.name}   failed: {self.record['error']}"
-        found = self.record.get("measures", {})
+        values = self.record.get("measures", {})
         figures = (
-            f"{MEASURES[key].name} {found[key]:.{MEASURES[key].digits}f} {MEASURES[key].unit}"
+            f"{MEASURES[key].name} {values[key]:.{MEASURES[key].digits}f} {MEASURES[key].unit}"
             for key in _LABEL
-            if key in found
+            if key in values
         )
         return "   ".join([self.name, *(text.rstrip() for text in figures)])
 
@@ -123,8 +123,8 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Pixels:
     canvas.put(-1, _reduced(behind), note="new background")
     mask, finder = sample.masks.get(grade), ""
     if mask is None:
-        found = ((r.name, r.read("mask")) for r in rows)
-        finder, mask = next((pair for pair in found if pair[1] is not None), ("", None))
+        masks = ((r.name, r.read("mask")) for r in rows)
+        finder, mask = next((pair for pair in masks if pair[1] is not None), ("", None))
     row(f"mask, found by {finder}" if finder else "mask", mask, marks)
     if sample.alpha is not None:
         canvas.put(-1, _reduced(sample.alpha), note="true alpha")

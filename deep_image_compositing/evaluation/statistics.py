@@ -111,8 +111,8 @@ def friedman(scores: ArrayLike) -> tuple[float, float]:
     table = np.asarray(scores, np.float64)
     if (table == table[:, :1]).all():  # nothing differs, where scipy divides 0 by 0
         return 0.0, 1.0
-    found = require("Friedman's test", "study").friedmanchisquare(*table.T)
-    return float(found.statistic), float(found.pvalue)
+    result = require("Friedman's test", "study").friedmanchisquare(*table.T)
+    return float(result.statistic), float(result.pvalue)
 
 
 def _known(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -215,10 +215,10 @@ def count_people(path: str | Path) -> int:
 
 
 def _ranking(text: str) -> Ranking:
-    found = json.loads(text)
-    if not isinstance(found, list) or any(not isinstance(x, str | None) for x in found):
+    ranking = json.loads(text)
+    if not isinstance(ranking, list) or any(not isinstance(x, str | None) for x in ranking):
         raise ValueError(f"{text!r} is no ranking")
-    return tuple(found)
+    return tuple(ranking)
 
 
 def _now() -> str:

@@ -205,10 +205,10 @@ def _find(root: Path) -> list[PairFiles]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures in a folder by their names without suffix, which must differ."""
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise UsageError(f"{path} and {found[path.stem].name} have one name")
-            found[path.stem] = path
-    return found
+            if path.stem in pictures:
+                raise UsageError(f"{path} and {pictures[path.stem].name} have one name")
+            pictures[path.stem] = path
+    return pictures

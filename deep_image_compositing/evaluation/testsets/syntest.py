@@ -150,14 +150,14 @@ class SynTest(TestSet):
         cache: str | None,
     ) -> list[Input]:
         """What there is of ``mattes`` or ``backgrounds``."""
-        found: list[Input] = []
+        inputs: list[Input] = []
         for path in paths:
             about: dict[str, Any] = {"kind": kind, "path": path}
             if is_shards(path):
                 shards = Shards(path, kind, split, cache)
                 about |= shards.about
                 self._inputs += shards.inputs
-                found += [
+                inputs += [
                     Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s))
                     for s in shards.samples
                 ]
@@ -171,15 +171,15 @@ class SynTest(TestSet):
                         self._inputs.append(stat_of(file))
                     name = pair.image.relative_to(path).with_suffix("").as_posix()
                     item = partial(FileItem, Source(path), pair)
-                    found.append(Input(name.removeprefix("images/"), str(pair.image), item))
+                    inputs.append(Input(name.removeprefix("images/"), str(pair.image), item))
             self._sources.append(about)
-        if not found:
+        if not inputs:
             raise UsageError(
                 f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
                 "one, or null for all of them"
             )
-        names = unique_names(each.name for each in found)
-        return [each._replace(name=name) for name, each in zip(names, found, strict=True)]
+        names = unique_names(each.name for each in inputs)
+        return [each._replace(name=name) for name, each in zip(names, inputs, strict=True)]
 
     def _plan(self, samples: int | None, per_subject: int) -> list[tuple[str, Input]]:
         """Name and subject of every sample."""
