@@ -35,9 +35,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from deep_image_compositing import __version__
-from deep_image_compositing.compositor import Composite, Compositor, parse_position
+from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.data import pool
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.errors import CompositingError, ImageError
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
@@ -47,6 +48,7 @@ from deep_image_compositing.images import (
     write_bytes,
 )
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
+from deep_image_compositing.settings import check_placement, one_device
 
 RECORD = "composites.jsonl"
 """File that says what each composite was made of, next to the composites."""
@@ -151,14 +153,15 @@ def composite_all(
         ImageError: a background that cannot be read, or a full disk; what is finished stays.
         KeyboardInterrupt: the run was told to stop; what is finished stays.
     """
-    wanted = _device(device, devices, accelerator)
+    wanted = one_device(device, devices, accelerator)
+    place = check_placement(frame, scale, position)
     if not jobs:
         return Outcome(0, 0, {})
     # What is wrong with the stages is told before any process is started.
     compositor = make(wanted if devices == 1 else "cpu")
     own, theirs = longest_sides(compositor.max_side, frame, scale)
     new = read_image(background, max_pixels=compositor.max_pixels, max_side=theirs)
-    placement = {"frame": frame, "scale": scale, "position": parse_position(position)}
+    placement = {"frame": frame, "scale": scale, "position": place}
     about = {
         "format": _FORMAT,
         "version": __version__,
@@ -218,20 +221,6 @@ def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict
 
     method = Method("own", **{slot: stage_text(*stage) for slot, stage in stages.items()})
     return method.describe()
-
-
-def _device(device: str, devices: int, accelerator: str) -> str:
-    """The one kind of device, or the one device, that the three arguments mean."""
-    if devices < 1 and devices != -1:
-        raise UsageError(f"devices must be at least 1, or -1 for all GPUs, got {devices}")
-    kind = {"gpu": "cuda"}.get(accelerator, accelerator)
-    if "auto" not in (device, kind) and device.partition(":")[0] != kind:
-        raise UsageError(
-            f"the device {device} and the accelerator {accelerator} exclude each other"
-        )
-    if devices != 1 and ":" in device:
-        raise UsageError(f"the device {device} is one, but {devices} devices are wanted")
-    return kind if device == "auto" else device
 
 
 # The record
@@ -710,9 +699,10 @@ def _is_full(error: BaseException | None) -> bool:
 def _digest(path: Path) -> str:
     """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
     try:
+        check_regular(path, ImageError)
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ImageError):
         return ""
 
 

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from deep_image_compositing import __version__
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing import __version__, registry, settings
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, WeightsError
 from deep_image_compositing.evaluation import command as evaluation
 from deep_image_compositing.evaluation.study import command as study
-from deep_image_compositing.registry import key_values
+from deep_image_compositing.messages import show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (CompositingError, OSError, MemoryError) as error:
         if debug:
-            traceback.print_exc()
+            show(traceback.format_exc(), file=sys.stderr, lines=True)
         _say(f"error: {error or 'out of memory'}")
         return 2 if isinstance(error, UsageError) else 1
 
@@ -397,19 +397,30 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 # What the commands do
 
 
-def _composite(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import longest_sides, read_image, read_mask
+def _check_composite(options: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` for values that cannot be, before anything heavy is imported."""
+    if options.max_pixels is not None and options.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    settings.check_sides(options.work_side, options.max_side)
+    settings.check_placement(options.frame, options.scale, options.position)
+    settings.check_device(options.device)
+    if options.harmonize_strength is not None:
+        if options.harmonize is None:
+            raise UsageError("--harmonize-strength takes effect only with --harmonize")
+        settings.check_strength(options.harmonize_strength)
 
-    for name, least in (("max_pixels", 1), ("max_side", 32)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+def _composite(options: argparse.Namespace) -> int:
+    _check_composite(options)
     if Path(options.foreground).is_dir():
         return _composite_folder(options)
     for name in ("resume", "devices", "accelerator"):
         if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
     start = time.perf_counter()
+    arguments = _compositor_arguments(options)
+    from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
+
     outputs = _outputs(options, None)
     _check_outputs(outputs, _real(options.foreground, options.background, options.mask))
     # Everything that can be wrong with the files is found before torch is imported.
@@ -418,31 +429,48 @@ def _composite(options: argparse.Namespace) -> int:
     foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
     background = read_image(options.background, max_pixels=limit, max_side=theirs)
     mask = options.mask and read_mask(options.mask, size=foreground.size, max_pixels=limit)
-    compositor = _compositor(options, options.device)
+    frame = foreground.size if options.frame == "foreground" else background.size
+    if options.frame == "background":
+        settings.placed_size(foreground.size, frame, options.scale)
+    for key, path in outputs.items():
+        check_writable(path, None if key == "steps" else frame, alpha=key == "cutout")
+    compositor = _compositor(arguments, options.device)
     result = _make(compositor, options, foreground, background, mask)
     result.save(**outputs)
     height, width = result.size
     seconds = time.perf_counter() - start
-    print(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    show(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
     for name in _EXTRA_OUTPUTS:
         if name in outputs:
-            print(f"wrote {outputs[name]} ({name})")
+            show(f"wrote {outputs[name]} ({name})")
     return 0
 
 
 def _composite_folder(options: argparse.Namespace) -> int:
-    from deep_image_compositing.images import WRITABLE, list_images, longest_sides, read_image
-
     start = time.perf_counter()
-    if Path(options.output).suffix.lower() in WRITABLE and not Path(options.output).is_dir():
-        raise UsageError(
-            f"{options.output} is the name of a picture, but {options.foreground} is a folder: "
-            "name a folder for its composites"
-        )
+    arguments = _compositor_arguments(options)
+    from deep_image_compositing.images import (
+        WRITABLE,
+        list_images,
+        longest_sides,
+        read_image,
+        read_mask,
+    )
+
+    devices = _launched("LOCAL_WORLD_SIZE", options.devices)
+    settings.one_device(options.device, devices, options.accelerator or "auto")
+    for target in _outputs(options, None).values():
+        if target.suffix.lower() in WRITABLE and not target.is_dir():
+            raise UsageError(
+                f"{target} is the name of a picture, but {options.foreground} is a folder: "
+                "name a folder for what is written"
+            )
     files = list_images(options.foreground)
     _, side = longest_sides(options.max_side, options.frame, options.scale)
     background = read_image(options.background, max_pixels=options.max_pixels, max_side=side)
     names = _output_names(files)
+    if options.mask and not Path(options.mask).is_dir():
+        read_mask(options.mask, max_pixels=options.max_pixels)
     masks = _masks(options.mask, files)
     outputs = {file: _outputs(options, names[file]) for file in files}
     for folder in {target.parent for targets in outputs.values() for target in targets.values()}:
@@ -459,14 +487,13 @@ def _composite_folder(options: argparse.Namespace) -> int:
         for file in files
         if file not in ready
     }
-    _compositor_arguments(options)  # what is wrong with them is told before torch is imported
     from deep_image_compositing import batch
 
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(options, device),
+            lambda device: _compositor(arguments, device),
             record=Path(options.output) / batch.RECORD,
             settings=_settings(options),
             frame=options.frame,
@@ -474,7 +501,7 @@ def _composite_folder(options: argparse.Namespace) -> int:
             position=options.position,
             resume=options.resume,
             device=options.device,
-            devices=_launched("LOCAL_WORLD_SIZE", options.devices),
+            devices=devices,
             accelerator=options.accelerator or "auto",
             show=True,
         )
@@ -491,12 +518,12 @@ def _composite_folder(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     before = f", {outcome.kept} were there already" if outcome.kept else ""
     done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
-    print(f"{done}{before} ({seconds:.1f} s)")
+    show(f"{done}{before} ({seconds:.1f} s)")
     if failures:
         _say(f"error: {len(failures)} of {len(files)} failed:")
         for file in files:
             if file in failures:
-                print(f"  {file.name}: {failures[file]}", file=sys.stderr)
+                show(f"  {file.name}: {failures[file]}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -504,9 +531,7 @@ def _stages(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deep_image_compositing.registry import list_stages
-
-    entries = list_stages(options.slot, options.pattern)
+    entries = registry.list_stages(options.slot, options.pattern)
     if not entries:
         raise UsageError(f"no stage is called {options.pattern!r}; see {PROGRAM} stages")
     table = Table("slot", "name", "what it is", "trained weights")
@@ -525,20 +550,21 @@ def _train(arguments: list[str]) -> int:
 
 
 def _export_weights(options: argparse.Namespace) -> int:
-    from deep_image_compositing import registry, weights
-
     slot, name = _slot_and_name(options.stage)
-    registry.get(slot, name)
+    given = registry.key_values("--option", options.option)
+    registry.get(slot, name).check(given)
+    if not Path(options.checkpoint).is_file():
+        raise WeightsError(f"there is no checkpoint {options.checkpoint}")
     if Path(options.output).suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
     _check_folder(Path(options.output))
+    from deep_image_compositing import weights
     from deep_image_compositing.stages.making import restore_stage
 
-    given = key_values("--option", options.option)
     stage = restore_stage(slot, name, options.checkpoint, given)
     weights.save(stage, options.output)
     size = Path(options.output).stat().st_size / 1e6
-    print(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
+    show(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
     return 0
 
 
@@ -548,15 +574,14 @@ def _teach(options: argparse.Namespace) -> int:
         raise UsageError(f"only a fuser can teach, not a {slot}: --stage {options.stage}")
     if options.sheet is not None:
         _check_outputs({"path": Path(options.sheet)}, _real(options.fuser))
-    from deep_image_compositing import registry, weights
+    given = {"weights": options.fuser}
+    registry.get(slot, name).check(given)
+    from deep_image_compositing import weights
     from deep_image_compositing.data.teach import identify, teach
-    from deep_image_compositing.stages.making import make_stage, restore_stage
+    from deep_image_compositing.stages.making import make_stage
 
     start = time.perf_counter()
-    if options.fuser in registry.get(slot, name).weights:
-        fuser: Any = make_stage(slot, (name, {"weights": options.fuser}))
-    else:
-        fuser = restore_stage(slot, name, options.fuser)
+    fuser: Any = make_stage(slot, (name, given))
     own = ("run", "debug", "fuser", "stage", "devices", "nodes")
     index = teach(
         fuser,
@@ -569,9 +594,9 @@ def _teach(options: argparse.Namespace) -> int:
     if index is not None:
         counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits)
         seconds = time.perf_counter() - start
-        print(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
+        show(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
         if options.sheet is not None:
-            print(f"wrote {options.sheet}")
+            show(f"wrote {options.sheet}")
     return 0
 
 
@@ -596,7 +621,7 @@ def _shards(options: argparse.Namespace) -> int:
     shards = [shard for part in index.splits.values() for shard in part]
     counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
     size, seconds = sum(shard.bytes for shard in shards) / 1e6, time.perf_counter() - start
-    print(
+    show(
         f"{options.out}: {counts} samples in {len(shards)} shards ({size:.1f} MB, {seconds:.1f} s)"
     )
     if not index.skipped:
@@ -604,7 +629,7 @@ def _shards(options: argparse.Namespace) -> int:
     total = index.about["entries"]
     _say(f"{len(index.skipped)} of {total} samples were skipped:")
     for item in index.skipped:
-        print(f"  {item['key']}: {item['reason']}", file=sys.stderr)
+        show(f"  {item['key']}: {item['reason']}", file=sys.stderr)
     return int(len(index.skipped) > options.max_skipped * total)
 
 
@@ -614,11 +639,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     problems = verify(options.folder, workers=options.workers, show=True)
     for problem in problems:
-        print(problem)
+        show(problem)
     index = Index.read(options.folder)
     counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
     if not problems:
-        print(f"{options.folder}: {counts} samples, all as the index says")
+        show(f"{options.folder}: {counts} samples, all as the index says")
     return int(bool(problems))
 
 
@@ -679,19 +704,19 @@ def _benchmark(options: argparse.Namespace) -> int:
 # Small parts
 
 
-def _compositor(options: argparse.Namespace, device: str) -> Compositor:
-    arguments = _compositor_arguments(options)
+def _compositor(arguments: dict[str, Any], device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
     return Compositor(**arguments, device=device)
 
 
 def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What a compositor is made with; what is wrong with it is told before torch is imported."""
+    for slot, (name, given) in _named(options):
+        registry.get(slot, name).check(given)
     stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
-        if options.harmonize is None:
-            raise UsageError("--harmonize-strength takes effect only with --harmonize")
         last["harmonize_strength"] = options.harmonize_strength
     limits = {name: getattr(options, name) for name in ("max_pixels", "max_side", "work_side")}
     return {**stages, **last, **limits}
@@ -700,7 +725,7 @@ def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _named(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
     """Each slot with the name and the options of what is to fill it."""
     for slot in _SLOTS:
-        given = key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+        given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
         yield slot, (getattr(options, slot), given)
 
 
@@ -785,24 +810,16 @@ def _check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
             outputs, or an output that is also an input.
         ImageError: a folder that is not there, or may not be written to.
     """
-    from deep_image_compositing.images import WRITABLE
+    from deep_image_compositing.images import check_writable
 
     for key, path in outputs.items():
-        suffix = path.suffix.lower()
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give a file name to write to")
-        if suffix not in WRITABLE:
-            raise UsageError(
-                f"{str(path)!r} does not say which format to write: "
-                f"let it end in {', '.join(WRITABLE)}"
-            )
-        if key == "cutout" and suffix not in (".png", ".webp", ".tif", ".tiff"):
-            raise UsageError(f"{path}: a cut-out needs transparency; write .png, .webp or .tiff")
+        check_writable(path, alpha=key == "cutout")
         real = os.path.realpath(path)
         if real in taken:
             raise UsageError(f"{path} is also an input or another output; give another file name")
         taken.add(real)
-        _check_folder(path)
 
 
 def _check_folder(path: Path) -> None:
@@ -813,8 +830,8 @@ def _check_folder(path: Path) -> None:
         raise ImageError(f"{path} cannot be written: permission denied")
 
 
-def _say(message: str) -> None:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+def _say(message: str, *, lines: bool = False) -> None:
+    show(f"{PROGRAM}: {message}", file=sys.stderr, lines=lines)
 
 
 class _Messages(logging.Handler):
@@ -822,7 +839,7 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        _say(kind + record.getMessage())
+        _say(kind + record.getMessage(), lines=record.levelno < logging.INFO)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import ismethod
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 from deep_image_compositing import registry
 from deep_image_compositing.conventions import check
 from deep_image_compositing.devices import choose_device
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
@@ -40,11 +38,7 @@ from deep_image_compositing.fullsize import (
 )
 from deep_image_compositing.functional.boxes import grow
 from deep_image_compositing.functional.compose import over, unknown_band
-from deep_image_compositing.functional.harmonize import (
-    ColorStatistics,
-    check_strength,
-    transfer_color,
-)
+from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -56,11 +50,12 @@ from deep_image_compositing.images import (
     read_image,
     read_mask,
     to_tensor,
-    write_image,
+    write_images,
 )
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
+from deep_image_compositing.settings import check_placement, check_sides, check_strength
 from deep_image_compositing.stages.base import Fuser, Layers
-from deep_image_compositing.stages.making import StageLike, make_stage
+from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
 """Belief from which a pixel of a mask counts as subject."""
@@ -162,9 +157,9 @@ class Composite:
 
     @property
     def cutout_pixels(self) -> Tensor:
-        """Straight colour of the subject, (3, H, W) uint8; 0 where it is not."""
+        """Straight colour of the subject, (3, H, W) uint8; 0 where its alpha is 0 in 8 bits."""
         color = self.repainted.on(self.foreground_pixels)
-        return color.mul_(self.cutout_levels > 0)
+        return color.mul_(to_bytes(self.cutout_levels) > 0)
 
     @property
     def composite(self) -> Tensor:
@@ -238,47 +233,27 @@ class Composite:
                 that of a file of which the composite was made.
             ImageError: a file could not be written.
         """
-        jobs: dict[Path, tuple[Tensor, Tensor | None]] = {}
-
-        for target, image, opacity in (
-            (path, self.composite_pixels, None),
-            (alpha, self.alpha_levels, None),
-            (cutout, None if cutout is None else self.cutout_pixels, self.cutout_levels),
-            (steps, None if steps is None else self.steps(), None),
-        ):
-            if target is None or image is None:
-                continue
-            real = Path(os.path.realpath(target))
-            if real in jobs:
+        given = {"path": path, "alpha": alpha, "cutout": cutout, "steps": steps}
+        targets = {key: target for key, target in given.items() if target is not None}
+        taken: set[str] = set()
+        for target in targets.values():
+            real = os.path.realpath(target)
+            if real in taken:
                 raise UsageError(f"{target} is given for two outputs; give each its own file")
-            if str(real) in self.sources:
+            if real in self.sources:
                 raise UsageError(
                     f"{target} is one of the files that the composite was made of; give another"
                 )
-            jobs[real] = (image, opacity)
-        asides: dict[Path, Path] = {}
-        try:
-            for real, (image, opacity) in jobs.items():
-                if real.is_dir():
-                    raise ImageError(f"{real} is a folder; give a file name to write to")
-                if real.exists() and not os.access(real, os.W_OK):
-                    raise ImageError(f"{real} cannot be written: permission denied")
-                aside = real.with_name(f".{secrets.token_hex(8)}.part{real.suffix}")
-                asides[real] = aside
-                pixels = _rows_last(image) if image.dtype == torch.uint8 else image
-                gray = None if opacity is None else _rows_last(to_bytes(opacity))[..., 0]
-                try:
-                    write_image(aside, pixels, alpha=gray)
-                except CompositingError as error:
-                    raise type(error)(str(error).replace(str(aside), str(real))) from error
-            for real, aside in asides.items():
-                try:
-                    os.replace(aside, real)
-                except OSError as error:
-                    raise ImageError(f"{real} could not be written: {error.strerror}") from error
-        finally:
-            for aside in asides.values():
-                aside.unlink(missing_ok=True)
+            taken.add(real)
+        pictures: dict[str, tuple[Tensor, Tensor | None]] = {
+            "path": (self.composite_pixels, None),
+            "alpha": (self.alpha_levels, None),
+        }
+        if "cutout" in targets:
+            pictures["cutout"] = self.cutout_pixels, self.cutout_levels
+        if "steps" in targets:
+            pictures["steps"] = self.steps(), None
+        write_images({target: pictures[key] for key, target in targets.items()})
 
 
 class Compositor:
@@ -328,14 +303,10 @@ class Compositor:
         harmonize_strength: float = 0.5,
         max_side: int | None = None,
     ) -> None:
-        if work_side < 32:
-            raise UsageError(f"work_side must be at least 32 pixels, got {work_side}")
-        if max_side is not None and max_side < 32:
-            raise UsageError(f"max_side must be at least 32 pixels, got {max_side}")
+        check_sides(work_side, max_side)
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
-        self.device = choose_device(device)
         self.max_pixels = max_pixels
         self.max_side = max_side
         self.work_side = work_side
@@ -343,8 +314,8 @@ class Compositor:
         self._segmenter_like = segmenter
         self._segmenter: Callable[..., Any] | None = None
         for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
-            if isinstance(given, str):
-                registry.get(slot, given)  # a wrong name is told before anything is loaded
+            check_stage(slot, given)  # what is wrong is told before anything is loaded
+        self.device = choose_device(device)
         if not isinstance(segmenter, str):
             self._segmenter = self._fill("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)
@@ -391,13 +362,7 @@ class Compositor:
             UsageError: a wrong argument, or a mask whose aspect is not the photograph's.
             CompositingError: no subject was found, or a stage gave an answer that is none.
         """
-        if frame not in ("foreground", "background"):
-            raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
-        x, y = parse_position(position)
-        if frame == "foreground" and (scale != 1.0 or (x, y) != (0.5, 0.5)):
-            raise UsageError(
-                "scale and position take effect only with --frame background (frame='background')"
-            )
+        x, y = check_placement(frame, scale, position)
         own, theirs = longest_sides(self.max_side, frame, scale)
         photograph = read_image(foreground, max_pixels=self.max_pixels, max_side=own)
         new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
@@ -715,22 +680,6 @@ def doubt(mask: Tensor) -> float:
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))
 
 
-def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
-    """(x, y) of a pair of numbers, or of text such as ``0.5,1``.
-
-    Raises:
-        UsageError: when it is neither, or a number lies outside [0, 1].
-    """
-    try:
-        parts = position.split(",") if isinstance(position, str) else position
-        x, y = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        raise UsageError(f"position must be two numbers, such as 0.5,1, got {position!r}") from None
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise UsageError(f"position must be two numbers from 0 to 1, x and y, got {x:g},{y:g}")
-    return x, y
-
-
 def _learned(stage: Callable[..., Any]) -> bool:
     return isinstance(stage, nn.Module) and next(stage.parameters(), None) is not None
 
@@ -763,11 +712,6 @@ def _planes(photograph: Photograph) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(photograph.pixels)).permute(2, 0, 1)
-
-
-def _rows_last(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(C, H, W) uint8 as a contiguous (H, W, C) array."""
-    return image.permute(1, 2, 0).contiguous().numpy()
 
 
 def _floats(levels: Tensor) -> Tensor:

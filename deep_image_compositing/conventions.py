@@ -19,15 +19,18 @@ name                  shape          range and meaning
 Any B, H and W of at least 1 is valid; a network pads inside and crops back.
 
 Slot base classes wrap ``forward`` in :func:`checked`, so a wrong tensor is named at the door
-instead of failing deep inside a network. :func:`set_checks` turns the checks off for loops
-that have proven themselves; then the wrapper is one ``if``.
+instead of failing deep inside a network. To know that values lie in [0, 1], a GPU has to be waited
+for, once a call. So training checks the first batch of each epoch and no other; and
+:func:`set_checks`, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the checks off
+for loops that have proven themselves. Then the wrapper is one ``if``.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -50,7 +53,7 @@ CHANNELS: dict[str, int] = {
 TOLERANCE = 1e-3
 """How far outside [0, 1] a value may lie (resampling and half precision overshoot a little)."""
 
-_checks_on = True
+_checks_on = os.environ.get("DEEP_IMAGE_COMPOSITING_CHECKS", "1") != "0"
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -88,9 +91,6 @@ def check(**tensors: Tensor) -> None:
                 f"{name} must be floating point in [0, 1], got {tensor.dtype}; "
                 "divide 8-bit values by 255"
             )
-        low, high = (float(v) for v in torch.aminmax(tensor.detach()))
-        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
-            raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low} to {high}")
         if first is None:
             first = (name, tensor)
         elif tensor.shape[0] != first[1].shape[0] or tensor.shape[2:] != first[1].shape[2:]:
@@ -98,6 +98,18 @@ def check(**tensors: Tensor) -> None:
                 f"{name} {tuple(tensor.shape)} and {first[0]} {tuple(first[1].shape)} "
                 "must agree in batch, height and width"
             )
+    spans = [torch.stack(torch.aminmax(x.detach())).float() for x in tensors.values()]
+    together = len({span.device for span in spans}) == 1  # then a GPU is waited for once
+    values = torch.stack(spans).tolist() if together else [span.tolist() for span in spans]
+    for name, (low, high) in zip(tensors, values, strict=True):
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
+            raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low} to {high}")
+
+
+def check_batch(batch: Mapping[str, Any]) -> None:
+    """:func:`check` what a training batch holds under the names of :data:`CHANNELS`, when on."""
+    if _checks_on:
+        check(**{name: batch[name] for name in CHANNELS if name in batch})
 
 
 def checked(forward: _F) -> _F:

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.settings import check_device
 
 _log = logging.getLogger("deep_image_compositing")
 
@@ -29,10 +30,8 @@ def choose_device(device: str | torch.device) -> torch.device:
             chosen = torch.device("cpu")
             _log.info("running on cpu (no GPU that torch can use)")
         return chosen
-    try:
-        chosen = torch.device(text)
-    except RuntimeError:
-        chosen = torch.device("meta")
+    check_device(text)
+    chosen = torch.device(text)
     if chosen.type == "cpu":
         return torch.device("cpu")
     if chosen.type == "cuda":
@@ -40,8 +39,6 @@ def choose_device(device: str | torch.device) -> torch.device:
         if (chosen.index or 0) < count:
             return chosen
         raise UsageError(f"there is no device {text!r}: torch sees {count} CUDA devices; use 'cpu'")
-    if chosen.type == "mps":
-        if torch.backends.mps.is_available():
-            return chosen
-        raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")
-    raise UsageError(f"there is no device {text!r}; use auto, cpu, cuda, cuda:N or mps")
+    if torch.backends.mps.is_available():
+        return chosen
+    raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")

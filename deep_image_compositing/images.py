@@ -23,7 +23,7 @@ import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, overload
@@ -32,7 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
+from deep_image_compositing import truncation
 from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.files import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,9 +134,10 @@ def read_image(
     or a file of many pages the first picture is read. Transparency is kept in ``alpha``.
 
     Args:
-        source: a path; the bytes of a file; a Pillow image (its current frame); a uint8 array
-            (H, W, 3), (H, W) or (H, W, 4); a float tensor or array (3, H, W), (1, H, W),
-            (4, H, W) or (H, W) in [0, 1]; or a :class:`Photograph`, which is returned as it is.
+        source: a path; the bytes of a file; a Pillow image (its current frame); a tensor (uint8,
+            or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or (H, W); a uint8
+            array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W); or a :class:`Photograph`, which is
+            returned as it is.
         max_pixels: refuse files of more pixels; by default the environment variable
             ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else :data:`DEFAULT_MAX_PIXELS`.
         max_side: reduce what is longer to so many pixels on the long side, antialiased. A JPEG
@@ -156,8 +159,7 @@ def read_image(
     notes: list[str] = []
     if _is_tensor(source) or isinstance(source, np.ndarray):
         name = "tensor" if _is_tensor(source) else "array"
-        own = source.copy() if isinstance(source, np.ndarray) else source  # it may change later
-        pixels, alpha = _split(_pixels(own, name))
+        pixels, alpha = _split(_pixels(source, name).copy())  # the caller's own may change later
         if pixels.shape[2] == 1:
             pixels = pixels.repeat(3, axis=2)
     else:
@@ -275,42 +277,40 @@ def write_image(
 
     Args:
         path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp; its folder must exist.
-        image: uint8 array (H, W, 3), (H, W) or (H, W, 4), or float tensor or array (3, H, W),
-            (1, H, W), (4, H, W) or (H, W) in [0, 1]; the colour is straight.
-        alpha: uint8 array (H, W), or float tensor or array (1, H, W) or (H, W) in [0, 1].
+        image: tensor (uint8, or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or
+            (H, W); or uint8 array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W). The colour is
+            straight.
+        alpha: any of these with one channel.
         quality: of JPEG and WebP, 1 to 100; 100 makes WebP lossless.
 
     Raises:
         UsageError: an unknown suffix, a format that cannot hold the picture, or a wrong array.
         ImageError: the file could not be written; nothing is left behind.
     """
-    form = WRITABLE.get(Path(path).suffix.lower())
-    if form is None:
-        raise UsageError(
-            f"{os.fspath(path)!r} does not say which format to write: "
-            f"let it end in {', '.join(WRITABLE)}"
-        )
+    write_images({path: (image, alpha)}, quality=quality)
+
+
+def write_images(
+    pictures: Mapping[Any, tuple[NDArray[Any] | Tensor, NDArray[Any] | Tensor | None]],
+    *,
+    quality: int = 95,
+) -> None:
+    """Write several pictures, all of them or none; see :func:`write_image`.
+
+    Args:
+        pictures: picture and alpha, or None, by path.
+        quality: of JPEG and WebP.
+
+    Raises:
+        UsageError: as for :func:`write_image`.
+        ImageError: as for :func:`write_image`.
+    """
     if not 1 <= quality <= 100:
         raise UsageError(f"quality must lie between 1 and 100, got {quality}")
-    pixels = _pixels(image, "image")
-    if alpha is not None:
-        pixels = _join(pixels, _pixels(alpha, "alpha"))
-    if pixels.shape[2] in (2, 4) and form not in _HOLDS_ALPHA:
-        raise UsageError(
-            f"{path}: {form} cannot hold an alpha; write .png, .webp or .tiff, or leave it out"
-        )
-    longest = _LONGEST_SIDE.get(form)
-    if longest is not None and max(pixels.shape[:2]) > longest:
-        raise UsageError(
-            f"{path}: {form} holds at most {longest} pixels a side, the image has "
-            f"{pixels.shape[1]} x {pixels.shape[0]}; write .png or .tiff"
-        )
-    target = _writable_target(path)
-    try:
-        data = _encode(pixels, form, quality)
-    except (OSError, ValueError, MemoryError) as error:
-        raise ImageError(f"{path} could not be encoded as {form}: {_reason(error)}") from error
-    _replace(target, data, str(path))
+    joined = {path: _joined(*picture) for path, picture in pictures.items()}
+    for path, pixels in joined.items():
+        check_writable(path, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
+    _write_all((path, _encode(path, pixels, quality)) for path, pixels in joined.items())
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -319,7 +319,40 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         ImageError: the file could not be written; nothing is left behind.
     """
-    _replace(_writable_target(path), data, str(path))
+    _write_all([(path, data)])
+
+
+def check_writable(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
+) -> None:
+    """Tell before slow work what would stop :func:`write_image` after it.
+
+    Args:
+        path: of the file.
+        size: (height, width) of the picture, where it is known.
+        alpha: whether the picture has one.
+
+    Raises:
+        UsageError: an unknown suffix, or a format that cannot hold the picture.
+        ImageError: a folder that is not there, or may not be written to.
+    """
+    _writable_target(path)
+    form = WRITABLE.get(Path(path).suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"{os.fspath(path)!r} does not say which format to write: "
+            f"let it end in {', '.join(WRITABLE)}"
+        )
+    if alpha and form not in _HOLDS_ALPHA:
+        raise UsageError(
+            f"{path}: {form} cannot hold an alpha; write .png, .webp or .tiff, or leave it out"
+        )
+    longest = _LONGEST_SIDE.get(form)
+    if size is not None and longest is not None and max(size) > longest:
+        raise UsageError(
+            f"{path}: {form} holds at most {longest} pixels a side, the image has "
+            f"{size[1]} x {size[0]}; write .png or .tiff"
+        )
 
 
 # Between arrays and tensors
@@ -391,6 +424,12 @@ def _pillow(limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = previous
 
 
+def _open(file: BinaryIO, limit: int) -> Image.Image:
+    """What Pillow sees in a file, not decoded yet."""
+    with _pillow(limit):
+        return Image.open(file, formats=_known_formats())
+
+
 @contextlib.contextmanager
 def _decoded(
     source: Any, name: str, limit: int, notes: list[str], max_side: int | None = None
@@ -403,31 +442,39 @@ def _decoded(
                 image = source
             else:
                 file = stack.enter_context(_opened(source, name))
-                with _pillow(limit):
-                    image = Image.open(file, formats=_known_formats())
+                image = _open(file, limit)
                 stack.callback(image.close)
             # The caller's own image would stay as small as it was decoded.
             side = None if image is source else max_side
-            yield _load(image, name, limit, notes, side)
+            yield _load(image, name, limit, notes, side, file)
         except (ImageError, UsageError):
             raise
-        except UnidentifiedImageError as error:
-            raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
         except Image.DecompressionBombError as error:
             count = re.search(r"\d+", str(error))
             raise _too_large(name, int(count[0]) if count else limit + 1, limit) from error
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
         except Exception as error:  # decoders raise nearly anything on broken data
-            if "truncated" in str(error).lower():
-                raise ImageError(f"{name} is truncated: the end of the file is missing") from error
+            cut = re.search("truncated|not enough image data", str(error).lower())
+            if cut or (file is not None and truncation.lacks_bytes(file)):
+                raise _truncated(name) from error
+            if isinstance(error, UnidentifiedImageError):
+                raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
             raise ImageError(f"{name} cannot be decoded: {_reason(error)}") from error
 
 
 def _load(
-    image: Image.Image, name: str, limit: int, notes: list[str], max_side: int | None = None
+    image: Image.Image,
+    name: str,
+    limit: int,
+    notes: list[str],
+    max_side: int | None = None,
+    file: BinaryIO | None = None,
 ) -> Image.Image:
-    """Decode ``image`` after the checks that its header allows, and turn it upright."""
+    """Decode ``image`` after the checks that its header allows, and turn it upright.
+
+    ``file`` is what it is read from; None for the caller's own image.
+    """
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
     if image.width * image.height > limit:
@@ -445,12 +492,19 @@ def _load(
                 if folder in exif:
                     exif.get_ifd(folder)
             image.load_prepare()  # type: ignore[attr-defined]
+    draft = None
     if max_side is not None:
         # JPEG decodes at an eighth, a quarter or half of its size for a fraction of the time; at
         # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
-        width, height = (2 * side for side in _within(image.size, max_side))
-        image.draft(None, (width, height))
+        width, height = _within(image.size, max_side)
+        draft = (2 * width, 2 * height)
+        image.draft(None, draft)
+    if file is not None and truncation.cannot_be_whole(file, image.format):
+        raise _truncated(name)
     image.load()
+    again = functools.partial(_open, limit=limit)
+    if file is not None and truncation.ends_early(file, image, draft, again):
+        raise _truncated(name)
     with _pillow(limit):  # after loading, because Pillow itself turns TIFF files
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -473,6 +527,7 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
     else:
         if os.path.isdir(source):
             raise ImageError(f"{name} is a folder; expected an image file")
+        check_regular(source, ImageError)
         try:
             file = open(source, "rb")  # noqa: SIM115  (closed below)
         except FileNotFoundError as error:
@@ -511,6 +566,10 @@ def _unidentified(file: BinaryIO, name: str) -> str:
             "register the plug-in of the package pillow-heif"
         )
     return f"{name} is not an image of a known format: expected {', '.join(_known_formats())}"
+
+
+def _truncated(name: str) -> ImageError:
+    return ImageError(f"{name} is truncated: the end of the file is missing")
 
 
 def _too_large(name: str, pixels: int, limit: int) -> ImageError:
@@ -715,7 +774,7 @@ def _array_belief(source: Any, name: str, notes: list[str]) -> NDArray[np.float3
     """The mask (H, W) in [0, 1] of an array or tensor."""
     if _is_tensor(source) and str(source.dtype) == "torch.bool":
         source = source.cpu().numpy()
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8:
+    if str(source.dtype) in ("uint8", "torch.uint8"):
         return _belief(*_split(_pixels(source, name)), notes)
     if isinstance(source, np.ndarray) and source.dtype == np.bool_:
         source = source.astype(np.float32)
@@ -799,13 +858,19 @@ def _float_planes(image: Any, name: str) -> Any:
 
 def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
     """A picture in any form that :func:`write_image` takes as checked uint8 (H, W, C)."""
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8):
+    planes = _is_tensor(image)
+    if str(getattr(image, "dtype", None)) not in ("uint8", "torch.uint8"):
         return _quantize(_float_planes(image, name))
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise UsageError(f"{name} is uint8 {image.shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
-    if 0 in image.shape:
-        raise UsageError(f"{name} is empty: its shape is {image.shape}")
-    return image[..., None] if image.ndim == 2 else image
+    shape = tuple(image.shape)
+    if 0 in shape:
+        raise UsageError(f"{name} is empty: its shape is {shape}")
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0 if planes else 2] not in (1, 3, 4)):
+        form = "(C, H, W)" if planes else "(H, W, C)"
+        raise UsageError(f"{name} is uint8 {shape}; expected (H, W), or {form} with C of 1, 3 or 4")
+    pixels: NDArray[np.uint8] = image.detach().cpu().numpy() if planes else image
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    return pixels.transpose(1, 2, 0) if planes else pixels
 
 
 def _quantize(planes: Any) -> NDArray[np.uint8]:
@@ -871,8 +936,12 @@ def _split(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return pixels[..., :3], None if alpha.min() == 255 else alpha
 
 
-def _join(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gray or colour pixels (H, W, 1|3) with the alpha (H, W, 1) as their last channel."""
+def _joined(image: Any, opacity: Any) -> NDArray[np.uint8]:
+    """A picture as uint8 (H, W, C), with its alpha, if it has one, as the last channel."""
+    pixels = _pixels(image, "image")
+    if opacity is None:
+        return pixels
+    alpha = _pixels(opacity, "alpha")
     if pixels.shape[2] == 4:
         raise UsageError("image has four channels, so it holds an alpha already; give one of both")
     if alpha.shape[2] != 1 or alpha.shape[:2] != pixels.shape[:2]:
@@ -931,6 +1000,7 @@ def _writable_target(path: str | os.PathLike[str]) -> Path:
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise ImageError(f"{path} is a folder; give a file name to write to")
+        check_regular(path, ImageError)
         if not target.parent.is_dir():
             raise ImageError(f"{path} cannot be written: the folder {target.parent} does not exist")
         writable = os.access(target if target.exists() else target.parent, os.W_OK)
@@ -941,8 +1011,16 @@ def _writable_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _encode(pixels: NDArray[np.uint8], form: str, quality: int) -> bytes:
-    """The file of uint8 pixels (H, W, 1 to 4) in a format of :data:`WRITABLE`."""
+def _encode(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """The file of uint8 pixels (H, W, 1 to 4) in the format of the path's suffix."""
+    form = WRITABLE[Path(path).suffix.lower()]
+    try:
+        return _encoded(pixels, form, quality)
+    except (OSError, ValueError, MemoryError) as error:
+        raise ImageError(f"{path} could not be encoded as {form}: {_reason(error)}") from error
+
+
+def _encoded(pixels: NDArray[np.uint8], form: str, quality: int) -> bytes:
     pixels = np.ascontiguousarray(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     # A gray file must not carry an RGB profile.
@@ -977,17 +1055,24 @@ def _srgb_profile() -> bytes:
     return bytes(data)
 
 
-def _replace(target: Path, data: bytes, name: str) -> None:
-    """Write ``data`` aside, then rename it to ``target``; nothing is left when that fails."""
-    aside = target.with_name(f".{secrets.token_hex(8)}.part")
+def _write_all(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
+    """Write each aside, then rename all; nothing is left when anything fails before that."""
+    asides: dict[Path, Path] = {}
+    path: str | os.PathLike[str] = ""
     try:
-        with open(aside, "xb") as file:
-            file.write(data)
-        if target.exists():
-            os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
-        os.replace(aside, target)
+        for path, data in files:
+            target = _writable_target(path)
+            aside = target.with_name(f".{secrets.token_hex(8)}.part")
+            asides[target] = aside
+            with open(aside, "xb") as file:
+                file.write(data)
+            if target.exists():
+                os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
+        for path, aside in asides.items():
+            os.replace(aside, path)
     except OSError as error:
-        raise ImageError(f"{name} could not be written: {_reason(error)}") from error
+        raise ImageError(f"{path} could not be written: {_reason(error)}") from error
     finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from deep_image_compositing.errors import UsageError
 
@@ -22,7 +24,14 @@ _WORDS: dict[Any, tuple[str, str]] = {
 }
 
 
-def accepted_options(factory: Callable[..., Any]) -> tuple[set[str], set[str]] | None:
+Accepted: TypeAlias = tuple[set[str], set[str]]
+"""Names of the arguments that a factory takes, and of those it must be given."""
+
+_PACKAGE = __name__.partition(".")[0] + "."
+_ROOT = Path(__file__).parents[1]
+
+
+def accepted_options(factory: Callable[..., Any]) -> Accepted | None:
     """Names of the arguments that ``factory`` takes, and of those it must be given.
 
     A class that passes ``**kwargs`` on to its bases also takes theirs. None when it takes any.
@@ -50,27 +59,86 @@ def check_options(
     Also for a value that is not of the kind that the constructor's annotation asks for; what has
     no annotation, or one that is not about plain values, may be anything.
     """
-    accepted = accepted_options(factory)
-    if accepted is not None:
-        taken, needed = accepted
-        unknown = sorted(set(options) - taken)
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
-            raise UsageError(
-                f"the {slot} {name!r} takes no option {unknown[0]!r}; "
-                + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
-                + (", ".join(sorted(taken)) or "none")
-            )
-        missing = sorted(needed - set(options))
-        if missing:
-            raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
+    check_names(slot, name, accepted_options(factory), options)
+    if wrong := misfit(factory, options, f" of the {slot} {name!r}"):
+        raise UsageError(wrong)
+
+
+def check_names(slot: str, name: str, accepted: Accepted | None, options: Collection[str]) -> None:
+    """Raise :class:`UsageError` for an option that is not accepted, or one that is missing."""
+    if accepted is None:
+        return
+    taken, needed = accepted
+    unknown = sorted(set(options) - taken)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
+        raise UsageError(
+            f"the {slot} {name!r} takes no option {unknown[0]!r}; "
+            + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
+            + (", ".join(sorted(taken)) or "none")
+        )
+    missing = sorted(needed - set(options))
+    if missing:
+        raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
+
+
+def declared_options(target: str) -> Accepted | None:
+    """As :func:`accepted_options` of a class of this library, read from its source.
+
+    Args:
+        target: ``module:Class``. Neither is imported, which may take seconds.
+
+    Returns:
+        None where the source cannot be read, as of a package inside an archive.
+    """
+    module, _, name = target.partition(":")
+    taken: set[str] = set()
+    needed: set[str] | None = None
+    while module.startswith(_PACKAGE):
+        try:
+            tree = ast.parse((_ROOT / (module.replace(".", "/") + ".py")).read_bytes())
+        except OSError:
+            return None
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        homes = {
+            alias.asname or alias.name: (node.module or "", alias.name)
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        if name not in classes:
+            module, name = homes.get(name, ("", name))
+            continue
+        methods = {n.name: n.args for n in classes[name].body if isinstance(n, ast.FunctionDef)}
+        if (call := methods.get("__init__")) is not None:
+            plain = call.args[1:]
+            taken |= {one.arg for one in (*plain, *call.kwonlyargs)}
+            if needed is None:
+                required = plain[: len(plain) - len(call.defaults)]
+                pairs = zip(call.kwonlyargs, call.kw_defaults, strict=True)
+                required += [one for one, default in pairs if default is None]
+                needed = {one.arg for one in required}
+            if call.kwarg is None:
+                break
+        name = next((base.id for base in classes[name].bases if isinstance(base, ast.Name)), "")
+    return taken, needed or set()
+
+
+def misfit(factory: Callable[..., Any], options: Mapping[str, Any], whose: str = "") -> str:
+    """What is wrong with the first value that is not of its annotation's kind; empty when none."""
     hints = _hints(factory) if options else {}
     for option, value in options.items():
         hint = hints.get(option, Any)
         if not _fits(value, hint):
-            raise UsageError(
-                f"the option {option!r} of the {slot} {name!r} is {_described(hint)}, got {value!r}"
-            )
+            return f"the option {option!r}{whose} is {_described(hint)}, got {_shown(value)}"
+    return ""
+
+
+def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
+    """Raise :class:`UsageError` unless a number, or each one of several, lies in [low, high]."""
+    each = value if isinstance(value, Sequence) else [value]
+    if not all(low <= number <= high for number in each):  # also catches NaN
+        raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
 
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:
@@ -104,7 +172,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in inner)
     if origin is Literal:
-        return value in inner
+        return type(value) in map(type, inner) and value in inner
     if origin in (tuple, list, Sequence):
         if not isinstance(value, (list, tuple)):
             return False
@@ -120,6 +188,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is str:
         return isinstance(value, (str, os.PathLike))
     return value is None if hint is type(None) else True
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]} ..."
 
 
 def _described(hint: Any) -> str:

@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import Box, bounding_box
-
-MAX_PLACED_PIXELS = 250_000_000
-"""Pixels to which a subject's photograph may be enlarged when it is placed."""
+from deep_image_compositing.settings import parse_position, placed_size
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,10 @@ def place(
             the left or top edge of the frame, 0.5 in the middle, 1 against the right or bottom.
 
     Raises:
-        UsageError: a scale that is not positive or enlarges beyond :data:`MAX_PLACED_PIXELS`, or
-            a position outside [0, 1].
+        UsageError: a scale as for ``placed_size``, or a position outside [0, 1].
     """
-    x, y = position
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise UsageError(f"position must be two numbers from 0 to 1, x and y, got {x:g},{y:g}")
-    if not 0 < scale < float("inf"):
-        raise UsageError(f"scale must be a number above 0, got {scale:g}")
-    height, width = alpha.shape[-2:]
-    factor = scale * min(frame[0] / height, frame[1] / width)
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    if size[0] * size[1] > MAX_PLACED_PIXELS:
-        raise UsageError(
-            f"scale {scale:g} would enlarge the subject's photograph to {size[1]} x {size[0]} "
-            f"pixels; the limit is {MAX_PLACED_PIXELS // 1_000_000} million, use a smaller scale"
-        )
+    x, y = parse_position(position)
+    size = placed_size((alpha.shape[-2], alpha.shape[-1]), frame, scale)
     rows, columns = subject_box(resample(alpha, size, "bilinear"))
     return Placement(
         size,

@@ -1,23 +1,24 @@
 """Named stages: what can fill a slot, and how to make one.
 
-Stages register themselves with the :func:`register` decorator; the compositor, the command line
-and the evaluation look them up with :func:`create`, :func:`get` and :func:`list_stages`. Other
-packages publish stages through the entry-point group ``deep_image_compositing.stages``: each
-entry point names a module (imported for its ``register`` calls) or the stage class itself.
+The compositor, the command line and the evaluation look stages up with :func:`create`,
+:func:`get` and :func:`list_stages`. The library's own are listed in
+:mod:`~deep_image_compositing.entries` and imported when they are made; others register themselves
+with the :func:`register` decorator. Other packages publish stages through the entry-point group
+``deep_image_compositing.stages``: each entry point names a module (imported for its ``register``
+calls) or the stage class itself.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import importlib
 import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from deep_image_compositing.entries import BUILT_IN, Entry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import check_options
 
@@ -29,31 +30,7 @@ ENTRY_POINT_GROUP = "deep_image_compositing.stages"
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One registered stage.
-
-    Attributes:
-        slot: one of :data:`SLOTS`.
-        name: the name users type.
-        description: one line that says what it is.
-        source: the paper or package it comes from, or an empty string.
-        factory: called with the user's keyword arguments to make the stage.
-    """
-
-    slot: str
-    name: str
-    description: str
-    source: str
-    factory: Callable[..., Any]
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Names of the trained weights that ship for this stage, ``default`` first."""
-        return tuple(getattr(self.factory, "shipped", {}))
-
-
-_entries: dict[tuple[str, str], Entry] = {}
+_entries: dict[tuple[str, str], Entry] = {(one.slot, one.name): one for one in BUILT_IN}
 _discovered = False
 
 
@@ -68,7 +45,7 @@ def register(slot: str, name: str, *, description: str, source: str = "") -> Cal
     def decorator(factory: _T) -> _T:
         if (slot, name) in _entries:
             raise UsageError(
-                f"{slot} {name!r} is already registered (by {_entries[slot, name].factory!r}); "
+                f"{slot} {name!r} is already registered (by {_entries[slot, name].made_by!r}); "
                 "choose another name"
             )
         _entries[slot, name] = Entry(slot, name, description, source, factory)
@@ -84,7 +61,8 @@ def get(slot: str, name: str) -> Entry:
         UsageError: when there is none; the message names the nearest ones.
     """
     _check_slot(slot)
-    _discover()
+    if (slot, name) not in _entries:
+        _discover()
     if (slot, name) not in _entries:
         names = [entry.name for entry in list_stages(slot)]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
@@ -143,7 +121,7 @@ def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"{where} takes KEY=VALUE, got {item!r}")
         try:
             values[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = text
     return values
 
@@ -154,12 +132,11 @@ def _check_slot(slot: str) -> None:
 
 
 def _discover() -> None:
-    """Import the built-in stages and the entry points, once; a broken plug-in only warns."""
+    """Import what the entry points name, once; a broken plug-in only warns."""
     global _discovered
     if _discovered:
         return
     _discovered = True
-    importlib.import_module("deep_image_compositing.stages")
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             point.load()

@@ -10,25 +10,31 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
 from deep_image_compositing.data.modules import StageData, batches_trained
-from deep_image_compositing.data.stream import seed_of
+from deep_image_compositing.data.stream import seconds_without_data, seed_of
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.messages import show
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 
@@ -41,58 +47,93 @@ INTERRUPTED = "interrupted.ckpt"
 _log = logging.getLogger("deep_image_compositing")
 
 
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint of a run that can be read; None when there is none.
-
-    One that cannot be read, as a kill may leave behind where files are not renamed whole, is named
-    in the log and passed over.
-    """
+def checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
     found = Path(run, CHECKPOINTS).glob("*.ckpt")
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The newest checkpoint of a run; None when the run has none.
+
+    One that was cut short, as a kill may leave behind where files are not renamed whole, is named
+    in the log and passed over for the one before it.
+
+    Raises:
+        WeightsError: when it is whole and cannot be read, or when none can be.
+    """
+    problem = ""
+    for path in checkpoints(run):
         try:
             read_state(path)
         except WeightsError as error:
+            problem = problem or str(error)
+            if zipfile.is_zipfile(path):
+                break
             _log.warning("passed over: %s", error)
         else:
             return path
+    if problem:
+        raise WeightsError(
+            f"{run} holds a run from which none can go on: {problem}. Nothing was changed: begin "
+            "another run with --trainer.default_root_dir, or remove that checkpoint"
+        )
     return None
 
 
 class Interruptible(Callback):
-    """Leaves a checkpoint at the end of the batch in which the run is told to stop, and stops.
+    """Leaves a checkpoint after the optimiser's step in which the run is told to stop, and stops.
 
     SIGTERM is what batch systems and people send, Ctrl-C does the same (a second one stops at
     once); SLURM sends the signal of ``sbatch --signal``
     (SIGUSR1) ahead of the time limit or a pre-emption, upon which the job is also put back in the
     queue. The handlers only take note: a checkpoint from inside one could fall between two
     parameters of an optimiser's step. Processes agree to stop, so that none waits for another; an
-    error in the first one ends all that it launched.
+    error in the first one ends all that it launched. Where no data arrive, no step is waited for.
 
     Args:
         every: batches between two agreements of several processes.
+        patience: seconds without data after which a run that was told to stop ends at once.
     """
 
-    def __init__(self, every: int = 10) -> None:
+    def __init__(self, every: int = 10, patience: float = 5.0) -> None:
         self.every = every
+        self.patience = patience
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
+
+        def give_up(number: int, frame: Any) -> None:
+            if seconds_without_data() >= self.patience:
+                _log.warning(
+                    "told to stop, and no data arrive: stopped without another checkpoint; "
+                    "--resume goes on from the last one"
+                )
+                self._leave(trainer, self._signal == signal.SIGUSR1)
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             self._before[number] = signal.signal(number, self._take_note)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
 
     def _take_note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT == self._signal:
+            raise SystemExit(128 + number)
         self._signal = number
-        if number == signal.SIGINT and number in self._before:
+        if number == signal.SIGINT:
             _log.warning("stopping after this batch; Ctrl-C again stops at once")
-            signal.signal(number, self._before[number])
+        signal.setitimer(signal.ITIMER_REAL, self.patience, 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.world_size > 1 and batch_idx % self.every:
+        # Gradients that wait for the rest of their step are in no checkpoint.
+        epoch_loop: Any = trainer.fit_loop.epoch_loop
+        if epoch_loop._should_accumulate():
+            return
+        if trainer.world_size > 1 and batch_idx % self.every >= trainer.accumulate_grad_batches:
             return
         if not _any_process(trainer, self._signal is not None):
             return
@@ -102,11 +143,15 @@ class Interruptible(Callback):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             _log.warning("told to stop: saved %s; go on with --resume", path)
-        self._restore()
-        if queued and _requeue(trainer):
-            raise SystemExit(0)
         # Lightning's launcher kills the first process of a machine when another one fails.
-        raise SystemExit(128 + (self._signal or signal.SIGTERM) if trainer.local_rank == 0 else 0)
+        self._leave(trainer, queued, quietly=trainer.local_rank > 0)
+
+    def _leave(self, trainer: Trainer, queued: bool, quietly: bool = False) -> NoReturn:
+        """End the process, ``quietly`` as if all were well; put its job back where ``queued``."""
+        self._restore()
+        if (queued and _requeue(trainer)) or quietly:
+            raise SystemExit(0)
+        raise SystemExit(128 + (self._signal or signal.SIGTERM))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -124,6 +169,8 @@ class Interruptible(Callback):
             launcher.procs.clear()
 
     def _restore(self) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -147,6 +194,26 @@ def _requeue(trainer: Trainer) -> bool:
         if done.returncode:
             _log.warning("scontrol could not put job %s back in the queue", job)
     return True
+
+
+def check_hyper_parameters(part: LightningModule | LightningDataModule) -> None:
+    """Find before the run what would make its checkpoints unreadable.
+
+    Raises:
+        UsageError: for a value that could only be read back by running code.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "value.ckpt")
+        for name, value in part.hparams.items():
+            try:
+                torch.save({"state_dict": {}, "hyper_parameters": {name: value}}, path)
+                read_state(path)
+            except (WeightsError, pickle.PicklingError, AttributeError, TypeError):
+                raise UsageError(
+                    f"{name} of {type(part).__name__} is {value!r}: a checkpoint that holds it "
+                    "could not be read again without running code; make it a number, text, or a "
+                    "list or dict of these"
+                ) from None
 
 
 class Reseed(Callback):
@@ -183,6 +250,8 @@ class RunProgress(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, done)
 
 
+_MOST_VALUES, _DEEPEST = 10_000, 50
+
 _HINT = " (fit --help lists all options)"
 
 
@@ -191,6 +260,58 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_condense(message) + _HINT) from None
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """The configuration; what reading a file for it raises is an error in a sentence too."""
+        try:
+            return super().parse_args(args, *rest, **options)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{_not_text(args or ())} is no text in UTF-8: {error}") from None
+
+
+def _not_text(arguments: Sequence[str]) -> str:
+    """The first file among the arguments that is no text."""
+    for argument in arguments:
+        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
+        try:
+            if path.is_file():
+                path.read_text("utf-8")
+        except UnicodeDecodeError:
+            return str(path)
+        except OSError:
+            continue
+    return "a file of the configuration"
+
+
+_parse_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+
+
+def _load_yaml(text: str) -> Any:
+    """What jsonargparse makes of YAML that is no larger and no deeper than recipes ever are.
+
+    A few lines of aliases can stand for more values than there is memory or time for.
+    """
+    known: dict[str, int] = {}
+    values, unfinished = [0], [""]
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            values[-1] += known.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            values[-1] += 1
+            known[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            values.append(1)
+            unfinished.append(event.anchor)
+            known[event.anchor] = _MOST_VALUES  # inside itself it would have no end
+        elif isinstance(event, yaml.CollectionEndEvent):
+            known[unfinished.pop()] = size = values.pop()
+            values[-1] += size
+        if values[-1] > _MOST_VALUES or len(values) > _DEEPEST:
+            raise UsageError(
+                f"a configuration has at most {_MOST_VALUES:,} values, aliases counted as what "
+                f"they stand for, and {_DEEPEST} levels: this is none ({text[:40]!r} ...)"
+            )
+    return _parse_yaml(text)
 
 
 def _condense(message: str) -> str:
@@ -209,6 +330,8 @@ def _condense(message: str) -> str:
         return f"{place}{wrong[-1][1]} is no {wrong[-1][0]}"
     if missing := re.search(r"arguments are required: (.*)", message):
         return f"nothing says {missing[1]}; give a recipe: --config recipes/NAME.yaml"
+    if cause := re.search(r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", message):
+        return f"{place}{cause[1]} cannot be used: {cause[2]}"
     if value := re.search(r"Given value: (.*)", message):
         return f"{place}it cannot be {value[1][:200]}"
     return " ".join(line.strip() for line in message.splitlines())[:300]
@@ -234,21 +357,25 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None
             return
+        if config["ckpt_path"] is not None:
+            return
         run = config["trainer"]["default_root_dir"]
-        checkpoint = newest_checkpoint(run)
         if config["resume"]:
-            if checkpoint is not None and config["ckpt_path"] is None:
+            checkpoint = newest_checkpoint(run)
+            if checkpoint is not None:
                 config["ckpt_path"] = str(checkpoint)
                 _log.info("going on from %s", checkpoint)
-        elif checkpoint is not None and config["ckpt_path"] is None:
+        elif found := checkpoints(run):
             raise UsageError(
-                f"{run} holds a run already ({checkpoint.name}): go on with --resume, or name "
+                f"{run} holds a run already ({found[0].name}): go on with --resume, or name "
                 "another folder with --trainer.default_root_dir"
             )
 
     def before_fit(self) -> None:
         """Refuse what Lightning would only find when the run has written its first files."""
         trainer, data = self.trainer, self.datamodule
+        for part in (self.model, data):
+            check_hyper_parameters(part)
         batches = data.epoch_length // (data.batch_size * trainer.world_size)
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -261,6 +388,15 @@ class TrainingCLI(LightningCLI):
                 f"and validation is to follow every {interval}: raise --data.epoch_length, or "
                 "lower --trainer.val_check_interval"
             )
+        steps = trainer.accumulate_grad_batches
+        if every and isinstance(interval, int) and interval % steps:
+            _log.warning(
+                "validations every %d batches fall inside the steps of %d accumulated batches: a "
+                "run that is resumed from a checkpoint of such a validation repeats no such step "
+                "exactly; make --trainer.val_check_interval a multiple",
+                interval,
+                steps,
+            )
 
     def after_fit(self) -> None:
         """Say where everything is, and how good the last validation was."""
@@ -268,7 +404,7 @@ class TrainingCLI(LightningCLI):
             return
         found = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k[:4] == "val/"}
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(found.items()))
-        print(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
+        show(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
 
     def instantiate_classes(self) -> None:
         """Make what the configuration names; an error in making it stays that error."""
@@ -308,6 +444,9 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         DataError: when training data cannot be read.
     """
     args: ArgsType = [subcommand, *arguments]
+    # By default it takes any value that could be an URL for a file of options, and transfers it.
+    jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
+    jsonargparse.set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     # Lightning's advice about other products of its makers, at every start.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     with warnings.catch_warnings():

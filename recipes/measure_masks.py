@@ -1,132 +1,271 @@
-"""How well segmenters find subjects, and how far the refiner moves their outlines.
+"""How well segmenters find subjects, in which photographs they don't, and what the refiner adds.
 
-    python recipes/measure_masks.py data --out runs/masks.json
+    python recipes/measure_masks.py data --segmenter 'u2netp=rembg(path=u2netp.onnx)' --list
 
-measures, on photographs held out of training, mean IoU and the mean distance between outlines in
-pixels of a picture whose long side is 640, before and after the refiner: of people, of animals as
-they were photographed, and of animals and objects pasted before held-out backgrounds. Further
-segmenters are compared with --segmenter NAME=STAGE, options as for `evaluate`.
+measures, on photographs held out of training (groups.py), mean IoU, the share of photographs below
+an IoU of 0.5 and the time that masks take, as a multiple of the first segmenter's: of ``pyramid``
+and of every further ``--segmenter NAME=STAGE``, options as for ``evaluate``; ``rembg(path=FILE)``
+is an ONNX file of the U2-Net family. With ``--refiner cascade`` also how far the refiner moves the
+outlines, in pixels of a picture whose long side is 640.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from groups import DOUBT, GROUPS, held_out, source
 from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import registry
 from deep_image_compositing.data import folders
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
-from deep_image_compositing.data.items import FileItem, Source
-from deep_image_compositing.data.mattes import read_matte
+from deep_image_compositing.data.mattes import Matte, read_matte
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.functional.sheets import contact_sheet
+from deep_image_compositing.images import write_image
 from deep_image_compositing.metrics.masks import iou, outline_distance
-from deep_image_compositing.placement import cover
+from deep_image_compositing.placement import cover, paste, place
+from deep_image_compositing.stages.segmentation.onnx import OnnxSegmenter
 
 SIDE = 640
-SETS = {
-    # name: (folder, share held out, pasted)
-    "people": ("people", 0.1, False),
-    "animals": ("cats", 0.1, False),
-    "people pasted": ("people", 0.1, True),
-    "animals pasted": ("cats", 0.1, True),
-    "objects pasted": ("subjects", 0.1, True),
-    "mattes pasted": ("mattes", 0.2, True),
+BUSY = ("mattes", "cutouts")
+PASTES = 6
+"""The group ``pasted``: each held-out matte and cut-out before so many busy backgrounds."""
+
+WHOLE = {
+    "people pasted": "people",
+    "animals pasted": "cats",
+    "objects pasted": "subjects",
+    "mattes pasted": "mattes",
 }
+"""Further sets that can be asked for: the photograph's whole frame, with another background."""
+
+Picture = tuple[str, Tensor, Tensor]
+"""A name, the photograph (1, 3, H, W) and its true mask (1, 1, H, W)."""
+
+
+class Rembg(OnnxSegmenter):
+    """The U2-Net family as the package rembg runs it.
+
+    The picture is stretched by Lanczos' filter and divided by its own maximum; the answer is
+    stretched to [0, 1].
+    """
+
+    def __init__(self, path: str, **options: Any) -> None:
+        imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+        super().__init__(path, **{**imagenet, **options})
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = resized(image, self.size)
+        values = (small / small.amax().clamp_min(1 / 255) - self.mean) / self.std
+        answer = torch.from_numpy(self._run(values.numpy()))
+        low, high = answer.amin(), answer.amax()
+        height, width = image.shape[-2:]
+        return resized((answer - low) / (high - low).clamp_min(1e-6), (height, width))
+
+
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture (1, C, H, W) in 8 bits, by Lanczos' filter at (height, width)."""
+    planes = (picture[0] * 255).round().to(torch.uint8).numpy()
+    image = Image.fromarray(planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0))
+    return tensor(image.resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="folder with people/, cats/, backgrounds/ ...")
-    parser.add_argument("--segmenter", action="append", default=[], metavar="NAME=STAGE")
-    parser.add_argument("--refiner", default="cascade")
-    parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--limit", type=int, default=40, help="pictures of a set, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write a record for each picture as JSON")
-    options = parser.parse_args()
-    named = dict(text.split("=", 1) for text in options.segmenter or ["pyramid=pyramid"])
-    segmenters = {name: make("segmenter", text) for name, text in named.items()}
-    refiner = make("refiner", options.refiner)
-    scenes = held_out(options.data / "backgrounds", 0.1, "backgrounds")
-    records = []
-    for name in options.sets.split(","):
-        folder, share, pasted = SETS[name]
-        rng = np.random.default_rng(options.seed)
-        for item in held_out(options.data / folder, share, "segmentation")[: options.limit]:
-            scene = scenes[int(rng.integers(len(scenes)))] if pasted else None
-            photograph, truth = picture(item, scene)
-            for segmenter, stage in segmenters.items():
+    options = arguments()
+    stages = {name: make("segmenter", text) for name, text in options.segmenters.items()}
+    refiner = make("refiner", options.refiner) if options.refiner else None
+    records: list[dict[str, Any]] = []
+    shown: list[tuple[float, dict[str, Tensor]]] = []
+    print(f"{'group':15} {'segmenter':12} {'n':>4} {'IoU':>6} {'<0.5':>6} {'time':>6}", flush=True)
+    for group in options.sets:
+        for name, photograph, truth in pictures(options, group):
+            if not records:  # what is slow only once is not measured
+                for stage in stages.values():
+                    stage(photograph)
+            row = {f"{group}: {name}": photograph, "truth": truth}
+            for segmenter, stage in stages.items():
+                began = time.perf_counter()
                 mask = stage(photograph)
-                alpha = refiner(photograph, mask)
-                record = {"set": name, "picture": Path(item.name).name, "segmenter": segmenter}
-                for when, found in (("mask", mask), ("refined", alpha)):
-                    record[f"{when}_iou"] = iou(found[0], truth[0])
-                    record[f"{when}_distance"] = outline_distance(found[0], truth[0])
-                records.append(record)
-        for segmenter in segmenters:
-            report(name, segmenter, records)
+                seconds = time.perf_counter() - began
+                record = {"set": group, "picture": name, "segmenter": segmenter}
+                records.append({**record, "seconds": seconds, "mask_iou": iou(mask[0], truth[0])})
+                row[f"{segmenter} {records[-1]['mask_iou']:.3f}"] = mask
+                if refiner is not None:
+                    alpha = refiner(photograph, mask)
+                    records[-1]["mask_distance"] = outline_distance(mask[0], truth[0])
+                    records[-1]["refined_iou"] = iou(alpha[0], truth[0])
+                    records[-1]["refined_distance"] = outline_distance(alpha[0], truth[0])
+            first = records[-len(stages)]["mask_iou"]
+            shown.append((first, {label: thumbnail(picture) for label, picture in row.items()}))
+        report(group, list(stages), [r for r in records if r["set"] == group])
+    report("all, by group", list(stages), records)
+    shown = sorted(shown, key=lambda pair: pair[0])[: options.worst]
+    if options.list:
+        print(*("  ".join(row).replace("  truth", "") for _, row in shown), sep="\n")
+    if options.sheet:
+        rows = [{k: v.float() / 255 for k, v in row.items()} for _, row in shown]
+        write_image(options.sheet, torch.cat([contact_sheet(row, cell=256) for row in rows], 1))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(records, indent=1))
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="folder with people/, open/, backgrounds/ ...")
+    parser.add_argument(
+        "--segmenter",
+        action="append",
+        default=[],
+        metavar="NAME=STAGE",
+        help="the first is pyramid",
+    )
+    parser.add_argument(
+        "--refiner", metavar="STAGE", help="also measure what it makes of the masks"
+    )
+    parser.add_argument("--sets", help=f"of {', '.join([*GROUPS, 'pasted', *WHOLE])}")
+    parser.add_argument("--limit", type=int, help="photographs of a folder, at most")
+    parser.add_argument(
+        "--doubt",
+        type=float,
+        default=DOUBT,
+        help="masks of a network that are as doubtful don't count",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is pasted where")
+    parser.add_argument("--worst", type=int, default=24, help="photographs that are shown")
+    parser.add_argument("--list", action="store_true", help="name the worst of the first segmenter")
+    parser.add_argument("--sheet", type=Path, help="write the worst as a contact sheet")
+    parser.add_argument("--out", type=Path, help="write a record for each picture as JSON")
+    options = parser.parse_args()
+    options.sets = options.sets.split(",") if options.sets else [*GROUPS, "pasted"]
+    if unknown := set(options.sets) - {*GROUPS, "pasted", *WHOLE}:
+        parser.error(f"there is no set {min(unknown)!r}")
+    if wrong := [text for text in options.segmenter if "=" not in text.partition("(")[0]]:
+        parser.error(f"{wrong[0]!r} is not NAME=STAGE")
+    named = dict(text.split("=", 1) for text in options.segmenter)
+    options.segmenters = named if "pyramid" in named else {"pyramid": "pyramid", **named}
+    return options
+
+
 def make(slot: str, text: str) -> torch.nn.Module:
-    name, stage_options = parse_stage(text)
-    if "default" in registry.get(slot, name).weights:
-        stage_options = {"weights": "default", **stage_options}
-    stage = registry.create(slot, name, **stage_options).eval()
-    return torch.inference_mode()(stage)
+    try:
+        name, given = parse_stage(text)
+        if (slot, name) == ("segmenter", "rembg"):
+            stage: torch.nn.Module = Rembg(**given)
+        else:
+            if "default" in registry.get(slot, name).weights:
+                given = {"weights": "default", **given}
+            stage = registry.create(slot, name, **given)
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None
+    return torch.inference_mode()(stage.eval())
 
 
-def held_out(path: Path, share: float, kind: str) -> list[FileItem]:
-    """What training with ``hold_out=share`` has not seen, in the order of the names."""
-    source = Source(str(path), hold_out=share)
-    _, feed = open_source(source, (kind,), Reading())
-    if not isinstance(feed, FolderFeed):
-        raise SystemExit(f"nothing is held out of {path}")
-    return [FileItem(source, pair) for pair in feed.pairs]
+def pictures(options: argparse.Namespace, group: str) -> Iterator[Picture]:
+    """What a set measures on: photographs as they are, or subjects before other backgrounds."""
+    parts = BUSY if group == "pasted" else GROUPS.get(group) or (WHOLE[group],)
+    sources = [source(options.data, part, options.doubt) for part in parts]
+    items = [item for one in sources for item in held_out(one)[: options.limit]]
+    rng = np.random.default_rng(options.seed)
+    scenes: list[Tensor] = []
+    if group not in GROUPS:
+        behind = held_out(source(options.data, "backgrounds"), "backgrounds")
+        scenes = [tensor(scene.image()) for scene in behind]
+    if not items or (group not in GROUPS and not scenes):
+        raise SystemExit(f"error: nothing is held out of {', '.join(parts)}, or of backgrounds")
+    if group == "pasted":
+        scenes = sorted(scenes, key=busyness)[len(scenes) // 2 :]
+    for item in items:
+        name = Path(item.name).stem
+        if group == "pasted":
+            matte = read_matte(item.pair)
+            whole = item.pair.label is None
+            for number, chosen in enumerate(rng.permutation(len(scenes))[:PASTES]):
+                yield f"{name} {number}", *fitted(*placed(matte, whole, scenes[chosen], rng))
+        elif scenes:
+            scene = scenes[int(rng.integers(len(scenes)))]
+            truth = tensor(item.label())
+            wide = cover(scene[0], (truth.shape[-2], truth.shape[-1]))[None].clamp(0, 1)
+            yield name, *fitted(over(tensor(read_matte(item.pair).color), truth, wide), truth)
+        else:
+            yield name, *fitted(tensor(item.image()), tensor(item.label()))
 
 
-def picture(item: FileItem, scene: FileItem | None) -> tuple[Tensor, Tensor]:
-    """The photograph (1, 3, H, W), or its subject before ``scene``, and the true mask."""
-    label = item.label()
-    size = label.size
-    if scene is not None:
-        wide = cover(tensor(scene.image())[0], (size[1], size[0]))[None].clamp(0, 1)
-        color = read_matte(item.pair).color
-        pasted = over(tensor(color), tensor(label), wide)
-    else:
-        pasted = tensor(item.image())
-    small = fit_long_side(size[1], size[0], SIDE)
-    return resize(pasted, small).clamp(0, 1), resize(tensor(label), small).clamp(0, 1)
+def placed(
+    matte: Matte, whole: bool, scene: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A subject somewhere before a background, smaller where its photograph does not cut it off.
+
+    Args:
+        matte: the subject.
+        whole: it is not cut off, though it may reach the border, as a cut-out does.
+        scene: the background.
+        rng: what is random about it.
+    """
+    color, alpha = tensor(matte.color), tensor(matte.alpha)
+    frame = fit_long_side(alpha.shape[-2], alpha.shape[-1], SIDE, enlarge=True)
+    sides = alpha[0, 0, :, [0, -1]].amax(), alpha[0, 0, 0].amax()
+    cut = not whole and max(sides) > 0.5
+    scale, x = (1.0, 0.5) if cut else (rng.uniform(0.4, 0.9), rng.uniform(0, 1))
+    stands = not whole and float(alpha[0, 0, -1].amax()) > 0.5
+    low = 1.0 if stands else rng.uniform(0.5, 1)
+    placement = place(alpha[0], frame, float(scale), (float(x), float(low)))
+    truth = paste(alpha[0], placement, frame, edge=False)[None]
+    subject = paste(color[0], placement, frame, edge=True)[None]
+    return over(subject, truth, cover(scene[0], frame)[None].clamp(0, 1)), truth
+
+
+def busyness(scene: Tensor) -> float:
+    """How much neighbouring pixels of a small copy of a picture differ."""
+    small = resize(scene, fit_long_side(scene.shape[-2], scene.shape[-1], 128))
+    return float(small.diff(dim=-1).abs().mean() + small.diff(dim=-2).abs().mean())
+
+
+def fitted(photograph: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    size = fit_long_side(truth.shape[-2], truth.shape[-1], SIDE)
+    return resize(photograph, size).clamp(0, 1), resize(truth, size).clamp(0, 1)
+
+
+def thumbnail(picture: Tensor) -> Tensor:
+    small = resize(picture, fit_long_side(picture.shape[-2], picture.shape[-1], 256))
+    return (small.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(folders.to_planes(image))[None].float() / 255
 
 
-def report(name: str, segmenter: str, records: list[dict]) -> None:
-    chosen = [r for r in records if r["set"] == name and r["segmenter"] == segmenter]
-    mean = {
-        key: np.mean([r[key] for r in chosen])
-        for key in chosen[0]
-        if key.endswith(("iou", "distance"))
-    }
-    gain = 1 - mean["refined_distance"] / mean["mask_distance"]
-    print(
-        f"{name:15} {segmenter:12} n={len(chosen):3}  IoU {mean['mask_iou']:.3f} -> "
-        f"{mean['refined_iou']:.3f}  outline {mean['mask_distance']:5.2f} -> "
-        f"{mean['refined_distance']:5.2f} px ({100 * gain:+.0f} % better)",
-        flush=True,
-    )
+def report(group: str, segmenters: list[str], records: list[dict[str, Any]]) -> None:
+    """A line for each segmenter; of several groups the mean of their means."""
+    groups = list(dict.fromkeys(record["set"] for record in records))
+    base = 0.0
+    for segmenter in segmenters:
+        chosen = [r for r in records if r["segmenter"] == segmenter]
+        parts = [[r for r in chosen if r["set"] == name] for name in groups]
+
+        def mean(key: str, parts: list[list[dict[str, Any]]] = parts) -> float:
+            return float(np.mean([np.mean([r[key] for r in part]) for part in parts]))
+
+        below = np.mean([np.mean([r["mask_iou"] < 0.5 for r in part]) for part in parts])
+        seconds = sum(r["seconds"] for r in chosen)
+        base = base or seconds
+        line = f"{group:15} {segmenter:12} {len(chosen):4} {mean('mask_iou'):6.3f} {below:6.1%}"
+        line += f" {seconds / base:6.2f}"
+        if "refined_iou" in chosen[0]:
+            before, after = mean("mask_distance"), mean("refined_distance")
+            line += f"  refined {mean('refined_iou'):.3f}  outline {before:5.2f} -> {after:5.2f} px"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.opening import open_picture
 
 EACH = 32
 """Samples of a shard."""
@@ -132,7 +133,7 @@ def png(picture: Tensor) -> bytes:
 
 
 def decoded(data: bytes) -> Tensor:
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 

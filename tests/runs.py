@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.data import trees
 
@@ -103,10 +104,10 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -
         time.sleep(0.01)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> str:
     """What a run said, once it has ended; an error when it hangs."""
     try:
-        return process.communicate(timeout=PATIENCE)[0]
+        return process.communicate(timeout=patience)[0]
     except subprocess.TimeoutExpired:
         raise AssertionError(f"it hangs: {kill(process)}") from None
 
@@ -121,6 +122,29 @@ def kill(process: subprocess.Popen[str]) -> str:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return process.communicate()[0]
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is no more, or soon."""
+    for _ in range(1000):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class Stop(Callback):
+    """Tells the run to stop while it works on a batch, counted from 0."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == self.batch:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def progress(out: Path) -> Callable[[], bool]:

@@ -97,7 +97,7 @@ def test_a_smaller_composite(
     arguments = ["composite", *pair, "-o", str(out), "--mask", rough, *STUBS, "--max-side"]
     assert main([*arguments, "32"]) == 0
     assert pixels(out).shape == (21, 32, 3)
-    assert "--max-side must be at least 32, got 31" in fails(2, *arguments, 31)
+    assert "--max-side (max_side=) must be at least 32 pixels, got 31" in fails(2, *arguments, 31)
 
 
 @pytest.mark.usefixtures("stub_stages")
@@ -249,6 +249,27 @@ def test_a_folder_of_masks(
     assert "b.jpg: there is no mask for b.jpg" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("stub_stages")
+@pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\rback", "\u202eturned", "\x9b2J"])
+def test_names_of_files_do_not_reach_the_terminal_raw(
+    save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    rgba = np.dstack([noise(20, 30), (disc(20, 30)[0, 0] * 255).byte().numpy()])
+    save(f"{name}/{name}.png", rgba)
+    (tmp_path / name / f"{name}-bad.png").write_bytes(b"not a picture")
+    back, front = save("back.png", noise(9, 9)), str(tmp_path / name)
+    assert main(["composite", front, str(back), "-o", str(tmp_path / name / "out"), *STUBS]) == 1
+    assert main(["composite", f"{front}-none.png", str(back), "-o", "out.png", *STUBS]) == 1
+    assert main(["composite", front, str(back), "-o", "out", *STUBS, "--fuser", name]) == 2
+    assert main(["--debug", "composite", f"{front}.png", str(back), "-o", "out.png"]) == 1
+    said = capsys.readouterr()
+    shown = ascii(name)[1:-1]
+    assert said.out.count(shown) >= 1  # where the composites are
+    assert said.err.count(shown) >= 6  # the alpha that is taken, what failed, what is not there
+    lines = [line.rstrip("\r") for line in (said.out + said.err).split("\n")]
+    assert all(line.isprintable() for line in lines if "\x1b[?" not in line)
+
+
 def test_an_empty_folder(tmp_path: Path, pair: list[str], fails: Callable[..., str]) -> None:
     (tmp_path / "empty").mkdir()
     message = fails(1, "composite", tmp_path / "empty", pair[1], "-o", tmp_path / "out")
@@ -384,7 +405,7 @@ def test_calls_that_cannot_be_right(
     assert "is a folder" in fails(2, "composite", *pair, "-o", tmp_path)
     assert "also an input" in fails(2, "composite", *pair, "-o", pair[0])
     assert "another output" in fails(2, *good, "--save-alpha", out)
-    assert "transparency" in fails(2, *good, "--save-cutout", tmp_path / "cutout.jpg")
+    assert "cannot hold an alpha" in fails(2, *good, "--save-cutout", tmp_path / "cutout.jpg")
     folder = ("composite", tmp_path, pair[1], "-o", tmp_path / "new.png")
     assert "new.png is the name of a picture, but" in fails(2, *folder)
     assert not (tmp_path / "new.png").exists()

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deep_image_compositing import Compositor, UsageError, read_image
-from deep_image_compositing.compositor import doubt, parse_position
+from deep_image_compositing.compositor import doubt
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.functional.compose import unknown_band
+from deep_image_compositing.settings import parse_position
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.making import make_stage
 from tests.conftest import DiscSegmenter, LayerFuser, PlainFuser, disc, noise
@@ -74,7 +75,7 @@ def test_composites_of_a_limited_size(frame: Any) -> None:
         again = make()(*small, disc(90, 120)[0, 0].numpy(), frame=frame)
         torch.testing.assert_close(again.composite, result.composite)
     assert make(max_side=200)(front, back).size == (90, 120)
-    with pytest.raises(UsageError, match="max_side must be at least 32 pixels, got 31"):
+    with pytest.raises(UsageError, match="must be at least 32 pixels, got 31"):
         make(max_side=31)
 
 

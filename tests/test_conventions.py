@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,6 +86,27 @@ def test_checks_can_be_switched_off() -> None:
     assert set_checks(False) is True
     assert set_checks(False) is False
     Blend()(torch.rand(1, 3, 4, 4) + 2, torch.rand(1, 1, 4, 4))
+
+
+def test_checks_wait_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    for name in ("tolist", "item", "__float__", "__bool__"):
+        real = getattr(Tensor, name)
+        monkeypatch.setattr(
+            Tensor, name, lambda x, real=real, name=name: waits.append(name) or real(x)
+        )
+    check(image=torch.rand(1, 3, 4, 4), mask=torch.rand(1, 1, 4, 4), alpha=torch.rand(1, 1, 4, 4))
+    assert waits == ["tolist"]
+
+
+@pytest.mark.parametrize(("value", "on"), [("0", False), ("1", True), (None, True)])
+def test_the_environment_switches_the_checks(
+    value: str | None, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEEP_IMAGE_COMPOSITING_CHECKS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DEEP_IMAGE_COMPOSITING_CHECKS", value)
+    assert runpy.run_path(str(conventions.__file__))["set_checks"](True) is on
 
 
 def test_checks_are_out_of_the_way_of_export() -> None:

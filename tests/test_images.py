@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import resource
+import socket
 import subprocess
 import sys
 import warnings
@@ -483,10 +485,14 @@ def test_arrays_and_tensors_are_taken() -> None:
     tensor = to_tensor(SCENE)
     sources: list[Any] = [
         SCENE, SCENE[:, ::-1][:, ::-1], tensor, tensor.double(), tensor.half(), tensor.numpy(),
-        tensor.clone().requires_grad_(),
+        tensor.clone().requires_grad_(), torch.from_numpy(SCENE).permute(2, 0, 1),
     ]  # fmt: skip
     for source in sources:
         np.testing.assert_array_equal(read_image(source).pixels, SCENE)
+    grays: list[Any] = [DISK, DISK[..., None], torch.from_numpy(DISK), torch.from_numpy(DISK)[None]]
+    for source in grays:
+        np.testing.assert_array_equal(read_image(source).pixels, DISK[..., None].repeat(3, axis=2))
+        np.testing.assert_array_equal(read_mask(source), DISK / np.float32(255))
     rgba = read_image(np.dstack([SCENE, DISK]))
     np.testing.assert_array_equal(rgba.alpha, DISK)
     assert rgba.name == "array"
@@ -501,7 +507,10 @@ def test_a_photograph_is_returned_as_it_is_and_does_not_change(
     caplog.clear()
     assert read_image(photograph) is photograph
     assert caplog.messages == []
-    source[:] = 0
+    planes = torch.from_numpy(source.copy()).permute(2, 0, 1)
+    other = read_image(planes)
+    source[:] = planes[:] = 0
+    np.testing.assert_array_equal(other.pixels, SCENE)
     np.testing.assert_array_equal(photograph.pixels, SCENE)
     np.testing.assert_array_equal(photograph.alpha, DISK)
     assert photograph.alpha is not None
@@ -515,7 +524,8 @@ def test_a_photograph_is_returned_as_it_is_and_does_not_change(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (torch.zeros(3, 4, 5, dtype=torch.uint8), r"uint8 \(3, 4, 5\).*divide 8-bit"),
+        (torch.zeros(5, 4, 3, dtype=torch.uint8), r"uint8 \(5, 4, 3\); expected.*\(C, H, W\)"),
+        (torch.zeros(3, 4, 5, dtype=torch.int32), r"int32 \(3, 4, 5\).*divide 8-bit"),
         (torch.zeros(1, 3, 4, 5), r"\(1, 3, 4, 5\).*one picture of the batch"),
         (torch.zeros(2, 4, 5), r"float32 \(2, 4, 5\); expected float \(3, H, W\)"),
         (torch.zeros(3, 0, 5), "empty"),
@@ -567,6 +577,31 @@ def test_missing_files_folders_and_empty_files(tmp_path: Path) -> None:
         read_mask(str(tmp_path / "nowhere.png"))
 
 
+def test_pipes_devices_and_sockets_are_no_photographs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for somebody to write
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(tmp_path):
+        bound.bind("socket.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")  # it has no end
+    for name, kind in (("pipe", "named pipe"), ("socket", "socket"), ("zero", "device")):
+        path = tmp_path / f"{name}.png"
+        for read in (read_image, read_mask):
+            with pytest.raises(ImageError, match=rf"{name}\.png is a {kind}, not a file"):
+                read(path)
+        with pytest.raises(ImageError, match=rf"{name}\.png is a {kind}, not a file"):
+            write_image(path, SCENE)  # which would take its place
+    assert files_of(tmp_path) == ["pipe.png", "socket.png", "zero.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs /dev/fd")
+def test_a_pipe_that_a_shell_has_opened_is_read() -> None:
+    data = photographs.encode(SCENE)
+    end, start = os.pipe()
+    with open(start, "wb") as file, open(end, "rb"):
+        file.write(data)
+        file.close()
+        np.testing.assert_array_equal(read_image(f"/dev/fd/{end}").pixels, SCENE)
+
+
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret.png"
     path.write_bytes(photographs.encode(SCENE))
@@ -607,18 +642,6 @@ def test_files_that_are_no_images(tmp_path: Path, data: bytes, message: str) -> 
     with pytest.raises(ImageError, match=message) as raised:
         read_image(path)
     assert str(raised.value).startswith(str(path))
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
-def test_truncated_files(tmp_path: Path, form: str) -> None:
-    data = photographs.encode(photographs.scene(200, 200), form)
-    path = tmp_path / "photo"
-    for part in (0.5, 0.8):
-        path.write_bytes(data[: int(part * len(data))])
-        with pytest.raises(ImageError, match=r"photo (is truncated|cannot be decoded|begins like)"):
-            read_image(path)
-        with pytest.raises(ImageError):
-            read_mask(path)
 
 
 @given(
@@ -867,7 +890,8 @@ def test_8_bit_values_survive_writing_and_reading(
     pixels: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"roundtrip{suffix}"
-    for image in (pixels, to_tensor(pixels), to_tensor(pixels).double()):
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    for image in (pixels, planes, to_tensor(pixels), to_tensor(pixels).double()):
         write_image(path, image)
         photograph = read_image(path)
         np.testing.assert_array_equal(photograph.pixels, pixels)
@@ -878,7 +902,8 @@ def test_8_bit_values_survive_writing_and_reading(
 def test_alpha_survives_writing_and_reading(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"cutout{suffix}"
     alpha = to_tensor(DISK)
-    for given_alpha in (DISK, alpha, alpha[0], alpha.numpy()):
+    levels = torch.from_numpy(DISK)
+    for given_alpha in (DISK, DISK[..., None], levels[None], alpha, alpha[0], alpha.numpy()):
         write_image(path, SCENE, alpha=given_alpha, quality=100)
         photograph = read_image(path)
         np.testing.assert_array_equal(photograph.pixels, SCENE)
@@ -904,7 +929,7 @@ def test_every_format_holds_colour_and_gray(suffix: str, tmp_path: Path) -> None
             profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
             assert "sRGB" in ImageCms.getProfileDescription(profile)
     disk = photographs.disk(48, 64)
-    for gray in (disk, to_tensor(disk), to_tensor(disk)[0]):
+    for gray in (disk, disk[..., None], torch.from_numpy(disk)[None], to_tensor(disk)):
         write_image(path, gray)
         assert np.abs(read_image(path).pixels[..., 0].astype(int) - disk).mean() < 2
         assert read_image(path).notes == ()

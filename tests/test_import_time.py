@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 HEAVY = ("torch", "lightning", "timm", "kornia", "torchvision", "torchmetrics", "numpy", "PIL")
 
@@ -14,7 +16,7 @@ def imported_by(code: str) -> set[str]:
     """Which of the heavy packages a fresh process has imported after ``code``."""
     script = f"{code}\nimport sys\nprint('|', *(name for name in {HEAVY} if name in sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True
     )
     return set(done.stdout.rpartition("|")[2].split())
 
@@ -35,6 +37,66 @@ def test_a_wrong_file_is_found_before_torch_is_imported() -> None:
         "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1"
     )
     assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    for name, size in (("front", (40, 30)), ("back", (50, 50)), ("wide", (17_000, 2))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    placed = ["--frame", "background"]
+    wrong = [
+        ["--scale", "2"], ["--position", "0,0"], [*placed, "--scale", "0"],
+        [*placed, "--scale", "nan"], [*placed, "--position", "2,0"],
+        [*placed, "--scale", "1e6"], ["--work-side", "3"], ["--max-side", "3"],
+        ["--max-pixels", "0"], ["--device", "gpu"], ["--harmonize-strength", "0.5"],
+        ["--harmonize", "reinhard", "--harmonize-strength", "2"], ["--resume"], ["--mask", "none"],
+        ["--save-cutout", "cutout.jpg"], ["--save-alpha", "alpha"], ["--save-steps", "no/a.png"],
+        ["--save-alpha", "front.png"], ["--mask", "pipe.png"], ["-o", "wide.webp"],
+    ]  # fmt: skip
+    for_folders = [
+        ["--devices", "0"], ["--accelerator", "cuda", "--device", "cpu"], ["--mask", "none.png"],
+        ["--mask", "pipe.png"], ["--save-cutout", "cutouts.png"],
+    ]  # fmt: skip
+    code = (
+        "import os\n"
+        "from deep_image_compositing.cli import main\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "os.mkfifo('pipe.png')\n"
+        f"for more in {wrong}:\n"
+        "    front = 'wide.png' if more[0] == '-o' else 'front.png'\n"
+        "    code = main(['composite', front, 'back.png', '-o', 'out.png', *more])\n"
+        "    assert code in (1, 2), more\n"
+        f"for more in {for_folders}:\n"
+        "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) in (1, 2), more\n"
+        "assert not os.path.exists('out')"
+    )
+    assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--segmenter", "onx"], "did you mean 'onnx'"),
+        (["--segmenter=onnx", "--segmenter-option=path=gone.onnx"], "no ONNX file gone.onnx"),
+        (["--segmenter", "onnx"], "needs the option 'path'"),
+        (["--fuser-option", "widht=3"], "did you mean 'widths'"),
+        (["--refiner-option", "weights=gone.ckpt"], "no weights 'gone.ckpt'"),
+    ],
+)
+def test_what_is_wrong_with_a_stage_is_found_before_torch_is_imported(
+    given: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "from deep_image_compositing.cli import main\n"
+        f"assert main(['composite', 'a.png', 'b.png', '-o', 'out.png', *{given}]) in (1, 2)"
+    )
+    found, said = imported_by(code), capfd.readouterr().err
+    assert found & {"torch", "lightning", "timm", "numpy", "PIL"} == set()
+    assert message in said
+
+
+def test_listing_the_stages_needs_no_torch() -> None:
+    code = "from deep_image_compositing.cli import main\nassert main(['stages']) == 0"
+    assert "torch" not in imported_by(code)
 
 
 def test_reading_pictures_needs_no_torch() -> None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.data.feeds import Reading, open_source
+from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import ShardItem, Source
 from tests.photographs import disk, scene
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZE = (176, 208)
+STAGES = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.syspath_prepend(RECIPES)  # where Python finds what a script there imports
     runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
 
 
@@ -32,12 +37,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     matte = disk(*SIZE)
     alpha = matte[..., None] / 255
-    for folder in ("people", "cats", "subjects", "mattes", "backgrounds"):
+    for folder in ("people", "cats", "subjects", "mattes", "backgrounds", "cutouts"):
         (root / folder).mkdir()
         for number in range(9):
             behind = scene(*SIZE, seed=number) // 2
             if folder == "backgrounds":
                 Image.fromarray(behind).save(root / folder / f"{number}.png")
+                continue
+            if folder == "cutouts":
+                cutout = np.dstack([255 - behind, matte])
+                Image.fromarray(cutout).save(root / folder / f"{number}.png")
                 continue
             subject = 255 - scene(*SIZE, seed=50 + number) // 3
             picture = np.round(alpha * subject + (1 - alpha) * behind).astype(np.uint8)
@@ -47,6 +56,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = f"{number}.alpha.png" if fine else f"{number}.mask.png"
             Image.fromarray(label).save(root / folder / name)
     return root
+
+
+@pytest.fixture(scope="module")
+def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file that takes for the subject whatever is bright."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    real, helper = onnx.TensorProto.FLOAT, onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["picture"], ["mask"], axes=[1])],
+        "brightness",
+        [helper.make_tensor_value_info("picture", real, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("mask", real, [1, 1, 64, 64])],
+    )
+    path = tmp_path_factory.mktemp("onnx") / "brightness.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    return path
+
+
+def feed_labels(shard: Path, count: int) -> list[NDArray[np.uint8]]:
+    """Masks of the first samples of a shard."""
+    feed, _ = open_source(Source(str(shard)), ("segmentation",), Reading())
+    return [np.asarray(item.label()) for item in feed.read(0, count) if item is not None]
 
 
 def held_out(path: Path, share: float) -> int:
@@ -151,19 +185,55 @@ def test_own_masks_are_triplets_with_the_mask_that_was_found(
 
 
 def test_masks_are_measured_on_what_is_held_out(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    brightness: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "masks.json"
-    run(monkeypatch, "measure_masks", data, "--out", out, "--limit", "2")
-    records = json.loads(out.read_text())
+    (tmp_path / "data/open").mkdir(parents=True)
+    for folder in data.iterdir():
+        (tmp_path / "data" / folder.name).symlink_to(folder)
+    # Of frames whose names share what is before the last _, all are held out, or none.
+    davis = tmp_path / "data/open/davis"
+    davis.mkdir()
+    for name in ("6_1", "6_2", "0_6"):
+        for kind in (".jpg", ".mask.png"):
+            (davis / f"{name}{kind}").write_bytes((data / f"people/6{kind}").read_bytes())
+    (davis / "labels.tsv").write_text("name\tdoubt\n6_1\t0.1\n6_2\t0.6\n")
+    out, sheet = tmp_path / "masks.json", tmp_path / "worst.png"
+    sets = "people,davis,pasted,animals pasted"
+    arguments = ["--segmenter", f"bright=rembg(path={brightness}, mean=0, std=1)", "--sets", sets]
+    arguments += ["--refiner", "cascade", "--list", "--sheet", str(sheet), "--worst", "3"]
+    run(monkeypatch, "measure_masks", tmp_path / "data", "--out", out, *arguments)
     said = capsys.readouterr().out
-    assert {record["set"] for record in records} == set(
-        runpy.run_path(str(RECIPES / "measure_masks.py"))["SETS"]
-    )
+    records = json.loads(out.read_text())
+    seen = {(record["set"], record["picture"]) for record in records}
+    names = {str(n) for n in range(9) if Pair(Path(f"{n}.jpg"), None).held_out(0.1)}
+    few = {str(n) for n in range(9) if Pair(Path(f"{n}.jpg"), None).held_out(0.2)}
+    expected = {(name, n) for name in ("people", "animals pasted") for n in names}
+    assert seen == {*expected, ("davis", "6_1"), *(("pasted", f"{n} 0") for n in few)}
     for record in records:
         assert 0 <= record["mask_iou"] <= 1
         assert record["refined_distance"] >= 0
+        assert record["seconds"] > 0
         assert record["set"] in said
+    assert sum(line.count(" bright ") for line in said.splitlines()[-3:]) == 3  # the worst
+    with Image.open(sheet) as picture:
+        assert picture.width > 4 * 256
+        assert picture.height > 3 * 256
+
+
+def test_a_model_of_the_u2_net_family_is_fed_as_rembg_does(
+    brightness: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RECIPES)
+    rembg = runpy.run_path(str(RECIPES / "measure_masks.py"))["Rembg"]
+    dark = torch.linspace(0.1, 0.5, 64).expand(1, 3, 64, 64)
+    found = rembg(str(brightness), mean=0, std=1)(dark)
+    # Divided by its maximum of 0.5 the darkest is 0.2, which is then stretched to 0.
+    assert found[0, 0, 0, [0, -1]].tolist() == pytest.approx([0, 1], abs=0.01)
+    assert found[0, 0, 5, 32] == pytest.approx(32 / 63, abs=0.01)
 
 
 @pytest.mark.slow
@@ -179,3 +249,40 @@ def test_the_sheet_shows_held_out_composites(
     assert (tmp_path / "sheet" / "sheet_1.png").is_file()
     with Image.open(made[0]) as picture:
         assert picture.size == (SIZE[1], SIZE[0])
+
+
+@pytest.mark.slow
+def test_what_is_packed_trains_all_three_stages_in_the_time_it_is_given(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed, out = tmp_path / "packed", tmp_path / "out"
+    run(monkeypatch, "default/pack", data, packed, "--megabytes", "2")
+    for kind, name, share in (
+        ("segmentation", "people", 0.1),
+        ("segmentation", "mattes", 0.2),
+        ("mattes", "mattes", 0.2),
+        ("backgrounds", "backgrounds", 0.1),
+    ):
+        feed, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,), Reading())
+        pairs = [Pair(Path(f"{n}.jpg"), None) for n in range(9)]
+        assert len(feed) == sum(not pair.held_out(share) for pair in pairs)
+    (soft,) = feed_labels(packed / "segmentation/mattes.tar", 1)
+    assert 3 < len(np.unique(soft)) <= 16
+    assert sum(path.stat().st_size for path in packed.rglob("*.tar")) < 2e6
+
+    began = time.monotonic()
+    tiny = "weights=null,backbone=test_efficientnet,width=8"
+    run(
+        monkeypatch,
+        "default/train",
+        *(packed, out, "--device", "cpu", "--minutes", "0.5", "--batch", "2", "--workers", "0"),
+        *("--segmenter", f"pyramid({tiny},size=32)", "--refiner", f"cascade({tiny})"),
+        *("--fuser", "multi_stream(weights=null,widths=[4,8],finer_widths=[4],two_sizes=0.5)"),
+    )
+    assert time.monotonic() - began < 45
+    said = capsys.readouterr().out
+    for slot, name in STAGES.items():
+        assert f"{slot}: " in said
+        stage = registry.create(slot, name, weights=str(out / f"{slot}.safetensors"))
+        assert all(value.isfinite().all() for value in stage.state_dict().values())
+    assert said.count("images a second") == 3

@@ -1,20 +1,31 @@
-"""The recipes: each parses, has the numbers that it claims, and trains as its toy twin."""
+"""The recipes: each makes what it names, has the numbers it claims, and trains as its toy twin."""
 
 from __future__ import annotations
 
+import functools
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from torch import nn
 
 from deep_image_compositing import registry
 from deep_image_compositing.cli import main
 from deep_image_compositing.networks.pyramid import count_parameters
+from deep_image_compositing.stages.base import Stage
+from deep_image_compositing.stages.making import make_stage
+from deep_image_compositing.stages.refinement import deep_image_matting, index_net
+from tests import runs
+from tests.contract.test_stages import training_batch
+from tests.data import trees
 
 # Lightning says that loading in the training process may be slow, that the toys log less often
 # than they step, and that the folder of a run exists.
@@ -23,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 DEFAULTS = sorted(f"default/{path.stem}" for path in RECIPES.glob("default/*.yaml"))
@@ -94,14 +106,17 @@ def test_the_numbers_of_the_paper(name: str) -> None:
 
 def test_the_numbers_of_deep_image_matting() -> None:
     values = read("deep_image_matting")
-    assert (values["model.width"], values["data.size"]) == (1.0, 320)
+    assert values["data.size"] == 320
     assert values["model.learning_rate"] == 1e-5
-    assert not values["model.skips"]
+    assert {values.get(f"model.{name}") for name in deep_image_matting.PUBLISHED} == {None}
+    assert deep_image_matting.PUBLISHED["width"] == 1.0
+    assert not deep_image_matting.PUBLISHED["skips"]
 
 
 def test_the_numbers_of_index_net() -> None:
     values = read("index_net")
-    assert (values["model.width"], values["model.indexing"]) == (1.0, "m2o")
+    assert {values[f"model.{name}"] for name in index_net.PUBLISHED} == {None}
+    assert (index_net.PUBLISHED["width"], index_net.PUBLISHED["indexing"]) == (1.0, "m2o")
     assert values["model.learning_rate"] == 1e-2
     assert values["model.encoder_rate"] == 1e-2
     assert (values["data.size"], values["data.batch_size"]) == (320, 16)
@@ -113,9 +128,12 @@ def test_the_numbers_of_index_net() -> None:
     ("name", "changed"),
     [
         ("fusion_no_augmentation", {"data.blending", "data.textures"}),
-        ("fusion_single_stream", {"model.class_path", "model.widths"}),
+        ("fusion_single_stream", {"model.class_path"}),
         ("no_refinement", {"data.degrade"}),
-        ("fusion_hard", {"data.train.1.path", "data.train.1.weight", "model.weights"}),
+        (
+            "fusion_hard",
+            {"data.train.1.path", "data.train.1.weight"} | {"model.weights", "model.head"},
+        ),
     ],
 )
 def test_an_ablation_changes_nothing_else(name: str, changed: set[str]) -> None:
@@ -146,19 +164,151 @@ def test_the_modern_fuser_s_rate_is_scaled() -> None:
 
 
 def test_one_stream_has_as_many_parameters_as_two() -> None:
+    for recipe in ("fusion_easy", "fusion_single_stream"):
+        assert read(recipe)["model.widths"] is None
     counts = [
-        count_parameters(registry.create("fuser", stage, widths=read(recipe)["model.widths"]))
-        for stage, recipe in (
-            ("multi_stream", "fusion_easy"),
-            ("single_stream", "fusion_single_stream"),
-        )
+        count_parameters(registry.create("fuser", name))
+        for name in ("multi_stream", "single_stream")
     ]
     assert counts[1] == pytest.approx(counts[0], rel=0.02)
 
 
-# Training
+# The recipes themselves, on made photographs that lie where theirs would
 
-QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FEATURES = ("resnet50", "convnext_tiny.in12k_ft_in1k", "vgg16", "mobilenetv2_100")
+"""Backbones whose weights recipes have timm fetch; they are made here."""
+
+FETCHED = {"deep_image_matting": "vgg16", "index_net": "mobilenetv2_100"}
+"""Whose weights a stage begins with where its recipe names no backbone."""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with everything that a recipe names, small."""
+    folder = tmp_path_factory.mktemp("house")
+    make = runpy.run_path(str(RECIPES / "toy" / "make_data.py"))
+    make["main"](folder / "shards")
+    for name, kind in (("people", "mask"), ("cats", "mask"), ("subjects", "mask")):
+        trees.pairs(folder / "data" / name, kind)
+    trees.pairs(folder / "data/mattes", "alpha")
+    trees.cutouts(folder / "data/cutouts")
+    for name in ("backgrounds", "photographs"):
+        trees.scenes(folder / "data" / name)
+    trees.pairs(folder / "runs/self/mattes", "alpha")
+    for name in ("own_masks", "own_masks_self"):
+        trees.shards(folder / "runs" / name, "triplets", 4, 1)
+    easy = registry.create("fuser", "multi_stream")
+    content = {"state_dict": easy.state_dict(), "hyper_parameters": dict(easy.hparams)}
+    (folder / "runs/fusion_easy/checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "runs/fusion_easy/checkpoints/last.ckpt")
+    for name in ("tf_efficientnet_lite0", *FEATURES):
+        state = timm.create_model(name, features_only=True).state_dict()
+        if name == "vgg16":  # as torchvision names them
+            state = {key.replace("features_", "features."): v for key, v in state.items()}
+        known = {"tf_efficientnet_lite0": "efficientnet_lite0"}.get(name, name)
+        halves = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
+        safetensors.torch.save_file(halves, folder / "runs" / f"{known}.safetensors")
+    return folder
+
+
+def fetched(name: str) -> list[str]:
+    """Options that name files in the place of what a recipe has timm fetch."""
+    values, more = read(name), []
+    for option, backbone in (("pretrained", "backbone"), ("perceptual_weights", "perceptual")):
+        if values.get(f"model.{option}") == "pretrained":
+            of = values.get(f"model.{backbone}") or FETCHED[name]
+            more.append(f"--model.{option}=runs/{of}.safetensors")
+    return more
+
+
+def unused(stage: Stage, batch: dict[str, torch.Tensor]) -> list[str]:
+    """Parameters that wait for a gradient and get none in one step."""
+    stage.train()
+    step = stage.loss(batch)
+    assert step.loss.isfinite()
+    step.loss.backward()
+    return [name for name, p in stage.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NAMES, *DEFAULTS])
+def test_a_recipe_makes_its_stage_and_batches_that_train_all_of_it(
+    name: str, house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(house)
+    made: list[Any] = []
+
+    @functools.wraps(Trainer.fit)  # whose parameters the command line asks for
+    def keep(trainer: Trainer, model: Any, datamodule: Any, **_: Any) -> None:
+        made.extend((model, datamodule))
+
+    monkeypatch.setattr(Trainer, "fit", keep)
+    given = [f"--config={RECIPES / name}.yaml", *fetched(name), "--trainer.accelerator=cpu"]
+    given += ["--trainer.precision=32-true", f"--trainer.default_root_dir={tmp_path}"]
+    assert main(["fit", *given]) == 0
+    stage, data = made
+    values = read(name)
+    assert (data.size, data.batch_size) == (values["data.size"], values["data.batch_size"])
+    data.size, data.batch_size, data.num_workers = 64, 2, 0
+    stage.setup("fit")
+    data.setup("fit")
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert unused(stage, batch) == []
+
+
+SHIPPED = [(entry.slot, entry.name) for entry in registry.list_stages() if entry.weights]
+
+
+@pytest.mark.parametrize(("slot", "name"), SHIPPED)
+def test_a_shipped_stage_trains_all_that_it_has(slot: str, name: str) -> None:
+    stage = make_stage(slot, name)
+    assert unused(stage, training_batch(slot, 2, 64)) == []
+
+
+ONWARD = [  # recipes that go on from the shipped weights, by themselves or as the docs have it
+    *[name for name in (*NAMES, *DEFAULTS) if read(name).get("model.weights") == "default"],
+    *["fusion_easy", "fusion_single_stream", "default/segmentation", "default/refinement"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONWARD)
+def test_two_steps_from_the_shipped_weights(
+    name: str, house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(house)
+    assert main(["fit", *onward(name, tmp_path)]) == 0
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONWARD[:1])
+def test_two_steps_from_the_shipped_weights_by_two_processes(
+    name: str, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(house)
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    process = runs.start(["fit", *onward(name, tmp_path), *two])
+    said = runs.finish(process)
+    assert process.returncode == 0, said
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+def onward(name: str, folder: Path) -> list[str]:
+    """Two steps of a recipe on a CPU, from the shipped weights, on small crops."""
+    given = [f"--config={RECIPES / name}.yaml", *fetched(name), "--model.weights=default"]
+    data = {"size": 64, "batch_size": 2, "epoch_length": 8, "num_workers": 0}
+    trainer = {"max_steps": 2, "accelerator": "cpu", "val_check_interval": 1.0}
+    trainer |= {"limit_val_batches": 0, "default_root_dir": str(folder / "run")}
+    given += [f"--data.{key}={value}" for key, value in data.items()]
+    given += [f"--trainer.{key}={value}" for key, value in trainer.items()]
+    callback = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}
+    return [*given, *QUIET, f"--trainer.callbacks=[{json.dumps(callback)}]"]
+
+
+# The toys
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import stat
+import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,12 @@ import pytest
 import torch
 
 from deep_image_compositing.cli import main
-from deep_image_compositing.training import Interruptible, newest_checkpoint
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.training import (
+    Interruptible,
+    check_hyper_parameters,
+    newest_checkpoint,
+)
 from tests import runs
 
 pytestmark = [
@@ -96,14 +103,105 @@ def test_a_run_stopped_in_every_way_ends_as_one_that_was_not(
     assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
 
 
+@pytest.mark.slow
+def test_a_run_stopped_while_it_gathers_gradients_ends_as_one_that_was_not(
+    data: Path, tmp_path: Path
+) -> None:
+    """Two steps of four batches an epoch, stopped in the second batch of the second step."""
+    last = {"every_n_train_steps": 4, "save_top_k": -1}
+    saving = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": last}
+    stopping = {"class_path": "tests.runs.Stop", "init_args": {"batch": 5}}
+
+    def arguments(name: str, *callbacks: dict[str, Any]) -> list[str]:
+        given: dict[str, Any] = {"accumulate_grad_batches": 4, "max_steps": 4}
+        given |= {"val_check_interval": 8, "callbacks": [saving, *callbacks]}
+        return [*runs.arguments(data, tmp_path / name, **given), "--data.num_workers=0"]
+
+    assert main(arguments("whole")) == 0
+    assert main(arguments("parts", stopping)) == 128 + signal.SIGTERM
+    stopped = newest_checkpoint(tmp_path / "parts")
+    assert stopped is not None
+    assert torch.load(stopped, weights_only=True)["global_step"] == 2
+    assert main([*arguments("parts"), "--resume"]) == 0
+    whole, parts = (runs.weights(tmp_path / name, 4) for name in ("whole", "parts"))
+    assert all(torch.equal(parts[key], value) for key, value in whole.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "signals"), [(2, "TERM"), (0, "INT INT")])
+def test_a_run_whose_source_hangs_can_be_stopped(
+    workers: int, signals: str, data: Path, tmp_path: Path
+) -> None:
+    stuck, pid = tmp_path / "stuck", tmp_path / "pid"
+    # Each shard is whole until there is a checkpoint; then nothing comes any more.
+    shard = data / "people" / "train-000000.tar"
+    hang = f"if [ -e {stuck} ]; then echo $$ > {pid}; sleep 1000; fi"
+    options = [f"--data.train=pipe:{hang}; cat {shard}", f"--data.validation={data / 'people'}"]
+    out = tmp_path / "run"
+    given = runs.arguments(data, out, max_steps=10_000, limit_val_batches=0)
+    process = runs.start([*given, *options, f"--data.num_workers={workers}"])
+    runs.wait_until(runs.progress(out), process)
+    stuck.touch()
+    runs.wait_until(lambda: pid.exists() and pid.read_text(), process)
+    for number, name in enumerate(signals.split()):
+        time.sleep(1 + number)  # as people do
+        process.send_signal(getattr(signal, f"SIG{name}"))
+    last = {"TERM": signal.SIGTERM, "INT": signal.SIGINT}[name]
+    said = runs.finish(process, 30)
+    assert process.returncode == 128 + last, said
+    assert "Traceback" not in said
+    if last == signal.SIGTERM:
+        assert "no data arrive: stopped without another checkpoint" in said
+    assert runs.has_ended(int(pid.read_text()))
+    assert newest_checkpoint(out) is not None
+
+
+class Costly:
+    """A value that could be read back only by running code."""
+
+
+@pytest.mark.parametrize("held", [Decimal("0.1"), Costly()])
+def test_a_folder_whose_run_cannot_go_on_is_left_as_it_is(
+    held: object, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True)
+    for age, (name, value) in enumerate((("last", held), ("older", 0.1))):
+        path = folder / f"{name}.ckpt"
+        torch.save({"state_dict": {}, "hyper_parameters": {"x": value}}, path)
+        os.utime(path, (1000 - age, 1000 - age))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    given = runs.arguments(data, out)
+    for more, code, said in (
+        ([], 2, "holds a run already (last.ckpt)"),
+        (["--resume"], 1, "holds a run from which none can go on: "),
+    ):
+        assert main([*given, *more]) == code
+        assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(out.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("held", [Decimal("0.1"), Costly(), lambda: 1])
+def test_what_would_make_checkpoints_unreadable_is_found_before_the_run(held: object) -> None:
+    part: Any = SimpleNamespace(hparams={"rate": 0.1, "widths": (1, 2), "x": held})
+    with pytest.raises(UsageError, match=r"x of SimpleNamespace is .*: a checkpoint that holds it"):
+        check_hyper_parameters(part)
+    part.hparams["x"] = {"a": [1, None, "b", True]}
+    check_hyper_parameters(part)
+
+
 # Parts
 
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Any:
     saved: list[Path] = []
+    epoch_loop = SimpleNamespace(_should_accumulate=lambda: False)
     return SimpleNamespace(
         world_size=1,
+        fit_loop=SimpleNamespace(epoch_loop=epoch_loop),
         is_global_zero=True,
         local_rank=0,
         strategy=SimpleNamespace(launcher=None),
@@ -113,7 +211,7 @@ def trainer(tmp_path: Path) -> Any:
     )
 
 
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM)
 
 
 @pytest.fixture
@@ -121,6 +219,7 @@ def handlers() -> Iterator[list[Any]]:
     before = [signal.getsignal(number) for number in HANDLED]
     yield before
     assert [signal.getsignal(number) for number in HANDLED] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 @pytest.mark.parametrize("end", ["teardown", "on_exception", "told"])
@@ -166,3 +265,7 @@ def test_the_newest_checkpoint_that_can_be_read(
     os.utime(torn, (2000, 2000))
     assert newest_checkpoint(tmp_path) == folder / "b.ckpt"
     assert "a.ckpt" in caplog.text
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match=r"from which none can go on: .*\.ckpt is not a check"):
+        newest_checkpoint(tmp_path)

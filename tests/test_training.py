@@ -11,13 +11,16 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from torch import Tensor
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import WeightsError
+from deep_image_compositing.conventions import set_checks
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.images import read_image
-from deep_image_compositing.stages.base import Stage
+from deep_image_compositing.stages.base import Segmenter, Stage, Step
 from tests.contract.test_stages import training_batch
 from tests.data import trees
 
@@ -289,6 +292,158 @@ def test_what_is_wrong_is_said_in_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert re.search(WRONG[wrong], said[0])
+
+
+def test_a_stage_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "their_broken_stages.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = Path(__file__).parents[1] / "recipes" / "fusion_easy.yaml"
+    for name, cause in (
+        ("their_broken_stages.Fuser", "No module named 'nothing_of_that_name'"),
+        ("deep_image_compositing.stages.fusion.Fuzer", "Fuzer"),
+    ):
+        assert main(["fit", f"--config={recipe}", f"--model={name}"]) == 2
+        said = capsys.readouterr().err.strip()
+        assert f"{name} cannot be used: " in said
+        assert cause in said.partition("cannot be used: ")[2]
+        assert "\n" not in said
+
+
+# Steps
+
+
+class Plain(Segmenter):
+    """One convolution; keeps the pictures that were to be logged."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.Conv2d(3, 1, 1)
+        self.sheets: list[tuple[str, int]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.logits(image).sigmoid()
+
+    def logits(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def loss(self, batch: dict[str, Tensor]) -> Step:
+        step = super().loss(batch)
+        self(batch["image"])  # as losses may that want the answer as it is
+        return step
+
+    def _log_pictures(self, split: str, pictures: dict[str, Tensor]) -> None:
+        self.sheets.append((split, self.global_step))
+
+
+def plain_steps(batches: list[dict[str, Tensor]], accumulate: int = 1) -> Plain:
+    """A stage that has been trained on the batches."""
+    stage = Plain(picture_every=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=accumulate,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(stage, loader, loader)  # without one, Lightning warns
+    return stage
+
+
+def test_a_step_of_several_batches_is_drawn_once() -> None:
+    stage = plain_steps([training_batch("segmenter", 1, 8)] * 12, accumulate=4)
+    assert stage.sheets == [("train", 0), ("train", 2)]
+
+
+def test_training_looks_at_the_first_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, aminmax = [], torch.aminmax
+
+    def look(tensor: Tensor) -> Any:
+        looks.append(tensor.shape[1])
+        return aminmax(tensor)
+
+    monkeypatch.setattr(torch, "aminmax", look)
+    good = {name: training_batch("segmenter", 1, 8)[name] for name in ("image", "mask")}
+    bad = {**good, "image": good["image"] * 255}
+    stage = plain_steps([good, good, bad])
+    assert looks == [3, 1]
+    with pytest.raises(UsageError, match="image must lie in"):
+        stage(bad["image"])
+    with pytest.raises(UsageError, match="image must lie in"):
+        plain_steps([bad, good])
+    before = set_checks(False)
+    try:
+        plain_steps([bad])
+    finally:
+        set_checks(before)
+
+
+def test_composites_are_measured_without_a_true_alpha() -> None:
+    batch = training_batch("fuser", 2, 32)
+    fuser = registry.create("fuser", "alpha")
+    answers = []
+    for kept in (
+        {**batch, "alpha": batch["mask"]},
+        {k: v for k, v in batch.items() if k != "alpha"},
+    ):
+        metrics = fuser.make_metrics()
+        fuser.measure(metrics, batch["foreground"], kept)
+        answers.append({name: float(value) for name, value in metrics.compute().items()})
+    assert answers[0] == answers[1]
+    assert 0 < answers[0]["band_psnr"] < 40
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe\x00\x80" * 100, r"given\.yaml is no text in UTF-8"),
+        (b"a: \x00", "control characters are not allowed"),
+        (BOMB.encode(), r"at most 10,000 values, aliases counted .* \('a0: &a0"),
+        (b"model: &a [*a]", "at most 10,000 values"),
+        (b"model: " + b"[" * 100 + b"]" * 100, "and 50 levels"),
+        (b"model: " + b"[" * 10**5, "nesting|and 50 levels"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_at_once(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "given.yaml"
+    path.write_bytes(content)
+    assert main(["fit", f"--config={path}"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(said, lines[0])
+
+
+def test_sources_are_no_files_of_options(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments("segmenter/pyramid", data, tmp_path / "run")
+    note = tmp_path / "note.txt"
+    note.write_text("secret: text")
+    for source, said in (
+        ("s3://", "s3:// names no shard"),
+        ("gopher://x/0.tar", "gopher://x/0.tar cannot be read"),
+        (f"file://{note}", "no folder of training pairs"),
+        ("pipe:echo", "pipe:echo would run a program, which WDS_SECURE forbids"),
+    ):
+        monkeypatch.setenv("WDS_SECURE", "1")
+        assert main([*given, "--data.train", source]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "secret" not in error
+    assert main([*given, "--data.train=memory://x/{0..3}.tar", "--print_config"]) == 0
+    assert "train: memory://x/{0..3}.tar" in capsys.readouterr().out
 
 
 def test_an_epoch_shorter_than_what_lies_between_validations(

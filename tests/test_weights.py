@@ -6,8 +6,9 @@ import json
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry, weights
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.stages.base import Segmenter
+from deep_image_compositing.stages.making import make_stage
 
 
 class Toy(Segmenter):
@@ -69,8 +72,6 @@ def test_unknown_names_list_what_ships() -> None:
 
 
 def test_what_ships_is_small_and_makes_stages() -> None:
-    from deep_image_compositing.stages.making import make_stage
-
     sizes = {path.name: path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")}
     assert sum(sizes.values()) < 20e6
     named = set()
@@ -232,11 +233,166 @@ def test_a_head_that_is_no_json(tmp_path: Path) -> None:
 def test_other_shapes_and_names_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "toy.safetensors"
     weights.save(Toy(channels=3), path)
-    with pytest.raises(WeightsError, match=r"does not fit Toy.*conv\.(weight|bias)"):
+    said = r"does not fit Toy: the option 'channels' is given as 2, and the file was made with 3$"
+    with pytest.raises(WeightsError, match=said):
         Toy(channels=2, weights=str(path))
-    safetensors.torch.save_file({"other": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"does not fit Toy.*[Mm]issing.*conv\.weight"):
+    state = {**Toy().state_dict(), "conv.weight": torch.zeros(5, 3, 1, 1)}
+    safetensors.torch.save_file(state, path)
+    said = r"conv\.weight is \(5, 3, 1, 1\) in it, and \(2, 3, 1, 1\) in the stage$"
+    with pytest.raises(WeightsError, match=said):
         Toy(weights=str(path))
+    safetensors.torch.save_file({"other": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=r"Toy: it has no conv\.weight, and \d more$"):
+        Toy(weights=str(path))
+
+
+SMALL: dict[str, Any] = {"widths": (4, 6), "radius": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("multi_stream", {"widths": (16, 24, 40, 64, 80)}, r"'widths'.*\[16, .*\[24, 40, 64, 80\]"),
+        ("multi_stream", {"shuffle": 1, "radius": 5}, "'shuffle' is given as 1, .*with 2; leave"),
+        ("single_stream", {"finer_widths": (4,)}, r"'finer_widths'.*\[4\].*\[16, 24, 32\]"),
+        ("cascade", {"backbone": "resnet50"}, "'backbone'.*'resnet50'.*'tf_efficientnet_lite0'"),
+        ("deep_image_matting", {"skips": False}, "'skips' is given as False, .*with True"),
+    ],
+)
+def test_options_other_than_in_the_file_are_named(
+    name: str, given: dict[str, Any], said: str
+) -> None:
+    slot = "fuser" if name.endswith("stream") else "refiner"
+    with pytest.raises(WeightsError, match=said) as caught:
+        registry.create(slot, name, weights="default", **given)
+    assert "state_dict" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_options_as_in_the_file_and_those_no_tensor_depends_on_may_be_given() -> None:
+    fuser = registry.create("fuser", "multi_stream", weights="default", widths=[24, 40, 64, 80])
+    assert fuser.radius == 16
+    fuser = registry.create("fuser", "multi_stream", weights="default", radius=9)
+    assert fuser.hparams["radius"] == 9
+
+
+# What a file says of itself may be anything
+
+HOSTILE: list[tuple[str, str]] = [
+    ('{"widths": [-1, 6]}', "each of widths must lie between 1 and 4096"),
+    ('{"widths": [1000000, 6]}', "each of widths must lie between 1 and 4096"),
+    ('{"widths": [4096, 4096]}', "does not fit"),
+    ('{"widths": "wide"}', "'widths' is a list of whole numbers or null, got 'wide'"),
+    ('{"widths": [4, "wide"]}', "'widths' is a list of whole numbers"),
+    (f'{{"widths": [{", ".join("4" * 5000)}]}}', "the number of widths"),
+    ('{"radius": 1e400, "widths": [4, 6]}', "'radius' is a whole number"),
+    ('{"shuffle": 8, "widths": [4, 6]}', "shuffle must be 1, 2 or 4"),
+    ('{"backbone": "nothing of timm", "widths": [4, 6]}', "no backbone 'nothing of timm'"),
+    ('{"backbone": "test_resnet", "widths": [4, 6]}', "does not fit"),
+    ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+    ('{"widths": ' + "[" * 400 + "]" * 400 + "}", "nested too deeply"),
+    ("[1, 2]", "no table of values by name"),
+    ('"text"', "no table of values by name"),
+]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name, options: registry.create("fuser", name, **options),
+        lambda name, options: make_stage("fuser", (name, options)),
+    ],
+    ids=["create", "make_stage"],
+)
+@pytest.mark.parametrize(("described", "said"), HOSTILE, ids=lambda text: text[:30])
+def test_a_file_that_describes_itself_wrongly(
+    described: str, said: str, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    state = registry.create("fuser", "multi_stream", **SMALL).state_dict()
+    state = {name: value.contiguous() for name, value in state.items()}
+    path = tmp_path / "hostile.safetensors"
+    safetensors.torch.save_file(state, path, metadata={"hyper_parameters": described})
+    options = {"weights": str(path)}
+    with pytest.raises(WeightsError, match=r"hostile\.safetensors.*") as caught:
+        make("multi_stream", options)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("hyper", [[1, 2], "text", None, {1: 2}, {"a": [[[[]]]] * 2}])
+def test_hyper_parameters_of_a_checkpoint_may_be_anything(hyper: Any, tmp_path: Path) -> None:
+    if isinstance(hyper, dict) and "a" in hyper:
+        for _ in range(100):
+            hyper = {"a": hyper}
+    content = {"state_dict": Toy().state_dict(), "hyper_parameters": hyper}
+    torch.save(content, tmp_path / "toy.ckpt")
+    with pytest.raises(WeightsError, match=r"toy\.ckpt: its hyper_parameters are"):
+        weights.read_hyper_parameters(tmp_path / "toy.ckpt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tensor_that_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
+    stage = Toy()
+    state = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+    state["norm.running_var"][1] = value
+    for path in (tmp_path / "toy.ckpt", tmp_path / "toy.safetensors"):
+        write = torch.save if path.suffix == ".ckpt" else safetensors.torch.save_file
+        write(state, path)
+        with pytest.raises(WeightsError, match=r"1 of the 2 values of 'norm\.running_var' are NaN"):
+            Toy(weights=str(path))
+    stage.load_state_dict(state)
+    with pytest.raises(WeightsError, match=r"'norm\.running_var' are NaN"):
+        weights.save(stage, tmp_path / "new.safetensors")
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_what_half_precision_cannot_hold_stays_single(tmp_path: Path) -> None:
+    stage = Toy()
+    stage.norm.running_var.fill_(1e6)
+    weights.save(stage, tmp_path / "toy.safetensors")
+    loaded = Toy(weights=str(tmp_path / "toy.safetensors"))
+    assert torch.equal(loaded.norm.running_var, stage.norm.running_var)
+
+
+def test_where_weights_began_is_not_written_into_files(tmp_path: Path) -> None:
+    weights.save(Toy(), tmp_path / "first.safetensors")
+    weights.save(Toy(weights=str(tmp_path / "first.safetensors")), tmp_path / "next.safetensors")
+    assert weights.read_hyper_parameters(tmp_path / "next.safetensors")["weights"] is None
+
+
+# Stages by name
+
+
+def test_a_stage_of_ones_own_is_made_as_its_checkpoint_says(
+    own_registry: Any, tmp_path: Path
+) -> None:
+    class Without(Toy):
+        """Leaves the loading to others."""
+
+        shipped: ClassVar[dict[str, str]] = {}
+
+        def __init__(self, channels: int = 2, depth: int = 1) -> None:
+            super().__init__(channels)
+            self.save_hyperparameters()
+
+    class With(Toy):
+        shipped: ClassVar[dict[str, str]] = {}
+
+    for kind in (With, Without):
+        name = kind.__name__
+        registry.register("segmenter", name, description="")(kind)
+        path, stage = str(tmp_path / f"{name}.ckpt"), kind(channels=5)
+        content = {"state_dict": stage.state_dict(), "hyper_parameters": dict(stage.hparams)}
+        torch.save(content, path)
+        made = Compositor(segmenter=(name, {"weights": path}), refiner="none", fuser="alpha")
+        assert isinstance(made.segmenter, kind)
+        assert torch.equal(made.segmenter.conv.weight, stage.conv.weight)
+        with pytest.raises(UsageError, match="takes no option 'width'"):
+            make_stage("segmenter", (name, {"weights": path, "width": 1}))
+        content["hyper_parameters"]["channels"] = "many"
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match="'channels' is a whole number, got 'many'"):
+            make_stage("segmenter", (name, {"weights": path}))
 
 
 def test_counters_of_batch_norms_may_be_missing_but_nothing_else() -> None:

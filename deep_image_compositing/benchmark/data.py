@@ -9,7 +9,6 @@ time that passes.
 
 from __future__ import annotations
 
-import io
 import os
 import statistics
 import tempfile
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
@@ -41,6 +39,7 @@ from deep_image_compositing.data.shards import Record
 from deep_image_compositing.data.stream import Draw, Sample, StreamLoader, TrainingStream
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.opening import open_picture
 
 SIZE, BATCH = 256, 8
 """Crops and batches of the loading rows: the paper's for segmentation."""
@@ -145,7 +144,7 @@ def loading_table(root: Path, workers: int, amounts: Amounts) -> Table:
         for turns in variants.values():
             turns.take(amounts.batches)
     bits = [
-        8 * len(fields["image.jpg"]) / np.prod(Image.open(io.BytesIO(fields["image.jpg"])).size)
+        8 * len(fields["image.jpg"]) / np.prod(open_picture(fields["image.jpg"]).size)
         for _, fields in photographs
     ]
     table = Table(
@@ -264,7 +263,7 @@ class _BareLoop(IterableDataset[Sample]):
 
 def _decode(plan: _Plan) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(H, W, 3) and (H, W): what the shards' path does to the files, in as few calls."""
-    image, mask = Image.open(plan.image), Image.open(plan.mask)
+    image, mask = open_picture(plan.image), open_picture(plan.mask)
     scale = SIZE / min(plan.box[2] - plan.box[0], plan.box[3] - plan.box[1])
     if scale < 1:
         width, height = plan.whole
@@ -277,7 +276,7 @@ def _bare_loader(files: Path, keys: Sequence[str], workers: int) -> DataLoader[A
     plans = []
     for number, key in enumerate(keys):
         mask = files / f"{key}.mask.png"
-        with Image.open(mask) as label:
+        with open_picture(mask) as label:
             subject = folders.subject_box(label)
             for again in range(8):
                 rng = np.random.default_rng([number, again])

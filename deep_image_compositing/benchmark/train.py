@@ -36,6 +36,7 @@ from deep_image_compositing.benchmark.pipeline import (
 )
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.messages import printable
 from deep_image_compositing.networks.backbone import Backbone
 
 AIM_WAITING, AIM_MODERN = 0.05, 3.0
@@ -439,12 +440,12 @@ def make_table(recipes: Mapping[str, Recipe], timings: Mapping[str, Timing]) -> 
     for name, recipe in recipes.items():
         timing = timings.get(name)
         if timing is None:
-            table.add_row(name, "failed")
+            table.add_row(printable(name), "failed")
             continue
         base = first.setdefault(slot_of(name, recipe), name)
         ratio = f"{timing.rate / timings[base].rate:.2f}" if base != name else ""
         table.add_row(
-            name,
+            printable(name),
             str(timing.size),
             str(timing.batch_size),
             timing.precision,
@@ -453,7 +454,7 @@ def make_table(recipes: Mapping[str, Recipe], timings: Mapping[str, Timing]) -> 
             f"{timing.batches / timing.seconds:.3g}",
             f"{timing.rate:.3g}",
             ratio,
-            base if ratio else "",
+            printable(base) if ratio else "",
             f"{timing.waiting / timing.seconds:.1%}",
             "-" if timing.peak is None else f"{timing.peak / 1e6:.0f}",
         )

@@ -31,6 +31,7 @@ from deep_image_compositing.errors import (
     UsageError,
 )
 from deep_image_compositing.images import read_image, read_mask, write_bytes
+from deep_image_compositing.opening import open_picture
 
 PLAN = ".plan.json"
 SHARDS = 32
@@ -39,7 +40,6 @@ SHARDS = 32
 FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500}
 """Bounds of the samples in a shard by default."""
 
-_HEADER_PIXELS = 89_000_000  # what Pillow opens without a warning
 _LONGEST_JPEG = 65500
 _SPLITS = ("train", "validation", "test")
 
@@ -428,7 +428,7 @@ def _read(path: Path | None, options: Options) -> _Picture:
         weight = None if alpha is None else np.asarray(alpha, np.float32) / 255
         image = _resize_color(image, size, weight)
         alpha = None if alpha is None else alpha.resize(size, Image.Resampling.BILINEAR)
-    elif original[0] * original[1] <= _HEADER_PIXELS and _is_plain_jpeg(path):
+    elif _is_plain_jpeg(path):
         data = path.read_bytes()
     return _Picture(image, alpha, original, data, list(photograph.notes))
 
@@ -447,7 +447,7 @@ def _read_label(entry: Entry, picture: _Picture) -> Image.Image:
 
 def _is_plain_jpeg(path: Path) -> bool:
     """Whether the file shows the same picture to every reader, and nothing of its place."""
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         if image.format != "JPEG" or image.mode != "RGB" or "icc_profile" in image.info:
             return False
         exif = image.getexif()

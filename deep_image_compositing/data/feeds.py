@@ -7,6 +7,7 @@ processes of :mod:`~deep_image_compositing.data.stream` call this.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -20,16 +21,8 @@ from numpy.typing import NDArray
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
-from deep_image_compositing.data.shards import (
-    INDEX,
-    Index,
-    Record,
-    expand,
-    is_local,
-    local_path,
-    open_shard,
-    read_records,
-)
+from deep_image_compositing.data.shards import INDEX, Index, Record, read_records
+from deep_image_compositing.data.transfer import expand, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError, UsageError
 
 _log = logging.getLogger("deep_image_compositing")
@@ -162,6 +155,7 @@ class ShardFeed(Feed):
     cache: str | None = None
     _shards: Tolerance = field(init=False, repr=False)
     _samples: Tolerance = field(init=False, repr=False)
+    _lengths: dict[int, int] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._shards = Tolerance(f"shards of {self.source.path}", self.tolerance)
@@ -184,11 +178,19 @@ class ShardFeed(Feed):
                 yield ShardItem(self.source, drawn)
 
     def _resampled(self, rng: np.random.Generator) -> Iterator[Record]:
+        """The records of one shard after another; of the first only those from a random one on.
+
+        Most epochs are shorter than a shard. If each began where a shard begins, the samples at
+        its end would hardly ever be drawn; this way all are equally likely.
+        """
+        position = rng.random()
+        shard = int(rng.choice(len(self.urls), p=self._shares()))
         while True:
-            url = self.urls[int(rng.integers(len(self.urls)))]
+            url = self.urls[shard]
             empty = True
             try:
-                for record in self._records(url):
+                skipped = int(position * self._length(shard)) if position else 0
+                for record in self._records(url, skipped):
                     empty = False
                     yield record
                 if empty:
@@ -199,11 +201,38 @@ class ShardFeed(Feed):
                 self._shards.failed(url, error)
             else:
                 self._shards.passed()
+            position = 0.0
+            shard = int(rng.integers(len(self.urls)))
 
-    def _records(self, url: str) -> Iterator[Record]:
-        """The good samples of one shard; the others are counted."""
+    def _shares(self) -> NDArray[np.float64] | None:
+        """How much of all samples each shard holds, by bytes where they are not counted.
+
+        None where nothing is known: shards from elsewhere are taken to be of one size.
+        """
+        sizes: Sequence[int] = self.counts or []
+        if self.counts is None and all(map(is_local, self.urls)):
+            paths = [local_path(url) for url in self.urls]
+            sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        return np.divide(sizes, sum(sizes)) if sum(sizes) else None
+
+    def _length(self, shard: int) -> int:
+        """Samples of a shard, which is read for it once where no index says."""
+        if self.counts is not None:
+            return self.counts[shard]
+        if shard not in self._lengths:
+            self._lengths[shard] = max(self._numbers(shard), default=0)
+        return self._lengths[shard]
+
+    def _numbers(self, shard: int) -> Iterator[int]:
+        """1, 2, ... for each sample of a shard, read for nothing else."""
+        with open_shard(self.urls[shard], self.cache) as stream:
+            for number, _ in enumerate(read_records(stream, self.urls[shard]), 1):
+                yield number
+
+    def _records(self, url: str, skipped: int) -> Iterator[Record]:
+        """The good samples of one shard after the first few; bad ones are counted."""
         with open_shard(url, self.cache) as stream:
-            for record in read_records(stream, url):
+            for record in itertools.islice(read_records(stream, url), skipped, None):
                 if self._is_good(record):
                     yield record
 
@@ -220,17 +249,16 @@ class ShardFeed(Feed):
         """Samples of each shard: as its index says, otherwise by reading them all once."""
         if self.counts is None:
             _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
-            self.counts = [self._count(url) for url in self.urls]
+            self.counts = [self._count(shard) for shard in range(len(self.urls))]
         return self.counts
 
-    def _count(self, url: str) -> int:
+    def _count(self, shard: int) -> int:
         number = 0
         try:
-            with open_shard(url, self.cache) as stream:
-                for _ in read_records(stream, url):
-                    number += 1
+            for number in self._numbers(shard):  # noqa: B007  (a damaged shard has some, too)
+                pass
         except UNREADABLE as error:
-            self._shards.failed(url, error)
+            self._shards.failed(self.urls[shard], error)
         return number
 
     def __len__(self) -> int:
@@ -372,19 +400,23 @@ def open_source(
     """
     if not is_shards(source.path):
         pictures = "backgrounds" in kinds
+        root = local_path(source.path)
         pairs = (
-            [Pair(path, None) for path in folders.find_images(source.path)]
+            [Pair(path, None) for path in folders.find_images(root)]
             if pictures
-            else folders.find_pairs(source.path)
+            else folders.find_pairs(root)
         )
-        held_out = [pair for pair in pairs if pair.held_out(source.hold_out)]
+        if source.doubt is not None:
+            pairs = folders.drop_doubtful(pairs, source.path, source.doubt)
+        apart = [pair.held_out(source.hold_out, source.sequences) for pair in pairs]
+        held_out = [pair for pair, out in zip(pairs, apart, strict=True) if out]
         masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
         if masks and not {"segmentation", "backgrounds"} & set(kinds):
             raise UsageError(
                 f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
                 "with soft alphas, as NAME.alpha.png, or cut-outs"
             )
-        kept = [pair for pair in pairs if not pair.held_out(source.hold_out)]
+        kept = [pair for pair, out in zip(pairs, apart, strict=True) if not out]
         return FolderFeed(source, kept), FolderFeed(source, held_out) if held_out else None
     options = {"shuffle": reading.shuffle, "tolerance": reading.tolerance, "cache": reading.cache}
     if not is_local(source.path) or not local_path(source.path).is_dir():

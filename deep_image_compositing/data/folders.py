@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ _NO_PAIRS = (
 )
 _ASPECT = 0.02
 
+DOUBTS = "labels.tsv"
+"""Table beside photographs that a network has labelled: how doubtful each of its masks is."""
+
 HOLD_OUT = 0.1
 """Share of a plain folder's photographs that are kept for validation unless told otherwise."""
 
@@ -48,9 +52,16 @@ class Pair:
     image: Path
     label: Path | None
 
-    def held_out(self, share: float = HOLD_OUT) -> bool:
-        """Whether the pair belongs to the validation split of this share, by its name's hash."""
-        code = zlib.crc32(self.image.stem.encode())
+    def held_out(self, share: float = HOLD_OUT, sequences: bool = False) -> bool:
+        """Whether the pair belongs to the validation split of this share, by its name's hash.
+
+        Args:
+            share: of all names that are held out, in [0, 1).
+            sequences: the hash is of what stands before the name's last ``_``, so that the frames
+                of a video, ``NAME_00017.jpg``, are held out together.
+        """
+        name = self.image.stem
+        code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
         # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 
@@ -83,6 +94,35 @@ def find_pairs(root: str | Path) -> list[Pair]:
     if not pairs:
         raise UsageError(_NO_PAIRS.format(root))
     return pairs
+
+
+def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list[Pair]:
+    """Those of ``pairs`` whose masks are less doubtful than ``limit``, or not listed.
+
+    Args:
+        pairs: what :func:`find_pairs` found in ``root``.
+        root: their folder, with a ``labels.tsv``: columns divided by tabs, among them ``name`` (of
+            a photograph, without its suffix) and ``doubt`` (a number).
+        limit: what doubt must stay below.
+
+    Raises:
+        UsageError: there is no such table.
+        DataError: it has no such columns, or a doubt is no number.
+    """
+    table = Path(root) / DOUBTS
+    if not table.is_file():
+        raise UsageError(f"nothing says how doubtful the masks in {root} are: there is no {table}")
+    try:
+        with table.open(encoding="utf-8", newline="") as rows:
+            doubts = {
+                row["name"]: float(row["doubt"]) for row in csv.DictReader(rows, delimiter="\t")
+            }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{table} cannot be read: expected the columns name and doubt, divided by tabs, and "
+            f"a number in the second ({error})"
+        ) from None
+    return [pair for pair in pairs if doubts.get(pair.image.stem, 0.0) < limit]
 
 
 def _find_cutouts(root: Path) -> list[Pair]:
@@ -245,6 +285,17 @@ def whole_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box
     top = max(0.0, (box[1] - slack[1]) * keep[1])
     right = min(width, width - (width - box[2] - slack[2]) * keep[2])
     bottom = min(height, height - (height - box[3] - slack[3]) * keep[3])
+    return left, top, max(right, left + 8), max(bottom, top + 8)
+
+
+def close_up_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
+    """A part of the subject, 0.45 to 0.95 of it wide and high, with a little around it."""
+    width, height = size
+    seen = rng.uniform(0.45, 0.95, 2) * (box[2] - box[0], box[3] - box[1])
+    left = rng.uniform(box[0] - 0.1 * seen[0], box[2] - 0.9 * seen[0])
+    top = rng.uniform(box[1] - 0.1 * seen[1], box[3] - 0.9 * seen[1])
+    right, bottom = min(width, left + seen[0]), min(height, top + seen[1])
+    left, top = max(0.0, left), max(0.0, top)
     return left, top, max(right, left + 8), max(bottom, top + 8)
 
 

@@ -6,7 +6,6 @@ is what makes skipping to where an interrupted run stopped cheap.
 
 from __future__ import annotations
 
-import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from deep_image_compositing.data.mattes import estimate_color, read_matte
 from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import DataError, ImageError, UsageError
+from deep_image_compositing.opening import open_picture
 
 UNREADABLE = (DataError, ImageError, OSError)
 """What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
@@ -45,6 +45,10 @@ class Source:
         hold_out: share of a plain folder's photographs that are kept for validation, chosen by the
             hash of their names; a larger share holds all that a smaller one does. Shards carry
             their own split.
+        sequences: the photographs in a plain folder are frames of videos, named ``NAME_00017``:
+            those of one video are held out together.
+        doubt: photographs of a plain folder whose mask is as doubtful as that or more, as its
+            ``labels.tsv`` says, are not used; None to use all.
 
     Raises:
         UsageError: for a share outside [0, 1], or [0, 1) for ``hold_out``; a weight or distrust
@@ -57,6 +61,8 @@ class Source:
     paste: float = 0.3
     distrust: float = 0.0
     hold_out: float = HOLD_OUT
+    sequences: bool = False
+    doubt: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "distrust"):
@@ -150,7 +156,7 @@ class ShardItem(Item):
         name = self._field(_PHOTOGRAPHS)
         with (
             _decoding(f"{self.name}.{name}"),
-            Image.open(io.BytesIO(self.record.fields[name])) as image,
+            open_picture(self.record.fields[name], name) as image,
         ):
             return image.size
 
@@ -180,7 +186,7 @@ class ShardItem(Item):
         """
         name = self._field(names)
         with _decoding(f"{self.name}.{name}"):
-            image = Image.open(io.BytesIO(self.record.fields[name]))
+            image = open_picture(self.record.fields[name], name)
             if scale < 1 and image.format == "JPEG":
                 width, height = image.size
                 image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))

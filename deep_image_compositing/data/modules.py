@@ -40,6 +40,9 @@ Sources = str | Source | list[str | Source]
 LOOK = 320
 """Side in pixels of what a segmenter is shown of the surroundings of a crop."""
 
+CLOSE_UPS = 0.12
+"""Share of a segmenter's training crops that cut the subject."""
+
 LEAST = 0.7
 """Width of the smallest crop of a matte, relative to the size at which it is used."""
 
@@ -353,6 +356,8 @@ class SegmentationData(LabelledData):
         box = folders.subject_box(label)
         if rng.random() < items["subject"].source.upper_body:
             box = folders.upper_body_crop(label.size, box, rng)
+        elif not held_out and rng.random() < CLOSE_UPS:
+            box = folders.close_up_crop(label.size, box, rng)
         elif held_out:
             box = (0, 0, *label.size)
         else:
@@ -361,6 +366,8 @@ class SegmentationData(LabelledData):
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         image, mask = batch["image"], batch["mask"]
+        if training:
+            image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
         image = synthesis.paste(image, mask, batch["background"], batch["paste"], generator)
         if training and self.augment:
             image = synthesis.jitter_color(image, generator, self.augment)

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.messages import printable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,6 +82,7 @@ def progress(
         yield lambda steps: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -102,7 +104,7 @@ def progress(
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(escape(printable(label)), total=total)
         yield lambda steps: bar.advance(task, steps)
 
 

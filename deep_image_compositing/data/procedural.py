@@ -197,7 +197,7 @@ def _lace(rng: np.random.Generator, shape: _Shape) -> Image.Image:
     border = np.clip((shape.distance + OVERSAMPLING * rng.uniform(10, 45)) / 4, 0, 1)
     through = rng.choice([0.0, rng.uniform(0.1, 0.5)])
     alpha = (shape.distance < 0) * (1 - (1 - through) * open_ * border)
-    return Image.fromarray((255 * alpha).round().astype(np.uint8))
+    return Image.fromarray((255 * alpha + 0.5).astype(np.uint8))
 
 
 def _veil(rng: np.random.Generator, shape: _Shape) -> Image.Image:
@@ -210,7 +210,7 @@ def _veil(rng: np.random.Generator, shape: _Shape) -> Image.Image:
     inner = np.clip(-(shape.distance + depth) / (OVERSAMPLING * rng.uniform(0.5, 8)), 0, 1)
     outer = np.clip(-shape.distance / (OVERSAMPLING * rng.uniform(0.5, 8)), 0, 1)
     alpha = outer * np.clip(level + (1 - level) * inner, 0, 1)
-    return Image.fromarray((255 * alpha).round().astype(np.uint8))
+    return Image.fromarray((255 * alpha + 0.5).astype(np.uint8))
 
 
 def _defocus(rng: np.random.Generator, shape: _Shape) -> Image.Image:

@@ -11,19 +11,16 @@ training data meet here.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -66,6 +63,14 @@ MAX_FIELD_BYTES = 256 * 2**20
 QUALITY = 95
 """JPEG quality of what has to be encoded."""
 
+MAX_HEADER_BYTES = 64 * 2**10
+"""Larger headers of a member (long names, PAX) are refused, and so are more than a few of them."""
+
+MAX_RATIO = 200
+"""Compressed shards that grow by more are refused, once they have grown beyond ``_RATIO_FROM``."""
+
+_RATIO_FROM = 64 * 2**20
+_HEADERS = 8
 _CHUNK = 2**20
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 
@@ -97,7 +102,7 @@ class Record:
         """
         try:
             content = json.loads(self.fields.get("json", b"{}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{self.name}: its json cannot be read: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.name}: its json is not an object")
@@ -131,8 +136,9 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     key: str | None = None
     fields: dict[str, bytes] = {}
     seen: set[str] = set()
+    counted: Any = _Counted(stream)
     try:
-        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
+        with tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
             for member in tar:
                 found, kind = _split(member, name)
                 if found != key:
@@ -146,19 +152,67 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
                     raise DataError(f"{name} was refused: it holds {member.name!r} twice")
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file, by _split
-                fields[kind] = file.read()
+                fields[kind] = b"".join(_parts(file, tar, counted))
                 # A stream is never rewound: without this, memory would grow.
                 tar.members.clear()  # type: ignore[attr-defined]
             if not getattr(tar, "has_ended", False):
                 raise tarfile.ReadError("the end of the archive is missing")
+    except _RefusedError as error:
+        raise DataError(f"{name} was refused: {error}") from None
     except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
         raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
     if key is not None:
         yield Record(key, fields, name)
 
 
+class _RefusedError(tarfile.TarError):
+    """What a tar holds that no shard does, and that could exhaust memory or time."""
+
+
+class _Counted:
+    """A stream that knows how many bytes were read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def _parts(file: IO[bytes], tar: Any, counted: _Counted) -> Iterator[bytes]:
+    """The content of a member in parts, as long as what was compressed does not grow too much."""
+    while part := file.read(16 * _CHUNK):
+        yield part
+        grown = tar.fileobj.tell()
+        if grown > max(_RATIO_FROM, MAX_RATIO * counted.count):
+            raise _RefusedError(
+                f"its first {counted.count:,} bytes decompress to {grown:,}, as no pictures do"
+            )
+
+
 class _Member(tarfile.TarInfo):
-    """A member that notes the end mark, without which a tar cut between members looks whole."""
+    """A member that notes the end mark, without which a tar cut between members looks whole.
+
+    Its headers, which tarfile would read at any length and number, are bounded.
+    """
+
+    def _proc_member(self, tar: Any) -> Any:
+        tar.headers = getattr(tar, "headers", 0) + 1
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise _RefusedError(f"it holds {self.name!r}, which is a sparse file")
+        if self.type not in _HEADER_TYPES:
+            tar.headers = 0
+        elif self.size > MAX_HEADER_BYTES:
+            raise _RefusedError(f"it holds a header of {self.size:,} bytes")
+        elif tar.headers > _HEADERS:
+            raise _RefusedError(f"it holds a member of more than {_HEADERS} headers")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, member: tarfile.TarInfo, *_: Any) -> None:
+        raise _RefusedError(f"it holds {member.name!r}, which is a sparse file")
 
     @classmethod
     def fromtarfile(cls, tarfile_: Any) -> _Member:
@@ -169,12 +223,21 @@ class _Member(tarfile.TarInfo):
             raise
 
 
+_HEADER_TYPES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
 def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
     """Key and field of a member, which must be what a shard may hold."""
     folder, _, base = member.name.rpartition("/")
     stem, _, kind = base.partition(".")
     reason = ""
-    if not member.isreg():
+    if not member.isreg() or member.issparse() or member.size < 0:
         reason = "is not a regular file"
     elif member.name.startswith("/") or "\\" in member.name or ".." in member.name.split("/"):
         reason = "has a path that leaves the archive"
@@ -187,121 +250,32 @@ def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, kind
 
 
-@contextlib.contextmanager
-def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]:
-    """Open a shard by path or URL.
-
-    ``https://`` is read by curl, which gives up on a stalled transfer after a minute; ``s3://``,
-    ``gs://``, ``pipe:`` and the others as WebDataset opens them, by their own programs.
-
-    Args:
-        url: a path, or a URL.
-        cache: folder in which shards from elsewhere are kept.
-
-    Raises:
-        OSError: when it cannot be opened, or its transfer fails.
-        UsageError: when nothing is known that reads such URLs.
-    """
-    if is_local(url):
-        with open(local_path(url), "rb") as file:
-            yield file
-        return
-    if cache is not None:
-        with open(_fetch(url, Path(cache)), "rb") as file:
-            yield file
-        return
-    stream = _open_url(url)
-    try:
-        yield stream
-    except BaseException as error:
-        if isinstance(error, DataError) and not stream.read(1):
-            stream.close()  # it was cut short: if the program failed, that is the reason
-        # Left in the middle: that the program behind it then complains says nothing.
-        with contextlib.suppress(OSError):
-            stream.close()
-        raise
-    stream.close()  # raises when the program failed
-
-
-def is_local(url: str) -> bool:
-    """Whether ``url`` is a path (or ``file:``) rather than something that is transferred."""
-    return urlsplit(url).scheme in ("", "file") or bool(re.match(r"[A-Za-z]:[\\/]", url))
-
-
-def local_path(url: str) -> Path:
-    """The path of a local shard."""
-    return Path(urlsplit(url).path if url.startswith("file:") else url)
-
-
-def _open_url(url: str) -> Any:
-    from webdataset.gopen import Pipe, gopen
-
-    if urlsplit(url).scheme in ("http", "https"):
-        # gopen's own curl waits forever on a server that has stopped sending.
-        patience = ["--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "60"]
-        # Only what fails at once, as a busy server does, is asked for again: after a transfer that
-        # stalled, curl would write the file from its start behind what it has written already.
-        again = ["--retry", "3", "--retry-max-time", "15"]
-        command = ["curl", "-fsSL", *again, *patience, "--", url]
-        try:
-            return Pipe(command, mode="rb", ignore_status=[23])
-        except FileNotFoundError:
-            raise OSError(f"{url} needs the program curl, which is not installed") from None
-    try:
-        return gopen(url, "rb")
-    except ValueError as error:
-        raise UsageError(f"{url} cannot be read: {error}") from None
-
-
-def _fetch(url: str, cache: Path) -> Path:
-    """The copy of ``url`` in ``cache``, transferred if it is not there yet."""
-    digest = hashlib.sha256(url.encode()).hexdigest()[:16]
-    tail = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1])[-60:]
-    target = cache / f"{digest}-{tail}"
-    if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            with open_shard(url) as stream, open(aside, "wb") as file:
-                while chunk := stream.read(_CHUNK):
-                    file.write(chunk)
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
-    return target
-
-
-def expand(pattern: str) -> list[str]:
-    """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
-
-    Raises:
-        UsageError: when a pattern with ``*`` or ``?`` matches no file.
-    """
-    from webdataset.shardlists import expand_urls
-
-    found: list[str] = []
-    for url in expand_urls(pattern):
-        if is_local(url) and re.search(r"[*?]", url):
-            matches = sorted(glob.glob(str(local_path(url))))
-            if not matches:
-                raise UsageError(f"no shard matches {url}")
-            found.extend(matches)
-        else:
-            found.append(url)
-    return found
-
-
 # The index
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex."""
+    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: a number below 0.
+    """
 
     name: str
     samples: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        for name, text in (("name", self.name), ("sha256", self.sha256)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} of a shard is {text!r}, not text")
+        for name, number in (("samples", self.samples), ("bytes", self.bytes)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"{name} of a shard is {number!r}, not a whole number")
+            if number < 0:
+                raise ValueError(f"{name} of a shard is {number}, below 0")
 
 
 @dataclass
@@ -362,9 +336,11 @@ class Index:
                 for split, entry in content["splits"].items()
             }
             index = cls(content["kind"], splits, content["about"], content["skipped"])
+            if not isinstance(index.about, dict) or not isinstance(index.skipped, list):
+                raise TypeError("about is an object and skipped a list")
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path} is not an index of shards, or a damaged one: {error!r}"
             ) from None

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from deep_image_compositing.data.feeds import Mix, Tolerance, TooManyError
 from deep_image_compositing.data.items import UNREADABLE, Item
 from deep_image_compositing.data.packing import Packed
+from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
 Sample = dict[str, Tensor]
@@ -39,6 +41,13 @@ _ERROR = "error"
 _MISUSE = "misuse"
 _TICK = 5
 """Seconds after which torch looks whether its loader processes are alive."""
+_waiting: list[float] = []
+"""Since when this process waits for a batch, if it does."""
+
+
+def seconds_without_data() -> float:
+    """For how long this process has been waiting for a batch now; 0 when it is not."""
+    return time.monotonic() - _waiting[-1] if _waiting else 0.0
 
 
 def sent(error: Exception) -> dict[str, Any]:
@@ -280,9 +289,16 @@ def start_worker(worker: int) -> None:
 
 
 def _end_when_the_trainer_says() -> None:
-    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck at the end."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck; so does its end.
+
+    Were the programs that it reads from left alone, those that are stuck would stay for ever.
+    """
+    trainer = os.getppid()
+    while os.getppid() == trainer:
+        told = signal.sigtimedwait({signal.SIGTERM}, _TICK)
+        if told is not None and told.si_pid == trainer:
+            break
+    kill_programs()
     os._exit(0)
 
 
@@ -330,8 +346,14 @@ class StreamLoader(DataLoader[Sample]):
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0
         while True:
+            _waiting.append(time.monotonic() - waited)
             try:
                 batch = next(batches, None)
+            except (KeyboardInterrupt, SystemExit):
+                # torch would wait five seconds for each of those that are stuck.
+                for worker in getattr(batches, "_workers", ()):
+                    worker.terminate()
+                raise
             except RuntimeError as error:
                 if "DataLoader" not in str(error):  # a fault of ours keeps its traceback
                     raise
@@ -341,6 +363,8 @@ class StreamLoader(DataLoader[Sample]):
                 raise DataError(
                     f"a loader process was killed (perhaps for want of memory) or is stuck: {error}"
                 ) from None
+            finally:
+                _waiting.pop()
             waited = 0.0
             if batch is None:
                 return

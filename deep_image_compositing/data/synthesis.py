@@ -167,6 +167,40 @@ def paste(
     return torch.where(share > 0, pasted, image)
 
 
+def shrink(
+    image: Tensor, mask: Tensor, share: Tensor, generator: Generator, least: float = 0.35
+) -> tuple[Tensor, Tensor]:
+    """Make some pictures and their masks smaller, anywhere in the frame; around them is nothing.
+
+    What is pasted afterwards is a small subject in a large scene.
+
+    Args:
+        image: (B, 3, H, W).
+        mask: (B, 1, H, W).
+        share: (B, 1, 1, 1), 1 where the picture may shrink; half of these do.
+        generator: on the image's device.
+        least: smallest factor.
+
+    Returns:
+        Image and mask at the same sizes; the mask is 0 outside the shrunk picture.
+    """
+    b = len(image)
+    size = uniform(b, least, 1.0, generator).view(b)
+    size = torch.where(share.view(b) * chance(b, 0.5, generator).view(b) > 0, size, 1.0)
+    place = 2 * torch.rand((2, b), generator=generator, device=image.device) - 1
+    zero = torch.zeros_like(size)
+    x, y = place * (1 - size) / size
+    rows = torch.stack([1 / size, zero, x, zero, 1 / size, y], 1).view(b, 2, 3)
+    both = torch.cat([image, mask], 1)
+    grid = F.affine_grid(rows, list(both.shape), align_corners=False)
+    # Averaged first where it shrinks by more than half, as a sample takes two pixels a side.
+    soft = F.avg_pool2d(F.pad(both, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    both = torch.where((size < 0.6).view(b, 1, 1, 1), soft, both)
+    small = F.grid_sample(both, grid, padding_mode="zeros", align_corners=False)
+    small = torch.where((size < 1).view(b, 1, 1, 1), small, torch.cat([image, mask], 1))
+    return small[:, :3], small[:, 3:]
+
+
 def hesitate(mask: Tensor, generator: Generator) -> Tensor:
     """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches in and around.
 

@@ -10,7 +10,6 @@ bytes are the same for any number of processes, and a run that was ended goes on
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections import deque
@@ -58,15 +57,17 @@ from deep_image_compositing.data.shards import (
     ShardWriter,
     describe,
     encode,
-    open_shard,
     read_records,
 )
 from deep_image_compositing.data.stream import raise_sent, seed_of, sent, start_worker
+from deep_image_compositing.data.transfer import open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
+from deep_image_compositing.opening import open_picture
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.stages.base import Fuser
 
@@ -372,7 +373,7 @@ class Batches(Dataset[dict[str, Any]]):
         jpeg = encode_jpeg(
             synthesis.jitter_color(fresh[None], Generator().manual_seed(seed), recipe.augment)[0]
         )
-        with Image.open(io.BytesIO(jpeg)) as stored:  # what the target will be judged against
+        with open_picture(jpeg) as stored:  # what the target will be judged against
             background = planes(stored)
         return {
             "color": planes(mirror(subject.color(label, box, size), mirrored)),
@@ -460,14 +461,10 @@ def make_hard(
     layers = fuser.layers(photograph, new, mask)
     if layers is None:
         hard, target = fuser(photograph, scene, mask), fuser(photograph, new, mask)
-        return hard.clamp(0, 1), target.clamp(0, 1), _to_bytes(alpha).float() / 255
-    alpha = _to_bytes(layers.alpha).float() / 255
+        return hard.clamp(0, 1), target.clamp(0, 1), to_bytes(alpha).float() / 255
+    alpha = to_bytes(layers.alpha).float() / 255
     color = layers.foreground_color.clamp(0, 1)
     return over(color, alpha, scene), over(color, alpha, new), alpha
-
-
-def _to_bytes(picture: Tensor) -> Tensor:
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class Teacher(LightningModule):
@@ -501,7 +498,7 @@ class Teacher(LightningModule):
             for row, generator in zip(alpha.split(1), generators, strict=True)
         ]
         made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
-        return {name: _to_bytes(value).cpu() for name, value in made.items()}
+        return {name: to_bytes(value).cpu() for name, value in made.items()}
 
 
 # Writing
@@ -509,7 +506,7 @@ class Teacher(LightningModule):
 
 def encode_jpeg(picture: Tensor) -> bytes:
     """A picture (3, H, W), 8-bit or in [0, 1], as a JPEG file."""
-    value = picture if picture.dtype == torch.uint8 else _to_bytes(picture)
+    value = to_bytes(picture)
     image = Image.fromarray(value.permute(1, 2, 0).numpy())
     return encode(image, "JPEG")
 

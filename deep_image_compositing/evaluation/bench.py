@@ -38,7 +38,7 @@ from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.plan import WORK, Plan
 from deep_image_compositing.evaluation.progress import Advance
 from deep_image_compositing.evaluation.report import Report
-from deep_image_compositing.evaluation.testsets import Sample, pixels
+from deep_image_compositing.evaluation.testsets import Sample
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
 
@@ -213,8 +213,7 @@ class Bench(LightningModule):
                 record["size"] = list(result.size)
                 record["measures"] = self._measures(sample, grade, result, cost)
             base.parent.mkdir(parents=True, exist_ok=True)
-            pictures: dict[str, Any] = {"composite": pixels(result.composite_pixels)}
-            pictures["alpha"] = result.cutout_alpha
+            pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
             if sample.masks[grade] is None:
                 pictures["mask"] = result.mask
             for kind, picture in pictures.items():
@@ -230,12 +229,8 @@ class Bench(LightningModule):
 
     def _composite(self, sample: Sample, grade: str) -> tuple[Composite, Cost]:
         assert self._compositor is not None
-        mask = sample.masks[grade]
-        foreground, background = pixels(sample.foreground), pixels(sample.background)
         with Cost(self.device) as cost:
-            result = self._compositor(
-                foreground, background, None if mask is None else pixels(mask)[..., 0]
-            )
+            result = self._compositor(sample.foreground, sample.background, sample.masks[grade])
         return result, cost
 
     def _warm_up(self, sample: Sample, grade: str) -> None:

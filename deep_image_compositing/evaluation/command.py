@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.messages import printable, show
 
 _TEST_SETS = ("syntest", "taught", "folders")
 _OPTIONS_OF = {
@@ -159,8 +160,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(pages.console_table(report))
     for line in (*wording.verdicts(report), *wording.failures(report)):
-        console.print(line, markup=False, highlight=False)
-    print(f"wrote {out / 'report.html'}")
+        console.print(printable(line), markup=False, highlight=False)
+    show(f"wrote {out / 'report.html'}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from deep_image_compositing.ledger import digest
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
+    from deep_image_compositing.entries import Entry
 
 RUNS = "runs"
 """Folder below which the recipes put their runs."""
@@ -67,7 +68,7 @@ class Method:
     def __str__(self) -> str:
         return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
 
-    def stages(self) -> Iterator[tuple[registry.Entry, Options]]:
+    def stages(self) -> Iterator[tuple[Entry, Options]]:
         """Entry and options of each slot, with the newest checkpoint in place of a run's folder.
 
         Raises:
@@ -92,10 +93,13 @@ class Method:
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
+        stages = list(self.stages())
+        for entry, options in stages:
+            entry.check(options)
         from deep_image_compositing.options import check_options
         from deep_image_compositing.stages.making import make_stage
 
-        for entry, options in self.stages():
+        for entry, options in stages:
             check_options(entry.slot, entry.name, entry.factory, options)
             if not _learned(entry):
                 make_stage(entry.slot, (entry.name, options))  # this costs no time
@@ -115,7 +119,10 @@ class Method:
         from deep_image_compositing.compositor import Compositor
 
         self.check()
-        segmenter, refiner, fuser = (_make(entry, options) for entry, options in self.stages())
+        # A name alone, such as the segmenter's, is made when it is needed.
+        segmenter, refiner, fuser = (
+            (entry.name, options) if options else entry.name for entry, options in self.stages()
+        )
         return Compositor(segmenter, refiner, fuser, device=device, **kwargs)
 
     def describe(self) -> dict[str, Any]:
@@ -304,7 +311,7 @@ def choose(
 # Weights
 
 
-def _learned(entry: registry.Entry) -> bool:
+def _learned(entry: Entry) -> bool:
     from deep_image_compositing.options import accepted_options
 
     accepted = accepted_options(entry.factory)
@@ -332,7 +339,7 @@ def _check_trained(methods: Iterable[Method]) -> None:
         )
 
 
-def _newest(entry: registry.Entry, weights: Any) -> Options:
+def _newest(entry: Entry, weights: Any) -> Options:
     """The newest checkpoint as the option ``weights`` where that names a training run."""
     if not isinstance(weights, str) or weights in entry.weights:
         return {}
@@ -353,7 +360,7 @@ def _newest(entry: registry.Entry, weights: Any) -> Options:
     return {"weights": checkpoint.as_posix()}
 
 
-def _weights_file(entry: registry.Entry, options: Options) -> Path | None:
+def _weights_file(entry: Entry, options: Options) -> Path | None:
     """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
     weights = options.get("weights", entry.weights[0] if entry.weights else None)
     if weights is None:
@@ -368,23 +375,3 @@ def _weights_file(entry: registry.Entry, options: Options) -> Path | None:
             f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
         )
     return path
-
-
-def _make(
-    entry: registry.Entry, options: Options
-) -> str | tuple[str, Options] | Callable[..., Any]:
-    """What a compositor takes for a stage."""
-    weights = options.get("weights")
-    if weights is not None and weights not in entry.weights:
-        from deep_image_compositing.stages.making import restore_stage
-        from deep_image_compositing.weights import read_hyper_parameters
-
-        path = Path(str(weights)).expanduser()
-        try:
-            hyper = read_hyper_parameters(path)
-        except WeightsError:  # perhaps laid out as other authors do, which the stage may know
-            hyper = {}
-        if hyper:
-            rest = {key: value for key, value in options.items() if key != "weights"}
-            return restore_stage(entry.slot, entry.name, path, rest)
-    return (entry.name, options) if options else entry.name

@@ -15,6 +15,7 @@ from deep_image_compositing.evaluation.measures import KEY
 from deep_image_compositing.evaluation.report import Report, Summary
 from deep_image_compositing.evaluation.tables import Cell, Column
 from deep_image_compositing.images import write_bytes
+from deep_image_compositing.messages import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,7 +96,7 @@ def console_table(report: Report) -> Table:
         if failing:
             failed = sum(part.failed[method] for part in parts)
             cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        table.add_row(method, *cells)
+        table.add_row(printable(method), *cells)
     return table
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from deep_image_compositing.messages import printable
 from deep_image_compositing.running import end_launched, stop_on_sigterm
 
 Advance = Callable[[str, int, int], None]
@@ -57,6 +58,7 @@ class Progress(Callback):
 @contextmanager
 def _shown(share: str) -> Iterator[Advance]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
@@ -65,7 +67,7 @@ def _shown(share: str) -> Iterator[Advance]:
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("evaluating", total=None)
             yield lambda label, done, total: bar.update(
-                task, description=f"{label}{share}", completed=done, total=total
+                task, description=escape(printable(label)) + share, completed=done, total=total
             )
         return
     last, when = "", time.monotonic()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
+from deep_image_compositing.settings import check_strength
 
 MOST = 2.0
 """Factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy."""
@@ -102,12 +102,6 @@ def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float)
     moved = transfer_color(color, subject, scene, strength)
     share = alpha.mean((1, 2, 3), keepdim=True)
     return torch.where((share > 0) & (share < 1), moved, color)
-
-
-def check_strength(strength: float) -> None:
-    """Raise :class:`UsageError` unless ``strength`` lies in [0, 1]."""
-    if not 0 <= strength <= 1:
-        raise UsageError(f"the strength of a harmonisation lies in [0, 1], got {strength}")
 
 
 def to_lab(picture: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.precision import to_bytes
 
 BETA_SQUARED = 0.3
 """Weight of the F-measure as saliency papers have it: precision counts more than recall."""
@@ -55,7 +56,7 @@ def max_f_measure(mask: Tensor, truth: Tensor) -> float:
     """
     _check(mask, truth)
     subject = (truth > 0.5).flatten()
-    levels = (mask.clamp(0, 1) * 255).round().flatten().long()
+    levels = to_bytes(mask).flatten().long()
     hits = torch.bincount(levels[subject], minlength=256).double().flip(0).cumsum(0)
     taken = torch.bincount(levels, minlength=256).double().flip(0).cumsum(0)
     wanted = hits[-1]

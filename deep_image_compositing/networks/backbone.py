@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.weights import read_state
+from deep_image_compositing.weights import check_finite, read_state
 
 
 class Backbone(nn.Module):
@@ -55,7 +55,10 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name}*")[:5])
             raise UsageError(f"timm has no backbone {name!r}" + (f"; near: {near}" if near else ""))
-        indices = feature_indices(name, max_stride)
+        try:
+            indices = feature_indices(name, max_stride)
+        except (RuntimeError, AttributeError, ValueError) as error:
+            raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
         try:
             self.body = timm.create_model(
                 name, pretrained=fetch, features_only=True, out_indices=indices
@@ -179,6 +182,7 @@ def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:
                 f"expected {tuple(value.shape)}"
             )
         chosen[key] = found
+    check_finite(path, chosen)
     body.load_state_dict(chosen)
 
 

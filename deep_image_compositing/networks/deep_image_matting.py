@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.weights import read_state
+from deep_image_compositing.weights import check_finite, read_state
 
 CHANNELS = (64, 128, 256, 512, 512)
 """Channels of the five scales of VGG-16, finest first."""
@@ -61,10 +61,10 @@ class DeepImageMattingNetwork(nn.Module):
         features: Backbone | None = None,
     ) -> None:
         super().__init__()
-        if not width > 0:
-            raise UsageError(f"width must be above 0, got {width}")
-        if context < 1 or context % 2 == 0:
-            raise UsageError(f"context is the side of a kernel, odd and at least 1, got {context}")
+        if not 0 < width <= 10:
+            raise UsageError(f"width must be above 0 and at most 10, got {width}")
+        if not 1 <= context <= 31 or context % 2 == 0:
+            raise UsageError(f"context is the side of a kernel, odd and 1 to 31, got {context}")
         self.skips = skips
 
         def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -196,6 +196,7 @@ class DeepImageMattingNetwork(nn.Module):
                 ) from error
         else:
             state = read_state(pretrained)
+            check_finite(pretrained, state)
         own = self.encoder.state_dict()
         index, names = 0, {}
         for scale, count in enumerate(CONVOLUTIONS):
@@ -269,7 +270,7 @@ def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
 
     context = shape("bottom.0.0")
     return {
-        "width": shape("encoder.0.0.0")[0] / CHANNELS[0],
+        "width": (*shape("encoder.0.0.0"), 0)[0] / CHANNELS[0],
         "context": context[-1] if context else 1,
         "batch_norm": False,
         "skips": False,

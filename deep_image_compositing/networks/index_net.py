@@ -272,8 +272,8 @@ class IndexNetwork(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if not width > 0:
-            raise UsageError(f"width must be above 0, got {width}")
+        if not 0 < width <= 10:
+            raise UsageError(f"width must be above 0 and at most 10, got {width}")
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is a share and must lie in [0, 1), got {dropout}")
         self.width = width

@@ -64,7 +64,7 @@ class MultiStreamNetwork(nn.Module):
         foreground_channels: int,
         background_channels: int,
         outputs: int,
-        widths: tuple[int, ...] = (16, 24, 40, 64, 80),
+        widths: tuple[int, ...],
         backbone: Backbone | None = None,
         shuffle: int = 1,
     ) -> None:

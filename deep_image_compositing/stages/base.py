@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from deep_image_compositing import weights as weight_files
-from deep_image_compositing.conventions import checked
+from deep_image_compositing.conventions import check_batch, checked, set_checks
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.losses import PerceptualLoss
+from deep_image_compositing.losses import PerceptualLoss, cross_entropy, mask_loss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
 
 Batch = dict[str, Tensor]
@@ -124,6 +124,7 @@ class Stage(LightningModule):
         self.warmup_steps = warmup_steps
         self.picture_every = picture_every
         self.compile_networks = compile
+        self._pictured = -1
         metrics = self.make_metrics()
         self.validation_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -194,12 +195,21 @@ class Stage(LightningModule):
                     child.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        step = self.loss(batch)
+        if batch_idx == 0:  # once an epoch: a GPU would wait for the answer at every step
+            check_batch(batch)
+        before = set_checks(False)
+        try:
+            step = self.loss(batch)
+        finally:
+            set_checks(before)
         size = self.target(batch).shape[0]
         self.log("train/loss", step.loss, prog_bar=True, batch_size=size)
         for name, value in step.terms.items():
             self.log(f"train/{name}", value, batch_size=size)
-        if self.picture_every and self.global_step % self.picture_every == 0:
+        # A step may be made of several batches; the first one's pictures will do.
+        due = self.picture_every and self.global_step % self.picture_every == 0
+        if due and self.global_step != self._pictured:
+            self._pictured = self.global_step
             self._log_pictures("train", step.pictures)
         return step.loss
 
@@ -294,17 +304,6 @@ class Stage(LightningModule):
         write_image(folder / f"{split}-{self.global_step:07d}.png", sheet)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of logits (B, 1, H, W) against soft targets, in float32.
-
-    ``weight`` (B, 1, H, W) scales pixels; where it is 0 the annotation is not trusted.
-    """
-    value = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
-    if weight is None:
-        return value.mean()
-    return (value * weight).sum() / weight.sum().clamp_min(1.0)
-
-
 class Segmenter(Stage):
     """``image → mask``: find the subject.
 
@@ -324,13 +323,13 @@ class Segmenter(Stage):
 
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"])
-        loss = cross_entropy(logits, batch["mask"], batch.get("weight"))
+        terms = mask_loss(logits, batch["mask"], batch.get("weight"))
         pictures = {
             "image": batch["image"],
             "target": batch["mask"],
             "output": logits.detach().sigmoid(),
         }
-        return Step(loss, pictures=pictures)
+        return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
     def make_metrics(self) -> MetricCollection:
         return mask_metrics()
@@ -489,7 +488,9 @@ class Fuser(Stage):
         return fusion_metrics()
 
     def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
-        metrics.update(prediction, batch["composite"], alpha=batch["alpha"])
+        # Where there is no true alpha, the rim is that of the mask that the fuser was given.
+        alpha = batch.get("alpha", batch["mask"])
+        metrics.update(prediction, batch["composite"], alpha=alpha)
 
     def predict_batch(self, batch: Batch) -> Tensor:
         return self(batch["foreground"], batch["background"], batch["mask"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.options import accepted_options
+from deep_image_compositing.options import accepted_options, misfit
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
 """What can fill a slot: a registered name, a name with options, a module or any callable."""
@@ -22,21 +22,19 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
     Args:
         slot: one of :data:`deep_image_compositing.registry.SLOTS`.
         given: a registered name, a (name, options) pair, a module, or a callable. By name,
-            shipped weights are loaded unless the options say ``weights`` themselves.
+            shipped weights are loaded unless the options say ``weights`` themselves; where that is
+            a file, the stage is made as the one in the file was, but for the other options.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.
+        WeightsError: weights that cannot be loaded, or describe no such stage.
     """
     if isinstance(given, str):
         given = (given, {})
     if isinstance(given, tuple):
         if len(given) != 2 or not isinstance(given[1], Mapping):
             raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
-        name, options = given[0], dict(given[1])
-        entry = registry.get(slot, name)
-        if entry.weights:
-            options.setdefault("weights", entry.weights[0])
-        return registry.create(slot, name, **options)
+        return _by_name(slot, given[0], dict(given[1]))
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
         raise UsageError(
@@ -46,6 +44,19 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
     if own in registry.SLOTS and own != slot:
         raise UsageError(f"{type(given).__name__} is a {own} and cannot be the {slot}")
     return given
+
+
+def check_stage(slot: str, given: StageLike) -> None:
+    """Find what is wrong with the name and the options in ``given`` without making the stage.
+
+    Raises:
+        UsageError: an unknown name or option, or a value of the wrong kind.
+        WeightsError: a file that is not there.
+    """
+    if isinstance(given, str):
+        registry.get(slot, given)
+    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
+        registry.get(slot, given[0]).check(given[1])
 
 
 def restore_stage(
@@ -65,16 +76,34 @@ def restore_stage(
     """
     if not Path(path).is_file():
         raise WeightsError(f"there is no checkpoint {path}")
+    return make_stage(slot, (name, {**(options or {}), "weights": str(path)}))
+
+
+def _by_name(slot: str, name: str, options: dict[str, Any]) -> Any:
+    """The stage ``name`` with its shipped weights, or as a weights file has it."""
     entry = registry.get(slot, name)
-    hyper = weights.read_hyper_parameters(path)
+    if entry.weights:
+        options.setdefault("weights", entry.weights[0])
+    given = options.get("weights")
+    path = None if given is None or given in entry.weights else Path(str(given)).expanduser()
+    if path is None or not path.is_file():  # a name, or what the stage itself says is no file
+        return registry.create(slot, name, **options)
     accepted = accepted_options(entry.factory)
+    hyper = weights.read_hyper_parameters(path)
     taken = set(hyper) if accepted is None else accepted[0]
-    settings = {key: value for key, value in hyper.items() if key in taken}
-    settings.update(options or {})
-    if "weights" in taken or entry.weights:
-        settings["weights"] = None
-    if "pretrained" in settings:
-        settings["pretrained"] = None
-    stage: Any = make_stage(slot, (name, settings))
-    weights.load(stage, path)
+    hyper = {key: value for key, value in hyper.items() if key in taken}
+    hyper |= {key: None for key in weights.BEGINNINGS if key in hyper}
+    if wrong := misfit(entry.factory, hyper):
+        raise WeightsError(f"{path} holds no {slot} {name!r}: {wrong}")
+    loads_itself = accepted is None or "weights" in taken
+    if not loads_itself:
+        del options["weights"]
+    try:
+        stage = registry.create(slot, name, **{**hyper, **options})
+    except UsageError as error:
+        if options.keys() - {"weights"}:
+            raise
+        raise WeightsError(f"{path} holds no {slot} {name!r}: {error}") from None
+    if not loads_itself:
+        weights.load(stage, path)
     return stage

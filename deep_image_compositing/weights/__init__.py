@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.images import write_bytes
+from deep_image_compositing.options import accepted_options, misfit
 
 if TYPE_CHECKING:
     from deep_image_compositing.stages.base import Stage
 
 FOLDER = Path(__file__).parent
+
+BEGINNINGS = ("weights", "pretrained")
+"""Hyper-parameters that say where weights came from; whatever holds the weights forgets them."""
+
+_DEEPEST = 20
+_TRAINING = (
+    "learning_rate",
+    "weight_decay",
+    "schedule",
+    "warmup_steps",
+    "picture_every",
+    "compile",
+)
 
 
 def resolve(stage: Stage, weights: str | Path) -> Path:
@@ -69,12 +84,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             raise _unreadable(path, error) from None
     content = _read_checkpoint(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise WeightsError(f"{path} holds no state_dict of tensors")
     return state
 
 
-def _unreadable(path: Path, error: Exception) -> WeightsError:
+def _unreadable(path: Path, error: Exception | str) -> WeightsError:
     return WeightsError(f"{path} is not a readable safetensors file: {error}")
 
 
@@ -117,7 +134,7 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
     """What the stage in a weights file or checkpoint was made with; empty when it does not say.
 
     Raises:
-        WeightsError: as :func:`read_state`.
+        WeightsError: as :func:`read_state`, or what it says is no table of plain values by name.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -126,72 +143,202 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
         try:
             with safetensors.safe_open(path, framework="pt") as file:  # reads no more than its head
                 header = file.metadata() or {}
-            return dict(json.loads(header.get("hyper_parameters", "{}")))
+            hyper = json.loads(header.get("hyper_parameters", "{}"))
         except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
             raise _unreadable(path, error) from None
-    content = _read_checkpoint(path)
-    return dict(content.get("hyper_parameters", {})) if isinstance(content, dict) else {}
+        except RecursionError:
+            raise _unreadable(path, "its hyper_parameters are nested too deeply") from None
+    else:
+        content = _read_checkpoint(path)
+        hyper = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
+    if not isinstance(hyper, dict) or not all(isinstance(name, str) for name in hyper):
+        raise WeightsError(f"{path}: its hyper_parameters are no table of values by name")
+    if not _is_shallow(hyper):
+        raise WeightsError(f"{path}: its hyper_parameters are nested too deeply")
+    return dict(hyper)
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether lists and dicts are nested in each other no deeper than hyper-parameters ever are."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [x.values() if isinstance(x, dict) else x for x in level]
+        level = [x for part in inner for x in part if isinstance(x, (dict, list, tuple))]
+        if not level:
+            return True
+    return False
 
 
 def load(stage: Stage, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
     Raises:
-        WeightsError: as :func:`resolve` and :func:`read_state`, or when names or shapes differ.
+        WeightsError: as :func:`resolve` and :func:`read_state`, when names or shapes differ, or a
+            tensor holds NaN or infinite values.
     """
     path = resolve(stage, weights)
-    state = read_state(path)
+    _fill(stage, path, read_state(path))
+
+
+def _fill(stage: Stage, path: Path, state: dict[str, Tensor], assign: bool = False) -> None:
+    """Load ``state``, read from ``path``, into ``stage``; WeightsError where it does not fit."""
+    check_finite(path, state)
     try:
-        stage.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        short = [line if len(line) < 200 else f"{line[:160]} ..." for line in lines]
-        raise WeightsError(
-            f"{path} does not fit {type(stage).__name__} with these hyper-parameters: "
-            + " ".join(short)
-        ) from None
+        stage.load_state_dict(state, strict=True, assign=assign)
+    except CompositingError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = _difference(stage, path, state) or str(error).strip().splitlines()[-1].strip()
+        raise WeightsError(f"{path} does not fit {type(stage).__name__}: {reason}") from None
+
+
+def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Raise :class:`WeightsError` for the first tensor of a file that holds NaN or infinity."""
+    for name, value in state.items():
+        if value.is_floating_point() and not (finite := value.float().isfinite()).all():
+            raise WeightsError(
+                f"{path} cannot be used: {int((~finite).sum())} of the {value.numel()} values of "
+                f"{name!r} are NaN or infinite; take an earlier checkpoint of its training"
+            )
+
+
+def _difference(stage: Stage, path: Path, state: Mapping[str, Tensor]) -> str:
+    """What keeps ``state`` from fitting: an option if there is one, else the first tensor."""
+    hyper = read_hyper_parameters(path)
+    options = {name: value for name, value in stage.hparams.items() if name in hyper}
+    for name in (*BEGINNINGS, *_TRAINING):
+        options.pop(name, None)
+    if found := _contradictions(hyper, options):
+        return found
+    own = stage.state_dict()
+    lacking = [f"it has no {name}" for name in own if name not in state]
+    lacking = [text for text in lacking if not text.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} in it, and {tuple(value.shape)} in the stage"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    left = [f"it has {name}, and the stage has not" for name in state if name not in own]
+    all_of_them = [*shapes, *lacking, *left]
+    more = f", and {len(all_of_them) - 1} more" if len(all_of_them) > 1 else ""
+    return all_of_them[0] + more if all_of_them else ""
+
+
+def _contradictions(described: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The options that are not as a file describes them, in words; empty when all are."""
+    found = {
+        name: (_shown(described[name]), _shown(value))
+        for name, value in given.items()
+        if name in described and _shown(described[name]) != _shown(value)
+    }
+    return "; ".join(
+        f"the option {name!r} is given as {value}, and the file was made with {own}"
+        for name, (own, value) in found.items()
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as messages show it; tuples and lists look alike, and so do 1 and 1.0."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"[:80]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}" if abs(value) < 1e6 else repr(value)[:80]
+    return repr(value)[:80]
 
 
 def save(stage: Stage, path: str | Path) -> None:
     """Write the weights of ``stage`` as half-precision safetensors with its hyper-parameters.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Tensors that half precision cannot hold stay as they are.
 
     Raises:
         UsageError: when the path does not end in ``.safetensors``.
+        WeightsError: a tensor holds NaN or infinite values.
     """
     import safetensors.torch
 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {path.suffix or 'no suffix'}")
+    state = stage.state_dict()
+    check_finite(path, state)
     tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in stage.state_dict().items()
+        name: _halved(value).contiguous()
+        for name, value in state.items()
         if not name.endswith("num_batches_tracked")
     }
+    hyper = {name: None if name in BEGINNINGS else v for name, v in stage.hparams.items()}
     header = {
         "stage": type(stage).__name__,
-        "hyper_parameters": json.dumps(dict(stage.hparams), default=str, sort_keys=True),
+        "hyper_parameters": json.dumps(hyper, default=str, sort_keys=True),
     }
     # Bytes through images.write_bytes, which writes aside, renames and keeps the usual file mode.
     write_bytes(path, safetensors.torch.save(tensors, metadata=header))
 
 
+def _halved(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value
+
+
 def describe(
-    stage: Stage, weights: str | Path | None, published: dict[str, Any], given: dict[str, Any]
+    stage: Stage,
+    weights: str | Path | None,
+    published: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    free: Collection[str] = (),
+    layers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a stage's networks are to be made with: as given, else as its weights file says.
+    """What a stage's networks are to be made with: as its weights file says, else as given.
+
+    So the numbers stand in one place: in the file where there is one, and else in ``published``
+    unless the caller says otherwise. A file that nobody has vouched for is first tried on a
+    network without memory, so that what it says of itself costs nothing when it is wrong.
 
     Args:
         stage: that is being made; its class knows the shipped names.
         weights: a shipped name, a file, or None.
         published: the options, with the values that hold where neither says anything.
         given: the options that the caller may have given; None where not.
+        free: options that may be given other than in the file, as no tensor depends on them.
+        layers: options as the file's tensors show them, where it has no hyper-parameters.
 
     Raises:
-        WeightsError: as :func:`resolve` and :func:`read_hyper_parameters`.
+        WeightsError: as :func:`load`, an option that is given other than in the file, or a file
+            that describes no network.
     """
-    hyper = {} if weights is None else read_hyper_parameters(resolve(stage, weights))
-    found = {key: hyper.get(key, value) for key, value in published.items()}
-    return {**found, **{key: value for key, value in given.items() if value is not None}}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if weights is None:
+        return {**published, **chosen}
+    path, kind = resolve(stage, weights), type(stage)
+    hyper = {**(layers or {}), **read_hyper_parameters(path)}
+    described = {name: hyper[name] for name in published if hyper.get(name) is not None}
+    if wrong := misfit(kind, described):
+        raise WeightsError(f"{path} describes no {kind.__name__}: {wrong}")
+    fixed = {name: value for name, value in chosen.items() if name not in free}
+    if found := _contradictions(described, fixed):
+        raise WeightsError(
+            f"{path} does not fit {kind.__name__}: {found}; leave the option out (null), and it "
+            "is as in the file"
+        )
+    options = {**published, **described, **chosen}
+    if str(weights) not in kind.shipped:
+        _rehearse(kind, path, options)
+    return options
+
+
+def _rehearse(kind: type[Stage], path: Path, options: Mapping[str, Any]) -> None:
+    """Try a file on a stage of the class ``kind`` whose tensors take no memory."""
+    accepted = accepted_options(kind)
+    if accepted is None or not accepted[0].issuperset(options) or accepted[1]:
+        return  # a class of somebody's own, which is made in another way
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever is worth saying is said of the real one
+        try:
+            stage = kind(**options)
+        except UsageError as error:
+            raise WeightsError(f"{path} describes no {kind.__name__}: {error}") from None
+    _fill(stage, path, read_state(path), assign=True)

@@ -251,15 +251,16 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
         crops = [
             folders.whole_crop(size, box, rng),
             folders.upper_body_crop(size, box, rng),
+            folders.close_up_crop(size, box, rng),
             folders.local_crop(label, rng),
             folders.any_crop(size, rng),
         ]
         for left, top, right, bottom in crops:
             assert 0 <= left < right <= size[0] + 1e-6
             assert 0 <= top < bottom <= size[1] + 1e-6
-        for crop in crops[2:]:
+        for crop in crops[3:]:
             assert crop[2] - crop[0] == pytest.approx(crop[3] - crop[1])
-        assert folders.to_planes(folders.crop(image, crops[2], 16)).shape == (3, 16, 16)
+        assert folders.to_planes(folders.crop(image, crops[3], 16)).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("size", [(5, 3), (1, 1), (80, 3)])
@@ -270,6 +271,7 @@ def test_any_picture_can_be_cropped_however_small(size: tuple[int, int]) -> None
         for crop in (
             folders.whole_crop(size, box, rng),
             folders.upper_body_crop(size, box, rng),
+            folders.close_up_crop(size, box, rng),
             folders.local_crop(label, rng),
             folders.any_crop(size, rng),
             (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13),
@@ -316,3 +318,27 @@ def test_a_share_of_photographs_is_held_out_by_name() -> None:
     assert 450 < len(some) < 550
     assert some > {pair for pair in pairs if pair.held_out(0.1)}
     assert not any(pair.held_out(0) for pair in pairs)
+
+
+def test_frames_of_a_video_are_held_out_together() -> None:
+    names = [f"video_{v}_{frame:05}" for v in range(200) for frame in range(4)]
+    pairs = [folders.Pair(Path(f"{name}.jpg"), None) for name in names]
+    out = np.array([pair.held_out(0.2, sequences=True) for pair in pairs]).reshape(200, 4)
+    assert (out == out[:, :1]).all()
+    assert 25 < out[:, 0].sum() < 55
+    single = folders.Pair(Path("unnumbered.jpg"), None)
+    assert single.held_out(0.5, sequences=True) == single.held_out(0.5)
+
+
+def test_doubtful_masks_are_dropped_as_the_table_says(tmp_path: Path) -> None:
+    pairs = [folders.Pair(tmp_path / f"{name}.jpg", None) for name in "abcd"]
+    table = tmp_path / "labels.tsv"
+    with pytest.raises(UsageError, match=r"there is no .*labels\.tsv"):
+        folders.drop_doubtful(pairs, tmp_path, 0.45)
+    table.write_text("name\tagreement\tdoubt\na\t0.1\t0.449\nb\t0.9\t0.45\nc\t0.9\t0.9\n")
+    kept = folders.drop_doubtful(pairs, tmp_path, 0.45)
+    assert [pair.image.stem for pair in kept] == ["a", "d"]  # d is not listed
+    for wrong in ("name\tagreement\na\t0.1\n", "name\tdoubt\na\tnone\n", "name\tdoubt\na\n"):
+        table.write_text(wrong)
+        with pytest.raises(DataError, match="expected the columns name and doubt"):
+            folders.drop_doubtful(pairs, tmp_path, 0.45)

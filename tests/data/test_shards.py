@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import http.server
 import io
 import json
-import os
-import shutil
 import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +17,6 @@ from deep_image_compositing.data.shards import (
     ShardEntry,
     ShardWriter,
     describe,
-    expand,
-    open_shard,
     read_records,
 )
 from deep_image_compositing.errors import DataError, UsageError
@@ -142,6 +134,72 @@ def test_a_member_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -
         read(tar("a.json"))
 
 
+def header(kind: bytes, size: int) -> bytes:
+    info = special("a.json", kind)
+    info.size = size
+    return info.tobuf()
+
+
+def sparse() -> bytes:
+    """A member whose PAX header announces a map of holes, as long as its content goes on."""
+    version = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.json"}
+    info = tarfile.TarInfo("a.json")
+    info.pax_headers = version
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("start", "rest", "said"),
+    [
+        # 30 MiB are asked for by one header, and by a chain of them.
+        (header(tarfile.XHDTYPE, 30 * 2**20), b"9 a=bcde\n", "header of 31,457,280 bytes"),
+        (header(tarfile.XGLTYPE, 30 * 2**20), b"9 a=bcde\n", "header of 31,457,280 bytes"),
+        (header(tarfile.GNUTYPE_LONGNAME, 30 * 2**20), b"a", "header of 31,457,280 bytes"),
+        (b"", header(tarfile.GNUTYPE_LONGNAME, 512) + b"a" * 512, "more than 8 headers"),
+        (b"", header(tarfile.XGLTYPE, 0), "more than 8 headers"),
+        (header(tarfile.GNUTYPE_SPARSE, 0), b"", "'a.json', which is a sparse file"),
+        (sparse(), b"1", "'a.json', which is a sparse file"),
+    ],
+)
+def test_headers_that_would_fill_memory_are_refused(start: bytes, rest: bytes, said: str) -> None:
+    stream = Endless(start, rest)
+    with pytest.raises(DataError, match=rf"^s\.tar was refused: .*{said}"):
+        list(read_records(stream, "s.tar"))
+    assert stream.given < 2**20
+
+
+class Endless(io.RawIOBase):
+    """A stream that begins in some way, and then repeats something, or zeros."""
+
+    def __init__(self, start: bytes, rest: bytes) -> None:
+        self.waiting, self.rest, self.given = start, rest or bytes(512), 0
+
+    def read(self, size: int = -1) -> bytes:
+        self.given += size
+        if size > len(self.waiting):
+            self.waiting += self.rest * (size // len(self.rest) + 1)
+        data, self.waiting = self.waiting[:size], self.waiting[size:]
+        return data
+
+
+def test_a_compressed_shard_that_grows_without_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "_RATIO_FROM", 2**20)
+    zeros = gzip.compress(header(tarfile.REGTYPE, 20 * 2**20) + bytes(20 * 2**20))
+    with pytest.raises(DataError, match=r"^s\.tar was refused: .* to 1\d,\d{3},\d{3}, as no"):
+        read(zeros)
+    # What is merely empty is none of it.
+    blank = {f"s{i}": {"json": bytes(100)} for i in range(2000)}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for key in blank:
+            info = tarfile.TarInfo(f"{key}.json")
+            info.size = 100
+            archive.addfile(info, io.BytesIO(bytes(100)))
+    assert len(read(file.getvalue())) == 2000
+
+
 def test_a_tar_cut_anywhere_is_a_truncated_one() -> None:
     data = tar("a.json", "b.json")  # two blocks of 512 bytes each, then zeros
     for end in (1, 512, 513, 514, 1000, 1024, 1025, 1536, 1537, 2000, 2048):
@@ -166,7 +224,14 @@ def test_compressed_tars_are_read_and_cut_ones_are_not() -> None:
         read(data[:40] + bytes(20) + data[60:])
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"{", "cannot be read"), (b"[]", "not an object")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "cannot be read"),
+        (b"[]", "not an object"),
+        (b"[" * 100_000, "cannot be read: .*recursion"),
+    ],
+)
 def test_a_wrong_json_is_named(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=f"^s.tar: a: .*{said}"):
         Record("a", {"json": content}, "s.tar").info()
@@ -179,96 +244,9 @@ def test_what_a_kind_needs() -> None:
         Record("a", {"image.jpg": b""}).check("mattes")
 
 
-# Where shards come from
-
-
-def keys(url: str, cache: Path | None = None) -> list[str]:
-    with open_shard(url, cache) as stream:
-        return [record.key for record in read_records(stream, url)]
-
-
-def test_paths_and_pipes(tmp_path: Path) -> None:
-    path = tmp_path / "s.tar"
-    write(path)
-    assert keys(str(path)) == keys(f"file:{path}") == keys(f"pipe:cat {path}") == list(SAMPLES)
-    with pytest.raises(FileNotFoundError):
-        keys(str(tmp_path / "absent.tar"))
-
-
-def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path / "s.tar")
-    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
-        keys(f"pipe:cat {tmp_path / 's.tar'}; exit 3")
-
-
-def test_a_stream_may_be_left_in_the_middle(tmp_path: Path) -> None:
-    write(tmp_path / "s.tar", {f"k{i}": {"image.jpg": bytes(10**5)} for i in range(20)})
-    with open_shard(f"pipe:cat {tmp_path / 's.tar'}") as stream:
-        assert next(read_records(stream, "s.tar")).key == "k0"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Address of a local server, and the folder that it serves."""
-    if shutil.which("curl") is None:
-        pytest.skip("needs curl")
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
-        httpd.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.mark.usefixtures("no_proxy")
-def test_urls_and_their_cache(server: tuple[str, Path], tmp_path: Path) -> None:
-    address, folder = server
-    write(folder / "s.tar")
-    url, cache = f"{address}/s.tar", tmp_path / "cache"
-    assert keys(url) == list(SAMPLES)
-    assert keys(url, cache) == list(SAMPLES)
-    assert len(list(cache.iterdir())) == 1
-    (folder / "s.tar").unlink()
-    assert keys(url, cache) == list(SAMPLES)
-    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
-        keys(url)
-
-
-@pytest.mark.usefixtures("no_proxy")
-def test_an_address_that_is_not_there_leaves_no_cache(
-    server: tuple[str, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(OSError):  # noqa: PT011  (webdataset's words)
-        keys(f"{server[0]}/absent.tar", tmp_path / "cache")
-    assert os.listdir(tmp_path / "cache") == []
-
-
-def test_patterns(tmp_path: Path) -> None:
-    for name in ("b.tar", "a.tar"):
-        write(tmp_path / name)
-    assert expand(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
-    assert expand("x-{008..010}.tar") == ["x-008.tar", "x-009.tar", "x-010.tar"]
-    assert expand("https://h/{a,b}.tar::c.tar") == ["https://h/a.tar", "https://h/b.tar", "c.tar"]
-    with pytest.raises(UsageError, match="no shard matches"):
-        expand(f"{tmp_path}/c*.tar")
-
-
 # The index
+
+SHARD: dict[str, object] = {"name": "a.tar", "samples": 1, "bytes": 1, "sha256": ""}
 
 
 def test_the_index_is_read_back(tmp_path: Path) -> None:
@@ -286,6 +264,13 @@ def test_the_index_is_read_back(tmp_path: Path) -> None:
         ({"kind": "films"}, "of an unknown kind, 'films'"),
         ({"splits": {"train": {"shards": [{"name": "a.tar"}]}}}, "not an index of shards"),
         ({"splits": []}, "not an index of shards"),
+        (
+            {"splits": {"train": {"shards": [SHARD | {"samples": "x"}]}}},
+            "samples .* 'x', not a whole number",
+        ),
+        ({"splits": {"train": {"shards": [SHARD | {"bytes": -1}]}}}, "bytes .* -1, below 0"),
+        ({"splits": {"train": {"shards": [SHARD | {"name": 3}]}}}, "name .* 3, not text"),
+        ({"about": []}, "about is an object"),
     ],
 )
 def test_a_wrong_index_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -299,9 +284,10 @@ def test_a_wrong_index_is_refused(change: dict[str, object], said: str, tmp_path
 def test_no_index_a_broken_one_and_one_that_points_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: No such file"):
         Index.read(tmp_path)
-    (tmp_path / "index.json").write_text("{")
-    with pytest.raises(DataError, match="not an index of shards"):
-        Index.read(tmp_path)
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "index.json").write_text(content)
+        with pytest.raises(DataError, match="not an index of shards"):
+            Index.read(tmp_path)
     Index("mattes", {"train": [ShardEntry("../a.tar", 1, 1, "")]}).write(tmp_path)
     with pytest.raises(DataError, match=r"names the shard '\.\./a\.tar', which is not beside it"):
         Index.read(tmp_path)

@@ -11,8 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import torch
 
 from deep_image_compositing.data.feeds import Mix, Reading, open_source
 from deep_image_compositing.data.items import Item, Source
+from deep_image_compositing.data.shards import Index, ShardWriter
 from deep_image_compositing.data.stream import (
     EvaluationStream,
     Sample,
@@ -109,6 +112,45 @@ def test_one_loader_process_or_none_is_the_same_and_ranks_differ(root: Path) -> 
     assert texts(training(root, 0), 9) == texts(training(root, 1), 9)
     ranks = [texts(training(root, 0, rank=rank), EPOCH) for rank in range(3)]
     assert len({*ranks[0], *ranks[1], *ranks[2]}) == 3 * EPOCH
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_every_position_of_every_shard_is_drawn(
+    counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two ranks of three loader processes, each of which draws 8 samples an epoch of shards of 50,
+    # 50 and 20: all samples together have 48 / 120 draws an epoch, so that of 40 epochs, which
+    # have 16 draws a sample, all are to be expected and no part of a shard may be preferred.
+    sizes, epochs = (50, 50, 20), 40
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    index = Index("backgrounds")
+    for shard, size in enumerate(sizes):
+        with ShardWriter(folder / f"{shard}.tar") as writer:
+            for i in range(size):
+                writer.write(f"s{100 * shard + i:04d}", {"image.jpg": b"never decoded"})
+        index.splits.setdefault("train", []).append(writer.entry())
+    if counted:
+        index.write(folder)
+    found: Counter[int] = Counter()
+    for rank, worker in itertools.product(range(2), range(3)):
+        info = SimpleNamespace(id=worker, num_workers=3)
+        monkeypatch.setattr("deep_image_compositing.data.stream.get_worker_info", lambda: info)  # noqa: B023
+        feeds = {"subject": mix(folder if counted else f"{folder}/*.tar")}
+        stream = TrainingStream(feeds, numbers, 2, 12, seed=1, rank=rank)
+        for epoch in range(epochs):
+            stream.position.fill_(epoch * 12)
+            for batch in stream:
+                found.update(batch.unpack()["drawn"].flatten().tolist())
+    assert found.total() == 6 * 8 * epochs
+    every = [100 * shard + i for shard, size in enumerate(sizes) for i in range(size)]
+    assert sorted(found) == every
+    fifths = [0] * 5
+    for shard, size in enumerate(sizes):
+        for i in range(size):
+            fifths[5 * i // size] += found[100 * shard + i]
+    expected = sum(fifths) / 5
+    assert all(0.65 * expected < fifth < 1.35 * expected for fifth in fifths), fifths
 
 
 def stream_of(feeds: dict[str, Mix], batch_size: int, tolerance: float) -> TrainingStream:
@@ -294,8 +336,8 @@ class Vanishing(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         Vanishing.served += 1
-        self.wfile.write(content if Vanishing.served <= 2 else content[: len(content) // 2])
-        if Vanishing.served > 2:
+        self.wfile.write(content if Vanishing.served <= 6 else content[: len(content) // 2])
+        if Vanishing.served > 6:
             sys.exit()
     def log_message(self, *_):
         pass
@@ -304,7 +346,7 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Vanishing)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
-"""Serves a shard twice; then breaks off in the middle and is gone."""
+"""Serves a shard six times, three for each of two loader processes; then breaks off and is gone."""
 
 
 @pytest.fixture
@@ -334,7 +376,7 @@ FAULTS = {
     "corrupt image": "no image of a known format",
     "missing shard": "No such file",
     "truncated tar": "truncated",
-    "failing program": "exit 3",
+    "failing program": "exit status 3",
 }
 
 

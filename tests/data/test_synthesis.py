@@ -117,6 +117,26 @@ def test_paste_replaces_the_scene_of_chosen_pictures() -> None:
     assert not torch.isclose(pasted[1][outside], image[1][outside], atol=1e-4).all(0).any()
 
 
+def test_shrink_makes_half_of_the_chosen_pictures_smaller_and_nothing_else() -> None:
+    image = noise(40, 3, 32, 32)
+    mask = torch.zeros(40, 1, 32, 32)
+    mask[..., 4:28, 4:28] = 1
+    share = (torch.arange(40) < 30).float().view(-1, 1, 1, 1)
+    small, smaller = synthesis.shrink(image, mask, share, seeded(), least=0.4)
+    areas = smaller.sum((1, 2, 3)) / mask.sum((1, 2, 3))
+    changed = areas < 0.999
+    assert 8 <= int(changed.sum()) <= 22
+    assert not changed[30:].any()
+    assert torch.equal(small[~changed], image[~changed])
+    assert torch.equal(smaller[~changed], mask[~changed])
+    assert areas[changed].min() > 0.4**2 * 0.8
+    # Subject and mask go together, and stay whole inside the frame.
+    paint = mask.expand(-1, 3, -1, -1)
+    painted, again = synthesis.shrink(paint, mask, share, seeded(), least=0.4)
+    assert torch.allclose(painted, again.expand(-1, 3, -1, -1), atol=1e-5)
+    assert torch.allclose(smaller[changed].amax((1, 2, 3)), torch.ones(int(changed.sum())))
+
+
 def test_trust_map_distrusts_the_outline_alone() -> None:
     mask = torch.zeros(3, 1, 9, 20)
     mask[..., 10:] = 1

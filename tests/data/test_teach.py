@@ -23,7 +23,7 @@ from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import FusionData
 from deep_image_compositing.data.shards import INDEX, Index, Record, read_records
 from deep_image_compositing.data.stream import raise_sent
-from deep_image_compositing.data.teach import Recipe
+from deep_image_compositing.data.teach import Recipe, encode_jpeg
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.compose import over
@@ -262,7 +262,7 @@ def test_shards_and_licences_go_in_and_a_sheet_comes_out(root: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        ({"fuser": "none.ckpt"}, 1, "there is no checkpoint none.ckpt"),
+        ({"fuser": "none.ckpt"}, 1, "no weights 'none.ckpt' for the fuser"),
         ({"stage": "segmenter/pyramid"}, 2, "only a fuser can teach, not a segmenter"),
         ({"stage": "fuser"}, 2, "a slot and a name"),
         ({"size": 400}, 1, "error: none of 100 draws fits --size 400, which needs mattes and"),
@@ -362,3 +362,10 @@ def test_a_fuser_without_layers_is_asked_twice() -> None:
 def test_only_fusers_teach(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a Linear"):
         teach.teach(torch.nn.Linear(1, 1), {}, "a", "b", tmp_path)  # type: ignore[arg-type]
+
+
+def test_pictures_are_rounded_half_up_as_everywhere() -> None:
+    halves = (torch.arange(255) + 0.5) / 255
+    given = halves.repeat(3, 8, 1)
+    up = torch.arange(1, 256, dtype=torch.uint8).repeat(3, 8, 1)
+    assert encode_jpeg(given) == encode_jpeg(up)

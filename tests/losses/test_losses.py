@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import WeightsError
-from deep_image_compositing.losses import PerceptualLoss, laplacian_loss
-from deep_image_compositing.stages.base import cross_entropy
+from deep_image_compositing.losses import PerceptualLoss, cross_entropy, laplacian_loss, mask_loss
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -69,6 +68,30 @@ def test_cross_entropy_by_hand() -> None:
     weight = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2)
     assert cross_entropy(logits, target, weight) == pytest.approx(parts[1], abs=1e-5)
     assert cross_entropy(logits, target, 0 * weight) == 0
+
+
+def test_mask_loss_by_hand() -> None:
+    # Pixels of 1, 1, 0, 0; the mask says 1, 0, 0, 0 (up to e⁻²⁰): half of the region is missed,
+    # and the step of the outline, one of three differences, lies a pixel off.
+    logits = torch.tensor([20.0, -20.0, -20.0, -20.0]).view(1, 1, 1, 4)
+    target = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 4)
+    terms = mask_loss(logits, target, iou=2.0, gradient=3.0)
+    assert terms["cross_entropy"] == pytest.approx(20 / 4, abs=1e-5)
+    assert terms["iou"] == pytest.approx(2 * (1 - (1 + 1) / (2 + 1)), abs=1e-5)
+    assert terms["gradient"] == pytest.approx(3 * 2 / 4, abs=1e-5)
+    # Where nothing is trusted nothing is learned; where all is right nothing is left.
+    trusted = torch.tensor([1.0, 0.0, 1.0, 1.0]).view(1, 1, 1, 4)
+    assert mask_loss(logits, target, trusted)["cross_entropy"] == pytest.approx(0, abs=1e-5)
+    right = mask_loss(40 * target - 20, target)
+    assert all(float(term) == pytest.approx(0, abs=1e-5) for term in right.values())
+
+
+def test_mask_loss_counts_small_and_large_subjects_alike() -> None:
+    target = torch.zeros(2, 1, 40, 40)
+    target[0, :, :4, :4], target[1, :, :30, :30] = 1, 1
+    missed = [mask_loss(torch.full((1, 1, 40, 40), -20.0), t[None]) for t in target]
+    assert missed[0]["cross_entropy"] < 0.05 * missed[1]["cross_entropy"]
+    assert missed[0]["iou"] > 0.9 * missed[1]["iou"]
 
 
 def test_perceptual_loss_is_zero_only_for_equal_pictures(checkpoint: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from deep_image_compositing.errors import UsageError
@@ -162,10 +162,13 @@ async def _body(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected application/json")
     data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY:
-            raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
+    try:
+        async for part in request.stream():
+            data += part
+            if len(data) > MAX_BODY:
+                raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
+    except ClientDisconnect:  # nobody will read this
+        raise HTTPException(400, "the request broke off") from None
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

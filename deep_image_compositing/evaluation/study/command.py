@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from deep_image_compositing.messages import printable, show
+
 PROGRAM = "deep-image-compositing study"
 
 
@@ -45,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="0 for any free one; default: 8000")
     add("--intro", metavar="FILE",
         help="text of the first page in place of ours; paragraphs are parted by empty lines")
+    add("--allowed-host", action="append", default=[], metavar="NAME",
+        help="one more name under which people reach it, that of a web server in front of it, say; "
+             "repeatable")
 
     add = action("score", "turn the answers into tables and a figure").add_argument
     add("folder", help="what study make made and people have answered")
@@ -73,19 +78,25 @@ def _make(options: argparse.Namespace) -> int:
     )
     left_out = [item for item in study.sets if item.left_out]
     sets = f"{len(study.shown)} of {len(study.sets)} sets"
-    print(f"{options.out}: {sets}, {len(study.methods)} methods")
+    show(f"{options.out}: {sets}, {len(study.methods)} methods")
     if left_out:
-        print(f"{PROGRAM}: error: {len(left_out)} sets are left out:", file=sys.stderr)
+        show(f"{PROGRAM}: error: {len(left_out)} sets are left out:", file=sys.stderr)
         for item in left_out:
             for reason in item.left_out:
-                print(f"  {item.name}: {reason}", file=sys.stderr)
+                show(f"  {item.name}: {reason}", file=sys.stderr)
     return 1 if left_out else 0
 
 
 def _serve(options: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.server import serve
 
-    serve(options.folder, options.host, options.port, intro=options.intro)
+    serve(
+        options.folder,
+        options.host,
+        options.port,
+        intro=options.intro,
+        allowed_hosts=options.allowed_host,
+    )
     return 0
 
 
@@ -101,9 +112,9 @@ def _score(options: argparse.Namespace) -> int:
         table.add_column(column, justify="right")
     for row in scores.methods:
         interval = f"{row.low:.2f} – {row.high:.2f}"
-        table.add_row(row.method, f"{row.score:.2f}", interval, f"{row.sets_won:.4g}")
+        table.add_row(printable(row.method), f"{row.score:.2f}", interval, f"{row.sets_won:.4g}")
     Console().print(table)
-    print(scores.summary)
-    print(scores.friedman_sentence)
-    print(f"wrote {options.out or Path(options.folder) / 'scores'}")
+    show(scores.summary)
+    show(scores.friedman_sentence)
+    show(f"wrote {options.out or Path(options.folder) / 'scores'}")
     return 0

@@ -36,7 +36,7 @@ from deep_image_compositing.evaluation.study.folder import (
     picture_path,
 )
 from deep_image_compositing.evaluation.study.store import count_people
-from deep_image_compositing.evaluation.testsets import PairFiles, pixels, planes
+from deep_image_compositing.evaluation.testsets import PairFiles, planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
@@ -203,7 +203,7 @@ def _render(
 
 def _write(folder: Path, token: str, picture: Tensor) -> None:
     """Write (3, H, W) uint8 without loss."""
-    write_image(picture_path(folder, token), pixels(picture), quality=100)
+    write_image(picture_path(folder, token), picture, quality=100)
 
 
 def _tokens(seed: int | None) -> Callable[[], str]:

@@ -2,14 +2,17 @@
 
 Nothing that it sends tells which method made a picture: names are random tokens, the order is
 shuffled per person, and the headers carry no file dates. It answers for what ``study.json`` names
-and for nothing else, so no path of a request ever reaches the disk.
+and for nothing else, so no path of a request ever reaches the disk. It answers only to names of its
+own, and writes only for its own page, so that no other site can use it through somebody's browser.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation.study.folder import ANSWERS, Study
 from deep_image_compositing.evaluation.study.store import Store
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.files import check_regular
+from deep_image_compositing.messages import show
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -42,7 +47,8 @@ def serve(
     port: int = 8000,
     *,
     intro: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    allowed_hosts: Iterable[str] = (),
+    say: Callable[[str], None] = show,
 ) -> None:
     """Serve a study until the process is told to stop; answers go to ``answers.sqlite``.
 
@@ -52,6 +58,7 @@ def serve(
         port: 0 for any free one.
         intro: a text file for the first page in place of our text; paragraphs are parted by
             empty lines.
+        allowed_hosts: further names under which people reach it; see :func:`create_app`.
         say: told the address once the server listens.
 
     Raises:
@@ -66,7 +73,7 @@ def serve(
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     text = None if intro is None else _paragraphs(Path(intro))
     with Store(Path(folder) / ANSWERS, study.id) as store, _listen(host, port) as listener:
-        app = create_app(study, store, folder, intro=text)
+        app = create_app(study, store, folder, intro=text, allowed_hosts=[host, *allowed_hosts])
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off",
             timeout_graceful_shutdown=5,
@@ -84,7 +91,12 @@ def serve(
 
 
 def create_app(
-    study: Study, store: Store, folder: str | Path, *, intro: list[str] | None = None
+    study: Study,
+    store: Store,
+    folder: str | Path,
+    *,
+    intro: list[str] | None = None,
+    allowed_hosts: Iterable[str] = (),
 ) -> Starlette:
     """The application: :func:`serve` runs it, and so can any other ASGI server, in one process.
 
@@ -93,6 +105,8 @@ def create_app(
         store: of this study.
         folder: where the pictures lie.
         intro: paragraphs of the first page in place of ours.
+        allowed_hosts: names under which people reach it, besides addresses, ``localhost`` and the
+            machine's own name: that of a web server in front of it, say.
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -111,7 +125,7 @@ def create_app(
             status, text = error.status_code, error.detail
             headers |= error.headers or {}
         else:
-            print(f"error: {error}", file=sys.stderr)
+            show(f"error: {error}", file=sys.stderr)
         return JSONResponse({"error": text}, status, headers)
 
     return Starlette(
@@ -126,8 +140,8 @@ def create_app(
             Route("/api/sets/{set}/draft", api.draft, methods=["PUT"]),
             Route("/api/sets/{set}/answer", api.answer, methods=["PUT"]),
         ],
-        middleware=[Middleware(_Headers)],
-        exception_handlers={HTTPException: failed, CompositingError: failed},
+        middleware=[Middleware(_Headers), Middleware(_OwnNames, names=_own_names(allowed_hosts))],
+        exception_handlers={HTTPException: failed, CompositingError: failed, OSError: failed},
     )
 
 
@@ -146,6 +160,56 @@ class _Headers:
         await self.app(scope, receive, send_more)
 
 
+class _OwnNames:
+    """Refuses requests for another host, and writes from pages of another one.
+
+    A page elsewhere can have its own name lead to this machine, and would then read and write in
+    the name of whoever looks at it; but the browser says which name it has asked for. It cannot
+    be an address.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import JSONResponse
+
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        writes = scope.get("method") not in ("GET", "HEAD", "OPTIONS")
+        error = ""
+        if not self._is_own(host):
+            error = "this server has another name; whoever runs it can allow this: --allowed-host"
+        elif writes and origin is not None and not self._is_own_page(origin, host):
+            error = "this comes from a page of another site"
+        app = JSONResponse({"error": error}, 403) if error else self.app
+        await app(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        name = _host_name(host)
+        try:
+            return name in self.names or ipaddress.ip_address(name.strip("[]")) is not None
+        except ValueError:
+            return False
+
+    def _is_own_page(self, origin: str, host: str) -> bool:
+        place = origin.partition("://")[2].lower()
+        # A web server in front may pass its requests on under another name, and has no port.
+        return place == host.lower() or place in self.names
+
+
+def _own_names(allowed: Iterable[str]) -> frozenset[str]:
+    own = socket.gethostname()
+    return frozenset(name.lower() for name in ("localhost", own, f"{own}.local", *allowed) if name)
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port; empty where it is none."""
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host.lower())
+    return found[1] if found else ""
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens, so that a taken port is known before anything is announced."""
     try:
@@ -159,6 +223,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _paragraphs(path: Path) -> list[str]:
+    check_regular(path, UsageError)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,15 +21,10 @@ from torch import Tensor
 
 from deep_image_compositing.data.feeds import Reading, ShardFeed, open_source
 from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.shards import (
-    Index,
-    Record,
-    is_local,
-    local_path,
-    open_shard,
-    read_records,
-)
+from deep_image_compositing.data.shards import Index, Record, read_records
+from deep_image_compositing.data.transfer import is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
+from deep_image_compositing.opening import open_picture
 
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""
@@ -186,11 +180,9 @@ def naming(name: str) -> Iterator[None]:
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of an upright picture, by its header alone; DataError if it is none."""
-    with naming(str(path)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reading has its own limit
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            width, height = image.size
+    with naming(str(path)), open_picture(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        width, height = image.size
     return (width, height) if turned else (height, width)
 
 

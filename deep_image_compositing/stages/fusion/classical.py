@@ -16,11 +16,9 @@ from deep_image_compositing.functional.foreground import (
     multilevel_foreground,
 )
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Fuser, Layers
 
 
-@register("fuser", "copy_paste", description="hard cut at a level of alpha, no blending")
 class CopyPasteFuser(Fuser):
     """Pastes every pixel whose alpha exceeds a level, whole.
 
@@ -46,7 +44,6 @@ class CopyPasteFuser(Fuser):
         return Layers((alpha > self.threshold).to(alpha.dtype), foreground)
 
 
-@register("fuser", "feather", description="hard cut whose outline is softened by a Gaussian")
 class FeatherFuser(Fuser):
     """Cuts alpha at one half and softens the outline, whatever alpha was there.
 
@@ -73,7 +70,6 @@ class FeatherFuser(Fuser):
         return Layers(feather((alpha > 0.5).to(alpha.dtype), self.sigma), foreground)
 
 
-@register("fuser", "alpha", description="alpha blending, with the subject's true colour on request")
 class AlphaFuser(Fuser):
     """Blends by the given alpha.
 
@@ -121,12 +117,6 @@ class AlphaFuser(Fuser):
         return Layers(alpha, color)
 
 
-@register(
-    "fuser",
-    "laplacian",
-    description="multi-band blending in Laplacian pyramids",
-    source="Burt and Adelson, 1983",
-)
 class LaplacianFuser(Fuser):
     """Blends coarse detail over a wide seam and fine detail over a narrow one.
 

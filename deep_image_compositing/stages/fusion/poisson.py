@@ -14,7 +14,6 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.compose import erode, over
 from deep_image_compositing.functional.poisson import poisson_clone
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Fuser
 
 _SEAM = 3
@@ -25,12 +24,6 @@ _LEAST = 3
 """Sides of the smallest box that has an inside."""
 
 
-@register(
-    "fuser",
-    "poisson",
-    description="Poisson cloning: the subject's gradients, the background's colours (OpenCV)",
-    source="Perez, Gangnet and Blake, SIGGRAPH 2003",
-)
 class PoissonFuser(Fuser):
     """Clones the subject seamlessly: its colours drift until they meet the background's.
 

@@ -13,7 +13,7 @@ from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import GOOD, exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.registry import register
+from deep_image_compositing.options import check_range
 from deep_image_compositing.stages.base import Refiner
 
 DEFAULTS: dict[str, Any] = {
@@ -30,12 +30,6 @@ BELIEF = 3.0
 """Logit of a pixel that the given mask is sure of, before the network has its say."""
 
 
-@register(
-    "refiner",
-    "cascade",
-    description="refinement network on RGB + mask, run at one size or more, up to 640 pixels",
-    source="Zhang et al., WACV 2021, section 3.2",
-)
 class CascadeRefiner(Refiner):
     """Sharpens a rough mask at one size, and the result again at the next.
 
@@ -87,10 +81,11 @@ class CascadeRefiner(Refiner):
     ) -> None:
         super().__init__(**kwargs)
         given: dict[str, Any] = {"backbone": backbone, "sizes": sizes, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given)
+        options = weight_files.describe(self, weights, DEFAULTS, given, free=("sizes",))
         sizes = tuple(options["sizes"])
-        if not sizes or min(sizes) < 32:
-            raise UsageError(f"sizes must be one or more of at least 32 pixels, got {sizes}")
+        check_range("the number of sizes", len(sizes), 1, 10)
+        check_range("each of sizes", sizes, 32, 8192)
+        check_range("width", options["width"], 1, 4096)
         self.save_hyperparameters()
         self.hparams.update(options)
         if confidence <= 0:

@@ -16,7 +16,6 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.matting import guided_filter
 from deep_image_compositing.functional.solve import Vector
 from deep_image_compositing.functional.trimap import pixels_of_share
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.refinement.matting import (
     MattingRefiner,
     Picture,
@@ -30,12 +29,6 @@ _FACTOR = 150
 """Most entries a row of the incomplete Cholesky factor; photographs have up to about 80."""
 
 
-@register(
-    "refiner",
-    "closed_form",
-    description="closed-form matting inside a trimap, by pymatting; slow and exact",
-    source="Levin, Lischinski and Weiss, CVPR 2006",
-)
 class ClosedFormRefiner(SolvedMattingRefiner):
     """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
 
@@ -104,12 +97,6 @@ class ClosedFormRefiner(SolvedMattingRefiner):
         return factor
 
 
-@register(
-    "refiner",
-    "knn",
-    description="KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
-    source="Chen, Li and Tang, CVPR 2012",
-)
 class KnnRefiner(SolvedMattingRefiner):
     """Makes alpha alike where colour and place are alike, by a sparse solve.
 
@@ -172,12 +159,6 @@ class KnnRefiner(SolvedMattingRefiner):
         return answer.reshape(trimap.shape)
 
 
-@register(
-    "refiner",
-    "guided_filter",
-    description="the mask follows the picture's edges inside a trimap; fast, on any device",
-    source="He, Sun and Tang, Guided Image Filtering, PAMI 2013",
-)
 class GuidedFilterRefiner(MattingRefiner):
     """Smooths the mask along the picture's colours where the trimap does not know alpha.
 

@@ -17,7 +17,6 @@ from deep_image_compositing.networks.deep_image_matting import (
     is_published,
     published_options,
 )
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Batch
 from deep_image_compositing.stages.refinement.trained_matting import (
     TrainedMattingRefiner,
@@ -39,12 +38,6 @@ FEATURES = 8
 """Coarsest stride of the backbone's features."""
 
 
-@register(
-    "refiner",
-    "deep_image_matting",
-    description="encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
-    source="Xu et al., CVPR 2017",
-)
 class DeepImageMattingRefiner(TrainedMattingRefiner):
     """Predicts alpha inside the trimap with a VGG-16 encoder, an unpooling decoder and a refiner.
 
@@ -119,12 +112,12 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
 
     def _options(self, weights: str | None, given: dict[str, Any]) -> dict[str, Any]:
         """What the network is to be made with; published files show it by their layers."""
-        published: dict[str, Any] = PUBLISHED
+        layers = None
         if weights is not None:
             state = weight_files.read_state(weight_files.resolve(self, weights))
             if is_published(state):
-                published = {**PUBLISHED, **published_options(state)}
-        return weight_files.describe(self, weights, published, given)
+                layers = published_options(state)
+        return weight_files.describe(self, weights, PUBLISHED, given, layers=layers)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

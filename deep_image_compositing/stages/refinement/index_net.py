@@ -13,19 +13,12 @@ from deep_image_compositing.networks.index_net import (
     is_published,
     read_published,
 )
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.refinement.trained_matting import TrainedMattingRefiner
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 """The network of the paper."""
 
 
-@register(
-    "refiner",
-    "index_net",
-    description="IndexNet matting inside a trimap: pooling and upsampling by learned indices",
-    source="Lu, Dai, Shen and Xu, ICCV 2019",
-)
 class IndexNetRefiner(TrainedMattingRefiner):
     """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
 

@@ -7,16 +7,9 @@ from typing import Any
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.information_flow import FlowOptions, build_system
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.refinement.matting import Picture, SolvedMattingRefiner
 
 
-@register(
-    "refiner",
-    "information_flow",
-    description="information flow matting inside a trimap; hair and holes, slow",
-    source="Aksoy, Aydin and Pollefeys, CVPR 2017",
-)
 class InformationFlowRefiner(SolvedMattingRefiner):
     """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Refiner
 
 
-@register("refiner", "none", description="the mask itself is the alpha")
 class NoRefiner(Refiner):
     """Returns the mask unchanged."""
 

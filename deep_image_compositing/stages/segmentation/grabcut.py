@@ -12,16 +12,9 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
 
 
-@register(
-    "segmenter",
-    "grabcut",
-    description="what differs in colour from the picture's rim, by OpenCV; nothing is learned",
-    source="Rother, Kolmogorov and Blake, SIGGRAPH 2004",
-)
 class GrabCutSegmenter(Segmenter):
     """Cuts out what is coloured unlike the rim of the picture.
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
 from deep_image_compositing.functional.resize import resize
-from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
 
 _DTYPES = {
@@ -24,12 +23,6 @@ _DTYPES = {
 }
 
 
-@register(
-    "segmenter",
-    "onnx",
-    description="any segmentation model exported to ONNX; options say how it takes its input",
-    source="onnxruntime",
-)
 class OnnxSegmenter(Segmenter):
     """Runs an ONNX model at its own input size and resizes the mask back.
 
@@ -122,6 +115,7 @@ class OnnxSegmenter(Segmenter):
                 )
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
+            options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
             try:
                 self._session = onnxruntime.InferenceSession(
                     str(self.path), options, providers=list(self.providers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
@@ -13,7 +13,7 @@ from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.registry import register
+from deep_image_compositing.options import check_range
 from deep_image_compositing.stages.base import Segmenter
 
 STRAYS_AT = 160
@@ -26,12 +26,6 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
 """What describes the network, where neither a weights file nor the caller does."""
 
 
-@register(
-    "segmenter",
-    "pyramid",
-    description="timm backbone + pyramid pooling + light decoder; salient subjects",
-    source="Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
-)
 class PyramidSegmenter(Segmenter):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
@@ -53,6 +47,8 @@ class PyramidSegmenter(Segmenter):
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
+        freeze_norms: batch norms keep their statistics in training, as is best where trained
+            weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
     """
@@ -69,15 +65,16 @@ class PyramidSegmenter(Segmenter):
         margin: float = 0.05,
         sure: float = 0.9,
         freeze_stride: int = 0,
+        freeze_norms: bool = False,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         given = {"backbone": backbone, "size": size, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given)
+        options = weight_files.describe(self, weights, DEFAULTS, given, free=("size",))
         size = int(options["size"])
-        if size < 32:
-            raise UsageError(f"size must be at least 32 pixels, got {size}")
+        check_range("size", size, 32, 8192)
+        check_range("width", options["width"], 1, 4096)
         if looks not in (1, 2, 3):
             raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
         if margin < 0:
@@ -88,6 +85,7 @@ class PyramidSegmenter(Segmenter):
         self.hparams.update(options)
         self.size = size
         self.sure = sure
+        self.freeze_norms = freeze_norms
         self.looks = looks
         self.margin = margin
         self.network = PyramidNetwork(
@@ -98,6 +96,15 @@ class PyramidSegmenter(Segmenter):
         )
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
+
+    def train(self, mode: bool = True) -> PyramidSegmenter:
+        """Frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.freeze_norms:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def logits(self, image: Tensor) -> Tensor:
         """The mask before its sigmoid, at the picture's own size: training crops are small."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -40,10 +41,14 @@ def client(folder: Path) -> Iterator[Callable[..., Client]]:
     """Makes browsers of one and the same server."""
     study = Study.open(folder)
     with Store(folder / ANSWERS, study.id) as store:
-        app = create_app(study, store, folder, intro=["First.", "Second."])
+        app = create_app(
+            study, store, folder, intro=["First.", "Second."], allowed_hosts=["study.example"]
+        )
 
         def browser(name: str | None = None) -> Client:
-            made = testclient.TestClient(app, raise_server_exceptions=False)
+            made = testclient.TestClient(
+                app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False
+            )
             if name is not None:
                 assert made.post("/api/people", json={"name": name}).status_code == 200
             return made
@@ -229,6 +234,47 @@ def test_requests_that_cannot_be_are_refused(
         assert store.people() == []
 
 
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1:8000", True), ("192.168.1.5", True), ("[::1]:8000", True),
+        ("localhost:8000", True), ("LOCALHOST", True), ("study.example", True),
+        ("study.example.:443", True), (socket.gethostname(), True),
+        ("evil.example", False), ("study.example.evil.example", False), ("", False),
+        ("127.0.0.1.evil.example:8000", False), ("evil@127.0.0.1", False), ("1.2.3", False),
+    ],
+)  # fmt: skip
+def test_it_answers_to_its_own_names(client: Callable[..., Client], host: str, own: bool) -> None:
+    browser = client()
+    for path in ("/", "/api/study", "/pictures/nothing.webp"):
+        answer = browser.get(path, headers={"host": host})
+        assert (answer.status_code == 403) != own
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert own or "--allowed-host" in answer.json()["error"]
+    assert (browser.post("/api/people", json={}, headers={"host": host}).status_code == 200) == own
+
+
+@pytest.mark.parametrize(
+    ("origin", "own"),
+    [
+        (None, True), ("http://127.0.0.1:8000", True), ("https://study.example", True),
+        ("http://evil.example", False), ("http://127.0.0.1:9000", False), ("null", False),
+        ("http://localhost:8000", False), ("", False), ("http://evil.example:8000", False),
+    ],
+)  # fmt: skip
+def test_it_takes_answers_from_its_own_page(
+    client: Callable[..., Client], origin: str | None, own: bool
+) -> None:
+    browser = client("Ann")
+    headers = {} if origin is None else {"origin": origin}
+    item = first_set(browser)
+    body = {"ranking": [result["id"] for result in item["results"]][:3]}
+    answer = browser.put(f"/api/sets/{item['id']}/answer", json=body, headers=headers)
+    assert answer.status_code == (200 if own else 403)
+    assert first_set(browser)["answered"] == own
+    assert browser.get("/api/study", headers=headers).status_code == 200  # a link is no write
+
+
 def test_a_body_without_end_is_not_read_to_its_end(client: Callable[..., Client]) -> None:
     sent = []
 
@@ -319,6 +365,39 @@ class Person:
         ranking = [result["id"] for result in self.ask(f"sets/{name}")["results"]][:3]
         self.ask(f"sets/{name}/{kind}", "PUT", {"ranking": ranking})
         return ranking
+
+
+def test_people_who_leave_in_the_middle_are_no_errors(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(folder) as running:
+        person = Person(running.url, "Ann")
+        name = person.sets()[0]
+        picture = person.ask(f"sets/{name}")["results"][0]["url"]
+        place = ("127.0.0.1", int(running.url.rstrip("/").rpartition(":")[2]))
+        kept = f"HTTP/1.1\r\nhost: localhost\r\ncookie: {person.cookie}\r\n"
+        kind = "content-type: application/json\r\n"
+        draft = f"PUT /api/sets/{name}/draft {kept}{kind}"
+        for request in (
+            f"POST /api/people {kept}{kind}content-length: 100\r\n\r\n{{",
+            f"{draft}content-length: 50\r\n\r\n{{",
+            f"{draft}transfer-encoding: chunked\r\n\r\n5\r\n{{",
+            f"GET /{picture} {kept}\r\n",
+            f"GET /api/study {kept}\r\n" * 20,
+            "GET / HT",
+        ):
+            for hard in (False, True):
+                with socket.create_connection(place) as gone:
+                    gone.sendall(request.encode())
+                    if hard:  # reset, instead of an orderly end
+                        gone.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
+        assert person.sets()[0] == name
+        code, printed = running.end()
+    assert code == 0
+    assert "people so far: 1" in printed
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

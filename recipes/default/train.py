@@ -1,0 +1,473 @@
+"""Train segmenter, refiner and fuser on what pack.py has packed, in minutes on one GPU.
+
+    python recipes/default/train.py runs/packed runs/gpu --minutes 9.5 --device cuda
+
+The photographs are decoded once and stay in the device's memory, where crops are cut and augmented
+in batches; loader processes only draw where to cut. Each stage gets a share of the minutes. In its
+first seconds its pace is measured, while the learning rate rises; then that falls as a cosine over
+as many steps as there is time for. A checkpoint is written every minute; what is left at the end
+are averages of the weights, ``segmenter.safetensors``, ``refiner.safetensors`` and
+``fuser.safetensors``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from PIL import Image
+from torch import Tensor
+
+from deep_image_compositing import registry, weights
+from deep_image_compositing.data import folders
+from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_source
+from deep_image_compositing.data.items import Item, ShardItem, Source
+from deep_image_compositing.data.modules import (
+    LOOK,
+    FusionData,
+    RefinementData,
+    SegmentationData,
+    StageData,
+    crops_at,
+    outline_crop,
+)
+from deep_image_compositing.data.procedural import draw_alpha
+from deep_image_compositing.data.stream import Sample
+from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.evaluation.methods import parse_stage
+from deep_image_compositing.functional.resize import fit_long_side
+from deep_image_compositing.stages.base import Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stage is trained: its share of the time, crops, batches, and highest rate."""
+
+    stage: str
+    share: float
+    size: int
+    batch: int
+    rate: float
+
+
+PLANS = {
+    "segmenter": Plan("pyramid", 0.6, 320, 64, 1e-3),
+    "refiner": Plan("cascade", 0.2, 256, 64, 7e-4),
+    "fuser": Plan("multi_stream(two_sizes=0.25)", 0.2, 192, 32, 5e-4),
+}
+
+SETTINGS: dict[str, dict[str, float]] = {
+    "people": {"upper_body": 0.5, "paste": 0.35},
+    "cats": {"distrust": 3},
+    "subjects": {"distrust": 2, "paste": 0.35},
+    "mattes": {"paste": 0.8},
+    "cutouts": {"paste": 1.0},
+    "procedural": {"weight": 10.0},
+}
+"""Settings of sources; weights are the roots of the numbers of photographs unless stated."""
+
+BUSY = 0.25
+"""Share of pasted subjects behind which other things are in view that could be subjects."""
+
+DRAWN = 120
+"""Alphas that are drawn from rules, of hair, fur, foliage and veils, for the fuser."""
+
+
+# Photographs in the device's memory
+
+
+@dataclass(eq=False)
+class Row(Item):
+    """A photograph in a bank, of which the loader processes only know the mask."""
+
+    row: int
+    mask: Image.Image
+
+    @property
+    def name(self) -> str:
+        return f"row {self.row} of {self.source.path}"
+
+    def size(self) -> tuple[int, int]:
+        return self.mask.size
+
+    def label(self) -> Image.Image:
+        return self.mask
+
+    def image(self, scale: float = 1.0) -> Image.Image:
+        raise NotImplementedError(f"{self.name} is on the device")
+
+    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+        raise NotImplementedError(f"{self.name} is on the device")
+
+    def crop(self, box: folders.Box, mirrored: bool = False) -> Tensor:
+        """What :meth:`Bank.cut` cuts: row, left, top, right, bottom as shares (5,)."""
+        (left, top, right, bottom), (width, height) = box, self.size()
+        sides = (right, left) if mirrored else (left, right)
+        shares = [sides[0] / width, top / height, sides[1] / width, bottom / height]
+        return torch.tensor([self.row, *shares], dtype=torch.float32)
+
+
+@dataclass
+class Rows(Feed):
+    """The photographs of one source."""
+
+    source: Source
+    rows: Sequence[Row]
+
+    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
+        while True:
+            yield self.rows[int(rng.integers(len(self.rows)))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> Iterator[Item | None]:
+        yield from self.rows[start:stop]
+
+
+class Bank:
+    """Photographs with their masks as one 8-bit tensor (N, 4, side, side) on a device.
+
+    Args:
+        packed: folder of shards that pack.py has written.
+        kinds: folders in it.
+        side: pixels; longer photographs are shrunk, the rest of shorter ones repeats their border.
+        device: where they stay.
+    """
+
+    def __init__(self, packed: Path, kinds: Sequence[str], side: int, device: str) -> None:
+        self.feeds: dict[str, list[Rows]] = {kind: [] for kind in kinds}
+        parts, extents = [], []
+        for kind, name, pictures in shards(packed, kinds, side):
+            source = Source(name, **{"weight": math.sqrt(len(pictures)), **SETTINGS.get(name, {})})
+            rows = [Row(source, len(extents) + i, mask) for i, (_, mask) in enumerate(pictures)]
+            self.feeds[kind].append(Rows(source, rows))
+            parts.append(torch.empty((len(pictures), 4, side, side), dtype=torch.uint8))
+            for goal, (image, mask) in zip(parts[-1].numpy(), pictures, strict=True):
+                free = [(0, side - mask.height), (0, side - mask.width)]
+                both = np.dstack([image, mask]).transpose(2, 0, 1)
+                goal[:] = np.pad(both, [(0, 0), *free], mode="edge")
+                extents.append((mask.width / side, mask.height / side))
+        self.planes = torch.cat(parts).to(device)
+        self.extents = torch.tensor(extents, device=device)
+
+    def cut(self, crops: Tensor, size: int) -> Tensor:
+        """Photographs and masks (B, 4, size, size) in [0, 1] of crops (B, 5)."""
+        rows = crops[:, 0].long()
+        places = crops[:, 1:] * self.extents[rows].repeat(1, 2)
+        return crops_at(self.planes[rows].float() / 255, places, size).clamp(0, 1)
+
+    def mix(self, **shares: float) -> tuple[Mix, Mix]:
+        """Feeds of some kinds, each kind with its share of the samples; nothing is held out."""
+        feeds: list[Feed] = []
+        for kind, share in shares.items():
+            total = sum(feed.source.weight for feed in self.feeds.get(kind, []))
+            for feed in self.feeds.get(kind, []):
+                settings = {**vars(feed.source), "weight": share * feed.source.weight / total}
+                feeds.append(Rows(Source(**settings), feed.rows))
+        return Mix(feeds), Mix([])
+
+
+Pictures = list[tuple[Image.Image, Image.Image]]
+
+
+def shards(packed: Path, kinds: Sequence[str], side: int) -> Iterator[tuple[str, str, Pictures]]:
+    """Kind, name, and photographs (of mattes, straight colour) with masks, of each shard."""
+    for kind in kinds:
+        wanted = "backgrounds" if kind == "textures" else kind
+
+        def decode(item: Item | None, kind: str = kind) -> tuple[Image.Image, Image.Image]:
+            assert isinstance(item, ShardItem)
+            image = item.picture("foreground.jpg") if kind == "mattes" else item.image()
+            labelled = kind in ("segmentation", "mattes")
+            mask = item.label() if labelled else Image.new("L", image.size)
+            size = fit_long_side(image.height, image.width, side)[::-1]
+            return image.resize(size, reducing_gap=2.0), mask.resize(size, reducing_gap=2.0)
+
+        for path in sorted((packed / kind).glob("*.tar")):
+            feed, _ = open_source(Source(str(path)), (wanted,), Reading())
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                yield kind, path.stem, list(pool.map(decode, feed.read(0, len(feed))))
+    if "mattes" in kinds:
+        rng = np.random.default_rng(0)
+        alphas = [draw_alpha(rng, 256) for _ in range(DRAWN)]
+        yield "mattes", "procedural", [(Image.new("RGB", alpha.size), alpha) for alpha in alphas]
+
+
+# The library's data, cut on the device
+
+
+class Resident(StageData):
+    """Draws crops of a bank's rows where the data of a slot cuts them; mixed into that."""
+
+    bank: Bank
+    masks: ClassVar[dict[str, str]] = {"image": "mask", "around": "around_mask", "alpha": "alpha"}
+    """What the mask of a cut photograph is called, where it is needed."""
+
+    def open(self) -> dict[str, tuple[Mix, Mix]]:
+        scenes = self.bank.mix(backgrounds=1 - BUSY, textures=BUSY)
+        return {"subject": self.bank.mix(segmentation=1), "scene": scenes}
+
+    def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
+        assert isinstance(item, Row)
+        return item.crop(folders.any_crop(item.size(), rng, low), bool(rng.random() < 0.5))
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        """The batch with pictures where it has crops (B, 5), then as the slot has it."""
+        made = dict(batch)
+        for name, crops in batch.items():
+            if crops.ndim == 2:
+                size = LOOK if name.startswith("around") else self.size
+                made[name], mask = self.bank.cut(crops, size).split((3, 1), 1)
+                if name in self.masks:
+                    made[self.masks[name]] = mask
+        return super().finish(made, generator, training)
+
+
+def pasting(source: Source, size: int, rng: np.random.Generator) -> Sample:
+    """Whether a subject is pasted, and how wide its outline is not trusted at this size."""
+    return {
+        "paste": torch.full((1, 1, 1), float(rng.random() < source.paste)),
+        "distrust": torch.full((1, 1, 1), round(source.distrust * size / 320)),
+    }
+
+
+class ResidentSegmentation(Resident, SegmentationData):
+    """Crops for segmenters, subjects pasted before backgrounds and busier photographs."""
+
+    def _labelled(
+        self,
+        rng: np.random.Generator,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: folders.Box,
+        scene_scale: float,
+    ) -> Sample:
+        subject = items["subject"]
+        assert isinstance(subject, Row)
+        return {
+            "image": subject.crop(box, bool(rng.random() < 0.5)),
+            "background": self._scene(rng, items["scene"], scene_scale),
+            **pasting(subject.source, self.size, rng),
+        }
+
+
+class ResidentRefinement(Resident, RefinementData):
+    """Crops of outlines, and what surrounds them for the segmenter to look at."""
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        subject, scene = items["subject"], items["scene"]
+        assert isinstance(subject, Row)
+        assert isinstance(scene, Row)
+        label, mirrored = subject.label(), bool(rng.random() < 0.5)
+        box = folders.local_crop(label, rng, 0.3, 1.0)
+        around = folders.whole_crop(label.size, folders.subject_box(label), rng)
+        around = folders.union(around, box)
+        aspect = (around[2] - around[0]) / (around[3] - around[1])
+        seen = folders.any_box(scene.size(), aspect, rng, 0.6)
+        left, top, right, bottom = folders.carry(box, around, (0, 0, 1, 1))
+        left, right = (1 - right, 1 - left) if mirrored else (left, right)
+        own = float(rng.random() < self.own)
+        return {
+            "image": subject.crop(box, mirrored),
+            "background": scene.crop(folders.carry(box, around, seen), mirrored),
+            "around": subject.crop(around, mirrored),
+            "around_background": scene.crop(seen, mirrored),
+            "place": own * torch.tensor([left, top, right, bottom]).float().view(4, 1, 1),
+            **pasting(subject.source, self.size, rng),
+        }
+
+
+class ResidentFusion(Resident, FusionData):
+    """The parts of easy triplets."""
+
+    def open(self) -> dict[str, tuple[Mix, Mix]]:
+        scenes, any_ = self.bank.mix(backgrounds=1), self.bank.mix(backgrounds=0.4, textures=0.6)
+        subjects = self.bank.mix(mattes=1)
+        return {"subject": subjects, "new": scenes, "old": any_, "texture": any_}
+
+    def _draw_photograph(
+        self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
+    ) -> Sample:
+        subject = items["subject"]
+        assert isinstance(subject, Row)
+        alpha = subject.crop(*outline_crop(rng, subject.label(), self.size))
+        blended = subject.source.path == "procedural" or rng.random() < self.blending
+        color = self._scene(rng, items["texture"], 0.3) if blended else alpha
+        return {"color": color, "alpha": alpha, "old": self._scene(rng, items["old"], 0.25)}
+
+
+# The time
+
+
+class Budget(Callback):
+    """Fits the steps of a run into its seconds, and the learning rate to the steps.
+
+    Args:
+        name: of what is trained, for the report.
+        seconds: that the run may take.
+        batch: photographs a step.
+    """
+
+    def __init__(self, name: str, seconds: float, batch: int) -> None:
+        self.name, self.seconds, self.batch = name, seconds, batch
+        self.probe = min(30.0, seconds / 10)
+        self.total: int | None = None
+        self.rates: list[float] = []
+        self.first = (0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = self.said = time.perf_counter()
+        self.rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.total is None:
+            factor = min(1.0, (time.perf_counter() - self.began) / self.probe)
+        else:
+            done = (trainer.global_step - self.first[0]) / max(1, self.total - self.first[0])
+            factor = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for group, rate in zip(trainer.optimizers[0].param_groups, self.rates, strict=True):
+            group["lr"] = max(factor, 0.01) * rate
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step, spent = trainer.global_step, time.perf_counter() - self.began
+        if step == 3 or (self.total is None and spent >= self.probe):
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()  # else only what was asked for would be counted
+            spent = time.perf_counter() - self.began
+        if step == 3:  # after what happens only once
+            self.first = step, spent
+        elif step > 3 and self.total is None and spent >= self.probe:
+            pace = (step - self.first[0]) / (spent - self.first[1])
+            self.first = step, spent
+            self.total = step + int(0.97 * pace * (self.seconds - spent))
+            print(
+                f"{self.name}: {pace * self.batch:.0f} images a second, "
+                f"{self.total} steps of {self.batch}",
+                flush=True,
+            )
+        if self.began + spent - self.said > 15:
+            self.said = self.began + spent
+            loss = float(trainer.callback_metrics["train/loss"])
+            print(f"{self.name}: step {step}, {spent:.0f} s, loss {loss:.4f}", flush=True)
+        trainer.should_stop = step == self.total or spent >= self.seconds
+
+
+# The run
+
+
+def main() -> None:
+    start = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("packed", type=Path, help="what pack.py has written")
+    parser.add_argument("out", type=Path, help="folder of the weights and checkpoints")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for everything")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--precision", help="by default bf16-mixed on cuda, 32-true on cpu")
+    parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--workers", type=int, help="loader processes; one a core, 14 at most")
+    parser.add_argument("--batch", type=int, help="photographs a step, for all stages")
+    parser.add_argument("--stages", default=",".join(PLANS), help="which, in this order")
+    for slot, plan in PLANS.items():
+        parser.add_argument(f"--{slot}", default=plan.stage, metavar="NAME(OPTIONS)")
+    options = parser.parse_args()
+    chosen = options.stages.split(",")
+    if unknown := set(chosen) - PLANS.keys():
+        parser.error(f"there is no stage {min(unknown)!r}; choose from {', '.join(PLANS)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; rehearse with --device cpu")
+    seed_everything(0, verbose=False)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    options.out.mkdir(parents=True, exist_ok=True)
+    banks: dict[bool, Bank] = {}
+    share = 0.0
+    for slot in chosen:
+        share += PLANS[slot].share / sum(PLANS[each].share for each in chosen)
+        try:
+            if (slot == "fuser") not in banks:
+                fine = ("mattes", 768) if slot == "fuser" else ("segmentation", 384)
+                kinds = (fine[0], "backgrounds", "textures")
+                banks = {slot == "fuser": Bank(options.packed, kinds, fine[1], options.device)}
+                held = len(banks[slot == "fuser"].planes)
+                print(f"{held} photographs after {time.perf_counter() - start:.0f} s", flush=True)
+            end = start + 60 * options.minutes * share
+            train(slot, options, banks[slot == "fuser"], end)
+        except CompositingError as error:
+            raise SystemExit(f"error: {error}") from None
+
+
+def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> None:
+    """Train one stage until ``end`` and write its weights."""
+    plan, cuda = PLANS[slot], options.device == "cuda"
+    name, given = parse_stage(getattr(options, slot))
+    if "default" in registry.get(slot, name).weights:
+        given = {"weights": "default", **given}
+    given = {"learning_rate": plan.rate, "weight_decay": 0.02, **given}
+    stage: Stage = registry.create(slot, name, compile=options.compile, picture_every=0, **given)
+    workers = min(14, os.cpu_count() or 1) if options.workers is None else options.workers
+    common: dict[str, Any] = {
+        "size": getattr(stage, "size", plan.size),
+        "batch_size": options.batch or plan.batch,
+        "epoch_length": 10**9,
+        "num_workers": workers,
+    }
+    data: Resident
+    if slot == "segmenter":
+        data = ResidentSegmentation("packed", **common)
+    elif slot == "refiner":
+        own, found = parse_stage(options.segmenter)[0], options.out / "segmenter.safetensors"
+        mine = {"segmenter_weights": str(found)} if found.is_file() else {}
+        data = ResidentRefinement("packed", segmenter=own, own=0.6, **mine, **common)
+    else:
+        data = ResidentFusion("packed", degrade=3.0, **common)
+    data.bank = bank
+    reserve = 2.0 + 0.01 * (end - time.perf_counter())
+    trainer = Trainer(
+        accelerator=options.device,
+        devices=1,
+        precision=options.precision or ("bf16-mixed" if cuda else "32-true"),
+        max_epochs=1,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=options.out,
+        callbacks=[
+            Budget(slot, end - time.perf_counter() - reserve, common["batch_size"]),
+            EMAWeightAveraging(decay=0.99, update_every_n_steps=4),
+            ModelCheckpoint(
+                options.out / slot, "last", train_time_interval=timedelta(minutes=1), save_top_k=1
+            ),
+        ],
+    )
+    with warnings.catch_warnings():
+        # Lightning's advice to loaders that know their length, few processes, and models it shards.
+        for said in (
+            "Your `IterableDataset`",
+            ".*many workers",
+            "You're using",
+            "`isinstance.treespec",
+        ):
+            warnings.filterwarnings("ignore", message=said)
+        trainer.fit(stage, data)
+    weights.save(stage, options.out / f"{slot}.safetensors")
+    print(f"{slot}: {trainer.global_step} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()
