@@ -37,3 +37,9 @@ class MissingExtraError(CompositingError, ImportError):
             f"{feature} needs {package}, which is not installed: "
             f"pip install 'deep-image-compositing[{extra}]'"
         )
+
+
+def error_text(error: BaseException) -> str:
+    """What a record or a table says of an error: the message, with its kind where that is news."""
+    known = isinstance(error, CompositingError)
+    return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -18,8 +18,13 @@ _EXTRAS = {
 """Module: its package, and the extra of this library that installs it."""
 
 
-def import_extra(module: str, feature: str) -> Any:
+def import_extra(module: str, feature: str, extra: str | None = None) -> Any:
     """Import an optional ``module`` for ``feature``, such as ``the refiner 'knn'``.
+
+    Args:
+        module: of a package in the table above; may be a module inside it.
+        feature: what messages say needs it.
+        extra: another extra that brings the package, if it suits the feature better.
 
     Raises:
         MissingExtraError: it is not installed; the message says what to install.
@@ -32,4 +37,5 @@ def import_extra(module: str, feature: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise MissingExtraError(feature, *_EXTRAS[module]) from None
+        package, usual = _EXTRAS[module.partition(".")[0]]
+        raise MissingExtraError(feature, package, extra or usual) from None

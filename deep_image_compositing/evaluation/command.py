@@ -13,7 +13,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.messages import printable, show
 
 _TEST_SETS = ("syntest", "taught", "folders")
-_OF = {
+_OPTIONS_OF = {
     "mattes": ("syntest",),
     "backgrounds": ("syntest",),
     "hold_out": ("syntest",),
@@ -29,79 +29,80 @@ _OF = {
 }
 """Options of test sets, and which sets take them."""
 
-_CALLED = {"triplets": "shards", "folder": "path"}
+_PARAMETERS = {"triplets": "shards", "folder": "path"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate`` to its parser."""
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    what = parser.add_argument_group("methods")
-    what.add_argument(
-        "--methods",
-        action="append",
-        default=[],
-        metavar="NAME,...",
+    _add_methods(parser.add_argument_group("methods"))
+    _add_test_set(parser.add_argument_group("test set"))
+    _add_output(parser.add_argument_group("report"), parser.add_argument_group("resources"))
+
+
+# fmt: off
+def _add_methods(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--methods", action="append", default=[], metavar="NAME,...",
         help="sets (paper, ablations, fast) or methods of sets; -NAME leaves one out; default: "
-        "paper, or none where --method names some",
-    )
-    what.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME=SEGMENTER,REFINER,FUSER",
+             "paper, or none where --method names some")
+    add("--method", action="append", default=[], metavar="NAME=SEGMENTER,REFINER,FUSER",
         help="one more, its stages with options if need be: mine=pyramid,none,"
-        "'multi_stream(weights=runs/mine)'; repeatable",
-    )
-    what.add_argument("--reference", metavar="NAME", help="the method that the others are compared "
-                      "with; default: ours, or the last one")  # fmt: skip
-    what.add_argument("--runs", default="runs", metavar="DIR", help="training runs for the set "
-                      "ablations; default: runs")  # fmt: skip
-    data = parser.add_argument_group("test set")
-    data.add_argument("--test-set", choices=_TEST_SETS, default="syntest", help="syntest: made of "
-                      "mattes; taught: made by a network; folders: one's own pictures; default: "
-                      "syntest")  # fmt: skip
-    for flag, text in (("mattes", "subjects with their alpha"), ("backgrounds", "photographs")):
-        data.add_argument(
-            f"--{flag}",
-            nargs="+",
-            metavar="PATH",
+             "'multi_stream(weights=runs/mine)'; repeatable")
+    add("--reference", metavar="NAME",
+        help="the method that the others are compared with; default: ours, or the last one")
+    add("--runs", default="runs", metavar="DIR",
+        help="training runs for the set ablations; default: runs")
+
+
+def _add_test_set(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--test-set", choices=_TEST_SETS, default="syntest",
+        help="syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
+             "default: syntest")
+    for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
+        add(flag, nargs="+", metavar="PATH",
             help=f"of syntest, {text}: folders, shards or patterns of shards; default: made of "
-            "noise",
-        )
-    data.add_argument("--triplets", nargs="+", metavar="PATH", help="of taught: shards that teach "
-                      "has written")  # fmt: skip
-    data.add_argument("--folder", metavar="DIR", help="of folders: foreground/, background/ and, "
-                      "where there are any, mask/, composite/ and alpha/")  # fmt: skip
-    for flag, kind, metavar, text in (
-        ("hold-out", float, "SHARE", "of plain folders of mattes, what training with this hold_out "
-         "has not seen; default: all of them"),
-        ("background-hold-out", float, "SHARE", "the same of plain folders of backgrounds"),
-        ("split", str, "NAME", "of folders of shards; default: validation"),
-        ("samples", int, "N", "how many; default: all, in syntest every subject --per-subject "
-         "times"),
-        ("per-subject", int, "N", "samples with other backgrounds of each subject; default: 2"),
-        ("size", int, "PX", "long side to which larger subjects are reduced; default: 768"),
-        ("seed", int, "S", "of backgrounds and masks; default: 0"),
-        ("cache", str, "DIR", "keep shards from elsewhere here"),
-    ):  # fmt: skip
-        data.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
-    data.add_argument("--grades", metavar="NAME,...", help="of the masks that methods are given: "
-                      "exact, rough, bad, none (taught: exact, rough, none; folders: given, none); "
-                      "default: all")  # fmt: skip
-    made = parser.add_argument_group("report")
-    made.add_argument("--sheets", type=int, metavar="N", help="samples that get contact sheets; "
-                      "default: 12, and all without truth")  # fmt: skip
-    made.add_argument("--no-sheets", action="store_true", help="as --sheets 0")
-    made.add_argument("--lpips-weights", metavar="FILE", help="torchvision's AlexNet; default: the "
-                      "copy in torch hub's folder, if there is one")  # fmt: skip
-    made.add_argument("--overwrite", action="store_true", help="begin anew, whatever --out holds "
-                      "of an earlier evaluation")  # fmt: skip
-    where = parser.add_argument_group("resources")
-    where.add_argument("--devices", type=int, metavar="N", help="GPUs, or processes on a CPU; "
-                       "default: 1, or as many as torchrun has started")  # fmt: skip
-    where.add_argument("--accelerator", default="auto", help="auto, cpu, gpu; default: auto")
-    where.add_argument("--threads", type=int, metavar="N", help="CPU threads of each process; "
-                       "default: torch's, divided among processes")  # fmt: skip
+                 "noise")
+    add("--triplets", nargs="+", metavar="PATH", help="of taught: shards that teach has written")
+    add("--folder", metavar="DIR",
+        help="of folders: foreground/, background/ and, where there are any, mask/, composite/ and "
+             "alpha/")
+    add("--hold-out", type=float, metavar="SHARE",
+        help="of plain folders of mattes, what training with this hold_out has not seen; default: "
+             "all of them")
+    add("--background-hold-out", type=float, metavar="SHARE",
+        help="the same of plain folders of backgrounds")
+    add("--split", metavar="NAME", help="of folders of shards; default: validation")
+    add("--samples", type=int, metavar="N",
+        help="how many; default: all, in syntest every subject --per-subject times")
+    add("--per-subject", type=int, metavar="N",
+        help="samples with other backgrounds of each subject; default: 2")
+    add("--size", type=int, metavar="PX",
+        help="long side to which larger subjects are reduced; default: 768")
+    add("--seed", type=int, metavar="S", help="of backgrounds and masks; default: 0")
+    add("--cache", metavar="DIR", help="keep shards from elsewhere here")
+    add("--grades", metavar="NAME,...",
+        help="of the masks that methods are given: exact, rough, bad, none (taught: exact, rough, "
+             "none; folders: given, none); default: all")
+
+
+def _add_output(report: argparse._ArgumentGroup, resources: argparse._ArgumentGroup) -> None:
+    add = report.add_argument
+    add("--sheets", type=int, metavar="N",
+        help="samples that get contact sheets; default: 12, and all without truth")
+    add("--no-sheets", action="store_true", help="as --sheets 0")
+    add("--lpips-weights", metavar="FILE",
+        help="torchvision's AlexNet; default: the copy in torch hub's folder, if there is one")
+    add("--overwrite", action="store_true",
+        help="begin anew, whatever --out holds of an earlier evaluation")
+    add = resources.add_argument
+    add("--devices", type=int, metavar="N",
+        help="GPUs, or processes on a CPU; default: 1, or as many as torchrun has started")
+    add("--accelerator", default="auto", help="auto, cpu, gpu; default: auto")
+    add("--threads", type=int, metavar="N",
+        help="CPU threads of each process; default: torch's, divided among processes")
+# fmt: on
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         UsageError: what can be seen to be wrong before anything is run.
         CompositingError: files that cannot be used.
     """
-    given = _test_set_options(options)
+    test_set_options = _test_set_options(options)
     for name, least in (("sheets", 0), ("devices", 1), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -125,44 +126,43 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"there is no file {options.lpips_weights} (--lpips-weights)")
     from deep_image_compositing.evaluation.methods import choose
 
-    sets = options.methods or ([] if options.method else ["paper"])
-    methods = choose(sets, options.method, runs=options.runs)
+    methods = choose(options.methods, options.method, runs=options.runs)
     names = [method.name for method in methods]
     if options.reference is not None and options.reference not in names:
         raise UsageError(
             f"--reference is one of the methods, {', '.join(names)}: got {options.reference!r}"
         )
-    from deep_image_compositing.evaluation.bench import evaluate
-    from deep_image_compositing.evaluation.report import console_table, failures, verdicts
+    from deep_image_compositing.evaluation import pages, wording
+    from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
+    devices = options.devices
     report = evaluate(
         methods,
-        open_test_set(options.test_set, **given),
+        open_test_set(options.test_set, **test_set_options),
         out,
         # Not asked of the test set: another choice would make another set of it.
-        grades=_grades(options.grades),
+        grades=None if options.grades is None else options.grades.split(","),
         reference=options.reference,
-        devices=_launched(options.devices),
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if devices is None else devices,
         accelerator=options.accelerator,
         threads=options.threads,
         sheets=0 if options.no_sheets else options.sheets,
         lpips_weights=options.lpips_weights,
         overwrite=options.overwrite,
         show=True,
-        command=_typed(),
+        command=shlex.join(["deep-image-compositing", *sys.argv[1:]]),
     )
     if report is None:
         return 0
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(console_table(report))
-    for line in (*verdicts(report), *failures(report)):
+    console.print(pages.console_table(report))
+    for line in (*wording.verdicts(report), *wording.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
     show(f"wrote {out / 'report.html'}")
-    measured = sum(sum(part.measured.values()) for part in report.summary.values())
-    return int(measured == 0)
+    return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
 
 def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -171,41 +171,27 @@ def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: an option of another set, or one that is missing.
     """
-    chosen = options.test_set
-    given = {name: getattr(options, name) for name in _OF if getattr(options, name) is not None}
-    for name in given:
-        if chosen not in _OF[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is an option of --test-set {' and '.join(_OF[name])}, "
-                f"not of {chosen}"
-            )
-    if chosen == "taught" and "triplets" not in given:
+    kind = options.test_set
+    values = {name: getattr(options, name) for name in _OPTIONS_OF}
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in values:
+        if kind not in _OPTIONS_OF[name]:
+            sets = " and ".join(_OPTIONS_OF[name])
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is an option of --test-set {sets}, not of {kind}")
+    if kind == "taught" and "triplets" not in values:
         raise UsageError("--test-set taught needs --triplets: shards that teach has written")
-    if chosen == "folders" and "folder" not in given:
+    if kind == "folders" and "folder" not in values:
         raise UsageError("--test-set folders needs --folder, with foreground/ and background/")
-    for one, other in (("mattes", "backgrounds"), ("backgrounds", "mattes")):
-        if one in given and other not in given:
-            raise UsageError(f"--{one} needs --{other}")
+    if len({"mattes", "backgrounds"} & set(values)) == 1:
+        one, other = sorted(("mattes", "backgrounds"), key=lambda name: name not in values)
+        raise UsageError(f"--{one} needs --{other}")
     for name in ("mattes", "backgrounds", "triplets", "folder"):
-        paths = given.get(name, [])
+        paths = values.get(name, [])
         for path in [paths] if isinstance(paths, str) else paths:
             plain = not any(sign in path for sign in "*?[{:")  # patterns and URLs are not looked up
             if plain and not Path(path).expanduser().exists():
                 raise UsageError(f"there is no {path} (--{name})")
-    if given.get("split") == "all":
-        given["split"] = None
-    return {_CALLED.get(name, name): value for name, value in given.items()}
-
-
-def _grades(given: str | None) -> list[str] | None:
-    return None if given is None else [part.strip() for part in given.split(",") if part.strip()]
-
-
-def _launched(given: int | None) -> int:
-    """The number of devices: as given, else as torchrun says, else 1."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if given is None else given
-
-
-def _typed() -> str:
-    """The command as it was typed, for the report."""
-    return shlex.join(["deep-image-compositing", *sys.argv[1:]])
+    if values.get("split") == "all":
+        values["split"] = None
+    return {_PARAMETERS.get(name, name): value for name, value in values.items()}

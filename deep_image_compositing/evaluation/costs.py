@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import time
@@ -10,8 +11,6 @@ from pathlib import Path
 import torch
 
 MEGABYTE = 1e6
-_STATUS = Path("/proc/self/status")
-_RESET = Path("/proc/self/clear_refs")
 
 
 class Cost:
@@ -25,55 +24,39 @@ class Cost:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.cuda = device if device.type == "cuda" else None
         self.seconds = float("nan")
         self.peak_memory: float | None = None
 
     def __enter__(self) -> Cost:
         gc.collect(1)  # all of it would take longer than many a method
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before: int | None = torch.cuda.memory_allocated(self.device)
+        self._before: int | None = None
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+            self._before = torch.cuda.memory_allocated(self.cuda)
         else:
-            _give_back()
-            self._before = _resident() if _reset_peak() else None
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:  # what glibc keeps of freed memory would hide what a call needs
+                trim(0)
+            with contextlib.suppress(OSError):  # not on Linux
+                Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
+                self._before = _resident("VmRSS")
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
         self.seconds = time.perf_counter() - self._start
-        if self._before is None:
-            return
-        cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) if cuda else _resident("VmHWM")
-        if peak is not None:
+        if self._before is not None:
+            peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else _resident("VmHWM")
             self.peak_memory = max(0, peak - self._before) / MEGABYTE
 
 
-def _give_back() -> None:
-    """Let the C library give freed memory back: what it keeps would hide what a call needs."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc's
-        trim(0)
-
-
-def _reset_peak() -> bool:
-    """Let the system count the peak of resident memory from now on; whether it does."""
-    try:
-        _RESET.write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(field: str = "VmRSS") -> int | None:
-    """Bytes of resident memory, or with ``VmHWM`` their peak; None where nobody knows."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return int(found[0]) * 1024 if found else None
+def _resident(field: str) -> int:
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the worst."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -7,7 +7,6 @@ of 8 bits or in floats, and what cannot be measured is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,209 +14,111 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import MissingExtraError
-from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
 
+KEY = "band_psnr"
+"""The measure by which methods are compared and pictures won."""
+
 OUTLINE_SIDE = 640
 """Long side to which distances of outlines are scaled, so that they compare across sizes."""
 
 
+Better = Literal["higher", "lower"]
+Group = Literal["composite", "alpha", "mask", "cost"]
+
+
 @dataclass(frozen=True)
 class Measure:
-    """One column of a table.
+    """One column of a table."""
 
-    Attributes:
-        name: its heading.
-        unit: of its numbers; empty where they have none.
-        better: which numbers are the good ones.
-        digits: shown after the point.
-        about: a sentence for the table's legend.
-        group: what is measured: the composite, the refiner's alpha, the segmenter's mask, or what
-            they cost.
-    """
-
-    name: str
-    unit: str
-    better: Literal["higher", "lower"]
-    digits: int
-    about: str
-    group: Literal["composite", "alpha", "mask", "cost"]
+    name: str  # its heading
+    unit: str  # of its numbers; empty where they have none
+    better: Better  # which numbers are the good ones
+    digits: int  # shown after the point
+    about: str  # a sentence for the table's legend
+    # what is measured: the composite, the refiner's alpha, the segmenter's mask, or what they cost
+    group: Group
 
 
 _BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
 
+# fmt: off
+_ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
+    "composite": {
+        "psnr": ("PSNR", "dB", "higher", 2, "Peak signal-to-noise ratio over RGB, at most 54.15."),
+        "ssim": ("SSIM", "", "higher", 4,
+         "Structural similarity (Wang et al., 2004), mean over pixels and channels."),
+        "lpips": ("LPIPS", "", "lower", 4,
+         "Learned perceptual distance (Zhang et al., 2018) in AlexNet's features."),
+        KEY: ("band PSNR", "dB", "higher", 2, f"PSNR {_BAND}."),
+        "band_ssim": ("band SSIM", "", "higher", 4, f"Mean of SSIM's map {_BAND}."),
+        "band_lpips": ("band LPIPS", "", "lower", 4, f"Mean of LPIPS's map {_BAND}."),
+        "band_error": ("band error", "8-bit steps", "lower", 2,
+         f"Mean absolute colour error {_BAND}."),
+        "halo": ("halo", "", "lower", 3,
+         f"Share of the old background's colour left in the rim and {HALO_RADIUS} pixels around "
+         "it: 0 none, 1 the photograph pasted; taking too much away counts alike."),
+        "lost": ("lost subject", "", "lower", 3,
+         "Share of the subject there that gave way to the new background: 0 none, 1 all."),
+        "exact": ("exact", "%", "higher", 2,
+         "Pixels outside the band that are the photographs' own, bit for bit."),
+        "exact_subject": ("exact subject", "%", "higher", 2,
+         "Pixels of the subject outside the band that are the photograph's, bit for bit."),
+        "exact_background": ("exact background", "%", "higher", 2,
+         "Pixels of the background outside the band that are the new background's, bit for bit."),
+        "worst": ("worst", "8-bit steps", "lower", 0,
+         "Largest deviation outside the band from the photographs."),
+    },
+    "alpha": {
+        "sad": ("SAD", "thousands", "lower", 2,
+         "Sum of absolute alpha differences over the trimap's unknown pixels, else the picture."),
+        "mse": ("MSE", "", "lower", 4, "Mean squared alpha difference over the same pixels."),
+        "gradient": ("Gradient", "thousands", "lower", 2,
+         "Squared differences of alpha's gradient magnitudes (Rhemann et al., 2009; sigma 1.4)."),
+        "connectivity": ("Connectivity", "thousands", "lower", 2,
+         "Differences in how alpha hangs together with the subject (Rhemann et al., 2009; "
+         "step 0.1, theta 0.15)."),
+    },
+    "mask": {
+        "iou": ("IoU", "", "higher", 4, "Intersection over union of masks at 0.5."),
+        "max_f": ("max F", "", "higher", 4,
+         "Best F-measure over 256 thresholds of the mask, beta² = 0.3."),
+        "mae": ("MAE", "", "lower", 4, "Mean absolute difference of mask and alpha."),
+        "outline": ("outline", f"pixels at {OUTLINE_SIDE}", "lower", 2,
+         "Mean distance between the outlines (level 0.5), scaled to a long side of "
+         f"{OUTLINE_SIDE}."),
+    },
+    "cost": {
+        "seconds": ("time", "s", "lower", 2, "Seconds a picture, all stages."),
+        "segmentation_seconds": ("segmentation", "s", "lower", 2,
+         "Seconds a picture in the segmenter."),
+        "refinement_seconds": ("refinement", "s", "lower", 2, "Seconds a picture in the refiner."),
+        "fusion_seconds": ("fusion", "s", "lower", 2, "Seconds a picture in the fuser."),
+        "peak_memory": ("memory", "MB", "lower", 0, "Most memory in use while a picture was made."),
+    },
+}
+# fmt: on
 MEASURES: dict[str, Measure] = {
-    "psnr": Measure(
-        "PSNR",
-        "dB",
-        "higher",
-        2,
-        "Peak signal-to-noise ratio over RGB, at most 54.15.",
-        "composite",
-    ),
-    "ssim": Measure(
-        "SSIM",
-        "",
-        "higher",
-        4,
-        "Structural similarity (Wang et al., 2004), mean over pixels and channels.",
-        "composite",
-    ),
-    "lpips": Measure(
-        "LPIPS",
-        "",
-        "lower",
-        4,
-        "Learned perceptual distance (Zhang et al., 2018) in AlexNet's features.",
-        "composite",
-    ),
-    "band_psnr": Measure("band PSNR", "dB", "higher", 2, f"PSNR {_BAND}.", "composite"),
-    "band_ssim": Measure("band SSIM", "", "higher", 4, f"Mean of SSIM's map {_BAND}.", "composite"),
-    "band_lpips": Measure(
-        "band LPIPS", "", "lower", 4, f"Mean of LPIPS's map {_BAND}.", "composite"
-    ),
-    "band_error": Measure(
-        "band error",
-        "8-bit steps",
-        "lower",
-        2,
-        f"Mean absolute colour error {_BAND}.",
-        "composite",
-    ),
-    "halo": Measure(
-        "halo",
-        "",
-        "lower",
-        3,
-        f"Share of the old background's colour left in the rim and {HALO_RADIUS} pixels around it: "
-        "0 none, 1 the photograph pasted; taking too much away counts alike.",
-        "composite",
-    ),
-    "lost": Measure(
-        "lost subject",
-        "",
-        "lower",
-        3,
-        "Share of the subject there that gave way to the new background: 0 none, 1 all.",
-        "composite",
-    ),
-    "exact": Measure(
-        "exact",
-        "%",
-        "higher",
-        2,
-        "Pixels outside the band that are the photographs' own, bit for bit.",
-        "composite",
-    ),
-    "exact_subject": Measure(
-        "exact subject",
-        "%",
-        "higher",
-        2,
-        "Pixels of the subject outside the band that are the photograph's, bit for bit.",
-        "composite",
-    ),
-    "exact_background": Measure(
-        "exact background",
-        "%",
-        "higher",
-        2,
-        "Pixels of the background outside the band that are the new background's, bit for bit.",
-        "composite",
-    ),
-    "worst": Measure(
-        "worst",
-        "8-bit steps",
-        "lower",
-        0,
-        "Largest deviation outside the band from the photographs.",
-        "composite",
-    ),
-    "sad": Measure(
-        "SAD",
-        "thousands",
-        "lower",
-        2,
-        "Sum of absolute alpha differences over the trimap's unknown pixels, else the picture.",
-        "alpha",
-    ),
-    "mse": Measure(
-        "MSE", "", "lower", 4, "Mean squared alpha difference over the same pixels.", "alpha"
-    ),
-    "gradient": Measure(
-        "Gradient",
-        "thousands",
-        "lower",
-        2,
-        "Squared differences of alpha's gradient magnitudes (Rhemann et al., 2009; sigma 1.4).",
-        "alpha",
-    ),
-    "connectivity": Measure(
-        "Connectivity",
-        "thousands",
-        "lower",
-        2,
-        "Differences in how alpha hangs together with the subject (Rhemann et al., 2009; "
-        "step 0.1, theta 0.15).",
-        "alpha",
-    ),
-    "iou": Measure("IoU", "", "higher", 4, "Intersection over union of masks at 0.5.", "mask"),
-    "max_f": Measure(
-        "max F",
-        "",
-        "higher",
-        4,
-        "Best F-measure over 256 thresholds of the mask, beta² = 0.3.",
-        "mask",
-    ),
-    "mae": Measure("MAE", "", "lower", 4, "Mean absolute difference of mask and alpha.", "mask"),
-    "outline": Measure(
-        "outline",
-        f"pixels at {OUTLINE_SIDE}",
-        "lower",
-        2,
-        f"Mean distance between the outlines (level 0.5), scaled to a long side of {OUTLINE_SIDE}.",
-        "mask",
-    ),
-    "seconds": Measure("time", "s", "lower", 2, "Seconds a picture, all stages.", "cost"),
-    "segmentation_seconds": Measure(
-        "segmentation", "s", "lower", 2, "Seconds a picture in the segmenter.", "cost"
-    ),
-    "refinement_seconds": Measure(
-        "refinement", "s", "lower", 2, "Seconds a picture in the refiner.", "cost"
-    ),
-    "fusion_seconds": Measure("fusion", "s", "lower", 2, "Seconds a picture in the fuser.", "cost"),
-    "peak_memory": Measure(
-        "memory", "MB", "lower", 0, "Most memory in use while a picture was made.", "cost"
-    ),
+    key: Measure(*row, group) for group, rows in _ROWS.items() for key, row in rows.items()
 }
 """All measures, in the order of tables, by the keys of records."""
 
 
 def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict[str, str]]:
-    """Find out what can be measured on this machine.
+    """The network of LPIPS, if it can be had, and for each measure that cannot the reason.
 
     Args:
         lpips_weights: file of torchvision's AlexNet; None to look in torch hub's folder.
-
-    Returns:
-        The network of LPIPS, if it can be had, and for each measure that cannot the reason.
 
     Raises:
         WeightsError: when ``lpips_weights`` is given and unusable.
     """
     lpips, reason = find_lpips(lpips_weights)
-    reasons = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
-    try:
-        import_extra("scipy", "the measures Connectivity and outline")
-    except MissingExtraError as error:
-        reasons |= dict.fromkeys(("connectivity", "outline"), str(error))
-    return lpips, reasons
+    return lpips, {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
 
 
 def measure_composite(
@@ -232,6 +133,9 @@ def measure_composite(
 ) -> dict[str, float]:
     """Measure one composite against the truth; the pictures are uint8, or floats in [0, 1].
 
+    Absent is what cannot be measured: in the band of a picture without a rim, SSIM below 6 pixels,
+    LPIPS below 64, halo where the old background looks like the new one.
+
     Args:
         composite: (3, H, W).
         truth: (3, H, W), what it should be.
@@ -242,44 +146,39 @@ def measure_composite(
         foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
         lpips: from :func:`prepare`; None leaves LPIPS out.
 
-    Returns:
-        Numbers by the keys of :data:`MEASURES`. Absent is what cannot be measured: in the band of
-        a picture without a rim, SSIM below 6 pixels, LPIPS below 64, halo where the old
-        background looks like the new one.
-
     Raises:
         UsageError: when shapes differ.
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
-    found = {"psnr": float(picture_psnr(c[None], t[None]))}
+    figures = {"psnr": float(picture_psnr(c[None], t[None]))}
     similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
     if similarity is not None:
-        found["ssim"] = float(similarity.mean())
+        figures["ssim"] = float(similarity.mean())
     a = band = None
     if alpha is not None:
         a = _floats(alpha)
         composites.check_alpha(c, a)
         band = rim_band(a[None])[0]
-        found["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
-        found["band_error"] = composites.color_error(c, t, band)
+        figures["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
+        figures["band_error"] = composites.color_error(c, t, band)
         if similarity is not None:
-            found["band_ssim"] = float(similarity[:, band[0]].mean())
+            figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
             old, new = _floats(old_background), _floats(background)
             color = None if foreground_color is None else _floats(foreground_color)
             rim = composites.halo(c, t, a, new, old, color)
-            found["halo"], found["lost"] = abs(rim.old_background), abs(rim.new_background)
+            figures["halo"], figures["lost"] = abs(rim.old_background), abs(rim.new_background)
         away = composites.exactness(
             to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
         )
-        found["exact"] = 100 * away.share
-        found["exact_subject"] = 100 * away.subject
-        found["exact_background"] = 100 * away.background
-        found["worst"] = away.worst
+        figures["exact"] = 100 * away.share
+        figures["exact_subject"] = 100 * away.subject
+        figures["exact_background"] = 100 * away.background
+        figures["worst"] = away.worst
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
-        found["lpips"], found["band_lpips"] = lpips(c, t, band)
-    return _sorted(found)
+        figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
+    return _sorted(figures)
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
@@ -288,12 +187,8 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
     Args:
         alpha: (1, H, W), the refiner's.
         truth: (1, H, W), the true alpha.
-        trimap: (1, H, W), black, gray and white; only where it is gray errors count. None for the
-            whole picture.
-
-    Returns:
-        Numbers by the keys of :data:`MEASURES`; ``connectivity`` is absent without scipy, ``mse``
-        where nothing is unknown.
+        trimap: (1, H, W); only where it is gray errors count. None for the whole picture. Where
+            nothing is unknown, ``mse`` is absent.
 
     Raises:
         UsageError: when shapes differ.
@@ -305,21 +200,15 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
             "sad": matting.sad(a, t, unknown),
             "mse": matting.mse(a, t, unknown),
             "gradient": matting.gradient_error(a, t, unknown),
-            "connectivity": _if_installed(lambda: matting.connectivity_error(a, t, unknown)),
+            "connectivity": matting.connectivity_error(a, t, unknown),
         }
     )
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
-    """Measure one mask against the true alpha; the pictures are uint8, or floats in [0, 1].
+    """Measure a segmenter's mask (1, H, W) against the true alpha, uint8 or floats in [0, 1].
 
-    Args:
-        mask: (1, H, W), the segmenter's.
-        truth_alpha: (1, H, W).
-
-    Returns:
-        Numbers by the keys of :data:`MEASURES`; ``outline`` is absent without scipy, ``max_f``
-        where there is no subject.
+    Where there is no subject, ``max_f`` is absent.
 
     Raises:
         UsageError: when shapes differ.
@@ -331,21 +220,14 @@ def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
             "iou": masks.iou(m, t),
             "max_f": masks.max_f_measure(m, t),
             "mae": float((m - t).abs().mean()),
-            "outline": _if_installed(lambda: masks.outline_distance(m, t) * scale),
+            "outline": masks.outline_distance(m, t) * scale,
         }
     )
 
 
-def _if_installed(measure: Callable[[], float]) -> float:
-    try:
-        return measure()
-    except MissingExtraError:
-        return math.nan
-
-
-def _sorted(found: dict[str, float]) -> dict[str, float]:
-    """What was found, in the order of tables; NaN are left out."""
-    return {key: found[key] for key in MEASURES if not math.isnan(found.get(key, math.nan))}
+def _sorted(figures: dict[str, float]) -> dict[str, float]:
+    """What was figures, in the order of tables; NaN are left out."""
+    return {key: figures[key] for key in MEASURES if not math.isnan(figures.get(key, math.nan))}
 
 
 def _floats(picture: Tensor) -> Tensor:

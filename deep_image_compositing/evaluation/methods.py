@@ -8,7 +8,6 @@ otherwise be measured as its random numbers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deep_image_compositing import registry
 from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.ledger import digest
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 RUNS = "runs"
 """Folder below which the recipes put their runs."""
 
+Options = dict[str, Any]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_CLOSES = {")": "(", "]": "[", "}": "{"}
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^"\[\](){},]+|.', re.DOTALL)
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 
@@ -60,23 +63,27 @@ class Method:
                 f"{self.name!r} cannot name a method: up to 64 letters, digits and _ . + -, the "
                 "first a letter or a digit"
             )
-        for _, text in self.stages():
-            parse_stage(text)
+        for slot in registry.SLOTS:
+            parse_stage(getattr(self, slot))
 
     def __str__(self) -> str:
         return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
 
-    def stages(self) -> Iterator[tuple[str, str]]:
-        """Slot and stage, in the order of the slots."""
-        return zip(registry.SLOTS, (self.segmenter, self.refiner, self.fuser), strict=True)
-
-    def settled(self) -> Method:
-        """The method with the newest checkpoint in the place of a run's folder.
+    def stages(self) -> Iterator[tuple[Entry, Options]]:
+        """Entry and options of each slot, with the newest checkpoint in place of a run's folder.
 
         Raises:
-            UsageError: a run without checkpoints.
+            UsageError: a stage that is not registered, or a run without checkpoints.
         """
-        return replace(self, **{slot: _settled(slot, text) for slot, text in self.stages()})
+        for slot in registry.SLOTS:
+            name, options = parse_stage(getattr(self, slot))
+            entry = registry.get(slot, name)
+            yield entry, {**options, **_newest(entry, options.get("weights"))}
+
+    def resolved(self) -> Method:
+        """The method with the newest checkpoint in the place of a run's folder."""
+        texts = {entry.slot: stage_text(entry.name, options) for entry, options in self.stages()}
+        return replace(self, **texts)
 
     def check(self) -> None:
         """Find out what would keep the method from running, without running it.
@@ -87,48 +94,23 @@ class Method:
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
-        stages = [(slot, *parse_stage(text)) for slot, text in self.settled().stages()]
-        for slot, name, options in stages:
-            registry.get(slot, name).check(options)
-        from deep_image_compositing.options import accepted_options, check_options
+        stages = list(self.stages())
+        for entry, options in stages:
+            entry.check(options)
+        from deep_image_compositing.options import check_options
         from deep_image_compositing.stages.making import make_stage
 
-        for slot, name, options in stages:
-            entry = registry.get(slot, name)
-            check_options(slot, name, entry.factory, options)
-            accepted = accepted_options(entry.factory)
-            if not entry.weights and (accepted is None or "weights" not in accepted[0]):
-                make_stage(slot, (name, options))  # nothing is learned: this costs no time
+        for entry, options in stages:
+            check_options(entry.slot, entry.name, entry.factory, options)
+            if not _learned(entry):
+                make_stage(entry.slot, (entry.name, options))  # this costs no time
         _check_trained([self])
 
-    def untrained(self) -> Method | None:
-        """The method with ``weights=FILE`` where a learned stage has none; None where all have.
-
-        Raises:
-            UsageError: a stage that is not registered, or a run without checkpoints.
-            WeightsError: weights that are neither shipped nor a file.
-        """
-        from deep_image_compositing.options import accepted_options
-
-        lacking = {}
-        for slot, text in self.settled().stages():
-            name, options = parse_stage(text)
-            entry = registry.get(slot, name)
-            accepted = accepted_options(entry.factory)
-            learned = entry.weights or (accepted is not None and "weights" in accepted[0])
-            if learned and _weights_file(entry, options) is None:
-                lacking[slot] = stage_text(name, {**options, "weights": "FILE"})
-        return replace(self, **lacking) if lacking else None
-
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages.
+        """The compositor of these stages; arguments as for ``Compositor``.
 
         A stage whose weights are a training checkpoint, or were exported from one, is made as it
         was made for training, but for the options that are given here.
-
-        Args:
-            device: as for :class:`~deep_image_compositing.compositor.Compositor`.
-            **kwargs: likewise.
 
         Raises:
             UsageError: as :meth:`check`.
@@ -138,50 +120,45 @@ class Method:
         from deep_image_compositing.compositor import Compositor
 
         self.check()
-        parsed = (parse_stage(text) for _, text in self.settled().stages())
         # A name alone, such as the segmenter's, is made when it is needed.
-        segmenter, refiner, fuser = (one if one[1] else one[0] for one in parsed)
+        segmenter, refiner, fuser = (
+            (entry.name, options) if options else entry.name for entry, options in self.stages()
+        )
         return Compositor(segmenter, refiner, fuser, device=device, **kwargs)
 
     def describe(self) -> dict[str, Any]:
-        """The method as JSON has it: names, options, and the SHA-256 of every file it loads.
-
-        Raises:
-            UsageError: a stage that is not registered.
-        """
+        """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
         about: dict[str, Any] = {"name": self.name}
-        for slot, text in self.settled().stages():
-            name, options = parse_stage(text)
-            weights = _weights_file(registry.get(slot, name), options)
+        for entry, options in self.stages():
             paths = {key: Path(v) for key, v in options.items() if isinstance(v, str)}
+            weights = _weights_file(entry, options)
             if weights is not None:
                 paths["weights"] = weights
-            files = {key: _digest(path) for key, path in paths.items() if path.is_file()}
-            about[slot] = {"name": name, "options": options, "sha256": files}
+            files = {key: digest(path) for key, path in paths.items() if path.is_file()}
+            about[entry.slot] = {"name": entry.name, "options": options, "sha256": files}
         return about
 
 
 # How methods are written
 
 
-def parse_stage(text: str) -> tuple[str, dict[str, Any]]:
+def parse_stage(text: str) -> tuple[str, Options]:
     """Name and options of ``name`` or ``name(key=value, key=value)``.
 
     Raises:
         UsageError: anything else.
     """
-    found = _STAGE.fullmatch(text)
-    if not found:
+    match = _STAGE.fullmatch(text)
+    if not match:
         raise UsageError(f"{text!r} is no stage; expected NAME or NAME(KEY=VALUE, KEY=VALUE)")
-    given = [re.sub(r"\s*=\s*", "=", part, count=1) for part in _split(found[2] or "")]
-    return found[1], registry.key_values(f"{found[1]}()", [part for part in given if part])
+    parts = (re.sub(r"\s*=\s*", "=", part, count=1) for part in _split(match[2] or ""))
+    return match[1], registry.key_values(f"{match[1]}()", filter(None, parts))
 
 
 def stage_text(name: str, options: Mapping[str, Any]) -> str:
     """What :func:`parse_stage` reads back as ``name`` and ``options``."""
-    if not options:
-        return name
-    return f"{name}({', '.join(f'{key}={_value_text(v)}' for key, v in options.items())})"
+    values = ", ".join(f"{key}={_value_text(value)}" for key, value in options.items())
+    return f"{name}({values})" if values else name
 
 
 def _value_text(value: Any) -> str:
@@ -195,23 +172,22 @@ def _value_text(value: Any) -> str:
 
 def _split(text: str) -> list[str]:
     """The parts between the commas that stand in no bracket and no quotes."""
-    parts, open_, start, quoted = [], [], 0, False
-    for i, character in enumerate(text):
-        if character == '"' and text[i - 1 : i] != "\\":
-            quoted = not quoted
-        elif quoted:
+    parts = [""]
+    closing: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token == "," and not closing:
+            parts.append("")
             continue
-        elif character in _CLOSES.values():
-            open_.append(character)
-        elif character in _CLOSES:
-            if not open_ or open_.pop() != _CLOSES[character]:
-                raise UsageError(f"{text!r} closes a bracket that is not open: {character}")
-        elif character == "," and not open_:
-            parts.append(text[start:i])
-            start = i + 1
-    if quoted or open_:
-        raise UsageError(f"{text!r} does not close {'its quotes' if quoted else open_[-1]}")
-    return [part.strip() for part in (*parts, text[start:])]
+        parts[-1] += token
+        if token in _BRACKETS:
+            closing.append(_BRACKETS[token])
+        elif token in _BRACKETS.values() and (not closing or closing.pop() != token):
+            raise UsageError(f"{text!r} closes a bracket that is not open: {token}")
+        elif token == '"':
+            raise UsageError(f"{text!r} does not close its quotes")
+    if closing:
+        raise UsageError(f"{text!r} lacks a {closing[-1]}")
+    return [part.strip() for part in parts]
 
 
 def parse_method(text: str) -> Method:
@@ -230,18 +206,16 @@ def parse_method(text: str) -> Method:
 # The named sets
 
 
-def _blend(name: str, fuser: str) -> Method:
-    return Method(name, "pyramid", "cascade", fuser)
+def _blends(*names: str) -> list[Method]:
+    """Fusers, of what the refiner ``cascade`` makes of the mask."""
+    return [Method(name, "pyramid", "cascade", name) for name in names]
 
 
-def _matting(refiner: str) -> Method:
-    # The mask that is given, or the segmenter's, becomes the trimap: a matting method takes the
-    # place of our refiner, and is not run after it.
-    return Method(refiner, "pyramid", refiner, "alpha(foreground_color=multilevel)")
+def _matting(*refiners: str) -> list[Method]:
+    """Refiners that take the place of ours: the mask becomes their trimap."""
+    fuser = "alpha(foreground_color=multilevel)"
+    return [Method(refiner, "pyramid", refiner, fuser) for refiner in refiners]
 
-
-_COPY_PASTE, _FEATHER = _blend("copy_paste", "copy_paste"), _blend("feather", "feather")
-_LAPLACIAN, _OURS = _blend("laplacian", "laplacian"), _blend("ours", "multi_stream")
 
 _ABLATIONS = (
     ("no_self_taught", "cascade", "multi_stream", "fusion_easy"),
@@ -251,37 +225,29 @@ _ABLATIONS = (
 )
 
 
-def _ablations(runs: str | Path) -> tuple[Method, ...]:
-    return tuple(
-        Method(
-            name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, recipe).as_posix()})
-        )
-        for name, refiner, fuser, recipe in _ABLATIONS
-    )
+def _ablations(runs: str | Path) -> list[Method]:
+    return [
+        Method(name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
+        for name, refiner, fuser, run in _ABLATIONS
+    ]
 
 
-METHODS: dict[str, tuple[Method, ...]] = {
-    "paper": (
-        _COPY_PASTE,
-        _FEATHER,
-        _LAPLACIAN,
-        _blend("poisson", "poisson"),
-        _blend("alpha", "alpha"),
-        *map(
-            _matting, ("closed_form", "knn", "information_flow", "deep_image_matting", "index_net")
-        ),
-        _blend("single_stream", "single_stream"),
+_OURS = Method("ours", "pyramid", "cascade", "multi_stream")
+
+METHODS: dict[str, list[Method]] = {
+    "paper": [
+        *_blends("copy_paste", "feather", "laplacian", "poisson", "alpha"),
+        *_matting("closed_form", "knn", "information_flow", "deep_image_matting", "index_net"),
+        *_blends("single_stream"),
         _OURS,
-    ),
+    ],
     "ablations": _ablations(RUNS),
-    "fast": (
-        _COPY_PASTE,
-        _FEATHER,
-        _LAPLACIAN,
-        _blend("alpha_multilevel", "alpha(foreground_color=multilevel)"),
-        _matting("guided_filter"),
+    "fast": [
+        *_blends("copy_paste", "feather", "laplacian"),
+        Method("alpha_multilevel", "pyramid", "cascade", "alpha(foreground_color=multilevel)"),
+        *_matting("guided_filter"),
         _OURS,
-    ),
+    ],
 }
 """The named sets.
 
@@ -300,7 +266,8 @@ def choose(
 
     Args:
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
-            it, a method to leave out: ``paper,-knn``. What two sets share counts once.
+            it, a method to leave out: ``paper,-knn``. What two sets share counts once. Nothing
+            here nor in ``extra`` means ``paper``.
         extra: more methods, as :func:`parse_method` takes them.
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
@@ -309,28 +276,29 @@ def choose(
         WeightsError: as :meth:`Method.check`.
         MissingExtraError: likewise.
     """
-    known = {**METHODS, "ablations": _ablations(runs)}
-    single = {method.name: method for group in known.values() for method in group}
+    groups = {**METHODS, "ablations": _ablations(runs)}
+    single = {method.name: method for group in groups.values() for method in group}
+    members = {**{name: [method] for name, method in single.items()}, **groups}
     chosen: dict[str, Method] = {}
-    for name in (part.strip() for names in sets for part in names.split(",")):
-        if name.removeprefix("-") not in {**known, **single, "": None}:
+    words = sets or ([] if extra else ["paper"])
+    for name in filter(None, (part.strip() for word in words for part in word.split(","))):
+        if name.removeprefix("-") not in members:
             raise UsageError(
                 f"there is no method and no set of methods called {name!r}; the sets are "
-                f"{', '.join(known)}, the methods {', '.join(single)}; others are given as "
+                f"{', '.join(groups)}, the methods {', '.join(single)}; others are given as "
                 "--method NAME=SEGMENTER,REFINER,FUSER"
             )
-        if name.startswith("-"):
-            for method in known.get(name[1:], (single.get(name[1:]),)):
-                if method is None or chosen.pop(method.name, None) is None:
-                    raise UsageError(f"{name!r} leaves out what was not chosen before it")
-        elif name:
-            chosen |= {method.name: method for method in known.get(name) or (single[name],)}
+        for method in members[name.removeprefix("-")]:
+            if not name.startswith("-"):
+                chosen[method.name] = method
+            elif chosen.pop(method.name, None) is None:
+                raise UsageError(f"{name!r} leaves out what was not chosen before it")
     for method in map(parse_method, extra):
-        taken = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
-        if taken is not None:
+        twin = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
+        if twin is not None:
             raise UsageError(
-                f"there are two methods called {taken!r}: rename the one of --method, or leave "
-                f"out the other with --methods {','.join(sets)},-{taken}"
+                f"there are two methods called {twin!r}: rename the one of --method, or leave "
+                f"out the other with --methods {','.join(sets)},-{twin}"
             )
         chosen[method.name] = method
     if not chosen:
@@ -338,36 +306,48 @@ def choose(
     _check_trained(chosen.values())
     for method in chosen.values():
         method.check()
-    return [method.settled() for method in chosen.values()]
+    return [method.resolved() for method in chosen.values()]
 
 
 # Weights
 
 
+def _learned(entry: Entry) -> bool:
+    from deep_image_compositing.options import accepted_options
+
+    accepted = accepted_options(entry.factory)
+    return bool(entry.weights) or (accepted is not None and "weights" in accepted[0])
+
+
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise :class:`UsageError` for methods that would run a learned stage untrained."""
-    found = [(method, given) for method in methods if (given := method.untrained())]
-    if found:
-        names = [method.name for method, _ in found]
-        some = " ".join(f"--method '{with_weights}'" for _, with_weights in found)
+    trainable = {}
+    for method in methods:
+        lacking = {
+            entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
+            for entry, options in method.stages()
+            if _learned(entry) and _weights_file(entry, options) is None
+        }
+        if lacking:
+            trainable[method.name] = replace(method, **lacking)
+    if trainable:
+        examples = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(
-            f"no weights ship for {', '.join(names)}, or none were asked for, and random numbers "
-            "are not worth measuring: leave out what has none, --methods "
-            f"SET,{','.join(f'-{name}' for name in names)}, and, to measure it all the same, give "
-            f"it some: {some}"
+            f"no weights ship for {', '.join(trainable)}, or none were asked for, and random "
+            "numbers are not worth measuring: leave out what has none, --methods "
+            f"SET,{','.join(f'-{name}' for name in trainable)}, and, to measure it all the same, "
+            f"give it some: {examples}"
         )
 
 
-def _settled(slot: str, text: str) -> str:
-    """The stage with the newest checkpoint in the place of a run's folder."""
-    name, options = parse_stage(text)
-    given = options.get("weights")
-    if not isinstance(given, str) or given in registry.get(slot, name).weights:
-        return text
-    run = Path(given).expanduser()
+def _newest(entry: Entry, weights: Any) -> Options:
+    """The newest checkpoint as the option ``weights`` where that names a training run."""
+    if not isinstance(weights, str) or weights in entry.weights:
+        return {}
+    run = Path(weights).expanduser()
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
-        return text
+        return {}
     from deep_image_compositing.training import newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
@@ -378,30 +358,21 @@ def _settled(slot: str, text: str) -> str:
             f"deep-image-compositing fit --config recipes/{recipe}.yaml"
             + ("" if run == Path(RUNS, recipe) else f" --trainer.default_root_dir {run}")
         )
-    return stage_text(name, {**options, "weights": checkpoint.as_posix()})
+    return {"weights": checkpoint.as_posix()}
 
 
-def _weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
-    """The file that a stage's weights come from; None where it would stay untrained.
-
-    Raises:
-        WeightsError: when there is no such file.
-    """
-    given = options.get("weights", entry.weights[0] if entry.weights else None)
-    if given is None:
+def _weights_file(entry: Entry, options: Options) -> Path | None:
+    """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
+    weights = options.get("weights", entry.weights[0] if entry.weights else None)
+    if weights is None:
         return None
     from deep_image_compositing.weights import FOLDER
 
     shipped: Mapping[str, str] = getattr(entry.factory, "shipped", {})
-    path = FOLDER / shipped[given] if given in shipped else Path(str(given)).expanduser()
+    path = FOLDER / shipped[weights] if weights in shipped else Path(str(weights)).expanduser()
     if not path.is_file():
         raise WeightsError(
-            f"there are no weights {str(given)!r} for the {entry.slot} {entry.name!r}: {path} is "
+            f"there are no weights {str(weights)!r} for the {entry.slot} {entry.name!r}: {path} is "
             f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
         )
     return path
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

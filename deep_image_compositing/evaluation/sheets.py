@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from deep_image_compositing.evaluation.measures import MEASURES
-from deep_image_compositing.evaluation.testsets import Sample
+from deep_image_compositing.evaluation.testsets import Sample, pixels, planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
@@ -68,19 +68,18 @@ class Row:
         path = self.base.with_name(f"{self.base.name}.{kind}.png")
         if "error" in self.record or not path.is_file():
             return None
-        pixels = read_image(path).pixels
-        planes = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-        return planes if kind == "composite" else planes[:1]
+        picture = planes(read_image(path).pixels)
+        return picture if kind == "composite" else picture[:1]
 
     def caption(self) -> str:
         """Its name and its main figures, or why there are none."""
         if "error" in self.record:
             return f"{self.name}   failed: {self.record['error']}"
-        found = self.record.get("measures", {})
+        values = self.record.get("measures", {})
         figures = (
-            f"{MEASURES[key].name} {found[key]:.{MEASURES[key].digits}f} {MEASURES[key].unit}"
+            f"{MEASURES[key].name} {values[key]:.{MEASURES[key].digits}f} {MEASURES[key].unit}"
             for key in _LABEL
-            if key in found
+            if key in values
         )
         return "   ".join([self.name, *(text.rstrip() for text in figures)])
 
@@ -102,51 +101,43 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Pixels:
         (H, W, 3) uint8.
     """
     height, width = sample.foreground.shape[-2:]
-    zoom = choose_zoom(height, width)
+    truth, zoom = sample.composite, choose_zoom(height, width)
     boxes = choose_crops(interest(sample, rows), (height, width), CELL // zoom)
-    given = sample.masks.get(grade)
-    whose = next((row for row in rows if row.read("mask") is not None), None)
-    mask = given if given is not None else None if whose is None else whose.read("mask")
-    behind = cover(sample.background, (height, width))
-    top: list[tuple[str, Tensor | None, tuple[str, Tensor | None]]] = [
-        ("photograph", sample.foreground, ("new background", behind)),
-        (
-            "mask" if given is not None or whose is None else f"mask, found by {whose.name}",
-            mask,
-            ("true alpha", sample.alpha),
-        ),
-    ]
-    if sample.composite is not None:
-        top.append(("truth", sample.composite, ("", None)))
-    canvas = _Canvas(len(top) + len(rows), 2 + len(boxes))
-    last = "alpha" if sample.composite is None else f"error x {GAIN}"
+    canvas = _Canvas(len(rows) + (2 if truth is None else 3), 2 + len(boxes))
     canvas.head(
         f"{sample.name}   mask: {grade}   {width} x {height} pixels",
-        ["whole", *(f"crop {i + 1}, x {zoom}" for i in range(len(boxes))), last],
-    )
-    for caption, picture, (name, beside) in top:
+        ["whole", *(f"crop {i + 1}, x {zoom}" for i in range(len(boxes))),
+         "alpha" if truth is None else f"error x {GAIN}"],
+    )  # fmt: skip
+
+    def row(caption: str, picture: Tensor | None, marks: Sequence[Box] = ()) -> None:
         canvas.row(caption)
         if picture is not None:
-            canvas.put(0, _reduced(picture), marks=_scaled(boxes, (height, width)))
-            for column, box in enumerate(boxes, start=1):
-                canvas.put(column, _magnified(picture, box, zoom), frame=_COLORS[column - 1])
-        if beside is not None:
-            canvas.put(-1, _reduced(beside), note=name)
-    for row in rows:
-        canvas.row(row.caption())
-        result = row.read("composite")
-        if result is None:
-            continue
-        canvas.put(0, _reduced(result))
-        for column, box in enumerate(boxes, start=1):
-            canvas.put(column, _magnified(result, box, zoom), frame=_COLORS[column - 1])
-        if sample.composite is not None:
-            error = (result.int() - sample.composite.int()).abs_().float().mean(0, keepdim=True)
-            canvas.put(-1, _reduced((error * GAIN).round().clamp_(0, 255).byte()))
-        else:
-            alpha = row.read("alpha")
-            if alpha is not None:
-                canvas.put(-1, _reduced(alpha))
+            canvas.put(0, _reduced(picture), marks=marks)
+            for column, (box, color) in enumerate(zip(boxes, _COLORS, strict=False), start=1):
+                canvas.put(column, _magnified(picture, box, zoom), frame=color)
+
+    marks = _scaled(boxes, (height, width))
+    row("photograph", sample.foreground, marks)
+    behind = cover(sample.background, (height, width))
+    canvas.put(-1, _reduced(behind), note="new background")
+    mask, finder = sample.masks.get(grade), ""
+    if mask is None:
+        masks = ((r.name, r.read("mask")) for r in rows)
+        finder, mask = next((pair for pair in masks if pair[1] is not None), ("", None))
+    row(f"mask, found by {finder}" if finder else "mask", mask, marks)
+    if sample.alpha is not None:
+        canvas.put(-1, _reduced(sample.alpha), note="true alpha")
+    if truth is not None:
+        row("truth", truth, marks)
+    for method in rows:
+        result, last = method.read("composite"), method.read("alpha")
+        row(method.caption(), result)
+        if result is not None and truth is not None:
+            error = (result.int() - truth.int()).abs_().float().mean(0, keepdim=True)
+            last = (error * GAIN).round().clamp_(0, 255).byte()
+        if result is not None and last is not None:
+            canvas.put(-1, _reduced(last))
     return canvas.pixels()
 
 
@@ -239,7 +230,7 @@ def _reduced(picture: Tensor) -> Pixels:
     """A picture (C, H, W), uint8, that fits into a cell, as (h, w, 3)."""
     height, width = fit_long_side(picture.shape[-2], picture.shape[-1], CELL, enlarge=True)
     small = picture.shape[-2] < height
-    image = Image.fromarray(_rows_last(picture))
+    image = Image.fromarray(pixels(picture.expand(3, -1, -1)))
     how = Image.Resampling.NEAREST if small else Image.Resampling.BOX
     if not small and picture.shape[-2] * picture.shape[-1] <= _SEARCH**2:
         how = Image.Resampling.LANCZOS
@@ -248,12 +239,8 @@ def _reduced(picture: Tensor) -> Pixels:
 
 def _magnified(picture: Tensor, box: Box, zoom: int) -> Pixels:
     top, left, bottom, right = box
-    pixels = _rows_last(picture[:, top:bottom, left:right])
-    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def _rows_last(picture: Tensor) -> Pixels:
-    return picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    crop = pixels(picture[:, top:bottom, left:right].expand(3, -1, -1))
+    return crop.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def _scaled(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
@@ -301,17 +288,17 @@ class _Canvas:
     def put(
         self,
         column: int,
-        pixels: Pixels,
+        picture: Pixels,
         *,
         note: str = "",
         frame: tuple[int, int, int] | None = None,
         marks: Sequence[Box] = (),
     ) -> None:
         """Set a picture into the middle of a cell of the row; column -1 is the last."""
-        height, width = pixels.shape[:2]
+        height, width = picture.shape[:2]
         left = self._left(column % self._columns) + (CELL - width) // 2
         top = self._top + (CELL - height) // 2
-        self._image.paste(Image.fromarray(pixels), (left, top))
+        self._image.paste(Image.fromarray(picture), (left, top))
         for box, color in zip(marks, _COLORS, strict=False):
             y, x, bottom, right = box
             corners = (left + x, top + y, left + right, top + bottom)

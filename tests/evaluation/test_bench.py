@@ -13,12 +13,14 @@ import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation import bench
-from deep_image_compositing.evaluation.bench import WORK, evaluate
 from deep_image_compositing.evaluation.costs import Cost
+from deep_image_compositing.evaluation.evaluate import evaluate
 from deep_image_compositing.evaluation.measures import MEASURES, measure_composite
 from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.plan import LEDGER, WORK
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.images import read_image
+from deep_image_compositing.ledger import Ledger
 from tests import runs
 from tests.evaluation import tiny
 from tests.evaluation.tiny import Odd, Tiny
@@ -34,15 +36,18 @@ def run(
 ) -> Report:
     methods = [tiny.method(fuser) for fuser in fusers or ("plain",)]
     test_set = Tiny() if test_set is None else test_set  # one without samples is false
-    report = evaluate(methods, test_set, out, sheets=sheets, accelerator="cpu", **options)
-    assert report is not None
-    return report
+    return evaluate(methods, test_set, out, sheets=sheets, accelerator="cpu", **options)
 
 
 def record(out: Path, sample: int, grade: str, method: str) -> dict[str, Any]:
-    path = out / WORK / f"picture-{sample}" / grade / f"{method}.json"
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return Ledger(out / WORK / LEDGER).entries[f"{WORK}/picture-{sample}/{grade}/{method}"]
+
+
+def forget(out: Path, text: str, keep: int = 0) -> None:
+    """Cut the lines of the ledger that hold ``text`` to so many characters."""
+    path = out / WORK / LEDGER
+    lines = [line[:keep] if text in line else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(filter(None, lines)) + "\n")
 
 
 def figures(report: Report) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -67,7 +72,6 @@ def test_every_method_is_measured_on_every_sample_in_every_grade(tmp_path: Path)
         path = tmp_path / "out" / WORK / "picture-1" / "exact" / f"{name}.composite.png"
         composite = torch.from_numpy(read_image(path).pixels.transpose(2, 0, 1).copy())
         s = Tiny()[1]
-        assert s.composite is not None
         expected = measure_composite(
             composite, s.composite, s.alpha, s.foreground, s.background, s.old_background,
             s.foreground_color,
@@ -120,7 +124,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     again = run(tmp_path / "out", "odd")
     assert Odd.calls == 8
     assert figures(again) == figures(first)
-    (tmp_path / "out" / WORK / "picture-1" / "none" / "odd.json").unlink()
+    forget(tmp_path / "out", "picture-1/none/odd")
     assert figures(run(tmp_path / "out", "odd")) == figures(first)
     assert Odd.calls == 8 + 2
 
@@ -152,7 +156,6 @@ def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         [Method("odd", "disc(softness=0.2)", "none", "odd")], Tiny(), tmp_path / "out",
         grades=["exact"], sheets=0, accelerator="cpu",
     )  # fmt: skip
-    assert report is not None
     assert len(report.records) == 3
     assert Odd.calls == 4 + 4
     monkeypatch.setattr(bench, "__version__", "0.0.0")
@@ -162,8 +165,7 @@ def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     first = run(tmp_path / "out")
-    path = tmp_path / "out" / WORK / "picture-0" / "exact" / "plain.json"
-    path.write_text(path.read_text()[:40])
+    forget(tmp_path / "out", "picture-0/exact/plain", keep=40)
     assert figures(run(tmp_path / "out")) == figures(first)
 
 
@@ -232,8 +234,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, caplog: pytest.LogCapture
     assert "the same command goes on" in caplog.text
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "out" / "report.html").exists()
-    done = list((tmp_path / "out" / WORK).rglob("odd.json"))
-    assert len(done) == 2
+    assert len(Ledger(tmp_path / "out" / WORK / LEDGER).entries) == 2
     Odd.calls = -100
     assert run(tmp_path / "out", fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
     assert Odd.calls == -100 + 2
@@ -271,7 +272,7 @@ def test_wrong_arguments_are_told_before_any_work(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "file").write_text("")
     for options, message in (
-        ({"grades": ["bad"]}, "the grades of tiny are exact, none, got bad"),
+        ({"grades": ["bad"]}, "grades of masks are some of exact, none, got bad"),
         ({"grades": []}, "got none"),
         ({"reference": "ours"}, "one of the methods, plain: 'ours'"),
         ({"devices": 0}, "devices must be at least 1"),
@@ -280,7 +281,7 @@ def test_wrong_arguments_are_told_before_any_work(tmp_path: Path) -> None:
         ({"test_set": Tiny(0)}, "holds no samples"),
     ):
         with pytest.raises(UsageError, match=message):
-            run(out, **options)  # type: ignore[arg-type]
+            run(out, **options)
     with pytest.raises(UsageError, match="names of their own"):
         run(out, "plain", "plain")
     with pytest.raises(UsageError, match="no method"):
@@ -305,7 +306,6 @@ def test_the_peak_of_memory_is_that_of_the_block() -> None:
     assert cost.seconds > 0
     with Cost(device) as idle:
         pass
-    assert idle.peak_memory is not None
     assert idle.peak_memory < 8
     assert held.all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--test-set", "folders"], "needs --folder"),
         (["--test-set", "folders", "--folder", "f", "--seed", "1"], "--seed is an option of"),
         (["--test-set", "imagenet"], "invalid choice: 'imagenet'"),
-        (["--grades", "exact,awful"], "the grades of syntest are exact, rough, bad, none"),
+        (
+            ["--grades", "exact,awful"],
+            "grades of masks are some of exact, rough, bad, none, got",
+        ),
         (["--samples", "0"], "samples must be a whole number of at least 1"),
         (["--devices", "0"], "--devices must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
@@ -119,6 +123,17 @@ def test_missing_weights_are_told_before_anything_is_written(
     assert main(["evaluate", *given]) == 1
     assert "no weights 'gone.ckpt'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_extra_is_told_before_anything_is_written(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert main(["evaluate", *PLAIN]) == 1
+    said = capsys.readouterr().err
+    assert "evaluate needs scipy" in said
+    assert "deep-image-compositing[evaluate]" in said
+    assert not list(prepared.iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -217,19 +216,14 @@ def test_outlines_are_measured_at_640() -> None:
     assert "max_f" not in measure_mask(mask, torch.zeros_like(mask))
 
 
-def test_without_weights_and_scipy_the_reasons_are_told(
+def test_without_weights_the_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setitem(sys.modules, "scipy", None)
     network, reasons = prepare()
     assert network is None
-    assert list(reasons) == ["lpips", "band_lpips", "connectivity", "outline"]
+    assert list(reasons) == ["lpips", "band_lpips"]
     assert "nothing is downloaded" in reasons["lpips"]
-    assert "needs scipy" in reasons["outline"]
-    alpha = sample()["alpha"]
-    assert list(measure_alpha(alpha, alpha)) == ["sad", "mse", "gradient"]
-    assert list(measure_mask(alpha, alpha)) == ["iou", "max_f", "mae"]
     with pytest.raises(WeightsError, match="no file"):
         prepare(tmp_path / "missing.pth")
 

@@ -78,8 +78,6 @@ def test_pictures_smaller_than_a_crop_are_shown_whole_one_way(size: tuple[int, i
 
 def test_with_a_truth_the_methods_do_not_move_the_crops(tmp_path: Path) -> None:
     sample = Tiny()[0]
-    assert sample.composite is not None
-    assert sample.alpha is not None
     there = (slice(60, 70), slice(0, 10))
     row = result(tmp_path, "a", changed(sample.composite, 90, there), sample.alpha)
     assert torch.equal(sheets.interest(sample, [row]), sheets.interest(sample, []))
@@ -88,7 +86,6 @@ def test_with_a_truth_the_methods_do_not_move_the_crops(tmp_path: Path) -> None:
 def test_without_a_truth_crops_lie_where_the_methods_differ(tmp_path: Path) -> None:
     truth = Tiny()[0]
     sample = Tiny(truth=False)[0]
-    assert truth.composite is not None
     soft = torch.full((1, SIDE, SIDE), 128, dtype=torch.uint8)
     there = (slice(50, 60), slice(5, 15))
     rows = [
@@ -108,8 +105,6 @@ def test_without_a_truth_crops_lie_where_the_methods_differ(tmp_path: Path) -> N
 
 def test_a_sheet_has_a_row_for_everything(tmp_path: Path) -> None:
     sample = Tiny()[0]
-    assert sample.composite is not None
-    assert sample.alpha is not None
     rows = [result(tmp_path, name, sample.composite, sample.alpha) for name in ("a", "b")]
     one, two = draw(sample, "exact", rows[:1]), draw(sample, "exact", rows)
     assert one.dtype == np.uint8
@@ -122,10 +117,7 @@ def test_a_sheet_has_a_row_for_everything(tmp_path: Path) -> None:
 
 def test_errors_are_shown_where_they_are_and_as_bright_as_said(tmp_path: Path) -> None:
     sample = Tiny()[0]
-    assert sample.composite is not None
-    assert sample.alpha is not None
     flat = replace(sample, composite=torch.full_like(sample.composite, 100))
-    assert flat.composite is not None
     there = (slice(0, SIDE), slice(0, SIDE // 2))
     row = result(tmp_path, "a", changed(flat.composite, 30, there), sample.alpha)
     sheet = draw(flat, "exact", [row])
@@ -149,7 +141,6 @@ def test_sheets_of_odd_pictures(size: tuple[int, int], tmp_path: Path) -> None:
     sample = Tiny()[0]
 
     def cut(picture: Tensor | None) -> Tensor:
-        assert picture is not None
         return picture.repeat(1, 1, 2)[:, : size[0], : size[1]]
 
     small = replace(
@@ -157,7 +148,5 @@ def test_sheets_of_odd_pictures(size: tuple[int, int], tmp_path: Path) -> None:
         masks={"none": None},
         **{n: cut(getattr(sample, n)) for n in ("foreground", "background", "composite", "alpha")},
     )
-    assert small.composite is not None
-    assert small.alpha is not None
     row = result(tmp_path, "a", small.composite, small.alpha)
     assert draw(small, "none", [row]).shape[0] > 4 * CELL

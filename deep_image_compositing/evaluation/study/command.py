@@ -4,73 +4,62 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from deep_image_compositing.messages import printable, show
 
 PROGRAM = "deep-image-compositing study"
 
 
+# fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``study`` to its parser."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        sub.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
+                         help=argparse.SUPPRESS)
         return sub
 
-    make = action("make", "render every method on every pair of photographs")
-    make.add_argument(
-        "pairs", metavar="PAIRS", help="a folder of pairs, or a .tsv or .csv file with the columns "
-        "foreground, background and, if wanted, mask and name",
-    )  # fmt: skip
-    make.add_argument(
-        "--methods", action="append", default=[], metavar="SET[,...]", help="sets of methods or "
-        "single ones, as evaluate takes them; one that is left out has a - before it; default: "
-        "paper, if no --method is given",
-    )  # fmt: skip
-    make.add_argument(
-        "--method", action="append", default=[], metavar="NAME=SEGMENTER,REFINER,FUSER",
-        help="one more method; repeatable",
-    )  # fmt: skip
-    make.add_argument("--out", required=True, metavar="DIR", help="folder of the study")
-    make.add_argument(
-        "--max-side", type=int, default=1024, metavar="PIXELS", help="shrink photographs that are "
-        "longer, before the methods see them; default: 1024",
-    )  # fmt: skip
-    make.add_argument(
-        "--seed", type=int, metavar="N", help="draw the pictures' names by number, to make the "
-        "same study twice; default: names that nobody can guess",
-    )  # fmt: skip
-    make.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; default: auto")
+    add = action("make", "render every method on every pair of photographs").add_argument
+    add("pairs", metavar="PAIRS",
+        help="a folder of pairs, or a .tsv or .csv file with the columns foreground, background "
+             "and, if wanted, mask and name")
+    add("--methods", action="append", default=[], metavar="SET[,...]",
+        help="sets of methods or single ones, as evaluate takes them; one that is left out has a - "
+             "before it; default: paper, if no --method is given")
+    add("--method", action="append", default=[], metavar="NAME=SEGMENTER,REFINER,FUSER",
+        help="one more method; repeatable")
+    add("--out", required=True, metavar="DIR", help="folder of the study")
+    add("--max-side", type=int, default=1024, metavar="PIXELS",
+        help="shrink photographs that are longer, before the methods see them; default: 1024")
+    add("--seed", type=int, metavar="N",
+        help="draw the pictures' names by number, to make the same study twice; default: names "
+             "that nobody can guess")
+    add("--device", default="auto", help="auto, cpu, cuda, ...; default: auto")
 
-    serve = action("serve", "open the web page on which people choose")
-    serve.add_argument("folder", help="what study make made")
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at, 0.0.0.0 for the whole network; "
-        "default: 127.0.0.1, this machine only",
-    )  # fmt: skip
-    serve.add_argument("--port", type=int, default=8000, help="0 for any free one; default: 8000")
-    serve.add_argument(
-        "--intro", metavar="FILE", help="text of the first page in place of ours; paragraphs are "
-        "parted by empty lines",
-    )  # fmt: skip
-    serve.add_argument(
-        "--allowed-host", action="append", default=[], metavar="NAME", help="one more name under "
-        "which people reach it, that of a web server in front of it, say; repeatable",
-    )  # fmt: skip
+    add = action("serve", "open the web page on which people choose").add_argument
+    add("folder", help="what study make made")
+    add("--host", default="127.0.0.1",
+        help="address to listen at, 0.0.0.0 for the whole network; default: 127.0.0.1, this "
+             "machine only")
+    add("--port", type=int, default=8000, help="0 for any free one; default: 8000")
+    add("--intro", metavar="FILE",
+        help="text of the first page in place of ours; paragraphs are parted by empty lines")
+    add("--allowed-host", action="append", default=[], metavar="NAME",
+        help="one more name under which people reach it, that of a web server in front of it, say; "
+             "repeatable")
 
-    score = action("score", "turn the answers into tables and a figure")
-    score.add_argument("folder", help="what study make made and people have answered")
-    score.add_argument("--out", metavar="DIR", help="where to write; default: scores in the folder")
+    add = action("score", "turn the answers into tables and a figure").add_argument
+    add("folder", help="what study make made and people have answered")
+    add("--out", metavar="DIR", help="where to write; default: scores in the folder")
+# fmt: on
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what ``study`` was asked for; returns the exit code."""
-    actions = {"make": _make, "serve": _serve, "score": _score}
-    return actions[options.action](options)
+    return {"make": _make, "serve": _serve, "score": _score}[options.action](options)
 
 
 def _make(options: argparse.Namespace) -> int:
@@ -78,18 +67,18 @@ def _make(options: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.make import make
     from deep_image_compositing.evaluation.testsets import read_pairs
 
-    sets = options.methods or ([] if options.method else ["paper"])
     study = make(
         read_pairs(options.pairs),
-        choose(sets, options.method),
+        choose(options.methods, options.method),
         options.out,
         max_side=options.max_side,
         seed=options.seed,
         device=options.device,
         show=True,
     )
-    shown, left_out = study.shown, [item for item in study.sets if item.left_out]
-    show(f"{options.out}: {len(shown)} of {len(study.sets)} sets, {len(study.methods)} methods")
+    left_out = [item for item in study.sets if item.left_out]
+    sets = f"{len(study.shown)} of {len(study.sets)} sets"
+    show(f"{options.out}: {sets}, {len(study.methods)} methods")
     if left_out:
         show(f"{PROGRAM}: error: {len(left_out)} sets are left out:", file=sys.stderr)
         for item in left_out:
@@ -112,31 +101,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from rich.console import Console
     from rich.table import Table
 
-    from deep_image_compositing.evaluation.study.score import (
-        friedman_sentence,
-        summary,
-        write_scores,
-    )
+    from deep_image_compositing.evaluation.study.output import write_scores
 
     scores = write_scores(options.folder, options.out)
     table = Table("method")
     for column in ("mean score", f"{scores.level:.0%} interval", "sets won"):
         table.add_column(column, justify="right")
     for row in scores.methods:
-        table.add_row(
-            printable(row.method),
-            f"{row.score:.2f}",
-            f"{row.low:.2f} – {row.high:.2f}",
-            f"{row.sets_won:.4g}",
-        )
-    console = Console()
-    console.print(table)
-    show(summary(scores))
-    show(friedman_sentence(scores))
+        interval = f"{row.low:.2f} – {row.high:.2f}"
+        table.add_row(printable(row.method), f"{row.score:.2f}", interval, f"{row.sets_won:.4g}")
+    Console().print(table)
+    show(scores.summary)
+    show(scores.friedman_sentence)
     show(f"wrote {options.out or Path(options.folder) / 'scores'}")
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.images import write_bytes
 
 KEY = "study.json"
 PICTURES = "pictures"
@@ -29,24 +30,16 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One pair of photographs and what every method made of it.
+    """One pair of photographs and what every method made of it."""
 
-    Attributes:
-        id: a random token; all that a browser learns of the set.
-        name: of the pair.
-        foreground: token of the photograph with the subject.
-        background: token of the new background, covering the same frame.
-        results: token of a picture to the name of its method.
-        size: (height, width) in pixels of all its pictures; (0, 0) until they are rendered.
-        left_out: why it is not shown: one sentence for each picture that could not be made.
-    """
-
-    id: str
-    name: str
-    foreground: str
-    background: str
-    results: Mapping[str, str]
+    id: str  # a random token; all that a browser learns of the set
+    name: str  # of the pair
+    foreground: str  # token of the photograph with the subject
+    background: str  # token of the new background, covering the same frame
+    results: Mapping[str, str]  # token of a picture to the name of its method
+    # (height, width) in pixels of all its pictures; (0, 0) until they are rendered
     size: tuple[int, int] = (0, 0)
+    # why it is not shown: one sentence for each picture that could not be made
     left_out: tuple[str, ...] = ()
 
     def tokens(self) -> Iterator[str]:
@@ -71,33 +64,26 @@ class PictureSet:
         """
         if not isinstance(ranking, list | tuple) or len(ranking) != PLACES:
             raise UsageError(f"a ranking has {PLACES} places")
-        taken = [token for token in ranking if token is not None]
-        if complete and len(taken) < PLACES:
-            raise UsageError(f"a complete ranking names {PLACES} results, not {len(taken)}")
-        if any(not isinstance(token, str) or token not in self.results for token in taken):
+        tokens = [token for token in ranking if token is not None]
+        if complete and len(tokens) < PLACES:
+            raise UsageError(f"a complete ranking names {PLACES} results, not {len(tokens)}")
+        if any(not isinstance(token, str) or token not in self.results for token in tokens):
             raise UsageError("a ranking names results of its own set")
-        if len(set(taken)) < len(taken):
+        if len(set(tokens)) < len(tokens):
             raise UsageError("a ranking names no result twice")
         return tuple(ranking)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What ``study.json`` holds.
+    """What ``study.json`` holds."""
 
-    Attributes:
-        id: a random token.
-        methods: their names, in the order in which they were given.
-        sets: every pair, those that are left out included.
-        recipe: everything that the pictures follow from; ``study make`` goes on with no other.
-        finished: whether ``study make`` has come to its end.
-    """
-
-    id: str
-    methods: tuple[str, ...]
-    sets: tuple[PictureSet, ...]
+    id: str  # a random token
+    methods: tuple[str, ...]  # their names, in the order in which they were given
+    sets: tuple[PictureSet, ...]  # every pair, those that are left out included
+    # everything that the pictures follow from; ``study make`` goes on with no other
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    finished: bool = False
+    finished: bool = False  # whether ``study make`` has come to its end
 
     @property
     def shown(self) -> tuple[PictureSet, ...]:
@@ -110,13 +96,7 @@ class Study:
         return [by_id[name] for name in shuffled(by_id, f"{person} {self.id}")]
 
     def write(self, folder: str | Path) -> None:
-        """Write ``study.json``, whole or not at all.
-
-        Raises:
-            ImageError: it could not be written.
-        """
-        from deep_image_compositing.images import write_bytes
-
+        """Write ``study.json``, whole or not at all; ImageError where it cannot be."""
         content = {"version": _VERSION, **asdict(self)}
         write_bytes(Path(folder) / KEY, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -141,18 +121,13 @@ class Study:
         if version != _VERSION:
             raise DataError(f"{path} has version {version!r}; expected {_VERSION}: make it again")
         try:
-            sets = tuple(
-                PictureSet(
-                    **{
-                        **item,
-                        "size": (int(item["size"][0]), int(item["size"][1])),
-                        "left_out": tuple(item["left_out"]),
-                    }
-                )
-                for item in content.pop("sets")
-            )
-            return cls(**{**content, "methods": tuple(content["methods"]), "sets": sets})
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+            sets = [
+                {**item, "size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
+                for item in content["sets"]
+            ]
+            content |= {"sets": tuple(PictureSet(**item) for item in sets)}
+            return cls(**{**content, "methods": tuple(content["methods"])})
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
@@ -169,11 +144,11 @@ class Study:
         if not study.shown:
             raise UsageError(f"the study in {folder} has no set that is complete")
         for item in study.shown:
-            for token in item.tokens():
-                if not picture_path(folder, token).is_file():
+            for path in (picture_path(folder, token) for token in item.tokens()):
+                if not path.is_file():
                     raise DataError(
-                        f"{picture_path(folder, token)} of the set {item.name!r} is missing: put "
-                        "it back, or make the study again"
+                        f"{path} of the set {item.name!r} is missing: put it back, or make the "
+                        "study again"
                     )
         return study
 

@@ -6,17 +6,26 @@ was stopped goes on, and a picture that is there is never made twice.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import random
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deep_image_compositing.errors import CompositingError, DataError, ImageError, UsageError
+from torch import Tensor
+
+from deep_image_compositing.compositor import Compositor
+from deep_image_compositing.data.pool import progress
+from deep_image_compositing.errors import (
+    CompositingError,
+    DataError,
+    ImageError,
+    UsageError,
+    error_text,
+)
+from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.study.folder import (
     ANSWERS,
     KEY,
@@ -27,15 +36,11 @@ from deep_image_compositing.evaluation.study.folder import (
     picture_path,
 )
 from deep_image_compositing.evaluation.study.store import count_people
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from deep_image_compositing.compositor import Compositor
-    from deep_image_compositing.evaluation.methods import Method
-    from deep_image_compositing.evaluation.testsets import PairFiles
+from deep_image_compositing.evaluation.testsets import PairFiles, planes
+from deep_image_compositing.functional.resize import fit_long_side
+from deep_image_compositing.images import read_image, read_mask, write_image
+from deep_image_compositing.ledger import differences, digest
+from deep_image_compositing.placement import cover, resample
 
 MAX_SIDE = 1024
 """Long side in pixels of the pictures, unless another is given."""
@@ -88,22 +93,21 @@ def make(
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    study = _plan(pairs, methods, folder, max_side, seed)
-    work = _Work(folder, max_side, {item.name: item for item in study.sets})
-    from deep_image_compositing.data.pool import progress
-
+    study = _begin(pairs, methods, folder, max_side, seed)
     missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
     with progress("pictures", missing, show) as advance:
-        for pair in pairs:
-            work.prepare(pair)
+        sets = [
+            _prepare(folder, replace(item, left_out=()), pair, max_side)
+            for item, pair in zip(study.sets, pairs, strict=True)
+        ]
         for method in methods:
-            work.render(method, pairs, device, advance)
-    finished = replace(study, sets=tuple(work.sets.values()), finished=True)
+            _render(folder, sets, pairs, method, device, advance)
+    finished = replace(study, sets=tuple(sets), finished=True)
     finished.write(folder)
     return finished
 
 
-def _plan(
+def _begin(
     pairs: Sequence[PairFiles],
     methods: Sequence[Method],
     folder: Path,
@@ -111,9 +115,9 @@ def _plan(
     seed: int | None,
 ) -> Study:
     """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    recipe = {
+    recipe: dict[str, Any] = {
         "methods": [method.describe() for method in methods],
-        "pairs": [_about_pair(pair) for pair in pairs],
+        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
         "max_side": max_side,
         "seed": seed,
     }
@@ -124,11 +128,11 @@ def _plan(
             "give another folder"
         )
     if (folder / KEY).exists():
-        found = Study.read(folder)
-        if found.recipe != recipe:
-            other = ", ".join(k for k in recipe if found.recipe.get(k) != recipe[k])
+        study = Study.read(folder)
+        other = ", ".join(differences(study.recipe, recipe))
+        if other:
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
-        return replace(found, finished=False)
+        return replace(study, finished=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -151,86 +155,55 @@ def _plan(
     return study
 
 
-@dataclass
-class _Work:
-    """A study that is being rendered."""
+def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> PictureSet:
+    """Write the pair's own two pictures, at the size of the results, which the set then has."""
+    try:
+        photograph = read_image(pair.foreground)
+        size = fit_long_side(*photograph.size, max_side)
+        if pair.mask is not None:
+            read_mask(pair.mask, size=size)
+        if not picture_path(folder, item.foreground).is_file():
+            _write(folder, item.foreground, resample(planes(photograph.pixels), size))
+        background = read_image(pair.background)
+        if not picture_path(folder, item.background).is_file():
+            _write(folder, item.background, cover(planes(background.pixels), size))
+    except (CompositingError, MemoryError) as error:
+        return replace(item, left_out=(error_text(error),), size=(0, 0))
+    return replace(item, size=size)
 
-    folder: Path
-    max_side: int
-    sets: dict[str, PictureSet]
 
-    def __post_init__(self) -> None:
-        self.sets = {name: replace(item, left_out=()) for name, item in self.sets.items()}
-        self.unreadable: set[str] = set()
+def _render(
+    folder: Path,
+    sets: list[PictureSet],
+    pairs: Sequence[PairFiles],
+    method: Method,
+    device: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Make a method's pictures that are missing; a set without one says so from now on."""
+    compositor: Compositor | None = None
+    for number, (item, pair) in enumerate(zip(sets, pairs, strict=True)):
+        token = next(token for token, name in item.results.items() if name == method.name)
+        if picture_path(folder, token).is_file():
+            continue
+        if item.size != (0, 0):  # else its photographs cannot be read
+            try:
+                compositor = compositor or method.compositor(device=device)
+                mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
+                foreground = str(picture_path(folder, item.foreground))
+                background = str(picture_path(folder, item.background))
+                composite = compositor(foreground, background, mask)
+                _write(folder, token, composite.composite_pixels)
+            except Exception as error:  # one method on one pair must not stop the others
+                _log.debug("%s, %s", pair.name, method.name, exc_info=True)
+                reason = f"{method.name}: {error_text(error)}"
+                sets[number] = replace(item, left_out=(*item.left_out, reason))
+        advance(1)
 
-    def prepare(self, pair: PairFiles) -> None:
-        """Write the pair's own two pictures, at the size of the results."""
-        import torch
 
-        from deep_image_compositing.functional.resize import fit_long_side
-        from deep_image_compositing.images import read_image, read_mask
-        from deep_image_compositing.placement import cover, resample
-
-        item = self.sets[pair.name]
-        try:
-            photograph = read_image(pair.foreground)
-            size = fit_long_side(*photograph.size, self.max_side)
-            if pair.mask is not None:
-                read_mask(pair.mask, size=size)
-            if not self._done(item.foreground):
-                self._write(item.foreground, resample(_planes(photograph.pixels, torch), size))
-            background = read_image(pair.background)
-            if not self._done(item.background):
-                self._write(item.background, cover(_planes(background.pixels, torch), size))
-            self.sets[pair.name] = replace(item, size=size)
-        except (CompositingError, MemoryError) as error:
-            self.unreadable.add(pair.name)
-            self._leave_out(pair.name, _reason(error))
-
-    def render(
-        self,
-        method: Method,
-        pairs: Sequence[PairFiles],
-        device: str,
-        advance: Callable[[int], None],
-    ) -> None:
-        """Make the method's pictures that are missing."""
-        compositor: Compositor | None = None
-        for pair in pairs:
-            item = self.sets[pair.name]
-            token = next(token for token, name in item.results.items() if name == method.name)
-            if self._done(token):
-                continue
-            if pair.name not in self.unreadable:
-                try:
-                    compositor = compositor or method.compositor(device=device)
-                    self._write(token, self._composite(compositor, item, pair))
-                except Exception as error:  # one method on one pair must not stop the others
-                    _log.debug("%s, %s", pair.name, method.name, exc_info=True)
-                    self._leave_out(pair.name, f"{method.name}: {_reason(error)}")
-            advance(1)
-
-    def _composite(self, compositor: Compositor, item: PictureSet, pair: PairFiles) -> Tensor:
-        from deep_image_compositing.images import read_mask
-
-        return compositor(
-            str(picture_path(self.folder, item.foreground)),
-            str(picture_path(self.folder, item.background)),
-            None if pair.mask is None else read_mask(pair.mask, size=item.size),
-        ).composite_pixels
-
-    def _leave_out(self, name: str, reason: str) -> None:
-        item = self.sets[name]
-        self.sets[name] = replace(item, left_out=(*item.left_out, reason))
-
-    def _done(self, token: str) -> bool:
-        return picture_path(self.folder, token).is_file()
-
-    def _write(self, token: str, pixels: Tensor) -> None:
-        """Write (3, H, W) uint8 without loss, aside and then renamed."""
-        from deep_image_compositing.images import write_image
-
-        write_image(picture_path(self.folder, token), pixels, quality=100)
+def _write(folder: Path, token: str, picture: Tensor) -> None:
+    """Write (3, H, W) uint8 without loss."""
+    write_image(picture_path(folder, token), picture, quality=100)
 
 
 def _tokens(seed: int | None) -> Callable[[], str]:
@@ -241,26 +214,9 @@ def _tokens(seed: int | None) -> Callable[[], str]:
     return lambda: f"{draws.getrandbits(128):032x}"
 
 
-def _about_pair(pair: PairFiles) -> dict[str, Any]:
+def _digests(pair: PairFiles) -> dict[str, str]:
     files = {"foreground": pair.foreground, "background": pair.background, "mask": pair.mask}
-    digests = {}
-    for kind, path in files.items():
-        if path is not None:
-            try:
-                with open(path, "rb") as file:
-                    digests[kind] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise DataError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
-    return {"name": pair.name, "sha256": digests}
-
-
-def _planes(pixels: NDArray[np.uint8], torch: Any) -> Tensor:
-    """(H, W, 3) as a tensor (3, H, W), a copy."""
-    planes: Tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
-    return planes
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, CompositingError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        return {kind: digest(path) for kind, path in files.items() if path is not None}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error

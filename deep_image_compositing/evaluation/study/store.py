@@ -47,13 +47,7 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who takes part.
-
-    Attributes:
-        id: a number, in the order of joining.
-        token: the secret by which their browser is known.
-        name: as they gave it; empty if they did not.
-    """
+    """Somebody who takes part: a number, the secret of their browser, and a name, or none."""
 
     id: int
     token: str
@@ -62,11 +56,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one person has said about one set.
+    """What one person, by number, has said about one set, by token.
 
     Attributes:
-        person: the person's number.
-        picture_set: the set's token.
         draft: what they see chosen; it may have free places.
         ranking: what they confirmed last; None until they did.
         confirmed: when, in UTC; None until they did.
@@ -140,11 +132,7 @@ class Store:
     # People
 
     def join(self, name: str = "") -> Person:
-        """Somebody new, with a random token.
-
-        Args:
-            name: at most :data:`MAX_NAME` characters; empty to stay anonymous.
-        """
+        """Somebody new, with a random token; an empty name to stay anonymous."""
         token = secrets.token_urlsafe(24)
         row = self._run(
             "INSERT INTO people (token, name, joined) VALUES (?, ?, ?) RETURNING id",
@@ -186,12 +174,12 @@ class Store:
         Raises:
             DataError: a row that this class did not write.
         """
-        query = "SELECT person, picture_set, draft, ranking, confirmed FROM answers"
-        order = " ORDER BY person, picture_set"
-        if person is None:
-            rows = self._run(query + order)
-        else:
-            rows = self._run(f"{query} WHERE person = ?{order}", (person.id,))
+        number = None if person is None else person.id
+        rows = self._run(
+            "SELECT person, picture_set, draft, ranking, confirmed FROM answers "
+            "WHERE ?1 IS NULL OR person = ?1 ORDER BY person, picture_set",
+            (number,),
+        )
         try:
             return [
                 Answer(who, what, _ranking(draft), _ranking(ranking) if ranking else None, when)
@@ -216,30 +204,21 @@ class Store:
 
 
 def count_people(path: str | Path) -> int:
-    """How many people a database knows; 0 where there is no database.
-
-    Raises:
-        DataError: the file is there and is no such database.
-    """
-    path = Path(path)
-    if not path.exists():
+    """How many people a database knows; 0 where there is no database, DataError if it is none."""
+    if not Path(path).exists():
         return 0
     try:
-        database = sqlite3.connect(path, timeout=30)
-        try:
-            (count,) = database.execute("SELECT count(*) FROM people").fetchone()
-        finally:
-            database.close()
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
+            return int(database.execute("SELECT count(*) FROM people").fetchone()[0])
     except sqlite3.Error as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return int(count)
 
 
 def _ranking(text: str) -> Ranking:
-    found = json.loads(text)
-    if not isinstance(found, list) or any(not isinstance(x, str | None) for x in found):
+    ranking = json.loads(text)
+    if not isinstance(ranking, list) or any(not isinstance(x, str | None) for x in ranking):
         raise ValueError(f"{text!r} is no ranking")
-    return tuple(found)
+    return tuple(ranking)
 
 
 def _now() -> str:

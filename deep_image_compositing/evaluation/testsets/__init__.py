@@ -6,18 +6,25 @@
 
 from __future__ import annotations
 
-import inspect
+from inspect import signature
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import PairFiles, Sample, TestSet
+from deep_image_compositing.evaluation.testsets.base import (
+    PairFiles,
+    Sample,
+    TestSet,
+    check_grades,
+    pixels,
+    planes,
+)
 from deep_image_compositing.evaluation.testsets.folders import Folders, read_pairs
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.evaluation.testsets.taught import Taught
 
 __all__ = [
-    "TEST_SETS", "Folders", "PairFiles", "Sample", "SynTest", "Taught", "TestSet", "open_test_set",
-    "read_pairs",
+    "TEST_SETS", "Folders", "PairFiles", "Sample", "SynTest", "Taught", "TestSet", "check_grades",
+    "open_test_set", "pixels", "planes", "read_pairs",
 ]  # fmt: skip
 
 TEST_SETS: dict[str, type[TestSet]] = {kind.name: kind for kind in (SynTest, Taught, Folders)}
@@ -25,25 +32,17 @@ TEST_SETS: dict[str, type[TestSet]] = {kind.name: kind for kind in (SynTest, Tau
 
 
 def open_test_set(name: str, **options: Any) -> TestSet:
-    """The test set called ``name``.
-
-    Args:
-        name: ``syntest``, ``taught`` or ``folders``.
-        **options: as for :class:`SynTest`, :class:`Taught` or :class:`Folders`.
+    """The test set called ``name``: ``syntest``, ``taught`` or ``folders``.
 
     Raises:
-        UsageError: another name, an option that it does not take or lacks, or as its class.
+        UsageError: another name, options that its class does not take, or as its class.
         DataError: pictures that cannot be read.
     """
     if name not in TEST_SETS:
         raise UsageError(f"there is no test set {name!r}; there are: {', '.join(TEST_SETS)}")
-    accepted = inspect.signature(TEST_SETS[name]).parameters
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
-        raise UsageError(
-            f"the test set {name!r} takes no option {unknown[0]!r}; it takes: {', '.join(accepted)}"
-        )
-    for option, parameter in accepted.items():
-        if parameter.default is parameter.empty and option not in options:
-            raise UsageError(f"the test set {name!r} needs the option {option!r}")
+    try:
+        signature(TEST_SETS[name]).bind(**options)
+    except TypeError as error:
+        accepted = ", ".join(signature(TEST_SETS[name]).parameters)
+        raise UsageError(f"the test set {name!r}: {error}; it takes: {accepted}") from None
     return TEST_SETS[name](**options)

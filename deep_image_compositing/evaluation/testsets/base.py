@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from deep_image_compositing.data.feeds import Reading, ShardFeed, open_source
-from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.shards import Index, Record, read_records
 from deep_image_compositing.data.transfer import is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
@@ -60,14 +60,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair.
-
-    Attributes:
-        name: unique, fit for a file name.
-        foreground: the photograph with the subject.
-        background: the photograph that becomes the new background.
-        mask: white where the subject is; None for the segmenter's own.
-    """
+    """The files of one pair: its name, fit for a file, both photographs, and perhaps a mask."""
 
     name: str
     foreground: Path
@@ -94,12 +87,7 @@ class TestSet(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``.
-
-        Raises:
-            IndexError: beyond the last.
-            DataError: a picture that cannot be read.
-        """
+        """Sample ``index``; IndexError beyond the last, DataError where it cannot be read."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -116,68 +104,61 @@ class TestSet(ABC):
         return (self[i] for i in range(len(self)))
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the description and of the files that the set is made from.
-
-        Pictures are not read for it: what has the same sizes and times of change counts as the
-        same.
-        """
+        """SHA-256, in hex, of the description and of the files' sizes and times of change."""
         content = json.dumps([self.describe(), self.inputs()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-# Names
+# Names and options
 
 
 def unique_names(wanted: Iterable[str]) -> list[str]:
-    """Names fit for files, which differ even without regard to case: a number tells equals apart.
-
-    Args:
-        wanted: any text; what fits already is kept.
-    """
-    taken: set[str] = set()
-    found = []
+    """Names fit for files, which differ even without regard to case; what fits is kept."""
+    used: set[str] = set()
+    names = []
     for text in wanted:
         name = re.sub(r"[^\w.+-]+", "_", re.sub(r"[/\\]", "-", text)).lstrip(".-") or "_"
         if len(name) > 80:
             name = f"{name[:71]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         unique, count = name, 1
-        while unique.casefold() in taken:
+        while unique.casefold() in used:
             count += 1
             unique = f"{name}-{count}"
-        taken.add(unique.casefold())
-        found.append(unique)
-    return found
+        used.add(unique.casefold())
+        names.append(unique)
+    return names
 
 
-def as_paths(given: Paths | None, what: str) -> list[str]:
-    """The paths that were given, as text.
-
-    Raises:
-        UsageError: something that is no path.
-    """
-    each: list[Any] = [given]
-    if given is None or (isinstance(given, Sequence) and not isinstance(given, str)):
-        each = list(given or ())
+def as_paths(paths: Paths | None, what: str) -> list[str]:
+    """One path or several, as texts; :class:`UsageError` for something that is none."""
+    each: list[Any] = [paths]
+    if paths is None or (isinstance(paths, Sequence) and not isinstance(paths, str)):
+        each = list(paths or ())
     if not all(isinstance(path, str | Path) and str(path) for path in each):
-        raise UsageError(f"{what} are one path or a list of paths, got {given!r}")
+        raise UsageError(f"{what} are one path or a list of paths, got {paths!r}")
     return [str(path) for path in each]
 
 
-def check_grades(given: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The grades that were given, in the order of ``known``; None means all.
+def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The chosen grades in the order of ``known``; None means all.
 
     Raises:
         UsageError: another grade, or none at all.
     """
-    if given is None:
+    if grades is None:
         return known
-    wanted = [part.strip() for part in given.split(",")] if isinstance(given, str) else list(given)
-    unknown = [grade for grade in wanted if grade not in known]
-    if unknown or not wanted:
+    wanted = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
+    if not wanted or not set(wanted) <= set(known):
         raise UsageError(
             f"grades of masks are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
         )
     return tuple(grade for grade in known if grade in wanted)
+
+
+def check_count(option: str, value: int | None, least: int = 1) -> None:
+    """Raise :class:`UsageError` for what is no whole number of at least ``least``, nor None."""
+    if value is not None and not (isinstance(value, int) and value >= least):
+        raise UsageError(f"{option} must be a whole number of at least {least}: {value!r}")
 
 
 # Reading
@@ -185,11 +166,7 @@ def check_grades(given: Sequence[str] | str | None, known: tuple[str, ...]) -> t
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Let whatever cannot be read be told by its name.
-
-    Raises:
-        DataError: in the place of what Pillow and the system raise.
-    """
+    """Let errors of reading say what could not be read; those of Pillow become DataErrors."""
     try:
         yield
     except CompositingError as error:
@@ -202,11 +179,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright picture, by its header alone.
-
-    Raises:
-        DataError: not a picture, or one that cannot be opened.
-    """
+    """(height, width) of an upright picture, by its header alone; DataError if it is none."""
     with naming(str(path)), open_picture(path) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         width, height = image.size
@@ -225,25 +198,30 @@ def planes(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
+def pixels(planes: Tensor) -> NDArray[np.uint8]:
+    """A picture (C, H, W) as a contiguous array (H, W, C)."""
+    array: NDArray[np.uint8] = planes.permute(1, 2, 0).contiguous().numpy()
+    return array
+
+
 # Shards
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a sample lies in shards: the shard, and its number in it."""
+class ShardSample:
+    """Where a sample lies in shards: the shard, its number in it, and its key."""
 
     url: str
     number: int
     key: str
 
 
-@dataclass
 class Shards:
     """The samples of shards, by number.
 
-    Attributes:
+    Args:
         path: a folder of shards, a pattern or a URL.
-        kinds: of which the samples may be.
+        kind: of the samples.
         split: of a folder of shards; None for all of them.
         cache: folder in which shards from elsewhere are kept.
 
@@ -252,53 +230,44 @@ class Shards:
         DataError: a shard that is missing, damaged or of another kind.
     """
 
-    path: str
-    kinds: tuple[str, ...]
-    split: str | None = "validation"
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        self.about: dict[str, Any] = {"path": self.path}
-        self.licences: set[str] = set()
-        source = Source(self.path)
-        kept, held_out = open_source(source, self.kinds, Reading(tolerance=0, cache=self.cache))
-        feeds = [feed for feed in (kept, held_out) if isinstance(feed, ShardFeed)]
-        urls = [url for feed in feeds for url in feed.urls]
+    def __init__(self, path: str, kind: str, split: str | None, cache: str | None) -> None:
+        self.path, self.cache = path, cache
+        self.about: dict[str, Any] = {"path": path}
+        feeds = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
+        urls = [url for feed in feeds if isinstance(feed, ShardFeed) for url in feed.urls]
         digests: dict[str, str] = {}
-        folder = local_path(self.path)
-        if is_local(self.path) and folder.is_dir():
+        folder = local_path(path)
+        if is_local(path) and folder.is_dir():
             index = Index.read(folder)
-            splits = {split: shards for split, shards in index.splits.items() if shards}
-            if self.split is not None and self.split not in splits:
+            splits = {name: shards for name, shards in index.splits.items() if shards}
+            if split is not None and split not in splits:
                 raise UsageError(
-                    f"{folder} has no split {self.split!r}, it has {', '.join(splits)}; name one "
-                    "of them as split, or null for all (what was trained on measures nothing)"
+                    f"{folder} has no split {split!r}, it has {', '.join(splits)}; name one of "
+                    "them as split, or null for all (what was trained on measures nothing)"
                 )
-            chosen = [s for split, s in splits.items() if self.split in (None, split)]
-            entries = [entry for shards in chosen for entry in shards]
-            urls = [str(folder / entry.name) for entry in entries]
+            entries = [e for name, es in splits.items() if split in (None, name) for e in es]
             digests = {str(folder / entry.name): entry.sha256 for entry in entries}
-            self.about |= {"split": self.split, "about": index.about}
-        self.inputs = [self._input(url, digests.get(url)) for url in urls]
-        self.places = []
+            urls = list(digests)
+            self.about |= {"split": split, "about": index.about}
+        self.inputs = [
+            [url, digests[url]] if url in digests
+            else stat_of(local_path(url)) if is_local(url) else [url]
+            for url in urls
+        ]  # fmt: skip
+        self.samples: list[ShardSample] = []
+        licences = set()
         for url in urls:
-            for number, record in enumerate(_records(url, self.cache)):
-                record.check(*self.kinds)
-                self.places.append(Place(url, number, record.key))
-                self.licences.add(str(record.info().get("licence") or "not stated"))
-        if not self.places:
-            raise UsageError(f"{self.path} holds no samples")
-        self.about |= {"samples": len(self.places), "licences": sorted(self.licences)}
+            for number, record in enumerate(_records(url, cache)):
+                record.check(kind)
+                self.samples.append(ShardSample(url, number, record.key))
+                licences.add(str(record.info().get("licence") or "not stated"))
+        if not self.samples:
+            raise UsageError(f"{path} holds no samples")
+        self.about |= {"samples": len(self.samples), "licences": sorted(licences)}
 
-    @staticmethod
-    def _input(url: str, digest: str | None) -> list[Any]:
-        if digest is not None:
-            return [url, digest]
-        return stat_of(local_path(url)) if is_local(url) else [url]
-
-    def read(self, place: Place) -> Record:
-        """The sample at a place."""
-        return _records(place.url, self.cache)[place.number]
+    def read(self, sample: ShardSample) -> ShardItem:
+        """The sample, undecoded."""
+        return ShardItem(Source(self.path), _records(sample.url, self.cache)[sample.number])
 
 
 @lru_cache(maxsize=2)

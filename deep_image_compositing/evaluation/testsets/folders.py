@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ EXPECTED = (
     "expected foreground/ and background/ (or one background.jpg for all) and, where there are "
     "any, mask/, composite/ and alpha/, with files of the same names"
 )
-_LISTS = {".tsv": "\t", ".csv": ","}
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 
 class Folders(TestSet):
@@ -61,29 +61,24 @@ class Folders(TestSet):
         self._pairs = _find(self._root)
         known = GRADES if any(pair.mask for pair in self._pairs) else GRADES[1:]
         self.grades = check_grades(grades, known)
-        stems = {pair.foreground.stem: pair.name for pair in self._pairs}
+        names = {pair.foreground.stem: pair.name for pair in self._pairs}
         self._truths: dict[str, dict[str, Path]] = {pair.name: {} for pair in self._pairs}
         for kind in ("composite", "alpha"):
-            for stem, file in _stems(self._root / kind).items():
-                if stem not in stems:
+            for stem, file in _pictures(self._root / kind).items():
+                if stem not in names:
                     raise UsageError(f"{file} belongs to no photograph in {self._root}/foreground")
-                self._truths[stems[stem]][kind] = file
+                self._truths[names[stem]][kind] = file
         for pair in self._pairs:
-            self._check(pair)
-
-    def _check(self, pair: PairFiles) -> None:
-        """Open what belongs to a pair, and compare sizes."""
-        size = picture_size(pair.foreground)
-        for file in (pair.background, pair.mask):
-            if file is not None:
-                picture_size(file)
-        for file in self._truths[pair.name].values():
-            found = picture_size(file)
-            if found != size:
-                raise UsageError(
-                    f"{file} is {found[1]} x {found[0]} pixels, its photograph {pair.foreground} "
-                    f"{size[1]} x {size[0]}: a truth has the photograph's size"
-                )
+            height, width = picture_size(pair.foreground)
+            for other in filter(None, (pair.background, pair.mask)):
+                picture_size(other)
+            for truth in self._truths[pair.name].values():
+                size = picture_size(truth)
+                if size != (height, width):
+                    raise UsageError(
+                        f"{truth} is {size[1]} x {size[0]} pixels, its photograph "
+                        f"{pair.foreground} {width} x {height}: a truth has the photograph's size"
+                    )
 
     def names(self) -> list[str]:
         return [pair.name for pair in self._pairs]
@@ -93,18 +88,19 @@ class Folders(TestSet):
         photograph = read_image(pair.foreground)
         background = planes(read_image(pair.background).pixels)
         truths = self._truths[pair.name]
-        composite, alpha = truths.get("composite"), truths.get("alpha")
-        if truths:
-            background = cover(background, photograph.size)
+        composite = truths.get("composite")
         masks = {"given": _gray(pair.mask, photograph.size), "none": None}
         return Sample(
             pair.name,
             foreground=planes(photograph.pixels),
-            background=background,
+            background=cover(background, photograph.size) if truths else background,
             masks={grade: masks[grade] for grade in self.grades},
             composite=None if composite is None else planes(read_image(composite).pixels),
-            alpha=_gray(alpha, photograph.size),
+            alpha=_gray(truths.get("alpha"), photograph.size),
         )
+
+    def _files(self) -> list[dict[str, Any]]:
+        return [{**asdict(pair), **self._truths[pair.name]} for pair in self._pairs]
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -112,26 +108,14 @@ class Folders(TestSet):
             "path": str(self._root),
             "grades": list(self.grades),
             "samples": [
-                {
-                    "name": pair.name,
-                    "foreground": str(pair.foreground),
-                    "background": str(pair.background),
-                    "mask": None if pair.mask is None else str(pair.mask),
-                    **{kind: str(file) for kind, file in self._truths[pair.name].items()},
-                }
-                for pair in self._pairs
+                {key: None if value is None else str(value) for key, value in files.items()}
+                for files in self._files()
             ],
         }
 
     def inputs(self) -> list[list[Any]]:
-        files = {
-            file
-            for pair in self._pairs
-            for file in (pair.foreground, pair.background, pair.mask)
-            if file is not None
-        }
-        files |= {file for truths in self._truths.values() for file in truths.values()}
-        return [stat_of(file) for file in sorted(files)]
+        paths = {x for files in self._files() for x in files.values() if isinstance(x, Path)}
+        return [stat_of(path) for path in sorted(paths)]
 
 
 def _gray(path: Path | None, size: tuple[int, int]) -> Tensor | None:
@@ -158,54 +142,42 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
     path = Path(path)
     if path.is_dir():
         return _find(path)
-    if path.suffix.lower() not in _LISTS or not path.is_file():
+    if path.suffix.lower() not in _DELIMITERS or not path.is_file():
         raise UsageError(
             f"{path} is no list of pairs: it is neither a folder nor a .tsv or .csv file"
         )
-    pairs = list(_listed(path))
+    pairs = _read_table(path)
     if not pairs:
         raise UsageError(f"{path} lists no pairs")
     stems = [pair.foreground.stem for pair in pairs]
-    wanted = [
+    names = unique_names(
         pair.name or (stem if stems.count(stem) == 1 else f"{stem}-{pair.background.stem}")
         for stem, pair in zip(stems, pairs, strict=True)
-    ]
-    return [
-        replace(pair, name=name) for pair, name in zip(pairs, unique_names(wanted), strict=True)
-    ]
+    )
+    return [replace(pair, name=name) for pair, name in zip(pairs, names, strict=True)]
 
 
-def _listed(path: Path) -> list[PairFiles]:
-    """The pairs of a list; without a name where the list gives none."""
+def _read_table(path: Path) -> list[PairFiles]:
+    """The pairs of a table; without a name where it gives none."""
+    pairs = []
     with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter=_LISTS[path.suffix.lower()])
+        rows = csv.DictReader(file, delimiter=_DELIMITERS[path.suffix.lower()])
         columns = [name.strip() for name in rows.fieldnames or ()]
         rows.fieldnames = columns
-        missing = {"foreground", "background"} - set(columns)
-        if missing:
+        if not {"foreground", "background"} <= set(columns):
             raise UsageError(
                 f"{path} has the columns {', '.join(columns) or 'none'}, but needs foreground and "
                 "background, and may have mask and name"
             )
-        pairs = []
         for row in rows:
-            files = {
-                kind: (row.get(kind) or "").strip() for kind in ("foreground", "background", "mask")
-            }
-            for kind, name in files.items():
+            files: dict[str, Path | None] = {}
+            for kind in ("foreground", "background", "mask"):
+                name = (row.get(kind) or "").strip()
+                files[kind] = path.parent / name if name else None
                 if (name and not (path.parent / name).is_file()) or (not name and kind != "mask"):
-                    raise UsageError(
-                        f"{path}, line {rows.line_num}: there is no {kind} {name or 'given'}"
-                    )
-            foreground, background, mask = files.values()
-            pairs.append(
-                PairFiles(
-                    (row.get("name") or "").strip(),
-                    path.parent / foreground,
-                    path.parent / background,
-                    path.parent / mask if mask else None,
-                )
-            )
+                    where = f"{path}, line {rows.line_num}"
+                    raise UsageError(f"{where}: there is no {kind} {name or 'given'}")
+            pairs.append(PairFiles((row.get("name") or "").strip(), **files))  # type: ignore[arg-type]
     return pairs
 
 
@@ -213,34 +185,30 @@ def _find(root: Path) -> list[PairFiles]:
     """The pairs of a folder, by name."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    foregrounds, backgrounds = _stems(root / "foreground"), _stems(root / "background")
-    masks, common = _stems(root / "mask"), _stems(root).get("background")
+    foregrounds, backgrounds = _pictures(root / "foreground"), _pictures(root / "background")
+    masks, common = _pictures(root / "mask"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
-    pairs = []
+    some_masks, pairs = bool(masks), []
     for name, (stem, file) in zip(unique_names(foregrounds), foregrounds.items(), strict=True):
         background, mask = backgrounds.pop(stem, common), masks.pop(stem, None)
         if background is None:
             raise UsageError(f"{root}/background holds nothing for {file.name}; {EXPECTED}")
         pairs.append(PairFiles(name, file, background, mask))
-    if any(pair.mask for pair in pairs) and not all(pair.mask for pair in pairs):
-        lacking = next(pair.foreground.name for pair in pairs if pair.mask is None)
-        raise UsageError(f"{root}/mask holds nothing for {lacking}: give all masks, or none")
     for spare in (*backgrounds.values(), *masks.values()):
         raise UsageError(f"{spare} belongs to no photograph in {root}/foreground")
+    if some_masks and not all(pair.mask for pair in pairs):
+        lacking = next(pair.foreground.name for pair in pairs if pair.mask is None)
+        raise UsageError(f"{root}/mask holds nothing for {lacking}: give all masks, or none")
     return pairs
 
 
-def _stems(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without suffix; none without such a folder.
-
-    Raises:
-        UsageError: two of one name.
-    """
-    found: dict[str, Path] = {}
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder by their names without suffix, which must differ."""
+    pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise UsageError(f"{path} and {found[path.stem].name} have one name")
-            found[path.stem] = path
-    return found
+            if path.stem in pictures:
+                raise UsageError(f"{path} and {pictures[path.stem].name} have one name")
+            pictures[path.stem] = path
+    return pictures

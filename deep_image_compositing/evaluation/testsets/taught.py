@@ -8,15 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets.base import (
     Paths,
-    Place,
     Sample,
     Shards,
     TestSet,
     as_paths,
+    check_count,
     check_grades,
     naming,
     planes,
@@ -37,8 +36,7 @@ class Taught(TestSet):
         shards: folders of shards, patterns or URLs.
         split: of folders of shards; None for all, training data included.
         samples: how many are used, the first ones; None for all.
-        grades: of given masks, all by default: ``exact``, ``rough`` (the triplet's own mask) and
-            ``none``.
+        grades: of given masks; None for all of :data:`GRADES`.
         cache: folder in which shards from elsewhere are kept.
 
     Raises:
@@ -56,40 +54,33 @@ class Taught(TestSet):
         grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        if samples is not None and not (isinstance(samples, int) and samples >= 1):
-            raise UsageError(f"samples must be a whole number of at least 1: {samples!r}")
+        check_count("samples", samples)
         self.grades = check_grades(grades, GRADES)
-        paths = as_paths(shards, "shards")
-        if not paths:
+        self._sources = [Shards(p, "triplets", split, cache) for p in as_paths(shards, "shards")]
+        if not self._sources:
             raise UsageError("the test set taught needs the shards that teach has written")
-        self._shards = [Shards(path, ("triplets",), split, cache) for path in paths]
-        found = [(part, place) for part in self._shards for place in part.places][:samples]
-        self._plan: list[tuple[str, Shards, Place]] = [
-            (name, part, place)
-            for name, (part, place) in zip(
-                unique_names(place.key for _, place in found), found, strict=True
-            )
-        ]
+        self._samples = [(source, s) for source in self._sources for s in source.samples][:samples]
+        self._names = unique_names(sample.key for _, sample in self._samples)
 
     def names(self) -> list[str]:
-        return [name for name, _, _ in self._plan]
+        return self._names
 
     def __getitem__(self, index: int) -> Sample:
-        name, shards, place = self._plan[index]
-        item = ShardItem(Source(shards.path), shards.read(place))
+        source, place = self._samples[index]
+        item = source.read(place)
 
-        def picture(field: str, mode: str) -> Tensor:
+        def picture(field: str, mode: str = "RGB") -> Tensor:
             return planes(np.asarray(item.picture(field).convert(mode)))
 
         with naming(item.name):
             alpha = picture("alpha.png", "L")
             masks = {"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None}
             return Sample(
-                name,
-                foreground=picture("foreground.jpg", "RGB"),
-                background=picture("background.jpg", "RGB"),
+                self._names[index],
+                foreground=picture("foreground.jpg"),
+                background=picture("background.jpg"),
                 masks={grade: masks[grade] for grade in self.grades},
-                composite=picture("composite.png", "RGB"),
+                composite=picture("composite.png"),
                 alpha=alpha,
             )
 
@@ -97,12 +88,12 @@ class Taught(TestSet):
         return {
             "kind": self.name,
             "grades": list(self.grades),
-            "sources": [shards.about for shards in self._shards],
+            "sources": [source.about for source in self._sources],
             "samples": [
-                {"name": name, "shard": place.url, "key": place.key}
-                for name, _, place in self._plan
+                {"name": name, "shard": sample.url, "key": sample.key}
+                for name, (_, sample) in zip(self._names, self._samples, strict=True)
             ],
         }
 
     def inputs(self) -> list[list[Any]]:
-        return [line for shards in self._shards for line in shards.inputs]
+        return [line for source in self._sources for line in source.inputs]

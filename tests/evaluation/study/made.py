@@ -85,7 +85,6 @@ class Server:
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        assert self.process.stdout is not None
         first = self.process.stdout.readline()
         assert self.url in first, first
 

@@ -70,7 +70,7 @@ def test_sets_that_are_left_out_are_not_shown(tmp_path: Path) -> None:
 def test_what_is_no_ranking(tmp_path: Path, ranking: object, complete: bool, reason: str) -> None:
     item = replace(made_study(tmp_path / "study").sets[0], results={t: t.upper() for t in "abcd"})
     with pytest.raises(UsageError, match=reason):
-        item.check(ranking, complete=complete)  # type: ignore[arg-type]
+        item.check(ranking, complete=complete)
     assert item.check(["b", None, "a"], complete=False) == ("b", None, "a")
     assert item.check(["d", "b", "a"], complete=True) == ("d", "b", "a")
 

@@ -167,7 +167,7 @@ def test_another_study_s_folder_is_refused(
         (pairs[:1], METHODS, {"seed": 1}, "other seed"),
     ):
         with pytest.raises(UsageError, match=reason):
-            make(given, methods, folder, device="cpu", **options)  # type: ignore[arg-type]
+            make(given, methods, folder, device="cpu", **options)
     save("full/letter.png", noise(4, 4))
     with pytest.raises(UsageError, match="not empty"):
         make(pairs, METHODS, tmp_path / "full", device="cpu")
@@ -180,7 +180,7 @@ def test_calls_that_cannot_be_are_refused(tmp_path: Path, pairs: list[PairFiles]
         (pairs, METHODS, {"max_side": 8}, "at least 32 pixels, got 8"),
     ):
         with pytest.raises(UsageError, match=reason):
-            make(given, methods, tmp_path / "study", **options)  # type: ignore[arg-type]
+            make(given, methods, tmp_path / "study", **options)
     assert not (tmp_path / "study").exists()
 
 

@@ -13,13 +13,8 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation.study.figure import draw
 from deep_image_compositing.evaluation.study.folder import ANSWERS, Study
-from deep_image_compositing.evaluation.study.score import (
-    Vote,
-    markdown,
-    read_votes,
-    score,
-    write_scores,
-)
+from deep_image_compositing.evaluation.study.output import markdown, write_scores
+from deep_image_compositing.evaluation.study.score import Vote, read_votes, score
 from deep_image_compositing.evaluation.study.store import Person, Store
 from tests.evaluation.study.made import METHODS, made_study, token
 

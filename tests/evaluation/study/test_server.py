@@ -452,7 +452,6 @@ def test_people_answer_while_the_server_is_killed_again_and_again(tmp_path: Path
         tokens = [person.cookie.partition("=")[2] for person in people]
         for (number, name), ranking in acknowledged.items():
             person = store.person(tokens[number])
-            assert person is not None
             found = {answer.picture_set: answer.ranking for answer in store.answers(person)}
             assert found[name] == tuple(ranking)
 
