@@ -30,9 +30,9 @@ class PyramidSegmenter(Segmenter):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    what the first look has found and what surrounds it is looked at again, closer and in a mirror,
-    and then once more, not mirrored. The answers are averaged: a small subject is seen larger, and
-    what is subject only to one of them is rarely subject.
+    what the first look has found and what surrounds it is looked at again, closer and in a mirror.
+    The answers are averaged: a small subject is seen larger, and what is subject only to one of
+    them is rarely subject.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -41,8 +41,8 @@ class PyramidSegmenter(Segmenter):
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         size: side in pixels at which the network runs; 320 likewise.
         width: channels of the decoder; 64 likewise.
-        looks: 1 for the whole picture alone, in a third of the time; 2 for a second, closer look
-            in a mirror; 3 for the third.
+        looks: 1 for the whole picture alone, in half of the time; 2 for the closer look in a
+            mirror; 3 for one more around what both have found, not mirrored.
         margin: what closer looks take in around the subject, as a share of its longer side.
         sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
             patch does, but something else of the mask does, it is dropped. 0 keeps them all.
@@ -61,7 +61,7 @@ class PyramidSegmenter(Segmenter):
         pretrained: str | None = None,
         size: int | None = None,
         width: int | None = None,
-        looks: int = 3,
+        looks: int = 2,
         margin: float = 0.05,
         sure: float = 0.9,
         freeze_stride: int = 0,
