@@ -188,34 +188,37 @@ ODD = (
 
 
 @functools.cache
-def stage_options() -> list[tuple[str, str, dict[str, list[Any]]]]:
-    """Slot and name of every stage, and the values whose kind each of its own options takes."""
-    from deep_image_compositing.options import accepted_options, check_options
-    from deep_image_compositing.registry import list_stages
+def own_options(factory: Any) -> list[str]:
+    """What a stage takes besides what every stage takes."""
+    from deep_image_compositing.options import accepted_options
     from deep_image_compositing.stages.base import Fuser
 
-    def fits(option: str, value: Any) -> bool:
-        needed = {"path": "m.png"} if entry.name == "onnx" else {}
+    every, own = (accepted_options(each) or (set(), set()) for each in (Fuser, factory))
+    return sorted(own[0] - every[0])
+
+
+def odd_value(entry: Any, option: str, rng: Random) -> Any:
+    """A value of the kind that an option takes, if a few draws find one."""
+    from deep_image_compositing.options import check_options
+
+    value, needed = None, {"path": "m.png"} if entry.name == "onnx" else {}
+    for _ in range(8):
+        value = rng.choice(JUNK)
         with contextlib.suppress(CompositingError):
             check_options(entry.slot, entry.name, entry.factory, needed | {option: value})
-            return True
-        return False
-
-    found, common = [], accepted_options(Fuser) or (set(), set())
-    for entry in list_stages():
-        taken, _ = accepted_options(entry.factory) or (set(), set())
-        names = sorted(taken - common[0]) or ["weights"]
-        values = {name: [value for value in JUNK if fits(name, value)] for name in names}
-        found.append((entry.slot, entry.name, values))
-    return found
+            break
+    return value
 
 
 def options(rng: Random, folder: Path) -> Read:
     """``composite`` with odd options of a stage or of its own."""
+    from deep_image_compositing.registry import list_stages
+
     files = {"a": made.scene(40, 56), "b": made.scene(48, 40, 1), "m": made.disk(40, 56)}
     for name, pixels in files.items():
         (folder / f"{name}.png").write_bytes(made.encode(pixels))
-    slot, name, taken = rng.choice(stage_options())
+    entry = rng.choice(list_stages())
+    slot, name, taken = entry.slot, entry.name, own_options(entry.factory)
     chosen = {"segmenter": "pyramid", "refiner": "none", "fuser": "alpha"} | {slot: name}
     given = [f"--{each}={stage}" for each, stage in chosen.items()]
     given += [] if slot == "segmenter" else ["--mask=m.png"]
@@ -224,8 +227,8 @@ def options(rng: Random, folder: Path) -> Read:
         hyper = sound_stages()[slot, name].hparams
         sizes = ("backbone", "width", "widths", "size", "sizes")
         values = {"weights": None} | {key: hyper[key] for key in sizes if key in hyper}
-    for key in rng.sample(sorted(taken), min(len(taken), rng.choice((0, 1, 1, 2)))):
-        values[key] = rng.choice(taken[key] if taken[key] and rng.random() < 0.8 else JUNK)
+    for key in rng.sample(taken, min(len(taken), rng.choice((0, 1, 1, 2)))):
+        values[key] = odd_value(entry, key, rng)
     texts = {key: dumps(value, rng).decode() for key, value in values.items()}
     given += [f"--{slot}-option={key}={value}" for key, value in texts.items()]
     if rng.random() < 0.2:
