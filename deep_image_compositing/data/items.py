@@ -6,15 +6,18 @@ is what makes skipping to where an interrupted run stopped cheap.
 
 from __future__ import annotations
 
+import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from deep_image_compositing import truncation
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import estimate_color, read_matte
@@ -186,11 +189,17 @@ class ShardItem(Item):
         """
         name = self._field(names)
         with _decoding(f"{self.name}.{name}"):
-            image = open_picture(self.record.fields[name], name)
+            stored = self.record.fields[name]
+            image, draft = open_picture(stored, name), None
+            if truncation.cannot_be_whole(io.BytesIO(stored), image.format):
+                raise DataError("its data end early")
             if scale < 1 and image.format == "JPEG":
                 width, height = image.size
-                image.draft("RGB", (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
+                draft = int(np.ceil(width * scale)), int(np.ceil(height * scale))
+                image.draft("RGB", draft)
             image.load()
+            if truncation.ends_early(io.BytesIO(stored), image, draft, _reopen):
+                raise DataError("its data end early")
         return image
 
     def _field(self, names: tuple[str, ...]) -> str:
@@ -199,6 +208,10 @@ class ShardItem(Item):
         if name is None:
             raise DataError(f"{self.name} holds none of {', '.join(names)}")
         return name
+
+
+def _reopen(file: BinaryIO) -> Image.Image:
+    return open_picture(file.read())
 
 
 @contextmanager

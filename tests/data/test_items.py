@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_a_shard_and_a_folder_hold_the_same(tmp_path: Path) -> None:
     assert np.abs(colors[0] - colors[1])[opaque].mean() < 4
     assert packed.name == "s.tar: key"
     assert plain.name == str(pair.image)
+
+
+def test_a_picture_whose_data_end_early_is_damaged() -> None:
+    picture, label = trees.photograph(0)
+    # A stream of data that ends where it should, but holds the first rows alone.
+    rows = trees.encode(label.crop((0, 0, label.width, 9)), "PNG")
+    short = bytearray(rows)
+    short[20:24] = label.height.to_bytes(4, "big")
+    short[29:33] = zlib.crc32(short[12:29]).to_bytes(4, "big")
+    jpeg = trees.encode(picture, "JPEG")
+    for damaged in (
+        item(image_jpg=jpeg, mask_png=bytes(short)).label,
+        item(image_jpg=jpeg[: len(jpeg) // 2]).image,
+    ):
+        with pytest.raises(DataError, match=r"end early|truncated"):
+            damaged()
+    assert item(image_jpg=jpeg).image(0.4).size == (36, 28)
 
 
 def test_a_cut_out_keeps_its_own_colour() -> None:
