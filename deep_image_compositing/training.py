@@ -28,7 +28,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
 from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seed_of
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.running import quiet
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 
@@ -293,6 +295,8 @@ class TrainingCLI(LightningCLI):
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             kwargs["callbacks"] = [*given, RunProgress()]
         trainer = super().instantiate_trainer(**kwargs)
+        if config["accelerator"] == "auto" and trainer.is_global_zero:
+            choose_device("auto")  # which says what it is
         for callback in trainer.checkpoint_callbacks:
             # Other loggers than the default one would draw them into folders of their own.
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -308,17 +312,15 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         DataError: when training data cannot be read.
     """
     args: ArgsType = [subcommand, *arguments]
-    # Lightning's advice about other products of its makers, at every start.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
-    with warnings.catch_warnings():
+    # Lightning's log is for whoever programs with it, but for the table of the model's parts.
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
+    with quiet(logging.WARNING):
         # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        # That a run has a folder with checkpoints is what --resume is for.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
         # Our loaders know their length on every rank and divide it among their processes.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        # The data module says in its own words when there is nothing to validate on.
-        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-        # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
         # Stages override configure_model to compile their networks; nothing in them is sharded.
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
         TrainingCLI(
@@ -333,7 +335,3 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "deep-image-compositing"},
             args=args,
         )
-
-
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
