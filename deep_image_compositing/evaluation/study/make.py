@@ -93,6 +93,10 @@ def make(
     from deep_image_compositing.data.pool import progress
 
     missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
+    if missing:
+        from deep_image_compositing.devices import choose_device
+
+        device = str(choose_device(device))  # said once, not for every method
     with progress("pictures", missing, show) as advance:
         for pair in pairs:
             work.prepare(pair)
