@@ -1,4 +1,4 @@
-"""Trainers of work that is no training: ``composite``, ``teach`` and ``evaluate`` run by them."""
+"""Trainers of ``composite``, ``teach`` and ``evaluate``, and what Lightning says in any command."""
 
 from __future__ import annotations
 
@@ -58,12 +58,16 @@ def make_trainer(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without what Lightning says of choices that are made here on purpose."""
+def quiet(least: int = logging.ERROR) -> Iterator[None]:
+    """Without what Lightning says of choices that are made here on purpose.
+
+    Args:
+        least: level below which its log is not shown.
+    """
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.ERROR)
+        log.setLevel(least)
     with warnings.catch_warnings():
         # Work is shared out whole: a process may well have none, and no sampler is asked.
         warnings.filterwarnings("ignore", message=r"Total length of `\w+` across ranks")

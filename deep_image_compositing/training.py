@@ -33,8 +33,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
 from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seconds_without_data, seed_of
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.messages import show
+from deep_image_compositing.running import quiet
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 
@@ -429,6 +431,8 @@ class TrainingCLI(LightningCLI):
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             kwargs["callbacks"] = [*given, RunProgress()]
         trainer = super().instantiate_trainer(**kwargs)
+        if config["accelerator"] == "auto" and trainer.is_global_zero:
+            choose_device("auto")  # which says what it is
         for callback in trainer.checkpoint_callbacks:
             # Other loggers than the default one would draw them into folders of their own.
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -447,17 +451,15 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     # By default it takes any value that could be an URL for a file of options, and transfers it.
     jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
     jsonargparse.set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    # Lightning's advice about other products of its makers, at every start.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
-    with warnings.catch_warnings():
+    # Lightning's log is for whoever programs with it, but for the table of the model's parts.
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
+    with quiet(logging.WARNING):
         # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        # That a run has a folder with checkpoints is what --resume is for.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
         # Our loaders know their length on every rank and divide it among their processes.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        # The data module says in its own words when there is nothing to validate on.
-        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-        # Lightning 2.6 asks torch's tree utilities in a way that torch 2.15 deprecates.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
         # Stages override configure_model to compile their networks; nothing in them is sharded.
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
         TrainingCLI(
@@ -472,7 +474,3 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "deep-image-compositing"},
             args=args,
         )
-
-
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()

@@ -24,12 +24,9 @@ from deep_image_compositing.stages.base import Segmenter, Stage, Step
 from tests.contract.test_stages import training_batch
 from tests.data import trees
 
-# Lightning says that loader processes may be few, and that the made runs log less often than they
-# step; the rest is what its command line says of others, see pyproject.toml.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-]
+# Lightning says that the made runs log less often than they step; the rest is what its command line
+# says of others, see pyproject.toml.
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # Class path of the stage and of its data, and what makes the network small.
@@ -134,9 +131,12 @@ SHEETS = [("train", 0), ("train", 1), ("val", 0), ("val", 2)]  # and the steps t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_a_stage_trains_through_the_command_line(stage: str, data: Path, tmp_path: Path) -> None:
+def test_a_stage_trains_through_the_command_line(
+    stage: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "run"
     assert not main(arguments(stage, data, out))
+    assert not [record for record in caplog.records if record.name.startswith("lightning")]
     logged = scalars(out)
     losses = logged["train/loss"]
     assert len(losses) == 2

@@ -95,6 +95,10 @@ def make(
     folder = Path(out)
     study = _begin(pairs, methods, folder, max_side, seed)
     missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
+    if missing:
+        from deep_image_compositing.devices import choose_device
+
+        device = str(choose_device(device))  # said once, not for every method
     with progress("pictures", missing, show) as advance:
         sets = [
             _prepare(folder, replace(item, left_out=()), pair, max_side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,14 @@ def pairs(save: Callable[..., Path]) -> list[PairFiles]:
 
 def token(item: Any, method: str) -> str:
     return next(name for name, maker in item.results.items() if maker == method)
+
+
+def test_the_device_is_said_once(
+    tmp_path: Path, pairs: list[PairFiles], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make(pairs[:1], METHODS, tmp_path / "study", max_side=40)
+    assert caplog.text.count("running on") == 1
 
 
 def test_every_picture_is_the_method_s_own(tmp_path: Path, pairs: list[PairFiles]) -> None:
