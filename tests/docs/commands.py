@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.util
 import os
 import runpy
 import shlex
@@ -207,7 +206,6 @@ def _child(folder: str, argv: list[str], code: str | None) -> None:
     ):
         os.dup2(os.open(name, how), stream)
     os.dup2(1, 2)
-    multiprocessing.util.Finalize(None, _cpu, args=(argv,), exitpriority=0)  # DEV
     multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
     signal.signal(signal.SIGINT, signal.default_int_handler)
     given = environment(Path(folder))
@@ -225,13 +223,6 @@ def _child(folder: str, argv: list[str], code: str | None) -> None:
     else:
         sys.path.insert(0, str(Path(argv[0]).parent))
         runpy.run_path(argv[0], run_name="__main__")
-
-
-def _cpu(argv):  # DEV
-    t = os.times()
-    open("/tmp/cpu.log", "a").write(
-        f"{t[0] + t[1]:6.1f} {t[2] + t[3]:6.1f} {' '.join(argv)[:100]}\n"
-    )
 
 
 def _check_result(names: dict[str, Any]) -> None:
