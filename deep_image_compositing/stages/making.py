@@ -89,13 +89,18 @@ def _by_name(slot: str, name: str, options: dict[str, Any]) -> Any:
     if path is None or not path.is_file():  # a name, or what the stage itself says is no file
         return registry.create(slot, name, **options)
     accepted = accepted_options(entry.factory)
-    hyper = weights.read_hyper_parameters(path)
+    loads_itself = accepted is None or "weights" in accepted[0]
+    try:
+        hyper = weights.read_hyper_parameters(path)
+    except WeightsError:
+        if not loads_itself:
+            raise
+        hyper = {}  # perhaps a file that only the stage itself can read; else it says what is wrong
     taken = set(hyper) if accepted is None else accepted[0]
     hyper = {key: value for key, value in hyper.items() if key in taken}
     hyper |= {key: None for key in weights.BEGINNINGS if key in hyper}
     if wrong := misfit(entry.factory, hyper):
         raise WeightsError(f"{path} holds no {slot} {name!r}: {wrong}")
-    loads_itself = accepted is None or "weights" in taken
     if not loads_itself:
         del options["weights"]
     try:
