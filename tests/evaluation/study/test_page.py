@@ -165,6 +165,7 @@ class Page:
     def settle(self) -> None:
         """Wait until nothing moves any more."""
         self.until("!document.querySelector('#task').classList.contains('zooming')")
+        self.until("!document.getAnimations().length")
 
     def errors(self) -> list[str]:
         return [entry["message"] for entry in self.browser.get_log("browser")]
