@@ -188,8 +188,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("house")
     make = runpy.run_path(str(RECIPES / "toy" / "make_data.py"))
     make["main"](folder / "shards")
-    for name, kind in (("people", "mask"), ("cats", "mask"), ("subjects", "mask")):
-        trees.pairs(folder / "data" / name, kind)
+    sources = yaml.safe_load((RECIPES / "default/segmentation.yaml").read_text())["data"]
+    for source in sources["init_args"]["train"]:
+        if Path(source["path"]).name not in ("mattes", "cutouts"):
+            pairs = trees.pairs(folder / source["path"], "mask")
+            if "doubt" in source:
+                (pairs / "labels.tsv").write_text("name\tdoubt\n")
     trees.pairs(folder / "data/mattes", "alpha")
     trees.cutouts(folder / "data/cutouts")
     for name in ("backgrounds", "photographs"):
