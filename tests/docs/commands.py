@@ -1,0 +1,238 @@
+"""Runs what stands in a block as a reader would, and keeps what it says; training is cut short.
+
+Commands of the library run in processes that are forked from one that has imported torch and all
+the rest, each with its own arguments, working folder, warnings and log, as if typed; what needs a
+shell runs in one. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from tests.docs.blocks import PROGRAM, ROOT
+
+PATIENCE = 600
+"""Seconds after which a command is said to hang."""
+
+HEAVY = [
+    "deep_image_compositing.benchmark.train",
+    "deep_image_compositing.cli",
+    "deep_image_compositing.compositor",
+    "deep_image_compositing.data.convert",
+    "deep_image_compositing.data.teach",
+    "deep_image_compositing.evaluation.bench",
+    "deep_image_compositing.training",
+]
+"""What the process imports from which the others are forked."""
+
+_PYTHON = shlex.quote(sys.executable)
+_SHIMS = {
+    PROGRAM: f'exec {_PYTHON} -m deep_image_compositing "$@"',
+    "python": f'if [ "$1 $2" = "-m pip" ]; then exit 0; fi\nexec {_PYTHON} "$@"',
+}
+"""Programs in the shell's path: the library of this checkout, and a pip that installs nothing."""
+
+_LOADING = ["--data.size=64", "--data.batch_size=2", "--data.num_workers=1"]
+_CUTS = {
+    "fit": ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", *_LOADING],
+    "validate": ["--trainer.limit_val_batches=1", *_LOADING],
+    "teach": ["--samples=2", "--size=128", "--workers=1"],
+    "evaluate": ["--sheets=1"],
+    "benchmark": ["--quick"],
+}
+
+
+def shortened(arguments: list[str], folder: Path) -> list[str]:
+    """The same command with options behind it that make it short, and need nothing fetched."""
+    if "--print_config" in arguments:
+        return arguments
+    more = list(_CUTS.get(arguments[0], []))
+    if arguments[0] in ("fit", "validate"):
+        recipe = yaml.safe_load((folder / arguments[arguments.index("--config") + 1]).read_text())
+        model = recipe["model"]["init_args"]
+        for weights, without in (
+            ("pretrained", "pretrained"),
+            ("perceptual_weights", "perceptual"),
+        ):
+            if model.get(weights) == "pretrained":  # timm would fetch them
+                more.append(f"--model.{without}=null")
+        if "--resume" in arguments:
+            more.append("--trainer.max_steps=3")
+        if "--trainer.devices" in arguments:
+            more += ["--trainer.devices=2", "--trainer.accelerator=cpu"]
+    elif "--devices" in arguments:
+        more += ["--devices=2", "--accelerator=cpu"]
+    elif arguments[0] == "shards" and arguments[1] != "layouts":
+        more += ["--workers=1"]
+    if arguments[0] == "evaluate" and "--test-set" not in arguments:
+        more += ["--samples=1", "--size=256", "--grades=rough"]
+    if arguments[:2] == ["benchmark", "train"]:
+        more += ["--steps=1", "--workers=1"]
+    if arguments[:2] == ["benchmark", "resolution"] and "--parts" not in arguments:
+        more += ["--parts=blends"]
+    if arguments[:2] == ["benchmark", "data"]:
+        more += ["--samples=100"]
+    if arguments[:2] == ["study", "make"]:
+        more += ["--max-side=256"]
+    return [*arguments, *more]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of every command: this checkout before any installed one, stand-ins for packages."""
+    paths = [str(ROOT), str(folder / "packages")]
+    return {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "200",
+    }
+
+
+def prepare(folder: Path) -> None:
+    """Put the programs that a shell is to find into the folder."""
+    (folder / "bin").mkdir()
+    for name, script in _SHIMS.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bin" / name).chmod(0o755)
+
+
+def run(line: str, folder: Path) -> tuple[int | None, str]:
+    """Run one line of a bash block.
+
+    Returns:
+        The exit code, None when it had to be killed, and all that it said.
+    """
+    words = shlex.split(line)
+    if "&&" in line or "$(" in line:
+        return _run_in_shell(line, folder)
+    if words[0] == PROGRAM:
+        arguments = shortened(words[1:], folder)
+        if arguments[:2] == ["study", "serve"]:
+            return _serve(arguments, folder)
+        if "--devices=2" in arguments or "--trainer.devices=2" in arguments:  # it starts itself
+            return _run_in_shell(shlex.join([PROGRAM, *arguments]), folder)
+        return fork(folder, [PROGRAM, *arguments])
+    if words[:3] == ["python", "-m", "pip"]:
+        return 0, ""
+    assert words[0] == "python", f"what is {words[0]}?"
+    return fork(folder, words[1:])
+
+
+def _run_in_shell(line: str, folder: Path) -> tuple[int | None, str]:
+    given = {**os.environ, **environment(folder)}
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", line], cwd=folder, env=given, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
+    return process.returncode, said
+
+
+def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
+    """Start the server, take part in the study, and stop it as Ctrl-C does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = [sys.executable, "-m", "deep_image_compositing", *arguments, f"--port={port}"]
+    process = subprocess.Popen(
+        given, cwd=folder, env={**os.environ, **environment(folder)}, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    page = ""
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as browser:
+        last = time.monotonic() + PATIENCE
+        while not page and process.poll() is None and time.monotonic() < last:
+            with contextlib.suppress(httpx2.ConnectError):
+                page = browser.get("/").text
+                _take_part(browser)
+            time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=PATIENCE)
+    return (0 if "<html" in page else process.returncode or 1), said
+
+
+def _take_part(browser: httpx2.Client) -> None:
+    browser.post("/api/people", json={"name": "Ann"}).raise_for_status()
+    for item in browser.get("/api/study").json()["person"]["sets"]:
+        results = browser.get(f"/api/sets/{item['id']}").json()["results"]
+        ranking = {"ranking": [result["id"] for result in results[:3]]}
+        browser.put(f"/api/sets/{item['id']}/answer", json=ranking).raise_for_status()
+
+
+# Processes that have imported everything
+
+
+_processes = multiprocessing.get_context("forkserver")
+
+
+def fork(folder: Path, argv: list[str], code: str | None = None) -> tuple[int | None, str]:
+    """Run the command line, a script, or Python code in a process of its own."""
+    _processes.set_forkserver_preload(HEAVY)
+    said = folder / "said.txt"
+    process = _processes.Process(target=_child, args=(str(folder), argv, code))
+    process.start()
+    try:
+        process.join(PATIENCE)
+        return process.exitcode, said.read_text()
+    finally:
+        if process.exitcode is None and process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def _child(folder: str, argv: list[str], code: str | None) -> None:
+    os.setsid()
+    os.chdir(folder)
+    for stream, name, how in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(name, how), stream)
+    os.dup2(1, 2)
+    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    given = environment(Path(folder))
+    os.environ.update(given)
+    sys.path[:0] = given["PYTHONPATH"].split(os.pathsep)
+    sys.argv = argv
+    if code is not None:
+        names: dict[str, Any] = {}
+        exec(compile(code, argv[0], "exec"), names)
+        _check_result(names)
+    elif argv[0] == PROGRAM:
+        from deep_image_compositing.cli import main
+
+        sys.exit(main())
+    else:
+        sys.path.insert(0, str(Path(argv[0]).parent))
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def _check_result(names: dict[str, Any]) -> None:
+    """Of code that makes a composite: it is one of the photograph's size, with something in it."""
+    result = names.get("result")
+    if result is not None:
+        size = result.foreground.shape[-2:]
+        assert result.composite.shape == (3, *size)
+        assert result.alpha.shape == (1, *size)
+        assert 0 < float(result.mask.mean()) < 1
+        assert bool(result.composite.isfinite().all())
