@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -108,6 +109,7 @@ def run_block(block: Block, folder: Path, measured: set[str]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("RUN_DOCS" not in os.environ, reason="takes long; RUN_DOCS=1 has it run")
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run(page: Path, stock: Path, tmp_path: Path) -> None:
     found = [block for block in blocks(page, "bash", "python") if block.not_run is None]
