@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -230,13 +228,6 @@ class TrainingCLI(LightningCLI):
             help="go on from the newest checkpoint in trainer.default_root_dir, or begin",
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; a trainer that is no group of options is found nowhere else."""
-        super().parse_arguments(parser, args)
-        trainer = self.config[self.config["subcommand"]]["trainer"]
-        if not isinstance(trainer, Namespace):
-            raise UsageError(f"trainer: it cannot be {trainer}{_HINT}")
-
     def before_instantiate_classes(self) -> None:
         """Find what to resume, before anything is made or written."""
         config = self.config[self.subcommand]
@@ -301,10 +292,7 @@ class TrainingCLI(LightningCLI):
         wanted = config["enable_progress_bar"] is not False
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             kwargs["callbacks"] = [*given, RunProgress()]
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, TypeError, ValueError) as error:
-            raise UsageError(f"trainer: {error}") from error
+        trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             # Other loggers than the default one would draw them into folders of their own.
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:

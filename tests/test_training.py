@@ -277,7 +277,6 @@ WRONG = {
     ("--model.nokey=3",): r"model: there is no option 'nokey'",
     ("--config=nowhere.yaml",): r"File does not exist: '.*nowhere.yaml'",
     ("--trainer.precision=abc",): r"trainer.precision: it cannot be abc",
-    ("--trainer.val_check_interval=-0.5",): r"trainer: .* invalid value -0.5",
 }
 
 
@@ -290,18 +289,6 @@ def test_what_is_wrong_is_said_in_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert re.search(WRONG[wrong], said[0])
-
-
-@pytest.mark.parametrize("given", ["[]", "true", "text", "null"])
-def test_a_trainer_that_is_no_group_of_options(
-    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = "{class_path: deep_image_compositing.stages.fusion.AlphaFuser}"
-    data = "{class_path: deep_image_compositing.data.modules.FusionData, init_args: {train: a}}"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"model: {model}\ndata: {data}\ntrainer: {given}\n")
-    assert main(["fit", f"--config={recipe}"]) == 2
-    assert "trainer" in capsys.readouterr().err
 
 
 def test_an_epoch_shorter_than_what_lies_between_validations(
