@@ -176,7 +176,8 @@ class Watched:
                 try:
                     answer = self.pipe.recv()
                 except EOFError:
-                    answer = self.replace("ended the process")
+                    self.process.join()
+                    answer = self.replace(f"ended the process with {self.process.exitcode}")
             elif time.monotonic() - start > self.limits.waiting:
                 answer = self.replace(f"took {self.limits.waiting:g} s")
         return *answer, seconds, memory

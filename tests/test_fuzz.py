@@ -78,7 +78,7 @@ def test_what_a_case_may_not_do_is_caught_and_told() -> None:
     results = [outcome.result for outcome in outcomes]
     expected = (
         "took 8 s in ", "computed for 0.5 s in test_fuzz.py", "took 0.2 GB in test_fuzz.py",
-        "ended the process", "IndexError in no file of ours: list index out of range",
+        "ended the process with 3", "IndexError in no file of ours: list index out of range",
         "printed a traceback: KeyError", "read",
     )  # fmt: skip
     assert all(map(str.startswith, results, expected)), results

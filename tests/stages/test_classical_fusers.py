@@ -143,6 +143,13 @@ def test_estimated_colour_takes_the_old_background_out_of_the_rim(estimate: str)
     assert (clean - truth).abs().max() < error / 5
 
 
+def test_a_pyramid_has_no_more_levels_than_the_picture() -> None:
+    front, back = photographs(17, 23)
+    alpha = torch.rand(1, 1, 17, 23, generator=torch.Generator().manual_seed(1))
+    few, many = (create("fuser", "laplacian", levels=levels) for levels in (10, 2**31))
+    assert torch.equal(few(front, back, alpha), many(front, back, alpha))
+
+
 def test_more_laplacian_levels_reach_further() -> None:
     front, back = photographs(64, 200)
     alpha = torch.zeros(1, 1, 64, 200)

@@ -135,7 +135,7 @@ class LaplacianFuser(Fuser):
             raise UsageError(f"a pyramid has at least one level, got levels={levels}")
         self.save_hyperparameters()
         self.levels = levels
-        self.tile_context = 2 * 2**levels
+        self.tile_context = 2 * 2 ** min(levels, 30)  # wider than any picture
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W), cut off at [0, 1] where the bands overshoot."""
