@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tests.data import trees
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which a run of a few seconds is said to hang; it then ends with all it started."""
 
 

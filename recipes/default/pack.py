@@ -30,6 +30,7 @@ from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import Index, ShardWriter, encode
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.functional.resize import fit_long_side
+from deep_image_compositing.opening import open_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from groups import DOUBT, GROUPS, source
@@ -87,7 +88,7 @@ class Sample:
         side = SIDES["mattes" if source.doubt is None else "sure"]
         options = Options("mattes", Path(source.path), "", "", round(scale * side))
         fields = make_sample(Entry(str(self.number), label=pair.label, **files), options)
-        color = Image.open(io.BytesIO(fields["foreground.jpg"]))
+        color = open_picture(fields["foreground.jpg"])
         return {"foreground.jpg": jpeg(color, max(quality, FINE)), "alpha.png": fields["alpha.png"]}
 
 
