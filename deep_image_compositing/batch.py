@@ -38,14 +38,13 @@ from deep_image_compositing import __version__
 from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.data import pool
 from deep_image_compositing.errors import CompositingError, ImageError
-from deep_image_compositing.files import check_regular
+from deep_image_compositing.files import check_regular, write_bytes
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
     longest_sides,
     read_image,
     read_mask,
-    write_bytes,
 )
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.settings import check_placement, one_device

@@ -27,7 +27,7 @@ from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture
 
 EACH = 32
 """Samples of a shard."""

@@ -21,13 +21,13 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing import batch, images
+from deep_image_compositing import batch
 from deep_image_compositing.batch import RECORD, Job, Outcome, composite_all
 from deep_image_compositing.benchmark.data import fit_growth, resident
 from deep_image_compositing.cli import main
 from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.images import read_image
+from deep_image_compositing.images import decoding, read_image
 from deep_image_compositing.registry import register
 from tests import photographs, runs
 from tests.conftest import PlainFuser, disc, noise
@@ -120,8 +120,10 @@ def test_photographs_are_reduced_as_they_are_read(folder: Path) -> None:
 
 def test_the_background_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    open_ = images._opened
-    monkeypatch.setattr(images, "_opened", lambda *given: opened.append(given[1]) or open_(*given))
+    open_ = decoding._opened
+    monkeypatch.setattr(
+        decoding, "_opened", lambda *given: opened.append(given[1]) or open_(*given)
+    )
     run(folder)
     assert opened.count(str(folder / "back.png")) == 1
     assert len(opened) == 6

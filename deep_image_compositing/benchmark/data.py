@@ -39,7 +39,7 @@ from deep_image_compositing.data.shards import Record
 from deep_image_compositing.data.stream import Draw, Sample, StreamLoader, TrainingStream
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture
 
 SIZE, BATCH = 256, 8
 """Crops and batches of the loading rows: the paper's for segmentation."""

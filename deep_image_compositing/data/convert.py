@@ -30,8 +30,8 @@ from deep_image_compositing.errors import (
     MissingExtraError,
     UsageError,
 )
-from deep_image_compositing.images import read_image, read_mask, write_bytes
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.files import write_bytes
+from deep_image_compositing.images import open_picture, read_image, read_mask
 
 PLAN = ".plan.json"
 SHARDS = 32

@@ -17,14 +17,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deep_image_compositing import truncation
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import estimate_color, read_matte
 from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import DataError, ImageError, UsageError
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture, truncation
 
 UNREADABLE = (DataError, ImageError, OSError)
 """What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""

@@ -25,7 +25,7 @@ from typing import IO, Any
 from PIL import Image
 
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.images import write_bytes
+from deep_image_compositing.files import write_bytes
 
 FIELDS = frozenset(
     {

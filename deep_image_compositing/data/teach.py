@@ -66,8 +66,7 @@ from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.sheets import contact_sheet
-from deep_image_compositing.images import write_image
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture, write_image
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.stages.base import Fuser
 

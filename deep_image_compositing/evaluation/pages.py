@@ -14,7 +14,7 @@ from deep_image_compositing.evaluation import tables, wording
 from deep_image_compositing.evaluation.measures import KEY
 from deep_image_compositing.evaluation.report import Report, Summary
 from deep_image_compositing.evaluation.tables import Cell, Column
-from deep_image_compositing.images import write_bytes
+from deep_image_compositing.files import write_bytes
 from deep_image_compositing.messages import printable
 
 if TYPE_CHECKING:

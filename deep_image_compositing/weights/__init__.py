@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
-from deep_image_compositing.images import write_bytes
+from deep_image_compositing.files import write_bytes
 from deep_image_compositing.options import accepted_options, misfit
 
 if TYPE_CHECKING:

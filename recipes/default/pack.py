@@ -30,7 +30,7 @@ from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import Index, ShardWriter, encode
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.functional.resize import fit_long_side
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from groups import DOUBT, GROUPS, source

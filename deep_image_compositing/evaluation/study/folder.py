@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.images import write_bytes
+from deep_image_compositing.files import write_bytes
 
 KEY = "study.json"
 PICTURES = "pictures"

@@ -23,7 +23,8 @@ from deep_image_compositing.evaluation.study.score import (
     score,
 )
 from deep_image_compositing.evaluation.study.store import Store
-from deep_image_compositing.images import write_bytes, write_image
+from deep_image_compositing.files import write_bytes
+from deep_image_compositing.images import write_image
 
 
 def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:

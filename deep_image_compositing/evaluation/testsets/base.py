@@ -24,7 +24,7 @@ from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.shards import Index, Record, read_records
 from deep_image_compositing.data.transfer import is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture
 
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""

@@ -26,14 +26,16 @@ from PIL import Image, ImageCms
 
 from deep_image_compositing import conventions, images
 from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.files import write_bytes
 from deep_image_compositing.images import (
     Photograph,
+    arrays,
+    decoding,
     list_images,
     read_image,
     read_mask,
     to_tensor,
     to_uint8,
-    write_bytes,
     write_image,
 )
 from tests import photographs
@@ -552,8 +554,8 @@ def test_wrong_arrays_are_named_with_what_was_expected(source: Any, message: str
 
 
 def test_half_precision_overshoot_is_tolerated_and_clipped() -> None:
-    assert images.TOLERANCE == conventions.TOLERANCE
-    edge = torch.tensor([-images.TOLERANCE, 1 + images.TOLERANCE]).expand(3, 1, 2) * 0.999
+    assert arrays.TOLERANCE == conventions.TOLERANCE
+    edge = torch.tensor([-arrays.TOLERANCE, 1 + arrays.TOLERANCE]).expand(3, 1, 2) * 0.999
     np.testing.assert_array_equal(read_image(edge).pixels[0, :, 0], [0, 254 + 1])
     assert read_mask(edge[:1] + 1e-4).max() <= 1
 
@@ -609,7 +611,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def deny(*args: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images, "open", deny, raising=False)
+    monkeypatch.setattr(decoding, "open", deny, raising=False)
     with pytest.raises(ImageError, match=r"secret\.png cannot be opened: Permission denied"):
         read_image(path)
 

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from deep_image_compositing import read_image, read_mask, truncation
+from deep_image_compositing import read_image, read_mask
 from deep_image_compositing.errors import ImageError
+from deep_image_compositing.images import truncation
 from tests import photographs
 
 SCENE = 40 + photographs.scene(64, 48) // 2

@@ -15,7 +15,7 @@ from deep_image_compositing.data.shards import Record
 from deep_image_compositing.data.verify import check_record
 from deep_image_compositing.errors import DataError, ImageError
 from deep_image_compositing.evaluation.testsets.base import picture_size
-from deep_image_compositing.opening import open_picture
+from deep_image_compositing.images import open_picture
 from tests.data import trees
 
 
@@ -77,4 +77,4 @@ def test_nothing_opens_pictures_by_itself() -> None:
     package = Path(deep_image_compositing.__file__).parent
     files = [*package.rglob("*.py"), *(package.parent / "recipes").rglob("*.py")]
     opening = {path.name for path in files if re.search(r"\bImage\.open\(", path.read_text())}
-    assert opening == {"images.py", "opening.py"}
+    assert opening == {"decoding.py"}

@@ -1,0 +1,274 @@
+"""From a file of unknown origin to a decoded, upright Pillow image, within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.files import check_regular, reason_of
+from deep_image_compositing.images import truncation
+
+DEFAULT_MAX_PIXELS = 200_000_000
+"""Pixels above which a file is refused unread, as a guard against decompression bombs."""
+
+MAX_PIXELS_VARIABLE = "DEEP_IMAGE_COMPOSITING_MAX_PIXELS"
+"""Environment variable that replaces :data:`DEFAULT_MAX_PIXELS`."""
+
+# Formats of photographs. Left out: those that run other programs (EPS) or have no signature.
+# HEIF and JXL are there for users who have registered a Pillow plug-in for them.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "MPO", "HEIF", "JXL",
+)  # fmt: skip
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
+
+_pillow_lock = threading.Lock()
+
+
+def open_picture(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Image.Image:
+    """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
+
+    For whoever needs no more than a header, or decodes at a scale of its own, as training does.
+    Formats other than photographs', such as EPS, would be handed to programs that run what they
+    hold.
+
+    Args:
+        source: a path, or the bytes of a file.
+        name: what messages call it; by default its path.
+
+    Raises:
+        ImageError: it has more pixels than the limit of ``read_image``.
+        PIL.UnidentifiedImageError: it is of no such format.
+        OSError: it cannot be read.
+    """
+    limit = pixel_limit(None)
+    name = name or ("the picture" if isinstance(source, bytes) else os.fspath(source))
+    try:
+        image = _open(io.BytesIO(source) if isinstance(source, bytes) else source, limit)
+    except Image.DecompressionBombError as error:
+        raise _bomb(error, name, limit) from error
+    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
+        image.close()
+        raise too_large(name, image.width * image.height, limit)
+    return image
+
+
+@contextlib.contextmanager
+def pillow_limit(limit: int) -> Iterator[None]:
+    """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
+
+    Pillow's limit is a module global that warns at once and raises at twice its value, here at
+    ours. It is put back before another thread of ours can look; decoding itself happens outside.
+    """
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (limit + 1) // 2
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = previous
+
+
+def _open(file: str | os.PathLike[str] | IO[bytes], limit: int) -> Image.Image:
+    """What Pillow sees in a file, not decoded yet."""
+    with pillow_limit(limit):
+        return Image.open(file, formats=known_formats())
+
+
+@contextlib.contextmanager
+def decoded(
+    source: Any, name: str, limit: int, notes: list[str], max_side: int | None = None
+) -> Iterator[Image.Image]:
+    """The source as a decoded, upright Pillow image; everything that fails is an ImageError."""
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO | None = None
+        try:
+            if isinstance(source, Image.Image):
+                image = source
+            else:
+                file = stack.enter_context(_opened(source, name))
+                image = _open(file, limit)
+                stack.callback(image.close)
+            # The caller's own image would stay as small as it was decoded.
+            side = None if image is source else max_side
+            yield _load(image, name, limit, notes, side, file)
+        except (ImageError, UsageError):
+            raise
+        except Image.DecompressionBombError as error:
+            raise _bomb(error, name, limit) from error
+        except MemoryError as error:
+            raise ImageError(f"{name} needs more memory than there is") from error
+        except Exception as error:  # decoders raise nearly anything on broken data
+            cut = re.search("truncated|not enough image data", str(error).lower())
+            if cut or (file is not None and truncation.lacks_bytes(file)):
+                raise _truncated(name) from error
+            if isinstance(error, UnidentifiedImageError):
+                raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
+            raise ImageError(f"{name} cannot be decoded: {reason_of(error)}") from error
+
+
+def _load(
+    image: Image.Image,
+    name: str,
+    limit: int,
+    notes: list[str],
+    max_side: int | None = None,
+    file: BinaryIO | None = None,
+) -> Image.Image:
+    """Decode ``image`` after the checks that its header allows, and turn it upright.
+
+    ``file`` is what it is read from; None for the caller's own image.
+    """
+    if 0 in image.size:
+        raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
+    if image.width * image.height > limit:
+        raise too_large(name, image.width * image.height, limit)
+    with pillow_limit(limit):
+        # Phones store previews and gain maps as further frames of a MPO: no news to anybody.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            frame = image.tell() + 1
+            notes.append(f"holds more than one picture; only number {frame} was read")
+        if image.format == "TIFF" and getattr(image, "tile", None):
+            # What load() would do under Pillow's own limit and with Pillow's own warnings.
+            exif = image.getexif()
+            exif.get(_ORIENTATION)
+            for folder in _EXIF_FOLDERS:
+                if folder in exif:
+                    exif.get_ifd(folder)
+            image.load_prepare()  # type: ignore[attr-defined]
+    draft = None
+    if max_side is not None:
+        # JPEG decodes at an eighth, a quarter or half of its size for a fraction of the time; at
+        # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
+        width, height = within(image.size, max_side)
+        draft = (2 * width, 2 * height)
+        image.draft(None, draft)
+    if file is not None and truncation.cannot_be_whole(file, image.format):
+        raise _truncated(name)
+    image.load()
+    again = functools.partial(_open, limit=limit)
+    if file is not None and truncation.ends_early(file, image, draft, again):
+        raise _truncated(name)
+    with pillow_limit(limit):  # after loading, because Pillow itself turns TIFF files
+        try:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+        except Exception:  # a broken EXIF block is no reason to refuse the picture
+            notes.append("has unreadable EXIF data; its orientation is taken as upright")
+            orientation = 1
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    return turned
+
+
+@contextlib.contextmanager
+def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
+    """The source as a seekable binary file that is not empty."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        file: BinaryIO = io.BytesIO(source)
+    else:
+        if os.path.isdir(source):
+            raise ImageError(f"{name} is a folder; expected an image file")
+        check_regular(source, ImageError)
+        try:
+            file = open(source, "rb")  # noqa: SIM115  (closed below)
+        except FileNotFoundError as error:
+            raise ImageError(f"{name} does not exist; check the path") from error
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{name} cannot be opened: {reason_of(error)}") from error
+    with file:
+        if not file.seekable():
+            file = io.BytesIO(file.read())
+        if not file.read(1):
+            raise ImageError(f"{name} is empty: it holds 0 bytes")
+        file.seek(0)
+        yield file
+
+
+def known_formats() -> list[str]:
+    """The formats of :data:`_FORMATS` that this Pillow has; call under the lock."""
+    Image.init()
+    return [form for form in _FORMATS if form in Image.OPEN]
+
+
+def _unidentified(file: BinaryIO, name: str) -> str:
+    """Why Pillow did not take the file, as far as its first bytes tell."""
+    file.seek(0)
+    prefix = file.read(16)
+    for form in known_formats():
+        accept = Image.OPEN[form][1]
+        answer = accept(prefix) if accept else False
+        if isinstance(answer, str):
+            return f"{name} is a {form} file, which this Pillow was built without"
+        if answer:
+            return f"{name} begins like a {form} file, but its header is broken or of zero size"
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
+        return (
+            f"{name} is a HEIC file, which Pillow cannot read: convert it to JPEG or PNG, or "
+            "register the plug-in of the package pillow-heif"
+        )
+    return f"{name} is not an image of a known format: expected {', '.join(known_formats())}"
+
+
+def _truncated(name: str) -> ImageError:
+    return ImageError(f"{name} is truncated: the end of the file is missing")
+
+
+def too_large(name: str, pixels: int, limit: int) -> ImageError:
+    return ImageError(
+        f"{name} has {pixels:,} pixels, more than the limit of {limit:,} that guards against "
+        f"decompression bombs; if you trust it, use --max-pixels {pixels} (max_pixels=) or set the "
+        f"environment variable {MAX_PIXELS_VARIABLE}={pixels}"
+    )
+
+
+def _bomb(error: Image.DecompressionBombError, name: str, limit: int) -> ImageError:
+    count = re.search(r"\d+", str(error))
+    return too_large(name, int(count[0]) if count else limit + 1, limit)
+
+
+def pixel_limit(max_pixels: int | None) -> int:
+    """The limit of this call: its argument, else the environment, else the default."""
+    given: Any = max_pixels
+    origin = "max_pixels"
+    if given is None:
+        origin = MAX_PIXELS_VARIABLE
+        given = os.environ.get(origin, "").strip() or DEFAULT_MAX_PIXELS
+    try:
+        limit = int(given)
+    except (TypeError, ValueError):
+        limit = 0
+    if limit < 1:
+        raise UsageError(f"{origin} must be a whole number of pixels above 0, got {given!r}")
+    return limit
+
+
+def within(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """``size`` with its longer side reduced to ``max_side``; as it is when it is no longer."""
+    longest = max(size)
+    if longest <= max_side:
+        return size
+    first, second = (max(1, round(side * max_side / longest)) for side in size)
+    return first, second

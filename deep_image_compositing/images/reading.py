@@ -1,0 +1,331 @@
+"""Reading photographs and masks from files, arrays and tensors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.files import reason_of
+from deep_image_compositing.images.arrays import (
+    float_planes,
+    is_tensor,
+    pixels_of,
+    quantize,
+    round_levels,
+    split_alpha,
+)
+from deep_image_compositing.images.color import (
+    BINARY_NOTE,
+    is_wide,
+    plain_rgb,
+    separate_alpha,
+    to_srgb,
+    wide_gray,
+)
+from deep_image_compositing.images.decoding import decoded, pixel_limit, within
+from deep_image_compositing.images.writing import WRITABLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READABLE = frozenset(WRITABLE) | {
+    ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm",
+}  # fmt: skip
+"""File suffixes that :func:`list_images` takes for images."""
+
+_log = logging.getLogger("deep_image_compositing")
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """A photograph as the library uses it: upright, sRGB, 8 bits a channel.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB; read-only.
+        alpha: (H, W) uint8 when the source was not fully opaque, else None; read-only. The
+            colours in ``pixels`` are straight: they are not multiplied by it.
+        name: what messages call it: its path, or the kind of its source.
+        notes: what had to be decided while reading, one phrase each.
+    """
+
+    pixels: NDArray[np.uint8]
+    alpha: NDArray[np.uint8] | None
+    name: str
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | Tensor"
+    " | Photograph"
+)
+"""What :func:`read_image` and :func:`read_mask` take."""
+
+
+def read_image(
+    source: ImageSource,
+    *,
+    max_pixels: int | None = None,
+    max_side: int | None = None,
+    cutout: bool = False,
+) -> Photograph:
+    """Read a photograph: upright, in sRGB, 8 bits a channel.
+
+    EXIF orientation is applied and an embedded colour profile converted to sRGB. Gray, palette,
+    CMYK, 16-bit and float files become RGB; wide values are scaled, not clipped. Of an animation
+    or a file of many pages the first picture is read. Transparency is kept in ``alpha``.
+
+    Args:
+        source: a path; the bytes of a file; a Pillow image (its current frame); a tensor (uint8,
+            or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or (H, W); a uint8
+            array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W); or a :class:`Photograph`, which is
+            returned as it is.
+        max_pixels: refuse files of more pixels; by default the environment variable
+            ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else :data:`DEFAULT_MAX_PIXELS`.
+        max_side: reduce what is longer to so many pixels on the long side, antialiased. A JPEG
+            that is much longer is already decoded at a part of its size.
+        cutout: transparency is what is wanted, and not remarked upon.
+
+    Raises:
+        ImageError: a file that is missing, empty, truncated, too large, or not an image.
+        UsageError: an array or tensor of another shape, type or range, or another kind of source;
+            a ``max_side`` below 1.
+    """
+    if max_side is not None and max_side < 1:
+        raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
+    if isinstance(source, Photograph):
+        pixels, alpha = _reduced(source.pixels, source.alpha, max_side)
+        if pixels is source.pixels:
+            return source
+        return replace(source, pixels=_read_only(pixels), alpha=_read_only(alpha))
+    notes: list[str] = []
+    if is_tensor(source) or isinstance(source, np.ndarray):
+        name = "tensor" if is_tensor(source) else "array"
+        pixels, alpha = split_alpha(
+            pixels_of(source, name).copy()
+        )  # the caller's own may change later
+        if pixels.shape[2] == 1:
+            pixels = pixels.repeat(3, axis=2)
+    else:
+        name = _name_of(source)
+        with decoded(source, name, pixel_limit(max_pixels), notes, max_side) as image:
+            icc = image.info.get("icc_profile")
+            opaque, alpha = separate_alpha(image)
+            if is_wide(opaque):
+                opaque = Image.fromarray(round_levels(wide_gray(opaque, name, notes)))
+            pixels = np.asarray(to_srgb(opaque, icc, notes))
+    if alpha is not None and not cutout:
+        how = "partly" if alpha.any() else "fully"
+        notes.append(f"is {how} transparent; the colours are read as stored, without it")
+    _report(name, notes)
+    pixels, alpha = _reduced(pixels, alpha, max_side)
+    return Photograph(_read_only(pixels), _read_only(alpha), name, tuple(notes))
+
+
+def read_mask(
+    source: ImageSource, *, size: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> NDArray[np.float32]:
+    """Read a mask: the belief, per pixel, that it shows the subject.
+
+    The gray value is the belief, never stretched; 16-bit and float files keep their precision.
+    A file that is not fully opaque gives its alpha instead of its gray, with a note. Values that
+    are all 0 or 1 in an integer file mean 0 and full, with a note.
+
+    Args:
+        source: as for :func:`read_image`; also bool arrays and tensors (H, W) or (1, H, W).
+        size: (height, width) of the photograph that the mask belongs to. A mask of another size
+            is resized when its aspect agrees within 1 % or the rounding of one pixel.
+        max_pixels: as for :func:`read_image`.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        ImageError: as for :func:`read_image`.
+        UsageError: as for :func:`read_image`, or an aspect that differs from that of ``size``.
+    """
+    notes: list[str] = []
+    if isinstance(source, Photograph):
+        name = source.name
+        mask = _belief(source.pixels, source.alpha, notes)
+    elif is_tensor(source) or isinstance(source, np.ndarray):
+        name = "tensor" if is_tensor(source) else "array"
+        mask = _array_belief(source, name, notes)
+    else:
+        name = _name_of(source)
+        with decoded(source, name, pixel_limit(max_pixels), notes) as image:
+            opaque, alpha = separate_alpha(image)
+            if is_wide(opaque) and alpha is None:
+                mask = wide_gray(opaque, name, notes, binary=True)
+            else:
+                pixels = opaque if opaque.mode == "L" or alpha is not None else plain_rgb(opaque)
+                mask = _belief(np.asarray(pixels), alpha, notes)
+    _report(name, notes)
+    return mask if size is None else _fit(mask, size, name)
+
+
+def longest_sides(
+    max_side: int | None, frame: str, scale: float = 1.0
+) -> tuple[int | None, int | None]:
+    """Pixels on the long side that a composite of at most ``max_side`` needs of its photographs.
+
+    Args:
+        max_side: of the composite; None for no limit.
+        frame: ``foreground`` or ``background``, whose frame the composite has.
+        scale: with the background's frame, size of the subject's photograph; at 1 it just fits.
+
+    Returns:
+        ``max_side`` of :func:`read_image` for the subject's photograph and for the new background.
+        The latter is not reduced where it has to cover a frame of another aspect.
+    """
+    if max_side is None or frame != "background":
+        return max_side, None
+    enlarged = math.ceil(max_side * scale) if 1 < scale < math.inf else max_side
+    return enlarged, max_side
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files of a folder by their suffix, sorted; hidden files and subfolders are skipped.
+
+    Raises:
+        ImageError: the folder cannot be listed, or holds no image.
+    """
+    folder = Path(folder)
+    try:
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+        )
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be listed: {reason_of(error)}") from error
+    if not found:
+        raise ImageError(f"{folder} holds no image: expected {', '.join(sorted(READABLE))}")
+    return found
+
+
+def _belief(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, notes: list[str]
+) -> NDArray[np.float32]:
+    """The mask (H, W) in [0, 1] of 8-bit pixels (H, W[, 1|3]), or of their alpha where given."""
+    if alpha is not None:
+        notes.append("is not fully opaque; its alpha is the mask")
+        return np.divide(alpha, np.float32(255), dtype=np.float32)
+    if pixels.ndim == 2:
+        gray = pixels
+    elif pixels.shape[2] == 1:
+        gray = pixels[..., 0]
+    else:
+        red, green, blue = (pixels[..., channel] for channel in range(3))
+        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+            notes.append("is in colour; its brightness is the mask")
+        gray = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+    if gray.max() == 1:
+        notes.append(BINARY_NOTE)
+        return gray.astype(np.float32)
+    return np.divide(gray, np.float32(255), dtype=np.float32)
+
+
+def _array_belief(source: Any, name: str, notes: list[str]) -> NDArray[np.float32]:
+    """The mask (H, W) in [0, 1] of an array or tensor."""
+    if is_tensor(source) and str(source.dtype) == "torch.bool":
+        source = source.cpu().numpy()
+    if str(source.dtype) in ("uint8", "torch.uint8"):
+        return _belief(*split_alpha(pixels_of(source, name)), notes)
+    if isinstance(source, np.ndarray) and source.dtype == np.bool_:
+        source = source.astype(np.float32)
+    planes = float_planes(source, name)
+    if planes.shape[0] != 1:
+        return _belief(*split_alpha(quantize(planes)), notes)
+    plane = planes[0].cpu().numpy() if is_tensor(planes) else planes[0]
+    return plane.astype(np.float32).clip(0.0, 1.0)
+
+
+def _fit(mask: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray[np.float32]:
+    """``mask`` at (height, width) ``size``: bilinear, antialiased when it shrinks."""
+    have, want = mask.shape[:2], tuple(int(side) for side in size)
+    if len(want) != 2 or min(want) < 1:
+        raise UsageError(f"size must be (height, width) of at least 1, got {size}")
+    if have == want:
+        return mask
+    if not _same_aspect(have[0], have[1], want[0], want[1]):
+        turned = _same_aspect(have[1], have[0], want[0], want[1])
+        raise UsageError(
+            f"{name} is {have[1]} x {have[0]} pixels (width x height), which does not have the "
+            f"aspect of its photograph, {want[1]} x {want[0]}: "
+            + ("turn the mask by 90 degrees" if turned else "give the mask of this photograph")
+        )
+    resized = Image.fromarray(mask).resize((want[1], want[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized).clip(0.0, 1.0)
+
+
+def _same_aspect(height: int, width: int, other_height: int, other_width: int) -> bool:
+    """Whether two sizes agree in aspect within 1 %, or one pixel on a side of the smaller one."""
+    first, second = width * other_height, height * other_width
+    larger = max((height, width), (other_height, other_width), key=lambda size: size[0] * size[1])
+    return 100 * abs(first - second) <= max(first, second) or abs(first - second) <= max(larger)
+
+
+def _reduced(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, max_side: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Gray or colour and alpha with a long side of at most ``max_side``, antialiased."""
+    height, width = pixels.shape[:2]
+    size = (width, height) if max_side is None else within((width, height), max_side)
+    if size == (width, height):
+        return pixels, alpha
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    if alpha is None:
+        return small, None
+    # Pillow weighs colours by their alpha, so that what is hidden does not bleed into the rim.
+    # Where nothing is to be seen it leaves black, but stages look at what lies there.
+    whole = Image.fromarray(np.dstack([pixels, alpha])).resize(size, Image.Resampling.BICUBIC)
+    both = np.asarray(whole)
+    opacity = both[..., 3]
+    return np.where(opacity[..., None] > 0, both[..., :3], small), opacity
+
+
+@overload
+def _read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
+@overload
+def _read_only(array: None) -> None: ...
+def _read_only(array: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    """A contiguous read-only view; the caller's own array stays writable."""
+    if array is None:
+        return None
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+def _name_of(source: Any) -> str:
+    """What messages call a path, the bytes of a file or a Pillow image."""
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "image in memory"
+    if isinstance(source, Image.Image):
+        filename = getattr(source, "filename", "")
+        return os.fsdecode(filename) if filename else "Pillow image"
+    raise UsageError(
+        "an image can be a path, bytes, a Pillow image, an array, a tensor or a Photograph, "
+        f"not {type(source).__name__}"
+    )
+
+
+def _report(name: str, notes: list[str]) -> None:
+    for note in notes:
+        _log.warning("%s: %s", name, note)

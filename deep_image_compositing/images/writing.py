@@ -1,0 +1,164 @@
+"""Writing pictures: whole or not at all, tagged as sRGB, in the format of the suffix."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, PngImagePlugin
+
+from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.files import check_target, reason_of, write_files
+from deep_image_compositing.images.arrays import join_alpha
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""File suffixes that :func:`write_image` knows, and their formats."""
+
+_HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")
+
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    image: NDArray[Any] | Tensor,
+    *,
+    alpha: NDArray[Any] | Tensor | None = None,
+    quality: int = 95,
+) -> None:
+    """Write a picture in the format of its suffix, whole or not at all, tagged as sRGB.
+
+    Floats are rounded half up, so values that came from 8 bits are written back exactly. BMP
+    cannot hold a tag; there is no alpha in JPEG and BMP.
+
+    Args:
+        path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp; its folder must exist.
+        image: tensor (uint8, or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or
+            (H, W); or uint8 array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W). The colour is
+            straight.
+        alpha: any of these with one channel.
+        quality: of JPEG and WebP, 1 to 100; 100 makes WebP lossless.
+
+    Raises:
+        UsageError: an unknown suffix, a format that cannot hold the picture, or a wrong array.
+        ImageError: the file could not be written; nothing is left behind.
+    """
+    write_images({path: (image, alpha)}, quality=quality)
+
+
+def write_images(
+    pictures: Mapping[Any, tuple[NDArray[Any] | Tensor, NDArray[Any] | Tensor | None]],
+    *,
+    quality: int = 95,
+) -> None:
+    """Write several pictures, all of them or none; see :func:`write_image`.
+
+    Args:
+        pictures: picture and alpha, or None, by path.
+        quality: of JPEG and WebP.
+
+    Raises:
+        UsageError: as for :func:`write_image`.
+        ImageError: as for :func:`write_image`.
+    """
+    if not 1 <= quality <= 100:
+        raise UsageError(f"quality must lie between 1 and 100, got {quality}")
+    joined = {path: join_alpha(*picture) for path, picture in pictures.items()}
+    for path, pixels in joined.items():
+        check_writable(path, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
+    write_files((path, _encode(path, pixels, quality)) for path, pixels in joined.items())
+
+
+def check_writable(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
+) -> None:
+    """Tell before slow work what would stop :func:`write_image` after it.
+
+    Args:
+        path: of the file.
+        size: (height, width) of the picture, where it is known.
+        alpha: whether the picture has one.
+
+    Raises:
+        UsageError: an unknown suffix, or a format that cannot hold the picture.
+        ImageError: a folder that is not there, or may not be written to.
+    """
+    check_target(path)
+    form = WRITABLE.get(Path(path).suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"{os.fspath(path)!r} does not say which format to write: "
+            f"let it end in {', '.join(WRITABLE)}"
+        )
+    if alpha and form not in _HOLDS_ALPHA:
+        raise UsageError(
+            f"{path}: {form} cannot hold an alpha; write .png, .webp or .tiff, or leave it out"
+        )
+    longest = _LONGEST_SIDE.get(form)
+    if size is not None and longest is not None and max(size) > longest:
+        raise UsageError(
+            f"{path}: {form} holds at most {longest} pixels a side, the image has "
+            f"{size[1]} x {size[0]}; write .png or .tiff"
+        )
+
+
+def _encode(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """The file of uint8 pixels (H, W, 1 to 4) in the format of the path's suffix."""
+    form = WRITABLE[Path(path).suffix.lower()]
+    try:
+        return _encoded(pixels, form, quality)
+    except (OSError, ValueError, MemoryError) as error:
+        raise ImageError(f"{path} could not be encoded as {form}: {reason_of(error)}") from error
+
+
+def _encoded(pixels: NDArray[np.uint8], form: str, quality: int) -> bytes:
+    pixels = np.ascontiguousarray(pixels)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    # A gray file must not carry an RGB profile.
+    icc = _srgb_profile() if pixels.shape[2] >= 3 else None
+    options: dict[str, Any] = {}
+    if form == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add(b"sRGB", b"\0")
+        # Run-length coding of the filtered rows: on photographs 4 times as fast as the default
+        # strategy of level 3, and 4 % smaller.
+        options = {"pnginfo": info, "compress_level": 3, "compress_type": 3}
+    elif form == "JPEG":
+        # Full-resolution colour: the rim of a subject is where halved colour shows.
+        options = {"quality": quality, "subsampling": 0, "icc_profile": icc}
+    elif form == "WEBP":
+        lossless = quality == 100
+        options = {"quality": quality, "lossless": lossless, "exact": True, "method": 2}
+        options["icc_profile"] = icc
+    elif form == "TIFF":
+        predictor = {317: 2}  # differences of neighbours: half the size on photographs
+        options = {"compression": "tiff_lzw", "tiffinfo": predictor, "icc_profile": icc}
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@functools.cache
+def _srgb_profile() -> bytes:
+    """An sRGB profile, always the same bytes: lcms would write the time of day into it."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+    return bytes(data)
