@@ -38,7 +38,7 @@ from deep_image_compositing import __version__
 from deep_image_compositing.compositor import Composite, Compositor
 from deep_image_compositing.data import pool
 from deep_image_compositing.errors import CompositingError, ImageError
-from deep_image_compositing.files import check_regular, write_bytes
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
@@ -46,6 +46,7 @@ from deep_image_compositing.images import (
     read_image,
     read_mask,
 )
+from deep_image_compositing.ledger import Ledger, digest
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.settings import check_placement, one_device
 
@@ -55,7 +56,7 @@ RECORD = "composites.jsonl"
 AHEAD = 2
 """Photographs that are decoded ahead of the stages, and results that wait to be written."""
 
-_FORMAT = 1  # raised whenever the record says something else of the same composite
+_FORMAT = 2  # raised whenever the record says something else of the same composite
 _THREAD = "composites"
 _ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -168,8 +169,8 @@ def composite_all(
         "placement": placement,
         "background": _digest_of_pixels(new),
     }
-    book = Record(Path(record))
-    run = _Run(jobs, new, make, compositor, book, about, placement, own, resume, show)
+    done = _Done(Path(record))
+    run = _Run(jobs, new, make, compositor, done, about, placement, own, resume, show)
     numbered: int | list[int] = devices
     if devices == 1:
         wanted = compositor.device.type
@@ -190,7 +191,6 @@ def composite_all(
             raise
         finally:
             guard.end()
-            book.close()
     if not trainer.is_global_zero:
         return None
     if run.full:
@@ -222,58 +222,22 @@ def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict
     return method.describe()
 
 
-# The record
+# What is done already
 
 
-class Record:
-    """What each composite was made of: a line of JSON each, appended when it is finished.
+class _Done:
+    """Which composites are finished, and of what each was made.
 
-    A run that is killed may leave the last line torn, and then that composite counts as not made.
-    Processes share the file, because a line is written at once. It would take ever longer to write
-    the whole record for every composite; that is done, aside and renamed, when a run begins.
-
-    Args:
-        path: of the file.
+    The ledger lies next to the composites. Paths in it are as seen from there, so that a whole
+    folder may be moved; an output counts as long as its size and time are as they were.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._entries: dict[str, dict[str, Any]] = {}
-        self._file: Any = None
-        self._lock = threading.Lock()
-
-    def tidy(self) -> None:
-        """Leave one whole line a composite; for one process, before any other opens the record.
-
-        Raises:
-            ImageError: it could not be read or written.
-        """
-        self._read()
-        lines = [json.dumps(entry) + "\n" for entry in self._entries.values()]
-        write_bytes(self.path, "".join(lines).encode())
-
-    def open(self) -> None:
-        """Read what is there, and be ready for more.
-
-        Raises:
-            ImageError: it could not be read or written.
-        """
-        self._read()
-        try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
-        except OSError as error:
-            raise ImageError(f"{self.path} cannot be written: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Take no more."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        self.ledger = Ledger(path)
 
     def holds(self, job: Job, made_of: str) -> bool:
         """Whether all outputs of the job are there, as they were written, and made of this."""
-        entry = self._entries.get(self._name(job.outputs["path"]), {})
+        entry = self.ledger.entries.get(self._name(job.outputs["path"]), {})
         files = entry.get("files")
         if entry.get("made_of") != made_of or not isinstance(files, dict):
             return False
@@ -281,40 +245,13 @@ class Record:
         return all(stamp and files.get(key) == stamp for key, stamp in there.items())
 
     def add(self, job: Job, made_of: str) -> None:
-        """Note that the job is done.
-
-        Raises:
-            ImageError: it could not be written.
-        """
+        """Note that the job is done."""
         files = {key: self._stamp(path) for key, path in job.outputs.items()}
-        name = self._name(job.outputs["path"])
-        line = json.dumps({"composite": name, "made_of": made_of, "files": files}).encode() + b"\n"
-        try:
-            with self._lock:
-                if self._file is not None and self._file.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise ImageError(f"{self.path} could not be written: {error.strerror}") from error
-
-    def _read(self) -> None:
-        self._entries = {}
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise ImageError(f"{self.path} cannot be read: {error.strerror}") from error
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self._entries[str(entry["composite"])] = entry
-            except (ValueError, KeyError, TypeError):
-                continue  # torn, and so not done
+        self.ledger.add(self._name(job.outputs["path"]), {"made_of": made_of, "files": files})
 
     def _name(self, path: Path) -> str:
-        """``path`` as seen from the record, so that a whole folder may be moved."""
         try:
-            return Path(os.path.relpath(path, self.path.parent)).as_posix()
+            return Path(os.path.relpath(path, self.ledger.path.parent)).as_posix()
         except ValueError:  # on another drive
             return path.absolute().as_posix()
 
@@ -351,7 +288,7 @@ class _Run(LightningModule):
         background: Photograph,
         make: Callable[[str], Compositor],
         compositor: Compositor,
-        record: Record,
+        done: _Done,
         about: Mapping[str, Any],
         placement: dict[str, Any],
         max_side: int | None,
@@ -365,7 +302,7 @@ class _Run(LightningModule):
         self.background = background
         self.make = make
         self.compositor = compositor
-        self.record = record
+        self.done = done
         self.about = json.dumps(about, sort_keys=True, default=str)
         self.placement = placement
         self.max_side = max_side
@@ -390,11 +327,11 @@ class _Run(LightningModule):
                 for path in folder.iterdir():
                     if _ASIDE.fullmatch(path.name):
                         path.unlink(missing_ok=True)
-        self.record.tidy()
+        self.done.ledger.begin({"format": _FORMAT})
 
     def setup(self, stage: str) -> None:
-        """Make the stages of this process's device, and open the record."""
-        self.record.open()
+        """Make the stages of this process's device, and read what is done."""
+        self.done.ledger.read()
         if self.trainer.world_size > 1 and self.trainer.is_global_zero:
             _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
         made, here = self.compositor.device, self.device
@@ -433,7 +370,7 @@ class _Run(LightningModule):
             return read
         try:
             read.made_of = self._made_of(job)
-            if self.resume and self.record.holds(job, read.made_of):
+            if self.resume and self.done.holds(job, read.made_of):
                 read.kept = True
                 return read
             limit = self.compositor.max_pixels
@@ -456,7 +393,7 @@ class _Run(LightningModule):
     def _save(self, job: Job, made_of: str, composite: Composite) -> None:
         with torch.inference_mode():
             composite.save(**job.outputs)
-        self.record.add(job, made_of)
+        self.done.add(job, made_of)
 
     # Step by step
 
@@ -699,16 +636,15 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
     try:
         check_regular(path, ImageError)
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path)
     except (OSError, ImageError):
         return ""
 
 
 def _digest_of_pixels(photograph: Photograph) -> str:
     """SHA-256 of what a photograph shows."""
-    digest = hashlib.sha256(repr(photograph.size).encode())
+    sha = hashlib.sha256(repr(photograph.size).encode())
     for plane in (photograph.pixels, photograph.alpha):
         if plane is not None:
-            digest.update(plane.tobytes())
-    return digest.hexdigest()
+            sha.update(plane.tobytes())
+    return sha.hexdigest()
