@@ -105,21 +105,22 @@ def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float)
 
 
 def to_lab(picture: Tensor) -> Tensor:
-    """Colours (B, 3, H, W), sRGB in [0, 1], as lightness, yellow-blue and red-green."""
-    x = widen(picture)
-    linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
+    """Colours (B, 3, H, W), sRGB in [0, 1], as Ruderman's lαβ, which is not CIELAB."""
+    from kornia.color import rgb_to_linear_rgb
+
+    linear = rgb_to_linear_rgb(widen(picture))
     cones = _product(_matrix(_CONES, linear), linear)
     return _product(_matrix(_AXES, linear), cones.clamp_min(_FLOOR).log10())
 
 
 def from_lab(lab: Tensor) -> Tensor:
     """The inverse of :func:`to_lab`, cut off at [0, 1]."""
+    from kornia.color import linear_rgb_to_rgb
+
     cones = 10 ** _product(_matrix(_AXES, lab).T, lab)  # its rows are orthonormal
     inverse = torch.linalg.inv(torch.tensor(_CONES, dtype=torch.float64)).to(lab)
     linear = _product(inverse, cones).clamp(0, 1)
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055
-    ).clamp(0, 1)
+    return linear_rgb_to_rgb(linear).clamp(0, 1)
 
 
 def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:

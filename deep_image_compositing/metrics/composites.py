@@ -6,12 +6,10 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
-from deep_image_compositing.metrics.separable import correlate, gaussian
 
 HALO_RADIUS = 3
 """Pixels by which the soft rim is dilated where :func:`halo` looks.
@@ -54,8 +52,7 @@ class Exactness(NamedTuple):
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity at every pixel and channel; its mean is the picture's SSIM.
 
-    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored: the
-    values of torchmetrics, in a fifth of its time on a CPU.
+    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored.
 
     Args:
         composite: (C, H, W) in [0, 1], larger than 5 pixels either way.
@@ -76,24 +73,10 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
         raise UsageError(
             f"SSIM needs more than {_WINDOW} pixels either way, got {tuple(composite.shape)}"
         )
-    weights = gaussian(1.5, _WINDOW)
-    weights = [weight / sum(weights) for weight in weights]
-    a, b = (F.pad(x.float()[None], (_WINDOW,) * 4, mode="reflect")[0] for x in (composite, truth))
+    from kornia.metrics import ssim
 
-    def blur(plane: Tensor) -> Tensor:
-        return correlate(plane, weights, weights)
-
-    planes = []
-    for x, y in zip(a, b, strict=True):
-        x_mean, y_mean = blur(x), blur(y)
-        both = x_mean * y_mean
-        x_square, y_square = x_mean.square(), y_mean.square()
-        x_variance = (blur(x * x) - x_square).clamp_min_(0)
-        y_variance = (blur(y * y) - y_square).clamp_min_(0)
-        covariance = blur(x * y) - both
-        structure = (2 * covariance + 0.03**2) / (x_variance + y_variance + 0.03**2)
-        planes.append(structure * (2 * both + 0.01**2) / (x_square + y_square + 0.01**2))
-    return torch.stack(planes)
+    both = (composite.float()[None], truth.float()[None])
+    return ssim(*both, window_size=2 * _WINDOW + 1, eps=0.0)[0]
 
 
 def color_error(composite: Tensor, truth: Tensor, where: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Separable filters of single pictures, fast on a CPU; SSIM and the matting Gradient call this."""
+"""Separable filters of single pictures, fast on a CPU; the matting Gradient calls this."""
 
 from __future__ import annotations
 

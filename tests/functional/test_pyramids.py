@@ -7,8 +7,10 @@ import math
 import cv2
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kornia.filters import filter2d_separable
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
@@ -59,6 +61,29 @@ def test_halving_is_that_of_opencv(size: tuple[int, int]) -> None:
     expected = cv2.pyrDown(x[0].permute(1, 2, 0).numpy(), borderType=cv2.BORDER_REPLICATE)
     halved = gaussian_pyramid(x, 2)[1][0].permute(1, 2, 0)
     assert torch.allclose(halved, torch.from_numpy(expected).view(halved.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 53), (31, 1), (5, 7), (1, 1)])
+def test_the_pyramid_is_that_of_kornias_filters(size: tuple[int, int]) -> None:
+    kernel = torch.tensor([[1, 4, 6, 4, 1]]) / 16
+
+    def reduce(x: Tensor) -> Tensor:
+        return filter2d_separable(x, kernel, kernel, "replicate")[..., ::2, ::2]
+
+    def expand(x: Tensor, like: Tensor) -> Tensor:
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        spread = x.new_zeros(*x.shape[:2], *(2 * side for side in padded.shape[-2:]))
+        spread[..., ::2, ::2] = 4 * padded
+        smooth = filter2d_separable(spread, kernel, kernel, "constant")[..., 2:, 2:]
+        return smooth[..., : like.shape[-2], : like.shape[-1]]
+
+    x = picture(*size)
+    fine, low = x, reduce(x)
+    found = laplacian_pyramid(x, 3)
+    for detail in found[:-1]:
+        assert torch.allclose(detail, fine - expand(low, fine), atol=1e-6)
+        fine, low = low, reduce(low)
+    assert torch.allclose(found[-1], fine, atol=1e-6)
 
 
 def test_doubling_is_that_of_opencv_away_from_the_border() -> None:
