@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+PROGRAM = "deep-image-compositing"
+
 _JOINERS = "\u200c\u200d"
 """Invisible, but letters of some scripts and some emoji are written with them."""
 
@@ -32,3 +34,8 @@ def printable(text: object, *, lines: bool = False) -> str:
 def show(text: object, *, file: TextIO | None = None, lines: bool = False) -> None:
     """Print a line, on standard output unless told otherwise; see :func:`printable`."""
     print(printable(text, lines=lines), file=file or sys.stdout)
+
+
+def say(message: object, *, lines: bool = False) -> None:
+    """Print a message of the program on standard error."""
+    show(f"{PROGRAM}: {message}", file=sys.stderr, lines=lines)

@@ -1,0 +1,4 @@
+"""The commands, a module each: their arguments, and their work.
+
+Nothing heavy is imported before a command needs it.
+"""
