@@ -52,9 +52,9 @@ from deep_image_compositing.images import (
     to_tensor,
     write_images,
 )
+from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
 from deep_image_compositing.settings import check_placement, check_sides, check_strength
-from deep_image_compositing.stages.base import Fuser, Layers
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
@@ -647,7 +647,7 @@ class Compositor:
 
     def _fill(self, slot: str, given: StageLike) -> Callable[..., Any]:
         """The stage that ``given`` means, ready to run."""
-        stage = make_stage(slot, given)
+        stage = make_stage(slot, given, model=True)
         if isinstance(stage, nn.Module):
             stage = stage.to(self.device).eval()
         return stage
@@ -687,7 +687,7 @@ def _learned(stage: Callable[..., Any]) -> bool:
 def _method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
     """The stage's own method ``name``; not what a module merely calls so, and not the base's."""
     found = getattr(stage, name, None)
-    inherited = getattr(type(stage), name, None) is getattr(Fuser, name)
+    inherited = getattr(type(stage), name, None) is getattr(FuserModel, name)
     return found if ismethod(found) and not inherited else None
 
 

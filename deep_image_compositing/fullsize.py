@@ -29,7 +29,7 @@ from deep_image_compositing.functional.tiles import (
     window_of,
     work_on_cells,
 )
-from deep_image_compositing.stages.base import Layers
+from deep_image_compositing.models.base import Layers
 
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""

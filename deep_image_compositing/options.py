@@ -91,10 +91,13 @@ def declared_options(target: str) -> Accepted | None:
     Returns:
         None where the source cannot be read, as of a package inside an archive.
     """
-    module, _, name = target.partition(":")
     taken: set[str] = set()
     needed: set[str] | None = None
-    while module.startswith(_PACKAGE):
+    left = [target.partition(":")[::2]]
+    while left:
+        module, name = left.pop(0)
+        if not module.startswith(_PACKAGE):
+            continue
         try:
             tree = ast.parse((_ROOT / (module.replace(".", "/") + ".py")).read_bytes())
         except OSError:
@@ -107,7 +110,7 @@ def declared_options(target: str) -> Accepted | None:
             for alias in node.names
         }
         if name not in classes:
-            module, name = homes.get(name, ("", name))
+            left.insert(0, homes.get(name, ("", name)))
             continue
         methods = {n.name: n.args for n in classes[name].body if isinstance(n, ast.FunctionDef)}
         if (call := methods.get("__init__")) is not None:
@@ -119,8 +122,9 @@ def declared_options(target: str) -> Accepted | None:
                 required += [one for one, default in pairs if default is None]
                 needed = {one.arg for one in required}
             if call.kwarg is None:
-                break
-        name = next((base.id for base in classes[name].bases if isinstance(base, ast.Name)), "")
+                continue
+        bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
+        left = [(module, base) for base in bases] + left
     return taken, needed or set()
 
 

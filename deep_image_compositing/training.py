@@ -30,13 +30,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-import deep_image_compositing.stages  # noqa: F401  (registers the stages by their class paths)
 from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.stream import seconds_without_data, seed_of
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.messages import show
 from deep_image_compositing.running import quiet
+from deep_image_compositing.stages import fusion, refinement, segmentation  # noqa: F401
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 

@@ -35,7 +35,7 @@ from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.metrics.masks import iou, outline_distance
 from deep_image_compositing.placement import cover, paste, place
-from deep_image_compositing.stages.segmentation.onnx import OnnxSegmenter
+from deep_image_compositing.stages.segmentation import OnnxSegmenter
 
 SIDE = 640
 BUSY = ("mattes", "cutouts")

@@ -429,7 +429,7 @@ def test_an_unknown_option_says_what_the_stage_takes(stub_stages: None) -> None:
 
 
 def test_an_option_that_is_missing() -> None:
-    import deep_image_compositing.stages.segmentation.onnx  # noqa: F401
+    import deep_image_compositing.models.segmentation.onnx  # noqa: F401
 
     with pytest.raises(UsageError, match="needs the option 'path'"):
         make_stage("segmenter", "onnx")

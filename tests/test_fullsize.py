@@ -28,13 +28,13 @@ from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.functional.tiles import Grid
 from deep_image_compositing.metrics.band import rim_band
 from deep_image_compositing.stages.base import Layers
-from deep_image_compositing.stages.fusion.classical import (
+from deep_image_compositing.stages.fusion import (
     AlphaFuser,
     CopyPasteFuser,
     FeatherFuser,
     LaplacianFuser,
+    MultiStreamFuser,
 )
-from deep_image_compositing.stages.fusion.multi_stream import MultiStreamFuser
 from tests.conftest import disc, noise
 from tests.functional.test_exactness import strands
 

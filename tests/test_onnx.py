@@ -17,7 +17,7 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
 from deep_image_compositing.images import read_image, read_mask, to_tensor
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.segmentation.onnx import OnnxSegmenter
+from deep_image_compositing.stages.segmentation import OnnxSegmenter
 from tests.conftest import PlainFuser, disc, noise
 
 onnx = pytest.importorskip("onnx")

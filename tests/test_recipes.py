@@ -19,10 +19,10 @@ from torch import nn
 
 from deep_image_compositing import registry
 from deep_image_compositing.cli import main
+from deep_image_compositing.models.refinement import deep_image_matting, index_net
 from deep_image_compositing.networks.pyramid import count_parameters
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.stages.making import make_stage
-from deep_image_compositing.stages.refinement import deep_image_matting, index_net
 from tests import runs
 from tests.contract.test_stages import training_batch
 from tests.data import trees

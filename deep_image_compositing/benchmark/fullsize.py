@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import deep_image_compositing.compositor as compositor_module
 import deep_image_compositing.fullsize as fullsize_module
-import deep_image_compositing.stages.fusion.multi_stream as fuser_module
+import deep_image_compositing.models.fusion.multi_stream as fuser_module
 from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory, synchronise
 from deep_image_compositing.benchmark.scenes import Files, blend
 from deep_image_compositing.compositor import Composite, Compositor

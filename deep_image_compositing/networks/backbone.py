@@ -1,15 +1,19 @@
-"""Feature extractors from timm, by name: encoders of segmentation, refinement and losses."""
+"""Feature extractors from timm, by name: encoders of segmentation, refinement and losses.
+
+timm is imported where it is needed: not for the encoder of the shipped weights, see
+:mod:`~deep_image_compositing.networks.efficientnet_lite`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks import efficientnet_lite
 from deep_image_compositing.weights import check_finite, read_state
 
 
@@ -52,31 +56,11 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         fetch = pretrained == "pretrained"
-        if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name}*")[:5])
-            raise UsageError(f"timm has no backbone {name!r}" + (f"; near: {near}" if near else ""))
-        try:
-            indices = feature_indices(name, max_stride)
-        except (RuntimeError, AttributeError, ValueError) as error:
-            raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
-        try:
-            self.body = timm.create_model(
-                name, pretrained=fetch, features_only=True, out_indices=indices
-            )
-        except (RuntimeError, OSError, ValueError) as error:
-            if not fetch:
-                raise
-            raise WeightsError(
-                f"the pretrained weights of {name!r} could not be fetched ({error}); give a local "
-                "checkpoint file instead of 'pretrained', or none to start from random weights"
-            ) from error
+        self.body, mean, std = _make_body(name, max_stride, fetch)
         self._dropped = _drop_after_last_feature(self.body)
         self.register_load_state_dict_pre_hook(_forget_dropped)
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
-        config = timm.get_pretrained_cfg(name)
-        mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
-        std = getattr(config, "std", None) or (0.229, 0.224, 0.225)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if pretrained and not fetch:
@@ -109,10 +93,50 @@ class Backbone(nn.Module):
 
 def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
     """Indices of the features of ``name`` whose stride is at most ``max_stride``."""
-    with torch.device("meta"):
-        probe: Any = timm.create_model(name, pretrained=False, features_only=True)
-    strides = probe.feature_info.reduction()
+    if name == efficientnet_lite.NAME:
+        strides = list(efficientnet_lite.STRIDES)
+    else:
+        import timm
+
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, pretrained=False, features_only=True)
+        strides = probe.feature_info.reduction()
     return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
+
+
+def _make_body(
+    name: str, max_stride: int, fetch: bool
+) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+    """A feature extractor, and the mean and standard deviation of its input.
+
+    Raises:
+        UsageError: timm has no such backbone, or it gives no features.
+        WeightsError: timm's weights were to be fetched, and could not be.
+    """
+    if name == efficientnet_lite.NAME and not fetch:
+        body = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
+        return body, efficientnet_lite.MEAN, efficientnet_lite.STD
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5])
+        raise UsageError(f"timm has no backbone {name!r}" + (f"; near: {near}" if near else ""))
+    try:
+        indices = feature_indices(name, max_stride)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
+    try:
+        made = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
+    except (RuntimeError, OSError, ValueError) as error:
+        if not fetch:
+            raise
+        raise WeightsError(
+            f"the pretrained weights of {name!r} could not be fetched ({error}); give a local "
+            "checkpoint file instead of 'pretrained', or none to start from random weights"
+        ) from error
+    config = timm.get_pretrained_cfg(name)
+    mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
+    return made, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
 
 
 def _drop_after_last_feature(body: Any) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -187,6 +186,8 @@ class DeepImageMattingNetwork(nn.Module):
             raise UsageError(f"weights of {name} need width=1.0")
         state: Mapping[str, Any]
         if pretrained == "pretrained":
+            import timm
+
             try:
                 state = timm.create_model(name, pretrained=True).state_dict()
             except (RuntimeError, OSError, ValueError) as error:

@@ -1,6 +1,20 @@
-"""The stages that fill the three slots; importing this package registers all that are built in."""
+"""The stages that fill the three slots, as LightningModules: to train, to measure, to save.
 
-from deep_image_compositing.stages import fusion, refinement, segmentation
-from deep_image_compositing.stages.base import Fuser, Refiner, Segmenter, Stage
+What they run is in :mod:`deep_image_compositing.models`, and is all that a composite needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __all__ = ["Fuser", "Refiner", "Segmenter", "Stage", "fusion", "refinement", "segmentation"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: Lightning takes seconds, and :mod:`.making` needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.islower():
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.base"), name)

@@ -1,20 +1,17 @@
-"""One base class a slot: what every segmenter, refiner and fuser shares.
+"""One base class a slot: what every segmenter, refiner and fuser shares in training and tests.
 
-A stage is a ``LightningModule``. The base owns the steps, metrics, optimiser, logging of pictures
-and loading of weights; a filler brings its network and its ``forward``, and a learned filler also
-its ``loss``. A stage without parameters is a stage all the same, so that one ``Trainer.test``
-compares learned and classical ones.
+A stage is a ``LightningModule``. The base owns the steps, metrics, optimiser and logging of
+pictures; a filler brings its network and its ``forward``, and a learned filler also its ``loss``.
+A stage without parameters is a stage all the same, so that one ``Trainer.test`` compares learned
+and classical ones. What a stage needs to run is in :mod:`deep_image_compositing.models.base`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +19,22 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from deep_image_compositing import weights as weight_files
-from deep_image_compositing.conventions import check_batch, checked, set_checks
-from deep_image_compositing.functional.compose import over
+from deep_image_compositing.conventions import check_batch, set_checks
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.losses import PerceptualLoss, cross_entropy, mask_loss
 from deep_image_compositing.metrics import fusion_metrics, mask_metrics
+from deep_image_compositing.models.base import (
+    FuserModel,
+    Layers,
+    RefinerModel,
+    SegmenterModel,
+    StageModel,
+)
+
+__all__ = ["Batch", "Fuser", "Layers", "Refiner", "Segmenter", "Stage", "Step"]
 
 Batch = dict[str, Tensor]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -49,41 +52,7 @@ class Step:
     pictures: dict[str, Tensor] = field(default_factory=dict)
 
 
-def own_precision(method: _F) -> _F:
-    """Wrap ``forward`` or ``layers`` so that a stage takes tensors of any floating dtype.
-
-    The method sees them in the dtype of the stage's parameters; without parameters, in their own
-    dtype, half precision as float32. Its answer comes back in the dtype of the first argument.
-    """
-    first = list(inspect.signature(method).parameters)[1]
-
-    @functools.wraps(method)
-    def wrapper(self: Stage, *args: Any, **kwargs: Any) -> Any:
-        picture = args[0] if args else kwargs.get(first)
-        if not isinstance(picture, Tensor):
-            return method(self, *args, **kwargs)
-        own = self.working_dtype(picture.dtype)
-        result = method(
-            self,
-            *(_cast(value, own) for value in args),
-            **{name: _cast(value, own) for name, value in kwargs.items()},
-        )
-        return _cast(result, picture.dtype)
-
-    return wrapper  # type: ignore[return-value]
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` in ``dtype`` when it is a floating tensor or layers, itself otherwise."""
-    if isinstance(value, Layers):
-        parts = (value.alpha, value.foreground_color, value.old_background)
-        return Layers(*(_cast(part, dtype) for part in parts))
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
-        return value
-    return value.to(dtype)
-
-
-class Stage(LightningModule):
+class Stage(LightningModule, StageModel):
     """Base of the three slot classes; use :class:`Segmenter`, :class:`Refiner` or :class:`Fuser`.
 
     Args:
@@ -93,18 +62,6 @@ class Stage(LightningModule):
         warmup_steps: steps over which the learning rate rises linearly from zero.
         picture_every: steps between contact sheets in the log; 0 for none.
         compile: train and run the stage's networks through torch.compile.
-    """
-
-    slot: ClassVar[str]
-    shipped: ClassVar[dict[str, str]] = {}
-    """Trained weights in the package: name to file name."""
-
-    tile_context: int | None = None
-    """Pixels around a part of the picture that its answer depends on; None when on the whole.
-
-    A stage that states it is run on large photographs in overlapping tiles along the rim. Tiles
-    blend over half of it, and start at multiples of what divides it and the side of a cell: state
-    twice what must match the whole exactly, and a multiple of the strides.
     """
 
     def __init__(
@@ -128,36 +85,6 @@ class Stage(LightningModule):
         metrics = self.make_metrics()
         self.validation_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "forward" in vars(cls):
-            cls.forward = checked(own_precision(cls.forward))  # type: ignore[method-assign]
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the stage has parameters to train."""
-        return any(parameter.requires_grad for parameter in self.parameters())
-
-    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which ``forward`` works when it is given tensors of ``dtype``."""
-        for parameter in self.parameters():
-            return parameter.dtype
-        return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-    def load_weights(self, weights: str | None) -> None:
-        """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
-
-        A filler's constructor calls this last. See :func:`deep_image_compositing.weights.load`.
-        """
-        if weights is not None:
-            weight_files.load(self, weights)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, but counters of batch norms may be missing: they are not shipped."""
-        own = self.state_dict()
-        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
-        return super().load_state_dict({**counters, **state_dict}, strict=strict, assign=assign)
 
     # What a slot defines
 
@@ -304,22 +231,12 @@ class Stage(LightningModule):
         write_image(folder / f"{split}-{self.global_step:07d}.png", sheet)
 
 
-class Segmenter(Stage):
+class Segmenter(SegmenterModel, Stage):
     """``image → mask``: find the subject.
 
     Training batches hold ``image``, ``mask`` and optionally ``weight`` (B, 1, H, W), a trust map.
     A filler implements ``forward(image)`` and, if it trains, :meth:`logits`.
     """
-
-    slot = "segmenter"
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
-        raise NotImplementedError
-
-    def logits(self, image: Tensor) -> Tensor:
-        """The mask before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
 
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"])
@@ -341,22 +258,12 @@ class Segmenter(Stage):
         return batch["mask"]
 
 
-class Refiner(Stage):
+class Refiner(RefinerModel, Stage):
     """``image, mask → alpha``: make a rough mask exact.
 
     Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``.
     A filler implements ``forward(image, mask)`` and, if it trains, :meth:`logits`.
     """
-
-    slot = "refiner"
-
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
-        raise NotImplementedError
-
-    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
 
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"], batch["mask"])
@@ -379,23 +286,7 @@ class Refiner(Stage):
         return batch["alpha"]
 
 
-@dataclass
-class Layers:
-    """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
-
-    Attributes:
-        alpha: (B, 1, H, W), opacity after the fuser's own correction.
-        foreground_color: (B, 3, H, W), straight colour, free of the old background.
-        old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
-            know. It is needed to go on at a larger size, see :meth:`Fuser.finer_layers`.
-    """
-
-    alpha: Tensor
-    foreground_color: Tensor
-    old_background: Tensor | None = None
-
-
-class Fuser(Stage):
+class Fuser(FuserModel, Stage):
     """``foreground, background, alpha → composite``: set the subject into the new background.
 
     Training batches are triplets: ``foreground``, ``background``, ``mask`` (the rough alpha that
@@ -412,8 +303,6 @@ class Fuser(Stage):
         perceptual_scale: factor of the perceptual term, 0.8 in the paper.
     """
 
-    slot = "fuser"
-
     def __init__(
         self,
         *,
@@ -428,43 +317,6 @@ class Fuser(Stage):
         self.perceptual_scale = perceptual_scale
         # In a list, so that the frozen backbone stays out of the stage's parameters and files.
         self._perceptual_loss: list[nn.Module] = []
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in {"layers", "finer_layers"} & set(vars(cls)):
-            setattr(cls, name, own_precision(getattr(cls, name)))
-
-    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
-
-        A fuser that works in layers is done with :meth:`layers`; any other implements this.
-        """
-        layers = self.layers(foreground, background, alpha)
-        if layers is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} implements neither forward nor layers"
-            )
-        return over(layers.foreground_color, layers.alpha, background)
-
-    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
-        """The composite's layers, or None when the fuser paints the composite directly."""
-        return None
-
-    def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
-        """The layers at a larger size, given those that :meth:`layers` found at a smaller one.
-
-        On photographs beyond the working size it is asked for tiles along the rim. What a tile
-        cannot see reaches it in ``coarse``.
-
-        Args:
-            foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.
-            background: (B, 3, H, W) in [0, 1].
-            coarse: layers carried up to this size along the photograph's own detail.
-
-        Returns:
-            Layers of the same size; None where the fuser has no such step, and ``coarse`` stays.
-        """
-        return None
 
     def setup(self, stage: str) -> None:
         """Build the perceptual loss when training begins; its weights must then be at hand."""

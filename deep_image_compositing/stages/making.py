@@ -10,13 +10,13 @@ from torch import Tensor
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.options import accepted_options, misfit
+from deep_image_compositing.options import accepted_options, check_options, misfit
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
 """What can fill a slot: a registered name, a name with options, a module or any callable."""
 
 
-def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
+def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[..., Any]:
     """The stage that ``given`` names or is.
 
     Args:
@@ -24,6 +24,8 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
         given: a registered name, a (name, options) pair, a module, or a callable. By name,
             shipped weights are loaded unless the options say ``weights`` themselves; where that is
             a file, the stage is made as the one in the file was, but for the other options.
+        model: what is only to run, and so need be no LightningModule: see
+            :mod:`deep_image_compositing.models`.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.
@@ -34,7 +36,7 @@ def make_stage(slot: str, given: StageLike) -> Callable[..., Any]:
     if isinstance(given, tuple):
         if len(given) != 2 or not isinstance(given[1], Mapping):
             raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
-        return _by_name(slot, given[0], dict(given[1]))
+        return _by_name(slot, given[0], dict(given[1]), model)
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
         raise UsageError(
@@ -79,16 +81,22 @@ def restore_stage(
     return make_stage(slot, (name, {**(options or {}), "weights": str(path)}))
 
 
-def _by_name(slot: str, name: str, options: dict[str, Any]) -> Any:
+def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     """The stage ``name`` with its shipped weights, or as a weights file has it."""
     entry = registry.get(slot, name)
+    factory = entry.model if model else entry.factory
+
+    def create(options: dict[str, Any]) -> Any:
+        check_options(slot, name, factory, options)
+        return factory(**options)
+
     if entry.weights:
         options.setdefault("weights", entry.weights[0])
     given = options.get("weights")
     path = None if given is None or given in entry.weights else Path(str(given)).expanduser()
     if path is None or not path.is_file():  # a name, or what the stage itself says is no file
-        return registry.create(slot, name, **options)
-    accepted = accepted_options(entry.factory)
+        return create(options)
+    accepted = accepted_options(factory)
     loads_itself = accepted is None or "weights" in accepted[0]
     try:
         hyper = weights.read_hyper_parameters(path)
@@ -99,12 +107,12 @@ def _by_name(slot: str, name: str, options: dict[str, Any]) -> Any:
     taken = set(hyper) if accepted is None else accepted[0]
     hyper = {key: value for key, value in hyper.items() if key in taken}
     hyper |= {key: None for key in weights.BEGINNINGS if key in hyper}
-    if wrong := misfit(entry.factory, hyper):
+    if wrong := misfit(factory, hyper):
         raise WeightsError(f"{path} holds no {slot} {name!r}: {wrong}")
     if not loads_itself:
         del options["weights"]
     try:
-        stage = registry.create(slot, name, **{**hyper, **options})
+        stage = create({**hyper, **options})
     except UsageError as error:
         if options.keys() - {"weights"}:
             raise

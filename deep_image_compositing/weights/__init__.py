@@ -24,7 +24,7 @@ from deep_image_compositing.files import write_bytes
 from deep_image_compositing.options import accepted_options, misfit
 
 if TYPE_CHECKING:
-    from deep_image_compositing.stages.base import Stage
+    from deep_image_compositing.models.base import StageModel
 
 FOLDER = Path(__file__).parent
 
@@ -42,7 +42,7 @@ _TRAINING = (
 )
 
 
-def resolve(stage: Stage, weights: str | Path) -> Path:
+def resolve(stage: StageModel, weights: str | Path) -> Path:
     """The file that ``weights`` means for ``stage``: a shipped name, or a path.
 
     Raises:
@@ -169,7 +169,7 @@ def _is_shallow(value: Any) -> bool:
     return False
 
 
-def load(stage: Stage, weights: str | Path) -> None:
+def load(stage: StageModel, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
     Raises:
@@ -180,7 +180,7 @@ def load(stage: Stage, weights: str | Path) -> None:
     _fill(stage, path, read_state(path))
 
 
-def _fill(stage: Stage, path: Path, state: dict[str, Tensor], assign: bool = False) -> None:
+def _fill(stage: StageModel, path: Path, state: dict[str, Tensor], assign: bool = False) -> None:
     """Load ``state``, read from ``path``, into ``stage``; WeightsError where it does not fit."""
     check_finite(path, state)
     try:
@@ -202,7 +202,7 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
             )
 
 
-def _difference(stage: Stage, path: Path, state: Mapping[str, Tensor]) -> str:
+def _difference(stage: StageModel, path: Path, state: Mapping[str, Tensor]) -> str:
     """What keeps ``state`` from fitting: an option if there is one, else the first tensor."""
     hyper = read_hyper_parameters(path)
     options = {name: value for name, value in stage.hparams.items() if name in hyper}
@@ -246,7 +246,7 @@ def _shown(value: Any) -> str:
     return repr(value)[:80]
 
 
-def save(stage: Stage, path: str | Path) -> None:
+def save(stage: StageModel, path: str | Path) -> None:
     """Write the weights of ``stage`` as half-precision safetensors with its hyper-parameters.
 
     The file appears whole or not at all. Tensors that half precision cannot hold stay as they are.
@@ -284,7 +284,7 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def describe(
-    stage: Stage,
+    stage: StageModel,
     weights: str | Path | None,
     published: Mapping[str, Any],
     given: Mapping[str, Any],
@@ -330,7 +330,7 @@ def describe(
     return options
 
 
-def _rehearse(kind: type[Stage], path: Path, options: Mapping[str, Any]) -> None:
+def _rehearse(kind: type[StageModel], path: Path, options: Mapping[str, Any]) -> None:
     """Try a file on a stage of the class ``kind`` whose tensors take no memory."""
     accepted = accepted_options(kind)
     if accepted is None or not accepted[0].issuperset(options) or accepted[1]:

@@ -28,7 +28,7 @@ from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.stages.fusion import MultiStreamFuser
-from deep_image_compositing.stages.segmentation.pyramid import PyramidSegmenter
+from deep_image_compositing.stages.segmentation import PyramidSegmenter
 from deep_image_compositing.weights import save
 from tests.conftest import LayerFuser
 from tests.data import trees

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.networks import efficientnet_lite
 from deep_image_compositing.networks.backbone import Backbone, feature_indices
 
 NAMES = ["test_efficientnet", "mobilenetv3_small_050", "test_resnet"]
@@ -50,6 +51,27 @@ def test_nothing_is_kept_that_no_feature_needs(name: str) -> None:
     backbone = Backbone(name, max_stride=8)
     sum(feature.sum() for feature in backbone(picture())).backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", [(64, 48), (33, 65)])
+def test_the_encoder_of_the_shipped_weights_is_timms(size: tuple[int, int], training: bool) -> None:
+    torch.manual_seed(0)
+    name, indices = efficientnet_lite.NAME, (0, 1, 2, 3, 4)
+    theirs = timm.create_model(name, features_only=True, out_indices=indices).train(training)
+    ours = efficientnet_lite.EfficientNetLite(indices).train(training)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for own, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert own.shape == their.shape
+        assert own.std().item() == pytest.approx(their.std().item(), rel=0.2, abs=1e-6)
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.randn(2, 3, *size)
+    for own, their in zip(ours(image), theirs(image), strict=True):
+        assert torch.equal(own, their)
+    for question in ("channels", "reduction", "module_name"):
+        assert getattr(ours.feature_info, question)() == getattr(theirs.feature_info, question)()
+    config = timm.get_pretrained_cfg(name)
+    assert (config.mean, config.std) == (efficientnet_lite.MEAN, efficientnet_lite.STD)
 
 
 def test_cut_blocks_change_no_feature_and_may_be_in_files() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.models.refinement.cascade import BELIEF
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.refinement.cascade import BELIEF
 from deep_image_compositing.weights import save
 from tests.functional.test_exactness import rough, strands
 

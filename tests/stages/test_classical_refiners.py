@@ -15,7 +15,7 @@ from torch import Tensor
 from deep_image_compositing import registry
 from deep_image_compositing.errors import CompositingError, MissingExtraError, UsageError
 from deep_image_compositing.images import read_image, to_tensor
-from deep_image_compositing.stages.refinement.classical import closed_form_system
+from deep_image_compositing.models.refinement.classical import closed_form_system
 
 pytest.importorskip("pymatting")
 
@@ -74,7 +74,7 @@ def test_the_region_and_its_strips_change_nothing(
     whole = registry.create("refiner", "closed_form", trimap="given", radius=radius)
     whole.reach = None
     expected = whole(image, trimap)
-    monkeypatch.setattr("deep_image_compositing.stages.refinement.classical._STRIP", strip)
+    monkeypatch.setattr("deep_image_compositing.models.refinement.classical._STRIP", strip)
     part = registry.create("refiner", "closed_form", trimap="given", radius=radius)
     assert (part(image, trimap) - expected).abs().max() < 1e-5
 
@@ -97,7 +97,7 @@ def test_without_a_bounded_factor_closed_form_still_converges(
     image, trimap, _ = scene(20, 24)
     refiner = registry.create("refiner", "closed_form", trimap="given", epsilon=1e-4)
     expected = refiner(image, trimap)
-    monkeypatch.setattr("deep_image_compositing.stages.refinement.classical._FACTOR", -100)
+    monkeypatch.setattr("deep_image_compositing.models.refinement.classical._FACTOR", -100)
     assert (refiner(image, trimap) - expected).abs().max() < 1e-5
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.stages.refinement.matting import Picture, SolvedMattingRefiner
+from deep_image_compositing.models.refinement.matting import Picture
+from deep_image_compositing.stages.matting import SolvedMattingRefiner
 
 
 class RedRefiner(SolvedMattingRefiner):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.models.fusion.multi_stream import FINE_RADIUS, band_trimap
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.base import Layers
-from deep_image_compositing.stages.fusion.multi_stream import FINE_RADIUS, band_trimap
 from deep_image_compositing.weights import save
 from tests.contract.test_stages import inputs, training_batch
 from tests.functional.test_exactness import rough, strands

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.models.fusion import poisson
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.fusion import poisson
 
 pytest.importorskip("cv2")
 

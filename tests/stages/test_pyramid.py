@@ -11,8 +11,8 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.models.segmentation.pyramid import drop_strays
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.segmentation.pyramid import drop_strays
 
 SMALL = {"backbone": "test_efficientnet", "width": 8}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.stages.refinement.trained_matting import (
+from deep_image_compositing.stages.matting import (
     TrainedMattingRefiner,
     distance,
     trimap_from_alpha,

@@ -6,22 +6,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.deep_image_matting import (
     DeepImageMattingNetwork,
     from_published,
     is_published,
     published_options,
-)
-from deep_image_compositing.stages.base import Batch
-from deep_image_compositing.stages.refinement.trained_matting import (
-    TrainedMattingRefiner,
-    distance,
-    matting_terms,
 )
 
 PUBLISHED: dict[str, Any] = {
@@ -38,7 +33,7 @@ FEATURES = 8
 """Coarsest stride of the backbone's features."""
 
 
-class DeepImageMattingRefiner(TrainedMattingRefiner):
+class DeepImageMattingModel(TrainedMattingModel):
     """Predicts alpha inside the trimap with a VGG-16 encoder, an unpooling decoder and a refiner.
 
     What describes the network is by default as in the file of ``weights``, and as published
@@ -60,7 +55,7 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
             checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
             None.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.trained_matting.TrainedMattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.trained_matting.TrainedMattingModel`.
 
     Raises:
         UsageError: for an option outside its range.
@@ -146,18 +141,9 @@ class DeepImageMattingRefiner(TrainedMattingRefiner):
             return [network.encoder, network.bottom, network.decoder, network.head]
         return []
 
-    def train(self, mode: bool = True) -> DeepImageMattingRefiner:
+    def train(self, mode: bool = True) -> DeepImageMattingModel:
         """Frozen parts keep their statistics."""
         super().train(mode)
         for module in self._frozen() if hasattr(self, "network") else ():
             module.eval()
         return self
-
-    def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both losses of the encoder-decoder's alpha, and the alpha loss of the refined one."""
-        raw, refined = self.network.stages(batch["image"], trimap)
-        terms = {} if self.phase == "refinement" else matting_terms(raw, batch, trimap)
-        if self.network.refinement is not None and self.phase != "encoder_decoder":
-            unknown = (trimap == 0.5).float()
-            terms["refined"] = distance(refined, batch["alpha"], unknown)
-        return refined, terms

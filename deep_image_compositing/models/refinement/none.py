@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deep_image_compositing.stages.base import Refiner
+from deep_image_compositing.models.base import RefinerModel
 
 
-class NoRefiner(Refiner):
+class NoRefinementModel(RefinerModel):
     """Returns the mask unchanged."""
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:

@@ -16,15 +16,15 @@ from deep_image_compositing.functional.foreground import (
     multilevel_foreground,
 )
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
-from deep_image_compositing.stages.base import Fuser, Layers
+from deep_image_compositing.models.base import FuserModel, Layers
 
 
-class CopyPasteFuser(Fuser):
+class CopyPasteModel(FuserModel):
     """Pastes every pixel whose alpha exceeds a level, whole.
 
     Args:
         threshold: the level, in [0, 1).
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: when the threshold lies outside [0, 1).
@@ -44,13 +44,13 @@ class CopyPasteFuser(Fuser):
         return Layers((alpha > self.threshold).to(alpha.dtype), foreground)
 
 
-class FeatherFuser(Fuser):
+class FeatherModel(FuserModel):
     """Cuts alpha at one half and softens the outline, whatever alpha was there.
 
     Args:
         sigma: standard deviation of the Gaussian in pixels, at least 0. It is cut off at 22
             pixels along either axis, so that pixels more than 32 away stay untouched.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: when sigma is negative or not finite.
@@ -70,7 +70,7 @@ class FeatherFuser(Fuser):
         return Layers(feather((alpha > 0.5).to(alpha.dtype), self.sigma), foreground)
 
 
-class AlphaFuser(Fuser):
+class AlphaModel(FuserModel):
     """Blends by the given alpha.
 
     Args:
@@ -79,7 +79,7 @@ class AlphaFuser(Fuser):
             :func:`~deep_image_compositing.functional.foreground.blur_fusion_foreground`.
             ``multilevel``: likewise, by pymatting's multi-level estimation.
         radii: windows of blur fusion in pixels, one a pass.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: for another ``foreground_color``, or radii that are none or not positive.
@@ -117,13 +117,13 @@ class AlphaFuser(Fuser):
         return Layers(alpha, color)
 
 
-class LaplacianFuser(Fuser):
+class LaplacianModel(FuserModel):
     """Blends coarse detail over a wide seam and fine detail over a narrow one.
 
     Args:
         levels: of the pyramids, at least 1. With the default of 4, pixels more than 32 away from
             the rim stay untouched; each further level about doubles that distance.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: when there is less than one level.

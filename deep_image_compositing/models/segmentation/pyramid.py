@@ -12,9 +12,9 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_range
-from deep_image_compositing.stages.base import Segmenter
 
 STRAYS_AT = 160
 """Long side in pixels at which stray patches of a mask are looked for."""
@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
 """What describes the network, where neither a weights file nor the caller does."""
 
 
-class PyramidSegmenter(Segmenter):
+class PyramidModel(SegmenterModel):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
@@ -50,7 +50,7 @@ class PyramidSegmenter(Segmenter):
         freeze_norms: batch norms keep their statistics in training, as is best where trained
             weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "pyramid.safetensors"}
@@ -97,7 +97,7 @@ class PyramidSegmenter(Segmenter):
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
-    def train(self, mode: bool = True) -> PyramidSegmenter:
+    def train(self, mode: bool = True) -> PyramidModel:
         """Frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:

@@ -24,12 +24,12 @@ from deep_image_compositing.functional.trimap import (
     trimap_from_levels,
     unknown_box,
 )
-from deep_image_compositing.stages.base import Refiner
+from deep_image_compositing.models.base import RefinerModel
 
 Picture = NDArray[np.float64]
 
 
-class MattingRefiner(Refiner):
+class MattingModel(RefinerModel):
     """A refiner that finds alpha where a trimap does not know it.
 
     A filler implements :meth:`matte`. Known pixels keep their value whatever it answers, and it
@@ -44,7 +44,7 @@ class MattingRefiner(Refiner):
             unknown, and alpha is the mask cut at 0.5.
         max_side: work at no more than this many pixels on the long side, and carry the alpha up
             along the picture's own colours; None for the picture's own size.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: for another ``trimap``, or a number outside its range.
@@ -118,7 +118,7 @@ class MattingRefiner(Refiner):
         return resize(alpha, size) + (factors * detail).sum(1, keepdim=True)
 
 
-class SolvedMattingRefiner(MattingRefiner):
+class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
     A filler implements :meth:`solve` and :meth:`bytes_needed`, states its :attr:`reach`, and
@@ -131,7 +131,7 @@ class SolvedMattingRefiner(MattingRefiner):
         iterations: steps of conjugate gradients after which a solve ends, converged or not. One
             that did not is said in a warning, and its best alpha is used.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
-        **kwargs: as for :class:`MattingRefiner`.
+        **kwargs: as for :class:`MattingModel`.
 
     Raises:
         UsageError: a number that is not positive.

@@ -1,75 +1,54 @@
-"""What matting refiners with a trained network share: random trimaps, losses, memory."""
+"""Matting refiners to derive from, and how those with a network are trained."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, trimap_from_mask
-from deep_image_compositing.stages.base import Batch, Step
-from deep_image_compositing.stages.refinement.matting import MattingRefiner, check_memory
+from deep_image_compositing.models.refinement.matting import MattingModel, SolvedMattingModel
+from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.stages.base import Batch, Refiner, Step
 
 EPSILON = 1e-6
 """Where the losses turn from round to straight (Xu et al., 2017, section 4.1)."""
 
 
-class TrainedMattingRefiner(MattingRefiner):
-    """A matting refiner that answers with a network of an image and its trimap.
+class MattingRefiner(MattingModel, Refiner):
+    """:class:`MattingModel` as a stage."""
 
-    A filler sets :attr:`network`, states :meth:`bytes_per_pixel` and calls ``load_weights`` last
-    in its constructor. Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and,
-    for the composition loss, ``foreground_color`` and ``background`` (the photograph's own, old
-    one); :class:`~deep_image_compositing.data.modules.MattingData` makes them.
+
+class SolvedMattingRefiner(SolvedMattingModel, MattingRefiner):
+    """:class:`SolvedMattingModel` as a stage."""
+
+
+class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
+    """:class:`TrainedMattingModel` as a stage: random trimaps, alpha and composition loss.
+
+    Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and, for the composition
+    loss, ``foreground_color`` and ``background`` (the photograph's own, old one);
+    :class:`~deep_image_compositing.data.modules.MattingData` makes them.
 
     Args:
         widths: least and greatest half width, in pixels of the training crops, of the unknown
             band of a random trimap in training.
-        max_memory: memory in GB that the network may take by its own estimate.
-        **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.matting.MattingRefiner`.
-
-    Attributes:
-        network: takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1} of
-            any size, and gives alpha (B, 1, H, W) in [0, 1]; normalises, pads and crops inside.
+        **kwargs: as for :class:`TrainedMattingModel` and
+            :class:`~deep_image_compositing.stages.base.Stage`.
 
     Raises:
         UsageError: for a number outside its range.
     """
 
-    network: nn.Module
-
-    def __init__(
-        self, *, widths: tuple[int, int] = (2, 20), max_memory: float = 4.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, widths: tuple[int, int] = (2, 20), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if len(widths) != 2 or not 1 <= widths[0] <= widths[1]:
             raise UsageError(
                 f"widths are the least and the greatest, of at least 1 pixel, got {widths}"
             )
-        if not max_memory > 0:
-            raise UsageError(f"max_memory must be above 0, got {max_memory}")
         self.widths = tuple(widths)
-        self.max_memory = max_memory
-
-    def bytes_per_pixel(self) -> float:
-        """Peak memory of the network for each pixel of a picture, by measurement."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """The network's alpha, of as many pictures at a time as ``max_memory`` holds."""
-        size = (image.shape[-2], image.shape[-1])
-        needed = self.bytes_per_pixel() * size[0] * size[1]
-        check_memory(self.method, needed, self.max_memory, size)
-        dtype = next(self.network.parameters()).dtype
-        rows = int(self.max_memory * 1e9 / needed)
-        parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
-        return torch.cat([self.network(*part) for part in parts])
-
-    # Training
 
     def loss(self, batch: Batch) -> Step:
         """The sum of :meth:`terms` under a random trimap."""

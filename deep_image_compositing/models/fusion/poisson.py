@@ -14,7 +14,7 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.compose import erode, over
 from deep_image_compositing.functional.poisson import poisson_clone
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.stages.base import Fuser
+from deep_image_compositing.models.base import FuserModel
 
 _SEAM = 3
 """Pixels inside the mask's outline that keep the background's gradients: OpenCV's number."""
@@ -24,7 +24,7 @@ _LEAST = 3
 """Sides of the smallest box that has an inside."""
 
 
-class PoissonFuser(Fuser):
+class PoissonModel(FuserModel):
     """Clones the subject seamlessly: its colours drift until they meet the background's.
 
     The subject is every pixel whose alpha exceeds a threshold; soft alphas are not used. Inside
@@ -40,7 +40,7 @@ class PoissonFuser(Fuser):
             subject is smooth. It is solved here, in the same way and on the device: OpenCV's own
             mixed cloning drops the subject's gradients since its release 4.12.
         threshold: level of alpha in [0, 1) above which a pixel is cloned.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: another mode, or a threshold outside [0, 1).

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
 from deep_image_compositing.functional.resize import resize
-from deep_image_compositing.stages.base import Segmenter
+from deep_image_compositing.models.base import SegmenterModel
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -23,7 +23,7 @@ _DTYPES = {
 }
 
 
-class OnnxSegmenter(Segmenter):
+class OnnxModel(SegmenterModel):
     """Runs an ONNX model at its own input size and resizes the mask back.
 
     The model sees ``(value · scale − mean) / std`` of values in [0, 1], in its own channel order
@@ -46,7 +46,7 @@ class OnnxSegmenter(Segmenter):
         logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
             several, else sigmoid.
         providers: onnxruntime's execution providers, in order of preference.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.

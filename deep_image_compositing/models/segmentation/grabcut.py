@@ -12,10 +12,10 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.stages.base import Segmenter
+from deep_image_compositing.models.base import SegmenterModel
 
 
-class GrabCutSegmenter(Segmenter):
+class GrabCutModel(SegmenterModel):
     """Cuts out what is coloured unlike the rim of the picture.
 
     GrabCut begins with a rectangle: everything outside is background, everything inside may be
@@ -29,7 +29,7 @@ class GrabCutSegmenter(Segmenter):
         iterations: of modelling and cutting.
         size: long side in pixels to which larger pictures are reduced; the mask is enlarged.
         seed: of the initial mixtures.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
 
     Raises:
         UsageError: a number outside its range.

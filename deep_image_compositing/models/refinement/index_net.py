@@ -8,18 +8,18 @@ import torch
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
 from deep_image_compositing.networks.index_net import (
     IndexNetwork,
     is_published,
     read_published,
 )
-from deep_image_compositing.stages.refinement.trained_matting import TrainedMattingRefiner
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 """The network of the paper."""
 
 
-class IndexNetRefiner(TrainedMattingRefiner):
+class IndexNetModel(TrainedMattingModel):
     """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
 
     The network is :class:`~deep_image_compositing.networks.index_net.IndexNetwork`. What
@@ -41,7 +41,7 @@ class IndexNetRefiner(TrainedMattingRefiner):
             file, or None. The authors' published checkpoint
             (``indexnet_matting.pth.tar``) loads as it is.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.trained_matting.TrainedMattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.trained_matting.TrainedMattingModel`.
 
     Raises:
         UsageError: for an option outside its range, or ``pretrained`` with another width.
@@ -81,10 +81,6 @@ class IndexNetRefiner(TrainedMattingRefiner):
     def bytes_per_pixel(self) -> float:
         """By measurement: nine maps of the picture's size, as wide as the stem."""
         return 9.0 * self.network.channels[0] * next(self.network.parameters()).element_size()
-
-    def rate_factor(self, name: str) -> float:
-        """``encoder_rate`` for the encoder."""
-        return self.encoder_rate if name.startswith("network.encoder.") else 1.0
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As in torch, and also what the authors published, under their names."""

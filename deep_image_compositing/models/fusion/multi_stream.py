@@ -5,25 +5,21 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.functional.compose import dilate, erode, over
+from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     multilevel_layers,
 )
-from deep_image_compositing.functional.lift import follow_guide, make_guide
 from deep_image_compositing.functional.matting import closed_form
-from deep_image_compositing.functional.resize import resize
-from deep_image_compositing.losses import laplacian_loss
+from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.options import check_range
-from deep_image_compositing.stages.base import Batch, Fuser, Layers, Step
 
 PUBLISHED: dict[str, Any] = {
     "head": "layers",
@@ -53,7 +49,7 @@ def band_trimap(alpha: Tensor, radius: int) -> Tensor:
     return 0.5 * (1 + ones - zeros)
 
 
-class MultiStreamFuser(Fuser):
+class MultiStreamModel(FuserModel):
     """Fuses both photographs with a learned network.
 
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
@@ -85,7 +81,7 @@ class MultiStreamFuser(Fuser):
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size; at 0 it stays as it is.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Fuser`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}
@@ -217,71 +213,6 @@ class MultiStreamFuser(Fuser):
         # Where alpha is 1, what the camera saw is the subject's colour: nothing to repaint.
         return Layers(alpha, torch.where(alpha == 1, photograph, repainted), old)
 
-    def loss(self, batch: Batch) -> Step:
-        """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
-        if self.head == "rgb":
-            return super().loss(batch)
-        layers, batch = self._taught(batch)
-        output = over(layers.foreground_color, layers.alpha, batch["background"])
-        alpha = batch["alpha"]
-        # Outside the band nothing can change, so means over the picture would only dilute.
-        share = (band_trimap(batch["mask"], self.radius) == 0.5).float().mean().clamp_min(0.05)
-        terms = {k: v / share for k, v in self.composite_loss(output, batch["composite"]).items()}
-        terms["alpha"] = F.l1_loss(layers.alpha, alpha) / share
-        terms["alpha_laplacian"] = 0.2 * laplacian_loss(layers.alpha, alpha) / share
-        color = (layers.foreground_color - batch["foreground_color"]).abs() * alpha
-        terms["color"] = 0.5 * color.mean() / share
-        pictures = {
-            "photograph": batch["foreground"],
-            "mask": batch["mask"],
-            "background": batch["background"],
-            "alpha": alpha,
-            "output alpha": layers.alpha,
-            "target": batch["composite"],
-            "output": output,
-        }
-        return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
-
-    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
-        """What the networks answer to a training batch, and the batch in the answers' order.
-
-        The last ``two_sizes`` of it teach the small network, so that both learn at every step.
-        """
-        names = ("foreground", "background", "mask")
-        size = len(batch["mask"])
-        last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
-        first = max(1, size - last)
-        layers = self.layers(*(batch[name][:first] for name in names))
-        assert layers is not None
-        if not last:
-            return layers, batch
-        finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
-        order = [*range(first), *range(size - last, size)]
-        both = Layers(
-            torch.cat([layers.alpha, finer.alpha]),
-            torch.cat([layers.foreground_color, finer.foreground_color]),
-        )
-        return both, {name: value[order] for name, value in batch.items()}
-
-    def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The layers as large photographs get them: found at half the size, then corrected."""
-        size = (foreground.shape[-2], foreground.shape[-1])
-        half = (-(-size[0] // 2), -(-size[1] // 2))
-        small = [resize(x, half).clamp(0, 1) for x in (foreground, background, alpha)]
-        training = self.network.training
-        self.network.eval()
-        with torch.no_grad():
-            coarse = self.layers(*small)
-            assert coarse is not None
-            assert coarse.old_background is not None
-            parts = (coarse.alpha, coarse.foreground_color, coarse.old_background)
-            guide = make_guide(small[0].float(), *(part.float() for part in parts))
-            lifted = follow_guide(resize(guide, size), foreground.float())
-        self.network.train(training)
-        finer = self.finer_layers(foreground, background, Layers(*lifted))
-        assert finer is not None
-        return finer
-
     def _begin(self, photograph: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Trimap, first alpha, first subject colour and the old background's colour."""
         photograph, alpha = photograph.float(), alpha.float()
@@ -301,7 +232,7 @@ class MultiStreamFuser(Fuser):
         return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in joined]
 
 
-class SingleStreamFuser(MultiStreamFuser):
+class SingleStreamModel(MultiStreamModel):
     """Both photographs concatenated into one encoder; everything else as in multi_stream.
 
     The default widths make 0.1 % more parameters than multi_stream has.

@@ -7,10 +7,10 @@ from typing import Any
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.information_flow import FlowOptions, build_system
-from deep_image_compositing.stages.refinement.matting import Picture, SolvedMattingRefiner
+from deep_image_compositing.models.refinement.matting import Picture, SolvedMattingModel
 
 
-class InformationFlowRefiner(SolvedMattingRefiner):
+class InformationFlowModel(SolvedMattingModel):
     """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
 
     The formulas and weights are the paper's, in
@@ -30,7 +30,7 @@ class InformationFlowRefiner(SolvedMattingRefiner):
         spatial_weight: of the flow between neighbours in space.
         epsilon: regularisation of the colour lines of neighbours in space.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.matting.SolvedMattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
 
     Raises:
         MissingExtraError: scipy is not installed.

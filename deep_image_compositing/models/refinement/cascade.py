@@ -12,9 +12,9 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import GOOD, exactness
 from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_range
-from deep_image_compositing.stages.base import Refiner
 
 DEFAULTS: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
@@ -30,7 +30,7 @@ BELIEF = 3.0
 """Logit of a pixel that the given mask is sure of, before the network has its say."""
 
 
-class CascadeRefiner(Refiner):
+class CascadeModel(RefinerModel):
     """Sharpens a rough mask at one size, and the result again at the next.
 
     One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
@@ -59,7 +59,7 @@ class CascadeRefiner(Refiner):
         keep_good: leave masks that are good alphas as they are; see
             :mod:`~deep_image_compositing.functional.exactness`.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "cascade.safetensors"}

@@ -16,10 +16,10 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.matting import guided_filter
 from deep_image_compositing.functional.solve import Vector
 from deep_image_compositing.functional.trimap import pixels_of_share
-from deep_image_compositing.stages.refinement.matting import (
-    MattingRefiner,
+from deep_image_compositing.models.refinement.matting import (
+    MattingModel,
     Picture,
-    SolvedMattingRefiner,
+    SolvedMattingModel,
 )
 
 _STRIP = 1 << 18
@@ -29,7 +29,7 @@ _FACTOR = 150
 """Most entries a row of the incomplete Cholesky factor; photographs have up to about 80."""
 
 
-class ClosedFormRefiner(SolvedMattingRefiner):
+class ClosedFormModel(SolvedMattingModel):
     """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
 
     The answer is that of pymatting's ``estimate_alpha_cf`` on the whole picture, from the part
@@ -40,7 +40,7 @@ class ClosedFormRefiner(SolvedMattingRefiner):
         epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
         radius: half width in pixels of the windows in which alpha is affine.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.matting.SolvedMattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
 
     Raises:
         MissingExtraError: pymatting is not installed.
@@ -97,7 +97,7 @@ class ClosedFormRefiner(SolvedMattingRefiner):
         return factor
 
 
-class KnnRefiner(SolvedMattingRefiner):
+class KnnModel(SolvedMattingModel):
     """Makes alpha alike where colour and place are alike, by a sparse solve.
 
     The answer is that of pymatting's ``estimate_alpha_knn`` with its binary kernel. Neighbours
@@ -108,7 +108,7 @@ class KnnRefiner(SolvedMattingRefiner):
         distance_weights: how much place counts against colour in each search.
         weight: of the known pixels against the neighbours.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.matting.SolvedMattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
 
     Raises:
         MissingExtraError: pymatting is not installed.
@@ -159,7 +159,7 @@ class KnnRefiner(SolvedMattingRefiner):
         return answer.reshape(trimap.shape)
 
 
-class GuidedFilterRefiner(MattingRefiner):
+class GuidedFilterModel(MattingModel):
     """Smooths the mask along the picture's colours where the trimap does not know alpha.
 
     Args:
@@ -168,7 +168,7 @@ class GuidedFilterRefiner(MattingRefiner):
         epsilon: variance of colour, in squared units of [0, 1], below which a window counts as
             flat and is smoothed over.
         **kwargs: as for
-            :class:`~deep_image_compositing.stages.refinement.matting.MattingRefiner`.
+            :class:`~deep_image_compositing.models.refinement.matting.MattingModel`.
 
     Raises:
         UsageError: a radius outside [0, 1], or an epsilon that is not positive.

@@ -1,0 +1,215 @@
+"""One base class a slot: what every segmenter, refiner and fuser needs to run.
+
+A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners), and what is
+trained. Training itself is in :mod:`deep_image_compositing.stages`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing import weights as weight_files
+from deep_image_compositing.conventions import checked
+from deep_image_compositing.functional.compose import over
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass
+class Layers:
+    """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
+
+    Attributes:
+        alpha: (B, 1, H, W), opacity after the fuser's own correction.
+        foreground_color: (B, 3, H, W), straight colour, free of the old background.
+        old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
+            know. It is needed to go on at a larger size, see :meth:`FuserModel.finer_layers`.
+    """
+
+    alpha: Tensor
+    foreground_color: Tensor
+    old_background: Tensor | None = None
+
+
+def own_precision(method: _F) -> _F:
+    """Wrap ``forward`` or ``layers`` so that a stage takes tensors of any floating dtype.
+
+    The method sees them in the dtype of the stage's parameters; without parameters, in their own
+    dtype, half precision as float32. Its answer comes back in the dtype of the first argument.
+    """
+    first = list(inspect.signature(method).parameters)[1]
+
+    @functools.wraps(method)
+    def wrapper(self: StageModel, *args: Any, **kwargs: Any) -> Any:
+        picture = args[0] if args else kwargs.get(first)
+        if not isinstance(picture, Tensor):
+            return method(self, *args, **kwargs)
+        own = self.working_dtype(picture.dtype)
+        result = method(
+            self,
+            *(_cast(value, own) for value in args),
+            **{name: _cast(value, own) for name, value in kwargs.items()},
+        )
+        return _cast(result, picture.dtype)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """``value`` in ``dtype`` when it is a floating tensor or layers, itself otherwise."""
+    if isinstance(value, Layers):
+        parts = (value.alpha, value.foreground_color, value.old_background)
+        return Layers(*(_cast(part, dtype) for part in parts))
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
+        return value
+    return value.to(dtype)
+
+
+class StageModel(nn.Module):
+    """Base of :class:`SegmenterModel`, :class:`RefinerModel` and :class:`FuserModel`."""
+
+    slot: ClassVar[str]
+    shipped: ClassVar[dict[str, str]] = {}
+    """Trained weights in the package: name to file name."""
+
+    tile_context: int | None = None
+    """Pixels around a part of the picture that its answer depends on; None when on the whole.
+
+    A stage that states it is run on large photographs in overlapping tiles along the rim. Tiles
+    blend over half of it, and start at multiples of what divides it and the side of a cell: state
+    twice what must match the whole exactly, and a multiple of the strides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arguments: dict[str, Any] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = checked(own_precision(cls.forward))
+
+    @property
+    def hparams(self) -> Any:
+        """What the model was made with, as far as it has said so; weights files hold it."""
+        return self._arguments
+
+    def save_hyperparameters(self) -> None:
+        """Remember the arguments of the constructor that calls this in :attr:`hparams`.
+
+        A stage's LightningModule has Lightning's own method of this name instead, which does so
+        too.
+        """
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        call = inspect.getargvalues(frame.f_back)
+        self._arguments = {name: call.locals[name] for name in call.args if name != "self"}
+        self._arguments |= call.locals.get(call.keywords or "", {})
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the stage has parameters to train."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which ``forward`` works when it is given tensors of ``dtype``."""
+        for parameter in self.parameters():
+            return parameter.dtype
+        return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+    def load_weights(self, weights: str | None) -> None:
+        """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
+
+        A constructor calls this last. See :func:`deep_image_compositing.weights.load`.
+        """
+        if weights is not None:
+            weight_files.load(self, weights)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, but counters of batch norms may be missing: they are not shipped."""
+        own = self.state_dict()
+        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+        return super().load_state_dict({**counters, **state_dict}, strict=strict, assign=assign)
+
+
+class SegmenterModel(StageModel):
+    """``image → mask``: find the subject."""
+
+    slot = "segmenter"
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The mask before its sigmoid, at the size of ``image``."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
+
+class RefinerModel(StageModel):
+    """``image, mask → alpha``: make a rough mask exact."""
+
+    slot = "refiner"
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha before its sigmoid, at the size of ``image``."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
+
+class FuserModel(StageModel):
+    """``foreground, background, alpha → composite``: set the subject into the new background.
+
+    One that works in layers implements :meth:`layers`, from which the cut-out is made; any other
+    ``forward``.
+    """
+
+    slot = "fuser"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"layers", "finer_layers"} & set(vars(cls)):
+            setattr(cls, name, own_precision(getattr(cls, name)))
+
+    def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
+
+        A fuser that works in layers is done with :meth:`layers`; any other implements this.
+        """
+        layers = self.layers(foreground, background, alpha)
+        if layers is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} implements neither forward nor layers"
+            )
+        return over(layers.foreground_color, layers.alpha, background)
+
+    def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
+        """The composite's layers, or None when the fuser paints the composite directly."""
+        return None
+
+    def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
+        """The layers at a larger size, given those that :meth:`layers` found at a smaller one.
+
+        On photographs beyond the working size it is asked for tiles along the rim. What a tile
+        cannot see reaches it in ``coarse``.
+
+        Args:
+            foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.
+            background: (B, 3, H, W) in [0, 1].
+            coarse: layers carried up to this size along the photograph's own detail.
+
+        Returns:
+            Layers of the same size; None where the fuser has no such step, and ``coarse`` stays.
+        """
+        return None

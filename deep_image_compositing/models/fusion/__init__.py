@@ -1,0 +1,1 @@
+"""Fusers: ``foreground, background, alpha → composite``."""

@@ -1,0 +1,1 @@
+"""Refiners: ``image, mask → alpha``."""

@@ -1,0 +1,169 @@
+"""The encoder of the shipped weights, EfficientNet-Lite0, so that running them imports no timm.
+
+Importing timm brings torchvision and takes longer than a composite. This is timm's
+``tf_efficientnet_lite0`` with ``features_only``: the same parameter names and the same answers, to
+the bit. :class:`~deep_image_compositing.networks.backbone.Backbone` makes it; all other backbones
+come from timm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NAME = "tf_efficientnet_lite0"
+"""What timm calls it."""
+
+MEAN = STD = (0.5, 0.5, 0.5)
+"""How its input is normalised."""
+
+STRIDES = (2, 4, 8, 16, 32)
+"""Stride of each feature that it can give."""
+
+# Of each stage: kernel, stride, expansion, channels, blocks. The features come from those in LAST.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+_LAST = (0, 1, 2, 4, 6)
+
+
+class FeatureInfo:
+    """What each feature is, as timm's feature extractors tell it.
+
+    Args:
+        indices: of the features that are given, among :data:`STRIDES`.
+    """
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self.indices = tuple(indices)
+
+    def channels(self) -> list[int]:
+        """Channels of each feature."""
+        return [_STAGES[_LAST[index]][3] for index in self.indices]
+
+    def reduction(self) -> list[int]:
+        """Stride of each feature."""
+        return [STRIDES[index] for index in self.indices]
+
+    def module_name(self) -> list[str]:
+        """The module from which each feature comes."""
+        return [f"blocks.{_LAST[index]}" for index in self.indices]
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019) without its classifier.
+
+    Args:
+        indices: which features are given, among :data:`STRIDES`.
+    """
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.feature_info = FeatureInfo(indices)
+        self.conv_stem = SameConv(3, 32, 3, 2)
+        self.bn1 = NormAct(32)
+        self.blocks = nn.Sequential()
+        inputs = 32
+        for kernel, stride, expansion, outputs, count in _STAGES:
+            stage = nn.Sequential()
+            for number in range(count):
+                step = stride if number == 0 else 1
+                if expansion == 1:
+                    stage.append(SeparableBlock(inputs, outputs, kernel))
+                else:
+                    stage.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
+                inputs = outputs
+            self.blocks.append(stage)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # as in its original TensorFlow code
+                kernel = module.kernel_size[0]
+                fan_out = kernel * kernel * module.out_channels // module.groups
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), normalised, to features (B, C, ceil(H / stride), ceil(W / stride))."""
+        wanted = {_LAST[index] for index in self.feature_info.indices}
+        x = self.bn1(self.conv_stem(x))
+        features = []
+        for number, stage in enumerate(self.blocks):
+            x = stage(x)
+            if number in wanted:
+                features.append(x)
+        return features
+
+
+class SeparableBlock(nn.Module):
+    """A depthwise convolution and a pointwise one."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.conv_dw = SameConv(inputs, inputs, kernel, groups=inputs)
+        self.bn1 = NormAct(inputs)
+        self.conv_pw = SameConv(inputs, outputs, 1)
+        self.bn2 = NormAct(outputs, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        return self.bn2(self.conv_pw(self.bn1(self.conv_dw(x))))
+
+
+class InvertedResidual(nn.Module):
+    """More channels, a depthwise convolution over them, few channels again."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = expansion * inputs
+        self.conv_pw = SameConv(inputs, inner, 1)
+        self.bn1 = NormAct(inner)
+        self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
+        self.bn2 = NormAct(inner)
+        self.conv_pwl = SameConv(inner, outputs, 1)
+        self.bn3 = NormAct(outputs, act=False)
+        self.skips = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        y = self.bn2(self.conv_dw(self.bn1(self.conv_pw(x))))
+        y = self.bn3(self.conv_pwl(y))
+        return y + x if self.skips else y
+
+
+class SameConv(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow does it: the odd pixel after the picture."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        if stride > 1:
+            missing = [(-(-n // stride) - 1) * stride + kernel - n for n in x.shape[-2:]]
+            tall, wide = (max(n, 0) for n in missing)
+            x = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        return super().forward(x)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Batch norm, and ReLU6 after it."""
+
+    def __init__(self, channels: int, act: bool = True) -> None:
+        super().__init__(channels, eps=1e-3)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to the same shape."""
+        x = super().forward(x)
+        return F.relu6(x, inplace=True) if self.act else x

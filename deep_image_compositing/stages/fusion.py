@@ -1,0 +1,129 @@
+"""Fusers to train and measure; what they do is in :mod:`..models.fusion`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.lift import follow_guide, make_guide
+from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.losses import laplacian_loss
+from deep_image_compositing.models.base import Layers
+from deep_image_compositing.models.fusion.classical import (
+    AlphaModel,
+    CopyPasteModel,
+    FeatherModel,
+    LaplacianModel,
+)
+from deep_image_compositing.models.fusion.multi_stream import (
+    MultiStreamModel,
+    SingleStreamModel,
+    band_trimap,
+)
+from deep_image_compositing.models.fusion.poisson import PoissonModel
+from deep_image_compositing.stages.base import Batch, Fuser, Step
+
+__all__ = [
+    "AlphaFuser",
+    "CopyPasteFuser",
+    "FeatherFuser",
+    "LaplacianFuser",
+    "MultiStreamFuser",
+    "PoissonFuser",
+    "SingleStreamFuser",
+]
+
+
+class AlphaFuser(AlphaModel, Fuser):
+    """:class:`AlphaModel` as a stage."""
+
+
+class CopyPasteFuser(CopyPasteModel, Fuser):
+    """:class:`CopyPasteModel` as a stage."""
+
+
+class FeatherFuser(FeatherModel, Fuser):
+    """:class:`FeatherModel` as a stage."""
+
+
+class LaplacianFuser(LaplacianModel, Fuser):
+    """:class:`LaplacianModel` as a stage."""
+
+
+class PoissonFuser(PoissonModel, Fuser):
+    """:class:`PoissonModel` as a stage."""
+
+
+class MultiStreamFuser(MultiStreamModel, Fuser):
+    """:class:`MultiStreamModel` as a stage, with the losses of both heads."""
+
+    def loss(self, batch: Batch) -> Step:
+        """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
+        if self.head == "rgb":
+            return super().loss(batch)
+        layers, batch = self._taught(batch)
+        output = over(layers.foreground_color, layers.alpha, batch["background"])
+        alpha = batch["alpha"]
+        # Outside the band nothing can change, so means over the picture would only dilute.
+        share = (band_trimap(batch["mask"], self.radius) == 0.5).float().mean().clamp_min(0.05)
+        terms = {k: v / share for k, v in self.composite_loss(output, batch["composite"]).items()}
+        terms["alpha"] = F.l1_loss(layers.alpha, alpha) / share
+        terms["alpha_laplacian"] = 0.2 * laplacian_loss(layers.alpha, alpha) / share
+        color = (layers.foreground_color - batch["foreground_color"]).abs() * alpha
+        terms["color"] = 0.5 * color.mean() / share
+        pictures = {
+            "photograph": batch["foreground"],
+            "mask": batch["mask"],
+            "background": batch["background"],
+            "alpha": alpha,
+            "output alpha": layers.alpha,
+            "target": batch["composite"],
+            "output": output,
+        }
+        return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
+
+    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
+        """What the networks answer to a training batch, and the batch in the answers' order.
+
+        The last ``two_sizes`` of it teach the small network, so that both learn at every step.
+        """
+        names = ("foreground", "background", "mask")
+        size = len(batch["mask"])
+        last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
+        first = max(1, size - last)
+        layers = self.layers(*(batch[name][:first] for name in names))
+        assert layers is not None
+        if not last:
+            return layers, batch
+        finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
+        order = [*range(first), *range(size - last, size)]
+        both = Layers(
+            torch.cat([layers.alpha, finer.alpha]),
+            torch.cat([layers.foreground_color, finer.foreground_color]),
+        )
+        return both, {name: value[order] for name, value in batch.items()}
+
+    def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
+        """The layers as large photographs get them: found at half the size, then corrected."""
+        size = (foreground.shape[-2], foreground.shape[-1])
+        half = (-(-size[0] // 2), -(-size[1] // 2))
+        small = [resize(x, half).clamp(0, 1) for x in (foreground, background, alpha)]
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            coarse = self.layers(*small)
+            assert coarse is not None
+            assert coarse.old_background is not None
+            parts = (coarse.alpha, coarse.foreground_color, coarse.old_background)
+            guide = make_guide(small[0].float(), *(part.float() for part in parts))
+            lifted = follow_guide(resize(guide, size), foreground.float())
+        self.network.train(training)
+        finer = self.finer_layers(foreground, background, Layers(*lifted))
+        assert finer is not None
+        return finer
+
+
+class SingleStreamFuser(SingleStreamModel, MultiStreamFuser):
+    """:class:`SingleStreamModel` as a stage."""

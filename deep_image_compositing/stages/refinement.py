@@ -1,0 +1,80 @@
+"""Refiners to train and measure; what they do is in :mod:`..models.refinement`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from deep_image_compositing.models.refinement.cascade import CascadeModel
+from deep_image_compositing.models.refinement.classical import (
+    ClosedFormModel,
+    GuidedFilterModel,
+    KnnModel,
+)
+from deep_image_compositing.models.refinement.deep_image_matting import DeepImageMattingModel
+from deep_image_compositing.models.refinement.index_net import IndexNetModel
+from deep_image_compositing.models.refinement.information_flow import InformationFlowModel
+from deep_image_compositing.models.refinement.none import NoRefinementModel
+from deep_image_compositing.stages.base import Batch, Refiner
+from deep_image_compositing.stages.matting import (
+    MattingRefiner,
+    SolvedMattingRefiner,
+    TrainedMattingRefiner,
+    distance,
+    matting_terms,
+)
+
+__all__ = [
+    "CascadeRefiner",
+    "ClosedFormRefiner",
+    "DeepImageMattingRefiner",
+    "GuidedFilterRefiner",
+    "IndexNetRefiner",
+    "InformationFlowRefiner",
+    "KnnRefiner",
+    "NoRefiner",
+]
+
+
+class CascadeRefiner(CascadeModel, Refiner):
+    """:class:`CascadeModel` as a stage."""
+
+
+class ClosedFormRefiner(ClosedFormModel, SolvedMattingRefiner):
+    """:class:`ClosedFormModel` as a stage."""
+
+
+class GuidedFilterRefiner(GuidedFilterModel, MattingRefiner):
+    """:class:`GuidedFilterModel` as a stage."""
+
+
+class InformationFlowRefiner(InformationFlowModel, SolvedMattingRefiner):
+    """:class:`InformationFlowModel` as a stage."""
+
+
+class KnnRefiner(KnnModel, SolvedMattingRefiner):
+    """:class:`KnnModel` as a stage."""
+
+
+class NoRefiner(NoRefinementModel, Refiner):
+    """:class:`NoRefinementModel` as a stage."""
+
+
+class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
+    """:class:`DeepImageMattingModel` as a stage, with the losses of its phases."""
+
+    def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both losses of the encoder-decoder's alpha, and the alpha loss of the refined one."""
+        raw, refined = self.network.stages(batch["image"], trimap)
+        terms = {} if self.phase == "refinement" else matting_terms(raw, batch, trimap)
+        if self.network.refinement is not None and self.phase != "encoder_decoder":
+            unknown = (trimap == 0.5).float()
+            terms["refined"] = distance(refined, batch["alpha"], unknown)
+        return refined, terms
+
+
+class IndexNetRefiner(IndexNetModel, TrainedMattingRefiner):
+    """:class:`IndexNetModel` as a stage, whose encoder may learn more slowly."""
+
+    def rate_factor(self, name: str) -> float:
+        """``encoder_rate`` for the encoder."""
+        return self.encoder_rate if name.startswith("network.encoder.") else 1.0

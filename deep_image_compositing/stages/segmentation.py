@@ -1,0 +1,22 @@
+"""Segmenters to train and measure; what they do is in :mod:`..models.segmentation`."""
+
+from __future__ import annotations
+
+from deep_image_compositing.models.segmentation.grabcut import GrabCutModel
+from deep_image_compositing.models.segmentation.onnx import OnnxModel
+from deep_image_compositing.models.segmentation.pyramid import PyramidModel
+from deep_image_compositing.stages.base import Segmenter
+
+__all__ = ["GrabCutSegmenter", "OnnxSegmenter", "PyramidSegmenter"]
+
+
+class GrabCutSegmenter(GrabCutModel, Segmenter):
+    """:class:`GrabCutModel` as a stage."""
+
+
+class OnnxSegmenter(OnnxModel, Segmenter):
+    """:class:`OnnxModel` as a stage."""
+
+
+class PyramidSegmenter(PyramidModel, Segmenter):
+    """:class:`PyramidModel` as a stage."""
