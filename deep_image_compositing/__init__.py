@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deep_image_compositing.compositor import Composite, Compositor
+    from deep_image_compositing.composite import Composite
+    from deep_image_compositing.compositor import Compositor
     from deep_image_compositing.errors import CompositingError, UsageError
     from deep_image_compositing.images import read_image, read_mask, write_image
     from deep_image_compositing.registry import create, list_stages, register
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Composite": "compositor",
+    "Composite": "composite",
     "Compositor": "compositor",
     "CompositingError": "errors",
     "UsageError": "errors",

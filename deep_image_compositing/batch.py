@@ -35,7 +35,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from deep_image_compositing import __version__
-from deep_image_compositing.compositor import Composite, Compositor
+from deep_image_compositing.composite import Composite
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.data import pool
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.files import check_regular

@@ -25,7 +25,8 @@ from deep_image_compositing import batch
 from deep_image_compositing.batch import RECORD, Job, Outcome, composite_all
 from deep_image_compositing.benchmark.data import fit_growth, resident
 from deep_image_compositing.cli import main
-from deep_image_compositing.compositor import Composite, Compositor
+from deep_image_compositing.composite import Composite
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.images import decoding, read_image
 from deep_image_compositing.registry import register

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from deep_image_compositing import Compositor
-from deep_image_compositing.compositor import Composite
+from deep_image_compositing.composite import Composite
 from deep_image_compositing.functional.compose import unknown_band
 from deep_image_compositing.functional.resize import resize
 

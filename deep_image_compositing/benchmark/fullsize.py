@@ -25,7 +25,8 @@ import deep_image_compositing.fullsize as fullsize_module
 import deep_image_compositing.models.fusion.multi_stream as fuser_module
 from deep_image_compositing.benchmark.pipeline import limit_threads, peak_memory, synchronise
 from deep_image_compositing.benchmark.scenes import Files, blend
-from deep_image_compositing.compositor import Composite, Compositor
+from deep_image_compositing.composite import Composite
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.compose import over

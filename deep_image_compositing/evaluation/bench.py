@@ -30,7 +30,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deep_image_compositing import __version__
-from deep_image_compositing.compositor import Composite, Compositor
+from deep_image_compositing.composite import Composite
+from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import CompositingError, ImageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.costs import Cost

@@ -19,7 +19,7 @@ from torch import Tensor
 from deep_image_compositing import Compositor
 from deep_image_compositing.batch import RECORD, Job, composite_all
 from deep_image_compositing.cli import main
-from deep_image_compositing.compositor import Composite
+from deep_image_compositing.composite import Composite
 from tests import photographs
 from tests.conftest import disc, noise
 

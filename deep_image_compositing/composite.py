@@ -1,0 +1,188 @@
+"""A finished composite: every step of it, and the files that it is saved to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.fullsize import Repainted
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.functional.sheets import contact_sheet
+from deep_image_compositing.images import write_images
+from deep_image_compositing.placement import resample
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Composite:
+    """A finished composite and everything on the way to it, at the frame's full size, on the CPU.
+
+    Pictures are kept in 8 bits, as photographs are, and handed out as float tensors in [0, 1].
+
+    Attributes:
+        composite_pixels: (3, H, W) uint8.
+        foreground_pixels: (3, H, W) uint8, the subject's photograph as placed in the frame.
+        background_pixels: (3, H, W) uint8, the new background as placed in the frame.
+        repainted: where the subject's colour is not the photograph's.
+        cutout_levels: (1, H, W), the fuser's own alpha where it works in layers, else the
+            refiner's; uint8, or float in [0, 1] where stages saw the whole frame.
+        mask_levels: (1, h, w), the segmenter's or the user's, at the size at which it was found.
+        alpha_levels: (1, H, W), the refiner's, before the fuser.
+        name: what the subject's photograph is called.
+        device: where the stages ran.
+        sources: files that it was made of, which :meth:`save` does not overwrite.
+        seconds: time spent in ``segmentation``, ``refinement`` and ``fusion``.
+        tiles: how many cells of the frame were worked on at full size, and how many it has;
+            (0, 0) where the stages saw all of it.
+    """
+
+    composite_pixels: Tensor
+    foreground_pixels: Tensor
+    background_pixels: Tensor
+    repainted: Repainted
+    cutout_levels: Tensor
+    mask_levels: Tensor
+    alpha_levels: Tensor
+    name: str = ""
+    device: str = "cpu"
+    sources: frozenset[str] = frozenset()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tiles: tuple[int, int] = (0, 0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frame in pixels."""
+        return self.composite_pixels.shape[-2], self.composite_pixels.shape[-1]
+
+    @property
+    def mask(self) -> Tensor:
+        """The segmenter's or the user's mask, (1, H, W) float in [0, 1]."""
+        return resize(as_floats(self.mask_levels)[None], self.size)[0].clamp(0, 1)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The refiner's alpha, before the fuser, (1, H, W) float in [0, 1]."""
+        return as_floats(self.alpha_levels)
+
+    @property
+    def cutout_alpha(self) -> Tensor:
+        """The fuser's own alpha where it works in layers, else ``alpha``; (1, H, W) float."""
+        return as_floats(self.cutout_levels)
+
+    @property
+    def cutout_pixels(self) -> Tensor:
+        """Straight colour of the subject, (3, H, W) uint8; 0 where its alpha is 0 in 8 bits."""
+        color = self.repainted.on(self.foreground_pixels)
+        return color.mul_(to_bytes(self.cutout_levels) > 0)
+
+    @property
+    def composite(self) -> Tensor:
+        """The composite, (3, H, W) float in [0, 1]."""
+        return self.composite_pixels / 255
+
+    @property
+    def foreground(self) -> Tensor:
+        """The subject's photograph as placed, (3, H, W) float in [0, 1]; its border continues."""
+        return self.foreground_pixels / 255
+
+    @property
+    def background(self) -> Tensor:
+        """The new background as placed, (3, H, W) float in [0, 1]."""
+        return self.background_pixels / 255
+
+    @property
+    def cutout(self) -> Tensor:
+        """The subject alone, (4, H, W) float in [0, 1]: straight colour, then alpha.
+
+        Free of the old background's colour where the fuser works in layers. Colour is 0 where
+        alpha is, so that nothing of the old background hides in the file.
+        """
+        return torch.cat([self.cutout_pixels / 255, self.cutout_alpha])
+
+    def __repr__(self) -> str:
+        return f"Composite({self.name!r}, height={self.size[0]}, width={self.size[1]})"
+
+    def steps(self, cell: int = 384) -> Tensor:
+        """A labelled contact sheet of every step, (3, H, W) float in [0, 1].
+
+        Args:
+            cell: side in pixels of the square in which each step is shown.
+        """
+        size = fit_long_side(*self.size, cell)
+        alpha, refined, mask = (
+            resample(levels, size, "bilinear")
+            for levels in (self.cutout_levels, self.alpha_levels, self.mask_levels)
+        )
+        # The photograph goes on beyond the subject, so that nothing dark bleeds into the rim.
+        color = resample(self.repainted.on(self.foreground_pixels), size) / 255
+        cutout = over(color[None], as_floats(alpha)[None], _checker(size))[0]
+        pictures = {
+            "foreground": resample(self.foreground_pixels, size) / 255,
+            "background": resample(self.background_pixels, size) / 255,
+            "mask": as_floats(mask),
+            "alpha": as_floats(refined),
+            "cut-out": cutout,
+            "composite": resample(self.composite_pixels, size) / 255,
+        }
+        return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        alpha: str | os.PathLike[str] | None = None,
+        cutout: str | os.PathLike[str] | None = None,
+        steps: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Write the composite, and whatever else is asked for: all of it or nothing.
+
+        Args:
+            path: the composite's file; the suffix says the format, see ``write_image``.
+            alpha: file for the alpha, as a gray picture.
+            cutout: file for the cut-out, in a format that holds an alpha.
+            steps: file for the contact sheet of :meth:`steps`.
+
+        Raises:
+            UsageError: a suffix that is not known or cannot hold the picture, a path twice, or
+                that of a file of which the composite was made.
+            ImageError: a file could not be written.
+        """
+        given = {"path": path, "alpha": alpha, "cutout": cutout, "steps": steps}
+        targets = {key: target for key, target in given.items() if target is not None}
+        taken: set[str] = set()
+        for target in targets.values():
+            real = os.path.realpath(target)
+            if real in taken:
+                raise UsageError(f"{target} is given for two outputs; give each its own file")
+            if real in self.sources:
+                raise UsageError(
+                    f"{target} is one of the files that the composite was made of; give another"
+                )
+            taken.add(real)
+        pictures: dict[str, tuple[Tensor, Tensor | None]] = {
+            "path": (self.composite_pixels, None),
+            "alpha": (self.alpha_levels, None),
+        }
+        if "cutout" in targets:
+            pictures["cutout"] = self.cutout_pixels, self.cutout_levels
+        if "steps" in targets:
+            pictures["steps"] = self.steps(), None
+        write_images({target: pictures[key] for key, target in targets.items()})
+
+
+def as_floats(levels: Tensor) -> Tensor:
+    """A mask or alpha as floats in [0, 1]."""
+    return levels / 255 if levels.dtype == torch.uint8 else levels
+
+
+def _checker(size: tuple[int, int], side: int = 12) -> Tensor:
+    """The gray checkerboard on which transparency is shown, (1, 3, H, W)."""
+    rows = torch.arange(size[0])[:, None] // side
+    columns = torch.arange(size[1])[None] // side
+    return (0.6 + 0.3 * ((rows + columns) % 2)).expand(1, 3, *size)
