@@ -15,23 +15,20 @@ import json
 import logging
 import os
 import re
-import signal
-import subprocess
 import threading
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
 from deep_image_compositing import __version__
@@ -48,20 +45,16 @@ from deep_image_compositing.images import (
     read_mask,
 )
 from deep_image_compositing.ledger import Ledger, digest
-from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
+from deep_image_compositing.readahead import AHEAD, THREAD, ReadAhead, Threads
+from deep_image_compositing.running import Guard, make_trainer, quiet, signals_restored
 from deep_image_compositing.settings import check_placement, one_device
 
 RECORD = "composites.jsonl"
 """File that says what each composite was made of, next to the composites."""
 
-AHEAD = 2
-"""Photographs that are decoded ahead of the stages, and results that wait to be written."""
-
 _FORMAT = 2  # raised whenever the record says something else of the same composite
-_THREAD = "composites"
 _ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _FAREWELL = "stopped; finished composites stay, and the same command with --resume goes on"
 _log = logging.getLogger("deep_image_compositing")
 
@@ -176,10 +169,10 @@ def composite_all(
     if devices == 1:
         wanted = compositor.device.type
         numbered = 1 if compositor.device.index is None else [compositor.device.index]
-    with quiet(), warnings.catch_warnings(), _signals_restored():
+    with quiet(), warnings.catch_warnings(), signals_restored():
         # Pillow's warnings are silenced around each reading, which threads do to each other.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        guard = _Guard()
+        guard = Guard(run.finish)
         trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
         try:
             trainer.predict(run, return_predictions=False)
@@ -204,7 +197,7 @@ def composite_all(
 
 def writing() -> bool:
     """Whether threads of a run that was stopped twice are still at work."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+    return any(thread.name == THREAD for thread in threading.enumerate())
 
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -314,8 +307,8 @@ class _Run(LightningModule):
         self._made = self._kept = 0
         self._failures: dict[int, str] = {}
         self._stopped = False
-        self._reading: _ReadAhead | None = None
-        self._writers: _Threads | None = None
+        self._reading: ReadAhead[_Read] | None = None
+        self._writers: Threads | None = None
         self._writing: deque[tuple[int, Future[None]]] = deque()
         self._exit = ExitStack()
 
@@ -339,10 +332,10 @@ class _Run(LightningModule):
         if made.type != here.type or made.index not in (None, here.index):
             self.compositor = self.make(str(here))
 
-    def predict_dataloader(self) -> _ReadAhead:
+    def predict_dataloader(self) -> ReadAhead[_Read]:
         """The photographs of this process, in their order."""
         own = range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size)
-        self._reading = _ReadAhead(own, self._read, lambda: self._stopped)
+        self._reading = ReadAhead(own, self._read, lambda: self._stopped)
         return self._reading
 
     def transfer_batch_to_device(
@@ -360,7 +353,7 @@ class _Run(LightningModule):
         self._advance = self._exit.enter_context(
             pool.progress(label, len(self._reading), show, "photographs")
         )
-        self._writers = _Threads(AHEAD)
+        self._writers = Threads(AHEAD)
 
     # In the threads
 
@@ -499,126 +492,6 @@ class _Run(LightningModule):
             raise CompositingError(
                 "another process of this run has ended; the same command with --resume goes on"
             ) from error
-
-
-class _ReadAhead:
-    """Photographs as they are needed; a few are read ahead in threads, and not more.
-
-    Args:
-        numbers: of the jobs.
-        read: reads one, and never raises.
-        stopped: asked before each whether to end.
-    """
-
-    def __init__(
-        self, numbers: Sequence[int], read: Callable[[int], _Read], stopped: Callable[[], bool]
-    ) -> None:
-        self.numbers = numbers
-        self.read = read
-        self.stopped = stopped
-        self.threads: _Threads | None = None
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[_Read]:
-        self.threads, waiting = _Threads(AHEAD), deque[Future[_Read]]()
-        for number in self.numbers:
-            if self.stopped():
-                return
-            waiting.append(self.threads.submit(self.read, number))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting and not self.stopped():
-            yield waiting.popleft().result()
-
-
-class _Threads:
-    """Threads that end with the process, however it ends; those of an executor are waited for.
-
-    Args:
-        count: how many.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._tasks: SimpleQueue[Any] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=_THREAD, daemon=True) for _ in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Have ``call(*args)`` done."""
-        future: Future[Any] = Future()
-        self._tasks.put((future, call, args))
-        return future
-
-    def close(self) -> None:
-        """Take nothing more."""
-        for _ in self._threads:
-            self._tasks.put(None)
-
-    def join(self) -> None:
-        """Wait for what has been taken, once closed."""
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            future, call, args = task
-            try:
-                future.set_result(call(*args))
-            except BaseException as error:
-                future.set_exception(error)
-            del task, future, call, args  # or the last composite would stay until the next comes
-
-
-class _Guard(Callback):
-    """Ends a run that is told to stop: in order the first time, at once the second."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._launched: list[subprocess.Popen[bytes]] = []
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stop_on_sigterm()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
-        if threading.current_thread() is threading.main_thread():
-            # Lightning has Ctrl-C ignored from here on, but a second one ends the waiting below.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            # The first process tells the others to stop, who may have heard it themselves.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        end_launched(trainer)
-        procs = getattr(trainer.strategy.launcher, "procs", [])
-        self._launched = list(procs)
-        procs.clear()  # Lightning watches this list, and would kill this process once one has ended
-        assert isinstance(pl_module, _Run)
-        pl_module.finish()
-        for process in self._launched:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-
-    def end(self) -> None:
-        """Kill what has not ended by itself."""
-        for process in self._launched:
-            process.kill()
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    """Handlers as they were, also where Lightning was stopped before it put them back."""
-    here = threading.current_thread() is threading.main_thread()
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # Small parts

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from deep_image_compositing.errors import UsageError
 
+_GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
 
 
@@ -98,3 +100,54 @@ def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
     end = getattr(trainer.strategy.launcher, "kill", None)
     if end is not None:
         end(number)
+
+
+class Guard(Callback):
+    """Ends a run that is told to stop: in order the first time, at once the second.
+
+    Args:
+        finish: called to finish what is under way, and to start nothing new.
+    """
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        self._finish = finish
+        self.interrupted = False
+        self._launched: list[subprocess.Popen[bytes]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop_on_sigterm()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+        if threading.current_thread() is threading.main_thread():
+            # Lightning has Ctrl-C ignored from here on, but a second one ends the waiting below.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # The first process tells the others to stop, who may have heard it themselves.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_launched(trainer)
+        procs = getattr(trainer.strategy.launcher, "procs", [])
+        self._launched = list(procs)
+        procs.clear()  # Lightning watches this list, and would kill this process once one has ended
+        self._finish()
+        for process in self._launched:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+
+    def end(self) -> None:
+        """Kill what has not ended by itself."""
+        for process in self._launched:
+            process.kill()
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Handlers as they were, also where Lightning was stopped before it put them back."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
