@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from deep_image_compositing import registry
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.stages.base import Fuser, Layers, Segmenter
+
+# One thread a core and not more, here and in the processes that tests start.
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ many folders under many names.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,8 @@ def _rough(alpha: Image.Image) -> Image.Image:
 
 def _make_folders(root: Path) -> None:
     """Plain folders: photographs with masks or alphas beside them, cut-outs, backgrounds."""
-    paired = [root / name for name in ("my/pairs", "data/people", "data/cats", "data/subjects")]
+    groups = runpy.run_path(str(ROOT / "recipes/groups.py"))["GROUPS"].values()
+    paired = [root / "my/pairs", *(root / "data" / name for group in groups for name in group)]
     mattes = [root / name for name in ("my/mattes", "data/mattes", "photos")]
     scenes = ("my/backgrounds", "data/backgrounds", "data/photographs", "backgrounds",
               "BG-20k/train")  # fmt: skip
