@@ -138,7 +138,7 @@ def test_arguments_that_cannot_be(
         (["data", "--workers", "1"], ["bare loop", "shards"]),
         (
             ["gpu", "--workers", "1", "--device", "cpu"],
-            ["Batches of 1", "fp32", "fusion, bf16, gloo"],
+            ["Batches of 1", "fusion, bf16, gloo"],
         ),
     ],
 )
