@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from deep_image_compositing import __version__
+from deep_image_compositing.benchmark import command as benchmark
 from deep_image_compositing.commands import composite, shards, stages, teach
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation import command as evaluation
@@ -127,109 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_arguments(
         command("teach", teach.run, "let a trained fuser make hard training triplets")
     )
-    _benchmark_arguments(
-        command("benchmark", _benchmark, "time stages, training data or training, as ratios")
+    benchmark.add_arguments(
+        command("benchmark", benchmark.run, "time composites, loading or training, as ratios")
     )
     evaluation.add_arguments(
         command("evaluate", evaluation.run, "compare whole methods on a test set, with a report")
     )
     study.add_arguments(command("study", study.run, "ask people which method's pictures are best"))
     return parser
-
-
-def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
-    # An option may stand before or behind what is measured: only the outermost has defaults.
-    parser.set_defaults(quick=False, threads=None, size=None, device=None)
-    kinds = parser.add_subparsers(metavar="WHAT", dest="what", required=False)
-    pipeline, resolution, data, train = (
-        kinds.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        for name, summary in (
-            ("pipeline", "imports, stages and the whole; what is measured when nothing is named"),
-            ("resolution", "time and memory from 0.6 to 48 megapixels, against exact truth"),
-            ("data", "shards against a bare loop and a folder, synthesis, memory"),
-            ("train", "steps a second, waiting for data and memory of recipes"),
-        )
-    )
-    given: dict[str, Any] = {"default": argparse.SUPPRESS}
-    for sub in (parser, pipeline, resolution, data, train):
-        sub.add_argument("--quick", action="store_true", help="everything small and once", **given)
-        sub.add_argument(
-            "--threads", type=int, metavar="N", help="CPU threads; default: torch's", **given
-        )
-    for sub in (parser, pipeline, resolution, data, train):
-        default = "auto" if sub in (data, train) else "cpu"
-        sub.add_argument("--device", help=f"auto, cpu, cuda, ...; default: {default}", **given)
-    for sub in (pipeline, resolution, data, train):
-        sub.add_argument(
-            "--debug", action="store_true", help=argparse.SUPPRESS, default=argparse.SUPPRESS
-        )
-    for sub in (parser, pipeline):
-        sub.add_argument("--size", type=int, metavar="PIXELS", help="default: 768", **given)
-    resolution.add_argument(
-        "--megapixels", metavar="N,...", help="sizes of the photographs; default: 0.6,2,12,24,48"
-    )
-    resolution.add_argument(
-        "--parts", metavar="NAME,...", help="what is measured; default: sizes,solved,"
-        "outline,blends,batches",
-    )  # fmt: skip
-    data.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="loader processes; default: 2"
-    )
-    data.add_argument(
-        "--samples", type=int, default=10_000, metavar="N", help="samples over which memory is "
-        "watched; default: 10000",
-    )  # fmt: skip
-    train.add_argument(
-        "recipes", nargs="*", default=[], metavar="RECIPE.yaml", help="default: a built-in set, "
-        "the paper's settings and modern ones",
-    )  # fmt: skip
-    train.add_argument("--steps", type=int, default=20, metavar="N", help="timed; default: 20")
-    train.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="loader processes; default: as the "
-        "recipe says",
-    )  # fmt: skip
-    train.add_argument(
-        "--compile", action="store_true", help="compile on the CPU too, where a recipe says so"
-    )
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    ours = options.what in ("data", "train")
-    if options.what not in (None, "pipeline") and options.size is not None:
-        raise UsageError(f"--size is an option of benchmark pipeline, not of {options.what}")
-    device = options.device or ("auto" if ours else "cpu")
-    shared = {"quick": options.quick, "threads": options.threads, "device": device}
-    if options.what == "data":
-        from deep_image_compositing.benchmark import data
-
-        data.run(workers=options.workers, samples=options.samples, **shared)
-    elif options.what == "train":
-        from deep_image_compositing.benchmark import train
-
-        train.run(
-            options.recipes,
-            steps=options.steps,
-            workers=options.workers,
-            compile=options.compile,
-            **shared,
-        )
-    elif options.what == "resolution":
-        from deep_image_compositing.benchmark import resolution
-
-        try:
-            sizes = [float(size) for size in (options.megapixels or "").split(",") if size]
-        except ValueError:
-            raise UsageError(
-                f"--megapixels is a list such as 0.6,12, got {options.megapixels!r}"
-            ) from None
-        parts = options.parts.split(",") if options.parts else resolution.PARTS
-        resolution.run(sizes or resolution.MEGAPIXELS, parts=parts, **shared)
-    else:
-        from deep_image_compositing.benchmark import pipeline
-
-        size = 768 if options.size is None else options.size
-        pipeline.run(size, **shared)
-    return 0
 
 
 class _Messages(logging.Handler):

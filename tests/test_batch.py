@@ -23,7 +23,6 @@ from torch import Tensor
 
 from deep_image_compositing import batch
 from deep_image_compositing.batch import RECORD, Job, Outcome, composite_all
-from deep_image_compositing.benchmark.data import fit_growth, resident
 from deep_image_compositing.cli import main
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
@@ -32,6 +31,7 @@ from deep_image_compositing.images import decoding, read_image
 from deep_image_compositing.registry import register
 from tests import photographs, runs
 from tests.conftest import PlainFuser, disc, noise
+from tests.memory import fit_growth, resident
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -681,7 +681,7 @@ def test_memory_stays_flat(folder: Path) -> None:
     seen = [0]
 
     def segment(image: Tensor) -> Tensor:
-        memory[seen[0]] = resident() or 0
+        memory[seen[0]] = resident()
         seen[0] += 1
         return ellipse(image)
 

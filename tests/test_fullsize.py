@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing import Compositor
-from deep_image_compositing.benchmark.fullsize import fuse_whole, recorded_layers
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
@@ -37,6 +36,7 @@ from deep_image_compositing.stages.fusion import (
 )
 from tests.conftest import disc, noise
 from tests.functional.test_exactness import strands
+from tests.whole import fuse_whole, recorded_layers
 
 CPU = torch.device("cpu")
 

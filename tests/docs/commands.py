@@ -29,7 +29,7 @@ PATIENCE = 600
 """Seconds after which a command is said to hang."""
 
 HEAVY = [
-    "deep_image_compositing.benchmark.train",
+    "deep_image_compositing.benchmark.training",
     "deep_image_compositing.cli",
     "deep_image_compositing.compositor",
     "deep_image_compositing.data.convert",
@@ -80,12 +80,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
         more += ["--workers=1"]
     if arguments[0] == "evaluate" and "--test-set" not in arguments:
         more += ["--samples=1", "--size=256", "--grades=rough"]
-    if arguments[:2] == ["benchmark", "train"]:
-        more += ["--steps=1", "--workers=1"]
-    if arguments[:2] == ["benchmark", "resolution"] and "--parts" not in arguments:
-        more += ["--parts=blends"]
-    if arguments[:2] == ["benchmark", "data"]:
-        more += ["--samples=100"]
+    if arguments[:2] in (["benchmark", "train"], ["benchmark", "gpu"]):
+        more += ["--device=cpu", "--workers=1"]
     if arguments[:2] == ["study", "make"]:
         more += ["--max-side=256"]
     return [*arguments, *more]

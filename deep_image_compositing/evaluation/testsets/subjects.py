@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing.benchmark import made
+from deep_image_compositing import noise
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.mattes import estimate_color
@@ -141,24 +141,13 @@ def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
 
 def _made_matte(seed: int, number: int) -> Item:
     """A ragged shape with strands around it, and the colours of noise."""
-    rng = np.random.default_rng([seed, 1, number])
-    picture = made.photograph(rng, (MADE_SIDE, MADE_SIDE))
-    width, height = picture.size
-    shape = made.subject(rng, picture.size).resize((4 * width, 4 * height))
-    middle = [side.mean() for side in np.nonzero(np.asarray(shape) > 127)]
-    draw = ImageDraw.Draw(shape)
-    for angle in rng.uniform(0, 2 * np.pi, 60):
-        turns = angle + rng.normal(0, 0.05, 8).cumsum()
-        reach = np.linspace(0.1, rng.uniform(0.3, 0.45), 8) * min(shape.size)
-        x, y = middle[1] + reach * np.cos(turns), middle[0] + reach * np.sin(turns)
-        draw.line([*zip(x, y, strict=True)], fill=255, width=int(rng.integers(2, 7)))
-    picture.putalpha(shape.resize(picture.size, Image.Resampling.BOX))
+    cutout = noise.matte(np.random.default_rng([seed, 1, number]), (MADE_SIDE, MADE_SIDE))
     return ShardItem(
-        Source("made"), Record(f"made-{number + 1}", {"foreground.png": made.png(picture)})
+        Source("made"), Record(f"made-{number + 1}", {"foreground.png": noise.png(cutout)})
     )
 
 
 def _made_scene(seed: int, number: int) -> Item:
     rng = np.random.default_rng([seed, 2, number])
-    fields = {"image.jpg": made.jpeg(made.photograph(rng, (MADE_SIDE, MADE_SIDE)))}
+    fields = {"image.jpg": noise.jpeg(noise.photograph(rng, (MADE_SIDE, MADE_SIDE)))}
     return ShardItem(Source("made"), Record(f"noise-{number + 1}", fields))

@@ -1,20 +1,17 @@
-"""Training data made of noise, as costly to decode as photographs; the benchmarks use it.
+"""Photographs and mattes made of noise, as costly to decode as real ones.
 
 A picture is noise of every scale, coarse ones stronger, as in photographs, with small shapes that
-have sharp edges. At JPEG quality 90 it takes about as many bits a pixel as a photograph does.
+have sharp edges. At JPEG quality 90 it takes about as many bits a pixel as a photograph does. The
+benchmarks and the made test set of ``evaluate`` use it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-
-from deep_image_compositing.data.shards import Index, ShardWriter
 
 QUALITY = 90
 """JPEG quality, with halved chroma, as cameras and the web have it."""
@@ -50,6 +47,22 @@ def subject(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((255 * alpha).round().astype(np.uint8))
 
 
+def matte(rng: np.random.Generator, sides: Sides) -> Image.Image:
+    """A cut-out (RGBA, straight colours): a ragged shape with strands around it."""
+    picture = photograph(rng, sides)
+    width, height = picture.size
+    shape = subject(rng, picture.size).resize((4 * width, 4 * height))
+    middle = [side.mean() for side in np.nonzero(np.asarray(shape) > 127)]
+    draw = ImageDraw.Draw(shape)
+    for angle in rng.uniform(0, 2 * np.pi, 60):
+        turns = angle + rng.normal(0, 0.05, 8).cumsum()
+        reach = np.linspace(0.1, rng.uniform(0.3, 0.45), 8) * min(shape.size)
+        x, y = middle[1] + reach * np.cos(turns), middle[0] + reach * np.sin(turns)
+        draw.line([*zip(x, y, strict=True)], fill=255, width=int(rng.integers(2, 7)))
+    picture.putalpha(shape.resize(picture.size, Image.Resampling.BOX))
+    return picture
+
+
 def _noise(
     rng: np.random.Generator, size: tuple[int, int], persistence: float, channels: int = 0
 ) -> NDArray[np.float32]:
@@ -82,51 +95,3 @@ def _encoded(picture: Image.Image, format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def _segmentation(rng: np.random.Generator, sides: Sides) -> dict[str, bytes]:
-    picture = photograph(rng, sides)
-    return {"image.jpg": jpeg(picture), "mask.png": png(subject(rng, picture.size))}
-
-
-def _matte(rng: np.random.Generator, sides: Sides) -> dict[str, bytes]:
-    picture = photograph(rng, sides)
-    return {"foreground.jpg": jpeg(picture), "alpha.png": png(subject(rng, picture.size))}
-
-
-def _background(rng: np.random.Generator, sides: Sides) -> dict[str, bytes]:
-    return {"image.jpg": jpeg(photograph(rng, sides))}
-
-
-_MAKERS: Mapping[str, Callable[[np.random.Generator, Sides], dict[str, bytes]]] = {
-    "segmentation": _segmentation,
-    "mattes": _matte,
-    "backgrounds": _background,
-}
-
-KINDS = tuple(_MAKERS)
-"""Kinds of samples that can be made."""
-
-
-def samples(kind: str, count: int, sides: Sides) -> list[tuple[str, dict[str, bytes]]]:
-    """Keys and fields of ``count`` samples of a kind, always the same."""
-    rng = np.random.default_rng([KINDS.index(kind), count, *sides])
-    return [(f"{kind}-{number:05d}", _MAKERS[kind](rng, sides)) for number in range(count)]
-
-
-def write_shards(
-    folder: Path, kind: str, made: Sequence[tuple[str, dict[str, bytes]]], shards: int = 4
-) -> Path:
-    """Write samples as shards with their index into ``folder``, which is made; returns it."""
-    folder.mkdir(parents=True)
-    entries = []
-    for number in range(shards):
-        writer = ShardWriter(folder / f"{number:03d}.tar")
-        with writer:
-            for key, fields in made[
-                number * len(made) // shards : (number + 1) * len(made) // shards
-            ]:
-                writer.write(key, fields)
-        entries.append(writer.entry())
-    Index(kind, {"train": entries}, {"source": "made of noise"}).write(folder)
-    return folder

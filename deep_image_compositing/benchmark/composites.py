@@ -1,0 +1,165 @@
+"""``benchmark pipeline`` and ``benchmark resolution``: seconds and memory of composites.
+
+Against what people use today, closed-form matting with multi-level colours of pymatting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.benchmark.measuring import PROGRAM, fresh, median, show, write_scene
+from deep_image_compositing.compositor import Compositor
+from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.functional.compose import trimap_from_mask
+from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.images import read_image, read_mask, to_tensor
+from deep_image_compositing.stages.making import make_stage
+
+
+def pipeline(device: torch.device, quick: bool) -> None:
+    """Print cold starts, and one pair through the pipeline, every stage and another method."""
+    with TemporaryDirectory() as name:
+        folder, side = Path(name), 96 if quick else 768
+        write_scene(folder / "large", *((160, 120) if quick else (1440, 1080)))
+        write_scene(folder / "pair", side, side)
+        show(start_table(folder, 1 if quick else 3))
+        show(pair_table(folder / "pair", device, 1 if quick else 5))
+
+
+def start_table(folder: Path, repeats: int) -> Table:
+    """Fresh processes on the CPU: seconds, their ratio to ``import torch``, and memory."""
+
+    def composite(part: str) -> list[str]:
+        given = [str(folder / part / f"{name}.jpg") for name in ("photograph", "background")]
+        return [*PROGRAM, "composite", *given, "--device=cpu", "-o", str(folder / "out.png")]
+
+    large, mask = composite("large"), str(folder / "large" / "mask.png")
+    table = Table("command", "seconds", "of import torch", "peak MB",
+                  title=f"Cold start: fresh processes on the CPU, median of {repeats}")  # fmt: skip
+    alone = 0.0
+    for what, arguments, code in (
+        ("import torch", ["-c", "import torch"], 0),
+        ("--help", [*PROGRAM, "--help"], 0),
+        ("composite, a wrong name", [*large, "--segmenter=piramid"], 2),
+        ("composite, 1.5 megapixels", large, 0),
+        ("the same, --mask … --refiner none --fuser laplacian",
+         [*large, "--mask", mask, "--refiner=none", "--fuser=laplacian"], 0),
+        ("composite, 768 × 768", composite("pair"), 0),
+    ):  # fmt: skip
+        runs = [fresh(*arguments, code=code) for _ in range(repeats)]
+        seconds = statistics.median(run[0] for run in runs)
+        peak = statistics.median(run[1] for run in runs)
+        alone = alone or seconds
+        table.add_row(what, f"{seconds:.2f}", f"{seconds / alone:.2f}", f"{peak:.0f}")
+    return table
+
+
+def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
+    """One pair through pymatting on the CPU, the whole pipeline, and each stage alone."""
+    names = ("photograph", "background")
+    front, back = (read_image(folder / f"{name}.jpg").pixels for name in names)
+    mask = read_mask(folder / "mask.png")
+    on = [to_tensor(picture)[None].to(device) for picture in (front, back, mask)]
+    given = {"segmenter": on[:1], "refiner": [on[0], on[2]], "fuser": on}
+    table = Table("what", "seconds", "of pymatting",
+                  title=f"A pair of {len(mask)} × {len(mask)} pixels on {device}, "
+                  f"{torch.get_num_threads()} threads, median of {repeats}")  # fmt: skip
+    calls: dict[str, Callable[[], Any]] = {}
+    rival = "pymatting: closed form, multi-level colours"
+    with contextlib.suppress(ImportError):
+        from pymatting import estimate_alpha_cf, estimate_foreground_ml
+
+        trimap = trimap_from_mask(on[2], max(2, len(mask) // 48))[0, 0].double().cpu().numpy()
+        calls[rival] = lambda: estimate_foreground_ml(
+            front / 255.0, estimate_alpha_cf(front / 255.0, trimap)
+        )
+    calls["the default pipeline"] = partial(informed(on[2], device), front, back)
+    for entry in registry.list_stages():
+        with contextlib.suppress(UsageError, MissingExtraError):  # it needs a file, or an extra
+            stage: Any = make_stage(entry.slot, entry.name)
+            stage.to(device).eval()
+            calls[f"{entry.slot} {entry.name}"] = partial(stage, *given[entry.slot])
+    with torch.inference_mode():
+        seconds = {what: median(call, repeats, device) for what, call in calls.items()}
+    for what, each in seconds.items():
+        table.add_row(what, f"{each:.3f}", f"{each / seconds.get(rival, math.nan):.3f}")
+    return table
+
+
+def informed(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
+    """The default compositor, but that its segmenter works and then hands on ``mask``.
+
+    Whatever it makes of noise, the later stages have a rim to work on.
+    """
+    segmenter: Any = make_stage("segmenter", "pyramid")
+    segmenter.to(device).eval()
+
+    def segment(image: Tensor) -> Tensor:
+        segmenter(image)
+        return resize(mask.to(image), (image.shape[-2], image.shape[-1])).clamp(0, 1)
+
+    return Compositor(segment, device=device, **options)
+
+
+# Megapixels
+
+
+def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -> None:
+    """Print seconds and memory of the same made subject at several sizes."""
+    parts = ("segmentation", "refinement", "fusion", "all", "read", "write")
+    table = Table("megapixels", *parts, "ratio of all", "peak MB", "tiles",
+                  title=f"Seconds of one subject at several sizes, on {device}, each in a fresh "
+                  f"process, {torch.get_num_threads()} threads")  # fmt: skip
+    first = 0.0
+    for size in megapixels:
+        height = max(8, 8 * round((size * 750_000) ** 0.5 / 8))
+        with TemporaryDirectory() as folder:
+            write_scene(Path(folder), 8 * round(height / 6), height)
+            options = json.dumps({"side": 128 if quick else 896, "repeats": 1 if quick else 3})
+            _, peak, said = fresh("-m", __name__, folder, str(device), options)
+        found = json.loads(said.splitlines()[-1])
+        first = first or found["all"]
+        touched, cells = found["tiles"]
+        table.add_row(f"{size:g}", *(f"{found[part]:.2f}" for part in parts),
+                      f"{found['all'] / first:.2f}", f"{peak:.0f}",
+                      f"{touched} of {cells}" if cells else "all")  # fmt: skip
+    show(table)
+
+
+def measure_scene(folder: Path, device: str, side: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of reading, each stage, all of them and writing; tiles worked on, and all."""
+    mask = to_tensor(read_mask(folder / "mask.png"))[None]
+    compositor = informed(mask, torch.device(device), work_side=side)
+    runs = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        given = [read_image(folder / f"{name}.jpg") for name in ("photograph", "background")]
+        read = time.perf_counter() - start
+        result = compositor(*given)
+        start = time.perf_counter()
+        result.save(folder / "out.jpg")
+        write = time.perf_counter() - start
+        runs.append({**result.seconds, "read": read, "write": write})
+        runs[-1]["all"] = sum(result.seconds.values())
+    runs = runs[repeats > 1 :]  # the first one of several does not count
+    found = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
+    return {**found, "tiles": result.tiles}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_scene(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))))

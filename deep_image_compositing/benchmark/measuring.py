@@ -1,0 +1,120 @@
+"""What the benchmarks share: fresh processes, medians, made photographs and training data."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from rich.console import Console
+from rich.table import Table
+
+from deep_image_compositing import noise
+from deep_image_compositing.errors import CompositingError
+
+PROGRAM = ("-m", "deep_image_compositing")
+
+# A process begins with the peak of the one that has started it: here one that is small.
+_STARTER = """
+import subprocess, sys, time
+try: from resource import RUSAGE_CHILDREN, getrusage
+except ImportError: getrusage = None
+start = time.perf_counter()
+code = subprocess.call([sys.executable, *sys.argv[1:]])
+seconds = time.perf_counter() - start
+unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024
+print(seconds, getrusage(RUSAGE_CHILDREN).ru_maxrss / unit if getrusage else "nan", code)
+"""
+
+
+def fresh(*arguments: str, code: int = 0) -> tuple[float, float, str]:
+    """Run Python in a fresh process: its seconds, peak of memory in MB (or NaN), and what it says.
+
+    Raises:
+        CompositingError: it ended with another ``code``.
+    """
+    command = [sys.executable, "-c", _STARTER, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    *said, figures = done.stdout.splitlines() or ["nan nan nan"]
+    seconds, peak, ended = figures.split()
+    if ended != str(code):
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise CompositingError(f"{' '.join(arguments[:3])} ended with {ended}: {reason}")
+    return float(seconds), float(peak), "\n".join(said)
+
+
+def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Median seconds of ``call``, after one that does not count unless there is just one.
+
+    Ends early, after at least one, when 20 seconds have passed.
+    """
+    seconds: list[float] = []
+    if repeats > 1:
+        call()
+    while len(seconds) < repeats and sum(seconds) < 20:
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as the terminal, and wide enough where there is none."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if known else 200).print(table)
+
+
+def write_scene(folder: Path, width: int, height: int) -> None:
+    """Write a made subject into ``folder``, the same at every size.
+
+    ``photograph.jpg`` shows it on its old background, ``background.jpg`` is a new one, and
+    ``mask.png`` is what a segmenter might say: binary and blurred.
+    """
+    folder.mkdir(exist_ok=True)
+    rng, size = np.random.default_rng(2), (width, height)
+    cutout = noise.matte(rng, (600, 600)).resize(size, Image.Resampling.BICUBIC)
+    alpha = cutout.getchannel("A")
+    for name in ("photograph", "background"):
+        picture = noise.photograph(rng, (600, 600)).resize(size)
+        if name == "photograph":
+            picture.paste(cutout, mask=alpha)
+        grain = rng.integers(-5, 6, (height, width, 1), np.int16)
+        pixels = (np.asarray(picture) + grain).clip(0, 255).astype(np.uint8)
+        (folder / f"{name}.jpg").write_bytes(noise.jpeg(Image.fromarray(pixels)))
+    alpha.thumbnail((1024, 1024))
+    rough = alpha.point(lambda level: 255 * (level > 127)).filter(ImageFilter.BoxBlur(2))
+    rough.resize(size, Image.Resampling.BILINEAR).save(folder / "mask.png")
+
+
+def write_shards(folder: Path, kind: str, count: int, sides: noise.Sides) -> Path:
+    """Make samples of a kind, and shards of them with the command ``shards``; returns those."""
+    root, out = folder / f"{kind}-files", folder / kind
+    label = {"segmentation": "masks", "mattes": "alphas"}.get(kind, "")
+    rng = np.random.default_rng(len(kind))
+    for name in ("images", label):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture = noise.photograph(rng, sides)
+        (root / "images" / f"{number}.jpg").write_bytes(noise.jpeg(picture))
+        if label:
+            mask = noise.subject(rng, picture.size)
+            (root / label / f"{number}.png").write_bytes(noise.png(mask))
+    fresh(*PROGRAM, "shards", kind, "--layout=folders", f"--root={root}", f"--out={out}",
+          "--licence=made", "--validation=0", "--shard-samples=20")  # fmt: skip
+    return out

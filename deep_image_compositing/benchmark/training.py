@@ -1,0 +1,246 @@
+"""``benchmark data``, ``train`` and ``gpu``: loading, training, and batches through all stages.
+
+Only speed is measured: data are made of noise, and networks start from random weights.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tarfile
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deep_image_compositing.benchmark.measuring import median, show, synchronise, write_shards
+from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.modules import FusionData, RefinementData, SegmentationData
+from deep_image_compositing.running import quiet
+from deep_image_compositing.stages.fusion import MultiStreamFuser
+from deep_image_compositing.stages.making import make_stage
+from deep_image_compositing.stages.refinement import CascadeRefiner
+from deep_image_compositing.stages.segmentation import PyramidSegmenter
+
+MINUTES = 6.5
+"""After which no further way of training is begun."""
+
+CROP, BATCH = 256, 8
+"""Of the loading rows: the paper's for segmentation."""
+
+ENDLESS = 10**9
+
+# Loading
+
+
+def loading(workers: int, quick: bool) -> None:
+    """Print how fast training data is loaded from shards, beside the decoding alone."""
+    count, sides, batches, turns = (12, (96, 128), 3, 1) if quick else (160, (512, 800), 40, 7)
+    table = Table("loading", "workers", "samples/s", "of the bare loop",
+                  title=f"Crops of {CROP} × {CROP} of photographs of {sides[0]} to {sides[1]} "
+                  f"pixels, median of {turns} turns")  # fmt: skip
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = write_shards(folder, "segmentation", count, sides)
+        scenes = write_shards(folder, "backgrounds", max(40, count // 4), sides)
+        for path in shards.glob("*.tar"):
+            with tarfile.open(path) as tar:
+                tar.extractall(folder / "files", filter="data")
+        plans = draw_crops(folder / "files", batches * BATCH)
+        for number in sorted({1, workers}):
+            # Nothing is pasted: a sample is one photograph and one mask, as in the bare loop.
+            data = SegmentationData(Source(str(shards), paste=0.0), str(scenes), size=CROP,
+                                    batch_size=BATCH, epoch_length=ENDLESS,
+                                    num_workers=number)  # fmt: skip
+            data.setup("fit")
+            loader: Any = iter(data.train_dataloader())
+            rates = []
+            with multiprocessing.Pool(number) as pool:
+                for _ in range(turns):
+                    pool.map(decode, plans[: 4 * number * BATCH])  # meanwhile loaders get ready
+                    begin = time.perf_counter()
+                    pool.map(decode, plans, chunksize=BATCH)
+                    bare = time.perf_counter() - begin
+                    # Some batches were made meanwhile: as many as may wait do not count.
+                    list(islice(loader, 2 * number + 2))
+                    begin = time.perf_counter()
+                    list(islice(loader, batches))
+                    rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - begin)))
+            bare, own = (statistics.median(each) for each in zip(*rates, strict=True))
+            ratio = statistics.median(own / bare for bare, own in rates)
+            table.add_row("bare loop", str(number), f"{bare:.0f}")
+            table.add_row("shards", str(number), f"{own:.0f}", f"{ratio:.2f}")
+            del loader
+    show(table)
+
+
+def draw_crops(files: Path, count: int) -> list[tuple[str, Any]]:
+    """Photographs without suffix and boxes, from everything to the subject, as training crops."""
+    rng, plans = np.random.default_rng(0), []
+    masks = sorted(files.glob("*.mask.png"))
+    for number in rng.integers(0, len(masks), count):
+        mask = masks[number]
+        with Image.open(mask) as label:
+            whole = np.array([0, 0, *label.size])
+            subject = label.point(lambda level: 255 * (level > 127)).getbbox() or whole
+        box = whole + (subject - whole) * rng.uniform(0, 1, 4) ** 1.5
+        plans.append((str(mask).removesuffix(".mask.png"), box))
+    return plans
+
+
+def decode(plan: tuple[str, Any]) -> None:
+    """A photograph and its mask, cropped to arrays for nobody; JPEG as small as will do."""
+    path, box = plan
+    with Image.open(f"{path}.image.jpg") as image, Image.open(f"{path}.mask.png") as mask:
+        scale = max(1, min(box[2:] - box[:2]) / CROP)
+        image.draft("RGB", (int(mask.width / scale), int(mask.height / scale)))
+        part = box * np.tile(np.divide(image.size, mask.size), 2)
+        for picture, inside in ((image, part), (mask, box)):
+            how = Image.Resampling.BILINEAR
+            np.array(picture.resize((CROP, CROP), how, tuple(inside), reducing_gap=2.0))
+
+
+# Training
+
+
+class Meter(Callback):
+    """Times the batches of a run after the first ``warmup``: how many a second, and the waiting."""
+
+    def __init__(self, warmup: int, batches: int) -> None:
+        self.warmup, self.batches = warmup, batches
+        self.rate = self.waiting = float("nan")
+        self.peak = ""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1 - self.warmup
+        if done in (0, self.batches):
+            synchronise(pl_module.device)
+        if done == 0:
+            if pl_module.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(pl_module.device)
+            self._begin = time.perf_counter()
+        elif done == self.batches:
+            seconds = time.perf_counter() - self._begin
+            profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+            waits = next(each for what, each in profiler.recorded_durations.items()
+                         if what.endswith("train_dataloader_next"))  # fmt: skip
+            self.rate = self.batches / seconds
+            self.waiting = sum(waits[self.warmup : self.warmup + self.batches]) / seconds
+            if pl_module.device.type == "cuda":
+                self.peak = f"{torch.cuda.max_memory_allocated(pl_module.device) / 1e6:.0f}"
+
+
+def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> None:
+    """Print how fast each slot trains, and before it, with ``batches``, how fast they composite."""
+    begin = time.monotonic()
+    if batches:
+        show(batch_table(device, *((1, 64, 1) if quick else (8, 768, 20))))
+    with TemporaryDirectory() as folder:
+        loaders = workers or min(12, max(1, (os.cpu_count() or 1) - 1))
+        show(train_table(Path(folder), device, loaders, quick, begin))
+
+
+def train_table(
+    folder: Path, device: torch.device, workers: int, quick: bool, begin: float
+) -> Table:
+    """Samples a second of each slot, in float32 as in the paper and in other ways."""
+    gpu = device.type == "cuda"
+    mattes, scenes = (
+        str(write_shards(folder, kind, *((40, (64, 96)) if quick else (64, (512, 800)))))
+        for kind in ("mattes", "backgrounds")
+    )
+    features = "test_efficientnet" if quick else "vgg16"  # the loss refuses to have no weights
+    weights = str(folder / f"{features}.safetensors")
+    save_file(timm.create_model(features, num_classes=0).state_dict(), weights)
+    fuser = partial(MultiStreamFuser, perceptual=features, perceptual_weights=weights)
+    slots: list[tuple[str, Any, Any, int, int]] = [
+        ("fusion", fuser, FusionData, 384, 32),
+        ("segmentation", PyramidSegmenter, SegmentationData, 256, 64),
+        ("refinement", CascadeRefiner, RefinementData, 256, 64),
+    ]
+    bf16 = {"precision": "bf16-mixed"}
+    ways: list[tuple[str, bool, dict[str, Any]]] = [("fp32", False, {}), ("bf16", False, bf16)]
+    if gpu or quick:
+        ways.append(("bf16, compiled", gpu, bf16))
+        ways.append((f"bf16, {'NCCL' if gpu else 'gloo'}", False, {**bf16, "strategy": "ddp"}))
+    table = Table("training", "crops", "batch", "samples/s", "of fp32", "waiting", "peak MB",
+                  title=f"On {torch.cuda.get_device_name(device) if gpu else device.type}, "
+                  f"{workers} loader processes")  # fmt: skip
+    for slot, stage, module, size, large in slots[: 1 if quick else 3]:
+        first = 0.0
+        for way, compiled, trainer in ways if slot == "fusion" else ways[:2]:
+            if gpu and time.monotonic() - begin > 60 * MINUTES:
+                table.add_row(f"{slot}, {way}", "left out: time is up")
+                continue
+            batch = 2 if quick else 8 if way == "fp32" else large if gpu else 16
+            data = module(mattes, scenes, size=32 if quick else size, batch_size=batch,
+                          num_workers=workers, epoch_length=ENDLESS)  # fmt: skip
+            meter = Meter(5 + 2 * workers, 2 if quick else 100 if gpu else 20)
+            made = stage(compile=compiled, picture_every=0)
+            fit(made, data, device, meter, default_root_dir=folder, **trainer)
+            rate = batch * meter.rate
+            first = first or rate
+            table.add_row(f"{slot}, {way}", str(data.size), str(batch), f"{rate:.3g}",
+                          f"{rate / first:.2f}", f"{meter.waiting:.1%}", meter.peak)  # fmt: skip
+    return table
+
+
+def fit(
+    stage: LightningModule, data: Any, device: torch.device, meter: Meter, **options: Any
+) -> None:
+    """Train until the meter has what it needs."""
+    gpu = device.type == "cuda"
+    with quiet():
+        Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index or 0] if gpu else 1, max_epochs=1, limit_val_batches=0,
+            limit_train_batches=meter.warmup + meter.batches, profiler="simple", logger=False,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            callbacks=[meter], **options,
+        ).fit(stage, data)  # fmt: skip
+
+
+# Batches
+
+
+def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Table:
+    """Pairs a second through all three stages, from bytes on the host to bytes on the host."""
+    names = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
+    stages: list[Any] = [make_stage(*slot) for slot in names.items()]
+    pictures = [torch.randint(0, 256, (count, n, size, size), dtype=torch.uint8) for n in (3, 3, 1)]
+    table = Table("precision", "pairs/s", "of fp32", title=f"Batches of {count} pairs of {size} × "
+                  f"{size} pixels, copies to the device and back included")  # fmt: skip
+
+    def composite() -> Tensor:
+        front, back, mask = (x.to(device).float() / 255 for x in pictures)
+        stages[0](front)  # what it makes of noise is not handed on
+        out: Tensor = stages[2](front, back, stages[1](front, mask).float())
+        return out.float().mul(255).add_(0.5).clamp_(0, 255).byte().cpu()
+
+    first = 0.0
+    # A processor may take minutes for bfloat16 and for compiling.
+    for way in ("fp32", "bf16", "bf16, compiled")[: 3 if device.type == "cuda" else 1]:
+        for stage in stages:
+            stage.to(device).eval()
+            if way == "bf16, compiled":
+                stage.compile_networks = True
+                stage.configure_model()
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, way != "fp32"):
+            pairs = count / median(composite, repeats, device)
+        first = first or pairs
+        table.add_row(way, f"{pairs:.1f}", f"{pairs / first:.2f}")
+    return table
