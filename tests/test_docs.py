@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_the_stage_of_the_page_on_stages_is_one() -> None:
     assert stage(torch.rand(2, 3, 5, 7)).shape == (2, 1, 5, 7)
     assert stage.hparams["width"] == 4
     assert stage.loss({"image": torch.rand(1, 3, 8, 8), "mask": torch.ones(1, 1, 8, 8)})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_of_the_page_on_training_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    code = blocks(ROOT / "docs/training.md", "python")[0].text
+    exec(compile(code, "training.md", "exec"), names)
+    stage, again = names["stage"], names["compositor"].segmenter
+    assert names["trainer"].global_step == 2
+    assert again.hparams["learning_rate"] == 1e-4
+    assert again.hparams["width"] == 64
+    for name, value in stage.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.to(again.device))
+    shipped = type(stage)(weights="default").network.head[-1].weight
+    assert not torch.equal(again.network.head[-1].weight, shipped)
 
 
 def test_entry_points_of_the_pages_are_in_the_registry_s_group() -> None:

@@ -12,9 +12,15 @@ from PIL import Image
 HEAVY = ("torch", "lightning", "timm", "kornia", "torchvision", "torchmetrics", "numpy", "PIL")
 
 
-def imported_by(code: str) -> set[str]:
+TRAINING = ("lightning", "torchmetrics", "torchvision", "timm", "kornia", "tensorboard",
+            "jsonargparse", "webdataset", "huggingface_hub", "scipy", "pandas", "matplotlib",
+            "sklearn", "sympy", "torch._dynamo", "torch.distributed.tensor")  # fmt: skip
+"""What a composite needs nothing of."""
+
+
+def imported_by(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
     """Which of the heavy packages a fresh process has imported after ``code``."""
-    script = f"{code}\nimport sys\nprint('|', *(name for name in {HEAVY} if name in sys.modules))"
+    script = f"{code}\nimport sys\nprint('|', *(name for name in {names} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -37,6 +43,28 @@ def test_a_wrong_file_is_found_before_torch_is_imported() -> None:
         "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1"
     )
     assert imported_by(code) & {"torch", "lightning", "timm"} == set()
+
+
+def test_a_composite_imports_nothing_of_training(tmp_path: Path) -> None:
+    front = Image.new("RGB", (64, 48), "gray")
+    front.paste("red", (20, 8, 44, 40))
+    front.save(tmp_path / "front.png")
+    Image.new("RGB", (64, 48), "blue").save(tmp_path / "back.png")
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (20, 8, 44, 40))
+    mask.save(tmp_path / "mask.png")
+    code = (
+        "import os\n"
+        "from deep_image_compositing.cli import main\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "call = ['composite', 'front.png', 'back.png', '--mask', 'mask.png']\n"
+        "assert main([*call, '-o', 'learned.png', '--save-steps', 'steps.png']) == 0\n"
+        "plain = ['--refiner', 'none', '--fuser', 'laplacian', '-o', 'plain.png']\n"
+        "assert main([*call, *plain]) == 0\n"
+        "from deep_image_compositing import Compositor\n"
+        "assert Compositor().segmenter is not None"
+    )
+    assert imported_by(code, TRAINING) == set()
 
 
 def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) -> None:

@@ -99,16 +99,16 @@ class MultiStreamNetwork(nn.Module):
         """(B, outputs, H, W) from both streams' inputs; all zero before training."""
         multiple = self.shuffle * 2 ** (len(self.widths) - 1)
         padded, (height, width) = pad_to_multiple(foreground, multiple)
-        streams = [self.foreground_encoder(self._unshuffled(padded))]
-        if background is not None:
-            behind = pad_to_multiple(background, multiple)[0]
-            streams.append(self.background_encoder(self._unshuffled(behind)))
         helped: dict[int, Tensor] = {}
-        if self.backbone is not None:
+        if self.backbone is not None:  # first, as it takes the most memory
             features = self.backbone(padded[:, :3], padded[:, 3:5])
             strides = self.backbone.strides
             pairs = zip(strides, features, strict=True)
             helped = {self._level(s): f for s, f in pairs if s >= self.shuffle}
+        streams = [self.foreground_encoder(self._unshuffled(padded))]
+        if background is not None:
+            behind = pad_to_multiple(background, multiple)[0]
+            streams.append(self.background_encoder(self._unshuffled(behind)))
         levels = [[stream[i] for stream in streams] for i in range(len(self.widths))]
         for level, feature in helped.items():
             levels[level].append(feature)
