@@ -18,11 +18,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from deep_image_compositing import __version__
-from deep_image_compositing.benchmark import command as benchmark
-from deep_image_compositing.commands import composite, shards, stages, teach
+from deep_image_compositing.commands import (
+    benchmark,
+    composite,
+    evaluate,
+    shards,
+    stages,
+    study,
+    teach,
+)
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.evaluation import command as evaluation
-from deep_image_compositing.evaluation.study import command as study
 from deep_image_compositing.messages import PROGRAM, say, show
 
 TRAINING = ("fit", "validate", "test")
@@ -131,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_arguments(
         command("benchmark", benchmark.run, "time composites, loading or training, as ratios")
     )
-    evaluation.add_arguments(
-        command("evaluate", evaluation.run, "compare whole methods on a test set, with a report")
+    evaluate.add_arguments(
+        command("evaluate", evaluate.run, "compare whole methods on a test set, with a report")
     )
     study.add_arguments(command("study", study.run, "ask people which method's pictures are best"))
     return parser

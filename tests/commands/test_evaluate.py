@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deep_image_compositing.cli import main
-from deep_image_compositing.evaluation import command
+from deep_image_compositing.commands import evaluate
 from tests.evaluation import tiny
 from tests.evaluation.tiny import Odd, Tiny
 
@@ -159,6 +159,6 @@ def test_test_sets_get_their_options(given: list[str], expected: dict[str, Any])
     import argparse
 
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    evaluate.add_arguments(parser)
     options = parser.parse_args(["--out", "out", *given])
-    assert command._test_set_options(options) == expected
+    assert evaluate._test_set_options(options) == expected
