@@ -25,7 +25,8 @@ from deep_image_compositing.data import convert as module
 from deep_image_compositing.data import pool
 from deep_image_compositing.data.convert import assign_splits, convert
 from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.shards import Index, Record, ShardWriter, read_records
+from deep_image_compositing.data.shards import Index, Record, ShardWriter
+from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import CompositingError, UsageError
 from tests.data import published, trees
