@@ -176,7 +176,7 @@ class Loader(DataLoader[Any]):
         super().__init__(
             samples,
             batch_size=None,
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -73,10 +73,10 @@ class StreamedDataset(Dataset[Item]):
 
         info = torch.utils.data.get_worker_info()
         seed = np.random.SeedSequence([*self.seed, info.id if info else 0]).generate_state(2)
-        urls = webdataset.ResampledShards(  # type: ignore[no-untyped-call]
+        urls = webdataset.ResampledShards(
             list(self.shards.urls), seed=int(seed[0]), worker_seed=lambda: 0, deterministic=True
         )
-        pipeline = webdataset.DataPipeline(urls, self._records)  # type: ignore[no-untyped-call]
+        pipeline = webdataset.DataPipeline(urls, self._records)
         shuffled = _shuffle(
             iter(pipeline), np.random.default_rng(seed), self.shards.reading.shuffle
         )

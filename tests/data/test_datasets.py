@@ -81,7 +81,7 @@ def test_webdataset_reads_the_same_shards(root: Path) -> None:
     url = f"{root}/mattes/train-{{000000..000002}}.tar"
     theirs = list(webdataset.WebDataset(url, shardshuffle=False))
     gc.collect()
-    ours = [item.record for item in opened(url)]  # type: ignore[attr-defined]
+    ours = [item.record for item in opened(url)]
     assert [sample["__key__"] for sample in theirs] == [record.key for record in ours]
     for sample, record in zip(theirs, ours, strict=True):
         assert {name: sample[name] for name in record.fields} == dict(record.fields)
