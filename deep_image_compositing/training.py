@@ -30,8 +30,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from deep_image_compositing.data.loading import seconds_without_data
 from deep_image_compositing.data.modules import StageData, batches_trained
-from deep_image_compositing.data.stream import seconds_without_data, seed_of
+from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.messages import show

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.datasets import FolderDataset, open_source
 from deep_image_compositing.data.folders import DOUBTS
 from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.errors import CompositingError
@@ -54,7 +54,9 @@ def source(data: Path, folder: str, doubt: float = DOUBT, **settings: Any) -> So
 def held_out(source: Source, kind: str = "segmentation") -> list[FileItem]:
     """What training on ``source`` does not see, in the order of the names."""
     try:
-        _, feed = open_source(source, (kind,), Reading())
+        _, feed = open_source(source, (kind,))
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None
-    return [FileItem(source, pair) for pair in feed.pairs] if isinstance(feed, FolderFeed) else []
+    return (
+        [FileItem(source, pair) for pair in feed.pairs] if isinstance(feed, FolderDataset) else []
+    )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import Compositor
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.datasets import FolderDataset, open_source
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.sheets import contact_sheet
@@ -83,8 +83,8 @@ def choose(data: Path, rng: np.random.Generator) -> list[tuple[Path, Path]]:
 
 
 def held_out(path: Path, share: float, kind: str) -> list[Path]:
-    _, feed = open_source(Source(str(path), hold_out=share), (kind,), Reading())
-    if not isinstance(feed, FolderFeed):
+    _, feed = open_source(Source(str(path), hold_out=share), (kind,))
+    if not isinstance(feed, FolderDataset):
         raise SystemExit(f"nothing is held out of {path}")
     return [pair.image for pair in feed.pairs]
 

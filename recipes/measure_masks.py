@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.data import folders
+from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.mattes import Matte, read_matte
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
@@ -243,7 +243,7 @@ def thumbnail(picture: Tensor) -> Tensor:
 
 
 def tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(folders.to_planes(image))[None].float() / 255
+    return planes(image)[None].float() / 255
 
 
 def report(group: str, segmenters: list[str], records: list[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import CompositingError, registry
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.datasets import FolderDataset, open_source
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.shards import Index, ShardWriter, describe
 from deep_image_compositing.evaluation.methods import parse_stage
@@ -80,8 +80,8 @@ def main() -> None:
 
 def kept(path: Path, share: float, kind: str, target: Path) -> Path:
     """A folder that holds only what training keeps of ``path``."""
-    feed, _ = open_source(Source(str(path), hold_out=share), (kind,), Reading())
-    assert isinstance(feed, FolderFeed)
+    feed, _ = open_source(Source(str(path), hold_out=share), (kind,))
+    assert isinstance(feed, FolderDataset)
     target.mkdir()
     for number, pair in enumerate(feed.pairs):
         for file in (pair.image, pair.label):

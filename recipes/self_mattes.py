@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import CompositingError, registry
-from deep_image_compositing.data import folders
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.crops import planes
+from deep_image_compositing.data.datasets import FolderDataset, open_source
 from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.functional.precision import to_bytes
 
@@ -60,8 +60,8 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     for name, (count, fine) in SETS.items():
         source = Source(str(options.data / name))
-        feed, _ = open_source(source, ("segmentation",), Reading())
-        assert isinstance(feed, FolderFeed)
+        feed, _ = open_source(source, ("segmentation",))
+        assert isinstance(feed, FolderDataset)
         for number in rng.permutation(len(feed.pairs))[:count]:
             item = FileItem(source, feed.pairs[number])
             photograph = item.image()
@@ -91,7 +91,7 @@ def found(
 
 
 def tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(folders.to_planes(image))[None].float() / 255
+    return planes(image)[None].float() / 255
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deep_image_compositing import registry, weights
-from deep_image_compositing.data.feeds import Reading, open_source
+from deep_image_compositing.data.datasets import open_source
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import ShardItem, Source
 from tests.photographs import disk, scene
@@ -80,13 +80,13 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def feed_labels(shard: Path, count: int) -> list[NDArray[np.uint8]]:
     """Masks of the first samples of a shard."""
-    feed, _ = open_source(Source(str(shard)), ("segmentation",), Reading())
+    feed, _ = open_source(Source(str(shard)), ("segmentation",))
     return [np.asarray(item.label()) for item in feed.read(0, count) if item is not None]
 
 
 def held_out(path: Path, share: float) -> int:
     """How many of the pictures in ``path`` are kept from training."""
-    _, feed = open_source(Source(str(path), hold_out=share), ("segmentation",), Reading())
+    _, feed = open_source(Source(str(path), hold_out=share), ("segmentation",))
     return 0 if feed is None else len(feed)
 
 
@@ -158,7 +158,7 @@ def test_self_taught_mattes_train_like_measured_ones(
 ) -> None:
     run(monkeypatch, "self_mattes", data, tmp_path / "self")
     source = Source(str(tmp_path / "self/mattes"), hold_out=0)
-    feed, _ = open_source(source, ("mattes",), Reading())
+    feed, _ = open_source(source, ("mattes",))
     expected = 0
     for name in ("people", "cats", "subjects"):
         expected += 9 - held_out(data / name, 0.1)
@@ -176,7 +176,7 @@ def test_own_masks_are_triplets_with_the_mask_that_was_found(
 ) -> None:
     out = tmp_path / "own"
     run(monkeypatch, "own_masks", data, out, "--per-subject", "1", "--size", "96")
-    feed, _ = open_source(Source(str(out)), ("triplets",), Reading())
+    feed, _ = open_source(Source(str(out)), ("triplets",))
     assert len(feed) == 9 - held_out(data / "mattes", 0.2)
     for item in feed.read(0, len(feed)):
         assert isinstance(item, ShardItem)
@@ -265,7 +265,7 @@ def test_what_is_packed_trains_all_three_stages(
         ("mattes", "mattes", 0.2),
         ("backgrounds", "backgrounds", 0.1),
     ):
-        feed, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,), Reading())
+        feed, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,))
         pairs = [Pair(Path(f"{n}.jpg"), None) for n in range(9)]
         assert len(feed) == sum(not pair.held_out(share) for pair in pairs)
     (soft,) = feed_labels(packed / "segmentation/mattes.tar", 1)

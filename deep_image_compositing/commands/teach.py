@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
     given = {"weights": options.fuser}
     registry.get(slot, name).check(given)
     from deep_image_compositing import weights
-    from deep_image_compositing.data.teach import identify, teach
+    from deep_image_compositing.data.teach import teach
+    from deep_image_compositing.data.triplet_recipe import identify
     from deep_image_compositing.stages.making import make_stage
 
     start = time.perf_counter()

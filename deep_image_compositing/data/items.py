@@ -1,7 +1,6 @@
-"""One sample of training data, decoded when and as far as it is needed.
+"""One sample of training data, read and decoded when and as far as it is needed.
 
-Feeds hand items out; data modules crop them. An item that nobody looks at is never decoded, which
-is what makes skipping to where an interrupted run stopped cheap.
+Datasets hand items out; data modules crop them.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
-from deep_image_compositing.data import folders
+from deep_image_compositing.data import crops, folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import estimate_color, read_matte
 from deep_image_compositing.data.memory import DECODED, picture_bytes
@@ -107,7 +107,7 @@ class Item(ABC):
         """Where the subject is (L, 255 = subject), at the size of the whole photograph."""
 
     @abstractmethod
-    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+    def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         """Straight colour (RGB) of the subject in the crop ``box`` at ``size`` x ``size``.
 
         Where the source has none it is estimated from the photograph and ``label``, its opacity.
@@ -133,8 +133,8 @@ class FileItem(Item):
     def label(self) -> Image.Image:
         return folders.read_pair(self.pair)[1]
 
-    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
-        return folders.crop(_read_color(self.pair), box, size)
+    def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
+        return crops.crop(_read_color(self.pair), box, size)
 
 
 def _read_color(pair: Pair) -> Image.Image:
@@ -169,13 +169,13 @@ class ShardItem(Item):
         picture = self.picture("mask.png", "alpha.png", "foreground.png")
         return picture.getchannel("A") if "A" in picture.getbands() else _gray(picture)
 
-    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+    def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         names = ("foreground.jpg", "foreground.png", "image.jpg")
         picture = _rgb(self.picture(*names, scale=size / (box[2] - box[0])))
-        color = folders.crop(picture, box, size, whole=label.size)
+        color = crops.crop(picture, box, size, whole=label.size)
         if {"foreground.jpg", "foreground.png"} & self.record.fields.keys():
             return color
-        return estimate_color(color, folders.crop(label, box, size))
+        return estimate_color(color, crops.crop(label, box, size))
 
     def picture(self, *names: str, scale: float = 1.0) -> Image.Image:
         """The first field among ``names`` that there is, decoded at no less than ``scale``.
@@ -207,6 +207,14 @@ class ShardItem(Item):
         if name is None:
             raise DataError(f"{self.name} holds none of {', '.join(names)}")
         return name
+
+
+def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> Tensor:
+    """A square crop (3, size, size) of a photograph, at least ``low`` of its short side wide."""
+    whole = item.size()
+    box = crops.any_crop(whole, rng, low)
+    picture = item.image(size / (box[2] - box[0]))
+    return crops.planes(crops.crop(picture, box, size, bool(rng.random() < 0.5), whole))
 
 
 def _reopen(file: BinaryIO) -> Image.Image:

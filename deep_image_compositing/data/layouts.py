@@ -393,13 +393,6 @@ LAYOUTS = (
         NOT_STATED,
         _matte_folders,
     ),
-    Layout(
-        "folders",
-        "backgrounds",
-        "images, in any folders",
-        "",
-        NOT_STATED,
-        _background_folders,
-    ),
+    Layout("folders", "backgrounds", "images, in any folders", "", NOT_STATED, _background_folders),
 )
 """All layouts, by kind."""

@@ -4,7 +4,7 @@ A sample is a run of tar members that share a key: ``KEY.image.jpg``, ``KEY.mask
 ``KEY.json``. Only the fields of :data:`FIELDS` are known; anything else in a tar, a link or a path
 that climbs out of it included, is refused by name. Nothing is ever unpickled.
 
-The readers (:mod:`~deep_image_compositing.data.feeds`) and the writers (``convert``, ``teach``) of
+The readers (:mod:`~deep_image_compositing.data.tars`) and the writers (``convert``, ``teach``) of
 training data meet here.
 """
 
@@ -16,11 +16,10 @@ import io
 import json
 import os
 import secrets
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
@@ -57,22 +56,10 @@ KINDS: dict[str, tuple[frozenset[str], ...]] = {
 
 INDEX = "index.json"
 FORMAT = 1
-MAX_FIELD_BYTES = 256 * 2**20
-"""Larger members are refused: nothing that a worker would read whole into memory."""
-
 QUALITY = 95
 """JPEG quality of what has to be encoded."""
 
-MAX_HEADER_BYTES = 64 * 2**10
-"""Larger headers of a member (long names, PAX) are refused, and so are more than a few of them."""
-
-MAX_RATIO = 200
-"""Compressed shards that grow by more are refused, once they have grown beyond ``_RATIO_FROM``."""
-
-_RATIO_FROM = 64 * 2**20
-_HEADERS = 8
 _CHUNK = 2**20
-_TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,137 +104,6 @@ class Record:
                 f"{self.name} has {', '.join(sorted(self.fields)) or 'no fields'}, "
                 f"but {' or '.join(kinds)} need {wanted}"
             )
-
-
-# Reading
-
-
-def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
-    """The samples of one tar file, in order; compressed tars are read too.
-
-    Args:
-        stream: the tar file; it need not be seekable.
-        name: what messages call it.
-
-    Raises:
-        DataError: not a tar, truncated, or holding anything but samples.
-        OSError: when the stream breaks.
-    """
-    key: str | None = None
-    fields: dict[str, bytes] = {}
-    seen: set[str] = set()
-    counted: Any = _Counted(stream)
-    try:
-        with tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar:
-            for member in tar:
-                found, kind = _split(member, name)
-                if found != key:
-                    if key is not None:
-                        yield Record(key, fields, name)
-                    if found in seen:
-                        raise DataError(f"{name} was refused: it holds the sample {found!r} twice")
-                    seen.add(found)
-                    key, fields = found, {}
-                if kind in fields:
-                    raise DataError(f"{name} was refused: it holds {member.name!r} twice")
-                file = tar.extractfile(member)
-                assert file is not None  # a regular file, by _split
-                fields[kind] = b"".join(_parts(file, tar, counted))
-                # A stream is never rewound: without this, memory would grow.
-                tar.members.clear()  # type: ignore[attr-defined]
-            if not getattr(tar, "has_ended", False):
-                raise tarfile.ReadError("the end of the archive is missing")
-    except _RefusedError as error:
-        raise DataError(f"{name} was refused: {error}") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
-        raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
-    if key is not None:
-        yield Record(key, fields, name)
-
-
-class _RefusedError(tarfile.TarError):
-    """What a tar holds that no shard does, and that could exhaust memory or time."""
-
-
-class _Counted:
-    """A stream that knows how many bytes were read of it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
-
-
-def _parts(file: IO[bytes], tar: Any, counted: _Counted) -> Iterator[bytes]:
-    """The content of a member in parts, as long as what was compressed does not grow too much."""
-    while part := file.read(16 * _CHUNK):
-        yield part
-        grown = tar.fileobj.tell()
-        if grown > max(_RATIO_FROM, MAX_RATIO * counted.count):
-            raise _RefusedError(
-                f"its first {counted.count:,} bytes decompress to {grown:,}, as no pictures do"
-            )
-
-
-class _Member(tarfile.TarInfo):
-    """A member that notes the end mark, without which a tar cut between members looks whole.
-
-    Its headers, which tarfile would read at any length and number, are bounded.
-    """
-
-    def _proc_member(self, tar: Any) -> Any:
-        tar.headers = getattr(tar, "headers", 0) + 1
-        if self.type == tarfile.GNUTYPE_SPARSE:
-            raise _RefusedError(f"it holds {self.name!r}, which is a sparse file")
-        if self.type not in _HEADER_TYPES:
-            tar.headers = 0
-        elif self.size > MAX_HEADER_BYTES:
-            raise _RefusedError(f"it holds a header of {self.size:,} bytes")
-        elif tar.headers > _HEADERS:
-            raise _RefusedError(f"it holds a member of more than {_HEADERS} headers")
-        return super()._proc_member(tar)  # type: ignore[misc]
-
-    def _proc_gnusparse_10(self, member: tarfile.TarInfo, *_: Any) -> None:
-        raise _RefusedError(f"it holds {member.name!r}, which is a sparse file")
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: Any) -> _Member:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            tarfile_.has_ended = True
-            raise
-
-
-_HEADER_TYPES = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-
-
-def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
-    """Key and field of a member, which must be what a shard may hold."""
-    folder, _, base = member.name.rpartition("/")
-    stem, _, kind = base.partition(".")
-    reason = ""
-    if not member.isreg() or member.issparse() or member.size < 0:
-        reason = "is not a regular file"
-    elif member.name.startswith("/") or "\\" in member.name or ".." in member.name.split("/"):
-        reason = "has a path that leaves the archive"
-    elif not stem or kind not in FIELDS:
-        reason = f"is none of the fields {', '.join(sorted(FIELDS))}"
-    elif member.size > MAX_FIELD_BYTES:
-        reason = f"is larger than {MAX_FIELD_BYTES // 2**20} MiB"
-    if reason:
-        raise DataError(f"{name} was refused: it holds {member.name!r}, which {reason}")
-    return f"{folder}/{stem}" if folder else stem, kind
 
 
 # The index

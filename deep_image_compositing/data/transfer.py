@@ -1,6 +1,6 @@
 """Where shards come from: paths, web servers, cloud storage and programs, all as streams of bytes.
 
-Whatever reads shards (:mod:`~deep_image_compositing.data.feeds`, ``teach``, the test sets) opens
+Whatever reads shards (:mod:`~deep_image_compositing.data.tars`, ``teach``, the test sets) opens
 them here.
 """
 
@@ -107,7 +107,7 @@ def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]
             yield file
         return
     if cache is not None:
-        with open(_fetch(url, Path(cache)), "rb") as file:
+        with open(fetch(url, Path(cache)), "rb") as file:
             yield file
         return
     stream: Any = _open_url(url)
@@ -228,7 +228,7 @@ class _Remote:
             raise OSError(f"{self._url}: {str(error) or type(error).__name__}") from error
 
 
-def _fetch(url: str, cache: Path) -> Path:
+def fetch(url: str, cache: Path) -> Path:
     """The copy of ``url`` in ``cache``, transferred if it is not there yet."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     tail = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1])[-60:]

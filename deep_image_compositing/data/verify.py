@@ -7,7 +7,8 @@ from pathlib import Path
 
 from deep_image_compositing.data import pool
 from deep_image_compositing.data.folders import quiet
-from deep_image_compositing.data.shards import Index, Record, ShardEntry, describe, read_records
+from deep_image_compositing.data.shards import Index, Record, ShardEntry, describe
+from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.errors import CompositingError, DataError
 from deep_image_compositing.images import read_image
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deep_image_compositing.data.convert import Options, make_sample
-from deep_image_compositing.data.feeds import FolderFeed, Reading, open_source
+from deep_image_compositing.data.datasets import FolderDataset, open_source
+from deep_image_compositing.data.encoding import Options, make_sample
 from deep_image_compositing.data.folders import DOUBTS, quiet
 from deep_image_compositing.data.items import FileItem
 from deep_image_compositing.data.layouts import Entry
@@ -140,8 +140,8 @@ def kept(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:
     if kind == "mattes":
         wanted = "segmentation"  # sure masks are taken for alphas
     chosen = source(data, folder, doubt)
-    feed, _ = open_source(chosen, (wanted,), Reading())
-    assert isinstance(feed, FolderFeed)
+    feed, _ = open_source(chosen, (wanted,))
+    assert isinstance(feed, FolderDataset)
     for number, pair in enumerate(feed.pairs):
         yield Sample(kind, folder.replace("/", "-"), number, FileItem(chosen, pair))
 

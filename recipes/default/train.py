@@ -33,9 +33,11 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import registry, weights
-from deep_image_compositing.data import folders
-from deep_image_compositing.data.feeds import Feed, Mix, Reading, open_source
+from deep_image_compositing.data import crops
+from deep_image_compositing.data.crops import outline_crop
+from deep_image_compositing.data.datasets import FolderDataset, Mixture, open_source
 from deep_image_compositing.data.items import Item, ShardItem, Source
+from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules import (
     LOOK,
     FusionData,
@@ -43,10 +45,8 @@ from deep_image_compositing.data.modules import (
     SegmentationData,
     StageData,
     crops_at,
-    outline_crop,
 )
 from deep_image_compositing.data.procedural import draw_alpha
-from deep_image_compositing.data.stream import Sample
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.resize import fit_long_side
@@ -120,10 +120,10 @@ class Row(Item):
     def image(self, scale: float = 1.0) -> Image.Image:
         raise NotImplementedError(f"{self.name} is on the device")
 
-    def color(self, label: Image.Image, box: folders.Box, size: int) -> Image.Image:
+    def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         raise NotImplementedError(f"{self.name} is on the device")
 
-    def crop(self, box: folders.Box, mirrored: bool = False) -> Tensor:
+    def crop(self, box: crops.Box, mirrored: bool = False) -> Tensor:
         """What :meth:`Bank.cut` cuts: row, left, top, right, bottom as shares (5,)."""
         (left, top, right, bottom), (width, height) = box, self.size()
         sides = (right, left) if mirrored else (left, right)
@@ -131,22 +131,13 @@ class Row(Item):
         return torch.tensor([self.row, *shares], dtype=torch.float32)
 
 
-@dataclass
-class Rows(Feed):
+class Rows(FolderDataset):
     """The photographs of one source."""
 
-    source: Source
-    rows: Sequence[Row]
+    pairs: Sequence[Row]
 
-    def draw(self, rng: np.random.Generator) -> Iterator[Item]:
-        while True:
-            yield self.rows[int(rng.integers(len(self.rows)))]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, start: int, stop: int) -> Iterator[Item | None]:
-        yield from self.rows[start:stop]
+    def __getitem__(self, index: int) -> Row:
+        return self.pairs[index]
 
 
 class Bank:
@@ -160,12 +151,12 @@ class Bank:
     """
 
     def __init__(self, packed: Path, kinds: Sequence[str], side: int, device: str) -> None:
-        self.feeds: dict[str, list[Rows]] = {kind: [] for kind in kinds}
+        self.datasets: dict[str, list[Rows]] = {kind: [] for kind in kinds}
         parts, extents = [], []
         for kind, name, pictures in shards(packed, kinds, side):
             source = Source(name, **{"weight": math.sqrt(len(pictures)), **SETTINGS.get(name, {})})
             rows = [Row(source, len(extents) + i, mask) for i, (_, mask) in enumerate(pictures)]
-            self.feeds[kind].append(Rows(source, rows))
+            self.datasets[kind].append(Rows(source, rows))
             parts.append(torch.empty((len(pictures), 4, side, side), dtype=torch.uint8))
             for goal, (image, mask) in zip(parts[-1].numpy(), pictures, strict=True):
                 free = [(0, side - mask.height), (0, side - mask.width)]
@@ -181,15 +172,15 @@ class Bank:
         places = crops[:, 1:] * self.extents[rows].repeat(1, 2)
         return crops_at(self.planes[rows].float() / 255, places, size).clamp(0, 1)
 
-    def mix(self, **shares: float) -> tuple[Mix, Mix]:
-        """Feeds of some kinds, each kind with its share of the samples; nothing is held out."""
-        feeds: list[Feed] = []
+    def mix(self, **shares: float) -> tuple[Mixture, Mixture]:
+        """Rows of some kinds, each kind with its share of the samples; nothing is held out."""
+        chosen: list[Rows] = []
         for kind, share in shares.items():
-            total = sum(feed.source.weight for feed in self.feeds.get(kind, []))
-            for feed in self.feeds.get(kind, []):
-                settings = {**vars(feed.source), "weight": share * feed.source.weight / total}
-                feeds.append(Rows(Source(**settings), feed.rows))
-        return Mix(feeds), Mix([])
+            total = sum(rows.source.weight for rows in self.datasets.get(kind, []))
+            for rows in self.datasets.get(kind, []):
+                settings = {**vars(rows.source), "weight": share * rows.source.weight / total}
+                chosen.append(Rows(Source(**settings), rows.pairs))
+        return Mixture(chosen), Mixture([])
 
 
 Pictures = list[tuple[Image.Image, Image.Image]]
@@ -209,9 +200,9 @@ def shards(packed: Path, kinds: Sequence[str], side: int) -> Iterator[tuple[str,
             return image.resize(size, reducing_gap=2.0), mask.resize(size, reducing_gap=2.0)
 
         for path in sorted((packed / kind).glob("*.tar")):
-            feed, _ = open_source(Source(str(path)), (wanted,), Reading())
+            dataset, _ = open_source(Source(str(path)), (wanted,))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                yield kind, path.stem, list(pool.map(decode, feed.read(0, len(feed))))
+                yield kind, path.stem, list(pool.map(decode, dataset))
     if "mattes" in kinds:
         rng = np.random.default_rng(0)
         alphas = [draw_alpha(rng, 256) for _ in range(DRAWN)]
@@ -228,21 +219,21 @@ class Resident(StageData):
     masks: ClassVar[dict[str, str]] = {"image": "mask", "around": "around_mask", "alpha": "alpha"}
     """What the mask of a cut photograph is called, where it is needed."""
 
-    def open(self) -> dict[str, tuple[Mix, Mix]]:
+    def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         scenes = self.bank.mix(backgrounds=1 - BUSY, textures=BUSY)
         return {"subject": self.bank.mix(segmentation=1), "scene": scenes}
 
     def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
         assert isinstance(item, Row)
-        return item.crop(folders.any_crop(item.size(), rng, low), bool(rng.random() < 0.5))
+        return item.crop(crops.any_crop(item.size(), rng, low), bool(rng.random() < 0.5))
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         """The batch with pictures where it has crops (B, 5), then as the slot has it."""
         made = dict(batch)
-        for name, crops in batch.items():
-            if crops.ndim == 2:
+        for name, cut in batch.items():
+            if cut.ndim == 2:
                 size = LOOK if name.startswith("around") else self.size
-                made[name], mask = self.bank.cut(crops, size).split((3, 1), 1)
+                made[name], mask = self.bank.cut(cut, size).split((3, 1), 1)
                 if name in self.masks:
                     made[self.masks[name]] = mask
         return super().finish(made, generator, training)
@@ -264,7 +255,7 @@ class ResidentSegmentation(Resident, SegmentationData):
         rng: np.random.Generator,
         items: Mapping[str, Item],
         label: Image.Image,
-        box: folders.Box,
+        box: crops.Box,
         scene_scale: float,
     ) -> Sample:
         subject = items["subject"]
@@ -284,17 +275,17 @@ class ResidentRefinement(Resident, RefinementData):
         assert isinstance(subject, Row)
         assert isinstance(scene, Row)
         label, mirrored = subject.label(), bool(rng.random() < 0.5)
-        box = folders.local_crop(label, rng, 0.3, 1.0)
-        around = folders.whole_crop(label.size, folders.subject_box(label), rng)
-        around = folders.union(around, box)
+        box = crops.local_crop(label, rng, 0.3, 1.0)
+        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
+        around = crops.union(around, box)
         aspect = (around[2] - around[0]) / (around[3] - around[1])
-        seen = folders.any_box(scene.size(), aspect, rng, 0.6)
-        left, top, right, bottom = folders.carry(box, around, (0, 0, 1, 1))
+        seen = crops.any_box(scene.size(), aspect, rng, 0.6)
+        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
         left, right = (1 - right, 1 - left) if mirrored else (left, right)
         own = float(rng.random() < self.own)
         return {
             "image": subject.crop(box, mirrored),
-            "background": scene.crop(folders.carry(box, around, seen), mirrored),
+            "background": scene.crop(crops.carry(box, around, seen), mirrored),
             "around": subject.crop(around, mirrored),
             "around_background": scene.crop(seen, mirrored),
             "place": own * torch.tensor([left, top, right, bottom]).float().view(4, 1, 1),
@@ -305,7 +296,7 @@ class ResidentRefinement(Resident, RefinementData):
 class ResidentFusion(Resident, FusionData):
     """The parts of easy triplets."""
 
-    def open(self) -> dict[str, tuple[Mix, Mix]]:
+    def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         scenes, any_ = self.bank.mix(backgrounds=1), self.bank.mix(backgrounds=0.4, textures=0.6)
         subjects = self.bank.mix(mattes=1)
         return {"subject": subjects, "new": scenes, "old": any_, "texture": any_}

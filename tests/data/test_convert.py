@@ -24,8 +24,10 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.data import convert as module
 from deep_image_compositing.data import pool
 from deep_image_compositing.data.convert import assign_splits, convert
+from deep_image_compositing.data.encoding import Options
 from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.shards import Index, Record, ShardWriter, read_records
+from deep_image_compositing.data.shards import Index, Record, ShardWriter
+from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import CompositingError, UsageError
 from tests.data import published, trees
@@ -291,7 +293,7 @@ def cut_short(
     def run(samples: int) -> Path:
         whole, left = module.make_sample, [samples]
 
-        def stop(entry: Entry, options: module.Options) -> dict[str, bytes]:
+        def stop(entry: Entry, options: Options) -> dict[str, bytes]:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1

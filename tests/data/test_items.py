@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_image_compositing.data import folders
+from deep_image_compositing.data import crops, folders
 from deep_image_compositing.data.items import UNREADABLE, FileItem, ShardItem, Source
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
@@ -89,7 +89,7 @@ def test_jpegs_are_decoded_no_larger_than_needed_and_no_smaller(scale: float) ->
     crop = (37.0, 11.0, 297.0, 271.0)
     wanted = round(260 * scale)
     fast, slow = (
-        np.asarray(folders.crop(image, crop, wanted, whole=(403, 301)), np.float32)
+        np.asarray(crops.crop(image, crop, wanted, whole=(403, 301)), np.float32)
         for image in (small, picture.image())
     )
     assert np.abs(fast - slow).mean() < 2

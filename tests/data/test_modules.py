@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deep_image_compositing.data.crops import outline_crop
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import (
     FusionData,
@@ -22,7 +23,6 @@ from deep_image_compositing.data.modules import (
     StageData,
     as_sources,
     crops_at,
-    outline_crop,
 )
 from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.errors import UsageError
@@ -113,9 +113,11 @@ def test_an_evaluation_does_not_depend_on_the_batches(kind: type[StageData], roo
 def test_a_module_can_be_sent_to_another_process(kind: type[StageData], root: Path) -> None:
     data = make(kind, root)
     loader = data.train_dataloader()
+    made = list(zip(loader.sampler, loader, strict=True))
     data.trainer = SimpleNamespace(lock=(i for i in ()))  # type: ignore[assignment]  # cannot be
-    sent = pickle.loads(pickle.dumps(loader.stream))
-    for one, two in zip(loader.stream, sent, strict=True):
+    samples = pickle.loads(pickle.dumps(loader.dataset))
+    for draws, one in made:
+        two = samples[draws]
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -237,11 +239,11 @@ def test_colour_and_alpha_turn_and_mirror_together(root: Path, tmp_path: Path) -
     for batch in data.train_dataloader():
         floats = {k: v.float() / 255 for k, v in batch.items() if k != "seed"}
         assert (floats["color"][:, :1] - floats["alpha"]).abs().max() < 0.01
-        made = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"])), True)
+        made = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"][0])), True)
         seen.append((made["alpha"] - floats["alpha"]).abs().amax((1, 2, 3)) > 0)
         # Without jitter, what was turned would still be its own alpha.
         data.augment = 1e-6
-        still = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"])), True)
+        still = data.finish(floats, torch.Generator().manual_seed(int(batch["seed"][0])), True)
         assert (still["foreground_color"][:, :1] - still["alpha"]).abs().max() < 0.02
         data.augment = 1.0
     assert 0 < torch.cat(seen).float().mean() < 1  # some are turned
@@ -300,8 +302,8 @@ def test_a_list_and_a_pattern_are_drawn_from_by_weight(root: Path) -> None:
     data = SegmentationData(sources, str(root / "scenes"), num_workers=0)
     data.setup("fit")
     train, _ = data.open_main()
-    assert [feed.source.weight for feed in train.feeds] == [3.0, 1.0]
-    assert [feed.shards() for feed in train.feeds] == [2, None]
+    assert [dataset.source.weight for dataset in train.datasets] == [3.0, 1.0]
+    assert [dataset.blocks() for dataset in train.datasets] == [[4, 2], [3]]
 
 
 @MODULES
@@ -331,7 +333,7 @@ def test_narrow_mattes_are_magnified(
     label.save(tmp_path / "a.alpha.png")
     data = kind([Source(str(tmp_path), hold_out=0)], str(root / "scenes"), size=24, tolerance=0)
     data.setup("fit")
-    item = next(data._mixes["subject"][0].draw(np.random.default_rng(0)))
+    item = data._mixtures["subject"][0][0]
     for seed in range(20):
         box, _ = outline_crop(np.random.default_rng(seed), item.label(), 24)
         assert box[2] - box[0] == pytest.approx(min(size))
@@ -344,15 +346,6 @@ def test_validation_may_be_named(root: Path) -> None:
     none = SegmentationData(f"{root}/mattes/*.tar", str(root / "scenes"))
     none.setup("fit")
     assert none.val_dataloader() == none.test_dataloader() == []
-
-
-def test_fewer_shards_than_loader_processes_are_said(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(SegmentationData, root, num_workers=2)
-    assert not caplog.text
-    make(SegmentationData, root, num_workers=3)
-    assert "mattes has 2 shards for 3 loader processes (1 devices of 3 each)" in caplog.text
 
 
 @pytest.mark.parametrize(

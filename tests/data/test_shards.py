@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from deep_image_compositing.data import shards
+from deep_image_compositing.data import tars
 from deep_image_compositing.data.shards import (
     Index,
     Record,
     ShardEntry,
     ShardWriter,
     describe,
-    read_records,
 )
+from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.errors import DataError, UsageError
 
 SAMPLES = {
@@ -129,7 +129,7 @@ def test_anything_else_is_refused_by_name(data: bytes, said: str) -> None:
 
 
 def test_a_member_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_FIELD_BYTES", 1)
+    monkeypatch.setattr(tars, "MAX_FIELD_BYTES", 1)
     with pytest.raises(DataError, match=r"'a\.json', which is larger than"):
         read(tar("a.json"))
 
@@ -185,7 +185,7 @@ class Endless(io.RawIOBase):
 def test_a_compressed_shard_that_grows_without_end_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards, "_RATIO_FROM", 2**20)
+    monkeypatch.setattr(tars, "_RATIO_FROM", 2**20)
     zeros = gzip.compress(header(tarfile.REGTYPE, 20 * 2**20) + bytes(20 * 2**20))
     with pytest.raises(DataError, match=r"^s\.tar was refused: .* to 1\d,\d{3},\d{3}, as no"):
         read(zeros)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from deep_image_compositing.data import synthesis
-from deep_image_compositing.data.modules import trust_map
+from deep_image_compositing.data.modules.labelled import trust_map
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

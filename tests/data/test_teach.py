@@ -17,13 +17,15 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from deep_image_compositing.cli import main
-from deep_image_compositing.data import synthesis, teach
-from deep_image_compositing.data.feeds import TooManyError
+from deep_image_compositing.data import synthesis, teach, triplets
 from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.loading import raise_sent
 from deep_image_compositing.data.modules import FusionData
-from deep_image_compositing.data.shards import INDEX, Index, Record, read_records
-from deep_image_compositing.data.stream import raise_sent
-from deep_image_compositing.data.teach import Recipe, encode_jpeg
+from deep_image_compositing.data.shards import INDEX, Index, Record
+from deep_image_compositing.data.tars import read_records
+from deep_image_compositing.data.tolerance import TooManyError
+from deep_image_compositing.data.triplet_recipe import Recipe, plan
+from deep_image_compositing.data.triplets import encode_jpeg
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.compose import over
@@ -191,7 +193,7 @@ def test_training_reads_them_back(made: Path, root: Path) -> None:
     assert torch.equal(triplet["composite"], drawn["composite"].float() / 255)
     again = over(triplet["foreground_color"], triplet["alpha"], triplet["background"])
     assert (again - triplet["composite"]).abs().max() < 0.02
-    held_out = {**drawn, "seed": drawn["seed"].expand(2), "valid": torch.ones(2, dtype=torch.bool)}
+    held_out = {**drawn, "seed": drawn["seed"], "valid": torch.ones(2, dtype=torch.bool)}
     measured = data.on_after_batch_transfer(held_out, 0)
     assert torch.equal(measured["mask"], drawn["mask"].float() / 255)
 
@@ -211,7 +213,7 @@ def test_what_must_not_be_passed_over_is_not_drawn_again(
 ) -> None:
     sources = (Source("x"),)
     recipe = Recipe(sources, sources, {}, samples=4)
-    batches, attempts = teach.Batches(recipe, teach.plan(recipe), {}), []
+    batches, attempts = triplets.Batches(recipe, plan(recipe), {}), []
 
     def draw(*given: object) -> dict[str, object]:
         attempts.append(given)
@@ -228,12 +230,12 @@ def test_sources_of_which_nothing_can_be_drawn(root: Path, tmp_path: Path) -> No
     scenes = Source(str(root / "scenes"))
     mattes = Source(str(root / "mattes"), weight=0)
     with pytest.raises(UsageError, match=r"of .*mattes: the weights must not all be 0"):
-        teach.open_mixes(Recipe((mattes,), (scenes,), {}))
+        teach.open_mixtures(Recipe((mattes,), (scenes,), {}))
     with pytest.raises(UsageError, match=r"of .*scenes: the weights must not all be 0"):
-        teach.open_mixes(Recipe((replace(mattes, weight=1),), (replace(scenes, weight=0),), {}))
+        teach.open_mixtures(Recipe((replace(mattes, weight=1),), (replace(scenes, weight=0),), {}))
     one = Source(str(trees.pairs(tmp_path / "one", "alpha", kept=0, held_out=1)))
     with pytest.raises(UsageError, match=r"nothing of .*one is left to train on"):
-        teach.open_mixes(Recipe((one,), (scenes,), {}))
+        teach.open_mixtures(Recipe((one,), (scenes,), {}))
 
 
 def test_without_anything_held_out_there_is_no_validation_split(
@@ -327,13 +329,13 @@ def test_photograph_and_scene_are_seen_by_one_camera() -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, old)
     empty = torch.zeros_like(alpha)
-    photograph, scene, mask = teach.make_easy(
+    photograph, scene, mask = triplets.make_easy(
         color, empty, old, old, Generator().manual_seed(3), degrade=0
     )
     assert photograph.shape == scene.shape == color.shape
     assert torch.equal(mask, empty)
     # Without effects the photograph is the compositing equation.
-    plain, scene, _ = teach.make_easy(color, alpha, old, old, Generator(), augment=0)
+    plain, scene, _ = triplets.make_easy(color, alpha, old, old, Generator(), augment=0)
     assert torch.allclose(plain, over(color, alpha, old), atol=1e-6)
     assert torch.allclose(scene, old, atol=1e-6)
 
@@ -342,7 +344,7 @@ def test_a_fuser_in_layers_sets_one_subject_before_both_scenes() -> None:
     color, alpha, old, scene, new = parts()
     photograph = over(color, alpha, old)
     fuser = LayerFuser()
-    hard, target, stored = teach.make_hard(fuser, photograph, alpha, scene, new, alpha)
+    hard, target, stored = triplets.make_hard(fuser, photograph, alpha, scene, new, alpha)
     assert torch.equal(stored, (alpha.sqrt() * 255).round() / 255)
     subject = 0.5 * photograph + 0.25
     assert torch.equal(hard, over(subject, stored, scene))
@@ -353,7 +355,7 @@ def test_a_fuser_without_layers_is_asked_twice() -> None:
     color, alpha, _, scene, new = parts()
     fuser = MultiStreamFuser(head="rgb", widths=(4, 6)).eval()
     with torch.no_grad():
-        hard, target, stored = teach.make_hard(fuser, color, alpha, scene, new, alpha)
+        hard, target, stored = triplets.make_hard(fuser, color, alpha, scene, new, alpha)
         assert torch.equal(hard, fuser(color, scene, alpha))
         assert torch.equal(target, fuser(color, new, alpha))
     assert torch.equal(stored, (alpha * 255).round() / 255)

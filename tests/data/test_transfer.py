@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deep_image_compositing.data.shards import ShardWriter, read_records
+from deep_image_compositing.data.shards import ShardWriter
+from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.data.transfer import expand, kill_programs, open_shard
 from deep_image_compositing.errors import UsageError
 from tests.runs import has_ended

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from deep_image_compositing.data.feeds import Reading, ShardFeed, open_source
+from deep_image_compositing.data.datasets import Reading, ShardDataset, open_source
 from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.shards import Index, Record, read_records
-from deep_image_compositing.data.transfer import is_local, local_path, open_shard
+from deep_image_compositing.data.shards import Index
+from deep_image_compositing.data.tars import Shard, open_by_number
+from deep_image_compositing.data.transfer import is_local, local_path
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.images import open_picture
 
@@ -233,8 +233,10 @@ class Shards:
     def __init__(self, path: str, kind: str, split: str | None, cache: str | None) -> None:
         self.path, self.cache = path, cache
         self.about: dict[str, Any] = {"path": path}
-        feeds = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
-        urls = [url for feed in feeds if isinstance(feed, ShardFeed) for url in feed.urls]
+        found = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
+        urls = [
+            url for dataset in found if isinstance(dataset, ShardDataset) for url in dataset.urls
+        ]
         digests: dict[str, str] = {}
         folder = local_path(path)
         if is_local(path) and folder.is_dir():
@@ -257,7 +259,9 @@ class Shards:
         self.samples: list[ShardSample] = []
         licences = set()
         for url in urls:
-            for number, record in enumerate(_records(url, cache)):
+            shard = _open(url, cache)
+            for number in range(len(shard)):
+                record = shard[number]
                 record.check(kind)
                 self.samples.append(ShardSample(url, number, record.key))
                 licences.add(str(record.info().get("licence") or "not stated"))
@@ -267,11 +271,13 @@ class Shards:
 
     def read(self, sample: ShardSample) -> ShardItem:
         """The sample, undecoded."""
-        return ShardItem(Source(self.path), _records(sample.url, self.cache)[sample.number])
+        return ShardItem(Source(self.path), _open(sample.url, self.cache)[sample.number])
 
 
-@lru_cache(maxsize=2)
-def _records(url: str, cache: str | None) -> list[Record]:
-    """All samples of a shard, undecoded; the last two shards stay in memory."""
-    with naming(url), open_shard(url, cache) as stream:
-        return list(read_records(stream, url))
+def _open(url: str, cache: str | None) -> Shard:
+    """A shard that is whole; DataError where it is not."""
+    with naming(url):
+        shard = open_by_number(url, cache)
+    if shard.fault:
+        raise DataError(shard.fault)
+    return shard

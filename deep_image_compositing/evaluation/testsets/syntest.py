@@ -20,7 +20,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from deep_image_compositing.data.feeds import FolderFeed, Reading, is_shards, open_source
+from deep_image_compositing.data.datasets import FolderDataset, Reading, is_shards, open_source
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.errors import UsageError
@@ -280,8 +280,8 @@ def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair]
         raise UsageError(f"a share that is held out is a number in [0, 1) or null, got {share!r}")
     source = Source(path, hold_out=share or 0.0)
     kept, held_out = open_source(source, (kind,), Reading(tolerance=0))
-    assert isinstance(kept, FolderFeed)
+    assert isinstance(kept, FolderDataset)
     if share is None:
         return kept.pairs, len(kept.pairs)
-    pairs = held_out.pairs if isinstance(held_out, FolderFeed) else []
+    pairs = held_out.pairs if isinstance(held_out, FolderDataset) else []
     return pairs, len({*kept.pairs, *pairs})

@@ -11,25 +11,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from deep_image_compositing.data.feeds import Mix, Reading, open_source
+from deep_image_compositing.data.datasets import Mixture, Reading, open_source
 from deep_image_compositing.data.items import Item, Source
-from deep_image_compositing.data.shards import Index, ShardWriter
-from deep_image_compositing.data.stream import (
-    EvaluationStream,
-    Sample,
-    StreamLoader,
-    TrainingStream,
-    seed_of,
-)
+from deep_image_compositing.data.loading import Loader, Sample, Samples
+from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
+from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 
@@ -46,16 +40,17 @@ EPOCH = 7
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of shards: of 11 samples, of 12, and of 6 of which the third is no picture."""
-    root = tmp_path_factory.mktemp("stream")
+    root = tmp_path_factory.mktemp("loading")
     trees.shards(root / "mattes", "mattes", 11)
     trees.shards(root / "scenes", "backgrounds", 12)
     trees.shard(root / "broken.tar", "mattes", range(6), broken=(2,))
     return root
 
 
-def mix(path: Path | str, tolerance: float = 0.01) -> Mix:
+def mix(path: Path | str, tolerance: float = 0.01) -> Mixture:
     kinds = ("mattes", "backgrounds")
-    return Mix([open_source(Source(str(path)), kinds, Reading(3, tolerance))[0]])
+    dataset, _ = open_source(Source(str(path)), kinds, Reading(3, tolerance))
+    return stream_remote(Mixture([dataset]), 0)
 
 
 def number(item: Item) -> int:
@@ -74,18 +69,47 @@ def pictures(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
     return numbers(rng, items, held_out)
 
 
-def training(root: Path, workers: int = 0, start: int = 0, rank: int = 0) -> Iterator[Sample]:
+def loader(
+    mixtures: Mapping[str, Mixture],
+    make: Callable[..., Sample],
+    batch_size: int,
+    length: int,
+    workers: int = 0,
+    tolerance: float = 0.01,
+    **options: Any,
+) -> Loader:
+    """Training batches."""
+    sampler = TrainingSampler(mixtures, batch_size, length, **options)
+    return Loader(Samples(mixtures, make, tolerance=tolerance), sampler, workers, timeout=60)
+
+
+def evaluation(
+    mixtures: Mapping[str, Mixture],
+    make: Callable[..., Sample],
+    batch_size: int,
+    workers: int = 0,
+    tolerance: float = 0.01,
+    **options: Any,
+) -> Loader:
+    """The batches of an evaluation."""
+    sampler = EvaluationSampler(mixtures, batch_size, **options)
+    samples = Samples(mixtures, make, held_out=True, tolerance=tolerance)
+    return Loader(samples, sampler, workers, timeout=60)
+
+
+def training(
+    root: Path, workers: int = 0, start: int = 0, rank: int = 0, ranks: int = 1
+) -> Iterator[Sample]:
     """The batches of a run from a position on, epoch after epoch."""
-    feeds = {"subject": mix(root / "mattes"), "scene": mix(root / "scenes")}
-    stream = TrainingStream(feeds, numbers, 2, EPOCH, seed=5, rank=rank)
-    position = itertools.count(start)
+    mixtures = {"subject": mix(root / "mattes"), "scene": mix(root / "scenes")}
     done = start
-    loader = StreamLoader(stream, workers, lambda: done, timeout=60)
-    assert len(loader) == EPOCH
+    given = {"seed": 5, "rank": rank, "ranks": ranks, "position": lambda: done}
+    batches = loader(mixtures, numbers, 2, EPOCH, workers, **given)
+    assert len(batches) == EPOCH
     while True:
-        for batch in loader:
+        for batch in batches:
+            done += 1
             yield batch
-            done = next(position) + 1
 
 
 def text(batch: Sample) -> str:
@@ -108,53 +132,10 @@ def test_a_run_that_starts_anywhere_sees_what_is_there(workers: int, root: Path)
         assert rest == whole[start:], start
 
 
-def test_one_loader_process_or_none_is_the_same_and_ranks_differ(root: Path) -> None:
-    assert texts(training(root, 0), 9) == texts(training(root, 1), 9)
-    ranks = [texts(training(root, 0, rank=rank), EPOCH) for rank in range(3)]
+def test_the_number_of_loader_processes_changes_nothing_and_ranks_differ(root: Path) -> None:
+    assert texts(training(root, 0), 9) == texts(training(root, 1), 9) == texts(training(root, 2), 9)
+    ranks = [texts(training(root, 0, rank=rank, ranks=3), EPOCH) for rank in range(3)]
     assert len({*ranks[0], *ranks[1], *ranks[2]}) == 3 * EPOCH
-
-
-@pytest.mark.parametrize("counted", [True, False])
-def test_every_position_of_every_shard_is_drawn(
-    counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Two ranks of three loader processes, each of which draws 8 samples an epoch of shards of 50,
-    # 50 and 20: all samples together have 48 / 120 draws an epoch, so that of 40 epochs, which
-    # have 16 draws a sample, all are to be expected and no part of a shard may be preferred.
-    sizes, epochs = (50, 50, 20), 40
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    index = Index("backgrounds")
-    for shard, size in enumerate(sizes):
-        with ShardWriter(folder / f"{shard}.tar") as writer:
-            for i in range(size):
-                writer.write(f"s{100 * shard + i:04d}", {"image.jpg": b"never decoded"})
-        index.splits.setdefault("train", []).append(writer.entry())
-    if counted:
-        index.write(folder)
-    found: Counter[int] = Counter()
-    for rank, worker in itertools.product(range(2), range(3)):
-        info = SimpleNamespace(id=worker, num_workers=3)
-        monkeypatch.setattr("deep_image_compositing.data.stream.get_worker_info", lambda: info)  # noqa: B023
-        feeds = {"subject": mix(folder if counted else f"{folder}/*.tar")}
-        stream = TrainingStream(feeds, numbers, 2, 12, seed=1, rank=rank)
-        for epoch in range(epochs):
-            stream.position.fill_(epoch * 12)
-            for batch in stream:
-                found.update(batch.unpack()["drawn"].flatten().tolist())
-    assert found.total() == 6 * 8 * epochs
-    every = [100 * shard + i for shard, size in enumerate(sizes) for i in range(size)]
-    assert sorted(found) == every
-    fifths = [0] * 5
-    for shard, size in enumerate(sizes):
-        for i in range(size):
-            fifths[5 * i // size] += found[100 * shard + i]
-    expected = sum(fifths) / 5
-    assert all(0.65 * expected < fifth < 1.35 * expected for fifth in fifths), fifths
-
-
-def stream_of(feeds: dict[str, Mix], batch_size: int, tolerance: float) -> TrainingStream:
-    return TrainingStream(feeds, pictures, batch_size, 30, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -162,7 +143,7 @@ def test_bad_samples_do_not_shift_the_others(batch_size: int, root: Path, tmp_pa
     # The same shard, once whole.
     whole = trees.shard(tmp_path / "whole.tar", "mattes", range(6))
     good, torn = (
-        list(StreamLoader(stream_of({"subject": mix(path)}, batch_size, 1.0)))
+        list(loader({"subject": mix(path)}, pictures, batch_size, 30, tolerance=1.0))
         for path in (whole, root / "broken.tar")
     )
     bad = 0
@@ -177,33 +158,36 @@ def test_bad_samples_do_not_shift_the_others(batch_size: int, root: Path, tmp_pa
 
 
 def test_what_stands_in_does_not_depend_on_what_came_before(root: Path) -> None:
-    feeds = {"subject": mix(root / "broken.tar")}
-    whole = texts(iter(StreamLoader(stream_of(feeds, 1, 1.0))), 30)
-    for start in range(0, 30, 3):
-        stream = stream_of(feeds, 1, 1.0)
-        assert texts(iter(StreamLoader(stream, position=lambda: start)), 30) == whole[start:]  # noqa: B023
+    def run(start: int) -> list[str]:
+        mixtures = {"subject": mix(root / "broken.tar")}
+        batches = loader(mixtures, pictures, 1, 30, tolerance=1.0, position=lambda: start)
+        return texts(iter(batches), 30)
+
+    whole = run(0)
+    assert all(run(start) == whole[start:] for start in range(0, 30, 3))
 
 
-def test_a_stream_can_be_sent_to_another_process(root: Path) -> None:
-    stream = stream_of({"subject": mix(root / "mattes")}, 2, 0.01)
-    sent = pickle.loads(pickle.dumps(stream))
-    assert texts(iter(StreamLoader(sent)), 5) == texts(iter(StreamLoader(stream)), 5)
+def test_samples_can_be_sent_to_another_process(root: Path) -> None:
+    batches = loader({"subject": mix(root / "mattes")}, pictures, 2, 5)
+    samples = pickle.loads(pickle.dumps(batches.dataset))
+    assert [text(samples[draws]) for draws in batches.sampler] == texts(iter(batches), 5)
 
 
 def test_what_changes_the_order_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stream = stream_of({"subject": mix(root / "mattes")}, 2, 0.01)
-    state = StreamLoader(stream, 2, about={"seed": 1, "batch_size": 2}).state_dict()
-    StreamLoader(stream, 2, about={"seed": 1, "batch_size": 2}).load_state_dict(state)
+    def make(name: str, **about: int) -> Loader:
+        mixtures = {"subject": mix(name)}
+        sampler = TrainingSampler(mixtures, 2, 30)
+        return Loader(Samples(mixtures, numbers), sampler, 2, about=about)
+
+    name = str(root / "mattes")
+    state = make(name, seed=1, batch_size=2).state_dict()
+    make(name, seed=1, batch_size=2).load_state_dict(state)
     assert not caplog.text
-    StreamLoader(stream, 3, about={"seed": 1, "batch_size": 4}).load_state_dict(state)
-    assert "other samples: batch_size was 2 and is 4; num_workers was 2 and is 3" in caplog.text
-
-
-def test_seeds_spread() -> None:
-    seeds = {seed_of(a, b) for a in range(50) for b in range(50)}
-    assert len(seeds) == 2500
-    assert max(seeds) < 2**63
-    assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
+    make(name, seed=1, batch_size=4).load_state_dict(state)
+    assert "will see other samples: batch_size was 2 and is 4" in caplog.text
+    url = f"pipe:cat {root}/broken.tar"
+    make(url, seed=1, batch_size=2).load_state_dict(state)
+    assert f"will see other samples: {url} is streamed" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -214,14 +198,14 @@ def test_a_mistake_ends_a_run_and_is_no_damaged_sample(
     def draw(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         raise error
 
-    feeds = {"subject": mix(root / "mattes")}
-    for stream in (
-        TrainingStream(feeds, draw, 2, 30, tolerance=1.0),
-        EvaluationStream(feeds["subject"], {}, "subject", draw, 2, tolerance=1.0),
+    mixtures = {"subject": mix(root / "mattes")}
+    for batches in (
+        loader(mixtures, draw, 2, 30, workers, tolerance=1.0),
+        evaluation(mixtures, draw, 2, workers, tolerance=1.0),
     ):
         said = "^wrong$" if isinstance(error, UsageError) else "wrong"  # without a traceback
         with pytest.raises(type(error), match=said):
-            list(StreamLoader(stream, workers))
+            list(batches)
     assert "passed over" not in caplog.text
 
 
@@ -231,9 +215,8 @@ def die(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> 
 
 
 def test_a_loader_process_that_is_killed_is_said(root: Path) -> None:
-    stream = TrainingStream({"subject": mix(root / "mattes")}, die, 2, 30)
     with pytest.raises(DataError, match=r"loader process was killed.*(exited|signal)"):
-        list(StreamLoader(stream, 1))
+        list(loader({"subject": mix(root / "mattes")}, die, 2, 30, 1))
 
 
 def test_loader_processes_outlive_what_stops_a_run(root: Path) -> None:
@@ -266,20 +249,13 @@ def test_each_sample_counts_once_on_any_number_of_ranks(
 ) -> None:
     trees.shard(tmp_path / "0.tar", "mattes", range(min(3, total)))
     trees.shard(tmp_path / "1.tar", "mattes", range(3, total)) if total > 3 else None
+    mixtures = {"subject": mix(f"{tmp_path}/*.tar"), "scene": mix(root / "scenes")}
     seen: dict[int, tuple[int, float, int]] = {}
     lengths = []
     for rank in range(ranks):
-        stream = EvaluationStream(
-            mix(f"{tmp_path}/*.tar"),
-            {"scene": mix(root / "scenes")},
-            "subject",
-            numbers,
-            batch_size=2,
-            rank=rank,
-            ranks=ranks,
-        )
-        batches = list(StreamLoader(stream, workers, timeout=60))
-        assert len(batches) == stream.length
+        loading = evaluation(mixtures, numbers, 2, workers, rank=rank, ranks=ranks)
+        batches = list(loading)
+        assert len(batches) == len(loading)
         lengths.append([len(batch["valid"]) for batch in batches])
         for batch in batches:
             rows = zip(batch["drawn"], batch["own"], batch["seed"], batch["valid"], strict=True)
@@ -290,10 +266,7 @@ def test_each_sample_counts_once_on_any_number_of_ranks(
     assert sorted(seen) == list(range(total))
     assert all(length == lengths[0] for length in lengths)  # none waits for another
     # What a sample is made of depends on its place alone.
-    alone = EvaluationStream(
-        mix(f"{tmp_path}/*.tar"), {"scene": mix(root / "scenes")}, "subject", numbers, 1
-    )
-    for i, batch in enumerate(StreamLoader(alone)):
+    for i, batch in enumerate(evaluation(mixtures, numbers, 1)):
         assert seen[i] == (int(batch["drawn"][0, 1]), float(batch["own"]), int(batch["seed"]))
 
 
@@ -301,10 +274,8 @@ def test_each_sample_counts_once_on_any_number_of_ranks(
 def test_repeats_are_crops_of_their_own(ranks: int, root: Path) -> None:
     seen = []
     for rank in range(ranks):
-        stream = EvaluationStream(
-            mix(root / "mattes"), {}, "subject", numbers, 4, 3, rank=rank, ranks=ranks
-        )
-        for batch in StreamLoader(stream):
+        mixtures = {"subject": mix(root / "mattes")}
+        for batch in evaluation(mixtures, numbers, 4, repeats=3, rank=rank, ranks=ranks):
             own = batch["own"][batch["valid"]].tolist()
             seen += zip(batch["drawn"][batch["valid"], 0].tolist(), own, strict=True)
     assert [drawn for drawn, _ in seen] == [i // 3 for i in range(33)]
@@ -312,14 +283,12 @@ def test_repeats_are_crops_of_their_own(ranks: int, root: Path) -> None:
 
 
 def test_a_bad_sample_is_padding(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stream = EvaluationStream(mix(root / "broken.tar"), {}, "subject", pictures, 3)
-    batches = list(StreamLoader(stream))
+    batches = list(evaluation({"subject": mix(root / "broken.tar")}, pictures, 3))
     assert [batch["valid"].tolist() for batch in batches] == [[True, True, False], [True] * 3]
     assert "broken.tar: s0002" in caplog.text
     nothing = trees.shard(root / "nothing.tar", "mattes", range(2), broken=(0, 1))
-    stream = EvaluationStream(mix(nothing), {}, "subject", pictures, 3)
-    with pytest.raises(DataError, match="no readable sample to evaluate on"):
-        list(StreamLoader(stream))
+    with pytest.raises(DataError, match=r"5 of 5 samples could not be read.*nothing\.tar"):
+        list(evaluation({"subject": mix(nothing)}, pictures, 3))
 
 
 # Faults in the middle of an epoch
@@ -390,10 +359,9 @@ def faulty(fault: str, tmp_path: Path) -> str:
         last.unlink()
     elif fault == "truncated tar":
         last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    urls = [f"{tmp_path}/{i}.tar" for i in range(10)]
     if fault == "failing program":
-        urls[-1] = f"pipe:cat {last}; exit 3"
-    return "::".join(urls)
+        return "::".join(f"pipe:cat {tmp_path}/{i}.tar; exit {3 * (i // 9)}" for i in range(10))
+    return f"{tmp_path}/{{0..9}}.tar"
 
 
 @pytest.mark.parametrize(
@@ -406,11 +374,10 @@ def test_a_fault_in_the_middle_is_named_and_counted_and_at_last_an_error(
     url = faulty(fault, tmp_path)
 
     def run(tolerance: float) -> int:
-        feeds = {"subject": mix(url, tolerance)}
-        stream = TrainingStream(feeds, pictures, 2, 150, tolerance=tolerance)
+        mixtures = {"subject": mix(url, tolerance)}
         done = 0
         try:
-            for _ in StreamLoader(stream, workers, timeout=60):
+            for _ in loader(mixtures, pictures, 2, 150, workers, tolerance):
                 done += 1
         except DataError as error:
             assert FAULTS[fault] in str(error)  # noqa: PT017
@@ -427,8 +394,7 @@ def test_a_fault_in_the_middle_is_named_and_counted_and_at_last_an_error(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="URLs are read by curl")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_server_that_vanishes_in_the_middle(workers: int, vanishing: str, log: Path) -> None:
-    stream = TrainingStream({"subject": mix(vanishing)}, pictures, 1, 1000)
-    batches = iter(StreamLoader(stream, workers, timeout=60))
+    batches = iter(loader({"subject": mix(vanishing)}, pictures, 1, 1000, workers))
     assert next(batches)["drawn"] < 4
     with pytest.raises(DataError, match=r"shards of http.*tolerated share.*http"):
         list(batches)

@@ -1,0 +1,339 @@
+"""Map-style datasets of items: folders, shards read by number, mixtures of both by weight.
+
+``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
+may read. Shards from elsewhere that nobody caches are streamed instead, endlessly and in no
+particular order, by :mod:`~deep_image_compositing.data.streaming`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from deep_image_compositing.data import folders
+from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.shards import INDEX, Index, ShardEntry
+from deep_image_compositing.data.tars import open_by_number
+from deep_image_compositing.data.transfer import expand, is_local, local_path
+from deep_image_compositing.errors import DataError, UsageError
+
+_log = logging.getLogger("deep_image_compositing")
+_AT_LEAST = 100  # shards of which the tolerated share is reckoned
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read.
+
+    Attributes:
+        shuffle: samples of a stream that are held back to draw from, at most 128 MiB of them.
+        tolerance: share of shards that may be missing or damaged.
+        cache: folder in which shards from elsewhere are kept.
+    """
+
+    shuffle: int = 200
+    tolerance: float = 0.01
+    cache: str | None = None
+
+
+DEFAULT = Reading()
+
+
+@dataclass
+class FolderDataset(Dataset[Item]):
+    """Samples of a plain folder.
+
+    Raises:
+        ImageError, DataError: by the items, when a file cannot be read.
+    """
+
+    source: Source
+    pairs: Sequence[Pair]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Item:
+        return FileItem(self.source, self.pairs[index])
+
+    def blocks(self) -> list[int]:
+        """Sizes of the parts that are read as one; a folder has only itself."""
+        return [len(self.pairs)]
+
+    def check(self) -> None:
+        """Raise :class:`UsageError` when there is nothing to train on."""
+        if not self.pairs:
+            path, share = self.source.path, self.source.hold_out
+            raise UsageError(
+                f"nothing of {path} is left to train on: hold_out {share:g} keeps all its "
+                f"photographs for validation; add more, or train on all with "
+                f"{{path: {path}, hold_out: 0}}"
+            )
+
+
+@dataclass
+class ShardDataset(Dataset[Item]):
+    """Samples of shards, in any order: each is read where it lies.
+
+    Attributes:
+        source: where they come from.
+        urls: the shards.
+        kinds: what every sample must be one of, see :data:`.shards.KINDS`.
+        counts: samples in each shard; None when they must be counted first.
+        reading: see :class:`Reading`.
+    """
+
+    source: Source
+    urls: Sequence[str]
+    kinds: tuple[str, ...]
+    counts: list[int] | None = None
+    reading: Reading = DEFAULT
+
+    def blocks(self) -> list[int]:
+        """Samples of each shard: as its index says, otherwise by reading all headers once.
+
+        What is missing or cut short counts as if it were like the others, so that it is met, named
+        and reckoned when its samples are drawn.
+
+        Raises:
+            DataError: there is no sample in any of them.
+        """
+        if self.counts is None:
+            _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
+            found = [self._count(url) for url in self.urls]
+            most = max((count for count, _ in found), default=0)
+            if not most:
+                reason = next((fault for _, fault in found if fault), "")
+                raise DataError(f"{self.source.path} holds no sample that can be used: {reason}")
+            whole = [count for count, fault in found if not fault] or [most]
+            usual = round(sum(whole) / len(whole))
+            self.counts = [max(count + 1, usual) if fault else count for count, fault in found]
+        return self.counts
+
+    def _count(self, url: str) -> tuple[int, str]:
+        """How many samples there are in a shard, and why no more if it is damaged."""
+        try:
+            shard = open_by_number(url, self.reading.cache)
+        except UNREADABLE as error:
+            return 0, str(error)
+        return len(shard), shard.fault or ("" if len(shard) else f"{url} is empty")
+
+    def __len__(self) -> int:
+        return sum(self.blocks())
+
+    def __getitem__(self, index: int) -> ShardItem:
+        starts = self._starts
+        if not 0 <= index < starts[-1]:
+            raise IndexError(f"{self.source.path} has {starts[-1]} samples, not sample {index}")
+        number = bisect.bisect_right(starts, index) - 1
+        record = open_by_number(self.urls[number], self.reading.cache)[index - starts[number]]
+        record.check(*self.kinds)
+        return ShardItem(self.source, record)
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [0, *itertools.accumulate(self.blocks())]
+
+    def check(self) -> None:
+        """Raise :class:`DataError` when there is nothing to train on."""
+        if not len(self):
+            raise DataError(f"{self.source.path} holds no sample that can be used")
+
+
+class ItemDataset(Protocol):
+    """What a :class:`Mixture` is made of."""
+
+    source: Source
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Item: ...
+
+    def blocks(self) -> list[int]:
+        """Sizes of the parts that are read as one."""
+
+    def check(self) -> None:
+        """Raise an error where there is nothing to train on."""
+
+
+@dataclass
+class Mixture(Dataset[Item]):
+    """Several datasets in a row, each drawn from by its source's weight when training."""
+
+    datasets: Sequence[ItemDataset] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Item:
+        number = self.part(index)
+        return self.datasets[number][index - self.starts[number]]
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """Index of the first sample of each dataset, and behind the last one."""
+        return [0, *itertools.accumulate(len(dataset) for dataset in self.datasets)]
+
+    def part(self, index: int) -> int:
+        """Which dataset sample ``index`` belongs to."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} samples, not sample {index}")
+        return bisect.bisect_right(self.starts, index) - 1
+
+    def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """How much of what is drawn comes of each dataset, in sum 1.
+
+        Raises:
+            UsageError: weights that are all 0, or a dataset that has one and nothing to draw.
+        """
+        weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
+        if not weights.sum() > 0:
+            names = ", ".join(dataset.source.path for dataset in self.datasets) or "no source"
+            raise UsageError(
+                f"nothing can be drawn of {names}: the weights must not all be 0; give one more"
+            )
+        for dataset, weight in zip(self.datasets, weights, strict=True):
+            if weight:
+                dataset.check()
+        return weights / weights.sum()
+
+
+# From sources to datasets
+
+
+def is_shards(path: str) -> bool:
+    """Whether a source's path names shards rather than a folder."""
+    return any(
+        not is_local(part)
+        or part.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
+        or (local_path(part) / INDEX).is_file()
+        for part in path.split("::")
+    )
+
+
+def open_source(
+    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
+) -> tuple[FolderDataset | ShardDataset, FolderDataset | ShardDataset | None]:
+    """What a source holds for training, and what it holds out for validation.
+
+    A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
+    share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
+    both sides: where a small folder is held out as a whole, nothing is left to train on, which is
+    an error when it is drawn from (:meth:`Mixture.weights`).
+
+    Args:
+        source: see :class:`~deep_image_compositing.data.items.Source`.
+        kinds: of samples that are wanted: ``segmentation``, ``mattes``, ``backgrounds``,
+            ``triplets``.
+        reading: how shards are read.
+
+    Raises:
+        UsageError: when there is nothing at the path, or shards of another kind.
+        DataError: when an index cannot be read, or too many shards are missing or cut short.
+    """
+    if not is_shards(source.path):
+        return _open_folder(source, kinds)
+    if not is_local(source.path) or not local_path(source.path).is_dir():
+        urls = expand(source.path)
+        _check_there(source, urls, reading.tolerance)
+        return ShardDataset(source, urls, kinds, _known_counts(urls), reading), None
+    folder = local_path(source.path)
+    index = Index.read(folder)
+    if index.kind not in kinds:
+        raise UsageError(f"{folder} holds shards of {index.kind}, wanted: {' or '.join(kinds)}")
+    found = {}
+    for split, shards in index.splits.items():
+        if shards:
+            urls = [str(folder / shard.name) for shard in shards]
+            _check_there(source, urls, reading.tolerance, shards)
+            counts = [shard.samples for shard in shards]
+            found[split] = ShardDataset(source, urls, kinds, counts, reading)
+    if not found:
+        raise UsageError(f"{folder} holds no shards")
+    return found.get("train") or next(iter(found.values())), found.get("validation")
+
+
+def _open_folder(
+    source: Source, kinds: tuple[str, ...]
+) -> tuple[FolderDataset, FolderDataset | None]:
+    root = local_path(source.path)
+    if "backgrounds" in kinds:
+        pairs = [Pair(path, None) for path in folders.find_images(root)]
+    else:
+        pairs = folders.find_pairs(root)
+    if source.doubt is not None:
+        pairs = folders.drop_doubtful(pairs, source.path, source.doubt)
+    masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
+    if masks and not {"segmentation", "backgrounds"} & set(kinds):
+        raise UsageError(
+            f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
+            "with soft alphas, as NAME.alpha.png, or cut-outs"
+        )
+    parts: dict[bool, list[Pair]] = {False: [], True: []}
+    for pair in pairs:
+        parts[pair.held_out(source.hold_out, source.sequences)].append(pair)
+    held_out = FolderDataset(source, parts[True]) if parts[True] else None
+    return FolderDataset(source, parts[False]), held_out
+
+
+def open_held_out(
+    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
+) -> FolderDataset | ShardDataset:
+    """What a source that is named for validation holds: all of a plain folder or of a pattern.
+
+    Of a folder of shards only the split ``validation`` where there is one.
+    """
+    train, held_out = open_source(source, kinds, reading)
+    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
+        pairs = {*train.pairs, *held_out.pairs}
+        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
+    return held_out or train
+
+
+def _check_there(
+    source: Source,
+    urls: Sequence[str],
+    tolerance: float,
+    entries: Sequence[ShardEntry | None] | None = None,
+) -> None:
+    """Find before the run which local shards are missing or cut short.
+
+    Raises:
+        DataError: when they are more than the tolerated share.
+    """
+    bad = []
+    for url, entry in zip(urls, entries or [None] * len(urls), strict=True):
+        path = local_path(url)
+        if not is_local(url):
+            continue
+        if not path.is_file():
+            bad.append(f"{url} does not exist")
+        elif entry is not None and path.stat().st_size != entry.bytes:
+            bad.append(f"{url} has {path.stat().st_size} bytes, its index says {entry.bytes}")
+    if len(bad) > tolerance * max(len(urls), _AT_LEAST):
+        raise DataError(
+            f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "
+            f"the tolerated share of {tolerance:g}; the first: {bad[0]}"
+        )
+
+
+def _known_counts(urls: Sequence[str]) -> list[int] | None:
+    """Samples of local shards from the index beside them; None when one is not listed."""
+    known: dict[Path, dict[str, int]] = {}
+    try:
+        for folder in {local_path(url).parent for url in urls if is_local(url)}:
+            splits = Index.read(folder).splits.values()
+            known[folder] = {shard.name: shard.samples for shards in splits for shard in shards}
+        return [known[local_path(url).parent][local_path(url).name] for url in urls]
+    except (DataError, KeyError):
+        return None

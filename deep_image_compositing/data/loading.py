@@ -1,0 +1,238 @@
+"""Loaders: samples made in loader processes, errors in a sentence, and runs that can be stopped."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from deep_image_compositing.data.datasets import Mixture
+from deep_image_compositing.data.items import UNREADABLE, Item
+from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
+from deep_image_compositing.data.streaming import StreamedDataset
+from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.transfer import kill_programs
+from deep_image_compositing.errors import CompositingError, DataError, UsageError
+
+Sample = dict[str, Tensor]
+Make = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
+"""Makes an 8-bit sample of items; the last argument says whether it is for evaluation."""
+
+_log = logging.getLogger("deep_image_compositing")
+_ERROR = "error"
+_MISUSE = "misuse"
+_TICK = 5
+"""Seconds after which torch looks whether its loader processes are alive."""
+_waiting: list[float] = []
+"""Since when this process waits for a batch, if it does."""
+
+
+def seconds_without_data() -> float:
+    """For how long this process has been waiting for a batch now; 0 when it is not."""
+    return time.monotonic() - _waiting[-1] if _waiting else 0.0
+
+
+class Samples(Dataset[Any]):
+    """Finished 8-bit samples: ``samples[draws]`` are those of a batch.
+
+    Args:
+        mixtures: where each item of a sample comes from, by name.
+        make: makes a sample of them.
+        held_out: for evaluation; samples then have ``valid``.
+        tolerance: share of samples that may be unreadable.
+    """
+
+    def __init__(
+        self,
+        mixtures: Mapping[str, Mixture],
+        make: Make,
+        held_out: bool = False,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.mixtures = dict(mixtures)
+        self.make = make
+        self.held_out = held_out
+        self.tolerance = Tolerance("samples", tolerance)
+
+    def __getitem__(self, draws: list[Draw]) -> Any:
+        try:
+            return default_collate([self.sample(draw) for draw in draws])
+        except (CompositingError, OSError) as error:
+            return sent(error)
+
+    def sample(self, draw: Draw) -> Sample:
+        """One sample. Where it cannot be read, others of the same datasets stand in.
+
+        So the samples to come are the same with and without a bad one before them. In an
+        evaluation what stands in is not valid.
+
+        Raises:
+            TooManyError: more could not be read than is tolerated.
+        """
+        rng, indices, valid = np.random.default_rng(draw.seed), draw.items, draw.valid
+        for attempt in itertools.count(1):
+            try:
+                items = {name: self.mixtures[name][index] for name, index in indices.items()}
+                sample = self.make(rng, items, self.held_out)
+            except TooManyError:
+                raise
+            except UNREADABLE as error:
+                self.tolerance.failed(error)
+                rng, valid = np.random.default_rng([*draw.seed, attempt]), False
+                indices = {name: self._other(name, index, rng) for name, index in indices.items()}
+            else:
+                break
+        self.tolerance.passed()
+        sample["seed"] = torch.tensor(seed_of(*draw.seed))
+        return {**sample, "valid": torch.tensor(valid)} if self.held_out else sample
+
+    def _other(self, name: str, index: int, rng: np.random.Generator) -> int:
+        """Any sample of the same dataset."""
+        starts, part = self.mixtures[name].starts, self.mixtures[name].part(index)
+        return int(rng.integers(starts[part], starts[part + 1]))
+
+
+def sent(error: Exception) -> dict[str, Any]:
+    """What a loader process sends in the place of a batch.
+
+    Were the error raised there, it would reach the user as a traceback.
+    """
+    return {_ERROR: str(error), _MISUSE: isinstance(error, UsageError)}
+
+
+def raise_sent(batch: Mapping[str, Any]) -> None:
+    """Raise what a loader process has sent in the place of a batch, if it has.
+
+    Raises:
+        UsageError: it was one there.
+        DataError: it was anything else.
+    """
+    if _ERROR in batch:
+        raise (UsageError if batch[_MISUSE] else DataError)(batch[_ERROR])
+
+
+def start_worker(worker: int) -> None:
+    """What every loader process does first."""
+    # Batch systems and terminals signal all processes of a job; only the trainer is to act, and
+    # needs its loaders until it has.
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
+    # pymatting's threads are OpenMP's, as torch's are: in a process that was forked from one that
+    # has used them, they would wait for each other forever.
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(1)
+
+
+def _end_when_the_trainer_says() -> None:
+    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck; so does its end.
+
+    Were the programs that it reads from left alone, those that are stuck would stay for ever.
+    """
+    trainer = os.getppid()
+    while os.getppid() == trainer:
+        told = signal.sigtimedwait({signal.SIGTERM}, _TICK)
+        if told is not None and told.si_pid == trainer:
+            break
+    kill_programs()
+    os._exit(0)
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader that names faults in a sentence, and compares a resumed run with the first one.
+
+    Args:
+        samples: what batches are made of.
+        sampler: which ones.
+        num_workers: loader processes; 0 loads in the calling process. Any number of them gives the
+            same batches, unless something is streamed.
+        timeout: seconds after which a loader process that sends nothing is given up.
+        about: what else the order depends on; a resumed run that differs in it is warned about.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        sampler: TrainingSampler | EvaluationSampler,
+        num_workers: int = 0,
+        timeout: float = 600.0,
+        about: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(
+            samples,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            timeout=_TICK if num_workers else 0,
+            worker_init_fn=start_worker,
+        )
+        self.patience = timeout
+        self.about = dict(about or {})
+
+    def __iter__(self) -> Any:
+        return self._checked(super().__iter__())
+
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
+        waited = 0.0
+        while True:
+            _waiting.append(time.monotonic() - waited)
+            try:
+                batch = next(batches, None)
+            except (KeyboardInterrupt, SystemExit):
+                # torch would wait five seconds for each of those that are stuck.
+                for worker in getattr(batches, "_workers", ()):
+                    worker.terminate()
+                raise
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):  # a fault of ours keeps its traceback
+                    raise
+                waited += _TICK
+                if "timed out" in str(error) and waited < self.patience:
+                    continue  # all of them live, so one may just be slow
+                raise DataError(
+                    f"a loader process was killed (perhaps for want of memory) or is stuck: {error}"
+                ) from None
+            finally:
+                _waiting.pop()
+            waited = 0.0
+            if batch is None:
+                return
+            raise_sent(batch)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of batches depends on; the position itself is the trainer's."""
+        return dict(self.about)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Compare with the interrupted run, and say what will make the order another one."""
+        changed = [
+            f"{name} was {state[name]} and is {value}"
+            for name, value in self.about.items()
+            if state.get(name, value) != value
+        ]
+        changed += [
+            f"{dataset.source.path} is streamed"
+            for mixture in self.dataset.mixtures.values()  # type: ignore[attr-defined]
+            for dataset in mixture.datasets
+            if isinstance(dataset, StreamedDataset)
+        ]
+        if changed:
+            _log.warning("the resumed run will see other samples: %s", "; ".join(changed))

@@ -1,0 +1,197 @@
+"""Triplets, and photographs with all that they are made of: data modules of fusers and matting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deep_image_compositing.data import crops, synthesis
+from deep_image_compositing.data.crops import mirror, outline_crop, planes
+from deep_image_compositing.data.datasets import Mixture
+from deep_image_compositing.data.items import Item, ShardItem
+from deep_image_compositing.data.loading import Sample
+from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, nothing
+from deep_image_compositing.data.procedural import draw_alpha
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.degradation import degrade_mask
+
+
+class FusionData(StageData):
+    """Triplets for fusers: easy ones made here of mattes, hard ones read from shards.
+
+    Args:
+        train: mattes (image + alpha, or RGBA cut-outs), and shards of self-taught triplets.
+        backgrounds: photographs for new and old backgrounds.
+        textures: any photographs, for random alpha blending and as old backgrounds; None for the
+            backgrounds.
+        blending: share of samples whose subject colour is a random photograph, under an alpha that
+            has nothing to do with it.
+        procedural: share of samples whose alpha is drawn from rules (hair, fur, foliage, lace,
+            veils, soft focus), under a random photograph; see
+            :mod:`~deep_image_compositing.data.procedural`.
+        degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
+            good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
+        own: share of the triplets of shards that keep the mask which they are stored with, made by
+            a segmenter and a refiner; the others get a degraded alpha.
+        **kwargs: as for :class:`StageData`.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("mattes", "triplets")
+
+    def __init__(
+        self,
+        train: Sources,
+        backgrounds: Sources | None = None,
+        textures: Sources | None = None,
+        blending: float = 0.35,
+        degrade: float = 1.0,
+        procedural: float = 0.0,
+        own: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, backgrounds, **kwargs)
+        for name, share in (("blending", blending), ("procedural", procedural), ("own", own)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is a share in [0, 1], got {share}")
+        self.textures = as_sources(textures)
+        self.blending = blending
+        self.procedural = procedural
+        self.degrade = degrade
+        self.own = own
+
+    def open(self) -> dict[str, tuple[Mixture, Mixture]]:
+        scenes = self.open_scenes()
+        textures = scenes
+        if self.textures:
+            train, held_out = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
+            textures = (
+                Mixture([*train, *scenes[0].datasets]),
+                Mixture([*held_out, *scenes[1].datasets]),
+            )
+        return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        subject = items["subject"]
+        if isinstance(subject, ShardItem) and "composite.png" in subject.record.fields:
+            return self._draw_hard(rng, subject)
+        return {
+            **self._draw_photograph(rng, items, held_out),
+            "new": self._scene(rng, items["new"], 0.25),
+            "composite": nothing(3, self.size, self.size),
+            "mask": nothing(1, self.size, self.size),
+            "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
+        }
+
+    def _draw_photograph(
+        self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
+    ) -> Sample:
+        """The parts of an easy photograph: the subject's colour and alpha, the old background."""
+        subject = items["subject"]
+        # Not drawn from rng where nothing is procedural, so that older runs stay repeatable.
+        if not held_out and self.procedural and rng.random() < self.procedural:
+            alpha = planes(draw_alpha(rng, self.size))
+            return self._easy(rng, items, self._scene(rng, items["texture"], 0.3), alpha)
+        label = subject.label()
+        box, mirrored = outline_crop(rng, label, self.size)
+        if not held_out and rng.random() < self.blending:
+            color = self._scene(rng, items["texture"], 0.3)
+        else:
+            color = planes(mirror(subject.color(label, box, self.size), mirrored))
+        alpha = planes(crops.crop(label, box, self.size, mirrored))
+        return self._easy(rng, items, color, alpha)
+
+    def _easy(
+        self, rng: np.random.Generator, items: Mapping[str, Item], color: Tensor, alpha: Tensor
+    ) -> Sample:
+        """What an easy triplet is made of: a subject and two backgrounds."""
+        return {
+            "color": color,
+            "alpha": alpha,
+            "old": self._scene(rng, items["old"], 0.25),
+        }
+
+    def _draw_hard(self, rng: np.random.Generator, item: ShardItem) -> Sample:
+        """A self-taught triplet: ``old`` is its photograph, ``new`` its background."""
+        alpha = item.picture("alpha.png").convert("L")
+        low = min(1.0, self.size / max(alpha.size))
+        box = crops.local_crop(alpha, rng, low, max(low, min(1.0, 2 * low)))
+        mirrored = bool(rng.random() < 0.5)
+
+        def cut(name: str, mode: str = "RGB") -> Tensor:
+            picture = item.picture(name).convert(mode)
+            return planes(crops.crop(picture, box, self.size, mirrored, alpha.size))
+
+        composite = cut("composite.png")
+        return {
+            "color": composite,
+            "alpha": planes(crops.crop(alpha, box, self.size, mirrored)),
+            "old": cut("foreground.jpg"),
+            "new": cut("background.jpg"),
+            "composite": composite,
+            "mask": cut("mask.png", "L"),
+            "hard": torch.full((1, 1, 1), 255, dtype=torch.uint8),
+        }
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        strength = self.augment if training else 0.0
+        color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
+        hard = batch["hard"] > 0
+        if strength:
+            turned = synthesis.rotate(torch.cat([color, alpha], 1), generator)
+            # What is self-taught is made already, its pictures lie on top of each other.
+            color, alpha = torch.where(hard, torch.cat([color, alpha], 1), turned).split((3, 1), 1)
+        made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
+        del made["old_background"]
+        made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
+        if bool(hard.any()):
+            taught = synthesis.taught_triplet(old, new, batch["composite"], alpha)
+            # Every epoch another mask for the same sample, but one and the same to measure by.
+            taught["mask"] = made["mask"] if training else batch["mask"]
+            if training and self.own:
+                kept = synthesis.chance(len(alpha), self.own, generator) > 0
+                taught["mask"] = torch.where(kept, batch["mask"], made["mask"])
+            made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
+        return made
+
+
+class MattingData(FusionData):
+    """Photographs with all that they are made of, for refiners that are matting methods.
+
+    ``image`` is ``alpha · foreground_color + (1 − alpha) · background``, where ``background`` is
+    the photograph's own, old one; ``mask`` is alpha degraded.
+
+    Args:
+        train: mattes (image + alpha, or RGBA cut-outs).
+        backgrounds: photographs for the backgrounds.
+        **kwargs: as for :class:`FusionData`.
+    """
+
+    accepts = ("mattes",)
+
+    def open(self) -> dict[str, tuple[Mixture, Mixture]]:
+        parts = super().open()
+        del parts["new"]
+        return parts
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        return self._draw_photograph(rng, items, held_out)
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        strength = self.augment if training else 0.0
+        color, alpha, old = (batch[key] for key in ("color", "alpha", "old"))
+        if strength:
+            color, alpha = synthesis.rotate(torch.cat([color, alpha], 1), generator).split(
+                (3, 1), 1
+            )
+        made = synthesis.easy_triplet(color, alpha, old, old, generator, strength)
+        return {
+            "image": made["foreground"],
+            "mask": degrade_mask(alpha, generator, self.degrade, exact=0.2),
+            "alpha": alpha,
+            "foreground_color": made["foreground_color"],
+            "background": made["old_background"],
+        }

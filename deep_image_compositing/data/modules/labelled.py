@@ -1,0 +1,252 @@
+"""Photographs with masks or alphas: the data modules of segmenters and refiners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.data import crops, synthesis
+from deep_image_compositing.data.crops import planes
+from deep_image_compositing.data.items import Item
+from deep_image_compositing.data.loading import Sample
+from deep_image_compositing.data.modules.base import Sources, StageData, nothing
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.compose import dilate, erode
+from deep_image_compositing.functional.degradation import degrade_mask
+
+LOOK = 320
+"""Side in pixels of what a segmenter is shown of the surroundings of a crop."""
+
+CLOSE_UPS = 0.12
+"""Share of a segmenter's training crops that cut the subject."""
+
+
+class LabelledData(StageData):
+    """What segmentation and refinement share: a cropped photograph, its label and a scene."""
+
+    accepts = ("segmentation", "mattes")
+
+    def _labelled(
+        self,
+        rng: np.random.Generator,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: crops.Box,
+        scene_scale: float,
+    ) -> Sample:
+        """One 8-bit sample of photograph and label; ``scene_scale`` is the smallest scene crop."""
+        subject = items["subject"]
+        mirrored = bool(rng.random() < 0.5)
+        pasted = rng.random() < subject.source.paste
+        empty = nothing(3, self.size, self.size)
+        scale = self.size / min(box[2] - box[0], box[3] - box[1])
+        image = crops.crop(subject.image(scale), box, self.size, mirrored, label.size)
+        return {
+            "image": planes(image),
+            "mask": planes(crops.crop(label, box, self.size, mirrored)),
+            "background": self._scene(rng, items["scene"], scene_scale) if pasted else empty,
+            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
+            "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
+        }
+
+
+class SegmentationData(LabelledData):
+    """``image``, ``mask`` and ``weight`` for segmenters, subjects pasted on other backgrounds."""
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        label = items["subject"].label()
+        box = crops.subject_box(label)
+        if rng.random() < items["subject"].source.upper_body:
+            box = crops.upper_body_crop(label.size, box, rng)
+        elif not held_out and rng.random() < CLOSE_UPS:
+            box = crops.close_up_crop(label.size, box, rng)
+        elif held_out:
+            box = (0, 0, *label.size)
+        else:
+            box = crops.whole_crop(label.size, box, rng)
+        return self._labelled(rng, items, label, box, 0.6)
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        image, mask = batch["image"], batch["mask"]
+        if training:
+            image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
+        image = synthesis.paste(image, mask, batch["background"], batch["paste"], generator)
+        if training and self.augment:
+            image = synthesis.jitter_color(image, generator, self.augment)
+            gray = synthesis.chance(len(image), 0.08, generator)
+            image = torch.lerp(image, synthesis.luminance(image).expand_as(image), gray)
+            image = synthesis.camera(image, generator, self.augment)
+        radius = batch["distrust"].view(-1)
+        return {"image": image, "mask": mask, "weight": trust_map(mask, radius)}
+
+
+class RefinementData(LabelledData):
+    """``image``, a rough ``mask`` and the true ``alpha``: local crops of the outline.
+
+    The mask is the true one degraded, or for the share ``own`` what a trained segmenter makes of
+    the whole photograph, so that a refiner meets the mistakes that it will be given.
+
+    Args:
+        train: labelled photographs, or mattes.
+        backgrounds: photographs before which subjects are pasted.
+        segmenter: registered name of the segmenter whose masks are used.
+        segmenter_weights: its weights, a shipped name or a file.
+        own: share of samples in [0, 1] whose mask is the segmenter's.
+        **kwargs: as for :class:`StageData`.
+
+    Raises:
+        UsageError: ``own`` is no share, or no segmenter is named for it.
+    """
+
+    def __init__(
+        self,
+        train: Sources,
+        backgrounds: Sources | None = None,
+        segmenter: str | None = None,
+        segmenter_weights: str = "default",
+        own: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, backgrounds, **kwargs)
+        if not 0 <= own <= 1:
+            raise UsageError(f"own is a share in [0, 1], got {own}")
+        if own and segmenter is None:
+            raise UsageError("own masks need a segmenter: name one as --data.segmenter")
+        self.own = own
+        self.segmenter = segmenter
+        self.segmenter_weights = segmenter_weights
+        self._made: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_made": None}
+
+    def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        label = items["subject"].label()
+        box = crops.local_crop(label, rng, 0.3, 1.0)
+        # Not drawn from rng where none is wanted, so that older runs stay repeatable.
+        if self.own and rng.random() < self.own:
+            return self._draw_own(rng, items, label, box)
+        sample = self._labelled(rng, items, label, box, 0.3)
+        return {**sample, **_no_surroundings()} if self.own else sample
+
+    def _draw_own(
+        self,
+        rng: np.random.Generator,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: crops.Box,
+    ) -> Sample:
+        """A crop, and what surrounds it, small, for the segmenter to look at."""
+        subject, scene = items["subject"], items["scene"]
+        mirrored, pasted = bool(rng.random() < 0.5), bool(rng.random() < subject.source.paste)
+        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
+        around = crops.union(around, box)
+        aspect = (around[2] - around[0]) / (around[3] - around[1])
+        seen = crops.any_box(scene.size(), aspect, rng, 0.6)
+        image = subject.image()
+
+        def cut(picture: Image.Image, part: crops.Box, side: int) -> Tensor:
+            return planes(crops.crop(picture, part, side, mirrored))
+
+        behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
+        if pasted:
+            picture = scene.image()
+            behind = cut(picture, crops.carry(box, around, seen), self.size)
+            behind_around = cut(picture, seen, LOOK)
+        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
+        if mirrored:
+            left, right = 1 - right, 1 - left
+        return {
+            "image": cut(image, box, self.size),
+            "mask": cut(label, box, self.size),
+            "background": behind,
+            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
+            "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
+            "around": cut(image, around, LOOK),
+            "around_mask": cut(label, around, LOOK),
+            "around_background": behind_around,
+            "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
+        }
+
+    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
+        image, alpha = batch["image"], batch["mask"]
+        strength = self.augment if training else 0.0
+        image = synthesis.paste(image, alpha, batch["background"], batch["paste"], generator)
+        if strength:
+            image = synthesis.jitter_color(image, generator, strength)
+            image = synthesis.camera(image, generator, strength)
+        radius = batch["distrust"].view(-1)
+        mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
+        mask = synthesis.hesitate(mask, generator)
+        if self.own:
+            own = batch["place"].flatten(1).any(1)
+            mask = mask.clone()
+            mask[own] = self._own_masks(
+                {key: value[own] for key, value in batch.items()}, generator, strength
+            )
+        # Pixels that the given mask gets wrong are what the network is for.
+        weight = trust_map(alpha, radius) * (1 + 3 * (mask - alpha).abs())
+        return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
+
+    def _own_masks(self, batch: Sample, generator: torch.Generator, strength: float) -> Tensor:
+        """The segmenter's masks of what surrounds the crops, cut to the crops."""
+        around, place = batch["around"], batch["place"].flatten(1)
+        if not len(around):
+            return around.new_zeros(0, 1, self.size, self.size)
+        share = batch["paste"]
+        around = synthesis.paste(
+            around, batch["around_mask"], batch["around_background"], share, generator
+        )
+        if strength:
+            around = synthesis.jitter_color(around, generator, strength)
+            around = synthesis.camera(around, generator, strength)
+        if self._made is None:
+            options = {"weights": self.segmenter_weights} if self.segmenter_weights else {}
+            self._made = registry.create("segmenter", str(self.segmenter), **options).eval()
+        found: Tensor = self._made.to(around.device)(around)
+        return crops_at(found, place, self.size)
+
+
+def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
+    """Crops (B, C, size, size) of ``pictures`` (B, C, H, W).
+
+    Args:
+        pictures: of any range.
+        place: (B, 4), left, top, right and bottom of each crop as shares of width and height.
+        size: side of the crops in pixels.
+    """
+    left, top, right, bottom = place.unbind(1)
+    zero = torch.zeros_like(left)
+    # From the crop's coordinates to the picture's, both from -1 to 1.
+    across = torch.stack([right - left, zero, left + right - 1], 1)
+    down = torch.stack([zero, bottom - top, top + bottom - 1], 1)
+    shape = [len(pictures), pictures.shape[1], size, size]
+    grid = F.affine_grid(torch.stack([across, down], 1), shape, align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+
+
+def _no_surroundings() -> Sample:
+    """The fields of a sample whose mask is not the segmenter's."""
+    return {
+        "around": nothing(3, LOOK, LOOK),
+        "around_mask": nothing(1, LOOK, LOOK),
+        "around_background": nothing(3, LOOK, LOOK),
+        "place": torch.zeros((4, 1, 1)),
+    }
+
+
+def trust_map(mask: Tensor, radius: Tensor) -> Tensor:
+    """0 within ``radius`` (B,) pixels of the outline of ``mask`` (B, 1, H, W), 1 elsewhere."""
+    trust = torch.ones_like(mask)
+    for value in sorted({int(r) for r in radius if r > 0}):
+        wide, narrow = dilate(mask, value), erode(mask, value)
+        rows = (radius == value).view(-1, 1, 1, 1)
+        trust = torch.where(rows & (wide - narrow > 0.5), 0.0, trust)
+    return trust

@@ -1,0 +1,319 @@
+"""Reading shards: in order from any stream, or by number, by the offsets of their members.
+
+Everything that reads a tar goes through :func:`read_records` or :class:`Shard`; both refuse what is
+no sample, and links, sparse files, endless headers and paths that leave the archive.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from deep_image_compositing.data.shards import FIELDS, Record
+from deep_image_compositing.data.transfer import fetch, is_local, local_path, open_shard
+from deep_image_compositing.errors import DataError
+
+MAX_FIELD_BYTES = 256 * 2**20
+"""Larger members are refused: nothing that a worker would read whole into memory."""
+
+MAX_HEADER_BYTES = 64 * 2**10
+"""Larger headers of a member (long names, PAX) are refused, and so are more than a few of them."""
+
+MAX_RATIO = 200
+"""Compressed shards that grow by more are refused, once they have grown beyond ``_RATIO_FROM``."""
+
+_RATIO_FROM = 64 * 2**20
+_HEADERS = 8
+_CHUNK = 2**20
+_TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
+_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
+_OPEN = 64  # shards that a process keeps open, with the offsets of their members
+
+
+def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
+    """The samples of one tar file, in order; compressed tars are read too.
+
+    Args:
+        stream: the tar file; it need not be seekable.
+        name: what messages call it.
+
+    Raises:
+        DataError: not a tar, truncated, or holding anything but samples.
+        OSError: when the stream breaks.
+    """
+    counted: Any = _Counted(stream)
+    key, fields = None, {}
+    with (
+        _refusing(name),
+        tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar,
+    ):
+        for found, field, member in _walk(tar, name):
+            if key not in (None, found):
+                yield Record(key, fields, name)
+                fields = {}
+            key = found
+            file = tar.extractfile(member)
+            assert file is not None  # a regular file, by _split
+            fields[field] = b"".join(_parts(file, tar, counted))
+            # A stream is never rewound: without this, memory would grow.
+            tar.members.clear()  # type: ignore[attr-defined]
+    if key is not None:
+        yield Record(key, fields, name)
+
+
+class Shard:
+    """A shard as a table of offsets: samples are read by number, by any thread or process.
+
+    Attributes:
+        name: what messages call it.
+        members: key and fields of each sample; of each field the offset and the bytes.
+        fault: why there are no more of them, when the tar is damaged; else empty.
+    """
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        self.name = name
+        self.members: list[tuple[str, dict[str, tuple[int, int]]]] = []
+        self.fault = ""
+        self._file = os.dup(file.fileno())
+
+    @classmethod
+    def open(cls, url: str, cache: str | Path | None = None) -> Shard:
+        """Open a shard by path or URL.
+
+        Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is
+        not cached, is unpacked into a file without a name, which goes when the shard does.
+
+        Raises:
+            OSError: when it cannot be opened, or its transfer fails.
+        """
+        if is_local(url) or cache is not None:
+            path = local_path(url) if cache is None or is_local(url) else fetch(url, Path(cache))
+            with open(path, "rb") as file:
+                if file.read(3)[:2] not in _COMPRESSED:
+                    file.seek(0)
+                    shard = cls(url, file)
+                    shard._list(file)
+                    return shard
+        with tempfile.TemporaryFile() as file, open_shard(url, cache) as stream:
+            shard = cls(url, file)
+            shard._unpack(stream, file)
+        return shard
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, number: int) -> Record:
+        """Sample ``number``, whose fields are read when they are asked for.
+
+        Raises:
+            DataError: the shard has no such sample.
+        """
+        if number >= len(self.members):
+            raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
+        key, fields = self.members[number]
+        return Record(key, _Fields(self, fields), self.name)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file; safe for several at once."""
+        data = os.pread(self._file, size, offset)
+        while len(data) < size and (
+            more := os.pread(self._file, size - len(data), offset + len(data))
+        ):
+            data += more
+        if len(data) < size:
+            raise DataError(f"{self.name} was cut short while it was read")
+        return data
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def _list(self, file: IO[bytes]) -> None:
+        try:
+            with (
+                _refusing(self.name),
+                tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
+            ):
+                for key, field, member in _walk(tar, self.name):
+                    self._note(key, field, member.offset_data, member.size)
+        except DataError as error:
+            self._cut(str(error), file.seek(0, os.SEEK_END))
+
+    def _unpack(self, stream: IO[bytes], file: IO[bytes]) -> None:
+        try:
+            for record in read_records(stream, self.name):
+                for field, data in record.fields.items():
+                    self._note(record.key, field, file.tell(), len(data))
+                    file.write(data)
+        except DataError as error:
+            self._cut(str(error))
+        file.flush()
+
+    def _note(self, key: str, field: str, offset: int, size: int) -> None:
+        if not self.members or self.members[-1][0] != key:
+            self.members.append((key, {}))
+        self.members[-1][1][field] = offset, size
+
+    def _cut(self, fault: str, end: int | None = None) -> None:
+        """Keep the samples before a fault: whether the last one is whole, nobody knows."""
+        self.fault = fault
+        if end is not None:
+            del self.members[-1:]
+
+
+class _Fields(Mapping[str, bytes]):
+    """The fields of a sample, read at each access."""
+
+    def __init__(self, shard: Shard, places: Mapping[str, tuple[int, int]]) -> None:
+        self._shard, self._places = shard, places
+
+    def __getitem__(self, field: str) -> bytes:
+        return self._shard.read(*self._places[field])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
+    """A shard by path or URL; those used last stay open, as long as their files stay the same.
+
+    Raises:
+        OSError: as :meth:`Shard.open`.
+    """
+    version = (0, 0)
+    if is_local(url):
+        status = os.stat(local_path(url))
+        version = status.st_size, status.st_mtime_ns
+    return _open(url, cache, version)
+
+
+@lru_cache(maxsize=_OPEN)
+def _open(url: str, cache: str | Path | None, version: tuple[int, int]) -> Shard:
+    return Shard.open(url, cache)
+
+
+# What a shard may hold
+
+
+def _walk(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, field and member of all that a tar holds, in order."""
+    key: str | None = None
+    fields: set[str] = set()
+    seen: set[str] = set()
+    for member in tar:
+        found, field = _split(member, name)
+        if found != key:
+            if found in seen:
+                raise DataError(f"{name} was refused: it holds the sample {found!r} twice")
+            seen.add(found)
+            key, fields = found, set()
+        if field in fields:
+            raise DataError(f"{name} was refused: it holds {member.name!r} twice")
+        fields.add(field)
+        yield found, field, member
+    if not getattr(tar, "has_ended", False):
+        raise tarfile.ReadError("the end of the archive is missing")
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever is wrong with a tar is a DataError that names it."""
+    try:
+        yield
+    except _RefusedError as error:
+        raise DataError(f"{name} was refused: {error}") from None
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
+        raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
+
+
+class _RefusedError(tarfile.TarError):
+    """What a tar holds that no shard does, and that could exhaust memory or time."""
+
+
+class _Counted:
+    """A stream that knows how many bytes were read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def _parts(file: IO[bytes], tar: Any, counted: _Counted) -> Iterator[bytes]:
+    """The content of a member in parts, as long as what was compressed does not grow too much."""
+    while part := file.read(16 * _CHUNK):
+        yield part
+        grown = tar.fileobj.tell()
+        if grown > max(_RATIO_FROM, MAX_RATIO * counted.count):
+            raise _RefusedError(
+                f"its first {counted.count:,} bytes decompress to {grown:,}, as no pictures do"
+            )
+
+
+class _Member(tarfile.TarInfo):
+    """A member that notes the end mark, without which a tar cut between members looks whole.
+
+    Its headers, which tarfile would read at any length and number, are bounded.
+    """
+
+    def _proc_member(self, tar: Any) -> Any:
+        tar.headers = getattr(tar, "headers", 0) + 1
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise _RefusedError(f"it holds {self.name!r}, which is a sparse file")
+        if self.type not in _HEADER_TYPES:
+            tar.headers = 0
+        elif self.size > MAX_HEADER_BYTES:
+            raise _RefusedError(f"it holds a header of {self.size:,} bytes")
+        elif tar.headers > _HEADERS:
+            raise _RefusedError(f"it holds a member of more than {_HEADERS} headers")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, member: tarfile.TarInfo, *_: Any) -> None:
+        raise _RefusedError(f"it holds {member.name!r}, which is a sparse file")
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> _Member:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tarfile_.has_ended = True
+            raise
+
+
+_HEADER_TYPES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
+    """Key and field of a member, which must be what a shard may hold."""
+    folder, _, base = member.name.rpartition("/")
+    stem, _, kind = base.partition(".")
+    reason = ""
+    if not member.isreg() or member.issparse() or member.size < 0:
+        reason = "is not a regular file"
+    elif member.name.startswith("/") or "\\" in member.name or ".." in member.name.split("/"):
+        reason = "has a path that leaves the archive"
+    elif not stem or kind not in FIELDS:
+        reason = f"is none of the fields {', '.join(sorted(FIELDS))}"
+    elif member.size > MAX_FIELD_BYTES:
+        reason = f"is larger than {MAX_FIELD_BYTES // 2**20} MiB"
+    if reason:
+        raise DataError(f"{name} was refused: it holds {member.name!r}, which {reason}")
+    return f"{folder}/{stem}" if folder else stem, kind

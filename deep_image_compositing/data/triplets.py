@@ -1,0 +1,316 @@
+"""Triplets for the next fuser: what they are made of, and how the teaching fuser makes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from deep_image_compositing.data import crops, synthesis
+from deep_image_compositing.data.crops import LEAST, mirror, outline_crop, planes
+from deep_image_compositing.data.datasets import Mixture
+from deep_image_compositing.data.items import (
+    UNREADABLE,
+    FileItem,
+    Item,
+    ShardItem,
+    scene_crop,
+)
+from deep_image_compositing.data.loading import raise_sent, sent
+from deep_image_compositing.data.sampler import seed_of
+from deep_image_compositing.data.shards import encode
+from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.triplet_recipe import Recipe, Shard
+from deep_image_compositing.errors import CompositingError, DataError
+from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.images import open_picture
+from deep_image_compositing.stages.base import Fuser
+
+TRIES = 100
+"""Draws after which nothing that fits is expected to be found any more."""
+
+_EXACT = 0.2  # share of masks that stay exact, as in FusionData
+
+
+def pick(mixture: Mixture, rng: np.random.Generator) -> Item:
+    """Any item, of each dataset by its weight.
+
+    Raises:
+        DataError: when it cannot be read.
+        UsageError: when nothing can be drawn, see :meth:`Mixture.weights`.
+    """
+    dataset = mixture.datasets[int(rng.choice(len(mixture.datasets), p=mixture.weights()))]
+    return dataset[int(rng.integers(len(dataset)))]
+
+
+def describe_item(item: Item, licence: str) -> dict[str, Any]:
+    """Which item it is, where it comes from, and what may be done with it."""
+    source = item.source.path
+    if isinstance(item, ShardItem):
+        info = item.record.info()
+        known = {name: info[name] for name in ("source", "licence") if info.get(name)}
+        shard = Path(item.record.shard).name
+        return {"from": source, "shard": shard, "key": item.record.key, **known}
+    assert isinstance(item, FileItem)
+    path = item.pair.image.relative_to(source).as_posix()
+    return {"from": source, "key": path, **({"licence": licence} if licence else {})}
+
+
+class TooSmallError(DataError):
+    """A picture that would have to be magnified too far."""
+
+
+class Batches(Dataset[dict[str, Any]]):
+    """The batches of some shards, in order: 8-bit crops, made in loader processes.
+
+    Args:
+        recipe: of the set.
+        shards: that are to be made.
+        mixtures: mattes and backgrounds of each split.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        shards: Sequence[Shard],
+        mixtures: Mapping[str, tuple[Mixture, Mixture]],
+    ) -> None:
+        self.recipe = recipe
+        size = recipe.batch_size
+        # Batches do not reach over shards: what is computed together must not depend on ranks.
+        self.parts = [
+            (shard, shard.numbers[start : start + size])
+            for shard in shards
+            for start in range(0, len(shard.numbers), size)
+        ]
+        self._mixtures = mixtures
+        self._tolerance = Tolerance("samples")
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard, numbers = self.parts[index]
+        try:
+            samples = [self._sample(shard, number) for number in numbers]
+        except (CompositingError, OSError) as error:
+            return sent(error)
+        batch: dict[str, Any] = {
+            name: torch.stack([sample[name] for sample in samples])
+            for name, value in samples[0].items()
+            if isinstance(value, Tensor)
+        }
+        rest = ("number", "seed", "jpeg", "info")
+        batch |= {name: [sample[name] for sample in samples] for name in rest}
+        return {**batch, "shard": shard.name, "last": numbers[-1] == shard.numbers[-1]}
+
+    def _sample(self, shard: Shard, number: int) -> dict[str, Any]:
+        """The parts of a sample; what cannot be used is drawn again."""
+        small: TooSmallError | None = None
+        for attempt in range(TRIES):
+            try:
+                sample = self._draw(shard.split, number, attempt)
+            except TooSmallError as error:
+                small = error
+            except TooManyError:
+                raise
+            except UNREADABLE as error:
+                self._tolerance.failed(f"sample {number}: {error}")
+            else:
+                self._tolerance.passed()
+                return sample
+        raise small or DataError(f"nothing could be read for sample {number}")
+
+    def _draw(self, split: str, number: int, attempt: int) -> dict[str, Any]:
+        recipe = self.recipe
+        size, seed = recipe.size, seed_of(recipe.seed, 3, number, attempt)
+        rng = np.random.default_rng(seed)
+        mattes, backgrounds = self._mixtures[split]
+        subject = pick(mattes, rng)
+        old, scene, new = (pick(backgrounds, rng) for _ in range(3))
+        for _ in range(TRIES):  # the same background twice would make the target the photograph
+            if new.name != scene.name:
+                break
+            new = pick(backgrounds, rng)
+        label = subject.label()
+        sides = [(item.name, min(item.size())) for item in (old, scene, new)]
+        for name, side in [(subject.name, min(label.size)), *sides]:
+            if side < LEAST * size:
+                raise TooSmallError(
+                    f"none of {TRIES} draws fits --size {size}, which needs mattes and "
+                    f"backgrounds of at least {round(LEAST * size)} pixels either way; the last "
+                    f"was {name} with {side}: give a smaller --size"
+                )
+        box, mirrored = outline_crop(rng, label, size)
+        fresh = scene_crop(rng, new, size, _least(new, size)).float() / 255
+        jpeg = encode_jpeg(
+            synthesis.jitter_color(fresh[None], Generator().manual_seed(seed), recipe.augment)[0]
+        )
+        with open_picture(jpeg) as stored:  # what the target will be judged against
+            background = planes(stored)
+        return {
+            "color": planes(mirror(subject.color(label, box, size), mirrored)),
+            "alpha": planes(crops.crop(label, box, size, mirrored)),
+            "old": scene_crop(rng, old, size, _least(old, size)),
+            "scene": scene_crop(rng, scene, size, _least(scene, size)),
+            "new": background,
+            "number": number,
+            "seed": seed,
+            "jpeg": jpeg,
+            "info": {
+                "number": number,
+                "split": split,
+                "attempt": attempt,
+                "subject": describe_item(subject, recipe.licence),
+                "backgrounds": [describe_item(item, recipe.licence) for item in (old, scene, new)],
+            },
+        }
+
+
+def _least(item: Item, size: int) -> float:
+    """Smallest share of the short side for a crop that is not magnified too far."""
+    return min(1.0, max(0.25, LEAST * size / min(item.size())))
+
+
+# Making triplets, on the device
+
+
+def make_easy(
+    color: Tensor,
+    alpha: Tensor,
+    old: Tensor,
+    scene: Tensor,
+    generator: Generator,
+    augment: float = 1.0,
+    degrade: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An easy photograph, the rough mask of its subject, and the scene it is to be set into.
+
+    Photograph and scene go through one and the same camera. A photograph has one grain, one blur
+    and one compression all over; were the scene clean, the hard photograph would show its subject
+    by its noise, which no real photograph does. No effects follow the fuser: what they would do to
+    the photograph, its target could not have.
+
+    Args:
+        color: (1, 3, H, W), straight colour of the subject.
+        alpha: (1, 1, H, W), its true opacity.
+        old: (1, 3, H, W), the background B₀ it stands before.
+        scene: (1, 3, H, W), the background B₁ of the hard photograph.
+        generator: on the tensors' device.
+        augment: strength of colour jitter and camera effects.
+        degrade: of the mask.
+
+    Returns:
+        Photograph and scene (1, 3, H, W), mask (1, 1, H, W).
+    """
+    color, old, scene = (
+        synthesis.jitter_color(picture, generator, augment) for picture in (color, old, scene)
+    )
+    photograph = over(color, alpha, old)
+    photograph, scene = synthesis.one_camera([photograph, scene], generator, augment)
+    return photograph, scene, degrade_mask(alpha, generator, degrade, exact=_EXACT)
+
+
+def make_hard(
+    fuser: Fuser, photograph: Tensor, mask: Tensor, scene: Tensor, new: Tensor, alpha: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the fuser makes of easy photographs: hard ones, and their targets.
+
+    A fuser in layers is asked once, before ``new``: the same opacity, rounded to the 8 bits in
+    which it is stored, and the same colour then stand before ``scene`` and before ``new``, so that
+    the target is one that can be reached from the photograph. Any other fuser is asked twice.
+
+    Args:
+        fuser: trained on easy triplets.
+        photograph: (B, 3, H, W), easy.
+        mask: (B, 1, H, W), rough.
+        scene: (B, 3, H, W), background of the hard photograph.
+        new: (B, 3, H, W), background of the target.
+        alpha: (B, 1, H, W), true opacity, for a fuser that has none of its own.
+
+    Returns:
+        Hard photograph and target (B, 3, H, W), and alpha (B, 1, H, W), a multiple of 1/255.
+    """
+    layers = fuser.layers(photograph, new, mask)
+    if layers is None:
+        hard, target = fuser(photograph, scene, mask), fuser(photograph, new, mask)
+        return hard.clamp(0, 1), target.clamp(0, 1), to_bytes(alpha).float() / 255
+    alpha = to_bytes(layers.alpha).float() / 255
+    color = layers.foreground_color.clamp(0, 1)
+    return over(color, alpha, scene), over(color, alpha, new), alpha
+
+
+class Teacher(LightningModule):
+    """Runs a fuser on the parts of triplets; ``predict_step`` gives finished 8-bit pictures.
+
+    Args:
+        fuser: trained on easy triplets.
+        recipe: of the set.
+    """
+
+    def __init__(self, fuser: Fuser, recipe: Recipe) -> None:
+        super().__init__()
+        self.fuser = fuser
+        self.recipe = recipe
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """``foreground``, ``composite`` (B, 3, H, W), ``mask``, ``alpha`` (B, 1, H, W), uint8."""
+        raise_sent(batch)
+        names = ("color", "alpha", "old", "scene", "new")
+        color, alpha, old, scene, new = (batch[name].float() / 255 for name in names)
+        # One generator a sample, so that none depends on the batch that it is in.
+        generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
+        rows = zip(
+            color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
+        )
+        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
+        photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
+        hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
+        rough = [
+            degrade_mask(row, generator, self.recipe.degrade, exact=_EXACT)
+            for row, generator in zip(alpha.split(1), generators, strict=True)
+        ]
+        made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
+        return {name: to_bytes(value).cpu() for name, value in made.items()}
+
+
+def encode_jpeg(picture: Tensor) -> bytes:
+    """A picture (3, H, W), 8-bit or in [0, 1], as a JPEG file."""
+    value = to_bytes(picture)
+    image = Image.fromarray(value.permute(1, 2, 0).numpy())
+    return encode(image, "JPEG")
+
+
+def encode_png(picture: Tensor) -> bytes:
+    """An 8-bit picture (1 or 3, H, W) as a PNG file."""
+    image = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
+    return encode(Image.fromarray(image.numpy()), "PNG")
+
+
+def encode_sample(
+    pictures: Mapping[str, Tensor], background: bytes, info: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The fields of one sample."""
+    return {
+        "foreground.jpg": encode_jpeg(pictures["foreground"]),
+        "background.jpg": background,
+        "composite.png": encode_png(pictures["composite"]),
+        "mask.png": encode_png(pictures["mask"]),
+        "alpha.png": encode_png(pictures["alpha"]),
+        "json": json.dumps(info, sort_keys=True).encode(),
+    }
+
+
+def key_of(number: int) -> str:
+    """The key of a sample."""
+    return f"{number:08d}"
