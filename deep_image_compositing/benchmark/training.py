@@ -28,6 +28,7 @@ from torch import Tensor
 from deep_image_compositing.benchmark.measuring import median, show, synchronise, write_shards
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import FusionData, RefinementData, SegmentationData
+from deep_image_compositing.images import open_picture
 from deep_image_compositing.running import quiet
 from deep_image_compositing.stages.fusion import MultiStreamFuser
 from deep_image_compositing.stages.making import make_stage
@@ -92,7 +93,7 @@ def draw_crops(files: Path, count: int) -> list[tuple[str, Any]]:
     masks = sorted(files.glob("*.mask.png"))
     for number in rng.integers(0, len(masks), count):
         mask = masks[number]
-        with Image.open(mask) as label:
+        with open_picture(mask) as label:
             whole = np.array([0, 0, *label.size])
             subject = label.point(lambda level: 255 * (level > 127)).getbbox() or whole
         box = whole + (subject - whole) * rng.uniform(0, 1, 4) ** 1.5
@@ -103,7 +104,7 @@ def draw_crops(files: Path, count: int) -> list[tuple[str, Any]]:
 def decode(plan: tuple[str, Any]) -> None:
     """A photograph and its mask, cropped to arrays for nobody; JPEG as small as will do."""
     path, box = plan
-    with Image.open(f"{path}.image.jpg") as image, Image.open(f"{path}.mask.png") as mask:
+    with open_picture(f"{path}.image.jpg") as image, open_picture(f"{path}.mask.png") as mask:
         scale = max(1, min(box[2:] - box[:2]) / CROP)
         image.draft("RGB", (int(mask.width / scale), int(mask.height / scale)))
         part = box * np.tile(np.divide(image.size, mask.size), 2)
