@@ -188,17 +188,18 @@ class ShardItem(Item):
         """
         name = self._field(names)
         with _decoding(f"{self.name}.{name}"):
-            stored = self.record.fields[name]
-            image, draft = open_picture(stored, name), None
-            if truncation.cannot_be_whole(io.BytesIO(stored), image.format):
+            stored, draft = self.record.fields[name], None
+            image, checked = open_picture(stored, name), name in self.record.whole
+            if not checked and truncation.cannot_be_whole(io.BytesIO(stored), image.format):
                 raise DataError("its data end early")
             if scale < 1 and image.format == "JPEG":
                 width, height = image.size
                 draft = int(np.ceil(width * scale)), int(np.ceil(height * scale))
                 image.draft("RGB", draft)
             image.load()
-            if truncation.ends_early(io.BytesIO(stored), image, draft, _reopen):
+            if not checked and truncation.ends_early(io.BytesIO(stored), image, draft, _reopen):
                 raise DataError("its data end early")
+            self.record.whole.add(name)
         return image
 
     def _field(self, names: tuple[str, ...]) -> str:

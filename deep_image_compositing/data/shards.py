@@ -70,11 +70,13 @@ class Record:
         key: its name, unique in its set.
         fields: encoded files by field, see :data:`FIELDS`.
         shard: the shard that it comes from, for messages.
+        whole: fields whose pictures were found to hold all their data, which is asked only once.
     """
 
     key: str
     fields: Mapping[str, bytes]
     shard: str = ""
+    whole: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:

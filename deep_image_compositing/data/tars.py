@@ -80,6 +80,7 @@ class Shard:
         self.name = name
         self.members: list[tuple[str, dict[str, tuple[int, int]]]] = []
         self.fault = ""
+        self._whole: dict[int, set[str]] = {}
         self._file = os.dup(file.fileno())
 
     @classmethod
@@ -117,7 +118,7 @@ class Shard:
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
         key, fields = self.members[number]
-        return Record(key, _Fields(self, fields), self.name)
+        return Record(key, _Fields(self, fields), self.name, self._whole.setdefault(number, set()))
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the file; safe for several at once."""

@@ -13,6 +13,7 @@ from PIL import Image
 from deep_image_compositing.data import crops, folders
 from deep_image_compositing.data.items import UNREADABLE, FileItem, ShardItem, Source
 from deep_image_compositing.data.shards import Record
+from deep_image_compositing.data.tars import open_by_number
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from tests.data import trees
 
@@ -61,9 +62,22 @@ def test_a_picture_whose_data_end_early_is_damaged() -> None:
         item(image_jpg=jpeg, mask_png=bytes(short)).label,
         item(image_jpg=jpeg[: len(jpeg) // 2]).image,
     ):
-        with pytest.raises(DataError, match=r"end early|truncated"):
-            damaged()
+        for _ in range(2):  # however often it is asked
+            with pytest.raises(DataError, match=r"end early|truncated"):
+                damaged()
     assert item(image_jpg=jpeg).image(0.4).size == (36, 28)
+
+
+def test_whether_data_end_early_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("deep_image_compositing.truncation.ends_early", lambda *_: asked.append(1))
+    url = str(trees.shard(tmp_path / "a.tar", "mattes", range(2)))
+    for number in (0, 1, 0, 1):
+        sample = ShardItem(SOURCE, open_by_number(url)[number])
+        sample.image(), sample.label()
+    assert len(asked) == 4
 
 
 def test_a_cut_out_keeps_its_own_colour() -> None:
