@@ -201,6 +201,45 @@ def shrink(
     return small[:, :3], small[:, 3:]
 
 
+def accompany(
+    image: Tensor, mask: Tensor, share: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Give some subjects the next picture's, smaller, as people hold and wear things.
+
+    It is set onto a random point of the subject, and what is seen of either is subject.
+
+    Args:
+        image: (B, 3, H, W).
+        mask: (B, 1, H, W).
+        share: of the batch, in [0, 1]; where either subject is tiny or fills the picture, none.
+        generator: on the image's device.
+
+    Returns:
+        Image and mask at the same sizes.
+    """
+    b, _, h, w = image.shape
+    other = torch.cat([image, mask], 1).roll(1, 0)
+    area = mask.mean((2, 3)).view(b)
+    whole = (area > 0.03) & (area < 0.8) & (area.roll(1) > 0.01) & (area.roll(1) < 0.7)
+    hit = whole & chance(b, share, generator).view(b).bool()
+    factor = uniform(b, 0.25, 0.7, generator).view(b)
+    size = (factor * (area / area.roll(1).clamp_min(1e-4)).sqrt()).clamp(0.08, 0.9)
+    y = torch.linspace(-1, 1, h, device=image.device).view(1, 1, h, 1)
+    x = torch.linspace(-1, 1, w, device=image.device).view(1, 1, 1, w)
+    weight = other[:, 3:] / other[:, 3:].sum((2, 3), keepdim=True).clamp_min(1e-6)
+    centre = torch.stack([(weight * x).sum((1, 2, 3)), (weight * y).sum((1, 2, 3))])
+    where = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator).view(b)
+    point = torch.stack([x.view(-1)[where % w], y.view(-1)[where // w]])
+    shift = centre - point / size
+    zero = torch.zeros_like(size)
+    rows = torch.stack([1 / size, zero, shift[0], zero, 1 / size, shift[1]], 1).view(b, 2, 3)
+    half = F.interpolate(other, scale_factor=0.5, mode="bilinear", antialias=True)
+    grid = F.affine_grid(rows, list(other.shape), align_corners=False)
+    thing = F.grid_sample(half, grid, padding_mode="zeros", align_corners=False)
+    color, alpha = thing[:, :3], thing[:, 3:] * hit.view(b, 1, 1, 1)
+    return over(color, alpha, image), torch.maximum(mask, alpha)
+
+
 def hesitate(mask: Tensor, generator: Generator) -> Tensor:
     """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches in and around.
 

@@ -137,6 +137,28 @@ def test_shrink_makes_half_of_the_chosen_pictures_smaller_and_nothing_else() -> 
     assert torch.allclose(smaller[changed].amax((1, 2, 3)), torch.ones(int(changed.sum())))
 
 
+def test_accompany_sets_a_smaller_subject_onto_another_and_both_are_subject() -> None:
+    image, mask = torch.zeros(12, 3, 48, 48), torch.zeros(12, 1, 48, 48)
+    mask[:, :, 8:40, 12:36] = 1
+    image[::2] += mask[::2]  # every second subject is white, the others are black
+    mask[11] = 0  # this one has none to give and none to set it on
+    seen, both = synthesis.accompany(image, mask, 1.0, seeded())
+    given = (both - mask).abs().flatten(1).amax(1) > 0
+    painted = (seen - image).abs().flatten(1).amax(1) > 0.5
+    assert not painted[11]
+    assert not painted[0]
+    assert int(painted.sum()) == 10
+    assert given[:11].any()
+    assert bool((both >= mask).all())
+    for before, after, where in zip(image[1:11], seen[1:11], mask[1:11], strict=True):
+        changed = ((before - after).abs() > 0.5).any(0)
+        assert 0.02 < float(changed.sum() / where.sum()) < 0.6
+        assert bool((changed & (where[0] > 0)).any())  # it touches the subject
+    none = synthesis.accompany(image, mask, 0.0, seeded())
+    assert torch.equal(none[0], image)
+    assert torch.equal(none[1], mask)
+
+
 def test_trust_map_distrusts_the_outline_alone() -> None:
     mask = torch.zeros(3, 1, 9, 20)
     mask[..., 10:] = 1

@@ -24,6 +24,9 @@ from deep_image_compositing.functional.degradation import degrade_mask
 LOOK = 320
 """Side in pixels of what a segmenter is shown of the surroundings of a crop."""
 
+ACCOMPANIED = 0.15
+"""Share of training samples whose subject is given a second one, as people hold things."""
+
 CLOSE_UPS = 0.12
 """Share of a segmenter's training crops that cut the subject."""
 
@@ -78,6 +81,8 @@ class SegmentationData(LabelledData):
         if training:
             image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
         image = synthesis.paste(image, mask, batch["background"], batch["paste"], generator)
+        if training:
+            image, mask = synthesis.accompany(image, mask, ACCOMPANIED, generator)
         if training and self.augment:
             image = synthesis.jitter_color(image, generator, self.augment)
             gray = synthesis.chance(len(image), 0.08, generator)
