@@ -14,6 +14,7 @@ import pickle
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -379,6 +380,8 @@ class TrainingCLI(LightningCLI):
         trainer, data = self.trainer, self.datamodule
         for part in (self.model, data):
             check_hyper_parameters(part)
+        if not isinstance(data, StageData):
+            return
         batches = data.epoch_length // (data.batch_size * trainer.world_size)
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -449,12 +452,18 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         DataError: when training data cannot be read.
     """
     args: ArgsType = [subcommand, *arguments]
+    if os.getcwd() not in sys.path:  # where people keep stages and data modules of their own
+        sys.path.append(os.getcwd())
     # By default it takes any value that could be an URL for a file of options, and transfers it.
     jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
     jsonargparse.set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     # Lightning's log is for whoever programs with it, but for the table of the model's parts.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     with quiet(logging.WARNING):
+        # --optimizer and --lr_scheduler are there to take the place of the stage's own.
+        warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden")
+        # Data modules of others may have nothing to validate on.
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         # That a run has a folder with checkpoints is what --resume is for.
@@ -465,10 +474,9 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
         TrainingCLI(
             Stage,
-            StageData,
+            LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [Reseed(), Interruptible()]},
             parser_class=_Parser,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -462,3 +463,54 @@ def test_an_epoch_shorter_than_what_lies_between_validations(
 def test_nothing_to_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
     assert "give a recipe: --config recipes/NAME.yaml" in capsys.readouterr().err
+
+
+OWN = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from deep_image_compositing.stages.base import Step
+from deep_image_compositing.stages.segmentation import PyramidSegmenter
+
+
+class Squares(LightningDataModule):
+    def train_dataloader(self):
+        mask = torch.zeros(1, 64, 64)
+        mask[:, 16:48, 16:48] = 1
+        return DataLoader([{"image": mask.expand(3, -1, -1), "mask": mask}] * 4, batch_size=2)
+
+
+class Dice(PyramidSegmenter):
+    def loss(self, batch):
+        found, true = self.logits(batch["image"]).sigmoid(), batch["mask"]
+        return Step(1 - 2 * (found * true).sum() / (found + true).sum())
+"""
+
+
+def test_data_loss_and_optimizer_can_be_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("my_training.py").write_text(OWN)
+    small = {"backbone": "test_efficientnet", "width": 8, "picture_every": 0}
+    recipe = {
+        "model": {"class_path": "my_training.Dice", "init_args": small},
+        "data": {"class_path": "my_training.Squares"},
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}},
+        "lr_scheduler": {
+            "class_path": "torch.optim.lr_scheduler.ExponentialLR",
+            "init_args": {"gamma": 0.1},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1},
+    }
+    Path("mine.yaml").write_text(json.dumps(recipe))
+    assert main(["fit", "--config", "mine.yaml"]) == 0
+    found = torch.load("runs/run/checkpoints/epoch=1-step=4.ckpt", weights_only=True)
+    group = found["optimizer_states"][0]["param_groups"][0]
+    assert "momentum" in group  # as SGD has it, and Adam has not
+    assert group["lr"] == pytest.approx(0.005)
+    assert found["hyper_parameters"]["width"] == 8
+    made = registry.create("segmenter", "pyramid", **{**small, "width": 8})
+    weights.load(made, "runs/run/checkpoints/epoch=1-step=4.ckpt")
