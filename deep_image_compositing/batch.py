@@ -65,7 +65,7 @@ class Job:
 
     Attributes:
         foreground: file of the photograph with the subject.
-        outputs: files to write, by the arguments of :meth:`Composite.save`; ``path`` must be one.
+        outputs: files to write, by the arguments of ``Composite.save``; ``path`` must be one.
         mask: file of its mask, instead of the segmenter's answer.
     """
 
@@ -127,14 +127,14 @@ def composite_all(
         make: gives the compositor of a device.
         record: file in which to note what each composite was made of.
         settings: whatever decides how a composite looks besides the photographs and the placement,
-            as JSON has it: stages, their options and weights, see :func:`describe_stages`.
-        frame: as for :meth:`Compositor.__call__`.
+            as JSON has it: stages, their options and weights, see ``describe_stages``.
+        frame: as for ``Compositor.__call__``.
         scale: likewise.
         position: likewise.
         resume: leave alone what the record says was made of the same photograph, mask, background
             and settings, when its outputs are all there as they were written; and clear away what
             a run that was killed has left half-written.
-        device: as for :class:`Compositor`; where there are several, of what kind.
+        device: as for ``Compositor``; where there are several, of what kind.
         devices: GPUs, or processes on a CPU; -1 for all GPUs.
         accelerator: as for Lightning's Trainer: auto, cpu, cuda, gpu, mps; the same as ``device``.
         show: draw a progress bar on standard error.

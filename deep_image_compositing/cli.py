@@ -1,4 +1,4 @@
-"""The command line, ``deep-image-compositing``; its :func:`main` is also what the tests call.
+"""The command line, ``deep-image-compositing``; its ``main`` is also what the tests call.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` answers at once. Exit
 codes: 0 done, 1 work that failed, 2 a call that cannot be right, 130 interrupted.

@@ -36,7 +36,7 @@ class Composite:
         alpha_levels: (1, H, W), the refiner's, before the fuser.
         name: what the subject's photograph is called.
         device: where the stages ran.
-        sources: files that it was made of, which :meth:`save` does not overwrite.
+        sources: files that it was made of, which ``save`` does not overwrite.
         seconds: time spent in ``segmentation``, ``refinement`` and ``fusion``.
         tiles: how many cells of the frame were worked on at full size, and how many it has;
             (0, 0) where the stages saw all of it.
@@ -146,7 +146,7 @@ class Composite:
             path: the composite's file; the suffix says the format, see ``write_image``.
             alpha: file for the alpha, as a gray picture.
             cutout: file for the cut-out, in a format that holds an alpha.
-            steps: file for the contact sheet of :meth:`steps`.
+            steps: file for the contact sheet of ``steps``.
 
         Raises:
             UsageError: a suffix that is not known or cannot hold the picture, a path twice, or

@@ -3,7 +3,7 @@
 The flow is segment → refine → fuse. Photographs stay 8-bit tensors at their full size; stages see
 float copies, learned stages at most ``work_side`` pixels on the long side. What they find is
 carried to full size and corrected there in tiles along the subject's rim (see
-:mod:`deep_image_compositing.fullsize`). So a photograph of 50 megapixels is an ordinary input,
+``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
 and a pixel that no stage changed comes out as it went in.
 """
 
@@ -66,7 +66,7 @@ FULL = 0.99
 """A mask that nowhere falls below this covers the whole photograph."""
 
 UNSURE = 0.6
-"""Doubt from which on a found mask is reported as unsure; see :func:`doubt`.
+"""Doubt from which on a found mask is reported as unsure; see ``doubt``.
 
 Of the default segmenter's masks of 41 held-out photographs (12 each of people, cats and other
 subjects, and 5 that have mattes), 39 have less; of those of 40 everyday photographs, with a subject
@@ -104,7 +104,7 @@ class Compositor:
     Each slot takes a registered name (made with its shipped weights, if it has any), a pair of a
     name and its options, a stage, a plain ``nn.Module``, or any callable with the slot's
     signature: ``image → mask``, ``image, mask → alpha``, ``foreground, background, alpha →
-    composite``; see :mod:`deep_image_compositing.conventions` for the tensors. Modules are put
+    composite``; see ``deep_image_compositing.conventions`` for the tensors. Modules are put
     into evaluation mode and moved to the device.
 
     Args:
@@ -119,7 +119,7 @@ class Compositor:
             are given: a refiner on the user's mask at full size, a fuser on the whole frame. A
             fuser without layers (it paints the composite itself) always gets the whole frame.
         harmonize: a last step, ``reinhard``: move the subject's colours towards those of the new
-            background that stays visible (see :mod:`deep_image_compositing.functional.harmonize`).
+            background that stays visible (see ``deep_image_compositing.functional.harmonize``).
             With a fuser that works in layers, its colour of the subject is moved, and the rest
             stays as it was; any other is given the subject's photograph with its colours moved.
             None for no such step.

@@ -18,10 +18,10 @@ name                  shape          range and meaning
 
 Any B, H and W of at least 1 is valid; a network pads inside and crops back.
 
-Slot base classes wrap ``forward`` in :func:`checked`, so a wrong tensor is named at the door
+Slot base classes wrap ``forward`` in ``checked``, so a wrong tensor is named at the door
 instead of failing deep inside a network. To know that values lie in [0, 1], a GPU has to be waited
 for, once a call. So training checks the first batch of each epoch and no other; and
-:func:`set_checks`, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the checks off
+``set_checks``, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the checks off
 for loops that have proven themselves. Then the wrapper is one ``if``.
 """
 
@@ -48,7 +48,7 @@ CHANNELS: dict[str, int] = {
     "alpha": 1,
     "trimap": 1,
 }
-"""Channels of every named tensor; the names that :func:`check` accepts."""
+"""Channels of every named tensor; the names that ``check`` accepts."""
 
 TOLERANCE = 1e-3
 """How far outside [0, 1] a value may lie (resampling and half precision overshoot a little)."""
@@ -66,14 +66,14 @@ def set_checks(on: bool) -> bool:
 
 
 def check(**tensors: Tensor) -> None:
-    """Raise :class:`UsageError` unless every named tensor keeps the convention of its name.
+    """Raise ``UsageError`` unless every named tensor keeps the convention of its name.
 
     Args:
-        tensors: tensors by the names of :data:`CHANNELS`; all must agree in B, H and W.
+        tensors: tensors by the names of ``CHANNELS``; all must agree in B, H and W.
 
     Raises:
         UsageError: not a tensor, not floating point, wrong shape, empty, values that are not
-            finite or lie outside [0, 1] by more than :data:`TOLERANCE`, or sizes that differ.
+            finite or lie outside [0, 1] by more than ``TOLERANCE``, or sizes that differ.
     """
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():
@@ -107,13 +107,13 @@ def check(**tensors: Tensor) -> None:
 
 
 def check_batch(batch: Mapping[str, Any]) -> None:
-    """:func:`check` what a training batch holds under the names of :data:`CHANNELS`, when on."""
+    """``check`` what a training batch holds under the names of ``CHANNELS``, when on."""
     if _checks_on:
         check(**{name: batch[name] for name in CHANNELS if name in batch})
 
 
 def checked(forward: _F) -> _F:
-    """Wrap a method so that its arguments named in :data:`CHANNELS` are checked when on."""
+    """Wrap a method so that its arguments named in ``CHANNELS`` are checked when on."""
     parameters = list(inspect.signature(forward).parameters)[1:]  # without self
 
     @functools.wraps(forward)

@@ -25,7 +25,7 @@ class Entry:
     """One registered stage.
 
     Attributes:
-        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
+        slot: one of ``deep_image_compositing.registry.SLOTS``.
         name: the name users type.
         description: one line that says what it is.
         source: the paper or package it comes from, or an empty string.

@@ -3,7 +3,7 @@
 The compositor calls it. Pictures stay in 8 bits; a strip of tiles at a time is held in floating
 point. So time and memory beyond the small pass grow with the length of the subject's outline, and
 not with the area of the picture. What a tile cannot see reaches it from the small pass, see
-:mod:`deep_image_compositing.functional.lift`.
+``deep_image_compositing.functional.lift``.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
         reach: pixels, at least 0.
 
     Returns:
-        (h, w) boolean, a value for each block of :data:`BLOCK` pixels.
+        (h, w) boolean, a value for each block of ``BLOCK`` pixels.
     """
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.

@@ -32,7 +32,7 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def show(text: object, *, file: TextIO | None = None, lines: bool = False) -> None:
-    """Print a line, on standard output unless told otherwise; see :func:`printable`."""
+    """Print a line, on standard output unless told otherwise; see ``printable``."""
     print(printable(text, lines=lines), file=file or sys.stdout)
 
 

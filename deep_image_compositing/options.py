@@ -54,7 +54,7 @@ def accepted_options(factory: Callable[..., Any]) -> Accepted | None:
 def check_options(
     slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
-    """Raise :class:`UsageError` for an option that ``factory`` does not take, or lacks.
+    """Raise ``UsageError`` for an option that ``factory`` does not take, or lacks.
 
     Also for a value that is not of the kind that the constructor's annotation asks for; what has
     no annotation, or one that is not about plain values, may be anything.
@@ -65,7 +65,7 @@ def check_options(
 
 
 def check_names(slot: str, name: str, accepted: Accepted | None, options: Collection[str]) -> None:
-    """Raise :class:`UsageError` for an option that is not accepted, or one that is missing."""
+    """Raise ``UsageError`` for an option that is not accepted, or one that is missing."""
     if accepted is None:
         return
     taken, needed = accepted
@@ -83,7 +83,7 @@ def check_names(slot: str, name: str, accepted: Accepted | None, options: Collec
 
 
 def declared_options(target: str) -> Accepted | None:
-    """As :func:`accepted_options` of a class of this library, read from its source.
+    """As ``accepted_options`` of a class of this library, read from its source.
 
     Args:
         target: ``module:Class``. Neither is imported, which may take seconds.
@@ -139,7 +139,7 @@ def misfit(factory: Callable[..., Any], options: Mapping[str, Any], whose: str =
 
 
 def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
-    """Raise :class:`UsageError` unless a number, or each one of several, lies in [low, high]."""
+    """Raise ``UsageError`` unless a number, or each one of several, lies in [low, high]."""
     each = value if isinstance(value, Sequence) else [value]
     if not all(low <= number <= high for number in each):  # also catches NaN
         raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")

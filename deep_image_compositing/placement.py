@@ -117,7 +117,7 @@ def paste(picture: Tensor, placement: Placement, frame: tuple[int, int], *, edge
 
     Args:
         picture: uint8 or float in [0, 1].
-        placement: from :func:`place`.
+        placement: from ``place``.
         frame: (height, width) of the frame.
         edge: fill what the picture leaves free by repeating its border (for photographs, so that
             a network sees plausible colours), instead of with zeros (for masks and alphas).

@@ -1,9 +1,9 @@
 """Named stages: what can fill a slot, and how to make one.
 
-The compositor, the command line and the evaluation look stages up with :func:`create`,
-:func:`get` and :func:`list_stages`. The library's own are listed in
-:mod:`~deep_image_compositing.entries` and imported when they are made; others register themselves
-with the :func:`register` decorator. Other packages publish stages through the entry-point group
+The compositor, the command line and the evaluation look stages up with ``create``,
+``get`` and ``list_stages``. The library's own are listed in
+``deep_image_compositing.entries`` and imported when they are made; others register themselves
+with the ``register`` decorator. Other packages publish stages through the entry-point group
 ``deep_image_compositing.stages``: each entry point names a module (imported for its ``register``
 calls) or the stage class itself.
 """

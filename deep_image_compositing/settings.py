@@ -17,7 +17,7 @@ LEAST_SIDE = 32
 
 
 def check_sides(work_side: int, max_side: int | None = None) -> None:
-    """Raise :class:`UsageError` for a side that is too short to work with."""
+    """Raise ``UsageError`` for a side that is too short to work with."""
     for name, side in (("work_side", work_side), ("max_side", max_side)):
         if side is not None and side < LEAST_SIDE:
             raise UsageError(
@@ -27,7 +27,7 @@ def check_sides(work_side: int, max_side: int | None = None) -> None:
 
 
 def check_strength(strength: float) -> None:
-    """Raise :class:`UsageError` unless the strength of a harmonisation lies in [0, 1]."""
+    """Raise ``UsageError`` unless the strength of a harmonisation lies in [0, 1]."""
     if not 0 <= strength <= 1:
         raise UsageError(f"the strength of a harmonisation lies in [0, 1], got {strength}")
 
@@ -40,7 +40,7 @@ def check_placement(
     Args:
         frame: ``foreground`` or ``background``.
         scale: size of the subject's photograph; at 1 it just fits into the frame.
-        position: as :func:`parse_position` takes it.
+        position: as ``parse_position`` takes it.
 
     Raises:
         UsageError: another frame, a scale that is not positive, or a scale or position that
@@ -78,7 +78,7 @@ def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> 
     """(height, width) to which a photograph of ``size`` is scaled to be placed in ``frame``.
 
     Raises:
-        UsageError: a scale that is not positive, or enlarges beyond :data:`MAX_PLACED_PIXELS`.
+        UsageError: a scale that is not positive, or enlarges beyond ``MAX_PLACED_PIXELS``.
     """
     if not 0 < scale < float("inf"):
         raise UsageError(f"scale must be a number above 0, got {scale:g}")
@@ -93,7 +93,7 @@ def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> 
 
 
 def check_device(device: str) -> None:
-    """Raise :class:`UsageError` for what is no device anywhere; torch knows which are there."""
+    """Raise ``UsageError`` for what is no device anywhere; torch knows which are there."""
     if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", device):
         raise UsageError(f"there is no device {device!r}; use auto, cpu, cuda, cuda:N or mps")
 

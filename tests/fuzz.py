@@ -7,7 +7,7 @@
 A case is a number: from it and the seed it is made, always the same. It fails when reading it ends
 in anything but success or an error of the library's own, takes ten seconds of computing, a minute
 by the clock or two gigabytes, prints a traceback, or accepts what has to be refused. The cases come
-from :mod:`tests.hostile`; ``tests/test_fuzz.py`` runs 500 of them.
+from ``tests.hostile``; ``tests/test_fuzz.py`` runs 500 of them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: :data:`READ`, :data:`REFUSED`, or in one line why it failed."""
+    """How a case ended: ``READ``, ``REFUSED``, or in one line why it failed."""
 
     number: int
     reader: str

@@ -31,7 +31,7 @@ def make_data(root: Path, held_out: int = 3) -> Path:
 
 
 def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
-    """``fit`` of a segmenter on :func:`make_data`, 8 batches an epoch, into the folder ``out``."""
+    """``fit`` of a segmenter on ``make_data``, 8 batches an epoch, into the folder ``out``."""
     checkpoints = {"every_n_train_steps": 5, "save_top_k": -1, "save_last": True}
     config = {
         "model": {

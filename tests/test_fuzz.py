@@ -1,4 +1,4 @@
-"""Five hundred hostile cases of :mod:`tests.fuzz`, and that it catches what it watches for."""
+"""Five hundred hostile cases of ``tests.fuzz``, and that it catches what it watches for."""
 
 from __future__ import annotations
 

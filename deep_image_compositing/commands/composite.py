@@ -87,7 +87,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` for values that cannot be, before anything heavy is imported."""
+    """Raise ``UsageError`` for values that cannot be, before anything heavy is imported."""
     if options.max_pixels is not None and options.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
     settings.check_sides(options.work_side, options.max_side)

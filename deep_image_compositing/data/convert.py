@@ -80,12 +80,12 @@ def convert(
 
     Args:
         kind: segmentation, mattes or backgrounds.
-        layout: one of :data:`~deep_image_compositing.data.layouts.LAYOUTS` of that kind.
+        layout: one of ``LAYOUTS`` of that kind.
         root: where the data set lies.
         out: folder of the shards; made if need be.
         validation: share of what the set itself has not put into a split.
         seed: of the split and of the order.
-        shard_samples: most samples in a shard; by default what makes :data:`SHARDS` shards.
+        shard_samples: most samples in a shard; by default what makes ``SHARDS`` shards.
         max_side: shrink what is longer; None keeps sizes.
         lossless: write mattes as RGBA PNG.
         source: where the set comes from, instead of what the layout says.

@@ -2,7 +2,7 @@
 
 ``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
 may read. Shards from elsewhere that nobody caches are streamed instead, endlessly and in no
-particular order, by :mod:`~deep_image_compositing.data.streaming`.
+particular order, by ``deep_image_compositing.data.streaming``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class FolderDataset(Dataset[Item]):
         return [len(self.pairs)]
 
     def check(self) -> None:
-        """Raise :class:`UsageError` when there is nothing to train on."""
+        """Raise ``UsageError`` when there is nothing to train on."""
         if not self.pairs:
             path, share = self.source.path, self.source.hold_out
             raise UsageError(
@@ -88,9 +88,9 @@ class ShardDataset(Dataset[Item]):
     Attributes:
         source: where they come from.
         urls: the shards.
-        kinds: what every sample must be one of, see :data:`.shards.KINDS`.
+        kinds: what every sample must be one of, see ``shards.KINDS``.
         counts: samples in each shard; None when they must be counted first.
-        reading: see :class:`Reading`.
+        reading: see ``Reading``.
     """
 
     source: Source
@@ -145,13 +145,13 @@ class ShardDataset(Dataset[Item]):
         return [0, *itertools.accumulate(self.blocks())]
 
     def check(self) -> None:
-        """Raise :class:`DataError` when there is nothing to train on."""
+        """Raise ``DataError`` when there is nothing to train on."""
         if not len(self):
             raise DataError(f"{self.source.path} holds no sample that can be used")
 
 
 class ItemDataset(Protocol):
-    """What a :class:`Mixture` is made of."""
+    """What a ``Mixture`` is made of."""
 
     source: Source
 
@@ -229,10 +229,10 @@ def open_source(
     A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
     share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
     both sides: where a small folder is held out as a whole, nothing is left to train on, which is
-    an error when it is drawn from (:meth:`Mixture.weights`).
+    an error when it is drawn from (``Mixture.weights``).
 
     Args:
-        source: see :class:`~deep_image_compositing.data.items.Source`.
+        source: see ``Source``.
         kinds: of samples that are wanted: ``segmentation``, ``mattes``, ``backgrounds``,
             ``triplets``.
         reading: how shards are read.

@@ -99,7 +99,7 @@ def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list
     """Those of ``pairs`` whose masks are less doubtful than ``limit``, or not listed.
 
     Args:
-        pairs: what :func:`find_pairs` found in ``root``.
+        pairs: what ``find_pairs`` found in ``root``.
         root: their folder, with a ``labels.tsv``: columns divided by tabs, among them ``name`` (of
             a photograph, without its suffix) and ``doubt`` (a number).
         limit: what doubt must stay below.
@@ -224,7 +224,7 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
 def fit_label(
     belief: NDArray[np.float32], path: Path, whole: Size, size: Size | None = None
 ) -> Image.Image:
-    """A label (H, W) in [0, 1] that was read from ``path``, as :func:`read_label` returns it.
+    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it.
 
     Raises:
         DataError: when its aspect is not that of ``whole``.

@@ -49,7 +49,7 @@ def draw_alpha(rng: np.random.Generator, size: int, kind: str | None = None) -> 
     Args:
         rng: source of all randomness.
         size: side in pixels.
-        kind: one of :data:`KINDS`; None draws one, the commoner ones more often.
+        kind: one of ``KINDS``; None draws one, the commoner ones more often.
 
     Returns:
         A gray picture (L), 255 where the subject is opaque.
@@ -229,4 +229,4 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator, _Shape], Image.Image], flo
     "veil": (_veil, 0.1),
     "defocus": (_defocus, 0.14),
 }
-"""What :func:`draw_alpha` draws, and how often."""
+"""What ``draw_alpha`` draws, and how often."""

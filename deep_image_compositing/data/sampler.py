@@ -48,8 +48,8 @@ class Draw:
 class Order:
     """In which order the samples of a mixture are drawn, endlessly: ``order[number]`` is an index.
 
-    Among :data:`WINDOW` draws, each dataset has its share by weight, rounded, but at least one. Its
-    own draws go through it in passes: shards in any order, :data:`BLOCK` of them at a time, their
+    Among ``WINDOW`` draws, each dataset has its share by weight, rounded, but at least one. Its
+    own draws go through it in passes: shards in any order, ``BLOCK`` of them at a time, their
     samples shuffled.
 
     Args:

@@ -1,10 +1,10 @@
 """Shards: tar files of samples as WebDataset has them; their index; strict reading and writing.
 
 A sample is a run of tar members that share a key: ``KEY.image.jpg``, ``KEY.mask.png``,
-``KEY.json``. Only the fields of :data:`FIELDS` are known; anything else in a tar, a link or a path
+``KEY.json``. Only the fields of ``FIELDS`` are known; anything else in a tar, a link or a path
 that climbs out of it included, is refused by name. Nothing is ever unpickled.
 
-The readers (:mod:`~deep_image_compositing.data.tars`) and the writers (``convert``, ``teach``) of
+The readers (``deep_image_compositing.data.tars``) and the writers (``convert``, ``teach``) of
 training data meet here.
 """
 
@@ -68,7 +68,7 @@ class Record:
 
     Attributes:
         key: its name, unique in its set.
-        fields: encoded files by field, see :data:`FIELDS`.
+        fields: encoded files by field, see ``FIELDS``.
         shard: the shard that it comes from, for messages.
         whole: fields whose pictures were found to hold all their data, which is asked only once.
     """
@@ -98,7 +98,7 @@ class Record:
         return content
 
     def check(self, *kinds: str) -> None:
-        """Raise :class:`DataError` unless the sample has what one of ``kinds`` needs."""
+        """Raise ``DataError`` unless the sample has what one of ``kinds`` needs."""
         sets = [needed for kind in kinds for needed in KINDS[kind]]
         if not any(needed <= self.fields.keys() for needed in sets):
             wanted = " or ".join("+".join(sorted(needed)) for needed in sets)
@@ -141,7 +141,7 @@ class Index:
     """What ``index.json`` beside a set of shards says.
 
     Attributes:
-        kind: one of :data:`KINDS`.
+        kind: one of ``KINDS``.
         splits: shards by split: ``train``, ``validation``, ``test``.
         about: how the set was made: layout, seed, source, licence, options.
         skipped: inputs that were left out, ``{"key": ..., "reason": ...}`` each.

@@ -90,7 +90,7 @@ def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1
     Args:
         pictures: (B, 3, H, W) each.
         generator: on the pictures' device.
-        strength: as for :func:`camera`.
+        strength: as for ``camera``.
     """
     state = generator.get_state()
     return [camera(picture, generator.set_state(state), strength) for picture in pictures]
@@ -315,7 +315,7 @@ def taught_triplet(
         alpha: (B, 1, H, W), the opacity that the target was made with.
 
     Returns:
-        As :func:`easy_triplet`, but no ``old_background``.
+        As ``easy_triplet``, but no ``old_background``.
     """
     subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
     return {

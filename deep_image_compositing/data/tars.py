@@ -1,6 +1,6 @@
 """Reading shards: in order from any stream, or by number, by the offsets of their members.
 
-Everything that reads a tar goes through :func:`read_records` or :class:`Shard`; both refuse what is
+Everything that reads a tar goes through ``read_records`` or ``Shard``; both refuse what is
 no sample, and links, sparse files, endless headers and paths that leave the archive.
 """
 
@@ -187,7 +187,7 @@ def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
     """A shard by path or URL; those used last stay open, as long as their files stay the same.
 
     Raises:
-        OSError: as :meth:`Shard.open`.
+        OSError: as ``Shard.open``.
     """
     version = (0, 0)
     if is_local(url):

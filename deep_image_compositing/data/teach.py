@@ -4,7 +4,7 @@ An easy photograph, ``αF + (1 − α)B₀`` seen by a camera, is composited by 
 which is the new, hard photograph, and before ``B₂``, which is its target. Sample *n* follows from
 the recipe and *n* alone. Shards are made by one process each, written aside and renamed; so the
 bytes are the same for any number of processes, and a run that was ended goes on where it was.
-``deep-image-compositing teach`` calls :func:`teach`.
+``deep-image-compositing teach`` calls ``teach``.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[M
 
     Raises:
         UsageError: when there is nothing at a source's path, shards of another kind, or nothing to
-            draw (:meth:`Mixture.weights`).
+            draw (``Mixture.weights``).
         DataError: when an index cannot be read.
     """
     reading = Reading(cache=cache)
@@ -271,7 +271,7 @@ def teach(
 
     Args:
         fuser: trained on easy triplets.
-        identity: of the fuser, as :func:`identify` gives it.
+        identity: of the fuser, as ``identify`` gives it.
         mattes: sources of subjects, as for training.
         backgrounds: sources of backgrounds, likewise.
         out: folder of the shards; made if need be.
@@ -282,7 +282,7 @@ def teach(
         cache: folder in which shards from elsewhere are kept.
         sheet: file for a labelled contact sheet of the first triplets.
         show: draw a progress bar on standard error.
-        **options: as for :class:`Recipe`.
+        **options: as for ``Recipe``.
 
     Returns:
         The index of the set; None in every process but the first.

@@ -1,6 +1,6 @@
 """Where shards come from: paths, web servers, cloud storage and programs, all as streams of bytes.
 
-Whatever reads shards (:mod:`~deep_image_compositing.data.tars`, ``teach``, the test sets) opens
+Whatever reads shards (``deep_image_compositing.data.tars``, ``teach``, the test sets) opens
 them here.
 """
 
@@ -45,7 +45,7 @@ def expand(pattern: str) -> list[str]:
     """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
 
     Raises:
-        UsageError: when a pattern with ``*`` or ``?`` matches no file, or as :func:`check_url`.
+        UsageError: when a pattern with ``*`` or ``?`` matches no file, or as ``check_url``.
     """
     from webdataset.shardlists import expand_urls
 
@@ -100,7 +100,7 @@ def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]
 
     Raises:
         OSError: when it cannot be opened, or its transfer fails.
-        UsageError: as :func:`check_url`.
+        UsageError: as ``check_url``.
     """
     if is_local(url):
         with open(local_path(url), "rb") as file:

@@ -115,7 +115,7 @@ def plan(recipe: Recipe) -> list[Shard]:
 
 
 def check_folder(out: Path, recipe: Recipe) -> None:
-    """Raise :class:`UsageError` if ``out`` holds anything but shards of this very set."""
+    """Raise ``UsageError`` if ``out`` holds anything but shards of this very set."""
     wanted = recipe.about()
     if (out / INDEX).exists():
         index = Index.read(out)

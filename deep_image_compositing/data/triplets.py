@@ -47,7 +47,7 @@ def pick(mixture: Mixture, rng: np.random.Generator) -> Item:
 
     Raises:
         DataError: when it cannot be read.
-        UsageError: when nothing can be drawn, see :meth:`Mixture.weights`.
+        UsageError: when nothing can be drawn, see ``Mixture.weights``.
     """
     dataset = mixture.datasets[int(rng.choice(len(mixture.datasets), p=mixture.weights()))]
     return dataset[int(rng.integers(len(dataset)))]

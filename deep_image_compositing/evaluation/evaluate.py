@@ -45,7 +45,7 @@ def evaluate(
     """Measure methods on a test set and write the report; finished work in ``out`` is kept.
 
     Args:
-        methods: of different names, as :func:`~deep_image_compositing.evaluation.methods.choose`
+        methods: of different names, as ``choose``
             gives them.
         test_set: the samples.
         out: folder of ``report.json``, ``report.md``, ``report.html``, the contact sheets and the
@@ -58,7 +58,7 @@ def evaluate(
         threads: CPU threads of each process; None for torch's own choice, which is divided among
             several processes.
         sheets: samples that get contact sheets, spread over the set; 0 for none, None for
-            :data:`SHEETS` and all without truth.
+            ``SHEETS`` and all without truth.
         lpips_weights: file of torchvision's AlexNet.
         overwrite: begin anew, whatever ``out`` holds of an earlier evaluation.
         show: draw progress on standard error.
@@ -68,7 +68,7 @@ def evaluate(
         The report; None in every process but the first.
 
     Raises:
-        UsageError: a wrong argument, or as :meth:`Plan.check_folder`.
+        UsageError: a wrong argument, or as ``Plan.check_folder``.
         ImageError: a file that could not be written.
         WeightsError: ``lpips_weights`` that are none.
         MissingExtraError: scipy is not installed.

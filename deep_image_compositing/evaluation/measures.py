@@ -144,7 +144,7 @@ def measure_composite(
         background: (3, H, W), the new background, of the same size.
         old_background: (3, H, W); None leaves out ``halo`` and ``lost``.
         foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
-        lpips: from :func:`prepare`; None leaves LPIPS out.
+        lpips: from ``prepare``; None leaves LPIPS out.
 
     Raises:
         UsageError: when shapes differ.

@@ -1,7 +1,7 @@
 """Methods: what fills the three slots, by name; the bench and the study choose theirs here.
 
 A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. The
-paper's comparison, its ablations and a fast set are named. Before anything runs, :func:`choose`
+paper's comparison, its ablations and a fast set are named. Before anything runs, ``choose``
 finds what is wrong with any of them: above all a learned stage that has no weights, which would
 otherwise be measured as its random numbers.
 """
@@ -113,7 +113,7 @@ class Method:
         was made for training, but for the options that are given here.
 
         Raises:
-            UsageError: as :meth:`check`.
+            UsageError: as ``check``.
             WeightsError: weights that could not be loaded.
             MissingExtraError: a package that a stage needs is not installed.
         """
@@ -156,7 +156,7 @@ def parse_stage(text: str) -> tuple[str, Options]:
 
 
 def stage_text(name: str, options: Mapping[str, Any]) -> str:
-    """What :func:`parse_stage` reads back as ``name`` and ``options``."""
+    """What ``parse_stage`` reads back as ``name`` and ``options``."""
     values = ", ".join(f"{key}={_value_text(value)}" for key, value in options.items())
     return f"{name}({values})" if values else name
 
@@ -194,7 +194,7 @@ def parse_method(text: str) -> Method:
     """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means.
 
     Raises:
-        UsageError: anything else, or as :class:`Method`.
+        UsageError: anything else, or as ``Method``.
     """
     name, equals, rest = text.partition("=")
     stages = _split(rest)
@@ -268,12 +268,12 @@ def choose(
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
             it, a method to leave out: ``paper,-knn``. What two sets share counts once. Nothing
             here nor in ``extra`` means ``paper``.
-        extra: more methods, as :func:`parse_method` takes them.
+        extra: more methods, as ``parse_method`` takes them.
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
     Raises:
-        UsageError: an unknown name, a name twice, nothing at all, or as :meth:`Method.check`.
-        WeightsError: as :meth:`Method.check`.
+        UsageError: an unknown name, a name twice, nothing at all, or as ``Method.check``.
+        WeightsError: as ``Method.check``.
         MissingExtraError: likewise.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
@@ -320,7 +320,7 @@ def _learned(entry: Entry) -> bool:
 
 
 def _check_trained(methods: Iterable[Method]) -> None:
-    """Raise :class:`UsageError` for methods that would run a learned stage untrained."""
+    """Raise ``UsageError`` for methods that would run a learned stage untrained."""
     trainable = {}
     for method in methods:
         lacking = {

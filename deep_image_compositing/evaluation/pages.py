@@ -74,7 +74,7 @@ def _escaped(text: str) -> str:
 
 
 def console_table(report: Report) -> Table:
-    """A compact table: for each grade the mean of :data:`KEY` with its interval, and seconds."""
+    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
     from rich.table import Table
 
     shown = KEY if report.has_truth else "seconds"

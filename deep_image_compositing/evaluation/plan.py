@@ -21,7 +21,7 @@ LEDGER = "records.jsonl"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, and where it goes; the arguments of :func:`evaluate`, settled.
+    """What is to be measured, and where it goes; the arguments of ``evaluate``, settled.
 
     Raises:
         UsageError: methods, a reference, a number of sheets or a test set that cannot be.

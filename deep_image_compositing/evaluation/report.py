@@ -33,7 +33,7 @@ class Summary:
     means: dict[str, dict[str, Mean]]  # by method, then by measure
     # by measure, then by method; pictures on which several tie count in parts
     wins: dict[str, dict[str, float]]
-    # in :data:`KEY`, of the reference minus each other method, on the pictures that both have
+    # in ``KEY``, of the reference minus each other method, on the pictures that both have
     differences: dict[str, Difference]
 
 
@@ -43,7 +43,7 @@ class Report:
 
     about: dict[str, Any]  # versions, device and the command
     test_set: dict[str, Any]  # what makes it again
-    methods: list[dict[str, Any]]  # as :meth:`Method.describe` gives them
+    methods: list[dict[str, Any]]  # as ``Method.describe`` gives them
     grades: tuple[str, ...]  # in the order of tables
     names: list[str]  # of the samples
     reference: str  # the method that the others are compared with

@@ -1,6 +1,6 @@
 """Contact sheets of a comparison: all methods on one sample, with zoomed crops of its rim.
 
-The bench calls :func:`draw`. Results are read from disk one method at a time, so that memory does
+The bench calls ``draw``. Results are read from disk one method at a time, so that memory does
 not grow with the number of methods.
 """
 
@@ -88,8 +88,8 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Pixels:
     """The contact sheet of one sample in one grade.
 
     Rows are the photograph, the mask, the truth where it is known, and each method. Columns are
-    the whole picture, :data:`CROPS` crops of the rim, magnified without smoothing, and the error
-    against the truth, :data:`GAIN` times as bright (mean of the channels); without a truth, the
+    the whole picture, ``CROPS`` crops of the rim, magnified without smoothing, and the error
+    against the truth, ``GAIN`` times as bright (mean of the channels); without a truth, the
     method's alpha.
 
     Args:

@@ -160,7 +160,7 @@ def dilate(x: Tensor, radius: int) -> Tensor:
 
 
 def erode(x: Tensor, radius: int) -> Tensor:
-    """Grey erosion: the minimum over a square of ``2 · radius + 1`` pixels; see :func:`dilate`."""
+    """Grey erosion: the minimum over a square of ``2 · radius + 1`` pixels; see ``dilate``."""
     return _morphology(x, radius, torch.minimum)
 
 

@@ -29,7 +29,7 @@ _AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5),
 
 @dataclass(frozen=True)
 class ColorStatistics:
-    """How a picture's colours are distributed along the axes of :func:`to_lab`.
+    """How a picture's colours are distributed along the axes of ``to_lab``.
 
     Attributes:
         mean: (B, 3, 1, 1).
@@ -62,7 +62,7 @@ def transfer_color(
     Args:
         picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
         source: the distribution of the subject in it.
-        target: the distribution it shall take on. Deviations are scaled by at most :data:`MOST`
+        target: the distribution it shall take on. Deviations are scaled by at most ``MOST``
             either way, and those of a source that has none are left.
         strength: how far to go, in [0, 1]; at 0 the result is ``picture``.
 
@@ -114,7 +114,7 @@ def to_lab(picture: Tensor) -> Tensor:
 
 
 def from_lab(lab: Tensor) -> Tensor:
-    """The inverse of :func:`to_lab`, cut off at [0, 1]."""
+    """The inverse of ``to_lab``, cut off at [0, 1]."""
     from kornia.color import linear_rgb_to_rgb
 
     cones = 10 ** _product(_matrix(_AXES, lab).T, lab)  # its rows are orthonormal

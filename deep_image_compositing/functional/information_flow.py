@@ -43,8 +43,8 @@ class FlowOptions:
         epsilon: regularisation of the spatial flow's colour lines, in squared colour units.
         transparent: whether the subject is glass, gauze or smoke rather than hair: the energy then
             leaves out the flow from known pixels, which assumes that most unknown pixels are
-            nearly opaque or nearly empty. None decides by :func:`is_highly_transparent`.
-        trim: whether :func:`trim_edges` also settles pixels of the final matte.
+            nearly opaque or nearly empty. None decides by ``is_highly_transparent``.
+        trim: whether ``trim_edges`` also settles pixels of the final matte.
     """
 
     mixture_neighbours: int = 20
@@ -91,7 +91,7 @@ def nearest(pool: Array, queries: Array, count: int) -> Indices:
 
 
 def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
-    """As :func:`nearest`, for ``rows`` of a pool without duplicates; none is its own neighbour."""
+    """As ``nearest``, for ``rows`` of a pool without duplicates; none is its own neighbour."""
     found = nearest(pool, pool[rows], count + 1)
     # No two pixels share a place, so each finds itself once.
     return found[found != rows[:, None]].reshape(len(rows), max(0, found.shape[1] - 1))
@@ -368,7 +368,7 @@ class FlowSystem:
         rest: (U, U), the other flows.
         right: (U,).
         unknown: (H, W), where the trimap is unknown.
-        settled: (H, W), the trimap, with what :func:`trim_edges` settled in the final matte.
+        settled: (H, W), the trimap, with what ``trim_edges`` settled in the final matte.
         transparent: whether the flow from known pixels was left out.
     """
 

@@ -131,7 +131,7 @@ def lift_alpha(
         image: (1, 3, h, w) in [0, 1], the photograph at the working size.
         alpha: (1, 1, h, w) in [0, 1], the alpha of ``image``.
         radius: of the filter's windows, in small pixels.
-        eps: see :func:`guided_factors`.
+        eps: see ``guided_factors``.
         band: rows that are worked on at a time.
 
     Returns:
@@ -160,7 +160,7 @@ def lift_alpha(
 
 
 class Lifted(NamedTuple):
-    """What :func:`follow_guide` finds at full size.
+    """What ``follow_guide`` finds at full size.
 
     Attributes:
         alpha: (B, 1, H, W) in [0, 1].
@@ -176,13 +176,13 @@ class Lifted(NamedTuple):
 def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
     """All that a part of the large picture must know of the small one, as channels.
 
-    Enlarge it bilinearly, whole or a window of it, and hand it to :func:`follow_alpha` or
-    :func:`follow_guide`.
+    Enlarge it bilinearly, whole or a window of it, and hand it to ``follow_alpha`` or
+    ``follow_guide``.
 
     Args:
         image: (B, 3, h, w) in [0, 1], the photograph at the small size.
         alpha: (B, 1, h, w) in [0, 1].
-        *pictures: (B, 3, h, w) each; for :func:`follow_guide` the subject's straight colour and
+        *pictures: (B, 3, h, w) each; for ``follow_guide`` the subject's straight colour and
             what was behind it.
 
     Returns:
@@ -199,11 +199,11 @@ def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
     """Alpha (B, 1, H, W) at full size: the small one, and what the photograph shows beyond it.
 
     Args:
-        guide: (B, at least 8, H, W), what :func:`make_guide` made, enlarged bilinearly.
+        guide: (B, at least 8, H, W), what ``make_guide`` made, enlarged bilinearly.
         image: (B, 3, H, W) in [0, 1], the photograph at full size.
 
     Source:
-        As for :func:`lift_alpha`, whose answer this is.
+        As for ``lift_alpha``, whose answer this is.
     """
     alpha, near, factors, small = guide[:, :8].split((1, 1, 3, 3), 1)
     value = alpha + (factors * (image - small)).sum(1, keepdim=True)
@@ -213,11 +213,11 @@ def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
 def follow_guide(guide: Tensor, image: Tensor) -> Lifted:
     """Alpha and colours at full size, from the small ones and the photograph's own detail.
 
-    Alpha as by :func:`follow_alpha`; what it and the smooth colours then fail to explain of a
+    Alpha as by ``follow_alpha``; what it and the smooth colours then fail to explain of a
     pixel is given to the subject in proportion to its alpha, the last step of blur fusion.
 
     Args:
-        guide: (B, 14, H, W), what :func:`make_guide` made of two pictures, enlarged bilinearly.
+        guide: (B, 14, H, W), what ``make_guide`` made of two pictures, enlarged bilinearly.
         image: (B, 3, H, W) in [0, 1], the photograph at full size.
     """
     alpha = follow_alpha(guide, image)

@@ -104,7 +104,7 @@ def solve_alpha(
         trimap: (B, 1, H, W) in {0, 0.5, 1}; alpha is kept where it is 0 or 1.
         start: (B, 1, H, W), first guess where unknown.
         iterations: steps of conjugate gradients.
-        epsilon: as for :meth:`MattingLaplacian.of`.
+        epsilon: as for ``MattingLaplacian.of``.
         radius: half width of the windows.
         prior: weight of staying near ``start`` where unknown.
 
@@ -150,7 +150,7 @@ def guided_upsample(
         image: (B, 3, H, W), full size.
         alpha: (B, 1, h, w), reduced size.
         small: (B, 3, h, w), the picture at the reduced size.
-        epsilon: as for :meth:`MattingLaplacian.of`.
+        epsilon: as for ``MattingLaplacian.of``.
         radius: half width of the windows at the reduced size.
 
     Returns:
@@ -173,7 +173,7 @@ def closed_form(
     iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Coarse-to-fine :func:`solve_alpha`, ending at a reduced size and carried up by the picture.
+    """Coarse-to-fine ``solve_alpha``, ending at a reduced size and carried up by the picture.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
@@ -181,7 +181,7 @@ def closed_form(
         start: (B, 1, H, W), first guess where unknown.
         scales: divisors of the picture's size, coarsest first.
         iterations: steps at each scale.
-        epsilon: as for :meth:`MattingLaplacian.of`.
+        epsilon: as for ``MattingLaplacian.of``.
 
     Returns:
         (B, 1, H, W) in [0, 1]; 0 and 1 where the trimap is.

@@ -11,7 +11,7 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 
 BLEND_LEVELS = 4
-"""Default levels of :func:`laplacian_blend`, whose reach :func:`blend_reach` is 28 pixels."""
+"""Default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels."""
 
 
 def max_levels(height: int, width: int) -> int:
@@ -47,14 +47,14 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 
 
 def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Split ``x`` into bands of detail; :func:`collapse` puts it together again.
+    """Split ``x`` into bands of detail; ``collapse`` puts it together again.
 
     Args:
         x: (B, C, H, W), floating point.
         levels: how many, the low-pass rest included; at least 1.
 
     Returns:
-        ``levels`` tensors of the sizes of :func:`gaussian_pyramid`, finest first: what each
+        ``levels`` tensors of the sizes of ``gaussian_pyramid``, finest first: what each
         Gaussian level has beyond the next one enlarged, and last the coarsest Gaussian level.
 
     Raises:
@@ -66,7 +66,7 @@ def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 
 
 def collapse(pyramid: Sequence[Tensor]) -> Tensor:
-    """Put a :func:`laplacian_pyramid` together: the inverse up to rounding, at any size."""
+    """Put a ``laplacian_pyramid`` together: the inverse up to rounding, at any size."""
     if not pyramid:
         raise UsageError("an empty pyramid cannot be collapsed")
     x = pyramid[-1]
@@ -76,7 +76,7 @@ def collapse(pyramid: Sequence[Tensor]) -> Tensor:
 
 
 def blend_reach(levels: int) -> int:
-    """Pixels beyond which a :func:`laplacian_blend` of ``levels`` leaves both inputs alone.
+    """Pixels beyond which a ``laplacian_blend`` of ``levels`` leaves both inputs alone.
 
     A pixel of level k lies 2^k pixels from the next, and its kernels, one for every halving,
     add up to 2 · (2^k − 1) pixels to either side. Enlarging it spreads it just as far. So a change
@@ -92,7 +92,7 @@ def laplacian_blend(
 ) -> Tensor:
     """Blend two pictures band by band: coarse detail over a wide seam, fine detail over a narrow.
 
-    Farther than :func:`blend_reach` pixels from any change of ``alpha`` the result is the
+    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is the
     foreground (alpha 1) or the background (alpha 0), up to rounding of the dtype. With the
     default levels that is 28 pixels; more levels blend wider seams and reach further.
 
@@ -101,7 +101,7 @@ def laplacian_blend(
         background: (B, C, H, W) in [0, 1].
         alpha: (B, 1, H, W) in [0, 1].
         levels: of the pyramids, at least 1 (which is plain alpha blending); None for
-            :data:`BLEND_LEVELS`. No more than :func:`max_levels` are used.
+            ``BLEND_LEVELS``. No more than ``max_levels`` are used.
 
     Returns:
         (B, C, H, W) in the dtype of ``foreground``; it may leave [0, 1] a little near the seam.

@@ -72,7 +72,7 @@ class Grid:
 
         They are multiples of what divides both cell and context, so that the strides of networks
         and pyramids fall on the same pixels in every window. At the bottom and on the right a
-        window may therefore still stick out, by less than that; :func:`window_of` fills it.
+        window may therefore still stick out, by less than that; ``window_of`` fills it.
         """
         step = math.gcd(self.cell, self.context)
         return tuple(  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 The compositor, the command line and the data tools read and write through this package, so that
 orientation, colour profiles, bit depths, transparency and limits are treated the same everywhere.
 What had to be decided on the way (an alpha kept aside, a broken profile ignored) becomes a note:
-it stands in :attr:`Photograph.notes` and is logged as a warning, never passed over in silence.
+it stands in ``Photograph.notes`` and is logged as a warning, never passed over in silence.
 
 Pillow decodes; torch is imported only by the helpers that return or take tensors.
 """

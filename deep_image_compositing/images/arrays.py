@@ -23,7 +23,7 @@ def to_tensor(pixels: NDArray[Any]) -> Tensor:
 
     Args:
         pixels: uint8 (H, W, C) or (H, W), divided by 255; or float (H, W) in [0, 1], taken as
-            it is (a mask of :func:`read_mask`).
+            it is (a mask of ``read_mask``).
 
     Returns:
         (C, H, W), or (1, H, W) for two axes; a copy.
@@ -49,7 +49,7 @@ def to_tensor(pixels: NDArray[Any]) -> Tensor:
 
 
 def to_uint8(image: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
-    """A float picture as 8-bit pixels, rounded half up; the inverse of :func:`to_tensor`.
+    """A float picture as 8-bit pixels, rounded half up; the inverse of ``to_tensor``.
 
     Args:
         image: float tensor (any device) or array (C, H, W) with 1, 3 or 4 channels, or (H, W),
@@ -109,7 +109,7 @@ def float_planes(image: Any, name: str) -> Any:
 
 
 def pixels_of(image: Any, name: str) -> NDArray[np.uint8]:
-    """A picture in any form that :func:`write_image` takes as checked uint8 (H, W, C)."""
+    """A picture in any form that ``write_image`` takes as checked uint8 (H, W, C)."""
     planes = is_tensor(image)
     if str(getattr(image, "dtype", None)) not in ("uint8", "torch.uint8"):
         return quantize(float_planes(image, name))

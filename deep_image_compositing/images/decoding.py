@@ -22,7 +22,7 @@ DEFAULT_MAX_PIXELS = 200_000_000
 """Pixels above which a file is refused unread, as a guard against decompression bombs."""
 
 MAX_PIXELS_VARIABLE = "DEEP_IMAGE_COMPOSITING_MAX_PIXELS"
-"""Environment variable that replaces :data:`DEFAULT_MAX_PIXELS`."""
+"""Environment variable that replaces ``DEFAULT_MAX_PIXELS``."""
 
 # Formats of photographs. Left out: those that run other programs (EPS) or have no signature.
 # HEIF and JXL are there for users who have registered a Pillow plug-in for them.
@@ -208,7 +208,7 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
 
 
 def known_formats() -> list[str]:
-    """The formats of :data:`_FORMATS` that this Pillow has; call under the lock."""
+    """The formats of ``_FORMATS`` that this Pillow has; call under the lock."""
     Image.init()
     return [form for form in _FORMATS if form in Image.OPEN]
 

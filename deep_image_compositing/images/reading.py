@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 READABLE = frozenset(WRITABLE) | {
     ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm",
 }  # fmt: skip
-"""File suffixes that :func:`list_images` takes for images."""
+"""File suffixes that ``list_images`` takes for images."""
 
 _log = logging.getLogger("deep_image_compositing")
 
@@ -72,7 +72,7 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | Tensor"
     " | Photograph"
 )
-"""What :func:`read_image` and :func:`read_mask` take."""
+"""What ``read_image`` and ``read_mask`` take."""
 
 
 def read_image(
@@ -91,10 +91,10 @@ def read_image(
     Args:
         source: a path; the bytes of a file; a Pillow image (its current frame); a tensor (uint8,
             or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or (H, W); a uint8
-            array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W); or a :class:`Photograph`, which is
+            array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W); or a ``Photograph``, which is
             returned as it is.
         max_pixels: refuse files of more pixels; by default the environment variable
-            ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else :data:`DEFAULT_MAX_PIXELS`.
+            ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else ``DEFAULT_MAX_PIXELS``.
         max_side: reduce what is longer to so many pixels on the long side, antialiased. A JPEG
             that is much longer is already decoded at a part of its size.
         cutout: transparency is what is wanted, and not remarked upon.
@@ -145,17 +145,17 @@ def read_mask(
     are all 0 or 1 in an integer file mean 0 and full, with a note.
 
     Args:
-        source: as for :func:`read_image`; also bool arrays and tensors (H, W) or (1, H, W).
+        source: as for ``read_image``; also bool arrays and tensors (H, W) or (1, H, W).
         size: (height, width) of the photograph that the mask belongs to. A mask of another size
             is resized when its aspect agrees within 1 % or the rounding of one pixel.
-        max_pixels: as for :func:`read_image`.
+        max_pixels: as for ``read_image``.
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
-        ImageError: as for :func:`read_image`.
-        UsageError: as for :func:`read_image`, or an aspect that differs from that of ``size``.
+        ImageError: as for ``read_image``.
+        UsageError: as for ``read_image``, or an aspect that differs from that of ``size``.
     """
     notes: list[str] = []
     if isinstance(source, Photograph):
@@ -188,7 +188,7 @@ def longest_sides(
         scale: with the background's frame, size of the subject's photograph; at 1 it just fits.
 
     Returns:
-        ``max_side`` of :func:`read_image` for the subject's photograph and for the new background.
+        ``max_side`` of ``read_image`` for the subject's photograph and for the new background.
         The latter is not reduced where it has to cover a frame of another aspect.
     """
     if max_side is None or frame != "background":

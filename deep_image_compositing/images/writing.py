@@ -30,7 +30,7 @@ WRITABLE = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-"""File suffixes that :func:`write_image` knows, and their formats."""
+"""File suffixes that ``write_image`` knows, and their formats."""
 
 _HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")
 
@@ -69,15 +69,15 @@ def write_images(
     *,
     quality: int = 95,
 ) -> None:
-    """Write several pictures, all of them or none; see :func:`write_image`.
+    """Write several pictures, all of them or none; see ``write_image``.
 
     Args:
         pictures: picture and alpha, or None, by path.
         quality: of JPEG and WebP.
 
     Raises:
-        UsageError: as for :func:`write_image`.
-        ImageError: as for :func:`write_image`.
+        UsageError: as for ``write_image``.
+        ImageError: as for ``write_image``.
     """
     if not 1 <= quality <= 100:
         raise UsageError(f"quality must lie between 1 and 100, got {quality}")
@@ -90,7 +90,7 @@ def write_images(
 def check_writable(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
 ) -> None:
-    """Tell before slow work what would stop :func:`write_image` after it.
+    """Tell before slow work what would stop ``write_image`` after it.
 
     Args:
         path: of the file.

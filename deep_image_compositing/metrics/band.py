@@ -44,7 +44,7 @@ def band_psnr(
 
 
 def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each picture, (B,), at most 54 as in :func:`band_psnr`.
+    """PSNR in dB of each picture, (B,), at most 54 as in ``band_psnr``.
 
     Args:
         composite: (B, 3, H, W) in [0, 1].
@@ -87,7 +87,7 @@ class MeanOverPictures(Metric):
 
 
 class PicturePSNR(MeanOverPictures):
-    """Mean over pictures of :func:`picture_psnr`; takes and ignores the band metrics' ``alpha``."""
+    """Mean over pictures of ``picture_psnr``; takes and ignores the band metrics' ``alpha``."""
 
     def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
         """Count one batch of composites (B, 3, H, W) in [0, 1]."""
@@ -95,7 +95,7 @@ class PicturePSNR(MeanOverPictures):
 
 
 class BandPSNR(MeanOverPictures):
-    """Mean over pictures of :func:`band_psnr`; pictures without a rim do not count.
+    """Mean over pictures of ``band_psnr``; pictures without a rim do not count.
 
     Args:
         radius: half width of the band in pixels.
@@ -106,5 +106,5 @@ class BandPSNR(MeanOverPictures):
         self.radius = radius
 
     def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
-        """Count one batch; shapes as in :func:`band_psnr`."""
+        """Count one batch; shapes as in ``band_psnr``."""
         self.add(band_psnr(preds, target, alpha, self.radius))

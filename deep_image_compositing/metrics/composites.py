@@ -12,7 +12,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 
 HALO_RADIUS = 3
-"""Pixels by which the soft rim is dilated where :func:`halo` looks.
+"""Pixels by which the soft rim is dilated where ``halo`` looks.
 
 Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
 """

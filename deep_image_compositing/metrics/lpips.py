@@ -102,14 +102,14 @@ def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
     """LPIPS if its weights are at hand, and otherwise the reason why it is not, for a report.
 
     Args:
-        weights: as for :class:`LPIPS`. A file that was named must be right; one that was merely
+        weights: as for ``LPIPS``. A file that was named must be right; one that was merely
             hoped for in torch hub's folder may be missing.
 
     Returns:
         The network and an empty string, or None and a sentence.
 
     Raises:
-        WeightsError: as :class:`LPIPS`, when ``weights`` are given.
+        WeightsError: as ``LPIPS``, when ``weights`` are given.
     """
     try:
         return LPIPS(weights), ""

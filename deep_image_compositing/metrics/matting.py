@@ -47,7 +47,7 @@ def sad(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
 
 
 def mse(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
-    """Mean squared difference; NaN when nothing is unknown. Arguments as for :func:`sad`."""
+    """Mean squared difference; NaN when nothing is unknown. Arguments as for ``sad``."""
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((a - t) ** 2)[unknown].mean())
 
@@ -56,7 +56,7 @@ def gradient_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -
     """Sum of squared differences of gradient magnitudes, in thousands.
 
     Gradients are those of Gaussian derivatives of sigma 1.4, 9 pixels wide and each of unit
-    energy; the border is repeated. Arguments as for :func:`sad`.
+    energy; the border is repeated. Arguments as for ``sad``.
     """
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((_magnitude(a) - _magnitude(t)) ** 2)[unknown].sum()) / 1000
@@ -69,7 +69,7 @@ def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = Non
     4-connected regions, and the largest is kept. A pixel's connected level ``l`` is the level
     before the first whose region misses it. Its degree of connectivity in an alpha is
     ``1 - d`` with ``d = alpha - l``, or 1 where ``d < 0.15``; the error is the sum of absolute
-    differences of the two degrees (p = 1). Arguments as for :func:`sad`.
+    differences of the two degrees (p = 1). Arguments as for ``sad``.
 
     Raises:
         MissingExtraError: scipy is not installed.

@@ -1,7 +1,7 @@
 """One base class a slot: what every segmenter, refiner and fuser needs to run.
 
 A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners), and what is
-trained. Training itself is in :mod:`deep_image_compositing.stages`.
+trained. Training itself is in ``deep_image_compositing.stages``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Layers:
         alpha: (B, 1, H, W), opacity after the fuser's own correction.
         foreground_color: (B, 3, H, W), straight colour, free of the old background.
         old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
-            know. It is needed to go on at a larger size, see :meth:`FuserModel.finer_layers`.
+            know. It is needed to go on at a larger size, see ``FuserModel.finer_layers``.
     """
 
     alpha: Tensor
@@ -73,7 +73,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class StageModel(nn.Module):
-    """Base of :class:`SegmenterModel`, :class:`RefinerModel` and :class:`FuserModel`."""
+    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``."""
 
     slot: ClassVar[str]
     shipped: ClassVar[dict[str, str]] = {}
@@ -102,7 +102,7 @@ class StageModel(nn.Module):
         return self._arguments
 
     def save_hyperparameters(self) -> None:
-        """Remember the arguments of the constructor that calls this in :attr:`hparams`.
+        """Remember the arguments of the constructor that calls this in ``hparams``.
 
         A stage's LightningModule has Lightning's own method of this name instead, which does so
         too.
@@ -128,7 +128,7 @@ class StageModel(nn.Module):
     def load_weights(self, weights: str | None) -> None:
         """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
 
-        A constructor calls this last. See :func:`deep_image_compositing.weights.load`.
+        A constructor calls this last. See ``deep_image_compositing.weights.load``.
         """
         if weights is not None:
             weight_files.load(self, weights)
@@ -171,7 +171,7 @@ class RefinerModel(StageModel):
 class FuserModel(StageModel):
     """``foreground, background, alpha → composite``: set the subject into the new background.
 
-    One that works in layers implements :meth:`layers`, from which the cut-out is made; any other
+    One that works in layers implements ``layers``, from which the cut-out is made; any other
     ``forward``.
     """
 
@@ -185,7 +185,7 @@ class FuserModel(StageModel):
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
 
-        A fuser that works in layers is done with :meth:`layers`; any other implements this.
+        A fuser that works in layers is done with ``layers``; any other implements this.
         """
         layers = self.layers(foreground, background, alpha)
         if layers is None:
@@ -199,7 +199,7 @@ class FuserModel(StageModel):
         return None
 
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
-        """The layers at a larger size, given those that :meth:`layers` found at a smaller one.
+        """The layers at a larger size, given those that ``layers`` found at a smaller one.
 
         On photographs beyond the working size it is asked for tiles along the rim. What a tile
         cannot see reaches it in ``coarse``.

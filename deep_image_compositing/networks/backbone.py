@@ -1,7 +1,7 @@
 """Feature extractors from timm, by name: encoders of segmentation, refinement and losses.
 
 timm is imported where it is needed: not for the encoder of the shipped weights, see
-:mod:`~deep_image_compositing.networks.efficientnet_lite`.
+``deep_image_compositing.networks.efficientnet_lite``.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
 
 
 def _forget_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load-state hook of :class:`Backbone`: files may still hold what was cut off."""
+    """Load-state hook of ``Backbone``: files may still hold what was cut off."""
     gone = tuple(prefix + name for name in cast(Backbone, module)._dropped)
     for key in [key for key in state if gone and key.startswith(gone)]:
         del state[key]

@@ -2,7 +2,7 @@
 
 Importing timm brings torchvision and takes longer than a composite. This is timm's
 ``tf_efficientnet_lite0`` with ``features_only``: the same parameter names and the same answers, to
-the bit. :class:`~deep_image_compositing.networks.backbone.Backbone` makes it; all other backbones
+the bit. ``Backbone`` makes it; all other backbones
 come from timm.
 """
 
@@ -40,7 +40,7 @@ class FeatureInfo:
     """What each feature is, as timm's feature extractors tell it.
 
     Args:
-        indices: of the features that are given, among :data:`STRIDES`.
+        indices: of the features that are given, among ``STRIDES``.
     """
 
     def __init__(self, indices: Sequence[int]) -> None:
@@ -63,7 +63,7 @@ class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019) without its classifier.
 
     Args:
-        indices: which features are given, among :data:`STRIDES`.
+        indices: which features are given, among ``STRIDES``.
     """
 
     def __init__(self, indices: Sequence[int]) -> None:

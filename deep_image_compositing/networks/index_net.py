@@ -127,7 +127,7 @@ class IndexBlock(nn.Module):
             self.layers.append(_begin(second, 0.1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """:func:`index_maps` for ``x`` (B, C, H, W), H and W even; C is 1 if holistic."""
+        """``index_maps`` for ``x`` (B, C, H, W), H and W even; C is 1 if holistic."""
         raw = self.layers(x)
         if self.family == "m2o":  # place by place, where the others are channel by channel
             return index_maps(raw.unflatten(1, (4, -1)).transpose(1, 2))
@@ -246,10 +246,10 @@ class IndexNetwork(nn.Module):
         width: factor of all channels, which are rounded to multiples of 8; at 1 the network is
             the published one, of 5.95 million parameters. (The paper's table counts 8.15 million,
             those of index blocks twice as wide between their convolutions.)
-        indexing: family of the index blocks, see :class:`IndexBlock`. The default is what the
+        indexing: family of the index blocks, see ``IndexBlock``. The default is what the
             paper found best.
-        context: see :class:`IndexBlock`.
-        nonlinear: see :class:`IndexBlock`.
+        context: see ``IndexBlock``.
+        nonlinear: see ``IndexBlock``.
         dropout: of the context features in training.
 
     Attributes:
@@ -348,7 +348,7 @@ class IndexNetwork(nn.Module):
 
         Raises:
             UsageError: unless ``width`` is 1.
-            WeightsError: as :class:`~deep_image_compositing.networks.backbone.Backbone`.
+            WeightsError: as ``Backbone``.
         """
         if self.width != 1:
             raise UsageError(f"there are ImageNet weights for width=1 only, got {self.width}")

@@ -17,7 +17,7 @@ class PyramidNetwork(nn.Module):
 
     Args:
         backbone: timm model name.
-        pretrained: as for :class:`~deep_image_compositing.networks.backbone.Backbone`.
+        pretrained: as for ``Backbone``.
         width: channels of the decoder.
         extra_channels: input channels after RGB (1 for a mask).
         max_stride: stride of the deepest feature used.

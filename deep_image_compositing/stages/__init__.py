@@ -1,6 +1,6 @@
 """The stages that fill the three slots, as LightningModules: to train, to measure, to save.
 
-What they run is in :mod:`deep_image_compositing.models`, and is all that a composite needs.
+What they run is in ``deep_image_compositing.models``, and is all that a composite needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Fuser", "Refiner", "Segmenter", "Stage", "fusion", "refinement", "se
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: Lightning takes seconds, and :mod:`.making` needs none of it."""
+    """Import what is asked for: Lightning takes seconds, and ``making`` needs none of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.islower():

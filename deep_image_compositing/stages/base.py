@@ -3,7 +3,7 @@
 A stage is a ``LightningModule``. The base owns the steps, metrics, optimiser and logging of
 pictures; a filler brings its network and its ``forward``, and a learned filler also its ``loss``.
 A stage without parameters is a stage all the same, so that one ``Trainer.test`` compares learned
-and classical ones. What a stage needs to run is in :mod:`deep_image_compositing.models.base`.
+and classical ones. What a stage needs to run is in ``deep_image_compositing.models.base``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Step:
 
 
 class Stage(LightningModule, StageModel):
-    """Base of the three slot classes; use :class:`Segmenter`, :class:`Refiner` or :class:`Fuser`.
+    """Base of the three slot classes; use ``Segmenter``, ``Refiner`` or ``Fuser``.
 
     Args:
         learning_rate: of Adam (AdamW when ``weight_decay`` is set).
@@ -97,7 +97,7 @@ class Stage(LightningModule, StageModel):
         raise NotImplementedError
 
     def target(self, batch: Batch) -> Tensor:
-        """What :meth:`predict_batch` should have returned."""
+        """What ``predict_batch`` should have returned."""
         raise NotImplementedError
 
     def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
@@ -235,7 +235,7 @@ class Segmenter(SegmenterModel, Stage):
     """``image → mask``: find the subject.
 
     Training batches hold ``image``, ``mask`` and optionally ``weight`` (B, 1, H, W), a trust map.
-    A filler implements ``forward(image)`` and, if it trains, :meth:`logits`.
+    A filler implements ``forward(image)`` and, if it trains, ``logits``.
     """
 
     def loss(self, batch: Batch) -> Step:
@@ -262,7 +262,7 @@ class Refiner(RefinerModel, Stage):
     """``image, mask → alpha``: make a rough mask exact.
 
     Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``.
-    A filler implements ``forward(image, mask)`` and, if it trains, :meth:`logits`.
+    A filler implements ``forward(image, mask)`` and, if it trains, ``logits``.
     """
 
     def loss(self, batch: Batch) -> Step:
@@ -294,7 +294,7 @@ class Fuser(FuserModel, Stage):
     ``foreground_color``, both true.
 
     A filler implements ``forward(foreground, background, alpha)``; one that works in layers also
-    :meth:`layers`, from which the cut-out is made.
+    ``layers``, from which the cut-out is made.
 
     Args:
         perceptual: timm backbone whose features the perceptual loss compares; None for no such

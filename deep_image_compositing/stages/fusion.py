@@ -1,4 +1,4 @@
-"""Fusers to train and measure; what they do is in :mod:`..models.fusion`."""
+"""Fusers to train and measure; what they do is in ``models.fusion``."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ __all__ = [
 
 
 class AlphaFuser(AlphaModel, Fuser):
-    """:class:`AlphaModel` as a stage."""
+    """``AlphaModel`` as a stage."""
 
 
 class CopyPasteFuser(CopyPasteModel, Fuser):
-    """:class:`CopyPasteModel` as a stage."""
+    """``CopyPasteModel`` as a stage."""
 
 
 class FeatherFuser(FeatherModel, Fuser):
-    """:class:`FeatherModel` as a stage."""
+    """``FeatherModel`` as a stage."""
 
 
 class LaplacianFuser(LaplacianModel, Fuser):
-    """:class:`LaplacianModel` as a stage."""
+    """``LaplacianModel`` as a stage."""
 
 
 class PoissonFuser(PoissonModel, Fuser):
-    """:class:`PoissonModel` as a stage."""
+    """``PoissonModel`` as a stage."""
 
 
 class MultiStreamFuser(MultiStreamModel, Fuser):
-    """:class:`MultiStreamModel` as a stage, with the losses of both heads."""
+    """``MultiStreamModel`` as a stage, with the losses of both heads."""
 
     def loss(self, batch: Batch) -> Step:
         """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
@@ -126,4 +126,4 @@ class MultiStreamFuser(MultiStreamModel, Fuser):
 
 
 class SingleStreamFuser(SingleStreamModel, MultiStreamFuser):
-    """:class:`SingleStreamModel` as a stage."""
+    """``SingleStreamModel`` as a stage."""

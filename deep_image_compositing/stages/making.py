@@ -20,12 +20,12 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
     """The stage that ``given`` names or is.
 
     Args:
-        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
+        slot: one of ``deep_image_compositing.registry.SLOTS``.
         given: a registered name, a (name, options) pair, a module, or a callable. By name,
             shipped weights are loaded unless the options say ``weights`` themselves; where that is
             a file, the stage is made as the one in the file was, but for the other options.
         model: what is only to run, and so need be no LightningModule: see
-            :mod:`deep_image_compositing.models`.
+            ``deep_image_compositing.models``.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.
@@ -67,7 +67,7 @@ def restore_stage(
     """The stage ``name`` with the weights of a file, made as the stage in the file was made.
 
     Args:
-        slot: one of :data:`deep_image_compositing.registry.SLOTS`.
+        slot: one of ``deep_image_compositing.registry.SLOTS``.
         name: a registered name.
         path: a training checkpoint, or a weights file.
         options: of the stage, instead of those in the file.

@@ -18,25 +18,25 @@ EPSILON = 1e-6
 
 
 class MattingRefiner(MattingModel, Refiner):
-    """:class:`MattingModel` as a stage."""
+    """``MattingModel`` as a stage."""
 
 
 class SolvedMattingRefiner(SolvedMattingModel, MattingRefiner):
-    """:class:`SolvedMattingModel` as a stage."""
+    """``SolvedMattingModel`` as a stage."""
 
 
 class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
-    """:class:`TrainedMattingModel` as a stage: random trimaps, alpha and composition loss.
+    """``TrainedMattingModel`` as a stage: random trimaps, alpha and composition loss.
 
     Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and, for the composition
     loss, ``foreground_color`` and ``background`` (the photograph's own, old one);
-    :class:`~deep_image_compositing.data.modules.MattingData` makes them.
+    ``MattingData`` makes them.
 
     Args:
         widths: least and greatest half width, in pixels of the training crops, of the unknown
             band of a random trimap in training.
-        **kwargs: as for :class:`TrainedMattingModel` and
-            :class:`~deep_image_compositing.stages.base.Stage`.
+        **kwargs: as for ``TrainedMattingModel`` and
+            ``Stage``.
 
     Raises:
         UsageError: for a number outside its range.
@@ -51,7 +51,7 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         self.widths = tuple(widths)
 
     def loss(self, batch: Batch) -> Step:
-        """The sum of :meth:`terms` under a random trimap."""
+        """The sum of ``terms`` under a random trimap."""
         trimap = self.random_trimap(batch)
         answer, terms = self.terms(batch, trimap)
         output = torch.where(trimap == 0.5, answer.detach().to(trimap), trimap)

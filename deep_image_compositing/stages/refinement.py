@@ -1,4 +1,4 @@
-"""Refiners to train and measure; what they do is in :mod:`..models.refinement`."""
+"""Refiners to train and measure; what they do is in ``models.refinement``."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ __all__ = [
 
 
 class CascadeRefiner(CascadeModel, Refiner):
-    """:class:`CascadeModel` as a stage."""
+    """``CascadeModel`` as a stage."""
 
 
 class ClosedFormRefiner(ClosedFormModel, SolvedMattingRefiner):
-    """:class:`ClosedFormModel` as a stage."""
+    """``ClosedFormModel`` as a stage."""
 
 
 class GuidedFilterRefiner(GuidedFilterModel, MattingRefiner):
-    """:class:`GuidedFilterModel` as a stage."""
+    """``GuidedFilterModel`` as a stage."""
 
 
 class InformationFlowRefiner(InformationFlowModel, SolvedMattingRefiner):
-    """:class:`InformationFlowModel` as a stage."""
+    """``InformationFlowModel`` as a stage."""
 
 
 class KnnRefiner(KnnModel, SolvedMattingRefiner):
-    """:class:`KnnModel` as a stage."""
+    """``KnnModel`` as a stage."""
 
 
 class NoRefiner(NoRefinementModel, Refiner):
-    """:class:`NoRefinementModel` as a stage."""
+    """``NoRefinementModel`` as a stage."""
 
 
 class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
-    """:class:`DeepImageMattingModel` as a stage, with the losses of its phases."""
+    """``DeepImageMattingModel`` as a stage, with the losses of its phases."""
 
     def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses of the encoder-decoder's alpha, and the alpha loss of the refined one."""
@@ -73,7 +73,7 @@ class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
 
 
 class IndexNetRefiner(IndexNetModel, TrainedMattingRefiner):
-    """:class:`IndexNetModel` as a stage, whose encoder may learn more slowly."""
+    """``IndexNetModel`` as a stage, whose encoder may learn more slowly."""
 
     def rate_factor(self, name: str) -> float:
         """``encoder_rate`` for the encoder."""

@@ -1,4 +1,4 @@
-"""Segmenters to train and measure; what they do is in :mod:`..models.segmentation`."""
+"""Segmenters to train and measure; what they do is in ``models.segmentation``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["GrabCutSegmenter", "OnnxSegmenter", "PyramidSegmenter"]
 
 
 class GrabCutSegmenter(GrabCutModel, Segmenter):
-    """:class:`GrabCutModel` as a stage."""
+    """``GrabCutModel`` as a stage."""
 
 
 class OnnxSegmenter(OnnxModel, Segmenter):
-    """:class:`OnnxModel` as a stage."""
+    """``OnnxModel`` as a stage."""
 
 
 class PyramidSegmenter(PyramidModel, Segmenter):
-    """:class:`PyramidModel` as a stage."""
+    """``PyramidModel`` as a stage."""

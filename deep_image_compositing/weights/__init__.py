@@ -96,7 +96,7 @@ def _unreadable(path: Path, error: Exception | str) -> WeightsError:
 
 
 def _read_checkpoint(path: Path) -> Any:
-    """What torch.save wrote; :class:`WeightsError` when it could run code, or is damaged."""
+    """What torch.save wrote; ``WeightsError`` when it could run code, or is damaged."""
     try:
         with warnings.catch_warnings():
             # torch guesses at files it does not know; what is wrong with them is said below.
@@ -134,7 +134,7 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
     """What the stage in a weights file or checkpoint was made with; empty when it does not say.
 
     Raises:
-        WeightsError: as :func:`read_state`, or what it says is no table of plain values by name.
+        WeightsError: as ``read_state``, or what it says is no table of plain values by name.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -173,7 +173,7 @@ def load(stage: StageModel, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
     Raises:
-        WeightsError: as :func:`resolve` and :func:`read_state`, when names or shapes differ, or a
+        WeightsError: as ``resolve`` and ``read_state``, when names or shapes differ, or a
             tensor holds NaN or infinite values.
     """
     path = resolve(stage, weights)
@@ -193,7 +193,7 @@ def _fill(stage: StageModel, path: Path, state: dict[str, Tensor], assign: bool 
 
 
 def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Raise :class:`WeightsError` for the first tensor of a file that holds NaN or infinity."""
+    """Raise ``WeightsError`` for the first tensor of a file that holds NaN or infinity."""
     for name, value in state.items():
         if value.is_floating_point() and not (finite := value.float().isfinite()).all():
             raise WeightsError(
@@ -307,7 +307,7 @@ def describe(
         layers: options as the file's tensors show them, where it has no hyper-parameters.
 
     Raises:
-        WeightsError: as :func:`load`, an option that is given other than in the file, or a file
+        WeightsError: as ``load``, an option that is given other than in the file, or a file
             that describes no network.
     """
     chosen = {name: value for name, value in given.items() if value is not None}

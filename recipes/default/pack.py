@@ -147,7 +147,7 @@ def kept(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:
 
 
 def best_quality(samples: list[Sample], limit: float) -> tuple[float, int]:
-    """The first of :data:`QUALITIES` with which all fits into ``limit`` bytes, by a twentieth."""
+    """The first of ``QUALITIES`` with which all fits into ``limit`` bytes, by a twentieth."""
     some = samples[:: min(20, max(1, len(samples) // 50))]
     for choice in QUALITIES:
         sizes = [sum(map(len, fields.values())) for fields in encoded(some, choice)]

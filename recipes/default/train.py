@@ -124,7 +124,7 @@ class Row(Item):
         raise NotImplementedError(f"{self.name} is on the device")
 
     def crop(self, box: crops.Box, mirrored: bool = False) -> Tensor:
-        """What :meth:`Bank.cut` cuts: row, left, top, right, bottom as shares (5,)."""
+        """What ``Bank.cut`` cuts: row, left, top, right, bottom as shares (5,)."""
         (left, top, right, bottom), (width, height) = box, self.size()
         sides = (right, left) if mirrored else (left, right)
         shares = [sides[0] / width, top / height, sides[1] / width, bottom / height]

@@ -1,6 +1,6 @@
 """Every output of every way to a composite, below and above the working size.
 
-The same promises hold for :class:`Composite`, for a folder and for the command line, whatever the
+The same promises hold for ``Composite``, for a folder and for the command line, whatever the
 photograph is stored as and whichever frame is asked for.
 """
 

@@ -191,7 +191,7 @@ def take_steps(stage: Stage, count: int, batch: dict[str, Tensor]) -> None:
 
 
 class StageContract:
-    """What every filler of every slot keeps; parametrised over :data:`CASES` below."""
+    """What every filler of every slot keeps; parametrised over ``CASES`` below."""
 
     make: Callable[[], Stage]
     case: Case

@@ -70,7 +70,7 @@ def make(root: Path) -> None:
 
 
 def copy(album: Path, folder: Path) -> None:
-    """Give a page the files that :func:`make` has written, in a folder of its own."""
+    """Give a page the files that ``make`` has written, in a folder of its own."""
     # Links, as nothing writes into a file that is there; only weights are converted in place.
     shutil.copytree(album, folder, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
     backbone = folder / "runs/efficientnet_lite0.safetensors"

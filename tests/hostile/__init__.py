@@ -1,6 +1,6 @@
-"""Hostile cases for :mod:`tests.fuzz`: sound files and requests, and what is done to them.
+"""Hostile cases for ``tests.fuzz``: sound files and requests, and what is done to them.
 
-Each of :data:`TURNS` makes one case out of a random generator and an empty folder, and returns what
+Each of ``TURNS`` makes one case out of a random generator and an empty folder, and returns what
 reads it.
 """
 

@@ -25,7 +25,7 @@ from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import UsageError
 
 Sources = str | Source | list[str | Source]
-"""One source or several: a path or pattern alone, or a :class:`Source` with its settings."""
+"""One source or several: a path or pattern alone, or a ``Source`` with its settings."""
 
 _log = logging.getLogger("deep_image_compositing")
 
@@ -54,7 +54,7 @@ class StageData(LightningDataModule):
 
     Args:
         train: what is trained on: shards (a folder with its ``index.json``, a pattern, a URL), or
-            plain folders; see :class:`~deep_image_compositing.data.items.Source`.
+            plain folders; see ``Source``.
         backgrounds: photographs without subjects, likewise.
         validation: what is validated and tested on; None for what ``train`` holds out: the split
             ``validation`` of a folder of shards, one photograph in ten of a plain folder.

@@ -32,12 +32,12 @@ class FusionData(StageData):
             has nothing to do with it.
         procedural: share of samples whose alpha is drawn from rules (hair, fur, foliage, lace,
             veils, soft focus), under a random photograph; see
-            :mod:`~deep_image_compositing.data.procedural`.
+            ``deep_image_compositing.data.procedural``.
         degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
             good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
         own: share of the triplets of shards that keep the mask which they are stored with, made by
             a segmenter and a refiner; the others get a degraded alpha.
-        **kwargs: as for :class:`StageData`.
+        **kwargs: as for ``StageData``.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("mattes", "triplets")
@@ -167,7 +167,7 @@ class MattingData(FusionData):
     Args:
         train: mattes (image + alpha, or RGBA cut-outs).
         backgrounds: photographs for the backgrounds.
-        **kwargs: as for :class:`FusionData`.
+        **kwargs: as for ``FusionData``.
     """
 
     accepts = ("mattes",)

@@ -104,7 +104,7 @@ class RefinementData(LabelledData):
         segmenter: registered name of the segmenter whose masks are used.
         segmenter_weights: its weights, a shipped name or a file.
         own: share of samples in [0, 1] whose mask is the segmenter's.
-        **kwargs: as for :class:`StageData`.
+        **kwargs: as for ``StageData``.
 
     Raises:
         UsageError: ``own`` is no share, or no segmenter is named for it.

@@ -157,7 +157,7 @@ def _answer(content: Any) -> JSONResponse:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings; no more than :data:`MAX_BODY` bytes are read."""
+    """The JSON object that a request brings; no more than ``MAX_BODY`` bytes are read."""
     # Forms of other sites cannot send this type.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected application/json")

@@ -136,7 +136,7 @@ class Study:
 
         Raises:
             UsageError: it is not finished, or has no set to show.
-            DataError: a picture is missing, or as :meth:`read`.
+            DataError: a picture is missing, or as ``read``.
         """
         study = cls.read(folder)
         if not study.finished:

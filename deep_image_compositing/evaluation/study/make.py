@@ -72,7 +72,7 @@ def make(
         max_side: long side in pixels of the pictures; smaller photographs keep their size.
         seed: draws the tokens, for the same study twice; whoever knows it can tell the methods
             apart. None for tokens that nobody can guess.
-        device: as for :class:`~deep_image_compositing.compositor.Compositor`.
+        device: as for ``Compositor``.
         show: draw a progress bar on standard error.
 
     Returns:

@@ -78,7 +78,7 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
 
 
 def markdown(scores: Scores) -> str:
-    """The scores as a page of Markdown, with the figure of :func:`write_scores` in it."""
+    """The scores as a page of Markdown, with the figure of ``write_scores`` in it."""
     return render("scores.md", scores=scores, others=OTHERS, counted=counted)
 
 

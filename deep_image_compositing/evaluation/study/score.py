@@ -87,7 +87,7 @@ class Vote:
     confirmed: str
 
     def score(self, method: str) -> int:
-        """1, 2 or 3 for the places, else :data:`OTHERS`."""
+        """1, 2 or 3 for the places, else ``OTHERS``."""
         return self.methods.index(method) + 1 if method in self.methods else OTHERS
 
 
@@ -124,7 +124,7 @@ def score(
 
     Args:
         study: finished.
-        votes: from :func:`read_votes`.
+        votes: from ``read_votes``.
         joined: people who began.
         begun: answers that were never confirmed.
         level: of the confidence intervals, in (0, 1).

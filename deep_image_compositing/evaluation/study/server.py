@@ -58,7 +58,7 @@ def serve(
         port: 0 for any free one.
         intro: a text file for the first page in place of our text; paragraphs are parted by
             empty lines.
-        allowed_hosts: further names under which people reach it; see :func:`create_app`.
+        allowed_hosts: further names under which people reach it; see ``create_app``.
         say: told the address once the server listens.
 
     Raises:
@@ -98,7 +98,7 @@ def create_app(
     intro: list[str] | None = None,
     allowed_hosts: Iterable[str] = (),
 ) -> Starlette:
-    """The application: :func:`serve` runs it, and so can any other ASGI server, in one process.
+    """The application: ``serve`` runs it, and so can any other ASGI server, in one process.
 
     Args:
         study: finished.

@@ -130,7 +130,7 @@ def unique_names(wanted: Iterable[str]) -> list[str]:
 
 
 def as_paths(paths: Paths | None, what: str) -> list[str]:
-    """One path or several, as texts; :class:`UsageError` for something that is none."""
+    """One path or several, as texts; ``UsageError`` for something that is none."""
     each: list[Any] = [paths]
     if paths is None or (isinstance(paths, Sequence) and not isinstance(paths, str)):
         each = list(paths or ())
@@ -156,7 +156,7 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
 
 
 def check_count(option: str, value: int | None, least: int = 1) -> None:
-    """Raise :class:`UsageError` for what is no whole number of at least ``least``, nor None."""
+    """Raise ``UsageError`` for what is no whole number of at least ``least``, nor None."""
     if value is not None and not (isinstance(value, int) and value >= least):
         raise UsageError(f"{option} must be a whole number of at least {least}: {value!r}")
 
@@ -187,7 +187,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def stat_of(path: Path) -> list[Any]:
-    """Path, bytes and time of change of a file, for :meth:`TestSet.inputs`."""
+    """Path, bytes and time of change of a file, for ``TestSet.inputs``."""
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 

@@ -132,7 +132,7 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
     """Pairs of one's own, by name.
 
     Args:
-        path: a folder as :class:`Folders` takes it, or a ``.tsv`` or ``.csv`` file with the
+        path: a folder as ``Folders`` takes it, or a ``.tsv`` or ``.csv`` file with the
             columns ``foreground``, ``background`` and, if wanted, ``mask`` and ``name``; its
             paths are relative to the file.
 

@@ -91,7 +91,7 @@ class SynTest(TestSet):
         size: long side in pixels to which larger subjects are reduced, by the area that each pixel
             covers and weighted by opacity.
         seed: of backgrounds and masks.
-        grades: of given masks; None for all of :data:`GRADES`.
+        grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
 
     Raises:

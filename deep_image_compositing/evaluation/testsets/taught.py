@@ -36,7 +36,7 @@ class Taught(TestSet):
         shards: folders of shards, patterns or URLs.
         split: of folders of shards; None for all, training data included.
         samples: how many are used, the first ones; None for all.
-        grades: of given masks; None for all of :data:`GRADES`.
+        grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
 
     Raises:

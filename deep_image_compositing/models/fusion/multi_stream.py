@@ -77,11 +77,11 @@ class MultiStreamModel(FuserModel):
             in tiles at the full size of photographs beyond the working size (``layers``); finest
             scale first, which has half the size. None for no such corrections.
         keep_exact: leave exact alphas as they are; see
-            :mod:`~deep_image_compositing.functional.exactness` (``layers``).
+            ``deep_image_compositing.functional.exactness`` (``layers``).
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size; at 0 it stays as it is.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}

@@ -40,7 +40,7 @@ class PoissonModel(FuserModel):
             subject is smooth. It is solved here, in the same way and on the device: OpenCV's own
             mixed cloning drops the subject's gradients since its release 4.12.
         threshold: level of alpha in [0, 1) above which a pixel is cloned.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
 
     Raises:
         UsageError: another mode, or a threshold outside [0, 1).

@@ -57,9 +57,9 @@ class CascadeModel(RefinerModel):
             what is farther away is taken for background.
         zoom: how far a stage may magnify a small subject.
         keep_good: leave masks that are good alphas as they are; see
-            :mod:`~deep_image_compositing.functional.exactness`.
+            ``deep_image_compositing.functional.exactness``.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "cascade.safetensors"}

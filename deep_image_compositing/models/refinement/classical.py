@@ -40,7 +40,7 @@ class ClosedFormModel(SolvedMattingModel):
         epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
         radius: half width in pixels of the windows in which alpha is affine.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
+            ``SolvedMattingModel``.
 
     Raises:
         MissingExtraError: pymatting is not installed.
@@ -108,7 +108,7 @@ class KnnModel(SolvedMattingModel):
         distance_weights: how much place counts against colour in each search.
         weight: of the known pixels against the neighbours.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
+            ``SolvedMattingModel``.
 
     Raises:
         MissingExtraError: pymatting is not installed.
@@ -168,7 +168,7 @@ class GuidedFilterModel(MattingModel):
         epsilon: variance of colour, in squared units of [0, 1], below which a window counts as
             flat and is smoothed over.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.matting.MattingModel`.
+            ``MattingModel``.
 
     Raises:
         UsageError: a radius outside [0, 1], or an epsilon that is not positive.

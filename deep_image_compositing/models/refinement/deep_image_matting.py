@@ -55,7 +55,7 @@ class DeepImageMattingModel(TrainedMattingModel):
             checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
             None.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.trained_matting.TrainedMattingModel`.
+            ``TrainedMattingModel``.
 
     Raises:
         UsageError: for an option outside its range.

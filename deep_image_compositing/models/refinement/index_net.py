@@ -22,7 +22,7 @@ PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "
 class IndexNetModel(TrainedMattingModel):
     """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
 
-    The network is :class:`~deep_image_compositing.networks.index_net.IndexNetwork`. What
+    The network is ``IndexNetwork``. What
     describes it is by default as in the file of ``weights``, and as published without one.
 
     Args:
@@ -41,7 +41,7 @@ class IndexNetModel(TrainedMattingModel):
             file, or None. The authors' published checkpoint
             (``indexnet_matting.pth.tar``) loads as it is.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.trained_matting.TrainedMattingModel`.
+            ``TrainedMattingModel``.
 
     Raises:
         UsageError: for an option outside its range, or ``pretrained`` with another width.

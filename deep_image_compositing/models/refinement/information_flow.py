@@ -14,7 +14,7 @@ class InformationFlowModel(SolvedMattingModel):
     """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
 
     The formulas and weights are the paper's, in
-    :mod:`deep_image_compositing.functional.information_flow`. Colours are compared over the whole
+    ``deep_image_compositing.functional.information_flow``. Colours are compared over the whole
     picture, so the whole picture is solved, however narrow the band.
 
     Args:
@@ -30,7 +30,7 @@ class InformationFlowModel(SolvedMattingModel):
         spatial_weight: of the flow between neighbours in space.
         epsilon: regularisation of the colour lines of neighbours in space.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.matting.SolvedMattingModel`.
+            ``SolvedMattingModel``.
 
     Raises:
         MissingExtraError: scipy is not installed.

@@ -32,7 +32,7 @@ Picture = NDArray[np.float64]
 class MattingModel(RefinerModel):
     """A refiner that finds alpha where a trimap does not know it.
 
-    A filler implements :meth:`matte`. Known pixels keep their value whatever it answers, and it
+    A filler implements ``matte``. Known pixels keep their value whatever it answers, and it
     is not asked at all when nothing is unknown.
 
     Args:
@@ -44,7 +44,7 @@ class MattingModel(RefinerModel):
             unknown, and alpha is the mask cut at 0.5.
         max_side: work at no more than this many pixels on the long side, and carry the alpha up
             along the picture's own colours; None for the picture's own size.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
 
     Raises:
         UsageError: for another ``trimap``, or a number outside its range.
@@ -103,7 +103,7 @@ class MattingModel(RefinerModel):
         raise NotImplementedError
 
     def _matte_small(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """:meth:`matte` at no more than ``max_side``, its answer at the picture's size."""
+        """``matte`` at no more than ``max_side``, its answer at the picture's size."""
         size = (image.shape[-2], image.shape[-1])
         small = fit_long_side(*size, self.max_side or max(size))
         if small == size:
@@ -121,8 +121,8 @@ class MattingModel(RefinerModel):
 class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
-    A filler implements :meth:`solve` and :meth:`bytes_needed`, states its :attr:`reach`, and
-    calls :meth:`iterate` for the solve itself. Where a trimap lacks known subject, known
+    A filler implements ``solve`` and ``bytes_needed``, states its ``reach``, and
+    calls ``iterate`` for the solve itself. Where a trimap lacks known subject, known
     background or both, every constant solves the system: then the mask stays what it was, and a
     warning names what is missing.
 
@@ -131,7 +131,7 @@ class SolvedMattingModel(MattingModel):
         iterations: steps of conjugate gradients after which a solve ends, converged or not. One
             that did not is said in a warning, and its best alpha is used.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
-        **kwargs: as for :class:`MattingModel`.
+        **kwargs: as for ``MattingModel``.
 
     Raises:
         UsageError: a number that is not positive.
@@ -165,18 +165,18 @@ class SolvedMattingModel(MattingModel):
 
         Args:
             image: (H, W, 3) in [0, 1], C-contiguous.
-            trimap: (H, W) in {0, 0.5, 1}, with all three of them; with a :attr:`reach`, a part
+            trimap: (H, W) in {0, 0.5, 1}, with all three of them; with a ``reach``, a part
                 of the picture's that may lack a class of known pixels.
             mask: (H, W) in [0, 1], what the refiner was given.
         """
         raise NotImplementedError
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """Estimated peak memory of :meth:`solve` for so many pixels, so many of them unknown."""
+        """Estimated peak memory of ``solve`` for so many pixels, so many of them unknown."""
         raise NotImplementedError
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """:meth:`solve` for each picture, over the part of it that matters."""
+        """``solve`` for each picture, over the part of it that matters."""
         alpha = mask.clone()
         for index in range(len(image)):
             plane = trimap[index, 0]

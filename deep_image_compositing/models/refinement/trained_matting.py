@@ -14,13 +14,13 @@ from deep_image_compositing.models.refinement.matting import MattingModel, check
 class TrainedMattingModel(MattingModel):
     """A matting refiner that answers with a network of an image and its trimap.
 
-    A filler sets :attr:`network`, states :meth:`bytes_per_pixel` and calls ``load_weights`` last
+    A filler sets ``network``, states ``bytes_per_pixel`` and calls ``load_weights`` last
     in its constructor.
 
     Args:
         max_memory: memory in GB that the network may take by its own estimate.
         **kwargs: as for
-            :class:`~deep_image_compositing.models.refinement.matting.MattingModel`.
+            ``MattingModel``.
 
     Attributes:
         network: takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1} of

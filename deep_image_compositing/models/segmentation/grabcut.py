@@ -29,7 +29,7 @@ class GrabCutModel(SegmenterModel):
         iterations: of modelling and cutting.
         size: long side in pixels to which larger pictures are reduced; the mask is enlarged.
         seed: of the initial mixtures.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
 
     Raises:
         UsageError: a number outside its range.

@@ -46,7 +46,7 @@ class OnnxModel(SegmenterModel):
         logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
             several, else sigmoid.
         providers: onnxruntime's execution providers, in order of preference.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.

@@ -50,7 +50,7 @@ class PyramidModel(SegmenterModel):
         freeze_norms: batch norms keep their statistics in training, as is best where trained
             weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for :class:`~deep_image_compositing.models.base.StageModel`.
+        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "pyramid.safetensors"}
