@@ -1,4 +1,4 @@
-"""The package's rooms know only rooms below them: imports go one way, those inside functions too."""
+"""Rooms of the package know only rooms below them: every import goes one way."""
 
 from __future__ import annotations
 
