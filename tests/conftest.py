@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from deep_image_compositing.stages.base import Fuser, Layers, Segmenter
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# Workers of pytest-xdist ignore Ctrl-C, which tests send and the processes that they start inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
