@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 _DEFLATE_RATIO = 1032
@@ -99,8 +100,7 @@ def _png_ends_early(file: BinaryIO) -> bool:
 
 def _png_may_end_early(image: Image.Image) -> bool:
     """Whether a decoded PNG looks as one does whose data end early: its last row is all zeros."""
-    last = image.crop((0, image.height - 1, image.width, image.height))
-    return bool(image.info.get("interlace")) or not any(last.tobytes())
+    return bool(image.info.get("interlace")) or not np.asarray(image)[-1].any()
 
 
 def _jpeg_ends_early(
