@@ -363,6 +363,8 @@ class TrainingCLI(LightningCLI):
             return
         if config["ckpt_path"] is not None:
             return
+        if not isinstance(config["trainer"], jsonargparse.Namespace):
+            raise UsageError(f"trainer is options by their names, not {config['trainer']!r}")
         run = config["trainer"]["default_root_dir"]
         if config["resume"]:
             checkpoint = newest_checkpoint(run)

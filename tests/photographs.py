@@ -204,7 +204,7 @@ def tiff(
     for tag, value in sorted(fields.items()):
         if tag in (258, 339) and channels == 3:
             entries += struct.pack("<HHII", tag, 3, 3, after + len(spare))
-            spare += struct.pack("<3H", value, value, value)
+            spare += struct.pack("<3H", *[value & 0xFFFF] * 3)
         elif tag == repeated:
             entries += struct.pack("<HHIHH", tag, 3, 2, value, value)
         else:

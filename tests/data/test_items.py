@@ -72,7 +72,9 @@ def test_whether_data_end_early_is_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr("deep_image_compositing.truncation.ends_early", lambda *_: asked.append(1))
+    monkeypatch.setattr(
+        "deep_image_compositing.images.truncation.ends_early", lambda *_: asked.append(1)
+    )
     url = str(trees.shard(tmp_path / "a.tar", "mattes", range(2)))
     for number in (0, 1, 0, 1):
         sample = ShardItem(SOURCE, open_by_number(url)[number])

@@ -232,7 +232,7 @@ def test_loader_processes_outlive_what_stops_a_run(root: Path) -> None:
     assert all(worker.is_alive() for worker in workers)
     for worker in workers:
         worker.terminate()  # by the trainer itself
-        worker.join(10)
+        worker.join(60)
         assert worker.exitcode == 0
 
 

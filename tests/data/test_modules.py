@@ -139,8 +139,13 @@ def coded(path: Path) -> Path:
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("kind", [SegmentationData, RefinementData])
 def test_photograph_and_label_are_cut_alike(
-    kind: type[StageData], size: int, root: Path, tmp_path: Path
+    kind: type[StageData],
+    size: int,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("deep_image_compositing.data.modules.labelled.ACCOMPANIED", 0.0)
     coded(tmp_path / "coded.tar")
     (tmp_path / "scenes").symlink_to(root / "scenes")
     data = make(kind, tmp_path, "coded.tar", size=size, epoch_length=24, augment=0.0, paste=0.0)

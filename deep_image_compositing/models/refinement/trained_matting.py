@@ -49,6 +49,6 @@ class TrainedMattingModel(MattingModel):
         needed = self.bytes_per_pixel() * size[0] * size[1]
         check_memory(self.method, needed, self.max_memory, size)
         dtype = next(self.network.parameters()).dtype
-        rows = int(self.max_memory * 1e9 / needed)
+        rows = int(min(len(image), self.max_memory * 1e9 / needed))
         parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
         return torch.cat([self.network(*part) for part in parts])
