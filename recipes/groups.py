@@ -54,9 +54,11 @@ def source(data: Path, folder: str, doubt: float = DOUBT, **settings: Any) -> So
 def held_out(source: Source, kind: str = "segmentation") -> list[FileItem]:
     """What training on ``source`` does not see, in the order of the names."""
     try:
-        _, feed = open_source(source, (kind,))
+        _, dataset = open_source(source, (kind,))
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None
     return (
-        [FileItem(source, pair) for pair in feed.pairs] if isinstance(feed, FolderDataset) else []
+        [FileItem(source, pair) for pair in dataset.pairs]
+        if isinstance(dataset, FolderDataset)
+        else []
     )

@@ -83,10 +83,10 @@ def choose(data: Path, rng: np.random.Generator) -> list[tuple[Path, Path]]:
 
 
 def held_out(path: Path, share: float, kind: str) -> list[Path]:
-    _, feed = open_source(Source(str(path), hold_out=share), (kind,))
-    if not isinstance(feed, FolderDataset):
+    _, dataset = open_source(Source(str(path), hold_out=share), (kind,))
+    if not isinstance(dataset, FolderDataset):
         raise SystemExit(f"nothing is held out of {path}")
-    return [pair.image for pair in feed.pairs]
+    return [pair.image for pair in dataset.pairs]
 
 
 def liveliest(alpha: Tensor) -> tuple[slice, slice]:

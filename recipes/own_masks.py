@@ -80,10 +80,10 @@ def main() -> None:
 
 def kept(path: Path, share: float, kind: str, target: Path) -> Path:
     """A folder that holds only what training keeps of ``path``."""
-    feed, _ = open_source(Source(str(path), hold_out=share), (kind,))
-    assert isinstance(feed, FolderDataset)
+    dataset, _ = open_source(Source(str(path), hold_out=share), (kind,))
+    assert isinstance(dataset, FolderDataset)
     target.mkdir()
-    for number, pair in enumerate(feed.pairs):
+    for number, pair in enumerate(dataset.pairs):
         for file in (pair.image, pair.label):
             if file is not None:
                 # Numbered, as names may be the same in two folders.

@@ -60,10 +60,10 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     for name, (count, fine) in SETS.items():
         source = Source(str(options.data / name))
-        feed, _ = open_source(source, ("segmentation",))
-        assert isinstance(feed, FolderDataset)
-        for number in rng.permutation(len(feed.pairs))[:count]:
-            item = FileItem(source, feed.pairs[number])
+        dataset, _ = open_source(source, ("segmentation",))
+        assert isinstance(dataset, FolderDataset)
+        for number in rng.permutation(len(dataset.pairs))[:count]:
+            item = FileItem(source, dataset.pairs[number])
             photograph = item.image()
             if min(photograph.size) < SHORTEST:
                 continue

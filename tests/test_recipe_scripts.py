@@ -78,16 +78,16 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def feed_labels(shard: Path, count: int) -> list[NDArray[np.uint8]]:
+def labels_of(shard: Path, count: int) -> list[NDArray[np.uint8]]:
     """Masks of the first samples of a shard."""
-    feed, _ = open_source(Source(str(shard)), ("segmentation",))
-    return [np.asarray(item.label()) for item in feed.read(0, count) if item is not None]
+    dataset, _ = open_source(Source(str(shard)), ("segmentation",))
+    return [np.asarray(dataset[number].label()) for number in range(count)]
 
 
 def held_out(path: Path, share: float) -> int:
     """How many of the pictures in ``path`` are kept from training."""
-    _, feed = open_source(Source(str(path), hold_out=share), ("segmentation",))
-    return 0 if feed is None else len(feed)
+    _, dataset = open_source(Source(str(path), hold_out=share), ("segmentation",))
+    return 0 if dataset is None else len(dataset)
 
 
 def scaled(path: Path, factor: float) -> Path:
@@ -158,12 +158,12 @@ def test_self_taught_mattes_train_like_measured_ones(
 ) -> None:
     run(monkeypatch, "self_mattes", data, tmp_path / "self")
     source = Source(str(tmp_path / "self/mattes"), hold_out=0)
-    feed, _ = open_source(source, ("mattes",))
+    dataset, _ = open_source(source, ("mattes",))
     expected = 0
     for name in ("people", "cats", "subjects"):
         expected += 9 - held_out(data / name, 0.1)
-    assert feed is not None
-    assert len(feed) == expected
+    assert dataset is not None
+    assert len(dataset) == expected
     for path in (tmp_path / "self/mattes").glob("*.alpha.png"):
         found, truth = np.asarray(Image.open(path)) > 127, disk(*SIZE) > 127
         assert (found & truth).sum() > 0.7 * (found | truth).sum()  # its edge is very soft
@@ -176,9 +176,10 @@ def test_own_masks_are_triplets_with_the_mask_that_was_found(
 ) -> None:
     out = tmp_path / "own"
     run(monkeypatch, "own_masks", data, out, "--per-subject", "1", "--size", "96")
-    feed, _ = open_source(Source(str(out)), ("triplets",))
-    assert len(feed) == 9 - held_out(data / "mattes", 0.2)
-    for item in feed.read(0, len(feed)):
+    dataset, _ = open_source(Source(str(out)), ("triplets",))
+    assert len(dataset) == 9 - held_out(data / "mattes", 0.2)
+    for number in range(len(dataset)):
+        item = dataset[number]
         assert isinstance(item, ShardItem)
         assert {"foreground.jpg", "background.jpg", "composite.png", "alpha.png", "mask.png"} <= (
             set(item.record.fields)
@@ -265,10 +266,10 @@ def test_what_is_packed_trains_all_three_stages(
         ("mattes", "mattes", 0.2),
         ("backgrounds", "backgrounds", 0.1),
     ):
-        feed, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,))
+        dataset, _ = open_source(Source(f"{packed}/{kind}/{name}.tar"), (kind,))
         pairs = [Pair(Path(f"{n}.jpg"), None) for n in range(9)]
-        assert len(feed) == sum(not pair.held_out(share) for pair in pairs)
-    (soft,) = feed_labels(packed / "segmentation/mattes.tar", 1)
+        assert len(dataset) == sum(not pair.held_out(share) for pair in pairs)
+    (soft,) = labels_of(packed / "segmentation/mattes.tar", 1)
     assert 3 < len(np.unique(soft)) <= 16
     assert sum(path.stat().st_size for path in packed.rglob("*.tar")) < 2e6
 

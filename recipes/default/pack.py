@@ -140,9 +140,9 @@ def kept(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:
     if kind == "mattes":
         wanted = "segmentation"  # sure masks are taken for alphas
     chosen = source(data, folder, doubt)
-    feed, _ = open_source(chosen, (wanted,))
-    assert isinstance(feed, FolderDataset)
-    for number, pair in enumerate(feed.pairs):
+    dataset, _ = open_source(chosen, (wanted,))
+    assert isinstance(dataset, FolderDataset)
+    for number, pair in enumerate(dataset.pairs):
         yield Sample(kind, folder.replace("/", "-"), number, FileItem(chosen, pair))
 
 
