@@ -254,7 +254,7 @@ def test_a_method_composites() -> None:
 def test_a_checkpoint_s_stage_is_made_as_it_was_trained(runs: Path) -> None:
     method = choose(["full"], runs=runs)[0]
     fuser = method.compositor("cpu").fuser
-    assert isinstance(fuser, MultiStreamFuser)
+    assert isinstance(fuser, MultiStreamModel)
     assert tuple(fuser.hparams["widths"]) == WIDTHS
     wanted = weights.read_state(parse_stage(method.fuser)[1]["weights"])
     assert all(torch.equal(value, wanted[name]) for name, value in fuser.state_dict().items())
@@ -264,7 +264,7 @@ def test_options_that_are_given_take_precedence_over_a_checkpoint_s(runs: Path) 
     path = runs / "fusion_hard/checkpoints/last.ckpt"
     method = parse_method(f"a=pyramid,cascade,multi_stream(weights={path}, radius=3)")
     fuser = method.compositor("cpu").fuser
-    assert isinstance(fuser, MultiStreamFuser)
+    assert isinstance(fuser, MultiStreamModel)
     assert fuser.radius == 3
 
 
