@@ -21,6 +21,7 @@ from deep_image_compositing.evaluation.methods import (
     parse_stage,
     stage_text,
 )
+from deep_image_compositing.models.fusion.multi_stream import MultiStreamModel
 from deep_image_compositing.stages.fusion import MultiStreamFuser, SingleStreamFuser
 from tests.conftest import DiscSegmenter, disc, noise
 
