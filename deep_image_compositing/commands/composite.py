@@ -140,20 +140,9 @@ def run(options: argparse.Namespace) -> int:
 def _run_folder(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     arguments = _compositor_arguments(options)
-    from deep_image_compositing.images import (
-        WRITABLE,
-        list_images,
-        longest_sides,
-        read_image,
-        read_mask,
-    )
+    from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
-    for target in _outputs(options, None).values():
-        if target.suffix.lower() in WRITABLE and not target.is_dir():
-            raise UsageError(
-                f"{target} is the name of a picture, but {options.foreground} is a folder: "
-                "name a folder for what is written"
-            )
+    _check_folders(options)
     devices = launched("LOCAL_WORLD_SIZE", options.devices)
     settings.one_device(options.device, devices, options.accelerator or "auto")
     files = list_images(options.foreground)
@@ -201,6 +190,18 @@ def _run_folder(options: argparse.Namespace) -> int:
     done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
     show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
     return _tell_failures(files, failures)
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Raise ``UsageError`` where a folder is to be written to what is named like a picture."""
+    from deep_image_compositing.images import WRITABLE
+
+    for target in _outputs(options, None).values():
+        if target.suffix.lower() in WRITABLE and not target.is_dir():
+            raise UsageError(
+                f"{target} is the name of a picture, but {options.foreground} is a folder: "
+                "name a folder for what is written"
+            )
 
 
 def _tell_failures(files: Sequence[Path], failures: Mapping[Path, str]) -> int:
