@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Workers of pytest-xdist ignore Ctrl-C, which tests send and the processes that they start inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LAUNCHERS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -77,6 +79,17 @@ class PlainFuser(nn.Module):
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         return alpha * foreground + (1 - alpha) * background
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_is_left() -> Iterator[None]:
+    """What later tests, and the processes that they start, would take for their own."""
+    yield
+    left = sorted(LAUNCHERS & os.environ.keys())
+    for name in left:
+        del os.environ[name]
+    assert not left, f"variables of a launcher are left: {', '.join(left)}"
+    assert not torch.distributed.is_initialized(), "a process group is left"
 
 
 @pytest.fixture

@@ -203,8 +203,9 @@ def train_table(
 def fit(
     stage: LightningModule, data: Any, device: torch.device, meter: Meter, **options: Any
 ) -> None:
-    """Train until the meter has what it needs."""
+    """Train until the meter has what it needs, and leave no process group behind."""
     gpu = device.type == "cuda"
+    environment = dict(os.environ)  # Lightning's launcher writes rank and port into it
     with quiet():
         Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
@@ -213,6 +214,10 @@ def fit(
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             callbacks=[meter], **options,
         ).fit(stage, data)  # fmt: skip
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - environment:
+        del os.environ[name]
 
 
 # Batches
