@@ -129,8 +129,7 @@ def start_worker(worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if hasattr(signal, "sigtimedwait"):
         threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
     # pymatting's threads are OpenMP's, as torch's are: in a process that was forked from one that
     # has used them, they would wait for each other forever.
@@ -187,7 +186,15 @@ class Loader(DataLoader[Any]):
         self.about = dict(about or {})
 
     def __iter__(self) -> Any:
-        return self._checked(super().__iter__())
+        # Loader processes begin with SIGTERM blocked (see start_worker): there, libraries start
+        # threads that would hear it before anything can be told to them.
+        if not hasattr(signal, "sigtimedwait"):
+            return self._checked(super().__iter__())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return self._checked(super().__iter__())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from deep_image_compositing import registry
 from deep_image_compositing.data.datasets import Mixture, Reading, open_source
 from deep_image_compositing.data.items import Item, Source
 from deep_image_compositing.data.loading import Loader, Sample, Samples
@@ -219,7 +220,12 @@ def test_a_loader_process_that_is_killed_is_said(root: Path) -> None:
         list(loader({"subject": mix(root / "mattes")}, die, 2, 30, 1))
 
 
-def test_loader_processes_outlive_what_stops_a_run(root: Path) -> None:
+@pytest.mark.parametrize("package", ["", "pymatting"])
+def test_loader_processes_outlive_what_stops_a_run(package: str, root: Path) -> None:
+    if package:  # whose threads begin anew in a process that is forked from one that used them
+        pytest.importorskip(package)
+        refiner = registry.create("refiner", "closed_form")
+        refiner(torch.rand(1, 3, 48, 48), (torch.rand(1, 1, 48, 48) > 0.5).float())
     before = set(multiprocessing.active_children())
     batches = training(root, 2)
     next(batches), next(batches)  # now both have begun
