@@ -328,8 +328,10 @@ def _condense(message: str) -> str:
     place = f"{where[1]}: " if where else ""
     if refused := re.findall(r"(?:[Oo]ption|no option) '([\w.]+)'", message):
         return f"{place}there is no option {refused[-1]!r}"
-    if inner := re.findall(r"[\w.]+: \S+ is no \w+", message):
+    if inner := re.findall(r"[\w.]+: (?:\S+ is (?:no \w+|none of .+)|it cannot be .+)", message):
         return inner[-1]
+    if choice := re.search(r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", message):
+        return f"{place}{choice[2]} is none of {choice[1]}"
     if wrong := re.findall(r"Expected a <class '(\w+)'>\. Got value: (\S+)", message):
         return f"{place}{wrong[-1][1]} is no {wrong[-1][0]}"
     if missing := re.search(r"arguments are required: (.*)", message):
@@ -337,7 +339,8 @@ def _condense(message: str) -> str:
     if cause := re.search(r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", message):
         return f"{place}{cause[1]} cannot be used: {cause[2]}"
     if value := re.search(r"Given value: (.*)", message):
-        return f"{place}it cannot be {value[1][:200]}"
+        reason = re.search(r"- .* expects a .+?: (.+?)(?:\. Got value.*)?\n", message)
+        return f"{place}it cannot be {value[1][:200]}{f': {reason[1][:200]}' if reason else ''}"
     return " ".join(line.strip() for line in message.splitlines())[:300]
 
 

@@ -22,6 +22,7 @@ from deep_image_compositing.conventions import set_checks
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.images import read_image
 from deep_image_compositing.stages.base import Segmenter, Stage, Step
+from deep_image_compositing.stages.segmentation import PyramidSegmenter
 from tests.contract.test_stages import training_batch
 from tests.data import trees
 
@@ -514,3 +515,53 @@ def test_data_loss_and_optimizer_can_be_ones_own(
     assert found["hyper_parameters"]["width"] == 8
     made = registry.create("segmenter", "pyramid", **{**small, "width": 8})
     weights.load(made, "runs/run/checkpoints/epoch=1-step=4.ckpt")
+
+
+@pytest.mark.parametrize("given", ["torch.nn.L1Loss", "my_training.squares"])
+def test_a_criterion_takes_the_place_of_the_loss(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_training", raising=False)
+    Path("my_training.py").write_text(
+        OWN + "\ndef squares(output, target):\n    return (output - target).square().mean()\n"
+    )
+    small = {"backbone": "test_efficientnet", "width": 8, "picture_every": 1}
+    recipe = {
+        "model": {
+            "class_path": "deep_image_compositing.stages.segmentation.PyramidSegmenter",
+            "init_args": {**small, "criterion": given},
+        },
+        "data": {"class_path": "my_training.Squares"},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
+    }
+    Path("mine.yaml").write_text(json.dumps(recipe))
+    assert main(["fit", "--config", "mine.yaml"]) == 0
+    (path,) = Path("runs/run/checkpoints").glob("epoch*.ckpt")
+    found = torch.load(path, weights_only=True)
+    assert "criterion" not in found["hyper_parameters"]
+    again = PyramidSegmenter.load_from_checkpoint(path)
+    assert again.hparams["width"] == 8
+
+
+@pytest.mark.parametrize("slot", ["segmenter", "refiner", "fuser"])
+def test_a_criterion_sees_what_a_stage_makes(slot: str) -> None:
+    seen = []
+
+    def criterion(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append((output, target))
+        return (output - target).abs().mean()
+
+    name = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}[slot]
+    small = {"pyramid": {"backbone": "test_efficientnet", "width": 8}}.get(name, {})
+    stage = registry.create(slot, name, criterion=criterion, picture_every=0, **small)
+    stage.log = lambda *args, **kwargs: None
+    names = {"image": 3, "foreground": 3, "background": 3, "composite": 3, "mask": 1, "alpha": 1}
+    batch = {name: torch.rand(2, channels, 64, 64) for name, channels in names.items()}
+    loss = stage.training_step(batch, 0)
+    ((output, target),) = seen
+    assert torch.equal(target, stage.target(batch))
+    assert output.shape == target.shape and 0 <= output.min() and output.max() <= 1
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.parameters())

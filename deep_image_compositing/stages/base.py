@@ -8,7 +8,9 @@ and classical ones. What a stage needs to run is in ``deep_image_compositing.mod
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +64,8 @@ class Stage(LightningModule, StageModel):
         warmup_steps: steps over which the learning rate rises linearly from zero.
         picture_every: steps between contact sheets in the log; 0 for none.
         compile: train and run the stage's networks through torch.compile.
+        criterion: of an output and its target, both (B, C, H, W) in [0, 1], a scalar that is
+            minimised in the place of the stage's own loss. Checkpoints do not hold it.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Stage(LightningModule, StageModel):
         warmup_steps: int = 0,
         picture_every: int = 300,
         compile: bool = False,
+        criterion: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
@@ -81,6 +86,8 @@ class Stage(LightningModule, StageModel):
         self.warmup_steps = warmup_steps
         self.picture_every = picture_every
         self.compile_networks = compile
+        # In a tuple, so that what it learns or holds stays out of the stage's weights.
+        self._criterion = (criterion,)
         self._pictured = -1
         metrics = self.make_metrics()
         self.validation_metrics = metrics.clone(prefix="val/")
@@ -108,6 +115,10 @@ class Stage(LightningModule, StageModel):
         """Training loss of one batch; learned fillers may override it to use their logits."""
         raise NotImplementedError
 
+    def training_output(self, batch: Batch) -> Tensor:
+        """What ``criterion`` compares with ``target``."""
+        return self.predict_batch(batch)
+
     def rate_factor(self, name: str) -> float:
         """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""
         return 1.0
@@ -126,7 +137,7 @@ class Stage(LightningModule, StageModel):
             check_batch(batch)
         before = set_checks(False)
         try:
-            step = self.loss(batch)
+            step = self._step(batch)
         finally:
             set_checks(before)
         size = self.target(batch).shape[0]
@@ -139,6 +150,17 @@ class Stage(LightningModule, StageModel):
             self._pictured = self.global_step
             self._log_pictures("train", step.pictures)
         return step.loss
+
+    def _step(self, batch: Batch) -> Step:
+        """The stage's own loss, or the criterion's."""
+        (criterion,) = self._criterion
+        if criterion is None:
+            return self.loss(batch)
+        if isinstance(criterion, nn.Module):
+            criterion.to(self.device)
+        output, target = self.training_output(batch), self.target(batch)
+        loss = criterion(output.float(), target.float())
+        return Step(loss, pictures={**batch, "output": output})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self._evaluate(self.validation_metrics, batch)
@@ -199,6 +221,14 @@ class Stage(LightningModule, StageModel):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def save_hyperparameters(
+        self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, **how: Any
+    ) -> None:
+        """As Lightning's, but for the criterion: a checkpoint that held it would run code."""
+        ignored = [ignore] if isinstance(ignore, str) else [*(ignore or ())]
+        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+        super().save_hyperparameters(*args, ignore=[*ignored, "criterion"], frame=frame, **how)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Forget files the weights began from: the checkpoint holds them, those may be gone."""
         hyper = checkpoint.get("hyper_parameters", {})
@@ -254,6 +284,11 @@ class Segmenter(SegmenterModel, Stage):
     def predict_batch(self, batch: Batch) -> Tensor:
         return self(batch["image"])
 
+    def training_output(self, batch: Batch) -> Tensor:
+        if type(self).logits is SegmenterModel.logits:
+            return self.predict_batch(batch)
+        return self.logits(batch["image"]).sigmoid()
+
     def target(self, batch: Batch) -> Tensor:
         return batch["mask"]
 
@@ -281,6 +316,11 @@ class Refiner(RefinerModel, Stage):
 
     def predict_batch(self, batch: Batch) -> Tensor:
         return self(batch["image"], batch["mask"])
+
+    def training_output(self, batch: Batch) -> Tensor:
+        if type(self).logits is RefinerModel.logits:
+            return self.predict_batch(batch)
+        return self.logits(batch["image"], batch["mask"]).sigmoid()
 
     def target(self, batch: Batch) -> Tensor:
         return batch["alpha"]
