@@ -301,6 +301,8 @@ def _load_yaml(text: str) -> Any:
         if isinstance(event, yaml.AliasEvent):
             values[-1] += known.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
+            if "\0" in event.value:  # jsonargparse would look for a file of this name
+                raise UsageError(f"a configuration holds no null characters: {event.value[:40]!r}")
             values[-1] += 1
             known[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):

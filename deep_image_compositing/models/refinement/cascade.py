@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
-from deep_image_compositing.functional.exactness import GOOD, exactness
+from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
@@ -36,7 +36,7 @@ class CascadeModel(RefinerModel):
     One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
     local crops (so that it learns outlines, not subjects) and takes the stage before it as its
     mask. What it answers is a correction to the belief of that mask: untrained, it leaves the mask
-    where it is. A mask that proves to be a good alpha is not refined at all.
+    where it is. A mask that proves to be an exact alpha is not refined at all.
 
     What describes the network is by default as in the file of ``weights``.
 
@@ -56,7 +56,7 @@ class CascadeModel(RefinerModel):
         margin: what a stage sees around the subject at test, as a share of its longer side;
             what is farther away is taken for background.
         zoom: how far a stage may magnify a small subject.
-        keep_good: leave masks that are good alphas as they are; see
+        keep_good: leave masks that are exact alphas as they are; see
             ``deep_image_compositing.functional.exactness``.
         weights: trained weights: a shipped name (``default``), a file, or None.
         **kwargs: as for ``StageModel``.
@@ -127,7 +127,7 @@ class CascadeModel(RefinerModel):
             return self._refined(image, mask)
         good = mask.new_zeros(len(mask), 1, 1, 1)
         if self.keep_good:
-            good = exactness(image, mask, GOOD)
+            good = exactness(image, mask)
             if bool((good == 1).all()):
                 return mask
         alpha = torch.zeros_like(mask)
