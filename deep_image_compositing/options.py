@@ -188,7 +188,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        return isinstance(value, Real) and not isinstance(value, bool)
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return False
+        return not isinstance(value, int) or abs(value) < 2**63  # torch takes no larger ones
     if hint is str:
         return isinstance(value, (str, os.PathLike))
     return value is None if hint is type(None) else True

@@ -42,6 +42,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"count": 2.5}, "'count' of the refiner 'taker' is a whole number, got 2.5"),
     ({"count": True}, "a whole number, got True"),
     ({"share": "wide"}, "'share' of the refiner 'taker' is a number, got 'wide'"),
+    ({"share": 10**20}, "is a number, got 1000"),
     ({"name": 3}, "is text or null, got 3"),
     ({"sure": "yes"}, "is true or false, got 'yes'"),
     ({"sizes": 640}, "is a list of whole numbers, got 640"),
