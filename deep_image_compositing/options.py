@@ -183,6 +183,8 @@ def _fits(value: Any, hint: Any) -> bool:
         if origin is tuple and Ellipsis not in inner:
             return len(value) == len(inner) and all(map(_fits, value, inner))
         return all(_fits(part, inner[0]) for part in value)
+    if origin is Callable:
+        return callable(value)
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
@@ -208,6 +210,8 @@ def _described(hint: Any) -> str:
         return " or ".join(_described(part) for part in inner)
     if origin is Literal:
         return " or ".join(map(repr, inner))
+    if origin is Callable:
+        return "a function"
     if origin in (tuple, list, Sequence):
         if origin is tuple and Ellipsis not in inner:
             return f"a list of {len(inner)}: " + ", ".join(_described(part) for part in inner)
