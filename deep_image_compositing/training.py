@@ -363,14 +363,16 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find what to resume, before anything is made or written."""
         config = self.config[self.subcommand]
+        if not isinstance(config["trainer"], jsonargparse.Namespace):
+            raise UsageError(f"trainer is options by their names, not {config['trainer']!r}")
+        run = config["trainer"]["default_root_dir"]
+        if run is None:
+            raise UsageError("trainer.default_root_dir is the run's folder, and cannot be null")
         if self.subcommand != "fit":
             self.save_config_callback = None
             return
         if config["ckpt_path"] is not None:
             return
-        if not isinstance(config["trainer"], jsonargparse.Namespace):
-            raise UsageError(f"trainer is options by their names, not {config['trainer']!r}")
-        run = config["trainer"]["default_root_dir"]
         if config["resume"]:
             checkpoint = newest_checkpoint(run)
             if checkpoint is not None:
