@@ -89,8 +89,11 @@ def declared_options(target: str) -> Accepted | None:
         target: ``module:Class``. Neither is imported, which may take seconds.
 
     Returns:
-        None where the source cannot be read, as of a package inside an archive.
+        None for a class of another package, or where the source cannot be read, as inside an
+        archive.
     """
+    if not target.startswith(_PACKAGE):
+        return None
     taken: set[str] = set()
     needed: set[str] | None = None
     left = [target.partition(":")[::2]]

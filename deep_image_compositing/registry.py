@@ -5,7 +5,8 @@ The compositor, the command line and the evaluation look stages up with ``create
 ``deep_image_compositing.entries`` and imported when they are made; others register themselves
 with the ``register`` decorator. Other packages publish stages through the entry-point group
 ``deep_image_compositing.stages``: each entry point names a module (imported for its ``register``
-calls) or the stage class itself.
+calls), the stage class itself, or a table of ``Entry``, as the library's own, whose stages are
+imported when they are made.
 """
 
 from __future__ import annotations
@@ -43,12 +44,7 @@ def register(slot: str, name: str, *, description: str, source: str = "") -> Cal
     _check_slot(slot)
 
     def decorator(factory: _T) -> _T:
-        if (slot, name) in _entries:
-            raise UsageError(
-                f"{slot} {name!r} is already registered (by {_entries[slot, name].made_by!r}); "
-                "choose another name"
-            )
-        _entries[slot, name] = Entry(slot, name, description, source, factory)
+        _add(Entry(slot, name, description, source, factory))
         return factory
 
     return decorator
@@ -126,6 +122,16 @@ def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def _add(entry: Entry) -> None:
+    _check_slot(entry.slot)
+    if (there := _entries.get((entry.slot, entry.name))) is not None:
+        raise UsageError(
+            f"{entry.slot} {entry.name!r} is already registered (by {there.made_by!r}); "
+            "choose another name"
+        )
+    _entries[entry.slot, entry.name] = entry
+
+
 def _check_slot(slot: str) -> None:
     if slot not in SLOTS:
         raise UsageError(f"there is no slot {slot!r}; the slots are {', '.join(SLOTS)}")
@@ -139,7 +145,9 @@ def _discover() -> None:
     _discovered = True
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
-            point.load()
+            found = point.load()
+            for entry in found if isinstance(found, (list, tuple)) else ():
+                _add(entry)
         except Exception as error:
             warnings.warn(
                 f"the stage plug-in {point.name!r} ({point.value}) could not be loaded: {error}",

@@ -152,6 +152,16 @@ def test_an_entry_point_can_be_a_module(
     assert [entry.name for entry in list_stages("segmenter", "from-*")] == ["from-module"]
 
 
+def test_an_entry_point_can_be_a_table(discover_again: Any) -> None:
+    made_by = "tests.conftest:PlainFuser"
+    table = [Entry("fuser", name, "of another package", "", made_by) for name in ("one", "alpha")]
+    discover_again(FakeEntryPoint("table", lambda: table))
+    with pytest.warns(UserWarning, match="plug-in 'table' .* 'alpha' is already registered"):
+        assert [entry.name for entry in list_stages("fuser", "one")] == ["one"]
+    get("fuser", "one").check({})  # imports nothing
+    assert isinstance(create("fuser", "one"), PlainFuser)
+
+
 def test_a_broken_plug_in_only_warns(discover_again: Any) -> None:
     def load() -> None:
         raise ImportError("no module named that")
