@@ -80,6 +80,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
         more += ["--workers=1"]
     if arguments[0] == "evaluate" and "--test-set" not in arguments:
         more += ["--samples=1", "--size=256", "--grades=rough"]
+    elif arguments[0] == "evaluate" and "taught" in arguments:
+        more += ["--samples=1", "--grades=rough"]
     if arguments[:2] in (["benchmark", "train"], ["benchmark", "gpu"]):
         more += ["--device=cpu", "--workers=1"]
     if arguments[:2] == ["study", "make"]:

@@ -33,6 +33,8 @@ USEFUL = re.compile(
 )
 """Warnings of ours that made photographs, few shards and test sets without mattes deserve."""
 
+OWN_TRAINER = "from lightning.pytorch import Trainer"
+
 RUN = [page for page in PAGES if blocks(page, "bash", "python")]
 
 QUICK = {"README.md", "index.md", "command-line.md", "data.md", "stages.md", "troubleshooting.md"}
@@ -67,11 +69,12 @@ def made_anew(call: str, folder: Path) -> Path | None:
 def problems(call: str, code: int | None, said: str, folder: Path) -> list[str]:
     """What was not as promised when a command ran."""
     found = [] if code == 0 else [f"it hung:\n{said}" if code is None else f"exit {code}:\n{said}"]
-    found += [
-        f"it said: {line}"
-        for line in said.splitlines()
-        if NOISE.search(line) and not USEFUL.search(line)
-    ]
+    if OWN_TRAINER not in call:  # which says what Lightning has to say
+        found += [
+            f"it said: {line}"
+            for line in said.splitlines()
+            if NOISE.search(line) and not USEFUL.search(line)
+        ]
     if found or not call.startswith(PROGRAM):
         return found
     for option, path in outputs(call).items():
