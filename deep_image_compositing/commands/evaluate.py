@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             f"--reference is one of the methods, {', '.join(names)}: got {options.reference!r}"
         )
-    from deep_image_compositing.evaluation import pages, wording
+    from deep_image_compositing.evaluation import pages
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(pages.console_table(report))
-    for line in (*wording.verdicts(report), *wording.failures(report)):
+    for line in (*pages.verdicts(report), *pages.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
     show(f"wrote {out / 'report.html'}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))

@@ -104,7 +104,7 @@ def _score(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deep_image_compositing.evaluation.study.output import write_scores
+    from deep_image_compositing.evaluation.study.score import write_scores
 
     scores = write_scores(options.folder, options.out)
     table = Table("method")

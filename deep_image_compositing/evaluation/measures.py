@@ -1,4 +1,4 @@
-"""Every measure of the bench: its name, unit and meaning, and all of them for one picture at once.
+"""Every measure of the bench: its name, unit and meaning; all of them for one picture; the costs.
 
 The figures come from ``metrics``; here they get pictures as test sets and compositors have them,
 of 8 bits or in floats, and what cannot be measured is left out.
@@ -6,7 +6,11 @@ of 8 bits or in floats, and what cannot be measured is left out.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +30,6 @@ KEY = "band_psnr"
 OUTLINE_SIDE = 640
 """Long side to which distances of outlines are scaled, so that they compare across sizes."""
 
-
 Better = Literal["higher", "lower"]
 Group = Literal["composite", "alpha", "mask", "cost"]
 
@@ -40,8 +43,7 @@ class Measure:
     better: Better  # which numbers are the good ones
     digits: int  # shown after the point
     about: str  # a sentence for the table's legend
-    # what is measured: the composite, the refiner's alpha, the segmenter's mask, or what they cost
-    group: Group
+    group: Group  # the composite, the refiner's alpha, the segmenter's mask, or what they cost
 
 
 _BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
@@ -155,7 +157,7 @@ def measure_composite(
     similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
     if similarity is not None:
         figures["ssim"] = float(similarity.mean())
-    a = band = None
+    band = None
     if alpha is not None:
         a = _floats(alpha)
         composites.check_alpha(c, a)
@@ -165,16 +167,14 @@ def measure_composite(
         if similarity is not None:
             figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
-            old, new = _floats(old_background), _floats(background)
             color = None if foreground_color is None else _floats(foreground_color)
-            rim = composites.halo(c, t, a, new, old, color)
+            rim = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
             figures["halo"], figures["lost"] = abs(rim.old_background), abs(rim.new_background)
         away = composites.exactness(
             to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
         )
-        figures["exact"] = 100 * away.share
-        figures["exact_subject"] = 100 * away.subject
-        figures["exact_background"] = 100 * away.background
+        shares = {"": away.share, "_subject": away.subject, "_background": away.background}
+        figures |= {f"exact{part}": 100 * share for part, share in shares.items()}
         figures["worst"] = away.worst
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
         figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
@@ -182,11 +182,11 @@ def measure_composite(
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
-    """Measure one alpha against the truth; the pictures are uint8, or floats in [0, 1].
+    """Measure one alpha against the truth, both (1, H, W), uint8 or floats in [0, 1].
 
     Args:
-        alpha: (1, H, W), the refiner's.
-        truth: (1, H, W), the true alpha.
+        alpha: the refiner's.
+        truth: the true alpha.
         trimap: (1, H, W); only where it is gray errors count. None for the whole picture. Where
             nothing is unknown, ``mse`` is absent.
 
@@ -195,14 +195,13 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
     """
     a, t = _floats(alpha), _floats(truth)
     unknown = None if trimap is None else _floats(trimap)
-    return _sorted(
-        {
-            "sad": matting.sad(a, t, unknown),
-            "mse": matting.mse(a, t, unknown),
-            "gradient": matting.gradient_error(a, t, unknown),
-            "connectivity": matting.connectivity_error(a, t, unknown),
-        }
-    )
+    errors = {
+        "sad": matting.sad,
+        "mse": matting.mse,
+        "gradient": matting.gradient_error,
+        "connectivity": matting.connectivity_error,
+    }
+    return _sorted({key: error(a, t, unknown) for key, error in errors.items()})
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
@@ -226,9 +225,57 @@ def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
 
 
 def _sorted(figures: dict[str, float]) -> dict[str, float]:
-    """What was figures, in the order of tables; NaN are left out."""
+    """What was figured, in the order of tables, without NaN."""
     return {key: figures[key] for key in MEASURES if not math.isnan(figures.get(key, math.nan))}
 
 
 def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+
+
+class Cost:
+    """Seconds and peak memory of the block that it is the context of.
+
+    Attributes:
+        seconds: wall-clock time, until the device has done all that it was given.
+        peak_memory: megabytes (10⁶ bytes) at the worst moment, above what was held before: of
+            the GPU's memory on CUDA, else of the process's resident memory; NaN where the system
+            does not tell (other than Linux).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device if device.type == "cuda" else None
+        self.seconds = self.peak_memory = math.nan
+
+    def __enter__(self) -> Cost:
+        gc.collect(1)  # all of it would take longer than many a method
+        self._before: int | None = None
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+            self._before = torch.cuda.memory_allocated(self.cuda)
+        else:
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:  # what glibc keeps of freed memory would hide what a call needs
+                trim(0)
+            with contextlib.suppress(OSError):  # not on Linux
+                Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
+                self._before = _resident("VmRSS")
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+        self.seconds = time.perf_counter() - self._start
+        if self._before is not None:
+            peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else _resident("VmHWM")
+            self.peak_memory = max(0, peak - self._before) / 1e6
+
+
+def _resident(field: str) -> int:
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the worst."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

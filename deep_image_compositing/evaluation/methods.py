@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.entries import Entry
-from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.ledger import digest
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.options import accepted_options, check_options
+from deep_image_compositing.stages.making import describe_stage, make_stage, weights_file
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
-    from deep_image_compositing.entries import Entry
 
 RUNS = "runs"
 """Folder below which the recipes put their runs."""
 
-Options = dict[str, Any]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^"\[\](){},]+|.', re.DOTALL)
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 
@@ -69,7 +66,7 @@ class Method:
     def __str__(self) -> str:
         return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
 
-    def stages(self) -> Iterator[tuple[Entry, Options]]:
+    def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """Entry and options of each slot, with the newest checkpoint in place of a run's folder.
 
         Raises:
@@ -97,9 +94,6 @@ class Method:
         stages = list(self.stages())
         for entry, options in stages:
             entry.check(options)
-        from deep_image_compositing.options import check_options
-        from deep_image_compositing.stages.making import make_stage
-
         for entry, options in stages:
             check_options(entry.slot, entry.name, entry.factory, options)
             if not _learned(entry):
@@ -107,15 +101,10 @@ class Method:
         _check_trained([self])
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``.
+        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``.
 
         A stage whose weights are a training checkpoint, or were exported from one, is made as it
         was made for training, but for the options that are given here.
-
-        Raises:
-            UsageError: as ``check``.
-            WeightsError: weights that could not be loaded.
-            MissingExtraError: a package that a stage needs is not installed.
         """
         from deep_image_compositing.compositor import Compositor
 
@@ -128,26 +117,15 @@ class Method:
 
     def describe(self) -> dict[str, Any]:
         """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
-        about: dict[str, Any] = {"name": self.name}
-        for entry, options in self.stages():
-            paths = {key: Path(v) for key, v in options.items() if isinstance(v, str)}
-            weights = _weights_file(entry, options)
-            if weights is not None:
-                paths["weights"] = weights
-            files = {key: digest(path) for key, path in paths.items() if path.is_file()}
-            about[entry.slot] = {"name": entry.name, "options": options, "sha256": files}
-        return about
+        stages = {entry.slot: describe_stage(entry, options) for entry, options in self.stages()}
+        return {"name": self.name, **stages}
 
 
 # How methods are written
 
 
-def parse_stage(text: str) -> tuple[str, Options]:
-    """Name and options of ``name`` or ``name(key=value, key=value)``.
-
-    Raises:
-        UsageError: anything else.
-    """
+def parse_stage(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others."""
     match = _STAGE.fullmatch(text)
     if not match:
         raise UsageError(f"{text!r} is no stage; expected NAME or NAME(KEY=VALUE, KEY=VALUE)")
@@ -172,30 +150,19 @@ def _value_text(value: Any) -> str:
 
 def _split(text: str) -> list[str]:
     """The parts between the commas that stand in no bracket and no quotes."""
-    parts = [""]
-    closing: list[str] = []
-    for token in _TOKEN.findall(text):
-        if token == "," and not closing:
-            parts.append("")
-            continue
-        parts[-1] += token
-        if token in _BRACKETS:
-            closing.append(_BRACKETS[token])
-        elif token in _BRACKETS.values() and (not closing or closing.pop() != token):
-            raise UsageError(f"{text!r} closes a bracket that is not open: {token}")
-        elif token == '"':
-            raise UsageError(f"{text!r} does not close its quotes")
-    if closing:
-        raise UsageError(f"{text!r} lacks a {closing[-1]}")
+    parts: list[str] = []
+    open_ = False
+    for piece in text.split(","):
+        parts = [*parts[:-1], f"{parts[-1]},{piece}"] if open_ else [*parts, piece]
+        bare = _QUOTED.sub("", parts[-1])
+        open_ = '"' in bare or any(bare.count(a) != bare.count(b) for a, b in ("()", "[]", "{}"))
+    if open_:
+        raise UsageError(f"{text!r}: a bracket or a quotation mark has no partner")
     return [part.strip() for part in parts]
 
 
 def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means.
-
-    Raises:
-        UsageError: anything else, or as ``Method``.
-    """
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means; UsageError for anything else."""
     name, equals, rest = text.partition("=")
     stages = _split(rest)
     if not equals or len(stages) != len(registry.SLOTS):
@@ -206,15 +173,8 @@ def parse_method(text: str) -> Method:
 # The named sets
 
 
-def _blends(*names: str) -> list[Method]:
-    """Fusers, of what the refiner ``cascade`` makes of the mask."""
-    return [Method(name, "pyramid", "cascade", name) for name in names]
-
-
-def _matting(*refiners: str) -> list[Method]:
-    """Refiners that take the place of ours: the mask becomes their trimap."""
-    fuser = "alpha(foreground_color=multilevel)"
-    return [Method(refiner, "pyramid", refiner, fuser) for refiner in refiners]
+def _method(name: str, refiner: str = "cascade", fuser: str = "") -> Method:
+    return Method(name, "pyramid", refiner, fuser or name)
 
 
 _ABLATIONS = (
@@ -227,25 +187,27 @@ _ABLATIONS = (
 
 def _ablations(runs: str | Path) -> list[Method]:
     return [
-        Method(name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
+        _method(name, refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
         for name, refiner, fuser, run in _ABLATIONS
     ]
 
 
-_OURS = Method("ours", "pyramid", "cascade", "multi_stream")
+_OURS = _method("ours", fuser="multi_stream")
+_BLENDED = "alpha(foreground_color=multilevel)"
+_MATTING = ("closed_form", "knn", "information_flow", "deep_image_matting", "index_net")
 
 METHODS: dict[str, list[Method]] = {
     "paper": [
-        *_blends("copy_paste", "feather", "laplacian", "poisson", "alpha"),
-        *_matting("closed_form", "knn", "information_flow", "deep_image_matting", "index_net"),
-        *_blends("single_stream"),
+        *map(_method, ("copy_paste", "feather", "laplacian", "poisson", "alpha")),
+        *(_method(name, name, _BLENDED) for name in _MATTING),
+        _method("single_stream"),
         _OURS,
     ],
     "ablations": _ablations(RUNS),
     "fast": [
-        *_blends("copy_paste", "feather", "laplacian"),
-        Method("alpha_multilevel", "pyramid", "cascade", "alpha(foreground_color=multilevel)"),
-        *_matting("guided_filter"),
+        *map(_method, ("copy_paste", "feather", "laplacian")),
+        _method("alpha_multilevel", fuser=_BLENDED),
+        _method("guided_filter", "guided_filter", _BLENDED),
         _OURS,
     ],
 }
@@ -313,8 +275,6 @@ def choose(
 
 
 def _learned(entry: Entry) -> bool:
-    from deep_image_compositing.options import accepted_options
-
     accepted = accepted_options(entry.factory)
     return bool(entry.weights) or (accepted is not None and "weights" in accepted[0])
 
@@ -326,7 +286,7 @@ def _check_trained(methods: Iterable[Method]) -> None:
         lacking = {
             entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
             for entry, options in method.stages()
-            if _learned(entry) and _weights_file(entry, options) is None
+            if _learned(entry) and weights_file(entry, options) is None
         }
         if lacking:
             trainable[method.name] = replace(method, **lacking)
@@ -340,7 +300,7 @@ def _check_trained(methods: Iterable[Method]) -> None:
         )
 
 
-def _newest(entry: Entry, weights: Any) -> Options:
+def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
     """The newest checkpoint as the option ``weights`` where that names a training run."""
     if not isinstance(weights, str) or weights in entry.weights:
         return {}
@@ -359,20 +319,3 @@ def _newest(entry: Entry, weights: Any) -> Options:
             + ("" if run == Path(RUNS, recipe) else f" --trainer.default_root_dir {run}")
         )
     return {"weights": checkpoint.as_posix()}
-
-
-def _weights_file(entry: Entry, options: Options) -> Path | None:
-    """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
-    weights = options.get("weights", entry.weights[0] if entry.weights else None)
-    if weights is None:
-        return None
-    from deep_image_compositing.weights import FOLDER
-
-    shipped: Mapping[str, str] = getattr(entry.factory, "shipped", {})
-    path = FOLDER / shipped[weights] if weights in shipped else Path(str(weights)).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"there are no weights {str(weights)!r} for the {entry.slot} {entry.name!r}: {path} is "
-            f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
-        )
-    return path

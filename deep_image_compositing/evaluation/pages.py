@@ -1,19 +1,20 @@
-"""A report as JSON, Markdown and HTML pages, and as a table on the terminal; the bench calls this.
+"""A report as JSON, as Markdown and HTML pages, and on the terminal; ``evaluate`` calls it.
 
-The pages are the templates beside this file, filled with what ``tables`` and ``wording`` make of a
-report.
+The pages are the templates beside this file. What follows from figures alone (verdicts, legend) is
+put into words here; headings and layout are the templates'.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deep_image_compositing.evaluation import tables, wording
-from deep_image_compositing.evaluation.measures import KEY
-from deep_image_compositing.evaluation.report import Report, Summary
-from deep_image_compositing.evaluation.tables import Cell, Column
+from deep_image_compositing.evaluation.measures import KEY, MEASURES
+from deep_image_compositing.evaluation.report import Cell, Column, Report, Summary, stages, tables
+from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_bytes
 from deep_image_compositing.messages import printable
 
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FILES = ("report.json", "report.md", "report.html")
+
+FEW = 6
+"""Pictures below which an interval says little."""
+
+_MASKS = {
+    "exact": "given the exact mask",
+    "rough": "given the rough mask",
+    "bad": "given the bad mask",
+    "given": "given the set's own mask",
+    "none": "with the segmenter's own mask",
+}
 
 
 def write(report: Report, out: Path) -> None:
@@ -36,18 +48,21 @@ def write(report: Report, out: Path) -> None:
 
 def to_markdown(report: Report) -> str:
     """The report as a Markdown page."""
-    return _report_page("report.md", report)
+    return _page("report.md", report)
 
 
 def to_html(report: Report) -> str:
     """The report as one page without outside resources; sheets are linked relative to it."""
-    return _report_page("report.html", report)
+    return _page("report.html", report)
 
 
-def _report_page(template: str, report: Report) -> str:
-    by_grade = {grade: list(tables.tables(report, grade)) for grade in report.grades}
-    methods = tables.stages(report)
-    return render(template, report=report, words=wording, tables=by_grade, methods=methods)
+def _page(template: str, report: Report) -> str:
+    return render(
+        template, report=report, mask=_mask, facts=facts(report), verdicts=verdicts(report),
+        failures=failures(report), warnings=failures(report, "warnings", "warned on"),
+        legend=legend(report), sources=sources(report), methods=stages(report),
+        tables={grade: list(tables(report, grade)) for grade in report.grades},
+    )  # fmt: skip
 
 
 def render(template: str, **values: Any) -> str:
@@ -56,14 +71,12 @@ def render(template: str, **values: Any) -> str:
 
     pages = Environment(
         loader=PackageLoader("deep_image_compositing.evaluation"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, autoescape=template.endswith(".html"),
+        trim_blocks=True, lstrip_blocks=True, autoescape=not template.endswith(".md"),
     )  # fmt: skip
-    pages.filters |= {"line": _one_line, "escaped": _escaped}
+    pages.filters |= {"counted": counted, "escaped": _escaped}
+    pages.filters["line"] = lambda text: " ".join(text.splitlines())
+    pages.filters["capital"] = _capital
     return pages.get_template(template).render(**values).rstrip() + "\n"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
 
 
 def _escaped(text: str) -> str:
@@ -71,6 +84,133 @@ def _escaped(text: str) -> str:
     for character in "\\|*_<>[]`":
         text = text.replace(character, f"\\{character}")
     return text
+
+
+# Words
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 person``, ``2 people``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _mask(grade: str) -> str:
+    return _MASKS.get(grade, f"in the grade {grade}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def verdicts(report: Report) -> list[str]:
+    """What the figures say of the reference, in sentences; where it loses comes first."""
+    name, reference, sentences = MEASURES[KEY].name, report.reference, []
+    for grade, summary in report.summary.items():
+        pairs = [(m, d) for m, d in summary.differences.items() if d.count]
+        pairs.sort(key=lambda pair: pair[1].mean)
+        most = max((d.count for _, d in pairs), default=FEW)
+        if most < FEW:
+            gaps = _listed([f"{m} by {_signed(d)}" for m, d in pairs])
+            where = "" if most > 1 else " on the one picture there is,"
+            few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
+            differs = f"{reference} differs in {name} from {gaps}"
+            sentences.append(f"{_capital(_mask(grade))},{where} {differs}{few}.")
+            continue
+        for verb, parts in (
+            ("is behind", [f"{m} by {_distance(d)}" for m, d in pairs if d.high < 0]),
+            ("cannot be told apart from", [f"{m} ({_signed(d)})" for m, d in pairs if not d.clear]),
+            ("is ahead of", [f"{m} by {_distance(d)}" for m, d in pairs if d.low > 0]),
+        ):
+            if parts:
+                said = f"{_capital(_mask(grade))}, {reference} {verb} {_listed(parts)} in {name}."
+                sentences.append(said)
+    if not report.has_truth:
+        sentences.append(
+            "The set has no truth, so nothing but costs was measured: judge by the contact sheets."
+        )
+    return sentences
+
+
+def _signed(difference: Difference) -> str:
+    interval = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+    return f"{difference.mean:+.2f} {MEASURES[KEY].unit} {interval}"
+
+
+def _distance(difference: Difference) -> str:
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    return f"{abs(difference.mean):.2f} {MEASURES[KEY].unit} [{low:.2f}, {high:.2f}]"
+
+
+def failures(report: Report, key: str = "error", verb: str = "failed on") -> list[str]:
+    """Which methods failed on how many composites, or were warned of, and with what message."""
+    lines = []
+    for method in report.method_names:
+        records = [record for record in report.records if record["method"] == method]
+        texts = [record[key] for record in records if key in record]
+        counts = Counter(text if isinstance(text, str) else "; ".join(text) for text in texts)
+        lines += [
+            f"{method} {verb} {count} of {len(records)} composites: {message}"
+            for message, count in counts.most_common(3)
+        ]
+        if rest := sum(count for _, count in counts.most_common()[3:]):
+            lines.append(f"{method} {verb} {rest} more with other messages, see report.json")
+    return lines
+
+
+def legend(report: Report) -> dict[str, str]:
+    """What each measure in the tables means, and why those that are missing are."""
+    texts = {m.name: m.about for key, m in MEASURES.items() if key in report.measured}
+    if KEY in report.measured:
+        texts["wins"] = (
+            f"Pictures on which the method has the best {MEASURES[KEY].name}; ties are shared."
+        )
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in report.left_out.items():
+        by_reason.setdefault(reason, []).append(MEASURES[key].name)
+    return texts | {_listed(names): f"Not measured: {why}." for why, names in by_reason.items()}
+
+
+def facts(report: Report) -> dict[str, str]:
+    """What was compared, on what, with what, in a few lines."""
+    about = report.about
+    threads = _listed([str(count) for count in about["threads"]] or ["?"])
+    lines = {
+        "test set": f"{report.test_set['kind']}, {counted(len(report.names), 'picture')}",
+        "grades of masks": ", ".join(report.grades),
+        "methods": str(len(report.methods)),
+        "reference": report.reference,
+        "made by": f"deep-image-compositing {about['version']}, torch {about['torch']}, "
+        f"Python {about['python']}, on {about['device']} with {threads} CPU threads a process",
+        "command": about.get("command"),
+        "note": report.test_set.get("note"),
+    }
+    return {key: text for key, text in lines.items() if text}
+
+
+def sources(report: Report) -> list[str]:
+    """Where the test set's pictures come from, a line each."""
+    lines = []
+    for source in report.test_set.get("sources", []):
+        parts = [source.get("kind"), source.get("path")]
+        if "samples" in source:
+            parts.append(f"{source.get('used', source['samples'])} of {source['samples']} used")
+        if source.get("hold_out") is not None:
+            parts.append(f"the share {source['hold_out']:g} that training holds out")
+        if source.get("split"):
+            parts.append(f"split {source['split']}")
+        if source.get("licences"):
+            parts.append(f"licence: {', '.join(source['licences'])}")
+        lines.append(", ".join(filter(None, parts)))
+    keys = (key for key in ("path", "seed", "size") if key in report.test_set)
+    lines += [f"{key} {report.test_set[key]}" for key in keys]
+    return [*lines, f"fingerprint {report.test_set['fingerprint'][:16]}"]
+
+
+# On the terminal
 
 
 def console_table(report: Report) -> Table:
@@ -81,11 +221,8 @@ def console_table(report: Report) -> Table:
     parts = [report.summary[grade] for grade in report.grades]
     failing = any(sum(part.failed.values()) for part in parts)
     table = Table("method", title=str(Column.of(shown)))
-    for column in (
-        *report.grades,
-        *([str(Column.of("seconds"))] if shown == KEY else []),
-        *(["failed"] if failing else []),
-    ):
+    seconds = [str(Column.of("seconds"))] if shown == KEY else []
+    for column in (*report.grades, *seconds, *(["failed"] if failing else [])):
         table.add_column(column, justify="right")
     for method in report.method_names:
         cells = [_console_cell(part, method, shown) for part in parts]

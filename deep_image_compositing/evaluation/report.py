@@ -1,11 +1,13 @@
-"""The report of a comparison: what the bench's records come to; nothing is measured here."""
+"""The report of a comparison: what the bench's records come to, as figures and as tables."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
 from deep_image_compositing.evaluation.statistics import (
     Difference,
@@ -13,6 +15,18 @@ from deep_image_compositing.evaluation.statistics import (
     paired_difference,
     wins,
 )
+
+MAIN = (KEY, "psnr", "ssim", "lpips", "band_error", "halo", "exact", "sad", "seconds",
+        "peak_memory")  # fmt: skip
+"""Measures of the main table of a grade."""
+
+GROUPS = {
+    "composite": "Composites",
+    "alpha": "Alphas",
+    "mask": "The segmenter's masks",
+    "cost": "Costs",
+}
+"""Headings of the tables of all measures."""
 
 
 class Mean(NamedTuple):
@@ -31,8 +45,7 @@ class Summary:
     measured: dict[str, int]  # pictures by method
     failed: dict[str, int]  # pictures that the method failed on
     means: dict[str, dict[str, Mean]]  # by method, then by measure
-    # by measure, then by method; pictures on which several tie count in parts
-    wins: dict[str, dict[str, float]]
+    wins: dict[str, dict[str, float]]  # by measure, then by method; ties count in parts
     # in ``KEY``, of the reference minus each other method, on the pictures that both have
     differences: dict[str, Difference]
 
@@ -48,8 +61,7 @@ class Report:
     names: list[str]  # of the samples
     reference: str  # the method that the others are compared with
     records: list[dict[str, Any]]  # what the bench wrote, without what only it needs
-    # for each measure that could not be had, the reason
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # measures that could not be had: why
     # ``grade``, ``sample`` and ``file`` of each contact sheet, relative to the report
     sheets: list[dict[str, str]] = field(default_factory=list)
 
@@ -91,8 +103,7 @@ class Report:
         means: dict[str, dict[str, Mean]] = {method: {} for method in records}
         for key, columns in table.items():
             for method, column in columns.items():
-                values = [value for value in column if value == value]
-                if values:
+                if values := [value for value in column if value == value]:
                     mean = sum(values) / len(values)
                     means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
         return Summary(
@@ -109,24 +120,128 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
-        summary = {
-            grade: {
+        summary = {}
+        for grade, part in self.summary.items():
+            means = {m: {k: v._asdict() for k, v in own.items()} for m, own in part.means.items()}
+            others = {m: asdict(d) for m, d in part.differences.items() if d.count}
+            summary[grade] = {
                 "measured": part.measured,
                 "failed": part.failed,
-                "means": {
-                    m: {key: mean._asdict() for key, mean in means.items()}
-                    for m, means in part.means.items()
-                },
+                "means": means,
                 "wins": part.wins,
-                "differences": {
-                    "measure": KEY,
-                    "of": self.reference,
-                    "from": {m: asdict(d) for m, d in part.differences.items() if d.count},
-                },
+                "differences": {"measure": KEY, "of": self.reference, "from": others},
             }
-            for grade, part in self.summary.items()
-        }
         content = {**vars(self), "samples": self.names, "summary": summary}
         content["measures"] = {key: asdict(measure) for key, measure in MEASURES.items()}
         del content["names"]
         return content
+
+
+# Tables, without their form
+
+
+class Cell(NamedTuple):
+    """One figure: as text, its interval as text or nothing, its value, and whether it is best."""
+
+    text: str
+    interval: str = ""
+    value: float = float("nan")
+    best: bool = False
+
+    @classmethod
+    def of(cls, key: str, mean: Mean, column: Sequence[Mean]) -> Cell:
+        """A mean among those of all methods; one that failed on some pictures is never best."""
+        measure, digits = MEASURES[key], MEASURES[key].digits
+        whole = max(other.pictures for other in column)
+        rivals = [round(other.mean, digits) for other in column if other.pictures == whole]
+        top = max(rivals) if measure.better == "higher" else min(rivals)
+        best = len(column) > 1 and mean.pictures == whole and round(mean.mean, digits) == top
+        interval = ""
+        if measure.group != "cost" and mean.pictures > 1:
+            interval = f"[{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
+        return cls(f"{mean.mean:.{digits}f}", interval, mean.mean, best)
+
+
+class Row(NamedTuple):
+    """One row: its label, what is to be said beside it, and a cell or nothing a column."""
+
+    label: str
+    note: str
+    cells: list[Cell | None]
+
+
+class Column(NamedTuple):
+    """The head of a column: its name, with an arrow to where it is good, and its unit."""
+
+    name: str
+    unit: str = ""
+
+    @classmethod
+    def of(cls, key: str) -> Column:
+        """The head of a measure's column."""
+        measure = MEASURES[key]
+        return cls(f"{measure.name} {'↑' if measure.better == 'higher' else '↓'}", measure.unit)
+
+    def __str__(self) -> str:
+        name, space, arrow = self.name.rpartition(" ")
+        return f"{name} ({self.unit}){space}{arrow}" if self.unit else self.name
+
+
+class Table(NamedTuple):
+    """A table: its heading, the heads of its columns, and its rows."""
+
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+
+
+def tables(report: Report, grade: str) -> Iterator[Table]:
+    """The main table of a grade, then those of all the measures that it leaves out."""
+    measured = {key for means in report.summary[grade].means.values() for key in means}
+    if main := [key for key in MAIN if key in measured]:
+        yield _table(report, grade, "", main)
+    for group, title in GROUPS.items():
+        # SAD again, so that the four errors of alphas stand together.
+        shown = measured if group == "alpha" else measured - set(main)
+        if keys := [key for key in MEASURES if key in shown and MEASURES[key].group == group]:
+            yield _table(report, grade, title, keys)
+
+
+def _table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
+    summary, whole = report.summary[grade], len(report.names)
+    labels = {name: name for name in report.method_names}
+    if title == GROUPS["mask"]:  # methods with one segmenter have one mask: of the most whole one
+        segmenters = {m["name"]: m["segmenter"]["name"] for m in report.methods}
+        fullest = sorted(labels, key=lambda m: -summary.measured[m])
+        first = {segmenters[m]: m for m in reversed(fullest)}
+        labels = {m: s for m, s in segmenters.items() if first[s] == m}
+    rows = []
+    for method, label in labels.items():
+        means, cells = summary.means[method], list[Cell | None]()
+        for key in keys:
+            column = [summary.means[m][key] for m in labels if key in summary.means[m]]
+            cells.append(Cell.of(key, means[key], column) if key in means else None)
+        if KEY in keys:
+            won, most = summary.wins[KEY][method], max(summary.wins[KEY].values())
+            cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if KEY in means else None)
+        failed = summary.failed[method]
+        counts = {"failed": failed, "missing": whole - failed - summary.measured[method]}
+        note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)
+        rows.append(Row(label, note, cells))
+    columns = [Column.of(key) for key in keys]
+    if KEY in keys:
+        columns.insert(1, Column("wins"))
+    return Table(title, columns, rows)
+
+
+def stages(report: Report) -> Table:
+    """Which stages each method has, with their options and the digests of their files."""
+    rows = []
+    for method in report.methods:
+        cells: list[Cell | None] = []
+        for stage in (method[slot] for slot in registry.SLOTS):
+            options = ", ".join(f"{key}={value}" for key, value in stage["options"].items())
+            text = f"{stage['name']}({options})" if options else stage["name"]
+            cells.append(Cell(text, ", ".join(d[:8] for d in stage["sha256"].values())))
+        rows.append(Row(method["name"], "", cells))
+    return Table("Methods", list(map(Column, registry.SLOTS)), rows)

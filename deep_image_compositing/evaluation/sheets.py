@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from deep_image_compositing.evaluation.measures import MEASURES
-from deep_image_compositing.evaluation.testsets import Sample, pixels, planes
+from deep_image_compositing.evaluation.testsets import Sample
+from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
@@ -100,45 +102,44 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Pixels:
     Returns:
         (H, W, 3) uint8.
     """
-    height, width = sample.foreground.shape[-2:]
-    truth, zoom = sample.composite, choose_zoom(height, width)
-    boxes = choose_crops(interest(sample, rows), (height, width), CELL // zoom)
-    canvas = _Canvas(len(rows) + (2 if truth is None else 3), 2 + len(boxes))
-    canvas.head(
-        f"{sample.name}   mask: {grade}   {width} x {height} pixels",
-        ["whole", *(f"crop {i + 1}, x {zoom}" for i in range(len(boxes))),
-         "alpha" if truth is None else f"error x {GAIN}"],
-    )  # fmt: skip
+    size = (sample.foreground.shape[-2], sample.foreground.shape[-1])
+    truth, zoom = sample.composite, choose_zoom(*size)
+    boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
+    title = f"{sample.name}   mask: {grade}   {size[1]} x {size[0]} pixels"
+    last = "alpha" if truth is None else f"error x {GAIN}"
+    columns = ["whole", *(f"crop {i + 1}, x {zoom}" for i in range(len(boxes))), last]
+    canvas = _Canvas(title, columns, len(rows) + (2 if truth is None else 3))
+    numbers = count()
 
-    def row(caption: str, picture: Tensor | None, marks: Sequence[Box] = ()) -> None:
-        canvas.row(caption)
+    def row(caption: str, picture: Tensor | None, marked: bool = True) -> None:
+        canvas.row(caption, next(numbers))
         if picture is not None:
-            canvas.put(0, _reduced(picture), marks=marks)
+            corner = canvas.put(0, _reduced(picture))
+            if marked:
+                canvas.mark(corner, boxes, size)
             for column, (box, color) in enumerate(zip(boxes, _COLORS, strict=False), start=1):
                 canvas.put(column, _magnified(picture, box, zoom), frame=color)
 
-    marks = _scaled(boxes, (height, width))
-    row("photograph", sample.foreground, marks)
-    behind = cover(sample.background, (height, width))
-    canvas.put(-1, _reduced(behind), note="new background")
+    row("photograph", sample.foreground)
+    canvas.put(-1, _reduced(cover(sample.background, size)), note="new background")
     mask, finder = sample.masks.get(grade), ""
     if mask is None:
-        masks = ((r.name, r.read("mask")) for r in rows)
+        masks = ((f", found by {r.name}", r.read("mask")) for r in rows)
         finder, mask = next((pair for pair in masks if pair[1] is not None), ("", None))
-    row(f"mask, found by {finder}" if finder else "mask", mask, marks)
+    row(f"mask{finder}", mask)
     if sample.alpha is not None:
         canvas.put(-1, _reduced(sample.alpha), note="true alpha")
     if truth is not None:
-        row("truth", truth, marks)
+        row("truth", truth)
     for method in rows:
-        result, last = method.read("composite"), method.read("alpha")
-        row(method.caption(), result)
+        result, shown = method.read("composite"), method.read("alpha")
+        row(method.caption(), result, marked=False)
         if result is not None and truth is not None:
             error = (result.int() - truth.int()).abs_().float().mean(0, keepdim=True)
-            last = (error * GAIN).round().clamp_(0, 255).byte()
-        if result is not None and last is not None:
-            canvas.put(-1, _reduced(last))
-    return canvas.pixels()
+            shown = (error * GAIN).round().clamp_(0, 255).byte()
+        if result is not None and shown is not None:
+            canvas.put(-1, _reduced(shown))
+    return np.asarray(canvas.image)
 
 
 # Where to look
@@ -226,106 +227,92 @@ def _small(picture: Tensor) -> Tensor:
 # Drawing
 
 
-def _reduced(picture: Tensor) -> Pixels:
-    """A picture (C, H, W), uint8, that fits into a cell, as (h, w, 3)."""
+def _rgb(picture: Tensor) -> Image.Image:
+    """A picture (C, H, W), uint8, for Pillow."""
+    return Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _reduced(picture: Tensor) -> Image.Image:
+    """A picture (C, H, W), uint8, that fits into a cell."""
     height, width = fit_long_side(picture.shape[-2], picture.shape[-1], CELL, enlarge=True)
-    small = picture.shape[-2] < height
-    image = Image.fromarray(pixels(picture.expand(3, -1, -1)))
-    how = Image.Resampling.NEAREST if small else Image.Resampling.BOX
-    if not small and picture.shape[-2] * picture.shape[-1] <= _SEARCH**2:
+    how = Image.Resampling.BOX
+    if picture.shape[-2] < height:
+        how = Image.Resampling.NEAREST
+    elif picture.shape[-2] * picture.shape[-1] <= _SEARCH**2:
         how = Image.Resampling.LANCZOS
-    return np.asarray(image.resize((width, height), how))
+    return _rgb(picture).resize((width, height), how)
 
 
-def _magnified(picture: Tensor, box: Box, zoom: int) -> Pixels:
+def _magnified(picture: Tensor, box: Box, zoom: int) -> Image.Image:
     top, left, bottom, right = box
-    crop = pixels(picture[:, top:bottom, left:right].expand(3, -1, -1))
-    return crop.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def _scaled(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
-    """The boxes within the whole picture as a cell shows it."""
-    height, width = fit_long_side(*size, CELL, enlarge=True)
-    y, x = height / size[0], width / size[1]
-    return [
-        (round(top * y), round(left * x), round(bottom * y) - 1, round(right * x) - 1)
-        for top, left, bottom, right in boxes
-    ]
+    crop = picture[:, top:bottom, left:right].repeat_interleave(zoom, 1)
+    return _rgb(crop.repeat_interleave(zoom, 2))
 
 
 class _Canvas:
     """A white sheet of captioned rows of cells, filled from the top."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self._columns = columns
-        size = (
-            2 * _MARGIN + columns * (CELL + _GAP) - _GAP,
-            2 * _MARGIN + 2 * _CAPTION + rows * (CELL + _CAPTION + _GAP),
-        )
-        self._image = Image.new("RGB", size, (255, 255, 255))
-        self._draw = ImageDraw.Draw(self._image)
-        self._top = _MARGIN
-        self._bold, self._font = ImageFont.load_default(16), ImageFont.load_default(13)
-
-    def head(self, title: str, columns: Sequence[str]) -> None:
-        """Write what the sheet and its columns show."""
-        self._text(self._bold, title)
-        self._top += _CAPTION
+    def __init__(self, title: str, columns: Sequence[str], rows: int) -> None:
+        self._columns = len(columns)
+        width = 2 * _MARGIN + self._columns * (CELL + _GAP) - _GAP
+        height = 2 * _MARGIN + 2 * _CAPTION + rows * (CELL + _CAPTION + _GAP)
+        self.image = Image.new("RGB", (width, height), (255, 255, 255))
+        self._draw, self._font = ImageDraw.Draw(self.image), ImageFont.load_default(13)
+        self._line(_MARGIN, ImageFont.load_default(16), title)
+        self._top = _MARGIN + _CAPTION
         for column, label in enumerate(columns):
             self._draw.text((self._left(column), self._top), label, (90, 90, 90), self._font)
 
-    def row(self, caption: str) -> None:
-        """Begin the next row."""
-        self._top += _CAPTION if self._top == _MARGIN + _CAPTION else CELL + _GAP
-        self._text(self._font, caption)
-        self._top += _CAPTION
+    def row(self, caption: str, number: int) -> None:
+        """Begin a row."""
+        self._top = _MARGIN + 3 * _CAPTION + number * (CELL + _GAP + _CAPTION)
+        self._line(self._top - _CAPTION, self._font, caption)
         for column in range(self._columns):
             left = self._left(column)
-            self._draw.rectangle(
-                (left, self._top, left + CELL - 1, self._top + CELL - 1), (238, 238, 238)
-            )
+            self._box(left, self._top, CELL, CELL, fill=(238, 238, 238))
 
     def put(
         self,
         column: int,
-        picture: Pixels,
+        picture: Image.Image,
         *,
         note: str = "",
         frame: tuple[int, int, int] | None = None,
-        marks: Sequence[Box] = (),
-    ) -> None:
-        """Set a picture into the middle of a cell of the row; column -1 is the last."""
-        height, width = picture.shape[:2]
-        left = self._left(column % self._columns) + (CELL - width) // 2
-        top = self._top + (CELL - height) // 2
-        self._image.paste(Image.fromarray(picture), (left, top))
-        for box, color in zip(marks, _COLORS, strict=False):
-            y, x, bottom, right = box
-            corners = (left + x, top + y, left + right, top + bottom)
-            self._draw.rectangle(corners, outline=color, width=2)
+    ) -> tuple[int, int]:
+        """Set a picture into the middle of a cell, -1 is the last, and say where."""
+        left = self._left(column % self._columns) + (CELL - picture.width) // 2
+        top = self._top + (CELL - picture.height) // 2
+        self.image.paste(picture, (left, top))
         if frame is not None:
-            corners = (left, top, left + width - 1, top + height - 1)
-            self._draw.rectangle(corners, outline=frame, width=1)
+            self._box(left, top, *picture.size, outline=frame)
         if note:
             ends = self._draw.textbbox((left + 4, top + 3), note, self._font)
-            self._draw.rectangle(
-                (ends[0] - 3, ends[1] - 2, ends[2] + 3, ends[3] + 2), (255, 255, 255)
-            )
+            around = (ends[0] - 3, ends[1] - 2, ends[2] + 3, ends[3] + 2)
+            self._draw.rectangle(around, (255, 255, 255))
             self._draw.text((left + 4, top + 3), note, (0, 0, 0), self._font)
+        return left, top
 
-    def pixels(self) -> Pixels:
-        """The sheet, (H, W, 3)."""
-        return np.asarray(self._image)
+    def mark(self, corner: tuple[int, int], boxes: Sequence[Box], size: tuple[int, int]) -> None:
+        """Outline the crops in the whole picture, which is ``size`` before it is reduced."""
+        height, width = fit_long_side(*size, CELL, enlarge=True)
+        y, x = height / size[0], width / size[1]
+        for (top, left, bottom, right), color in zip(boxes, _COLORS, strict=False):
+            ends = (round(left * x), round(top * y), round(right * x) - 1, round(bottom * y) - 1)
+            placed = [end + corner[i % 2] for i, end in enumerate(ends)]
+            self._draw.rectangle(placed, outline=color, width=2)
+
+    def _box(self, left: int, top: int, width: int, height: int, **how: Any) -> None:
+        self._draw.rectangle((left, top, left + width - 1, top + height - 1), **how)
 
     def _left(self, column: int) -> int:
         return _MARGIN + column * (CELL + _GAP)
 
-    def _text(self, font: Any, text: str) -> None:
+    def _line(self, top: int, font: Any, text: str) -> None:
         """One line at the left; what is too long ends in dots."""
-        room = self._image.width - 2 * _MARGIN
+        room = self.image.width - 2 * _MARGIN
         text = " ".join(text.split("\n"))
         if font.getlength(text) > room:
             while text and font.getlength(text + "...") > room:
                 text = text[:-1]
             text += "..."
-        self._draw.text((_MARGIN, self._top + 2), text, (0, 0, 0), font)
+        self._draw.text((_MARGIN, top + 2), text, (0, 0, 0), font)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
@@ -22,29 +22,18 @@ _AT_ONCE = 4_000_000  # indices that are drawn at a time: 32 MB of them
 
 
 def require(feature: str, extra: str = "evaluate") -> Any:
-    """The statistics of scipy, for ``feature``.
-
-    Raises:
-        MissingExtraError: scipy is not installed; the message says which extra brings it.
-    """
+    """``scipy.stats`` for ``feature``; MissingExtraError names the extra that brings it."""
     return import_extra("scipy.stats", feature, extra)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one method's mean differs from another's on the same items.
+    """By how much one method's mean differs from another's on the same items."""
 
-    Attributes:
-        mean: of the differences ``first - second``; NaN without an item that both have.
-        low: lower end of its 95 % interval.
-        high: upper end of its interval.
-        count: items that both have a number for.
-    """
-
-    mean: float
-    low: float
+    mean: float  # of first - second; NaN without an item that both have
+    low: float  # ends of its 95 % interval
     high: float
-    count: int
+    count: int  # items that both have a number for
 
     @property
     def clear(self) -> bool:
@@ -62,7 +51,8 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, f
     """
     if not 0 < level < 1:
         raise UsageError(f"level is a probability between 0 and 1, got {level}")
-    numbers = _known(np.asarray(values, np.float64))
+    numbers = np.asarray(values, np.float64)
+    numbers = numbers[~np.isnan(numbers)]
     if numbers.size < 2:
         only = float(numbers[0]) if numbers.size else float("nan")
         return only, only
@@ -74,12 +64,13 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, f
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """How far ``first`` lies above ``second``, both (N,), on the same items in the same order.
+    """How far ``first`` lies above ``second``, both (N,), item by item; NaN in either is left out.
 
-    Items are drawn, not numbers: what makes one picture harder than another cancels, so the
-    interval is narrower than that of two means apart. An item that is NaN in either is left out.
+    What makes one picture harder than another cancels, so the interval is narrower than that of
+    two means apart.
     """
-    gaps = _known(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+    gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    gaps = gaps[~np.isnan(gaps)]
     mean = float(gaps.mean()) if gaps.size else float("nan")
     return Difference(mean, *bootstrap_interval(gaps), int(gaps.size))
 
@@ -113,7 +104,3 @@ def friedman(scores: ArrayLike) -> tuple[float, float]:
         return 0.0, 1.0
     result = require("Friedman's test", "study").friedmanchisquare(*table.T)
     return float(result.statistic), float(result.pvalue)
-
-
-def _known(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    return numbers[~np.isnan(numbers)]

@@ -13,11 +13,10 @@ import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation import bench
-from deep_image_compositing.evaluation.costs import Cost
+from deep_image_compositing.evaluation.bench import LEDGER, WORK
 from deep_image_compositing.evaluation.evaluate import evaluate
-from deep_image_compositing.evaluation.measures import MEASURES, measure_composite
+from deep_image_compositing.evaluation.measures import MEASURES, Cost, measure_composite
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.plan import LEDGER, WORK
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.images import read_image
 from deep_image_compositing.ledger import Ledger
@@ -300,7 +299,7 @@ def test_the_peak_of_memory_is_that_of_the_block() -> None:
     with Cost(device) as cost:
         more = np.ones(64_000_000, np.uint8)
         del more
-    if cost.peak_memory is None:
+    if cost.peak_memory != cost.peak_memory:
         pytest.skip("this system does not tell")
     assert 60 < cost.peak_memory < 80
     assert cost.seconds > 0

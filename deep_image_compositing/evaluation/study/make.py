@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.data.pool import progress
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import (
     CompositingError,
     DataError,
@@ -36,7 +36,8 @@ from deep_image_compositing.evaluation.study.folder import (
     picture_path,
 )
 from deep_image_compositing.evaluation.study.store import count_people
-from deep_image_compositing.evaluation.testsets import PairFiles, planes
+from deep_image_compositing.evaluation.testsets import PairFiles
+from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
@@ -93,11 +94,15 @@ def make(
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    study = _begin(pairs, methods, folder, max_side, seed)
+    recipe: dict[str, Any] = {
+        "methods": [method.describe() for method in methods],
+        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
+        "max_side": max_side,
+        "seed": seed,
+    }
+    study = _begin(folder, recipe)
     missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
     if missing:
-        from deep_image_compositing.devices import choose_device
-
         device = str(choose_device(device))  # said once, not for every method
     with progress("pictures", missing, show) as advance:
         sets = [
@@ -111,30 +116,16 @@ def make(
     return finished
 
 
-def _begin(
-    pairs: Sequence[PairFiles],
-    methods: Sequence[Method],
-    folder: Path,
-    max_side: int,
-    seed: int | None,
-) -> Study:
+def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    recipe: dict[str, Any] = {
-        "methods": [method.describe() for method in methods],
-        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
-        "max_side": max_side,
-        "seed": seed,
-    }
-    people = count_people(folder / ANSWERS)
-    if people:
+    if people := count_people(folder / ANSWERS):
         raise UsageError(
             f"{people} people have taken part in the study in {folder}, so it stays as it is: "
             "give another folder"
         )
     if (folder / KEY).exists():
         study = Study.read(folder)
-        other = ", ".join(differences(study.recipe, recipe))
-        if other:
+        if other := ", ".join(differences(study.recipe, recipe)):
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
         return replace(study, finished=False)
     try:
@@ -144,17 +135,19 @@ def _begin(
         (folder / PICTURES).mkdir()
     except OSError as error:
         raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    token = _tokens(seed)
-    names = tuple(method.name for method in methods)
-    study = Study(
-        token(),
-        names,
-        tuple(
-            PictureSet(token(), pair.name, token(), token(), {token(): name for name in names})
-            for pair in pairs
-        ),
-        recipe,
+    seed = recipe["seed"]
+    draws = secrets.SystemRandom() if seed is None else random.Random(f"study {seed}")
+
+    def token() -> str:
+        return f"{draws.getrandbits(128):032x}"
+
+    names = tuple(method["name"] for method in recipe["methods"])
+    identity = token()
+    sets = tuple(
+        PictureSet(token(), pair["name"], token(), token(), {token(): name for name in names})
+        for pair in recipe["pairs"]
     )
+    study = Study(identity, names, sets, recipe)
     study.write(folder)
     return study
 
@@ -162,13 +155,12 @@ def _begin(
 def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> PictureSet:
     """Write the pair's own two pictures, at the size of the results, which the set then has."""
     try:
-        photograph = read_image(pair.foreground)
+        photograph, background = read_image(pair.foreground), read_image(pair.background)
         size = fit_long_side(*photograph.size, max_side)
         if pair.mask is not None:
             read_mask(pair.mask, size=size)
         if not picture_path(folder, item.foreground).is_file():
             _write(folder, item.foreground, resample(planes(photograph.pixels), size))
-        background = read_image(pair.background)
         if not picture_path(folder, item.background).is_file():
             _write(folder, item.background, cover(planes(background.pixels), size))
     except (CompositingError, MemoryError) as error:
@@ -185,7 +177,7 @@ def _render(
     advance: Callable[[int], None],
 ) -> None:
     """Make a method's pictures that are missing; a set without one says so from now on."""
-    compositor: Compositor | None = None
+    compositor = None
     for number, (item, pair) in enumerate(zip(sets, pairs, strict=True)):
         token = next(token for token, name in item.results.items() if name == method.name)
         if picture_path(folder, token).is_file():
@@ -196,8 +188,7 @@ def _render(
                 mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
                 foreground = str(picture_path(folder, item.foreground))
                 background = str(picture_path(folder, item.background))
-                composite = compositor(foreground, background, mask)
-                _write(folder, token, composite.composite_pixels)
+                _write(folder, token, compositor(foreground, background, mask).composite_pixels)
             except Exception as error:  # one method on one pair must not stop the others
                 _log.debug("%s, %s", pair.name, method.name, exc_info=True)
                 reason = f"{method.name}: {error_text(error)}"
@@ -208,14 +199,6 @@ def _render(
 def _write(folder: Path, token: str, picture: Tensor) -> None:
     """Write (3, H, W) uint8 without loss."""
     write_image(picture_path(folder, token), picture, quality=100)
-
-
-def _tokens(seed: int | None) -> Callable[[], str]:
-    """A function that gives a new token of 32 hexadecimal digits at every call."""
-    if seed is None:
-        return lambda: secrets.token_hex(16)
-    draws = random.Random(f"study {seed}")
-    return lambda: f"{draws.getrandbits(128):032x}"
 
 
 def _digests(pair: PairFiles) -> dict[str, str]:

@@ -1,18 +1,27 @@
 """Scoring a study as the paper does: a person's best three count 1, 2 and 3, all others 8.
 
 A method's score is the mean over all answers, so lower is better. Only confirmed answers count; an
-answer is what one person said of one set.
+answer is what one person said of one set. ``study score`` calls ``write_scores``; the page and the
+figure are the templates ``scores.md`` and ``scores.svg``.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import statistics
-from deep_image_compositing.evaluation.study.folder import PLACES, Study
+from deep_image_compositing.evaluation.pages import counted, render
+from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Study
 from deep_image_compositing.evaluation.study.store import Store
+from deep_image_compositing.files import write_bytes
 
 OTHERS = 8
 """The score of a result that is not among a person's best three."""
@@ -49,8 +58,7 @@ class Scores:
     chance: float  # the mean score of a method among equals
     # the statistic of Friedman's test over the sets' mean scores; None below two answered sets
     friedman: float | None
-    # probability of one at least as large if people could not tell the methods apart
-    p: float | None
+    p: float | None  # probability of one as large if people could not tell the methods apart
     # Kendall's coefficient of concordance, from 0, the sets disagree, to 1, every set puts the
     # methods in the same order
     kendall_w: float | None
@@ -89,6 +97,56 @@ class Vote:
     def score(self, method: str) -> int:
         """1, 2 or 3 for the places, else ``OTHERS``."""
         return self.methods.index(method) + 1 if method in self.methods else OTHERS
+
+
+def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
+    """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
+
+    ``answers.csv`` holds every answer, with numbers in the place of people's names.
+
+    Args:
+        folder: a study that was made; it may be served meanwhile.
+        out: where to write; by default ``scores`` in the folder.
+
+    Raises:
+        UsageError: no study, or no answer.
+        DataError: answers that cannot be read.
+        ImageError: a file that cannot be written.
+        MissingExtraError: scipy is not installed.
+    """
+    statistics.require("study score", "study")
+    study = Study.read(folder)
+    database = Path(folder) / ANSWERS
+    if not database.exists():
+        raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")
+    with Store(database, study.id) as store:
+        votes, begun = read_votes(study, store)
+        scores = score(study, votes, joined=len(store.people()), begun=begun)
+    target = Path(folder) / "scores" if out is None else Path(out)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
+    answers = (
+        {"person": vote.person, "set": vote.picture_set, "method": method,
+         "score": vote.score(method), "confirmed": vote.confirmed}
+        for vote in votes
+        for method in study.methods
+    )  # fmt: skip
+    for name, text in (
+        ("scores.json", json.dumps(asdict(scores), indent=2) + "\n"),
+        ("scores.csv", _csv(map(asdict, scores.methods))),
+        ("answers.csv", _csv(answers)),
+        ("scores.md", page(scores, "scores.md")),
+        ("scores.svg", page(scores, "scores.svg")),
+    ):
+        write_bytes(target / name, text.encode())
+    return scores
+
+
+def page(scores: Scores, template: str) -> str:
+    """The scores as a page, ``scores.md``, or as its figure, ``scores.svg``."""
+    return render(template, scores=scores, others=OTHERS)
 
 
 def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
@@ -172,10 +230,14 @@ def score(
     )
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """``1 person``, ``2 people``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def _mean(values: list[int]) -> float:
     return math.fsum(values) / len(values)
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    first, *rest = rows
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([first, *rest])
+    return file.getvalue()

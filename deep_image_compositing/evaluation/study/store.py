@@ -26,7 +26,10 @@ MAX_NAME = 80
 """Characters of a person's name."""
 
 _VERSION = 1
-_TABLES = """
+_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
 CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS people (
   id INTEGER PRIMARY KEY,
@@ -42,6 +45,7 @@ CREATE TABLE IF NOT EXISTS answers (
   confirmed TEXT,
   PRIMARY KEY (person, picture_set)
 ) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
 """
 
 
@@ -56,19 +60,13 @@ class Person:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one person, by number, has said about one set, by token.
-
-    Attributes:
-        draft: what they see chosen; it may have free places.
-        ranking: what they confirmed last; None until they did.
-        confirmed: when, in UTC; None until they did.
-    """
+    """What one person, by number, has said about one set, by token."""
 
     person: int
     picture_set: str
-    draft: Ranking
-    ranking: Ranking | None
-    confirmed: str | None
+    draft: Ranking  # what they see chosen; it may have free places
+    ranking: Ranking | None  # what they confirmed last; None until they did
+    confirmed: str | None  # when, in UTC
 
 
 class Store:
@@ -91,33 +89,17 @@ class Store:
                 self._path, timeout=30, isolation_level=None, check_same_thread=False
             )
         try:
+            version, *_ = self._run("PRAGMA user_version")[0]
+            if version not in (0, _VERSION):
+                raise DataError(f"{self._path} has version {version}; expected {_VERSION}")
             with self._errors():
-                self._prepare(study)
+                self._database.executescript(_SCHEMA)
+            self._run("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", (study,))
+            if self._run("SELECT id FROM study") != [(study,)]:
+                raise UsageError(f"{self._path} holds the answers of another study: move it away")
         except BaseException:
-            self._database.close()
+            self.close()
             raise
-
-    def _prepare(self, study: str) -> None:
-        run = self._database.execute
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")
-        run("PRAGMA foreign_keys = ON")
-        (version,) = run("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            raise DataError(f"{self._path} has version {version}; expected {_VERSION}")
-        run("BEGIN IMMEDIATE")  # two servers that start at once make one database
-        try:
-            for statement in _TABLES.split(";"):
-                run(statement)
-            run("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", (study,))
-            (owner,) = run("SELECT id FROM study").fetchone()
-            run(f"PRAGMA user_version = {_VERSION}")
-            run("COMMIT")
-        except BaseException:
-            run("ROLLBACK")
-            raise
-        if owner != study:
-            raise UsageError(f"{self._path} holds the answers of another study: move it away")
 
     def close(self) -> None:
         """Close the database; what was stored is on the disk already."""
@@ -128,8 +110,6 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    # People
 
     def join(self, name: str = "") -> Person:
         """Somebody new, with a random token; an empty name to stay anonymous."""
@@ -149,8 +129,6 @@ class Store:
         """Everybody, in the order of joining."""
         return [Person(*row) for row in self._run("SELECT id, token, name FROM people ORDER BY id")]
 
-    # Answers
-
     def save_draft(self, person: Person, picture_set: str, draft: Sequence[str | None]) -> None:
         """Keep what somebody has chosen so far; an answer that was confirmed stays confirmed."""
         self._run(
@@ -163,8 +141,7 @@ class Store:
         """Keep a confirmed answer, in place of an earlier one."""
         text = json.dumps(ranking)
         self._run(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "draft = excluded.draft, ranking = excluded.ranking, confirmed = excluded.confirmed",
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
             (person.id, picture_set, text, text, _now()),
         )
 
@@ -174,11 +151,10 @@ class Store:
         Raises:
             DataError: a row that this class did not write.
         """
-        number = None if person is None else person.id
         rows = self._run(
             "SELECT person, picture_set, draft, ranking, confirmed FROM answers "
             "WHERE ?1 IS NULL OR person = ?1 ORDER BY person, picture_set",
-            (number,),
+            (None if person is None else person.id,),
         )
         try:
             return [
@@ -187,8 +163,6 @@ class Store:
             ]
         except (TypeError, ValueError) as error:
             raise DataError(f"{self._path} holds an answer that is none: {error}") from error
-
-    # Below: the database
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """One statement, which is one transaction."""

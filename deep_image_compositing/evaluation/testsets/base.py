@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,43 +29,20 @@ from deep_image_compositing.images import open_picture
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What the system and Pillow raise about broken files."""
-
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One photograph to cut out and one background to set its subject into; uint8, on the CPU.
+    """One photograph to cut out and one background to set its subject into; uint8, on the CPU."""
 
-    Attributes:
-        name: unique in its set, fit for a file name.
-        foreground: (3, H, W), the photograph, old background and all.
-        background: (3, H, W), already covering the frame; of any size where there is no truth.
-        masks: the given mask (1, H, W) by grade; None where the method's segmenter finds it.
-        composite: (3, H, W), the truth.
-        alpha: (1, H, W), the true opacity.
-        foreground_color: (3, H, W), the subject's true straight colour; 0 where alpha is.
-        old_background: (3, H, W), what the photograph shows behind the subject.
-    """
-
-    name: str
-    foreground: Tensor
-    background: Tensor
+    name: str  # unique in its set, fit for a file name
+    foreground: Tensor  # (3, H, W), the photograph, old background and all
+    background: Tensor  # (3, H, W), covering the frame; of any size where there is no truth
+    # the given mask (1, H, W) by grade; None where the method's segmenter finds it
     masks: dict[str, Tensor | None] = field(default_factory=dict)
-    composite: Tensor | None = None
-    alpha: Tensor | None = None
-    foreground_color: Tensor | None = None
-    old_background: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class PairFiles:
-    """The files of one pair: its name, fit for a file, both photographs, and perhaps a mask."""
-
-    name: str
-    foreground: Path
-    background: Path
-    mask: Path | None = None
+    composite: Tensor | None = None  # (3, H, W), the truth
+    alpha: Tensor | None = None  # (1, H, W), the true opacity
+    foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is
+    old_background: Tensor | None = None  # (3, H, W), what the subject hides in the photograph
 
 
 class TestSet(ABC):
@@ -140,11 +117,7 @@ def as_paths(paths: Paths | None, what: str) -> list[str]:
 
 
 def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen grades in the order of ``known``; None means all.
-
-    Raises:
-        UsageError: another grade, or none at all.
-    """
+    """The chosen grades in the order of ``known``, all for None; UsageError for others or none."""
     if grades is None:
         return known
     wanted = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
@@ -173,7 +146,7 @@ def naming(name: str) -> Iterator[None]:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
-    except _BROKEN as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         text = str(error) or type(error).__name__
         raise DataError(text if name in text else f"{name} cannot be read: {text}") from error
 
@@ -198,18 +171,11 @@ def planes(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def pixels(planes: Tensor) -> NDArray[np.uint8]:
-    """A picture (C, H, W) as a contiguous array (H, W, C)."""
-    array: NDArray[np.uint8] = planes.permute(1, 2, 0).contiguous().numpy()
-    return array
-
-
 # Shards
 
 
-@dataclass(frozen=True)
-class ShardSample:
-    """Where a sample lies in shards: the shard, its number in it, and its key."""
+class ShardSample(NamedTuple):
+    """Where a sample lies in shards."""
 
     url: str
     number: int
@@ -234,10 +200,6 @@ class Shards:
         self.path, self.cache = path, cache
         self.about: dict[str, Any] = {"path": path}
         found = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
-        urls = [
-            url for dataset in found if isinstance(dataset, ShardDataset) for url in dataset.urls
-        ]
-        digests: dict[str, str] = {}
         folder = local_path(path)
         if is_local(path) and folder.is_dir():
             index = Index.read(folder)
@@ -248,17 +210,15 @@ class Shards:
                     "them as split, or null for all (what was trained on measures nothing)"
                 )
             entries = [e for name, es in splits.items() if split in (None, name) for e in es]
-            digests = {str(folder / entry.name): entry.sha256 for entry in entries}
-            urls = list(digests)
+            self.inputs = [[str(folder / entry.name), entry.sha256] for entry in entries]
             self.about |= {"split": split, "about": index.about}
-        self.inputs = [
-            [url, digests[url]] if url in digests
-            else stat_of(local_path(url)) if is_local(url) else [url]
-            for url in urls
-        ]  # fmt: skip
+        else:
+            sets = [dataset for dataset in found if isinstance(dataset, ShardDataset)]
+            urls = [url for dataset in sets for url in dataset.urls]
+            self.inputs = [stat_of(local_path(url)) if is_local(url) else [url] for url in urls]
         self.samples: list[ShardSample] = []
         licences = set()
-        for url in urls:
+        for url, *_ in self.inputs:
             shard = _open(url, cache)
             for number in range(len(shard)):
                 record = shard[number]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from deep_image_compositing.data.folders import SUFFIXES
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets.base import (
-    PairFiles,
     Sample,
     TestSet,
     check_grades,
@@ -35,6 +32,16 @@ EXPECTED = (
     "any, mask/, composite/ and alpha/, with files of the same names"
 )
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of one pair: its name, fit for a file, both photographs, and perhaps a mask."""
+
+    name: str
+    foreground: Path
+    background: Path
+    mask: Path | None = None
 
 
 class Folders(TestSet):
@@ -89,14 +96,18 @@ class Folders(TestSet):
         background = planes(read_image(pair.background).pixels)
         truths = self._truths[pair.name]
         composite = truths.get("composite")
-        masks = {"given": _gray(pair.mask, photograph.size), "none": None}
+
+        def gray(path: Path | None) -> Tensor | None:
+            return None if path is None else planes(to_uint8(read_mask(path, size=photograph.size)))
+
+        masks = {"given": gray(pair.mask), "none": None}
         return Sample(
             pair.name,
             foreground=planes(photograph.pixels),
             background=cover(background, photograph.size) if truths else background,
             masks={grade: masks[grade] for grade in self.grades},
             composite=None if composite is None else planes(read_image(composite).pixels),
-            alpha=_gray(truths.get("alpha"), photograph.size),
+            alpha=gray(truths.get("alpha")),
         )
 
     def _files(self) -> list[dict[str, Any]]:
@@ -116,13 +127,6 @@ class Folders(TestSet):
     def inputs(self) -> list[list[Any]]:
         paths = {x for files in self._files() for x in files.values() if isinstance(x, Path)}
         return [stat_of(path) for path in sorted(paths)]
-
-
-def _gray(path: Path | None, size: tuple[int, int]) -> Tensor | None:
-    """A mask or alpha (1, H, W), uint8."""
-    if path is None:
-        return None
-    return torch.from_numpy(np.ascontiguousarray(to_uint8(read_mask(path, size=size))))[None]
 
 
 # Pairs
@@ -189,17 +193,17 @@ def _find(root: Path) -> list[PairFiles]:
     masks, common = _pictures(root / "mask"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
-    some_masks, pairs = bool(masks), []
+    for spare in sorted((backgrounds | masks).keys() - foregrounds):
+        file = backgrounds.get(spare) or masks[spare]
+        raise UsageError(f"{file} belongs to no photograph in {root}/foreground")
+    pairs = []
     for name, (stem, file) in zip(unique_names(foregrounds), foregrounds.items(), strict=True):
-        background, mask = backgrounds.pop(stem, common), masks.pop(stem, None)
+        background, mask = backgrounds.get(stem, common), masks.get(stem)
         if background is None:
             raise UsageError(f"{root}/background holds nothing for {file.name}; {EXPECTED}")
+        if masks and mask is None:
+            raise UsageError(f"{root}/mask holds nothing for {file.name}: give all masks, or none")
         pairs.append(PairFiles(name, file, background, mask))
-    for spare in (*backgrounds.values(), *masks.values()):
-        raise UsageError(f"{spare} belongs to no photograph in {root}/foreground")
-    if some_masks and not all(pair.mask for pair in pairs):
-        lacking = next(pair.foreground.name for pair in pairs if pair.mask is None)
-        raise UsageError(f"{root}/mask holds nothing for {lacking}: give all masks, or none")
     return pairs
 
 

@@ -50,10 +50,9 @@ from deep_image_compositing.placement import cover
 
 
 class Grade(NamedTuple):
-    """How rough a given mask is: the true alpha is degraded ``strength`` times as for training.
+    """How rough a given mask is: the true alpha, degraded ``strength`` times as for training.
 
-    Some draws change next to nothing, others nearly everything; of several, the one is taken that
-    more than a share ``rank`` of them are better than.
+    Of several draws the one is taken that more than a share ``rank`` of them are better than.
     """
 
     strength: float
@@ -76,20 +75,17 @@ class SynTest(TestSet):
     """Photographs made from mattes and backgrounds, with the exact truth of everything.
 
     Args:
-        mattes: what training takes as mattes: folders of ``NAME.jpg`` beside ``NAME.alpha.png`` or
-            of RGBA cut-outs, folders of shards, patterns, URLs. The straight colour of a
-            photograph with an alpha is estimated at its full size, at most 2000 pixels. Without
-            any, a small set is made of noise and shapes, which only shows that everything runs.
+        mattes: what training takes as mattes: plain folders, cut-outs, shards, patterns, URLs.
+            The straight colour of a photograph with an alpha is estimated at its full size, at
+            most 2000 pixels. Without any, a small set is made of noise, to show that all runs.
         backgrounds: likewise; each is scaled and cropped to cover the subject's frame.
         hold_out: share of plain folders of mattes that training with this ``hold_out`` has not
-            seen; only these subjects are used. None for all.
+            seen: only these subjects are used; None for all.
         background_hold_out: the same for backgrounds.
         split: of folders of shards; None for all.
-        samples: how many there are, of subjects drawn by the seed; None for all subjects, each
-            ``per_subject`` times.
+        samples: how many, of subjects drawn by the seed; None for all, each ``per_subject`` times.
         per_subject: samples with other backgrounds that each subject gives.
-        size: long side in pixels to which larger subjects are reduced, by the area that each pixel
-            covers and weighted by opacity.
+        size: long side in pixels to which larger subjects are reduced.
         seed: of backgrounds and masks.
         grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
@@ -157,10 +153,8 @@ class SynTest(TestSet):
                 shards = Shards(path, kind, split, cache)
                 about |= shards.about
                 self._inputs += shards.inputs
-                inputs += [
-                    Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s))
-                    for s in shards.samples
-                ]
+                for s in shards.samples:
+                    inputs.append(Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s)))
             else:
                 pairs, total = _held_out(path, kind, share)
                 about |= {"samples": total, "hold_out": share, "used": len(pairs)}
@@ -184,9 +178,8 @@ class SynTest(TestSet):
     def _plan(self, samples: int | None, per_subject: int) -> list[tuple[str, Input]]:
         """Name and subject of every sample."""
         numbers = range(len(self._subjects))
-        if samples is None:
-            chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
-        else:
+        chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
+        if samples is not None:
             order = sorted(numbers, key=lambda n: self._draw("order", self._subjects[n].name))
             turns = ((n, turn) for turn in range(samples) for n in order)
             chosen = sorted(islice(turns, samples))
