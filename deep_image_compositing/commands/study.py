@@ -88,6 +88,9 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from deep_image_compositing.extras import import_extra
+
+    import_extra("starlette", "study serve")
     from deep_image_compositing.evaluation.study.server import serve
 
     serve(

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.errors import ImageError, error_text
+from deep_image_compositing.errors import DataError, ImageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import Method
 from deep_image_compositing.evaluation.report import Report
@@ -107,7 +107,7 @@ class Bench(LightningModule):
         self._done = self._total = 0
         self._method: Method | None = None
         self._compositor: Compositor | None = None
-        self._broken = ""  # why the method cannot be made
+        self._broken: Exception | None = None  # why the method cannot be made
         self._warm: set[Any] = set()
         self._cache: dict[int, Sample] = {}
         self._free = CACHE
@@ -174,14 +174,8 @@ class Bench(LightningModule):
             return
         number, index = job
         method, name = self.plan.methods[number], self.names[index]
-        if self._method is not method:
-            self._use(method)
-        sample, unread = None, self._broken
-        try:
-            sample = self._sample(index)
-        except Exception as error:  # one bad sample must not stop the others
-            unread = f"the sample cannot be read: {error_text(error)}"
         for grade in self._pending(number, index):
+            notes: list[str] = []
             record: dict[str, Any] = {
                 "identity": self.identities[method.name],
                 "sample": name,
@@ -191,19 +185,49 @@ class Bench(LightningModule):
                 "threads": torch.get_num_threads(),
             }
             key = _key(name, grade, method.name)
-            if sample is None or self._broken:
-                record["error"] = unread
-            else:
-                self._run(sample, grade, self.plan.out / key, record)
+            try:
+                compositor, sample = self._use(method), self._sample(index)
+                with _warnings(notes):
+                    result, cost = self._composite(compositor, sample, grade)
+                    record["size"] = list(result.size)
+                    figures = self._measures(sample, grade, result, cost)
+                _write(self.plan.out / key, result, sample.masks[grade] is None)
+                record["measures"] = figures
+            except Exception as error:  # one method on one sample must not stop the others
+                _log.debug("%s", traceback.format_exc())
+                record["error"] = error_text(error)
+                if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                    self._free_memory()
+            if notes:
+                record["warnings"] = list(dict.fromkeys(notes))
             self.ledger.add(key, record)
             self._done += 1
             self.advance(method.name, self._done, self._total)
+
+    def _use(self, method: Method) -> Compositor:
+        """Hold the stages of one method, and of no other; what keeps them from being made stays."""
+        if self._method is not method:
+            if self._compositor is not None:
+                self._compositor = None
+                self._free_memory()
+            self._method, self._broken = method, None
+            self._warm.clear()
+            try:
+                self._compositor = method.compositor(device=str(self.device))
+            except Exception as error:
+                self._broken = error
+        if self._compositor is None:
+            raise self._broken or AssertionError
+        return self._compositor
 
     def _sample(self, index: int) -> Sample:
         """A sample, made once where memory allows: every method comes by again."""
         if index in self._cache:
             return self._cache[index]
-        sample = self.plan.test_set[index]
+        try:
+            sample = self.plan.test_set[index]
+        except Exception as error:
+            raise DataError(f"the sample cannot be read: {error_text(error)}") from error
         pictures = [*vars(sample).values(), *sample.masks.values()]
         size = sum(picture.nbytes for picture in pictures if isinstance(picture, Tensor))
         if size <= self._free:
@@ -211,56 +235,22 @@ class Bench(LightningModule):
             self._cache[index] = sample
         return sample
 
-    def _use(self, method: Method) -> None:
-        """Hold the stages of one method, and of no other."""
-        if self._compositor is not None:
-            self._compositor = None
-            self._free_memory()
-        self._method, self._broken = method, ""
-        self._warm.clear()
-        try:
-            self._compositor = method.compositor(device=str(self.device))
-        except Exception as error:  # a method that cannot be made must not stop the others
-            self._broken = error_text(error)
-
-    def _run(self, sample: Sample, grade: str, base: Path, record: dict[str, Any]) -> None:
-        """Composite and measure; whatever goes wrong stands in ``record``."""
-        notes: list[str] = []
-        try:
-            with _warnings(notes):
-                result, cost = self._composite(sample, grade)
-                record["size"] = list(result.size)
-                record["measures"] = self._measures(sample, grade, result, cost)
-            base.parent.mkdir(parents=True, exist_ok=True)
-            pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
-            if sample.masks[grade] is None:
-                pictures["mask"] = result.mask
-            for kind, picture in pictures.items():
-                write_image(base.with_name(f"{base.name}.{kind}.png"), picture)
-        except Exception as error:  # one bad sample must not stop the others
-            _log.debug("%s", traceback.format_exc())
-            record["error"] = error_text(error)
-            record.pop("measures", None)
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                self._free_memory()
-        if notes:
-            record["warnings"] = list(dict.fromkeys(notes))
-
-    def _composite(self, sample: Sample, grade: str) -> tuple[Composite, measures.Cost]:
+    def _composite(
+        self, compositor: Compositor, sample: Sample, grade: str
+    ) -> tuple[Composite, measures.Cost]:
         """Run the method, once uncounted before: to load what is loaded late, and to compile.
 
         That is once a size on a GPU, which prepares for each, elsewhere once a method; and once
         more where the segmenter is needed, too.
         """
-        assert self._compositor is not None
         given = sample.foreground, sample.background, sample.masks[grade]
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
         segments = given[2] is None
         if not {(size, segments), (size, True)} & self._warm:
             self._warm.add((size, segments))
-            self._compositor(*given)
+            compositor(*given)
         with measures.Cost(self.device) as cost:
-            result = self._compositor(*given)
+            result = compositor(*given)
         return result, cost
 
     def _measures(
@@ -365,6 +355,15 @@ class Bench(LightningModule):
             [method.describe() for method in plan.methods], plan.grades, self.names,
             plan.reference, records, self.left_out, drawn,
         )  # fmt: skip
+
+
+def _write(base: Path, result: Composite, with_mask: bool) -> None:
+    """Write the pictures of a result beside one another."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
+    pictures |= {"mask": result.mask} if with_mask else {}
+    for kind, picture in pictures.items():
+        write_image(base.with_name(f"{base.name}.{kind}.png"), picture)
 
 
 def _key(sample: str, grade: str, method: str) -> str:

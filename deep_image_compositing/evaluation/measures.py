@@ -1,7 +1,6 @@
 """Every measure of the bench: its name, unit and meaning; all of them for one picture; the costs.
 
-The figures come from ``metrics``; here they get pictures as test sets and compositors have them,
-of 8 bits or in floats, and what cannot be measured is left out.
+The figures come from ``metrics``. Pictures are uint8 or floats in [0, 1].
 """
 
 from __future__ import annotations
@@ -114,10 +113,8 @@ def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict
     """The network of LPIPS, if it can be had, and for each measure that cannot the reason.
 
     Args:
-        lpips_weights: file of torchvision's AlexNet; None to look in torch hub's folder.
-
-    Raises:
-        WeightsError: when ``lpips_weights`` is given and unusable.
+        lpips_weights: file of torchvision's AlexNet, WeightsError where it is unusable; None to
+            look in torch hub's folder.
     """
     lpips, reason = find_lpips(lpips_weights)
     return lpips, {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
@@ -133,23 +130,20 @@ def measure_composite(
     foreground_color: Tensor | None = None,
     lpips: LPIPS | None = None,
 ) -> dict[str, float]:
-    """Measure one composite against the truth; the pictures are uint8, or floats in [0, 1].
+    """Measure one composite (3, H, W) against the truth.
 
     Absent is what cannot be measured: in the band of a picture without a rim, SSIM below 6 pixels,
     LPIPS below 64, halo where the old background looks like the new one.
 
     Args:
-        composite: (3, H, W).
-        truth: (3, H, W), what it should be.
+        composite: as all that follows, of one size, or UsageError.
+        truth: what it should be.
         alpha: (1, H, W), the true alpha; None leaves out all that looks at the band.
-        foreground: (3, H, W), the photograph, old background and all.
-        background: (3, H, W), the new background, of the same size.
-        old_background: (3, H, W); None leaves out ``halo`` and ``lost``.
-        foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
+        foreground: the photograph, old background and all.
+        background: the new background.
+        old_background: None leaves out ``halo`` and ``lost``.
+        foreground_color: the subject's true straight colour, for ``lost``.
         lpips: from ``prepare``; None leaves LPIPS out.
-
-    Raises:
-        UsageError: when shapes differ.
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
@@ -182,16 +176,10 @@ def measure_composite(
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
-    """Measure one alpha against the truth, both (1, H, W), uint8 or floats in [0, 1].
+    """Measure the refiner's alpha against the truth, both (1, H, W); UsageError if shapes differ.
 
-    Args:
-        alpha: the refiner's.
-        truth: the true alpha.
-        trimap: (1, H, W); only where it is gray errors count. None for the whole picture. Where
-            nothing is unknown, ``mse`` is absent.
-
-    Raises:
-        UsageError: when shapes differ.
+    Errors count where the trimap (1, H, W) is gray, or in the whole picture. Where nothing is
+    unknown, ``mse`` is absent.
     """
     a, t = _floats(alpha), _floats(truth)
     unknown = None if trimap is None else _floats(trimap)
@@ -205,23 +193,14 @@ def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) ->
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
-    """Measure a segmenter's mask (1, H, W) against the true alpha, uint8 or floats in [0, 1].
+    """Measure a segmenter's mask against the true alpha, (1, H, W); UsageError if shapes differ.
 
     Where there is no subject, ``max_f`` is absent.
-
-    Raises:
-        UsageError: when shapes differ.
     """
     m, t = _floats(mask), _floats(truth_alpha)
-    scale = OUTLINE_SIDE / max(m.shape[-2:])
-    return _sorted(
-        {
-            "iou": masks.iou(m, t),
-            "max_f": masks.max_f_measure(m, t),
-            "mae": float((m - t).abs().mean()),
-            "outline": masks.outline_distance(m, t) * scale,
-        }
-    )
+    outline = masks.outline_distance(m, t) * (OUTLINE_SIDE / max(m.shape[-2:]))
+    figures = {"iou": masks.iou(m, t), "max_f": masks.max_f_measure(m, t), "outline": outline}
+    return _sorted(figures | {"mae": float((m - t).abs().mean())})
 
 
 def _sorted(figures: dict[str, float]) -> dict[str, float]:
@@ -234,13 +213,10 @@ def _floats(picture: Tensor) -> Tensor:
 
 
 class Cost:
-    """Seconds and peak memory of the block that it is the context of.
+    """Wall-clock seconds and peak memory of the block that it is the context of.
 
-    Attributes:
-        seconds: wall-clock time, until the device has done all that it was given.
-        peak_memory: megabytes (10⁶ bytes) at the worst moment, above what was held before: of
-            the GPU's memory on CUDA, else of the process's resident memory; NaN where the system
-            does not tell (other than Linux).
+    ``peak_memory`` is in megabytes (10⁶ bytes) at the worst moment, above what was held before: of
+    the GPU's memory on CUDA, else of the process's resident memory, NaN where it is not Linux.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,9 +1,8 @@
 """Methods: what fills the three slots, by name; the bench and the study choose theirs here.
 
-A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. The
-paper's comparison, its ablations and a fast set are named. Before anything runs, ``choose``
-finds what is wrong with any of them: above all a learned stage that has no weights, which would
-otherwise be measured as its random numbers.
+A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
+anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage without
+weights, which would otherwise be measured as its random numbers.
 """
 
 from __future__ import annotations
@@ -37,19 +36,15 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 class Method:
     """A whole way from two photographs to a composite.
 
-    Attributes:
-        name: shown in tables and used for files: letters, digits and ``_ . + -``.
-        segmenter: a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
-            Values are JSON or plain text; text with a comma or a bracket in it goes in quotes.
-        refiner: likewise.
-        fuser: likewise. ``weights`` may be a shipped name, a file, or the folder of a training
-            run, which means its newest checkpoint.
+    A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
+    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
+    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
 
     Raises:
         UsageError: a name that is none for a file, or stages that cannot be read.
     """
 
-    name: str
+    name: str  # in tables and of files: letters, digits and _ . + -
     segmenter: str
     refiner: str
     fuser: str
@@ -67,27 +62,18 @@ class Method:
         return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
 
     def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
-        """Entry and options of each slot, with the newest checkpoint in place of a run's folder.
-
-        Raises:
-            UsageError: a stage that is not registered, or a run without checkpoints.
-        """
+        """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
         for slot in registry.SLOTS:
             name, options = parse_stage(getattr(self, slot))
             entry = registry.get(slot, name)
             yield entry, {**options, **_newest(entry, options.get("weights"))}
 
-    def resolved(self) -> Method:
-        """The method with the newest checkpoint in the place of a run's folder."""
-        texts = {entry.slot: stage_text(entry.name, options) for entry, options in self.stages()}
-        return replace(self, **texts)
-
     def check(self) -> None:
         """Find out what would keep the method from running, without running it.
 
         Raises:
-            UsageError: a stage that is not registered, an option or value that it does not take,
-                or a learned stage without weights.
+            UsageError: a stage that is not registered, options that it does not take, a run
+                without checkpoints, or a learned stage without weights.
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
@@ -101,11 +87,7 @@ class Method:
         _check_trained([self])
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``.
-
-        A stage whose weights are a training checkpoint, or were exported from one, is made as it
-        was made for training, but for the options that are given here.
-        """
+        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``."""
         from deep_image_compositing.compositor import Compositor
 
         self.check()
@@ -213,9 +195,8 @@ METHODS: dict[str, list[Method]] = {
 }
 """The named sets.
 
-- ``paper``: every row of the comparison in Zhang et al. (WACV 2021), all with our segmenter. Blends
-  and fusers are given what the refiner ``cascade`` makes of the mask; a matting method takes its
-  place, and blends the subject's colour as pymatting's multi-level method estimates it.
+- ``paper``: every row of the comparison in Zhang et al. (WACV 2021), all with our segmenter. A
+  matting method takes the place of the refiner ``cascade``, and blends an estimated colour.
 - ``ablations``: what the paper leaves out of its method, and the whole, from runs of the recipes.
 - ``fast``: what takes seconds a picture on a CPU.
 """
@@ -224,7 +205,7 @@ METHODS: dict[str, list[Method]] = {
 def choose(
     sets: Sequence[str], extra: Sequence[str] = (), *, runs: str | Path = RUNS
 ) -> list[Method]:
-    """The methods that a command names, each checked.
+    """The methods that a command names, each checked; errors also as ``Method.check``.
 
     Args:
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
@@ -234,9 +215,7 @@ def choose(
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
     Raises:
-        UsageError: an unknown name, a name twice, nothing at all, or as ``Method.check``.
-        WeightsError: as ``Method.check``.
-        MissingExtraError: likewise.
+        UsageError: an unknown name, a name twice, or nothing at all.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
     single = {method.name: method for group in groups.values() for method in group}
@@ -268,7 +247,10 @@ def choose(
     _check_trained(chosen.values())
     for method in chosen.values():
         method.check()
-    return [method.resolved() for method in chosen.values()]
+    return [
+        replace(method, **{entry.slot: stage_text(entry.name, o) for entry, o in method.stages()})
+        for method in chosen.values()
+    ]
 
 
 # Weights

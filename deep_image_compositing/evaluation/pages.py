@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
-from deep_image_compositing.evaluation.report import Cell, Column, Report, Summary, stages, tables
+from deep_image_compositing.evaluation.report import Cell, Column, Report, table, tables
 from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_bytes
 from deep_image_compositing.messages import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    import rich.table
 
 FILES = ("report.json", "report.md", "report.html")
 
@@ -60,7 +61,7 @@ def _page(template: str, report: Report) -> str:
     return render(
         template, report=report, mask=_mask, facts=facts(report), verdicts=verdicts(report),
         failures=failures(report), warnings=failures(report, "warnings", "warned on"),
-        legend=legend(report), sources=sources(report), methods=stages(report),
+        legend=legend(report), sources=sources(report), slots=registry.SLOTS,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
     )  # fmt: skip
 
@@ -213,19 +214,20 @@ def sources(report: Report) -> list[str]:
 # On the terminal
 
 
-def console_table(report: Report) -> Table:
+def console_table(report: Report) -> rich.table.Table:
     """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
     from rich.table import Table
 
     shown = KEY if report.has_truth else "seconds"
     parts = [report.summary[grade] for grade in report.grades]
+    rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
     failing = any(sum(part.failed.values()) for part in parts)
-    table = Table("method", title=str(Column.of(shown)))
+    lines = Table("method", title=str(Column.of(shown)))
     seconds = [str(Column.of("seconds"))] if shown == KEY else []
     for column in (*report.grades, *seconds, *(["failed"] if failing else [])):
-        table.add_column(column, justify="right")
-    for method in report.method_names:
-        cells = [_console_cell(part, method, shown) for part in parts]
+        lines.add_column(column, justify="right")
+    for number, method in enumerate(report.method_names):
+        cells = [_console_cell(row[number].cells[0]) for row in rows]
         if shown == KEY:
             times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
             total = sum(time.pictures for time in times)
@@ -233,16 +235,14 @@ def console_table(report: Report) -> Table:
         if failing:
             failed = sum(part.failed[method] for part in parts)
             cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        table.add_row(printable(method), *cells)
-    return table
+        lines.add_row(printable(method), *cells)
+    return lines
 
 
-def _console_cell(part: Summary, method: str, key: str) -> str:
+def _console_cell(cell: Cell | None) -> str:
     from rich.markup import escape
 
-    if key not in part.means[method]:
+    if cell is None:
         return "-"
-    column = [means[key] for means in part.means.values() if key in means]
-    cell = Cell.of(key, part.means[method][key], column)
     text = f"[bold]{cell.text}[/bold]" if cell.best else cell.text
     return f"{text} {escape(cell.interval)}".rstrip()

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
 from deep_image_compositing.evaluation.statistics import (
     Difference,
@@ -199,15 +198,16 @@ def tables(report: Report, grade: str) -> Iterator[Table]:
     """The main table of a grade, then those of all the measures that it leaves out."""
     measured = {key for means in report.summary[grade].means.values() for key in means}
     if main := [key for key in MAIN if key in measured]:
-        yield _table(report, grade, "", main)
+        yield table(report, grade, "", main)
     for group, title in GROUPS.items():
         # SAD again, so that the four errors of alphas stand together.
         shown = measured if group == "alpha" else measured - set(main)
         if keys := [key for key in MEASURES if key in shown and MEASURES[key].group == group]:
-            yield _table(report, grade, title, keys)
+            yield table(report, grade, title, keys)
 
 
-def _table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
+def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
+    """The table of some measures: a row a method, or a segmenter where masks are measured."""
     summary, whole = report.summary[grade], len(report.names)
     labels = {name: name for name in report.method_names}
     if title == GROUPS["mask"]:  # methods with one segmenter have one mask: of the most whole one
@@ -232,16 +232,3 @@ def _table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table
     if KEY in keys:
         columns.insert(1, Column("wins"))
     return Table(title, columns, rows)
-
-
-def stages(report: Report) -> Table:
-    """Which stages each method has, with their options and the digests of their files."""
-    rows = []
-    for method in report.methods:
-        cells: list[Cell | None] = []
-        for stage in (method[slot] for slot in registry.SLOTS):
-            options = ", ".join(f"{key}={value}" for key, value in stage["options"].items())
-            text = f"{stage['name']}({options})" if options else stage["name"]
-            cells.append(Cell(text, ", ".join(d[:8] for d in stage["sha256"].values())))
-        rows.append(Row(method["name"], "", cells))
-    return Table("Methods", list(map(Column, registry.SLOTS)), rows)

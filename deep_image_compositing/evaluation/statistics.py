@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 
 DRAWS = 10_000
 """Resamples of the bootstrap."""
+
+LEVEL = 0.95
+"""Of all intervals."""
 
 _AT_ONCE = 4_000_000  # indices that are drawn at a time: 32 MB of them
 
@@ -41,16 +43,11 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of one number an item, (N,); NaN are left out.
 
     Both ends are the one number there is when N is 1, and NaN when there is none.
-
-    Raises:
-        UsageError: ``level`` is outside of (0, 1).
     """
-    if not 0 < level < 1:
-        raise UsageError(f"level is a probability between 0 and 1, got {level}")
     numbers = np.asarray(values, np.float64)
     numbers = numbers[~np.isnan(numbers)]
     if numbers.size < 2:
@@ -58,7 +55,7 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, f
         return only, only
     interval = require("a bootstrap interval").bootstrap(
         (numbers,), np.mean, n_resamples=DRAWS, batch=max(1, _AT_ONCE // numbers.size),
-        confidence_level=level, method="percentile", rng=np.random.default_rng(0),
+        confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 

@@ -37,10 +37,8 @@ class PictureSet:
     foreground: str  # token of the photograph with the subject
     background: str  # token of the new background, covering the same frame
     results: Mapping[str, str]  # token of a picture to the name of its method
-    # (height, width) in pixels of all its pictures; (0, 0) until they are rendered
-    size: tuple[int, int] = (0, 0)
-    # why it is not shown: one sentence for each picture that could not be made
-    left_out: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)  # (height, width) of all its pictures; 0 until they are made
+    left_out: tuple[str, ...] = ()  # why it is not shown: a sentence for each picture it lacks
 
     def tokens(self) -> Iterator[str]:
         """Every picture of the set."""
@@ -53,14 +51,9 @@ class PictureSet:
         return shuffled(self.results, f"{person} {self.id}")
 
     def check(self, ranking: Sequence[Any], *, complete: bool) -> tuple[str | None, ...]:
-        """The ranking, if it can be one: different results of this set, best first.
+        """The ranking, if it can be one: three different results of this set, best first.
 
-        Args:
-            ranking: three tokens, or None where a place is still free.
-            complete: no place may be free.
-
-        Raises:
-            UsageError: it cannot.
+        A place may be free, None, unless it is to be ``complete``; UsageError for all else.
         """
         if not isinstance(ranking, list | tuple) or len(ranking) != PLACES:
             raise UsageError(f"a ranking has {PLACES} places")
@@ -81,8 +74,7 @@ class Study:
     id: str  # a random token
     methods: tuple[str, ...]  # their names, in the order in which they were given
     sets: tuple[PictureSet, ...]  # every pair, those that are left out included
-    # everything that the pictures follow from; ``study make`` goes on with no other
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # all that the pictures follow from
     finished: bool = False  # whether ``study make`` has come to its end
 
     @property
@@ -102,12 +94,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: str | Path) -> Study:
-        """The study of a folder, finished or not.
-
-        Raises:
-            UsageError: there is none.
-            DataError: its ``study.json`` is broken or of another version.
-        """
+        """The study of a folder, finished or not; UsageError if none, DataError if broken."""
         path = Path(folder) / KEY
         try:
             content = json.loads(path.read_bytes())
@@ -121,18 +108,17 @@ class Study:
         if version != _VERSION:
             raise DataError(f"{path} has version {version!r}; expected {_VERSION}: make it again")
         try:
-            sets = [
-                {**item, "size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
-                for item in content["sets"]
-            ]
-            content |= {"sets": tuple(PictureSet(**item) for item in sets)}
-            return cls(**{**content, "methods": tuple(content["methods"])})
+            for item in content["sets"]:
+                item |= {"size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
+            content["sets"] = tuple(PictureSet(**item) for item in content["sets"])
+            content["methods"] = tuple(content["methods"])
+            return cls(**content)
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """The study of a folder, ready to be shown: finished, every picture in its place.
+        """The study of a folder, ready to be shown.
 
         Raises:
             UsageError: it is not finished, or has no set to show.
@@ -146,10 +132,7 @@ class Study:
         for item in study.shown:
             for path in (picture_path(folder, token) for token in item.tokens()):
                 if not path.is_file():
-                    raise DataError(
-                        f"{path} of the set {item.name!r} is missing: put it back, or make the "
-                        "study again"
-                    )
+                    raise DataError(f"{path} of {item.name!r} is missing: make the study again")
         return study
 
 

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from deep_image_compositing.data.pool import progress
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import (
@@ -35,7 +33,7 @@ from deep_image_compositing.evaluation.study.folder import (
     Study,
     picture_path,
 )
-from deep_image_compositing.evaluation.study.store import count_people
+from deep_image_compositing.evaluation.study.store import Store
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
@@ -62,12 +60,11 @@ def make(
     """Render every method on every pair, into a folder that ``study serve`` shows.
 
     Photographs are shrunk before the methods see them, so that every pixel on the screen is one
-    that a method made. A pair whose pictures cannot all be made is left out of the study; the rest
-    goes on. The same call again makes what is missing.
+    that a method made. A pair whose pictures cannot all be made is left out, and says why in
+    ``PictureSet.left_out``. The same call again makes what is missing.
 
     Args:
-        pairs: photographs, new backgrounds and perhaps masks. With a mask every method gets it;
-            without one every method's own segmenter looks for the subject.
+        pairs: a mask, where there is one, is given to every method.
         methods: at least three.
         out: the folder; made if it is not there.
         max_side: long side in pixels of the pictures; smaller photographs keep their size.
@@ -75,9 +72,6 @@ def make(
             apart. None for tokens that nobody can guess.
         device: as for ``Compositor``.
         show: draw a progress bar on standard error.
-
-    Returns:
-        The finished study. What was left out says why, in ``PictureSet.left_out``.
 
     Raises:
         UsageError: too few methods or pairs, a folder that holds another study or anybody's
@@ -118,13 +112,16 @@ def make(
 
 def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    if people := count_people(folder / ANSWERS):
-        raise UsageError(
-            f"{people} people have taken part in the study in {folder}, so it stays as it is: "
-            "give another folder"
-        )
     if (folder / KEY).exists():
         study = Study.read(folder)
+        if (folder / ANSWERS).exists():
+            with Store(folder / ANSWERS, study.id) as store:
+                people = len(store.people())
+            if people:
+                raise UsageError(
+                    f"{people} people have taken part in the study in {folder}, so it stays as it "
+                    "is: give another folder"
+                )
         if other := ", ".join(differences(study.recipe, recipe)):
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
         return replace(study, finished=False)
@@ -159,10 +156,10 @@ def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> 
         size = fit_long_side(*photograph.size, max_side)
         if pair.mask is not None:
             read_mask(pair.mask, size=size)
-        if not picture_path(folder, item.foreground).is_file():
-            _write(folder, item.foreground, resample(planes(photograph.pixels), size))
-        if not picture_path(folder, item.background).is_file():
-            _write(folder, item.background, cover(planes(background.pixels), size))
+        shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
+        for token, picture in zip((item.foreground, item.background), shown, strict=True):
+            if not picture_path(folder, token).is_file():
+                write_image(picture_path(folder, token), picture, quality=100)  # without loss
     except (CompositingError, MemoryError) as error:
         return replace(item, left_out=(error_text(error),), size=(0, 0))
     return replace(item, size=size)
@@ -188,17 +185,13 @@ def _render(
                 mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
                 foreground = str(picture_path(folder, item.foreground))
                 background = str(picture_path(folder, item.background))
-                _write(folder, token, compositor(foreground, background, mask).composite_pixels)
+                composite = compositor(foreground, background, mask).composite_pixels
+                write_image(picture_path(folder, token), composite, quality=100)
             except Exception as error:  # one method on one pair must not stop the others
                 _log.debug("%s, %s", pair.name, method.name, exc_info=True)
                 reason = f"{method.name}: {error_text(error)}"
                 sets[number] = replace(item, left_out=(*item.left_out, reason))
         advance(1)
-
-
-def _write(folder: Path, token: str, picture: Tensor) -> None:
-    """Write (3, H, W) uint8 without loss."""
-    write_image(picture_path(folder, token), picture, quality=100)
 
 
 def _digests(pair: PairFiles) -> dict[str, str]:

@@ -102,11 +102,8 @@ class Vote:
 def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
 
-    ``answers.csv`` holds every answer, with numbers in the place of people's names.
-
-    Args:
-        folder: a study that was made; it may be served meanwhile.
-        out: where to write; by default ``scores`` in the folder.
+    ``answers.csv`` holds every answer, with numbers in the place of people's names. ``out`` is by
+    default ``scores`` in the folder. The study may be served meanwhile.
 
     Raises:
         UsageError: no study, or no answer.
@@ -150,10 +147,9 @@ def page(scores: Scores, template: str) -> str:
 
 
 def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
-    """All confirmed answers, with methods in the place of tokens, and the number of others begun.
+    """All confirmed answers, with methods in the place of tokens, and how many others were begun.
 
-    Raises:
-        DataError: an answer that does not belong to the study.
+    DataError for an answer that does not belong to the study.
     """
     sets = {item.id: item for item in study.shown}
     votes, begun = [], 0
@@ -175,21 +171,14 @@ def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
     return votes, begun
 
 
-def score(
-    study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0, level: float = 0.95
-) -> Scores:
-    """Score a study.
+def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -> Scores:
+    """Score a study by the votes of ``read_votes``; UsageError where there is none.
 
     Args:
         study: finished.
-        votes: from ``read_votes``.
+        votes: confirmed answers.
         joined: people who began.
         begun: answers that were never confirmed.
-        level: of the confidence intervals, in (0, 1).
-
-    Raises:
-        UsageError: no vote at all, or such a level.
-        MissingExtraError: scipy is not installed.
     """
     if not votes:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
@@ -203,7 +192,7 @@ def score(
     rows = []
     for method in study.methods:
         values = [vote.score(method) for vote in votes]
-        interval = statistics.bootstrap_interval(values, level)
+        interval = statistics.bootstrap_interval(values)
         places = (values.count(place) for place in range(1, PLACES + 1))
         rows.append(MethodScore(method, _mean(values), *interval, won[method], *places))
     count = len(study.methods)
@@ -222,7 +211,7 @@ def score(
         sets=len(names),
         sets_answered=len(answered),
         sets_left_out=len(study.sets) - len(names),
-        level=level,
+        level=statistics.LEVEL,
         chance=(sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,
         friedman=statistic,
         p=p,

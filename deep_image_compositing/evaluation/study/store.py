@@ -70,15 +70,11 @@ class Answer:
 
 
 class Store:
-    """The database of one study; safe to use from several threads and several processes.
-
-    Args:
-        path: the file; made if it is not there.
-        study: the study's token. A database that belongs to another study is refused.
+    """The database of one study, made if need be; for any number of threads and processes.
 
     Raises:
         DataError: the file is no such database, or cannot be opened.
-        UsageError: it belongs to another study.
+        UsageError: it belongs to another study, by its token.
     """
 
     def __init__(self, path: str | Path, study: str) -> None:
@@ -129,28 +125,19 @@ class Store:
         """Everybody, in the order of joining."""
         return [Person(*row) for row in self._run("SELECT id, token, name FROM people ORDER BY id")]
 
-    def save_draft(self, person: Person, picture_set: str, draft: Sequence[str | None]) -> None:
-        """Keep what somebody has chosen so far; an answer that was confirmed stays confirmed."""
-        self._run(
-            "INSERT INTO answers (person, picture_set, draft) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET draft = excluded.draft",
-            (person.id, picture_set, json.dumps(draft)),
-        )
-
-    def save_answer(self, person: Person, picture_set: str, ranking: Sequence[str | None]) -> None:
-        """Keep a confirmed answer, in place of an earlier one."""
+    def save(
+        self, person: Person, picture_set: str, ranking: Sequence[str | None], *, confirmed: bool
+    ) -> None:
+        """Keep what somebody chose; until that is confirmed, too, an earlier answer counts."""
         text = json.dumps(ranking)
         self._run(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
-            (person.id, picture_set, text, text, _now()),
+            "INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET draft = ?3, "
+            "ranking = coalesce(?4, ranking), confirmed = coalesce(?5, confirmed)",
+            (person.id, picture_set, text, *((text, _now()) if confirmed else (None, None))),
         )
 
     def answers(self, person: Person | None = None) -> list[Answer]:
-        """All that was said, or what one person said, in the order of people and sets.
-
-        Raises:
-            DataError: a row that this class did not write.
-        """
+        """All that was said, or what one person said; DataError for a row that is broken."""
         rows = self._run(
             "SELECT person, picture_set, draft, ranking, confirmed FROM answers "
             "WHERE ?1 IS NULL OR person = ?1 ORDER BY person, picture_set",
@@ -175,17 +162,6 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise DataError(f"{self._path} cannot be used: {error}") from error
-
-
-def count_people(path: str | Path) -> int:
-    """How many people a database knows; 0 where there is no database, DataError if it is none."""
-    if not Path(path).exists():
-        return 0
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
-            return int(database.execute("SELECT count(*) FROM people").fetchone()[0])
-    except sqlite3.Error as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _ranking(text: str) -> Ranking:

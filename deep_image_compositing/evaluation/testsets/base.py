@@ -46,17 +46,12 @@ class Sample:
 
 
 class TestSet(ABC):
-    """Samples by number; the same ones in any order and in any process.
-
-    Attributes:
-        name: of the kind of set.
-        grades: of the given masks, in the order of tables.
-    """
+    """Samples by number; the same ones in any order and in any process."""
 
     __test__: ClassVar[bool] = False  # no test, whatever pytest makes of the name
 
-    name: ClassVar[str]
-    grades: tuple[str, ...]
+    name: ClassVar[str]  # of the kind of set
+    grades: tuple[str, ...]  # of the given masks, in the order of tables
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -183,13 +178,9 @@ class ShardSample(NamedTuple):
 
 
 class Shards:
-    """The samples of shards, by number.
+    """The samples of one kind in a folder of shards, a pattern or a URL, by number.
 
-    Args:
-        path: a folder of shards, a pattern or a URL.
-        kind: of the samples.
-        split: of a folder of shards; None for all of them.
-        cache: folder in which shards from elsewhere are kept.
+    ``split`` is one of a folder's, None for all; shards from elsewhere are kept in ``cache``.
 
     Raises:
         UsageError: no such split, or no samples.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,21 +27,30 @@ from deep_image_compositing.placement import cover
 GRADES = ("given", "none")
 """Grades of given masks: the one in ``mask/``, and none."""
 
+TRUTHS = ("composite", "alpha")
+
 EXPECTED = (
     "expected foreground/ and background/ (or one background.jpg for all) and, where there are "
     "any, mask/, composite/ and alpha/, with files of the same names"
 )
+_COLUMNS = ("foreground", "background", "mask")
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair: its name, fit for a file, both photographs, and perhaps a mask."""
+    """The files of one pair: its name, fit for a file, both photographs, and what else there is."""
 
     name: str
     foreground: Path
     background: Path
     mask: Path | None = None
+    composite: Path | None = None  # the truth
+    alpha: Path | None = None  # the true one
+
+    def files(self) -> dict[str, Path]:
+        """All that there are, by kind."""
+        return {kind: path for kind, path in vars(self).items() if isinstance(path, Path)}
 
 
 class Folders(TestSet):
@@ -65,26 +74,18 @@ class Folders(TestSet):
 
     def __init__(self, path: str | Path, grades: Sequence[str] | str | None = None) -> None:
         self._root = Path(path)
-        self._pairs = _find(self._root)
+        self._pairs = _find(self._root, TRUTHS)
         known = GRADES if any(pair.mask for pair in self._pairs) else GRADES[1:]
         self.grades = check_grades(grades, known)
-        names = {pair.foreground.stem: pair.name for pair in self._pairs}
-        self._truths: dict[str, dict[str, Path]] = {pair.name: {} for pair in self._pairs}
-        for kind in ("composite", "alpha"):
-            for stem, file in _pictures(self._root / kind).items():
-                if stem not in names:
-                    raise UsageError(f"{file} belongs to no photograph in {self._root}/foreground")
-                self._truths[names[stem]][kind] = file
         for pair in self._pairs:
-            height, width = picture_size(pair.foreground)
-            for other in filter(None, (pair.background, pair.mask)):
-                picture_size(other)
-            for truth in self._truths[pair.name].values():
-                size = picture_size(truth)
-                if size != (height, width):
+            sizes = {kind: picture_size(file) for kind, file in pair.files().items()}
+            height, width = sizes["foreground"]
+            for kind in sizes.keys() & TRUTHS:
+                if sizes[kind] != (height, width):
                     raise UsageError(
-                        f"{truth} is {size[1]} x {size[0]} pixels, its photograph "
-                        f"{pair.foreground} {width} x {height}: a truth has the photograph's size"
+                        f"{getattr(pair, kind)} is {sizes[kind][1]} x {sizes[kind][0]} pixels, its "
+                        f"photograph {pair.foreground} {width} x {height}: a truth has the "
+                        "photograph's size"
                     )
 
     def names(self) -> list[str]:
@@ -94,24 +95,20 @@ class Folders(TestSet):
         pair = self._pairs[index]
         photograph = read_image(pair.foreground)
         background = planes(read_image(pair.background).pixels)
-        truths = self._truths[pair.name]
-        composite = truths.get("composite")
 
         def gray(path: Path | None) -> Tensor | None:
             return None if path is None else planes(to_uint8(read_mask(path, size=photograph.size)))
 
         masks = {"given": gray(pair.mask), "none": None}
+        truth = pair.composite
         return Sample(
             pair.name,
             foreground=planes(photograph.pixels),
-            background=cover(background, photograph.size) if truths else background,
+            background=cover(background, photograph.size) if truth or pair.alpha else background,
             masks={grade: masks[grade] for grade in self.grades},
-            composite=None if composite is None else planes(read_image(composite).pixels),
-            alpha=gray(truths.get("alpha")),
+            composite=None if truth is None else planes(read_image(truth).pixels),
+            alpha=gray(pair.alpha),
         )
-
-    def _files(self) -> list[dict[str, Any]]:
-        return [{**asdict(pair), **self._truths[pair.name]} for pair in self._pairs]
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -119,13 +116,13 @@ class Folders(TestSet):
             "path": str(self._root),
             "grades": list(self.grades),
             "samples": [
-                {key: None if value is None else str(value) for key, value in files.items()}
-                for files in self._files()
+                {k: v and str(v) for k, v in vars(pair).items() if v or k not in TRUTHS}
+                for pair in self._pairs
             ],
         }
 
     def inputs(self) -> list[list[Any]]:
-        paths = {x for files in self._files() for x in files.values() if isinstance(x, Path)}
+        paths = {path for pair in self._pairs for path in pair.files().values()}
         return [stat_of(path) for path in sorted(paths)]
 
 
@@ -174,36 +171,36 @@ def _read_table(path: Path) -> list[PairFiles]:
                 "background, and may have mask and name"
             )
         for row in rows:
-            files: dict[str, Path | None] = {}
-            for kind in ("foreground", "background", "mask"):
-                name = (row.get(kind) or "").strip()
-                files[kind] = path.parent / name if name else None
-                if (name and not (path.parent / name).is_file()) or (not name and kind != "mask"):
+            name, *given = ((row.get(k) or "").strip() for k in ("name", *_COLUMNS))
+            for kind, text in zip(_COLUMNS, given, strict=True):
+                if not (path.parent / text).is_file() and (text or kind != "mask"):
                     where = f"{path}, line {rows.line_num}"
-                    raise UsageError(f"{where}: there is no {kind} {name or 'given'}")
-            pairs.append(PairFiles((row.get("name") or "").strip(), **files))  # type: ignore[arg-type]
+                    raise UsageError(f"{where}: there is no {kind} {text or 'given'}")
+            files = [path.parent / text if text else None for text in given]
+            pairs.append(PairFiles(name, *files))  # type: ignore[arg-type]
     return pairs
 
 
-def _find(root: Path) -> list[PairFiles]:
-    """The pairs of a folder, by name."""
+def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
+    """The pairs of a folder, by name; ``more`` kinds of pictures may be there for some of them."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    foregrounds, backgrounds = _pictures(root / "foreground"), _pictures(root / "background")
-    masks, common = _pictures(root / "mask"), _pictures(root).get("background")
+    found = {kind: _pictures(root / kind) for kind in ("foreground", "background", "mask", *more)}
+    foregrounds, common = found.pop("foreground"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
-    for spare in sorted((backgrounds | masks).keys() - foregrounds):
-        file = backgrounds.get(spare) or masks[spare]
-        raise UsageError(f"{file} belongs to no photograph in {root}/foreground")
+    for pictures in found.values():
+        for stem in sorted(pictures.keys() - foregrounds):
+            raise UsageError(f"{pictures[stem]} belongs to no photograph in {root}/foreground")
     pairs = []
     for name, (stem, file) in zip(unique_names(foregrounds), foregrounds.items(), strict=True):
-        background, mask = backgrounds.get(stem, common), masks.get(stem)
+        files = {kind: pictures.get(stem) for kind, pictures in found.items()}
+        background = files.pop("background") or common
         if background is None:
             raise UsageError(f"{root}/background holds nothing for {file.name}; {EXPECTED}")
-        if masks and mask is None:
+        if found["mask"] and files["mask"] is None:
             raise UsageError(f"{root}/mask holds nothing for {file.name}: give all masks, or none")
-        pairs.append(PairFiles(name, file, background, mask))
+        pairs.append(PairFiles(name, file, background, **files))
     return pairs
 
 

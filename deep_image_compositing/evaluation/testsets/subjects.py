@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ COLOR_SIDE = 2000
 MADE_SIDE = 320
 """Long side in pixels of a made set."""
 
-_MADE_SUBJECTS, _MADE_BACKGROUNDS = 4, 6
 MADE_NOTE = (
     "made of noise and shapes: the figures say that everything runs, not which method is good"
 )
@@ -35,16 +34,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Input(NamedTuple):
-    """A matte or a background that samples are made of.
+    """A matte or a background that samples are made of."""
 
-    Attributes:
-        name: unique among those of its kind.
-        where: the file, or the shard and the key in it.
-        open: gives the item.
-    """
-
-    name: str
-    where: str
+    name: str  # unique among those of its kind
+    where: str  # the file, or the shard and the key in it
     open: Callable[[], Item]
 
 
@@ -54,7 +47,13 @@ def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
     with naming(subject.where):
         item = subject.open()
         label = item.label()
-        picture, straight = _picture_of(item)
+        if isinstance(item, FileItem):
+            picture, straight = folders.read_pair(item.pair)[0], item.pair.label is None
+        else:
+            assert isinstance(item, ShardItem)
+            fields = ("foreground.png", "foreground.jpg")
+            picture = item.picture(*fields, "image.jpg").convert("RGB")
+            straight = any(field in item.record.fields for field in fields)
         limit = fit_long_side(label.height, label.width, COLOR_SIDE)
         if (label.height, label.width) != limit and not straight:
             picture, label = (x.resize(limit[::-1], Image.Resampling.BOX) for x in (picture, label))
@@ -64,16 +63,6 @@ def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
     return planes(reduced), planes(alpha)
 
 
-def _picture_of(item: Item) -> tuple[Image.Image, bool]:
-    """The whole picture that tells a subject's colour, and whether that is straight already."""
-    if isinstance(item, FileItem):
-        return folders.read_pair(item.pair)[0], item.pair.label is None
-    assert isinstance(item, ShardItem)
-    straight = ("foreground.png", "foreground.jpg")
-    picture = item.picture(*straight, "image.jpg").convert("RGB")
-    return picture, any(field in item.record.fields for field in straight)
-
-
 def read_scene(scene: Input) -> Tensor:
     """A background (3, H, W), uint8."""
     with naming(scene.where):
@@ -81,15 +70,10 @@ def read_scene(scene: Input) -> Tensor:
 
 
 def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """A matte at a smaller size: means over the area of each pixel, colour weighted by opacity.
+    """A matte (H, W, 3) and (H, W) at a smaller (height, width), rounded to 8 bits.
 
-    Args:
-        color: (H, W, 3), straight.
-        alpha: (H, W).
-        size: (height, width).
-
-    Returns:
-        Colour and alpha, rounded to 8 bits; colour is 0 where alpha is.
+    Each pixel is the mean over its area, of colour, straight, weighted by opacity; colour is 0
+    where alpha is.
     """
     if alpha.shape != tuple(size):
         opacity = alpha.astype(np.float32) / 255
@@ -107,47 +91,28 @@ def _area_mean(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32
 
 
 def blend(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """``αF + (1 − α)B`` of 8-bit pictures, rounded to the nearest level.
-
-    Args:
-        color: (3, H, W) uint8, straight.
-        alpha: (1, H, W) uint8.
-        background: (3, H, W) uint8.
-
-    Returns:
-        (3, H, W) uint8: in integers, the same everywhere.
-    """
+    """``αF + (1 − α)B`` of 8-bit pictures (C, H, W), in integers, to the nearest level."""
     opacity = alpha.to(torch.int32)
     # 255 is odd: no value lies half-way between two levels.
     mixed = opacity * color + (255 - opacity) * background
     return ((mixed + 127) // 255).to(torch.uint8)
 
 
-# Without mattes
-
-
 def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
-    """Subjects and backgrounds made of noise."""
-
-    def inputs(name: str, make: Callable[..., Item], count: int) -> Iterator[Input]:
-        for n in range(count):
-            yield Input(f"{name}-{n + 1}", f"{name}-{n + 1}", partial(make, seed, n))
-
-    return (
-        [*inputs("made", _made_matte, _MADE_SUBJECTS)],
-        [*inputs("noise", _made_scene, _MADE_BACKGROUNDS)],
+    """Four subjects, ragged shapes with strands around, and six backgrounds, all of noise."""
+    mattes = [(f"made-{n + 1}", partial(_made, seed, 1, n)) for n in range(4)]
+    scenes = [(f"noise-{n + 1}", partial(_made, seed, 2, n)) for n in range(6)]
+    subjects, backgrounds = (
+        [Input(name, name, make) for name, make in found] for found in (mattes, scenes)
     )
+    return subjects, backgrounds
 
 
-def _made_matte(seed: int, number: int) -> Item:
-    """A ragged shape with strands around it, and the colours of noise."""
-    cutout = noise.matte(np.random.default_rng([seed, 1, number]), (MADE_SIDE, MADE_SIDE))
-    return ShardItem(
-        Source("made"), Record(f"made-{number + 1}", {"foreground.png": noise.png(cutout)})
-    )
-
-
-def _made_scene(seed: int, number: int) -> Item:
-    rng = np.random.default_rng([seed, 2, number])
-    fields = {"image.jpg": noise.jpeg(noise.photograph(rng, (MADE_SIDE, MADE_SIDE)))}
-    return ShardItem(Source("made"), Record(f"noise-{number + 1}", fields))
+def _made(seed: int, kind: int, number: int) -> Item:
+    rng = np.random.default_rng([seed, kind, number])
+    side = (MADE_SIDE, MADE_SIDE)
+    if kind == 1:
+        fields = {"foreground.png": noise.png(noise.matte(rng, side))}
+    else:
+        fields = {"image.jpg": noise.jpeg(noise.photograph(rng, side))}
+    return ShardItem(Source("made"), Record(f"made-{number + 1}", fields))

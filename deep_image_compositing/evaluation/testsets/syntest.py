@@ -218,16 +218,13 @@ class SynTest(TestSet):
     def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
         """The given mask (1, H, W), uint8."""
         wanted = GRADES[grade]
-        if wanted is None:
-            return None
-        if wanted.strength == 0:
-            return alpha.clone()
+        if wanted is None or wanted.strength == 0:
+            return None if wanted is None else alpha.clone()
         generator = torch.Generator().manual_seed(self._draw(name, grade))
         truth = alpha[None] / 255
         subject = truth >= 0.5
-        masks = [
-            degrade_mask(truth, generator, wanted.strength, exact=0.0) for _ in range(_CANDIDATES)
-        ]
+        draws = range(_CANDIDATES)
+        masks = [degrade_mask(truth, generator, wanted.strength, exact=0.0) for _ in draws]
         # Where every draw loses a thin subject, its own mask is left.
         kept = [m for m in masks if (subject & (m >= 0.5)).sum() * 3 >= subject.sum()] or [truth]
         kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
@@ -259,12 +256,11 @@ class SynTest(TestSet):
 
 def _versions() -> dict[str, str]:
     """The packages on which the set's bits depend; another estimate of colour is another set."""
-    versions = {"pillow": PIL.__version__, "torch": torch.__version__}
     try:
-        versions["pymatting"] = importlib.metadata.version("pymatting")
+        pymatting = importlib.metadata.version("pymatting")
     except importlib.metadata.PackageNotFoundError:
-        versions["pymatting"] = "none: colour by blur fusion"
-    return versions
+        pymatting = "none: colour by blur fusion"
+    return {"pillow": PIL.__version__, "torch": torch.__version__, "pymatting": pymatting}
 
 
 def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair], int]:
@@ -274,7 +270,5 @@ def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair]
     source = Source(path, hold_out=share or 0.0)
     kept, held_out = open_source(source, (kind,), Reading(tolerance=0))
     assert isinstance(kept, FolderDataset)
-    if share is None:
-        return kept.pairs, len(kept.pairs)
     pairs = held_out.pairs if isinstance(held_out, FolderDataset) else []
-    return pairs, len({*kept.pairs, *pairs})
+    return kept.pairs if share is None else pairs, len({*kept.pairs, *pairs})

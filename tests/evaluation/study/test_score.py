@@ -35,8 +35,12 @@ def folder(tmp_path: Path) -> Path:
         ann, bob, _ = store.join("Ann"), store.join("Bob"), store.join("Cid")
         for person, rankings in ((ann, ANN), (bob, BOB)):
             for item, ranking in zip(study.sets, rankings, strict=False):
-                store.save_answer(person, item.id, [token(item, method) for method in ranking])
-        store.save_draft(bob, study.sets[2].id, [*[*study.sets[2].results][:1], None, None])
+                store.save(
+                    person, item.id, [token(item, method) for method in ranking], confirmed=True
+                )
+        store.save(
+            bob, study.sets[2].id, [*[*study.sets[2].results][:1], None, None], confirmed=False
+        )
     return folder
 
 
@@ -165,11 +169,11 @@ def test_answers_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     study = made_study(folder)
     store, ann = _store(study, folder)
     with store:
-        store.save_answer(ann, study.sets[0].id, [*study.sets[1].results][:3])
+        store.save(ann, study.sets[0].id, [*study.sets[1].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'pair-0' is broken"):
             read_votes(study, store)
-        store.save_answer(ann, study.sets[0].id, [*study.sets[0].results][:3])
-        store.save_answer(ann, "unknown", [*study.sets[0].results][:3])
+        store.save(ann, study.sets[0].id, [*study.sets[0].results][:3], confirmed=True)
+        store.save(ann, "unknown", [*study.sets[0].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'unknown'"):
             read_votes(study, store)
 

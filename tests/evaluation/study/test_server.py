@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(folder: Path) -> Iterator[Callable[..., Client]]:
     """Makes browsers of one and the same server."""
-    from deep_image_compositing.evaluation.study.app import create_app
+    from deep_image_compositing.evaluation.study.server import create_app
 
     study = Study.open(folder)
     with Store(folder / ANSWERS, study.id) as store:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.study.store import Answer, Store, count_people
+from deep_image_compositing.evaluation.study.store import Answer, Store
 
 ABC = ("a", "b", "c")
 
@@ -18,8 +18,8 @@ def test_answers_are_there_after_opening_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     with Store(path, "study") as store:
         ann, bob = store.join("Ann"), store.join()
-        store.save_draft(ann, "set-1", ("a", None, None))
-        store.save_answer(bob, "set-1", ABC)
+        store.save(ann, "set-1", ("a", None, None), confirmed=False)
+        store.save(bob, "set-1", ABC, confirmed=True)
     with Store(path, "study") as store:
         assert store.people() == [ann, bob]
         assert (ann.name, bob.name) == ("Ann", "")
@@ -35,11 +35,11 @@ def test_answers_are_there_after_opening_again(tmp_path: Path) -> None:
 def test_an_answer_is_changed_by_confirming_alone(tmp_path: Path) -> None:
     with Store(tmp_path / "answers.sqlite", "study") as store:
         ann = store.join("Ann")
-        store.save_answer(ann, "set-1", ABC)
-        store.save_draft(ann, "set-1", ("c", None, None))
+        store.save(ann, "set-1", ABC, confirmed=True)
+        store.save(ann, "set-1", ("c", None, None), confirmed=False)
         (answer,) = store.answers()
         assert (answer.draft, answer.ranking) == (("c", None, None), ABC)
-        store.save_answer(ann, "set-1", ("c", "b", "a"))
+        store.save(ann, "set-1", ("c", "b", "a"), confirmed=True)
         (answer,) = store.answers()
         assert answer.draft == answer.ranking == ("c", "b", "a")
 
@@ -59,8 +59,8 @@ def test_many_threads_and_two_processes_worth_of_stores_write_at_once(tmp_path: 
         def answer(i: int) -> None:
             store = (one, other)[i % 2]
             for number in range(10):
-                store.save_draft(people[i], f"set-{number}", ("a", None, None))
-                store.save_answer(people[i], f"set-{number}", ABC)
+                store.save(people[i], f"set-{number}", ("a", None, None), confirmed=False)
+                store.save(people[i], f"set-{number}", ABC, confirmed=True)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(answer, range(8)))
@@ -77,16 +77,6 @@ def test_commits_reach_the_disk(tmp_path: Path) -> None:
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
-def test_counting_people_makes_no_database(tmp_path: Path) -> None:
-    path = tmp_path / "answers.sqlite"
-    assert count_people(path) == 0
-    assert not path.exists()
-    with Store(path, "study") as store:
-        assert count_people(path) == 0
-        store.join()
-        assert count_people(path) == 1
-
-
 def test_what_is_no_database_of_this_study_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     Store(path, "study").close()
@@ -101,8 +91,6 @@ def test_what_is_no_database_of_this_study_is_refused(tmp_path: Path) -> None:
     text.write_text("no database" * 100)
     with pytest.raises(DataError, match="cannot be used"):
         Store(text, "study")
-    with pytest.raises(DataError, match="cannot be read"):
-        count_people(text)
     with pytest.raises(DataError, match="cannot be used"):
         Store(tmp_path / "no" / "folder", "study")
 
@@ -110,7 +98,7 @@ def test_what_is_no_database_of_this_study_is_refused(tmp_path: Path) -> None:
 def test_a_broken_row_is_said(tmp_path: Path) -> None:
     with Store(tmp_path / "answers.sqlite", "study") as store:
         ann = store.join()
-        store.save_answer(ann, "set-1", ABC)
+        store.save(ann, "set-1", ABC, confirmed=True)
         store._run("UPDATE answers SET ranking = '{}'")
         with pytest.raises(DataError, match="no ranking"):
             store.answers()
