@@ -87,12 +87,8 @@ class Plan:
 class Bench(LightningModule):
     """``Trainer.test`` of whole methods: a step runs one method on one sample, in every grade.
 
-    A method that fails on a sample is recorded as failed, and the others go on; so is a sample
-    that cannot be read. When a run is taken up again, what failed is tried again.
-
-    Args:
-        plan: what is measured, and where it goes.
-        advance: told what is being done, how many of it are done, and how many there are.
+    What fails is recorded as failed, and the others go on; the next run tries it again. ``advance``
+    is told what is being done, how many of it are done, and how many there are.
     """
 
     def __init__(self, plan: Plan, advance: Callable[[str, int, int], None]) -> None:

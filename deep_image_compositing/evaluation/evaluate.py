@@ -37,29 +37,25 @@ def evaluate(
     show: bool = False,
     command: str = "",
 ) -> Report | None:
-    """Measure methods on a test set and write the report; finished work in ``out`` is kept.
+    """Measure methods on a test set and write the report; None in every process but the first.
 
     Args:
         methods: of different names, as ``choose`` gives them.
         test_set: the samples.
-        out: folder of ``report.json``, ``report.md``, ``report.html``, the contact sheets and the
-            records; made when it is not there.
+        out: folder of the report, the contact sheets and the records, of which finished ones are
+            kept; made when it is not there.
         grades: of the test set, those to measure; None for all.
         reference: name of the method that the others are compared with; None for ``ours``, or the
             last one where none is called so.
         devices: GPUs, or processes on a CPU.
         accelerator: as for Lightning's Trainer: auto, cpu, gpu.
-        threads: CPU threads of each process; None for torch's own choice, which is divided among
-            several processes.
+        threads: CPU threads of each process; None for torch's choice, divided among processes.
         sheets: samples that get contact sheets, spread over the set; 0 for none, None for
             ``bench.SHEETS`` and all without truth.
         lpips_weights: file of torchvision's AlexNet.
         overwrite: begin anew, whatever ``out`` holds of an earlier evaluation.
         show: draw progress on standard error.
         command: what was typed, for the report.
-
-    Returns:
-        The report; None in every process but the first.
 
     Raises:
         UsageError: a wrong argument, or an ``out`` that is a file, holds the report of another
@@ -73,13 +69,10 @@ def evaluate(
     names = [method.name for method in methods]
     if not names:
         raise UsageError("there is no method to run")
-    for name, value, least in (
-        ("devices", devices, 1),
-        ("threads", threads, 1),
-        ("sheets", sheets, 0),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"{name} must be at least {least}, got {value}")
+    least = {"devices": (devices, 1), "threads": (threads, 1), "sheets": (sheets, 0)}
+    for name, (value, low) in least.items():
+        if value is not None and value < low:
+            raise UsageError(f"{name} must be at least {low}, got {value}")
     if reference is None:
         reference = "ours" if "ours" in names else names[-1]
     if len({name.casefold() for name in names}) < len(names):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
-from deep_image_compositing.evaluation.report import Cell, Column, Report, table, tables
+from deep_image_compositing.evaluation.report import Cell, Report, head, table, tables
 from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_bytes
 from deep_image_compositing.messages import printable
@@ -59,24 +59,23 @@ def to_html(report: Report) -> str:
 
 def _page(template: str, report: Report) -> str:
     return render(
-        template, report=report, mask=_mask, facts=facts(report), verdicts=verdicts(report),
-        failures=failures(report), warnings=failures(report, "warnings", "warned on"),
-        legend=legend(report), sources=sources(report), slots=registry.SLOTS,
+        template, report=report, measures=MEASURES, key=KEY, slots=registry.SLOTS, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
+        verdicts=verdicts(report), failures=failures(report),
+        warnings=failures(report, "warnings", "warned on"),
     )  # fmt: skip
 
 
 def render(template: str, **values: Any) -> str:
     """A page made from one of the templates; the study's scores are one too."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
 
     pages = Environment(
-        loader=PackageLoader("deep_image_compositing.evaluation"), undefined=StrictUndefined,
+        loader=PackageLoader("deep_image_compositing.evaluation"),
         trim_blocks=True, lstrip_blocks=True, autoescape=not template.endswith(".md"),
     )  # fmt: skip
-    pages.filters |= {"counted": counted, "escaped": _escaped}
-    pages.filters["line"] = lambda text: " ".join(text.splitlines())
-    pages.filters["capital"] = _capital
+    pages.filters |= {"counted": counted, "escaped": _escaped, "listed": _listed}
+    pages.filters |= {"line": lambda text: " ".join(text.splitlines()), "capital": _capital}
     return pages.get_template(template).render(**values).rstrip() + "\n"
 
 
@@ -162,55 +161,6 @@ def failures(report: Report, key: str = "error", verb: str = "failed on") -> lis
     return lines
 
 
-def legend(report: Report) -> dict[str, str]:
-    """What each measure in the tables means, and why those that are missing are."""
-    texts = {m.name: m.about for key, m in MEASURES.items() if key in report.measured}
-    if KEY in report.measured:
-        texts["wins"] = (
-            f"Pictures on which the method has the best {MEASURES[KEY].name}; ties are shared."
-        )
-    by_reason: dict[str, list[str]] = {}
-    for key, reason in report.left_out.items():
-        by_reason.setdefault(reason, []).append(MEASURES[key].name)
-    return texts | {_listed(names): f"Not measured: {why}." for why, names in by_reason.items()}
-
-
-def facts(report: Report) -> dict[str, str]:
-    """What was compared, on what, with what, in a few lines."""
-    about = report.about
-    threads = _listed([str(count) for count in about["threads"]] or ["?"])
-    lines = {
-        "test set": f"{report.test_set['kind']}, {counted(len(report.names), 'picture')}",
-        "grades of masks": ", ".join(report.grades),
-        "methods": str(len(report.methods)),
-        "reference": report.reference,
-        "made by": f"deep-image-compositing {about['version']}, torch {about['torch']}, "
-        f"Python {about['python']}, on {about['device']} with {threads} CPU threads a process",
-        "command": about.get("command"),
-        "note": report.test_set.get("note"),
-    }
-    return {key: text for key, text in lines.items() if text}
-
-
-def sources(report: Report) -> list[str]:
-    """Where the test set's pictures come from, a line each."""
-    lines = []
-    for source in report.test_set.get("sources", []):
-        parts = [source.get("kind"), source.get("path")]
-        if "samples" in source:
-            parts.append(f"{source.get('used', source['samples'])} of {source['samples']} used")
-        if source.get("hold_out") is not None:
-            parts.append(f"the share {source['hold_out']:g} that training holds out")
-        if source.get("split"):
-            parts.append(f"split {source['split']}")
-        if source.get("licences"):
-            parts.append(f"licence: {', '.join(source['licences'])}")
-        lines.append(", ".join(filter(None, parts)))
-    keys = (key for key in ("path", "seed", "size") if key in report.test_set)
-    lines += [f"{key} {report.test_set[key]}" for key in keys]
-    return [*lines, f"fingerprint {report.test_set['fingerprint'][:16]}"]
-
-
 # On the terminal
 
 
@@ -222,8 +172,9 @@ def console_table(report: Report) -> rich.table.Table:
     parts = [report.summary[grade] for grade in report.grades]
     rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
     failing = any(sum(part.failed.values()) for part in parts)
-    lines = Table("method", title=str(Column.of(shown)))
-    seconds = [str(Column.of("seconds"))] if shown == KEY else []
+    value, time = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
+    lines = Table("method", title=value)
+    seconds = [time] if shown == KEY else []
     for column in (*report.grades, *seconds, *(["failed"] if failing else [])):
         lines.add_column(column, justify="right")
     for number, method in enumerate(report.method_names):

@@ -28,7 +28,8 @@ GROUPS = {
 """Headings of the tables of all measures."""
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean:
     """A mean over pictures, the ends of its 95 % interval, and the number of pictures."""
 
     mean: float
@@ -121,15 +122,9 @@ class Report:
         """All of it, as JSON has it."""
         summary = {}
         for grade, part in self.summary.items():
-            means = {m: {k: v._asdict() for k, v in own.items()} for m, own in part.means.items()}
             others = {m: asdict(d) for m, d in part.differences.items() if d.count}
-            summary[grade] = {
-                "measured": part.measured,
-                "failed": part.failed,
-                "means": means,
-                "wins": part.wins,
-                "differences": {"measure": KEY, "of": self.reference, "from": others},
-            }
+            differences = {"measure": KEY, "of": self.reference, "from": others}
+            summary[grade] = {**asdict(part), "differences": differences}
         content = {**vars(self), "samples": self.names, "summary": summary}
         content["measures"] = {key: asdict(measure) for key, measure in MEASURES.items()}
         del content["names"]
@@ -169,28 +164,25 @@ class Row(NamedTuple):
     cells: list[Cell | None]
 
 
-class Column(NamedTuple):
-    """The head of a column: its name, with an arrow to where it is good, and its unit."""
+class Head(NamedTuple):
+    """The head of a column: its name, an arrow to where it is good, and its unit."""
 
     name: str
+    arrow: str = ""
     unit: str = ""
 
-    @classmethod
-    def of(cls, key: str) -> Column:
-        """The head of a measure's column."""
-        measure = MEASURES[key]
-        return cls(f"{measure.name} {'↑' if measure.better == 'higher' else '↓'}", measure.unit)
 
-    def __str__(self) -> str:
-        name, space, arrow = self.name.rpartition(" ")
-        return f"{name} ({self.unit}){space}{arrow}" if self.unit else self.name
+def head(key: str) -> Head:
+    """The head of a measure's column."""
+    measure = MEASURES[key]
+    return Head(measure.name, "↑" if measure.better == "higher" else "↓", measure.unit)
 
 
 class Table(NamedTuple):
     """A table: its heading, the heads of its columns, and its rows."""
 
     title: str
-    columns: list[Column]
+    columns: list[Head]
     rows: list[Row]
 
 
@@ -228,7 +220,7 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
         counts = {"failed": failed, "missing": whole - failed - summary.measured[method]}
         note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)
         rows.append(Row(label, note, cells))
-    columns = [Column.of(key) for key in keys]
+    columns = [head(key) for key in keys]
     if KEY in keys:
-        columns.insert(1, Column("wins"))
+        columns.insert(1, Head("wins"))
     return Table(title, columns, rows)

@@ -175,14 +175,14 @@ class _Api:
         return Response(path.read_bytes(), media_type="image/webp", headers=headers)
 
     def about(self, request: Request) -> Response:
-        content: dict[str, Any] = {"sets": len(self.sets), "results": len(self.study.methods)}
-        content |= {"intro": self.intro, "person": None}
-        if (person := self._known(request)) is not None:
+        person, known = self._known(request), None
+        if person is not None:
             done = {answer.picture_set for answer in self.store.answers(person) if answer.ranking}
             order = self.study.order(person.token)
             sets = [{"id": item.id, "answered": item.id in done} for item in order]
-            content["person"] = {"name": person.name, "sets": sets}
-        return _answer(content)
+            known = {"name": person.name, "sets": sets}
+        counts = {"sets": len(self.sets), "results": len(self.study.methods)}
+        return _answer({**counts, "intro": self.intro, "person": known})
 
     async def join(self, request: Request) -> Response:
         name = (await _body(request)).get("name", "")
@@ -253,14 +253,11 @@ def _answer(content: Any) -> JSONResponse:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    status, text = 500, "the answer could not be stored"
-    headers = {"cache-control": "no-store"}
-    if isinstance(error, HTTPException):
-        status, text = error.status_code, error.detail
-        headers |= error.headers or {}
-    else:
+    if not isinstance(error, HTTPException):
         show(f"error: {error}", file=sys.stderr)
-    return JSONResponse({"error": text}, status, headers)
+        error = HTTPException(500, "the answer could not be stored")
+    headers = {"cache-control": "no-store", **(error.headers or {})}
+    return JSONResponse({"error": error.detail}, error.status_code, headers)
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -103,10 +103,10 @@ def unique_names(wanted: Iterable[str]) -> list[str]:
 
 def as_paths(paths: Paths | None, what: str) -> list[str]:
     """One path or several, as texts; ``UsageError`` for something that is none."""
-    each: list[Any] = [paths]
-    if paths is None or (isinstance(paths, Sequence) and not isinstance(paths, str)):
-        each = list(paths or ())
-    if not all(isinstance(path, str | Path) and str(path) for path in each):
+    each: Any = [paths] if isinstance(paths, str | Path) else paths or []
+    if not isinstance(each, list | tuple) or not all(
+        isinstance(p, str | Path) and str(p) for p in each
+    ):
         raise UsageError(f"{what} are one path or a list of paths, got {paths!r}")
     return [str(path) for path in each]
 
@@ -124,7 +124,7 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
 
 
 def check_count(option: str, value: int | None, least: int = 1) -> None:
-    """Raise ``UsageError`` for what is no whole number of at least ``least``, nor None."""
+    """UsageError for what is no whole number of at least ``least``, nor None."""
     if value is not None and not (isinstance(value, int) and value >= least):
         raise UsageError(f"{option} must be a whole number of at least {least}: {value!r}")
 

@@ -12,15 +12,7 @@ from torch import Tensor
 
 from deep_image_compositing.data.folders import SUFFIXES
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    Sample,
-    TestSet,
-    check_grades,
-    picture_size,
-    planes,
-    stat_of,
-    unique_names,
-)
+from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.images import read_image, read_mask, to_uint8
 from deep_image_compositing.placement import cover
 
@@ -53,7 +45,7 @@ class PairFiles:
         return {kind: path for kind, path in vars(self).items() if isinstance(path, Path)}
 
 
-class Folders(TestSet):
+class Folders(base.TestSet):
     """Pictures in a folder: ``foreground/NAME.*`` and ``background/NAME.*`` or ``background.*``.
 
     ``composite/NAME.*`` and ``alpha/NAME.*`` are truths, of the photograph's size. Where there is
@@ -76,9 +68,9 @@ class Folders(TestSet):
         self._root = Path(path)
         self._pairs = _find(self._root, TRUTHS)
         known = GRADES if any(pair.mask for pair in self._pairs) else GRADES[1:]
-        self.grades = check_grades(grades, known)
+        self.grades = base.check_grades(grades, known)
         for pair in self._pairs:
-            sizes = {kind: picture_size(file) for kind, file in pair.files().items()}
+            sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
             height, width = sizes["foreground"]
             for kind in sizes.keys() & TRUTHS:
                 if sizes[kind] != (height, width):
@@ -91,22 +83,26 @@ class Folders(TestSet):
     def names(self) -> list[str]:
         return [pair.name for pair in self._pairs]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         pair = self._pairs[index]
         photograph = read_image(pair.foreground)
-        background = planes(read_image(pair.background).pixels)
+        background = base.planes(read_image(pair.background).pixels)
 
         def gray(path: Path | None) -> Tensor | None:
-            return None if path is None else planes(to_uint8(read_mask(path, size=photograph.size)))
+            return (
+                None
+                if path is None
+                else base.planes(to_uint8(read_mask(path, size=photograph.size)))
+            )
 
         masks = {"given": gray(pair.mask), "none": None}
         truth = pair.composite
-        return Sample(
+        return base.Sample(
             pair.name,
-            foreground=planes(photograph.pixels),
+            foreground=base.planes(photograph.pixels),
             background=cover(background, photograph.size) if truth or pair.alpha else background,
             masks={grade: masks[grade] for grade in self.grades},
-            composite=None if truth is None else planes(read_image(truth).pixels),
+            composite=None if truth is None else base.planes(read_image(truth).pixels),
             alpha=gray(pair.alpha),
         )
 
@@ -123,7 +119,7 @@ class Folders(TestSet):
 
     def inputs(self) -> list[list[Any]]:
         paths = {path for pair in self._pairs for path in pair.files().values()}
-        return [stat_of(path) for path in sorted(paths)]
+        return [base.stat_of(path) for path in sorted(paths)]
 
 
 # Pairs
@@ -151,7 +147,7 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
     if not pairs:
         raise UsageError(f"{path} lists no pairs")
     stems = [pair.foreground.stem for pair in pairs]
-    names = unique_names(
+    names = base.unique_names(
         pair.name or (stem if stems.count(stem) == 1 else f"{stem}-{pair.background.stem}")
         for stem, pair in zip(stems, pairs, strict=True)
     )
@@ -193,7 +189,7 @@ def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
         for stem in sorted(pictures.keys() - foregrounds):
             raise UsageError(f"{pictures[stem]} belongs to no photograph in {root}/foreground")
     pairs = []
-    for name, (stem, file) in zip(unique_names(foregrounds), foregrounds.items(), strict=True):
+    for name, (stem, file) in zip(base.unique_names(foregrounds), foregrounds.items(), strict=True):
         files = {kind: pictures.get(stem) for kind, pictures in found.items()}
         background = files.pop("background") or common
         if background is None:

@@ -24,18 +24,7 @@ from deep_image_compositing.data.datasets import FolderDataset, Reading, is_shar
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    Paths,
-    Sample,
-    Shards,
-    TestSet,
-    as_paths,
-    check_count,
-    check_grades,
-    picture_size,
-    stat_of,
-    unique_names,
-)
+from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.evaluation.testsets.subjects import (
     MADE_NOTE,
     Input,
@@ -71,7 +60,7 @@ _CANDIDATES = 5
 _log = logging.getLogger("deep_image_compositing")
 
 
-class SynTest(TestSet):
+class SynTest(base.TestSet):
     """Photographs made from mattes and backgrounds, with the exact truth of everything.
 
     Args:
@@ -100,8 +89,8 @@ class SynTest(TestSet):
 
     def __init__(
         self,
-        mattes: Paths | None = None,
-        backgrounds: Paths | None = None,
+        mattes: base.Paths | None = None,
+        backgrounds: base.Paths | None = None,
         hold_out: float | None = None,
         background_hold_out: float | None = None,
         split: str | None = "validation",
@@ -112,15 +101,15 @@ class SynTest(TestSet):
         grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        check_count("samples", samples)
-        check_count("per_subject", per_subject)
-        check_count("size", size, 16)
-        check_count("seed", seed, 0)
-        self.grades = check_grades(grades, tuple(GRADES))
+        base.check_count("samples", samples)
+        base.check_count("per_subject", per_subject)
+        base.check_count("size", size, 16)
+        base.check_count("seed", seed, 0)
+        self.grades = base.check_grades(grades, tuple(GRADES))
         self.size, self.seed = size, seed
         self._sources: list[dict[str, Any]] = []
         self._inputs: list[list[Any]] = []
-        paths = as_paths(mattes, "mattes"), as_paths(backgrounds, "backgrounds")
+        paths = base.as_paths(mattes, "mattes"), base.as_paths(backgrounds, "backgrounds")
         self.made = not any(paths)
         if self.made:
             _log.warning("no mattes are given, so this test set is %s", MADE_NOTE)
@@ -150,7 +139,7 @@ class SynTest(TestSet):
         for path in paths:
             about: dict[str, Any] = {"kind": kind, "path": path}
             if is_shards(path):
-                shards = Shards(path, kind, split, cache)
+                shards = base.Shards(path, kind, split, cache)
                 about |= shards.about
                 self._inputs += shards.inputs
                 for s in shards.samples:
@@ -161,8 +150,8 @@ class SynTest(TestSet):
                 about["licences"] = ["not stated"]
                 for pair in pairs:
                     for file in filter(None, (pair.image, pair.label)):
-                        picture_size(file)
-                        self._inputs.append(stat_of(file))
+                        base.picture_size(file)
+                        self._inputs.append(base.stat_of(file))
                     name = pair.image.relative_to(path).with_suffix("").as_posix()
                     item = partial(FileItem, Source(path), pair)
                     inputs.append(Input(name.removeprefix("images/"), str(pair.image), item))
@@ -172,7 +161,7 @@ class SynTest(TestSet):
                 f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
                 "one, or null for all of them"
             )
-        names = unique_names(each.name for each in inputs)
+        names = base.unique_names(each.name for each in inputs)
         return [each._replace(name=name) for name, each in zip(names, inputs, strict=True)]
 
     def _plan(self, samples: int | None, per_subject: int) -> list[tuple[str, Input]]:
@@ -193,12 +182,12 @@ class SynTest(TestSet):
     def names(self) -> list[str]:
         return [name for name, _ in self._samples]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         name, subject = self._samples[index]
         color, alpha = read_subject(subject, self.size)
         frame = (alpha.shape[-2], alpha.shape[-1])
         old, new = (cover(read_scene(scene), frame) for scene in self._backgrounds(name))
-        return Sample(
+        return base.Sample(
             name,
             foreground=blend(color, alpha, old),
             background=new,

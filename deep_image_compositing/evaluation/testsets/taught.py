@@ -9,24 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    Paths,
-    Sample,
-    Shards,
-    TestSet,
-    as_paths,
-    check_count,
-    check_grades,
-    naming,
-    planes,
-    unique_names,
-)
+from deep_image_compositing.evaluation.testsets import base
 
 GRADES = ("exact", "rough", "none")
 """Grades of given masks: the true alpha, the mask that the set was made with, and none."""
 
 
-class Taught(TestSet):
+class Taught(base.TestSet):
     """Triplets of ``deep-image-compositing teach``.
 
     The photograph is a network's composite; how it looked behind the subject is not known. The
@@ -48,34 +37,36 @@ class Taught(TestSet):
 
     def __init__(
         self,
-        shards: Paths,
+        shards: base.Paths,
         split: str | None = "validation",
         samples: int | None = None,
         grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        check_count("samples", samples)
-        self.grades = check_grades(grades, GRADES)
-        self._sources = [Shards(p, "triplets", split, cache) for p in as_paths(shards, "shards")]
+        base.check_count("samples", samples)
+        self.grades = base.check_grades(grades, GRADES)
+        self._sources = [
+            base.Shards(p, "triplets", split, cache) for p in base.as_paths(shards, "shards")
+        ]
         if not self._sources:
             raise UsageError("the test set taught needs the shards that teach has written")
         self._samples = [(source, s) for source in self._sources for s in source.samples][:samples]
-        self._names = unique_names(sample.key for _, sample in self._samples)
+        self._names = base.unique_names(sample.key for _, sample in self._samples)
 
     def names(self) -> list[str]:
         return self._names
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         source, place = self._samples[index]
         item = source.read(place)
 
         def picture(field: str, mode: str = "RGB") -> Tensor:
-            return planes(np.asarray(item.picture(field).convert(mode)))
+            return base.planes(np.asarray(item.picture(field).convert(mode)))
 
-        with naming(item.name):
+        with base.naming(item.name):
             alpha = picture("alpha.png", "L")
             masks = {"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None}
-            return Sample(
+            return base.Sample(
                 self._names[index],
                 foreground=picture("foreground.jpg"),
                 background=picture("background.jpg"),
