@@ -30,10 +30,10 @@ from deep_image_compositing.evaluation.study.folder import (
     PICTURES,
     PLACES,
     PictureSet,
+    Store,
     Study,
     picture_path,
 )
-from deep_image_compositing.evaluation.study.store import Store
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
@@ -195,8 +195,7 @@ def _render(
 
 
 def _digests(pair: PairFiles) -> dict[str, str]:
-    files = {"foreground": pair.foreground, "background": pair.background, "mask": pair.mask}
     try:
-        return {kind: digest(path) for kind, path in files.items() if path is not None}
+        return {kind: digest(path) for kind, path in pair.files().items()}
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error

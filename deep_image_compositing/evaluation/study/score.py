@@ -19,8 +19,7 @@ from typing import Any
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import statistics
 from deep_image_compositing.evaluation.pages import counted, render
-from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Study
-from deep_image_compositing.evaluation.study.store import Store
+from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
 from deep_image_compositing.files import write_bytes
 
 OTHERS = 8

@@ -42,12 +42,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation.study.folder import (
     ANSWERS,
+    MAX_NAME,
     SUFFIX,
+    Person,
     PictureSet,
+    Store,
     Study,
     picture_path,
 )
-from deep_image_compositing.evaluation.study.store import MAX_NAME, Person, Store
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import check_regular
 from deep_image_compositing.messages import show

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import PIL
 import torch
@@ -37,24 +37,16 @@ from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.placement import cover
 
-
-class Grade(NamedTuple):
-    """How rough a given mask is: the true alpha, degraded ``strength`` times as for training.
-
-    Of several draws the one is taken that more than a share ``rank`` of them are better than.
-    """
-
-    strength: float
-    rank: float
-
-
-GRADES: dict[str, Grade | None] = {
-    "exact": Grade(0.0, 0.0),
-    "rough": Grade(1.0, 0.5),  # the outline is off by some pixels, hair is gone or filled in
-    "bad": Grade(2.5, 0.75),  # legs and horns are lost, or much background is in
+GRADES: dict[str, dict[str, float] | None] = {
+    "exact": {"strength": 0.0, "rank": 0.0},
+    # the outline is off by some pixels, hair is gone or filled in
+    "rough": {"strength": 1.0, "rank": 0.5},
+    # legs and horns are lost, or much background is in
+    "bad": {"strength": 2.5, "rank": 0.75},
     "none": None,
 }
-"""Grades of given masks; None gives no mask at all."""
+"""How rough a given mask is: the true alpha, degraded ``strength`` times as for training; of some
+draws the one that more than a share ``rank`` of them are better than. None gives no mask."""
 
 _CANDIDATES = 5
 _log = logging.getLogger("deep_image_compositing")
@@ -207,25 +199,24 @@ class SynTest(base.TestSet):
     def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
         """The given mask (1, H, W), uint8."""
         wanted = GRADES[grade]
-        if wanted is None or wanted.strength == 0:
+        if wanted is None or wanted["strength"] == 0:
             return None if wanted is None else alpha.clone()
         generator = torch.Generator().manual_seed(self._draw(name, grade))
         truth = alpha[None] / 255
         subject = truth >= 0.5
         draws = range(_CANDIDATES)
-        masks = [degrade_mask(truth, generator, wanted.strength, exact=0.0) for _ in draws]
+        masks = [degrade_mask(truth, generator, wanted["strength"], exact=0.0) for _ in draws]
         # Where every draw loses a thin subject, its own mask is left.
         kept = [m for m in masks if (subject & (m >= 0.5)).sum() * 3 >= subject.sum()] or [truth]
         kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
-        return to_bytes(kept[round(wanted.rank * (len(kept) - 1))][0])
+        return to_bytes(kept[round(wanted["rank"] * (len(kept) - 1))][0])
 
     def describe(self) -> dict[str, Any]:
-        grades = {name: GRADES[name] for name in self.grades}
         about: dict[str, Any] = {
             "kind": self.name,
             "seed": self.seed,
             "size": self.size,
-            "grades": {name: grade and grade._asdict() for name, grade in grades.items()},
+            "grades": {name: GRADES[name] for name in self.grades},
             "made_with": _versions(),
             "sources": self._sources,
             "samples": [

@@ -11,7 +11,7 @@ import pytest
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.study.folder import ANSWERS, Study
+from deep_image_compositing.evaluation.study.folder import ANSWERS, Person, Store, Study
 from deep_image_compositing.evaluation.study.score import (
     Vote,
     page,
@@ -19,7 +19,6 @@ from deep_image_compositing.evaluation.study.score import (
     score,
     write_scores,
 )
-from deep_image_compositing.evaluation.study.store import Person, Store
 from tests.evaluation.study.made import METHODS, made_study, token
 
 ANN = (("ours", "alpha", "laplacian"), ("ours", "feather", "alpha"), ("alpha", "ours", "feather"))

@@ -18,9 +18,8 @@ import pytest
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from deep_image_compositing.evaluation.study import server
-from deep_image_compositing.evaluation.study.folder import ANSWERS, KEY, Study, picture_path
+from deep_image_compositing.evaluation.study.folder import ANSWERS, KEY, Store, Study, picture_path
 from deep_image_compositing.evaluation.study.server import serve
-from deep_image_compositing.evaluation.study.store import Store
 from tests.evaluation.study.made import METHODS, made_study, serving
 
 pytest.importorskip("starlette")

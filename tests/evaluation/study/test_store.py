@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.study.store import Answer, Store
+from deep_image_compositing.evaluation.study.folder import Answer, Store
 
 ABC = ("a", "b", "c")
 
