@@ -40,22 +40,13 @@ from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
 
-WORK = "work"
-"""Folder of the ledger and the result pictures, inside the report's."""
-
+WORK = "work"  # folder of the ledger and the result pictures, inside the report's
 LEDGER = "records.jsonl"
 
-OWN = (WORK, *pages.FILES, sheets.FOLDER)
-"""All that an evaluation writes."""
-
-RECORD = 2
-"""Raised whenever a record says something else about the same work."""
-
-SHEETS = 12
-"""Samples that get contact sheets, spread over a set whose truth is known."""
-
-CACHE = 1_000_000_000
-"""Bytes of samples that each process keeps in memory."""
+OWN = (WORK, *pages.FILES, sheets.FOLDER)  # all that an evaluation writes
+RECORD = 2  # raised whenever a record says something else about the same work
+SHEETS = 12  # samples that get contact sheets, spread over a set whose truth is known
+CACHE = 1_000_000_000  # bytes of samples that each process keeps in memory
 
 _NOTHING = (-1, -1)
 _log = logging.getLogger("deep_image_compositing")

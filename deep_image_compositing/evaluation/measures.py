@@ -23,9 +23,7 @@ from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
 
-KEY = "band_psnr"
-"""The measure by which methods are compared and pictures won."""
-
+KEY = "band_psnr"  # the measure by which methods are compared and pictures won
 OUTLINE_SIDE = 640
 """Long side to which distances of outlines are scaled, so that they compare across sizes."""
 

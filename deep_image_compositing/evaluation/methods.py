@@ -23,8 +23,7 @@ from deep_image_compositing.stages.making import describe_stage, make_stage, wei
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
-RUNS = "runs"
-"""Folder below which the recipes put their runs."""
+RUNS = "runs"  # folder below which the recipes put their runs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)

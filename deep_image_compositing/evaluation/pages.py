@@ -10,22 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
-from deep_image_compositing.evaluation.report import Cell, Report, head, table, tables
+from deep_image_compositing.evaluation.report import Report, tables
 from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_bytes
-from deep_image_compositing.messages import printable
-
-if TYPE_CHECKING:
-    import rich.table
 
 FILES = ("report.json", "report.md", "report.html")
-
-FEW = 6
-"""Pictures below which an interval says little."""
+FEW = 6  # pictures below which an interval says little
 
 _MASKS = {
     "exact": "given the exact mask",
@@ -159,41 +153,3 @@ def failures(report: Report, key: str = "error", verb: str = "failed on") -> lis
         if rest := sum(count for _, count in counts.most_common()[3:]):
             lines.append(f"{method} {verb} {rest} more with other messages, see report.json")
     return lines
-
-
-# On the terminal
-
-
-def console_table(report: Report) -> rich.table.Table:
-    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
-    from rich.table import Table
-
-    shown = KEY if report.has_truth else "seconds"
-    parts = [report.summary[grade] for grade in report.grades]
-    rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
-    failing = any(sum(part.failed.values()) for part in parts)
-    value, time = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
-    lines = Table("method", title=value)
-    seconds = [time] if shown == KEY else []
-    for column in (*report.grades, *seconds, *(["failed"] if failing else [])):
-        lines.add_column(column, justify="right")
-    for number, method in enumerate(report.method_names):
-        cells = [_console_cell(row[number].cells[0]) for row in rows]
-        if shown == KEY:
-            times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
-            total = sum(time.pictures for time in times)
-            cells.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
-        if failing:
-            failed = sum(part.failed[method] for part in parts)
-            cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        lines.add_row(printable(method), *cells)
-    return lines
-
-
-def _console_cell(cell: Cell | None) -> str:
-    from rich.markup import escape
-
-    if cell is None:
-        return "-"
-    text = f"[bold]{cell.text}[/bold]" if cell.best else cell.text
-    return f"{text} {escape(cell.interval)}".rstrip()

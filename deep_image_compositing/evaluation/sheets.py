@@ -1,7 +1,4 @@
-"""Contact sheets of a comparison: all methods on one sample, with zoomed crops of its rim.
-
-The bench calls ``draw``. While crops are chosen, results are read from disk one at a time.
-"""
+"""Contact sheets of a comparison: all methods on one sample, with zoomed crops of its rim."""
 
 from __future__ import annotations
 
@@ -22,20 +19,11 @@ from deep_image_compositing.functional.sheets import NEUTRAL, contact_sheet
 from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
 
-FOLDER = "sheets"
-"""Folder of the sheets, inside the report's."""
-
-LAYOUT = 2
-"""Raised whenever a sheet shows something else of the same results."""
-
-CELL = 288
-"""Side in pixels of the square in which a picture is shown."""
-
-CROPS = 3
-"""Zoomed crops a sample."""
-
-GAIN = 4
-"""What errors are multiplied by before they are shown."""
+FOLDER = "sheets"  # folder of the sheets, inside the report's
+LAYOUT = 2  # raised whenever a sheet shows something else of the same results
+CELL = 288  # side in pixels of the square in which a picture is shown
+CROPS = 3  # zoomed crops a sample
+GAIN = 4  # what errors are multiplied by before they are shown
 
 _ZOOMS = (1, 2, 3, 4, 6, 9)  # the divisors of CELL that make sense
 _SEARCH = 1024  # long side at which the crops are searched for
@@ -150,8 +138,7 @@ def choose_zoom(height: int, width: int) -> int:
 def interest(sample: Sample, rows: Sequence[Row]) -> Tensor:
     """How much there is to see at each place, (1, 1, h, w), at a long side of at most 1024.
 
-    The true alpha's softness, ``4 · alpha · (1 - alpha)``; without a truth the largest softness
-    that any method gave, times how far composites differ there, if they do.
+    The true alpha's softness, else the largest of any method, times how far composites differ.
     """
     if sample.alpha is not None:
         return _softness(sample.alpha)

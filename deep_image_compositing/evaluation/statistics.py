@@ -1,7 +1,4 @@
-"""What a table may claim: bootstrap intervals, wins and Friedman's test, by scipy.
-
-The bench and the user study call these; the same numbers always give the same interval.
-"""
+"""What a table may claim, of the bench and of the study: intervals, wins, Friedman's test."""
 
 from __future__ import annotations
 
@@ -14,12 +11,8 @@ from numpy.typing import ArrayLike
 
 from deep_image_compositing.extras import import_extra
 
-DRAWS = 10_000
-"""Resamples of the bootstrap."""
-
-LEVEL = 0.95
-"""Of all intervals."""
-
+DRAWS = 10_000  # resamples of the bootstrap
+LEVEL = 0.95  # of all intervals
 _AT_ONCE = 4_000_000  # indices that are drawn at a time: 32 MB of them
 
 
@@ -46,7 +39,8 @@ class Difference:
 def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of one number an item, (N,); NaN are left out.
 
-    Both ends are the one number there is when N is 1, and NaN when there is none.
+    The same numbers always give the same one. Both ends are the number itself when N is 1, and NaN
+    when there is none.
     """
     numbers = np.asarray(values, np.float64)
     numbers = numbers[~np.isnan(numbers)]
@@ -63,8 +57,7 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
     """How far ``first`` lies above ``second``, both (N,), item by item; NaN in either is left out.
 
-    What makes one picture harder than another cancels, so the interval is narrower than that of
-    two means apart.
+    What makes one picture harder than another cancels: the interval is narrower than of two means.
     """
     gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     gaps = gaps[~np.isnan(gaps)]
@@ -77,9 +70,7 @@ def wins(
 ) -> dict[str, float]:
     """On how many items each method is the best; those that tie share the win, NaN never wins.
 
-    Args:
-        table: one number an item for each method, in the same order of items.
-        better: which numbers are the good ones.
+    The table has one number an item for each method, in the same order of items.
     """
     if not table:
         return {}
@@ -93,8 +84,7 @@ def wins(
 def friedman(scores: ArrayLike) -> tuple[float, float]:
     """Friedman's test of whether methods differ at all: the statistic and its p-value.
 
-    Args:
-        scores: (N, K), N items by K methods, at least three. Which end is good does not matter.
+    Scores are (N, K), N items by K methods, at least three; which end is good does not matter.
     """
     table = np.asarray(scores, np.float64)
     if (table == table[:, :1]).all():  # nothing differs, where scipy divides 0 by 0

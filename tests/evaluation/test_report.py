@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from deep_image_compositing.commands.evaluate import table_of
 from deep_image_compositing.evaluation import pages
 from deep_image_compositing.evaluation import report as tables
 from deep_image_compositing.evaluation.report import Report
@@ -236,7 +237,7 @@ def test_the_terminal_s_table_is_as_wide_as_it_needs() -> None:
     grades = ("exact", "rough", "bad", "none")
     report = make({"ours": [*OURS], "other": ["dark", *ALIKE[1:]]}, grades)
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(pages.console_table(report))
+    console.print(table_of(report))
     text = console.export_text()
     assert "25.00 [24." in text
     assert "4 of 32" in text

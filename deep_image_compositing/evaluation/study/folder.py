@@ -29,15 +29,11 @@ ANSWERS = "answers.sqlite"
 SUFFIX = ".webp"
 """Pictures are lossless WebP: exact like PNG, a third smaller, and every browser shows it."""
 
-PLACES = 3
-"""How many of the results a person puts in order."""
+PLACES = 3  # how many of the results a person puts in order
 
-Ranking = tuple[str | None, ...]
-"""Tokens of results, best first; None where a place is free."""
+Ranking = tuple[str | None, ...]  # tokens of results, best first; None where a place is free
 
-MAX_NAME = 80
-"""Characters of a person's name."""
-
+MAX_NAME = 80  # characters of a person's name
 _VERSION = 1
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;

@@ -1,7 +1,6 @@
 """Making a study: every method's picture of every pair, under names that tell nothing.
 
-``study.json`` is written first, with a random token for every picture that is to be; so a run that
-was stopped goes on, and a picture that is there is never made twice.
+``study.json`` is written first, with the token of every picture; so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
 from deep_image_compositing.placement import cover, resample
 
-MAX_SIDE = 1024
-"""Long side in pixels of the pictures, unless another is given."""
+MAX_SIDE = 1024  # long side in pixels of the pictures, unless another is given
 
 _log = logging.getLogger("deep_image_compositing")
 

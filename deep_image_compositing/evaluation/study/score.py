@@ -1,8 +1,7 @@
 """Scoring a study as the paper does: a person's best three count 1, 2 and 3, all others 8.
 
-A method's score is the mean over all answers, so lower is better. Only confirmed answers count; an
-answer is what one person said of one set. ``study score`` calls ``write_scores``; the page and the
-figure are the templates ``scores.md`` and ``scores.svg``.
+A method's score is the mean over all confirmed answers, each what one person said of one set, so
+lower is better. The page and the figure are the templates ``scores.md`` and ``scores.svg``.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from deep_image_compositing.evaluation.pages import counted, render
 from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
 from deep_image_compositing.files import write_bytes
 
-OTHERS = 8
-"""The score of a result that is not among a person's best three."""
+OTHERS = 8  # the score of a result that is not among a person's best three
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,9 @@ class Scores:
     sets_left_out: int  # that could not be made
     level: float  # of the confidence intervals
     chance: float  # the mean score of a method among equals
-    # the statistic of Friedman's test over the sets' mean scores; None below two answered sets
-    friedman: float | None
+    friedman: float | None  # statistic over the sets' mean scores; None below two answered sets
     p: float | None  # probability of one as large if people could not tell the methods apart
-    # Kendall's coefficient of concordance, from 0, the sets disagree, to 1, every set puts the
-    # methods in the same order
-    kendall_w: float | None
+    kendall_w: float | None  # Kendall's concordance: 0, the sets disagree, to 1, all have one order
 
     @property
     def summary(self) -> str:

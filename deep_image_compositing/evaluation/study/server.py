@@ -54,8 +54,7 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import check_regular
 from deep_image_compositing.messages import show
 
-MAX_BODY = 4096
-"""Bytes of a request's body; the largest that the page sends has a few hundred."""
+MAX_BODY = 4096  # bytes of a request's body; the largest that the page sends has a few hundred
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _YEAR = 365 * 24 * 3600

@@ -1,8 +1,4 @@
-"""Test sets: photographs, backgrounds, given masks and truths that methods are measured on.
-
-``syntest`` is made from mattes and backgrounds, ``taught`` was made by a trained network, and
-``folders`` are a user's own pictures. The bench and the study open them here.
-"""
+"""Test sets: photographs, backgrounds, given masks and truths that methods are measured on."""
 
 from __future__ import annotations
 

@@ -16,9 +16,6 @@ from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.images import read_image, read_mask, to_uint8
 from deep_image_compositing.placement import cover
 
-GRADES = ("given", "none")
-"""Grades of given masks: the one in ``mask/``, and none."""
-
 TRUTHS = ("composite", "alpha")
 
 EXPECTED = (
@@ -52,9 +49,7 @@ class Folders(base.TestSet):
     one, the background is scaled and cropped to cover the photograph. Pairs without any have
     composites to look at and nothing to measure.
 
-    Args:
-        path: the folder.
-        grades: of given masks: ``given`` where there is a folder ``mask``, and ``none``.
+    Grades of given masks are ``given``, where there is a folder ``mask``, and ``none``.
 
     Raises:
         UsageError: no such folder, a file that is missing or without a photograph of its name, or
@@ -64,11 +59,10 @@ class Folders(base.TestSet):
 
     name: ClassVar[str] = "folders"
 
-    def __init__(self, path: str | Path, grades: Sequence[str] | str | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._root = Path(path)
         self._pairs = _find(self._root, TRUTHS)
-        known = GRADES if any(pair.mask for pair in self._pairs) else GRADES[1:]
-        self.grades = base.check_grades(grades, known)
+        self.grades = ("given", "none") if self._pairs[0].mask else ("none",)
         for pair in self._pairs:
             sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
             height, width = sizes["foreground"]
@@ -95,13 +89,12 @@ class Folders(base.TestSet):
                 else base.planes(to_uint8(read_mask(path, size=photograph.size)))
             )
 
-        masks = {"given": gray(pair.mask), "none": None}
         truth = pair.composite
         return base.Sample(
             pair.name,
             foreground=base.planes(photograph.pixels),
             background=cover(background, photograph.size) if truth or pair.alpha else background,
-            masks={grade: masks[grade] for grade in self.grades},
+            masks={"given": gray(pair.mask), "none": None},
             composite=None if truth is None else base.planes(read_image(truth).pixels),
             alpha=gray(pair.alpha),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,21 +10,17 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
 
-GRADES = ("exact", "rough", "none")
-"""Grades of given masks: the true alpha, the mask that the set was made with, and none."""
-
 
 class Taught(base.TestSet):
     """Triplets of ``deep-image-compositing teach``.
 
-    The photograph is a network's composite; how it looked behind the subject is not known. The
-    truth is exact for the alpha and colour that the network gave.
+    The photograph is a network's composite, and what is behind the subject not known. The truth is
+    that of the alpha and colour that the network gave.
 
     Args:
         shards: folders of shards, patterns or URLs.
         split: of folders of shards; None for all, training data included.
         samples: how many are used, the first ones; None for all.
-        grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
 
     Raises:
@@ -34,17 +29,17 @@ class Taught(base.TestSet):
     """
 
     name: ClassVar[str] = "taught"
+    # of given masks: the true alpha, the mask that the set was made with, and none
+    grades = ("exact", "rough", "none")
 
     def __init__(
         self,
         shards: base.Paths,
         split: str | None = "validation",
         samples: int | None = None,
-        grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
         base.check_count("samples", samples)
-        self.grades = base.check_grades(grades, GRADES)
         self._sources = [
             base.Shards(p, "triplets", split, cache) for p in base.as_paths(shards, "shards")
         ]
@@ -65,12 +60,11 @@ class Taught(base.TestSet):
 
         with base.naming(item.name):
             alpha = picture("alpha.png", "L")
-            masks = {"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None}
             return base.Sample(
                 self._names[index],
                 foreground=picture("foreground.jpg"),
                 background=picture("background.jpg"),
-                masks={grade: masks[grade] for grade in self.grades},
+                masks={"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None},
                 composite=picture("composite.png"),
                 alpha=alpha,
             )
