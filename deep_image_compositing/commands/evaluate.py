@@ -171,10 +171,13 @@ def table_of(report: Report) -> Table:
     parts = [report.summary[grade] for grade in report.grades]
     rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
     failing = any(sum(part.failed.values()) for part in parts)
-    value, time = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
+    value, seconds = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
     lines = Table("method", title=value)
-    seconds = [time] if shown == KEY else []
-    for column in (*report.grades, *seconds, *(["failed"] if failing else [])):
+    for column in (
+        *report.grades,
+        *([seconds] if shown == KEY else []),
+        *(["failed"] if failing else []),
+    ):
         lines.add_column(column, justify="right")
     for number, method in enumerate(report.method_names):
         cells = []

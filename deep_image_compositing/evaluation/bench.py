@@ -39,6 +39,7 @@ from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
+from deep_image_compositing.metrics.lpips import find_lpips
 
 WORK = "work"  # folder of the ledger and the result pictures, inside the report's
 LEDGER = "records.jsonl"
@@ -89,7 +90,8 @@ class Bench(LightningModule):
         self.prepare_data_per_node = False
         self.names = plan.test_set.names()
         self.fingerprint = plan.test_set.fingerprint()
-        lpips, self.left_out = measures.prepare(plan.lpips_weights)
+        lpips, reason = find_lpips(plan.lpips_weights)
+        self.left_out = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
         self._lpips = (lpips,)  # in a tuple, or Lightning would take it for a part of the module
         self._done = self._total = 0
         self._method: Method | None = None

@@ -21,7 +21,7 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
-from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
+from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
 
 KEY = "band_psnr"  # the measure by which methods are compared and pictures won
 OUTLINE_SIDE = 640
@@ -107,17 +107,6 @@ MEASURES: dict[str, Measure] = {
 """All measures, in the order of tables, by the keys of records."""
 
 
-def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict[str, str]]:
-    """The network of LPIPS, if it can be had, and for each measure that cannot the reason.
-
-    Args:
-        lpips_weights: file of torchvision's AlexNet, WeightsError where it is unusable; None to
-            look in torch hub's folder.
-    """
-    lpips, reason = find_lpips(lpips_weights)
-    return lpips, {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
-
-
 def measure_composite(
     composite: Tensor,
     truth: Tensor,
@@ -141,7 +130,7 @@ def measure_composite(
         background: the new background.
         old_background: None leaves out ``halo`` and ``lost``.
         foreground_color: the subject's true straight colour, for ``lost``.
-        lpips: from ``prepare``; None leaves LPIPS out.
+        lpips: from ``find_lpips``; None leaves LPIPS out.
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)

@@ -87,33 +87,28 @@ class Report:
         return bool({KEY, "psnr"} & self.measured)
 
     def _summarize(self, grade: str) -> Summary:
-        records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.method_names}
-        for record in self.records:
-            if record["grade"] == grade and record["method"] in records:
-                records[record["method"]][record["sample"]] = record
-        measures = {
-            method: [by_sample.get(name, {}).get("measures", {}) for name in self.names]
-            for method, by_sample in records.items()
-        }
+        found = {(r["method"], r["sample"]): r for r in self.records if r["grade"] == grade}
+        rows = {m: [found.get((m, name), {}) for name in self.names] for m in self.method_names}
+        figures = {m: [record.get("measures", {}) for record in own] for m, own in rows.items()}
         table = {
-            key: {m: [row.get(key, float("nan")) for row in rows] for m, rows in measures.items()}
+            key: {m: [one.get(key, float("nan")) for one in own] for m, own in figures.items()}
             for key in MEASURES
-            if any(key in row for rows in measures.values() for row in rows)
+            if any(key in one for own in figures.values() for one in own)
         }
-        means: dict[str, dict[str, Mean]] = {method: {} for method in records}
+        means: dict[str, dict[str, Mean]] = {method: {} for method in rows}
         for key, columns in table.items():
             for method, column in columns.items():
                 if values := [value for value in column if value == value]:
                     mean = sum(values) / len(values)
                     means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
         return Summary(
-            measured={m: sum("measures" in r for r in rs.values()) for m, rs in records.items()},
-            failed={m: sum("error" in r for r in rs.values()) for m, rs in records.items()},
+            measured={m: sum("measures" in record for record in own) for m, own in rows.items()},
+            failed={m: sum("error" in record for record in own) for m, own in rows.items()},
             means=means,
             wins={key: wins(columns, MEASURES[key].better) for key, columns in table.items()},
             differences={
                 method: paired_difference(table[KEY][self.reference], table[KEY][method])
-                for method in records
+                for method in rows
                 if KEY in table and method != self.reference
             },
         )

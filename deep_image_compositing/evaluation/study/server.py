@@ -90,7 +90,7 @@ def serve(
     Raises:
         UsageError: no finished study, or an address that cannot be had.
         DataError: pictures or answers that cannot be used.
-        MissingExtraError: Starlette or uvicorn is not installed.
+        MissingExtraError: uvicorn is not installed.
     """
     uvicorn = import_extra("uvicorn", "study serve")
     study = Study.open(folder)
