@@ -99,20 +99,19 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
         columns.append(_Column(row.caption(), result, note, last))
     parts = [{column.label: _unit(column.picture) for column in columns}]
     parts[0][title] = _outlined(sample.foreground, boxes)
-    for number, (top, left, bottom, right) in enumerate(boxes):
-        crops = [
-            c.picture if c.picture is None else c.picture[:, top:bottom, left:right]
-            for c in columns
-        ]
+    for number, box in enumerate(boxes):
         name = f"crop {number + 1}, x {zoom}: "
-        parts.append({name + c.label: _unit(x) for c, x in zip(columns, crops, strict=True)})
+        parts.append({name + column.label: _unit(column.picture, box) for column in columns})
     parts.append({column.note: _unit(column.last) for column in columns})
     return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
 
 
-def _unit(picture: Tensor | None) -> Tensor:
-    """A picture (C, H, W) of 8 bits as (1, C, H, W) in [0, 1]; grey where there is none."""
-    return torch.full((1, 1, 1, 1), NEUTRAL) if picture is None else picture[None].float() / 255
+def _unit(picture: Tensor | None, box: Box | None = None) -> Tensor:
+    """A picture (C, H, W) of 8 bits, or a crop, as (1, C, h, w) in [0, 1]; grey without any."""
+    if picture is None:
+        return torch.full((1, 1, 1, 1), NEUTRAL)
+    top, left, bottom, right = box or (0, 0, None, None)
+    return picture[None, :, top:bottom, left:right].float() / 255
 
 
 def _outlined(picture: Tensor, boxes: Sequence[Box]) -> Tensor:

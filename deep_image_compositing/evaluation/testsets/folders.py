@@ -66,12 +66,12 @@ class Folders(base.TestSet):
         for pair in self._pairs:
             sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
             height, width = sizes["foreground"]
-            for kind in sizes.keys() & TRUTHS:
-                if sizes[kind] != (height, width):
+            for kind in TRUTHS:
+                size = sizes.get(kind, (height, width))
+                if size != (height, width):
                     raise UsageError(
-                        f"{getattr(pair, kind)} is {sizes[kind][1]} x {sizes[kind][0]} pixels, its "
-                        f"photograph {pair.foreground} {width} x {height}: a truth has the "
-                        "photograph's size"
+                        f"{getattr(pair, kind)} is {size[1]} x {size[0]} pixels, its photograph "
+                        f"{pair.foreground} {width} x {height}: a truth has the photograph's size"
                     )
 
     def names(self) -> list[str]:
@@ -83,11 +83,9 @@ class Folders(base.TestSet):
         background = base.planes(read_image(pair.background).pixels)
 
         def gray(path: Path | None) -> Tensor | None:
-            return (
-                None
-                if path is None
-                else base.planes(to_uint8(read_mask(path, size=photograph.size)))
-            )
+            if path is None:
+                return None
+            return base.planes(to_uint8(read_mask(path, size=photograph.size)))
 
         truth = pair.composite
         return base.Sample(
