@@ -196,6 +196,7 @@ def tables(report: Report, grade: str) -> Iterator[Table]:
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
     """The table of some measures: a row a method, or a segmenter where masks are measured."""
     summary, whole = report.summary[grade], len(report.names)
+    with_wins = KEY in keys and KEY in summary.wins
     labels = {name: name for name in report.method_names}
     if title == GROUPS["mask"]:  # methods with one segmenter have one mask: of the most whole one
         segmenters = {m["name"]: m["segmenter"]["name"] for m in report.methods}
@@ -208,7 +209,7 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
         for key in keys:
             column = [summary.means[m][key] for m in labels if key in summary.means[m]]
             cells.append(Cell.of(key, means[key], column) if key in means else None)
-        if KEY in keys:
+        if with_wins:
             won, most = summary.wins[KEY][method], max(summary.wins[KEY].values())
             cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if KEY in means else None)
         failed = summary.failed[method]
@@ -216,6 +217,6 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
         note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)
         rows.append(Row(label, note, cells))
     columns = [head(key) for key in keys]
-    if KEY in keys:
+    if with_wins:
         columns.insert(1, Head("wins"))
     return Table(title, columns, rows)

@@ -242,3 +242,12 @@ def test_the_terminal_s_table_is_as_wide_as_it_needs() -> None:
     assert "25.00 [24." in text
     assert "4 of 32" in text
     assert "…" not in text
+
+
+def test_the_terminal_s_table_where_no_picture_has_a_rim() -> None:
+    report = make({"ours": [*OURS], "other": [*ALIKE]})
+    for record in report.records:
+        del record["measures"]["band_psnr"]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table_of(report))
+    assert "ours" in console.export_text()
