@@ -46,7 +46,7 @@ from deep_image_compositing.images import (
 )
 from deep_image_compositing.ledger import Ledger, digest
 from deep_image_compositing.readahead import AHEAD, THREAD, ReadAhead, Threads
-from deep_image_compositing.running import Guard, make_trainer, quiet, signals_restored
+from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.settings import check_placement, one_device
 
 RECORD = "composites.jsonl"
@@ -127,7 +127,8 @@ def composite_all(
         make: gives the compositor of a device.
         record: file in which to note what each composite was made of.
         settings: whatever decides how a composite looks besides the photographs and the placement,
-            as JSON has it: stages, their options and weights, see ``describe_stages``.
+            as JSON has it: stages, their options and weights, see
+            ``stages.making.describe_stages``.
         frame: as for ``Compositor.__call__``.
         scale: likewise.
         position: likewise.
@@ -169,22 +170,13 @@ def composite_all(
     if devices == 1:
         wanted = compositor.device.type
         numbered = 1 if compositor.device.index is None else [compositor.device.index]
-    with quiet(), warnings.catch_warnings(), signals_restored():
+    with quiet(), warnings.catch_warnings():
         # Pillow's warnings are silenced around each reading, which threads do to each other.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         guard = Guard(run.finish)
         trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
-        try:
+        with guard.ending(trainer, _FAREWELL):
             trainer.predict(run, return_predictions=False)
-        except (SystemExit, KeyboardInterrupt):
-            if trainer.is_global_zero:
-                _log.warning(_FAREWELL)
-            # Lightning has made an exit of the first Ctrl-C.
-            if guard.interrupted and trainer.is_global_zero:
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            guard.end()
     if not trainer.is_global_zero:
         return None
     if run.full:
@@ -198,22 +190,6 @@ def composite_all(
 def writing() -> bool:
     """Whether threads of a run that was stopped twice are still at work."""
     return any(thread.name == THREAD for thread in threading.enumerate())
-
-
-def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Names, options, and the SHA-256 of every file that is loaded, by slot.
-
-    Args:
-        stages: registered name and options of each slot.
-
-    Raises:
-        UsageError: a stage that is not registered.
-        WeightsError: weights that are neither shipped nor a file.
-    """
-    from deep_image_compositing.evaluation.methods import Method, stage_text
-
-    method = Method("own", **{slot: stage_text(*stage) for slot, stage in stages.items()})
-    return method.describe()
 
 
 # What is done already

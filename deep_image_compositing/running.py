@@ -6,9 +6,10 @@ import logging
 import signal
 import subprocess
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -18,9 +19,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.messages import printable
 
 _GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
+_BETWEEN_LINES = 60.0  # seconds between lines of progress, where there is no terminal
+_log = logging.getLogger("deep_image_compositing")
 
 
 def make_trainer(
@@ -103,24 +107,43 @@ def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
 
 
 class Guard(Callback):
-    """Ends a run that is told to stop: in order the first time, at once the second.
+    """Shows how far a run is, and ends one that is told to stop: in order, at once the second time.
 
     Args:
         finish: called to finish what is under way, and to start nothing new.
+        show: let ``advance`` draw on standard error: a bar on a terminal, lines elsewhere.
     """
 
-    def __init__(self, finish: Callable[[], None]) -> None:
-        self._finish = finish
+    def __init__(self, finish: Callable[[], None] | None = None, show: bool = False) -> None:
+        self._finish, self._show = finish, show
         self.interrupted = False
         self._launched: list[subprocess.Popen[bytes]] = []
+        self._exit = ExitStack()
+        self._advance: Callable[[str, int, int], None] | None = None
+
+    def advance(self, label: str, done: int, total: int) -> None:
+        """Show what is being done, how many of it are done, and how many there are."""
+        if self._advance is not None:
+            self._advance(label, done, total)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop_on_sigterm()
+        if self._show and trainer.is_global_zero:
+            count = trainer.world_size
+            share = f", 1 of {count} processes" if count > 1 else ""
+            self._advance = self._exit.enter_context(_progress(share))
+
+    on_test_start = on_predict_start
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._advance = None
+        self._exit.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
+        self.teardown(trainer, pl_module, "")
         if threading.current_thread() is threading.main_thread():
             # Lightning has Ctrl-C ignored from here on, but a second one ends the waiting below.
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,15 +153,54 @@ class Guard(Callback):
         procs = getattr(trainer.strategy.launcher, "procs", [])
         self._launched = list(procs)
         procs.clear()  # Lightning watches this list, and would kill this process once one has ended
-        self._finish()
+        if self._finish is not None:
+            self._finish()
         for process in self._launched:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE)
 
-    def end(self) -> None:
-        """Kill what has not ended by itself."""
-        for process in self._launched:
-            process.kill()
+    @contextmanager
+    def ending(self, trainer: Trainer, farewell: str) -> Iterator[None]:
+        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind."""
+        with signals_restored():
+            try:
+                yield
+            except (SystemExit, KeyboardInterrupt):
+                if trainer.is_global_zero:
+                    _log.warning("%s", farewell)
+                # Lightning has made an exit of the first Ctrl-C.
+                if self.interrupted and trainer.is_global_zero:
+                    raise KeyboardInterrupt from None
+                raise
+            finally:
+                for process in self._launched:  # what has not ended by itself
+                    process.kill()
+
+
+@contextmanager
+def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda label, done, total: bar.update(
+                task, description=escape(printable(label)) + share, completed=done, total=total
+            )
+        return
+    last, when = "", time.monotonic()
+
+    def line(label: str, done: int, total: int) -> None:
+        nonlocal last, when
+        if label != last or done >= total or time.monotonic() - when >= _BETWEEN_LINES:
+            last, when = label, time.monotonic()
+            _log.info("%s: %d of %d are done%s", label, done, total, share)
+
+    yield line
 
 
 @contextmanager

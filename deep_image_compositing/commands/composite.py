@@ -257,7 +257,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
     Options that are added later count, unless they are named here.
     """
-    from deep_image_compositing.batch import describe_stages
+    from deep_image_compositing.stages.making import describe_stages
 
     others = {"foreground", "background", "output", "mask", "run", "debug"}
     others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}

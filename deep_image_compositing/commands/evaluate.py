@@ -7,10 +7,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.messages import printable, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deep_image_compositing.evaluation.report import Report
 
 _TEST_SETS = ("syntest", "taught", "folders")
 _OPTIONS_OF = {
@@ -113,26 +118,15 @@ def run(options: argparse.Namespace) -> int:
         CompositingError: files that cannot be used.
     """
     test_set_options = _test_set_options(options)
-    for name, least in (("sheets", 0), ("devices", 1), ("threads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name} must be at least {least}, got {value}")
     if options.no_sheets and options.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
     out = Path(options.out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; --out names a folder")
     if options.lpips_weights is not None and not Path(options.lpips_weights).expanduser().is_file():
         raise UsageError(f"there is no file {options.lpips_weights} (--lpips-weights)")
     from deep_image_compositing.evaluation.methods import choose
 
     methods = choose(options.methods, options.method, runs=options.runs)
-    names = [method.name for method in methods]
-    if options.reference is not None and options.reference not in names:
-        raise UsageError(
-            f"--reference is one of the methods, {', '.join(names)}: got {options.reference!r}"
-        )
-    from deep_image_compositing.evaluation import pages, wording
+    from deep_image_compositing.evaluation import pages
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
@@ -158,11 +152,48 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(pages.console_table(report))
-    for line in (*wording.verdicts(report), *wording.failures(report)):
+    console.print(table_of(report))
+    for line in (*pages.verdicts(report), *pages.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
     show(f"wrote {out / 'report.html'}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
+
+
+def table_of(report: Report) -> Table:
+    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from deep_image_compositing.evaluation.measures import KEY
+    from deep_image_compositing.evaluation.report import head, table
+
+    shown = KEY if report.has_truth else "seconds"
+    parts = [report.summary[grade] for grade in report.grades]
+    rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
+    failing = any(sum(part.failed.values()) for part in parts)
+    value, seconds = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
+    lines = Table("method", title=value)
+    for column in (
+        *report.grades,
+        *([seconds] if shown == KEY else []),
+        *(["failed"] if failing else []),
+    ):
+        lines.add_column(column, justify="right")
+    for number, method in enumerate(report.method_names):
+        cells = []
+        for cell in (row[number].cells[0] for row in rows):
+            text = cell.text if cell else "-"
+            bold = f"[bold]{text}[/bold]" if cell and cell.best else text
+            cells.append(f"{bold} {escape(cell.interval if cell else '')}".rstrip())
+        if shown == KEY:
+            times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
+            total = sum(time.pictures for time in times)
+            cells.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
+        if failing:
+            failed = sum(part.failed[method] for part in parts)
+            cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
+        lines.add_row(printable(method), *cells)
+    return lines
 
 
 def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:

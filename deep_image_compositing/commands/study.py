@@ -88,6 +88,9 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from deep_image_compositing.extras import import_extra
+
+    import_extra("starlette", "study serve")
     from deep_image_compositing.evaluation.study.server import serve
 
     serve(
@@ -104,7 +107,7 @@ def _score(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deep_image_compositing.evaluation.study.output import write_scores
+    from deep_image_compositing.evaluation.study.score import write_scores
 
     scores = write_scores(options.folder, options.out)
     table = Table("method")

@@ -1,10 +1,9 @@
 """The bench: every method on every sample of a test set, one record each, kept as it is made.
 
-The work goes method by method, not sample by sample: so the weights of one method are in memory at
-a time, and a run that is stopped leaves whole rows of the table. Process *r* of *n* takes the
-samples *r*, *r + n*, ...: each counts exactly once, and no process waits for another before the
-end. Records stand in a ledger, so that the same command goes on where it was stopped, with as many
-processes as it likes. ``evaluate`` runs it.
+The work goes method by method, so that the weights of one are in memory at a time, and a run that
+is stopped leaves whole rows of the table. Process *r* of *n* takes the samples *r*, *r + n*, ...:
+each counts exactly once. Records stand in a ledger, so that the same command goes on where it was
+stopped, with as many processes as it likes. ``evaluate`` runs it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ import platform
 import shutil
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,60 +32,71 @@ from torch.utils.data import DataLoader
 from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.errors import CompositingError, ImageError, error_text
+from deep_image_compositing.errors import DataError, ImageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
-from deep_image_compositing.evaluation.costs import Cost
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.plan import WORK, Plan
-from deep_image_compositing.evaluation.progress import Advance
 from deep_image_compositing.evaluation.report import Report
-from deep_image_compositing.evaluation.testsets import Sample
+from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
+from deep_image_compositing.metrics.lpips import find_lpips
 
-RECORD = 2
-"""Raised whenever a record says something else about the same work."""
+WORK = "work"  # folder of the ledger and the result pictures, inside the report's
+LEDGER = "records.jsonl"
 
-SHEETS = 12
-"""Samples that get contact sheets, spread over a set whose truth is known."""
-
-CACHE = 1_000_000_000
-"""Bytes of samples that each process keeps in memory."""
+OWN = (WORK, *pages.FILES, sheets.FOLDER)  # all that an evaluation writes
+RECORD = 2  # raised whenever a record says something else about the same work
+SHEETS = 12  # samples that get contact sheets, spread over a set whose truth is known
+CACHE = 1_000_000_000  # bytes of samples that each process keeps in memory
 
 _NOTHING = (-1, -1)
 _log = logging.getLogger("deep_image_compositing")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, and where it goes: the arguments of ``evaluate``, checked."""
+
+    methods: tuple[Method, ...]
+    test_set: TestSet
+    out: Path
+    grades: tuple[str, ...]
+    reference: str
+    sheets: int | None = None
+    lpips_weights: str | None = None
+    overwrite: bool = False
+    threads: int | None = None
+
+    def ledger(self) -> Ledger:
+        """All records, as the file has them now."""
+        return Ledger(self.out / WORK / LEDGER)
+
+    def about(self) -> dict[str, Any]:
+        """What the ledger says that its records are of."""
+        return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.describe()}
+
+
 class Bench(LightningModule):
     """``Trainer.test`` of whole methods: a step runs one method on one sample, in every grade.
 
-    A method that fails on a sample is recorded as failed, and the others go on; so is a sample
-    that cannot be read. When a run is taken up again, what failed is tried again.
-
-    Args:
-        plan: what is measured, and where it goes.
-        advance: told how far the work is.
-        threads: CPU threads of each process; None for torch's own choice.
+    What fails is recorded as failed, and the others go on; the next run tries it again. ``advance``
+    is told what is being done, how many of it are done, and how many there are.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        advance: Advance = lambda label, done, total: None,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, advance: Callable[[str, int, int], None]) -> None:
         super().__init__()
-        self.plan, self.advance, self.threads = plan, advance, threads
+        self.plan, self.advance = plan, advance
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
         self.names = plan.test_set.names()
         self.fingerprint = plan.test_set.fingerprint()
-        lpips, self.left_out = measures.prepare(plan.lpips_weights)
+        lpips, reason = find_lpips(plan.lpips_weights)
+        self.left_out = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
         self._lpips = (lpips,)  # in a tuple, or Lightning would take it for a part of the module
         self._done = self._total = 0
         self._method: Method | None = None
         self._compositor: Compositor | None = None
-        self._broken = ""  # why the method cannot be made
+        self._broken: Exception | None = None  # why the method cannot be made
         self._warm: set[Any] = set()
         self._cache: dict[int, Sample] = {}
         self._free = CACHE
@@ -95,22 +106,20 @@ class Bench(LightningModule):
     def prepare_data(self) -> None:
         """Begin the ledger; Lightning calls one process."""
         out = self.plan.out
-        if self.plan.overwrite and self.plan.ledger.exists():
-            for name in (WORK, sheets.FOLDER):
-                shutil.rmtree(out / name, ignore_errors=True)
-            for name in pages.FILES:
-                (out / name).unlink(missing_ok=True)
+        if self.plan.overwrite and self.plan.ledger().path.exists():
+            for path in (out / name for name in OWN):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
         try:
             (out / WORK).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {out} cannot be made: {error.strerror}") from error
         for aside in out.rglob(".*.part"):
             aside.unlink(missing_ok=True)
-        Ledger(self.plan.ledger).begin(self.plan.about())
+        self.plan.ledger().begin(self.plan.about())
 
     def setup(self, stage: str) -> None:
         """Say who each record belongs to; Lightning has let no process begin before this."""
-        self.ledger = Ledger(self.plan.ledger)
+        self.ledger = self.plan.ledger()
         lpips = self.plan.lpips_weights
         common = {
             "record": RECORD,
@@ -120,8 +129,9 @@ class Bench(LightningModule):
             "lpips": None if self._lpips[0] is None else digest(lpips) if lpips else "cached",
         }
         self.identities = {m.name: _hash({**common, **m.describe()}) for m in self.plan.methods}
-        if self.threads is None and self.device.type == "cpu" and self.trainer.world_size > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.trainer.world_size))
+        processes = self.trainer.world_size
+        if self.plan.threads is None and self.device.type == "cpu" and processes > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
         """Method and sample of each step of this process, finished ones left out."""
@@ -133,13 +143,13 @@ class Bench(LightningModule):
 
     def _pending(self, number: int, index: int) -> list[str]:
         """The grades in which a method is still to be run on a sample."""
-        method = self.plan.methods[number].name
-        records = {g: self._record(self.names[index], g, method) for g in self.plan.grades}
-        return [grade for grade, record in records.items() if not record or "error" in record]
+        name, method = self.names[index], self.plan.methods[number].name
+        return [g for g in self.plan.grades if "measures" not in self._record(name, g, method)]
 
-    def _record(self, sample: str, grade: str, method: str) -> dict[str, Any] | None:
-        record = self.ledger.entries.get(self.plan.key(sample, grade, method), {})
-        return record if record.get("identity") == self.identities[method] else None
+    def _record(self, sample: str, grade: str, method: str) -> dict[str, Any]:
+        """What is known of this work; empty where nothing is, or what was has changed since."""
+        record = self.ledger.entries.get(_key(sample, grade, method), {})
+        return record if record.get("identity") == self.identities[method] else {}
 
     # Running
 
@@ -149,18 +159,12 @@ class Bench(LightningModule):
 
     def test_step(self, job: tuple[int, int], batch_idx: int) -> None:
         """Run the method and the sample of these numbers in each grade that is left."""
-        number, index = job
-        if number < 0:
+        if job == _NOTHING:
             return
+        number, index = job
         method, name = self.plan.methods[number], self.names[index]
-        if self._method is not method:
-            self._use(method)
-        sample, unread = None, self._broken
-        try:
-            sample = self._sample(index)
-        except Exception as error:  # one bad sample must not stop the others
-            unread = f"the sample cannot be read: {error_text(error)}"
         for grade in self._pending(number, index):
+            notes: list[str] = []
             record: dict[str, Any] = {
                 "identity": self.identities[method.name],
                 "sample": name,
@@ -169,85 +173,77 @@ class Bench(LightningModule):
                 "device": str(self.device),
                 "threads": torch.get_num_threads(),
             }
-            key = self.plan.key(name, grade, method.name)
-            if sample is None or self._broken:
-                record["error"] = unread
-            else:
-                self._run(sample, grade, self.plan.out / key, record)
+            key = _key(name, grade, method.name)
+            try:
+                compositor, sample = self._use(method), self._sample(index)
+                with _warnings(notes):
+                    result, cost = self._composite(compositor, sample, grade)
+                    record["size"] = list(result.size)
+                    figures = self._measures(sample, grade, result, cost)
+                _write(self.plan.out / key, result, sample.masks[grade] is None)
+                record["measures"] = figures
+            except Exception as error:  # one method on one sample must not stop the others
+                _log.debug("%s", traceback.format_exc())
+                record["error"] = error_text(error)
+                if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                    self._free_memory()
+            if notes:
+                record["warnings"] = list(dict.fromkeys(notes))
             self.ledger.add(key, record)
             self._done += 1
             self.advance(method.name, self._done, self._total)
+
+    def _use(self, method: Method) -> Compositor:
+        """Hold the stages of one method, and of no other; what keeps them from being made stays."""
+        if self._method is not method:
+            if self._compositor is not None:
+                self._compositor = None
+                self._free_memory()
+            self._method, self._broken = method, None
+            self._warm.clear()
+            try:
+                self._compositor = method.compositor(device=str(self.device))
+            except Exception as error:
+                self._broken = error
+        if self._compositor is None:
+            raise self._broken or AssertionError
+        return self._compositor
 
     def _sample(self, index: int) -> Sample:
         """A sample, made once where memory allows: every method comes by again."""
         if index in self._cache:
             return self._cache[index]
-        sample = self.plan.test_set[index]
-        tensors = [x for x in (*vars(sample).values(), *sample.masks.values()) if x is not None]
-        size = sum(picture.nbytes for picture in tensors if isinstance(picture, Tensor))
+        try:
+            sample = self.plan.test_set[index]
+        except Exception as error:
+            raise DataError(f"the sample cannot be read: {error_text(error)}") from error
+        pictures = [*vars(sample).values(), *sample.masks.values()]
+        size = sum(picture.nbytes for picture in pictures if isinstance(picture, Tensor))
         if size <= self._free:
             self._free -= size
             self._cache[index] = sample
         return sample
 
-    def _use(self, method: Method) -> None:
-        """Hold the stages of one method, and of no other."""
-        if self._compositor is not None:
-            self._compositor = None
-            self._free_memory()
-        self._method, self._broken = method, ""
-        self._warm.clear()
-        try:
-            self._compositor = method.compositor(device=str(self.device))
-        except Exception as error:  # a method that cannot be made must not stop the others
-            self._broken = error_text(error)
+    def _composite(
+        self, compositor: Compositor, sample: Sample, grade: str
+    ) -> tuple[Composite, measures.Cost]:
+        """Run the method, once uncounted before: to load what is loaded late, and to compile.
 
-    def _run(self, sample: Sample, grade: str, base: Path, record: dict[str, Any]) -> None:
-        """Composite and measure; whatever goes wrong stands in ``record``."""
-        notes: list[str] = []
-        try:
-            if grade not in sample.masks:
-                raise CompositingError(f"the sample has no mask of the grade {grade}")
-            with _warnings(notes):
-                self._warm_up(sample, grade)
-                result, cost = self._composite(sample, grade)
-                record["size"] = list(result.size)
-                record["measures"] = self._measures(sample, grade, result, cost)
-            base.parent.mkdir(parents=True, exist_ok=True)
-            pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
-            if sample.masks[grade] is None:
-                pictures["mask"] = result.mask
-            for kind, picture in pictures.items():
-                write_image(base.with_name(f"{base.name}.{kind}.png"), picture)
-        except Exception as error:  # one bad sample must not stop the others
-            _log.debug("%s", traceback.format_exc())
-            record["error"] = error_text(error)
-            record.pop("measures", None)
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                self._free_memory()
-        if notes:
-            record["warnings"] = list(dict.fromkeys(notes))
-
-    def _composite(self, sample: Sample, grade: str) -> tuple[Composite, Cost]:
-        assert self._compositor is not None
-        with Cost(self.device) as cost:
-            result = self._compositor(sample.foreground, sample.background, sample.masks[grade])
-        return result, cost
-
-    def _warm_up(self, sample: Sample, grade: str) -> None:
-        """Run once uncounted: to load what is loaded late, and to compile.
-
-        On a GPU, which prepares for each size, once a size; elsewhere once a method. The grade
-        without a mask also needs the segmenter.
+        That is once a size on a GPU, which prepares for each, elsewhere once a method; and once
+        more where the segmenter is needed, too.
         """
+        given = sample.foreground, sample.background, sample.masks[grade]
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
-        segments = sample.masks[grade] is None
+        segments = given[2] is None
         if not {(size, segments), (size, True)} & self._warm:
             self._warm.add((size, segments))
-            self._composite(sample, grade)
+            compositor(*given)
+        with measures.Cost(self.device) as cost:
+            result = compositor(*given)
+        return result, cost
 
     def _measures(
-        self, sample: Sample, grade: str, result: Composite, cost: Cost
+        self, sample: Sample, grade: str, result: Composite, cost: measures.Cost
     ) -> dict[str, float]:
         figures: dict[str, float] = {}
         if sample.composite is not None:
@@ -262,7 +258,7 @@ class Bench(LightningModule):
                 figures |= measures.measure_mask(result.mask, sample.alpha)
         figures["seconds"] = cost.seconds
         figures |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
-        figures["peak_memory"] = math.nan if cost.peak_memory is None else cost.peak_memory
+        figures["peak_memory"] = cost.peak_memory
         return {key: value for key, value in figures.items() if math.isfinite(value)}
 
     def _free_memory(self) -> None:
@@ -287,18 +283,17 @@ class Bench(LightningModule):
     def _records(self, sample: str, grade: str) -> dict[str, dict[str, Any]]:
         """The records of one sample in one grade, by method."""
         records = ((m.name, self._record(sample, grade, m.name)) for m in self.plan.methods)
-        return {name: record for name, record in records if record is not None}
+        return {name: record for name, record in records if record}
 
     def _shown(self) -> list[str]:
         """The samples that get sheets: those without truth, and some spread over the others."""
         most = SHEETS if self.plan.sheets is None else self.plan.sheets
-        judged: list[str] = []
-        others: list[str] = []
+        keys: dict[str, set[str]] = {}  # what was measured of each; nothing where all failed
         for name in self.names if most else []:
             records = [r for grade in self.plan.grades for r in self._records(name, grade).values()]
-            measured = [record["measures"] for record in records if "measures" in record]
-            if measured:  # else all failed, and there is nothing to show
-                (judged if any("psnr" in keys for keys in measured) else others).append(name)
+            keys[name] = {key for record in records for key in record.get("measures", ())}
+        judged = [name for name in keys if "psnr" in keys[name]]
+        others = [name for name in keys if keys[name] and "psnr" not in keys[name]]
         count = min(most, len(judged))
         some = {judged[round(k * (len(judged) - 1) / max(1, count - 1))] for k in range(count)}
         some |= set(others if self.plan.sheets is None else others[: most - count])
@@ -306,25 +301,20 @@ class Bench(LightningModule):
 
     def _draw(self, name: str, grade: str) -> None:
         """Draw one sheet, unless the one that is there shows these very records."""
-        plan = self.plan
-        records, file = self._records(name, grade), plan.sheet(name, grade)
-        path, made_of = plan.out / file, _hash([sheets.LAYOUT, records])
-        if path.exists() and self.ledger.entries.get(file) == {"made_of": made_of}:
+        records, file, out = self._records(name, grade), _sheet(name, grade), self.plan.out
+        made_of = {"made_of": _hash([sheets.LAYOUT, records])}
+        if (out / file).exists() and self.ledger.entries.get(file) == made_of:
             return
         try:
-            sample = self._sample(self.names.index(name))
-            rows = [
-                sheets.Row(method, plan.out / plan.key(name, grade, method), record)
-                for method, record in records.items()
-            ]
-            sheet = sheets.draw(sample, grade, rows)
+            rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
+            sheet = sheets.draw(self._sample(self.names.index(name)), grade, rows)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, sheet, quality=90)
-        self.ledger.add(file, {"made_of": made_of})
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        write_image(out / file, sheet, quality=90)
+        self.ledger.add(file, made_of)
 
     def report(self, command: str = "") -> Report:
         """The report of all records that are there."""
@@ -335,32 +325,44 @@ class Bench(LightningModule):
             for name in self.names
             for record in self._records(name, grade).values()
         ]
+        about = {
+            "version": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name(self.device) if kind == "cuda" else kind,
+            "threads": sorted({record["threads"] for record in records}),
+            "command": command,
+        }
+        drawn = [
+            {"grade": grade, "sample": name, "file": _sheet(name, grade)}
+            for name in self._shown()
+            for grade in plan.grades
+            if (plan.out / _sheet(name, grade)).exists()
+        ]
         return Report(
-            about={
-                "version": __version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-                "device": torch.cuda.get_device_name(self.device) if kind == "cuda" else kind,
-                "threads": sorted({record["threads"] for record in records}),
-                "command": command,
-            },
-            test_set={"fingerprint": self.fingerprint, **plan.test_set.describe()},
-            methods=[method.describe() for method in plan.methods],
-            grades=plan.grades,
-            names=self.names,
-            reference=plan.reference,
-            records=records,
-            left_out=self.left_out,
-            sheets=[
-                {"grade": grade, "sample": name, "file": plan.sheet(name, grade)}
-                for name in self._shown()
-                for grade in plan.grades
-                if (plan.out / plan.sheet(name, grade)).exists()
-            ],
-        )
+            about, {"fingerprint": self.fingerprint, **plan.test_set.describe()},
+            [method.describe() for method in plan.methods], plan.grades, self.names,
+            plan.reference, records, self.left_out, drawn,
+        )  # fmt: skip
 
 
-# Small parts
+def _write(base: Path, result: Composite, with_mask: bool) -> None:
+    """Write the pictures of a result beside one another."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
+    pictures |= {"mask": result.mask} if with_mask else {}
+    for kind, picture in pictures.items():
+        write_image(base.with_name(f"{base.name}.{kind}.png"), picture)
+
+
+def _key(sample: str, grade: str, method: str) -> str:
+    """A record's key: the path of its pictures within ``out``, without their suffixes."""
+    return f"{WORK}/{sample}/{grade}/{method}"
+
+
+def _sheet(sample: str, grade: str) -> str:
+    """The path of a contact sheet within ``out``."""
+    return f"{sheets.FOLDER}/{grade}/{sample}.jpg"
 
 
 def _hash(content: Any) -> str:

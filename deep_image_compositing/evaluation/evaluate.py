@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.evaluation import pages, statistics
-from deep_image_compositing.evaluation.bench import Bench
+from deep_image_compositing.evaluation.bench import OWN, Bench, Plan
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.plan import Plan
-from deep_image_compositing.evaluation.progress import Progress
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import TestSet, check_grades
-from deep_image_compositing.running import make_trainer, quiet
+from deep_image_compositing.ledger import differences
+from deep_image_compositing.running import Guard, make_trainer, quiet
 
-_FAREWELL = "stopped; what is finished stays in %s, and the same command goes on from there"
-_log = logging.getLogger("deep_image_compositing")
+_FAREWELL = "stopped; what is finished stays in {}, and the same command goes on from there"
 
 
 def evaluate(
@@ -42,72 +37,99 @@ def evaluate(
     show: bool = False,
     command: str = "",
 ) -> Report | None:
-    """Measure methods on a test set and write the report; finished work in ``out`` is kept.
+    """Measure methods on a test set and write the report; None in every process but the first.
 
     Args:
-        methods: of different names, as ``choose``
-            gives them.
+        methods: of different names, as ``choose`` gives them.
         test_set: the samples.
-        out: folder of ``report.json``, ``report.md``, ``report.html``, the contact sheets and the
-            records; made when it is not there.
+        out: folder of the report, the contact sheets and the records, of which finished ones are
+            kept; made when it is not there.
         grades: of the test set, those to measure; None for all.
         reference: name of the method that the others are compared with; None for ``ours``, or the
             last one where none is called so.
         devices: GPUs, or processes on a CPU.
         accelerator: as for Lightning's Trainer: auto, cpu, gpu.
-        threads: CPU threads of each process; None for torch's own choice, which is divided among
-            several processes.
+        threads: CPU threads of each process; None for torch's choice, divided among processes.
         sheets: samples that get contact sheets, spread over the set; 0 for none, None for
-            ``SHEETS`` and all without truth.
+            ``bench.SHEETS`` and all without truth.
         lpips_weights: file of torchvision's AlexNet.
         overwrite: begin anew, whatever ``out`` holds of an earlier evaluation.
         show: draw progress on standard error.
         command: what was typed, for the report.
 
-    Returns:
-        The report; None in every process but the first.
-
     Raises:
-        UsageError: a wrong argument, or as ``Plan.check_folder``.
+        UsageError: a wrong argument, or an ``out`` that is a file, holds the report of another
+            test set, or what no evaluation has written.
         ImageError: a file that could not be written.
         WeightsError: ``lpips_weights`` that are none.
         MissingExtraError: scipy is not installed.
         KeyboardInterrupt: the run was told to stop; what is finished stays.
     """
     statistics.require("evaluate")
-    if not methods:
+    names = [method.name for method in methods]
+    if not names:
         raise UsageError("there is no method to run")
-    for name, value in (("devices", devices), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
+    least = {"devices": (devices, 1), "threads": (threads, 1), "sheets": (sheets, 0)}
+    for name, (value, low) in least.items():
+        if value is not None and value < low:
+            raise UsageError(f"{name} must be at least {low}, got {value}")
     if reference is None:
-        names = [method.name for method in methods]
         reference = "ours" if "ours" in names else names[-1]
+    if len({name.casefold() for name in names}) < len(names):
+        raise UsageError(f"methods need names of their own, got {', '.join(names)}")
+    if reference not in names:
+        raise UsageError(f"--reference is one of the methods, {', '.join(names)}: {reference!r}")
     chosen = check_grades(grades, test_set.grades)
+    if not len(test_set):
+        raise UsageError(f"the test set {test_set.name} holds no samples")
     plan = Plan(
-        tuple(methods), test_set, Path(out), chosen, reference, sheets, lpips_weights, overwrite
-    )
-    plan.check_folder()
-    progress = Progress(show)
+        tuple(methods), test_set, Path(out), chosen, reference, sheets, lpips_weights, overwrite,
+        threads,
+    )  # fmt: skip
+    _check_folder(plan)
+    guard = Guard(show=show)
     with quiet(), _threads(threads):
-        trainer = make_trainer(progress, devices=devices, nodes=1, accelerator=accelerator)
-        bench = Bench(plan, progress.advance, threads)
-        try:
+        trainer = make_trainer(guard, devices=devices, nodes=1, accelerator=accelerator)
+        bench = Bench(plan, guard.advance)
+        with guard.ending(trainer, _FAREWELL.format(out)):
             trainer.test(bench, verbose=False)
-        except SystemExit:
-            if trainer.is_global_zero:
-                _log.warning(_FAREWELL, plan.out)
-            if not (progress.interrupted and trainer.is_global_zero):
-                raise
-            # Lightning has turned Ctrl-C into an exit and would have it ignored from now on.
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
     if not trainer.is_global_zero:
         return None
     report = bench.report(command)
     pages.write(report, plan.out)
     return report
+
+
+def _check_folder(plan: Plan) -> None:
+    """Find before the slow work what would keep the report from being written."""
+    out, real = plan.out, Path(os.path.realpath(plan.out))
+    if real.exists() and not real.is_dir():
+        raise UsageError(f"{out} is a file; --out names a folder")
+    nearest = next(folder for folder in (real, *real.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        name = nearest.name or "/"
+        raise ImageError(f"{out} cannot be written to: permission denied in {name}")
+    ledger = plan.ledger()
+    if not ledger.path.exists():
+        for name in OWN:
+            if (out / name).exists():
+                raise UsageError(
+                    f"{out} holds {name}, which no evaluation has written: give another --out"
+                )
+        return
+    before, now = ledger.about, plan.about()
+    if plan.overwrite:
+        return
+    if before is None or not isinstance(before.get("test_set"), dict):
+        raise UsageError(f"{ledger.path} is damaged: give another --out, or --overwrite")
+    if before.get("fingerprint") != now["fingerprint"]:
+        changes = differences(before["test_set"], now["test_set"])
+        texts = [f"{name} {old!r}, now {new!r}" for name, (old, new) in changes.items()]
+        how = "; ".join(text for text in texts if len(text) < 200) or "other pictures"
+        raise UsageError(
+            f"{out} holds the evaluation of another test set ({how}): give another --out, or "
+            "--overwrite to begin anew"
+        )
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""Every measure of the bench: its name, unit and meaning, and all of them for one picture at once.
+"""Every measure of the bench: its name, unit and meaning; all of them for one picture; the costs.
 
-The figures come from ``metrics``; here they get pictures as test sets and compositors have them,
-of 8 bits or in floats, and what cannot be measured is left out.
+The figures come from ``metrics``. Pictures are uint8 or floats in [0, 1].
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,14 +21,11 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
-from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST, find_lpips
+from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
 
-KEY = "band_psnr"
-"""The measure by which methods are compared and pictures won."""
-
+KEY = "band_psnr"  # the measure by which methods are compared and pictures won
 OUTLINE_SIDE = 640
 """Long side to which distances of outlines are scaled, so that they compare across sizes."""
-
 
 Better = Literal["higher", "lower"]
 Group = Literal["composite", "alpha", "mask", "cost"]
@@ -40,8 +40,7 @@ class Measure:
     better: Better  # which numbers are the good ones
     digits: int  # shown after the point
     about: str  # a sentence for the table's legend
-    # what is measured: the composite, the refiner's alpha, the segmenter's mask, or what they cost
-    group: Group
+    group: Group  # the composite, the refiner's alpha, the segmenter's mask, or what they cost
 
 
 _BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
@@ -108,19 +107,6 @@ MEASURES: dict[str, Measure] = {
 """All measures, in the order of tables, by the keys of records."""
 
 
-def prepare(lpips_weights: str | Path | None = None) -> tuple[LPIPS | None, dict[str, str]]:
-    """The network of LPIPS, if it can be had, and for each measure that cannot the reason.
-
-    Args:
-        lpips_weights: file of torchvision's AlexNet; None to look in torch hub's folder.
-
-    Raises:
-        WeightsError: when ``lpips_weights`` is given and unusable.
-    """
-    lpips, reason = find_lpips(lpips_weights)
-    return lpips, {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
-
-
 def measure_composite(
     composite: Tensor,
     truth: Tensor,
@@ -131,23 +117,20 @@ def measure_composite(
     foreground_color: Tensor | None = None,
     lpips: LPIPS | None = None,
 ) -> dict[str, float]:
-    """Measure one composite against the truth; the pictures are uint8, or floats in [0, 1].
+    """Measure one composite (3, H, W) against the truth.
 
     Absent is what cannot be measured: in the band of a picture without a rim, SSIM below 6 pixels,
     LPIPS below 64, halo where the old background looks like the new one.
 
     Args:
-        composite: (3, H, W).
-        truth: (3, H, W), what it should be.
+        composite: as all that follows, of one size, or UsageError.
+        truth: what it should be.
         alpha: (1, H, W), the true alpha; None leaves out all that looks at the band.
-        foreground: (3, H, W), the photograph, old background and all.
-        background: (3, H, W), the new background, of the same size.
-        old_background: (3, H, W); None leaves out ``halo`` and ``lost``.
-        foreground_color: (3, H, W), the subject's true colour, for ``lost``; may be None.
-        lpips: from ``prepare``; None leaves LPIPS out.
-
-    Raises:
-        UsageError: when shapes differ.
+        foreground: the photograph, old background and all.
+        background: the new background.
+        old_background: None leaves out ``halo`` and ``lost``.
+        foreground_color: the subject's true straight colour, for ``lost``.
+        lpips: from ``find_lpips``; None leaves LPIPS out.
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
@@ -155,7 +138,7 @@ def measure_composite(
     similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
     if similarity is not None:
         figures["ssim"] = float(similarity.mean())
-    a = band = None
+    band = None
     if alpha is not None:
         a = _floats(alpha)
         composites.check_alpha(c, a)
@@ -165,16 +148,14 @@ def measure_composite(
         if similarity is not None:
             figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
-            old, new = _floats(old_background), _floats(background)
             color = None if foreground_color is None else _floats(foreground_color)
-            rim = composites.halo(c, t, a, new, old, color)
+            rim = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
             figures["halo"], figures["lost"] = abs(rim.old_background), abs(rim.new_background)
         away = composites.exactness(
             to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
         )
-        figures["exact"] = 100 * away.share
-        figures["exact_subject"] = 100 * away.subject
-        figures["exact_background"] = 100 * away.background
+        shares = {"": away.share, "_subject": away.subject, "_background": away.background}
+        figures |= {f"exact{part}": 100 * share for part, share in shares.items()}
         figures["worst"] = away.worst
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
         figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
@@ -182,53 +163,82 @@ def measure_composite(
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
-    """Measure one alpha against the truth; the pictures are uint8, or floats in [0, 1].
+    """Measure the refiner's alpha against the truth, both (1, H, W); UsageError if shapes differ.
 
-    Args:
-        alpha: (1, H, W), the refiner's.
-        truth: (1, H, W), the true alpha.
-        trimap: (1, H, W); only where it is gray errors count. None for the whole picture. Where
-            nothing is unknown, ``mse`` is absent.
-
-    Raises:
-        UsageError: when shapes differ.
+    Errors count where the trimap (1, H, W) is gray, or in the whole picture. Where nothing is
+    unknown, ``mse`` is absent.
     """
     a, t = _floats(alpha), _floats(truth)
     unknown = None if trimap is None else _floats(trimap)
-    return _sorted(
-        {
-            "sad": matting.sad(a, t, unknown),
-            "mse": matting.mse(a, t, unknown),
-            "gradient": matting.gradient_error(a, t, unknown),
-            "connectivity": matting.connectivity_error(a, t, unknown),
-        }
-    )
+    errors = {
+        "sad": matting.sad,
+        "mse": matting.mse,
+        "gradient": matting.gradient_error,
+        "connectivity": matting.connectivity_error,
+    }
+    return _sorted({key: error(a, t, unknown) for key, error in errors.items()})
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
-    """Measure a segmenter's mask (1, H, W) against the true alpha, uint8 or floats in [0, 1].
+    """Measure a segmenter's mask against the true alpha, (1, H, W); UsageError if shapes differ.
 
     Where there is no subject, ``max_f`` is absent.
-
-    Raises:
-        UsageError: when shapes differ.
     """
     m, t = _floats(mask), _floats(truth_alpha)
-    scale = OUTLINE_SIDE / max(m.shape[-2:])
-    return _sorted(
-        {
-            "iou": masks.iou(m, t),
-            "max_f": masks.max_f_measure(m, t),
-            "mae": float((m - t).abs().mean()),
-            "outline": masks.outline_distance(m, t) * scale,
-        }
-    )
+    outline = masks.outline_distance(m, t) * (OUTLINE_SIDE / max(m.shape[-2:]))
+    figures = {"iou": masks.iou(m, t), "max_f": masks.max_f_measure(m, t), "outline": outline}
+    return _sorted(figures | {"mae": float((m - t).abs().mean())})
 
 
 def _sorted(figures: dict[str, float]) -> dict[str, float]:
-    """What was figures, in the order of tables; NaN are left out."""
+    """What was figured, in the order of tables, without NaN."""
     return {key: figures[key] for key in MEASURES if not math.isnan(figures.get(key, math.nan))}
 
 
 def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+
+
+class Cost:
+    """Wall-clock seconds and peak memory of the block that it is the context of.
+
+    ``peak_memory`` is in megabytes (10⁶ bytes) at the worst moment, above what was held before: of
+    the GPU's memory on CUDA, else of the process's resident memory, NaN where it is not Linux.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device if device.type == "cuda" else None
+        self.seconds = self.peak_memory = math.nan
+
+    def __enter__(self) -> Cost:
+        gc.collect(1)  # all of it would take longer than many a method
+        self._before: int | None = None
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+            torch.cuda.reset_peak_memory_stats(self.cuda)
+            self._before = torch.cuda.memory_allocated(self.cuda)
+        else:
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:  # what glibc keeps of freed memory would hide what a call needs
+                trim(0)
+            with contextlib.suppress(OSError):  # not on Linux
+                Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
+                self._before = _resident("VmRSS")
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.cuda is not None:
+            torch.cuda.synchronize(self.cuda)
+        self.seconds = time.perf_counter() - self._start
+        if self._before is not None:
+            peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else _resident("VmHWM")
+            self.peak_memory = max(0, peak - self._before) / 1e6
+
+
+def _resident(field: str) -> int:
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the worst."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -1,9 +1,8 @@
 """Methods: what fills the three slots, by name; the bench and the study choose theirs here.
 
-A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. The
-paper's comparison, its ablations and a fast set are named. Before anything runs, ``choose``
-finds what is wrong with any of them: above all a learned stage that has no weights, which would
-otherwise be measured as its random numbers.
+A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
+anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage without
+weights, which would otherwise be measured as its random numbers.
 """
 
 from __future__ import annotations
@@ -17,22 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.entries import Entry
-from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.ledger import digest
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.options import accepted_options, check_options
+from deep_image_compositing.stages.making import describe_stage, make_stage, weights_file
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
-    from deep_image_compositing.entries import Entry
 
-RUNS = "runs"
-"""Folder below which the recipes put their runs."""
-
-Options = dict[str, Any]
+RUNS = "runs"  # folder below which the recipes put their runs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^"\[\](){},]+|.', re.DOTALL)
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 
@@ -40,19 +35,15 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 class Method:
     """A whole way from two photographs to a composite.
 
-    Attributes:
-        name: shown in tables and used for files: letters, digits and ``_ . + -``.
-        segmenter: a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
-            Values are JSON or plain text; text with a comma or a bracket in it goes in quotes.
-        refiner: likewise.
-        fuser: likewise. ``weights`` may be a shipped name, a file, or the folder of a training
-            run, which means its newest checkpoint.
+    A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
+    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
+    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
 
     Raises:
         UsageError: a name that is none for a file, or stages that cannot be read.
     """
 
-    name: str
+    name: str  # in tables and of files: letters, digits and _ . + -
     segmenter: str
     refiner: str
     fuser: str
@@ -69,37 +60,25 @@ class Method:
     def __str__(self) -> str:
         return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
 
-    def stages(self) -> Iterator[tuple[Entry, Options]]:
-        """Entry and options of each slot, with the newest checkpoint in place of a run's folder.
-
-        Raises:
-            UsageError: a stage that is not registered, or a run without checkpoints.
-        """
+    def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
+        """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
         for slot in registry.SLOTS:
             name, options = parse_stage(getattr(self, slot))
             entry = registry.get(slot, name)
             yield entry, {**options, **_newest(entry, options.get("weights"))}
 
-    def resolved(self) -> Method:
-        """The method with the newest checkpoint in the place of a run's folder."""
-        texts = {entry.slot: stage_text(entry.name, options) for entry, options in self.stages()}
-        return replace(self, **texts)
-
     def check(self) -> None:
         """Find out what would keep the method from running, without running it.
 
         Raises:
-            UsageError: a stage that is not registered, an option or value that it does not take,
-                or a learned stage without weights.
+            UsageError: a stage that is not registered, options that it does not take, a run
+                without checkpoints, or a learned stage without weights.
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
         stages = list(self.stages())
         for entry, options in stages:
             entry.check(options)
-        from deep_image_compositing.options import check_options
-        from deep_image_compositing.stages.making import make_stage
-
         for entry, options in stages:
             check_options(entry.slot, entry.name, entry.factory, options)
             if not _learned(entry):
@@ -107,16 +86,7 @@ class Method:
         _check_trained([self])
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``.
-
-        A stage whose weights are a training checkpoint, or were exported from one, is made as it
-        was made for training, but for the options that are given here.
-
-        Raises:
-            UsageError: as ``check``.
-            WeightsError: weights that could not be loaded.
-            MissingExtraError: a package that a stage needs is not installed.
-        """
+        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``."""
         from deep_image_compositing.compositor import Compositor
 
         self.check()
@@ -128,26 +98,15 @@ class Method:
 
     def describe(self) -> dict[str, Any]:
         """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
-        about: dict[str, Any] = {"name": self.name}
-        for entry, options in self.stages():
-            paths = {key: Path(v) for key, v in options.items() if isinstance(v, str)}
-            weights = _weights_file(entry, options)
-            if weights is not None:
-                paths["weights"] = weights
-            files = {key: digest(path) for key, path in paths.items() if path.is_file()}
-            about[entry.slot] = {"name": entry.name, "options": options, "sha256": files}
-        return about
+        stages = {entry.slot: describe_stage(entry, options) for entry, options in self.stages()}
+        return {"name": self.name, **stages}
 
 
 # How methods are written
 
 
-def parse_stage(text: str) -> tuple[str, Options]:
-    """Name and options of ``name`` or ``name(key=value, key=value)``.
-
-    Raises:
-        UsageError: anything else.
-    """
+def parse_stage(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others."""
     match = _STAGE.fullmatch(text)
     if not match:
         raise UsageError(f"{text!r} is no stage; expected NAME or NAME(KEY=VALUE, KEY=VALUE)")
@@ -172,30 +131,19 @@ def _value_text(value: Any) -> str:
 
 def _split(text: str) -> list[str]:
     """The parts between the commas that stand in no bracket and no quotes."""
-    parts = [""]
-    closing: list[str] = []
-    for token in _TOKEN.findall(text):
-        if token == "," and not closing:
-            parts.append("")
-            continue
-        parts[-1] += token
-        if token in _BRACKETS:
-            closing.append(_BRACKETS[token])
-        elif token in _BRACKETS.values() and (not closing or closing.pop() != token):
-            raise UsageError(f"{text!r} closes a bracket that is not open: {token}")
-        elif token == '"':
-            raise UsageError(f"{text!r} does not close its quotes")
-    if closing:
-        raise UsageError(f"{text!r} lacks a {closing[-1]}")
+    parts: list[str] = []
+    open_ = False
+    for piece in text.split(","):
+        parts = [*parts[:-1], f"{parts[-1]},{piece}"] if open_ else [*parts, piece]
+        bare = _QUOTED.sub("", parts[-1])
+        open_ = '"' in bare or any(bare.count(a) != bare.count(b) for a, b in ("()", "[]", "{}"))
+    if open_:
+        raise UsageError(f"{text!r}: a bracket or a quotation mark has no partner")
     return [part.strip() for part in parts]
 
 
 def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means.
-
-    Raises:
-        UsageError: anything else, or as ``Method``.
-    """
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means; UsageError for anything else."""
     name, equals, rest = text.partition("=")
     stages = _split(rest)
     if not equals or len(stages) != len(registry.SLOTS):
@@ -206,15 +154,8 @@ def parse_method(text: str) -> Method:
 # The named sets
 
 
-def _blends(*names: str) -> list[Method]:
-    """Fusers, of what the refiner ``cascade`` makes of the mask."""
-    return [Method(name, "pyramid", "cascade", name) for name in names]
-
-
-def _matting(*refiners: str) -> list[Method]:
-    """Refiners that take the place of ours: the mask becomes their trimap."""
-    fuser = "alpha(foreground_color=multilevel)"
-    return [Method(refiner, "pyramid", refiner, fuser) for refiner in refiners]
+def _method(name: str, refiner: str = "cascade", fuser: str = "") -> Method:
+    return Method(name, "pyramid", refiner, fuser or name)
 
 
 _ABLATIONS = (
@@ -227,33 +168,34 @@ _ABLATIONS = (
 
 def _ablations(runs: str | Path) -> list[Method]:
     return [
-        Method(name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
+        _method(name, refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
         for name, refiner, fuser, run in _ABLATIONS
     ]
 
 
-_OURS = Method("ours", "pyramid", "cascade", "multi_stream")
+_OURS = _method("ours", fuser="multi_stream")
+_BLENDED = "alpha(foreground_color=multilevel)"
+_MATTING = ("closed_form", "knn", "information_flow", "deep_image_matting", "index_net")
 
 METHODS: dict[str, list[Method]] = {
     "paper": [
-        *_blends("copy_paste", "feather", "laplacian", "poisson", "alpha"),
-        *_matting("closed_form", "knn", "information_flow", "deep_image_matting", "index_net"),
-        *_blends("single_stream"),
+        *map(_method, ("copy_paste", "feather", "laplacian", "poisson", "alpha")),
+        *(_method(name, name, _BLENDED) for name in _MATTING),
+        _method("single_stream"),
         _OURS,
     ],
     "ablations": _ablations(RUNS),
     "fast": [
-        *_blends("copy_paste", "feather", "laplacian"),
-        Method("alpha_multilevel", "pyramid", "cascade", "alpha(foreground_color=multilevel)"),
-        *_matting("guided_filter"),
+        *map(_method, ("copy_paste", "feather", "laplacian")),
+        _method("alpha_multilevel", fuser=_BLENDED),
+        _method("guided_filter", "guided_filter", _BLENDED),
         _OURS,
     ],
 }
 """The named sets.
 
-- ``paper``: every row of the comparison in Zhang et al. (WACV 2021), all with our segmenter. Blends
-  and fusers are given what the refiner ``cascade`` makes of the mask; a matting method takes its
-  place, and blends the subject's colour as pymatting's multi-level method estimates it.
+- ``paper``: every row of the comparison in Zhang et al. (WACV 2021), all with our segmenter. A
+  matting method takes the place of the refiner ``cascade``, and blends an estimated colour.
 - ``ablations``: what the paper leaves out of its method, and the whole, from runs of the recipes.
 - ``fast``: what takes seconds a picture on a CPU.
 """
@@ -262,7 +204,7 @@ METHODS: dict[str, list[Method]] = {
 def choose(
     sets: Sequence[str], extra: Sequence[str] = (), *, runs: str | Path = RUNS
 ) -> list[Method]:
-    """The methods that a command names, each checked.
+    """The methods that a command names, each checked; errors also as ``Method.check``.
 
     Args:
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
@@ -272,9 +214,7 @@ def choose(
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
     Raises:
-        UsageError: an unknown name, a name twice, nothing at all, or as ``Method.check``.
-        WeightsError: as ``Method.check``.
-        MissingExtraError: likewise.
+        UsageError: an unknown name, a name twice, or nothing at all.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
     single = {method.name: method for group in groups.values() for method in group}
@@ -306,15 +246,16 @@ def choose(
     _check_trained(chosen.values())
     for method in chosen.values():
         method.check()
-    return [method.resolved() for method in chosen.values()]
+    return [
+        replace(method, **{entry.slot: stage_text(entry.name, o) for entry, o in method.stages()})
+        for method in chosen.values()
+    ]
 
 
 # Weights
 
 
 def _learned(entry: Entry) -> bool:
-    from deep_image_compositing.options import accepted_options
-
     accepted = accepted_options(entry.factory)
     return bool(entry.weights) or (accepted is not None and "weights" in accepted[0])
 
@@ -326,7 +267,7 @@ def _check_trained(methods: Iterable[Method]) -> None:
         lacking = {
             entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
             for entry, options in method.stages()
-            if _learned(entry) and _weights_file(entry, options) is None
+            if _learned(entry) and weights_file(entry, options) is None
         }
         if lacking:
             trainable[method.name] = replace(method, **lacking)
@@ -340,7 +281,7 @@ def _check_trained(methods: Iterable[Method]) -> None:
         )
 
 
-def _newest(entry: Entry, weights: Any) -> Options:
+def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
     """The newest checkpoint as the option ``weights`` where that names a training run."""
     if not isinstance(weights, str) or weights in entry.weights:
         return {}
@@ -359,20 +300,3 @@ def _newest(entry: Entry, weights: Any) -> Options:
             + ("" if run == Path(RUNS, recipe) else f" --trainer.default_root_dir {run}")
         )
     return {"weights": checkpoint.as_posix()}
-
-
-def _weights_file(entry: Entry, options: Options) -> Path | None:
-    """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
-    weights = options.get("weights", entry.weights[0] if entry.weights else None)
-    if weights is None:
-        return None
-    from deep_image_compositing.weights import FOLDER
-
-    shipped: Mapping[str, str] = getattr(entry.factory, "shipped", {})
-    path = FOLDER / shipped[weights] if weights in shipped else Path(str(weights)).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"there are no weights {str(weights)!r} for the {entry.slot} {entry.name!r}: {path} is "
-            f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
-        )
-    return path

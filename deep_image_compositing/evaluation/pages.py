@@ -1,26 +1,33 @@
-"""A report as JSON, Markdown and HTML pages, and as a table on the terminal; the bench calls this.
+"""A report as JSON, as Markdown and HTML pages, and on the terminal; ``evaluate`` calls it.
 
-The pages are the templates beside this file, filled with what ``tables`` and ``wording`` make of a
-report.
+The pages are the templates beside this file. What follows from figures alone (verdicts, legend) is
+put into words here; headings and layout are the templates'.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deep_image_compositing.evaluation import tables, wording
-from deep_image_compositing.evaluation.measures import KEY
-from deep_image_compositing.evaluation.report import Report, Summary
-from deep_image_compositing.evaluation.tables import Cell, Column
+from deep_image_compositing import registry
+from deep_image_compositing.evaluation.measures import KEY, MEASURES
+from deep_image_compositing.evaluation.report import Report, tables
+from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_bytes
-from deep_image_compositing.messages import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 FILES = ("report.json", "report.md", "report.html")
+FEW = 6  # pictures below which an interval says little
+
+_MASKS = {
+    "exact": "given the exact mask",
+    "rough": "given the rough mask",
+    "bad": "given the bad mask",
+    "given": "given the set's own mask",
+    "none": "with the segmenter's own mask",
+}
 
 
 def write(report: Report, out: Path) -> None:
@@ -36,34 +43,34 @@ def write(report: Report, out: Path) -> None:
 
 def to_markdown(report: Report) -> str:
     """The report as a Markdown page."""
-    return _report_page("report.md", report)
+    return _page("report.md", report)
 
 
 def to_html(report: Report) -> str:
     """The report as one page without outside resources; sheets are linked relative to it."""
-    return _report_page("report.html", report)
+    return _page("report.html", report)
 
 
-def _report_page(template: str, report: Report) -> str:
-    by_grade = {grade: list(tables.tables(report, grade)) for grade in report.grades}
-    methods = tables.stages(report)
-    return render(template, report=report, words=wording, tables=by_grade, methods=methods)
+def _page(template: str, report: Report) -> str:
+    return render(
+        template, report=report, measures=MEASURES, key=KEY, slots=registry.SLOTS, mask=_mask,
+        tables={grade: list(tables(report, grade)) for grade in report.grades},
+        verdicts=verdicts(report), failures=failures(report),
+        warnings=failures(report, "warnings", "warned on"),
+    )  # fmt: skip
 
 
 def render(template: str, **values: Any) -> str:
     """A page made from one of the templates; the study's scores are one too."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
 
     pages = Environment(
-        loader=PackageLoader("deep_image_compositing.evaluation"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, autoescape=template.endswith(".html"),
+        loader=PackageLoader("deep_image_compositing.evaluation"),
+        trim_blocks=True, lstrip_blocks=True, autoescape=not template.endswith(".md"),
     )  # fmt: skip
-    pages.filters |= {"line": _one_line, "escaped": _escaped}
+    pages.filters |= {"counted": counted, "escaped": _escaped, "listed": _listed}
+    pages.filters |= {"line": lambda text: " ".join(text.splitlines()), "capital": _capital}
     return pages.get_template(template).render(**values).rstrip() + "\n"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
 
 
 def _escaped(text: str) -> str:
@@ -73,39 +80,76 @@ def _escaped(text: str) -> str:
     return text
 
 
-def console_table(report: Report) -> Table:
-    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
-    from rich.table import Table
+# Words
 
-    shown = KEY if report.has_truth else "seconds"
-    parts = [report.summary[grade] for grade in report.grades]
-    failing = any(sum(part.failed.values()) for part in parts)
-    table = Table("method", title=str(Column.of(shown)))
-    for column in (
-        *report.grades,
-        *([str(Column.of("seconds"))] if shown == KEY else []),
-        *(["failed"] if failing else []),
-    ):
-        table.add_column(column, justify="right")
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 person``, ``2 people``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+def _mask(grade: str) -> str:
+    return _MASKS.get(grade, f"in the grade {grade}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def verdicts(report: Report) -> list[str]:
+    """What the figures say of the reference, in sentences; where it loses comes first."""
+    name, reference, sentences = MEASURES[KEY].name, report.reference, []
+    for grade, summary in report.summary.items():
+        pairs = [(m, d) for m, d in summary.differences.items() if d.count]
+        pairs.sort(key=lambda pair: pair[1].mean)
+        most = max((d.count for _, d in pairs), default=FEW)
+        if most < FEW:
+            gaps = _listed([f"{m} by {_signed(d)}" for m, d in pairs])
+            where = "" if most > 1 else " on the one picture there is,"
+            few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
+            differs = f"{reference} differs in {name} from {gaps}"
+            sentences.append(f"{_capital(_mask(grade))},{where} {differs}{few}.")
+            continue
+        for verb, parts in (
+            ("is behind", [f"{m} by {_distance(d)}" for m, d in pairs if d.high < 0]),
+            ("cannot be told apart from", [f"{m} ({_signed(d)})" for m, d in pairs if not d.clear]),
+            ("is ahead of", [f"{m} by {_distance(d)}" for m, d in pairs if d.low > 0]),
+        ):
+            if parts:
+                said = f"{_capital(_mask(grade))}, {reference} {verb} {_listed(parts)} in {name}."
+                sentences.append(said)
+    if not report.has_truth:
+        sentences.append(
+            "The set has no truth, so nothing but costs was measured: judge by the contact sheets."
+        )
+    return sentences
+
+
+def _signed(difference: Difference) -> str:
+    interval = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+    return f"{difference.mean:+.2f} {MEASURES[KEY].unit} {interval}"
+
+
+def _distance(difference: Difference) -> str:
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    return f"{abs(difference.mean):.2f} {MEASURES[KEY].unit} [{low:.2f}, {high:.2f}]"
+
+
+def failures(report: Report, key: str = "error", verb: str = "failed on") -> list[str]:
+    """Which methods failed on how many composites, or were warned of, and with what message."""
+    lines = []
     for method in report.method_names:
-        cells = [_console_cell(part, method, shown) for part in parts]
-        if shown == KEY:
-            times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
-            total = sum(time.pictures for time in times)
-            cells.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
-        if failing:
-            failed = sum(part.failed[method] for part in parts)
-            cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        table.add_row(printable(method), *cells)
-    return table
-
-
-def _console_cell(part: Summary, method: str, key: str) -> str:
-    from rich.markup import escape
-
-    if key not in part.means[method]:
-        return "-"
-    column = [means[key] for means in part.means.values() if key in means]
-    cell = Cell.of(key, part.means[method][key], column)
-    text = f"[bold]{cell.text}[/bold]" if cell.best else cell.text
-    return f"{text} {escape(cell.interval)}".rstrip()
+        records = [record for record in report.records if record["method"] == method]
+        texts = [record[key] for record in records if key in record]
+        counts = Counter(text if isinstance(text, str) else "; ".join(text) for text in texts)
+        lines += [
+            f"{method} {verb} {count} of {len(records)} composites: {message}"
+            for message, count in counts.most_common(3)
+        ]
+        if rest := sum(count for _, count in counts.most_common()[3:]):
+            lines.append(f"{method} {verb} {rest} more with other messages, see report.json")
+    return lines

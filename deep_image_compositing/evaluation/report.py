@@ -1,7 +1,8 @@
-"""The report of a comparison: what the bench's records come to; nothing is measured here."""
+"""The report of a comparison: what the bench's records come to, as figures and as tables."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,8 +15,21 @@ from deep_image_compositing.evaluation.statistics import (
     wins,
 )
 
+MAIN = (KEY, "psnr", "ssim", "lpips", "band_error", "halo", "exact", "sad", "seconds",
+        "peak_memory")  # fmt: skip
+"""Measures of the main table of a grade."""
 
-class Mean(NamedTuple):
+GROUPS = {
+    "composite": "Composites",
+    "alpha": "Alphas",
+    "mask": "The segmenter's masks",
+    "cost": "Costs",
+}
+"""Headings of the tables of all measures."""
+
+
+@dataclass(frozen=True)
+class Mean:
     """A mean over pictures, the ends of its 95 % interval, and the number of pictures."""
 
     mean: float
@@ -31,8 +45,7 @@ class Summary:
     measured: dict[str, int]  # pictures by method
     failed: dict[str, int]  # pictures that the method failed on
     means: dict[str, dict[str, Mean]]  # by method, then by measure
-    # by measure, then by method; pictures on which several tie count in parts
-    wins: dict[str, dict[str, float]]
+    wins: dict[str, dict[str, float]]  # by measure, then by method; ties count in parts
     # in ``KEY``, of the reference minus each other method, on the pictures that both have
     differences: dict[str, Difference]
 
@@ -48,8 +61,7 @@ class Report:
     names: list[str]  # of the samples
     reference: str  # the method that the others are compared with
     records: list[dict[str, Any]]  # what the bench wrote, without what only it needs
-    # for each measure that could not be had, the reason
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # measures that could not be had: why
     # ``grade``, ``sample`` and ``file`` of each contact sheet, relative to the report
     sheets: list[dict[str, str]] = field(default_factory=list)
 
@@ -75,58 +87,136 @@ class Report:
         return bool({KEY, "psnr"} & self.measured)
 
     def _summarize(self, grade: str) -> Summary:
-        records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.method_names}
-        for record in self.records:
-            if record["grade"] == grade and record["method"] in records:
-                records[record["method"]][record["sample"]] = record
-        measures = {
-            method: [by_sample.get(name, {}).get("measures", {}) for name in self.names]
-            for method, by_sample in records.items()
-        }
+        found = {(r["method"], r["sample"]): r for r in self.records if r["grade"] == grade}
+        rows = {m: [found.get((m, name), {}) for name in self.names] for m in self.method_names}
+        figures = {m: [record.get("measures", {}) for record in own] for m, own in rows.items()}
         table = {
-            key: {m: [row.get(key, float("nan")) for row in rows] for m, rows in measures.items()}
+            key: {m: [one.get(key, float("nan")) for one in own] for m, own in figures.items()}
             for key in MEASURES
-            if any(key in row for rows in measures.values() for row in rows)
+            if any(key in one for own in figures.values() for one in own)
         }
-        means: dict[str, dict[str, Mean]] = {method: {} for method in records}
+        means: dict[str, dict[str, Mean]] = {method: {} for method in rows}
         for key, columns in table.items():
             for method, column in columns.items():
-                values = [value for value in column if value == value]
-                if values:
+                if values := [value for value in column if value == value]:
                     mean = sum(values) / len(values)
                     means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
         return Summary(
-            measured={m: sum("measures" in r for r in rs.values()) for m, rs in records.items()},
-            failed={m: sum("error" in r for r in rs.values()) for m, rs in records.items()},
+            measured={m: sum("measures" in record for record in own) for m, own in rows.items()},
+            failed={m: sum("error" in record for record in own) for m, own in rows.items()},
             means=means,
             wins={key: wins(columns, MEASURES[key].better) for key, columns in table.items()},
             differences={
                 method: paired_difference(table[KEY][self.reference], table[KEY][method])
-                for method in records
+                for method in rows
                 if KEY in table and method != self.reference
             },
         )
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
-        summary = {
-            grade: {
-                "measured": part.measured,
-                "failed": part.failed,
-                "means": {
-                    m: {key: mean._asdict() for key, mean in means.items()}
-                    for m, means in part.means.items()
-                },
-                "wins": part.wins,
-                "differences": {
-                    "measure": KEY,
-                    "of": self.reference,
-                    "from": {m: asdict(d) for m, d in part.differences.items() if d.count},
-                },
-            }
-            for grade, part in self.summary.items()
-        }
+        summary = {}
+        for grade, part in self.summary.items():
+            others = {m: asdict(d) for m, d in part.differences.items() if d.count}
+            differences = {"measure": KEY, "of": self.reference, "from": others}
+            summary[grade] = {**asdict(part), "differences": differences}
         content = {**vars(self), "samples": self.names, "summary": summary}
         content["measures"] = {key: asdict(measure) for key, measure in MEASURES.items()}
         del content["names"]
         return content
+
+
+# Tables, without their form
+
+
+class Cell(NamedTuple):
+    """One figure: as text, its interval as text or nothing, its value, and whether it is best."""
+
+    text: str
+    interval: str = ""
+    value: float = float("nan")
+    best: bool = False
+
+    @classmethod
+    def of(cls, key: str, mean: Mean, column: Sequence[Mean]) -> Cell:
+        """A mean among those of all methods; one that failed on some pictures is never best."""
+        measure, digits = MEASURES[key], MEASURES[key].digits
+        whole = max(other.pictures for other in column)
+        rivals = [round(other.mean, digits) for other in column if other.pictures == whole]
+        top = max(rivals) if measure.better == "higher" else min(rivals)
+        best = len(column) > 1 and mean.pictures == whole and round(mean.mean, digits) == top
+        interval = ""
+        if measure.group != "cost" and mean.pictures > 1:
+            interval = f"[{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
+        return cls(f"{mean.mean:.{digits}f}", interval, mean.mean, best)
+
+
+class Row(NamedTuple):
+    """One row: its label, what is to be said beside it, and a cell or nothing a column."""
+
+    label: str
+    note: str
+    cells: list[Cell | None]
+
+
+class Head(NamedTuple):
+    """The head of a column: its name, an arrow to where it is good, and its unit."""
+
+    name: str
+    arrow: str = ""
+    unit: str = ""
+
+
+def head(key: str) -> Head:
+    """The head of a measure's column."""
+    measure = MEASURES[key]
+    return Head(measure.name, "↑" if measure.better == "higher" else "↓", measure.unit)
+
+
+class Table(NamedTuple):
+    """A table: its heading, the heads of its columns, and its rows."""
+
+    title: str
+    columns: list[Head]
+    rows: list[Row]
+
+
+def tables(report: Report, grade: str) -> Iterator[Table]:
+    """The main table of a grade, then those of all the measures that it leaves out."""
+    measured = {key for means in report.summary[grade].means.values() for key in means}
+    if main := [key for key in MAIN if key in measured]:
+        yield table(report, grade, "", main)
+    for group, title in GROUPS.items():
+        # SAD again, so that the four errors of alphas stand together.
+        shown = measured if group == "alpha" else measured - set(main)
+        if keys := [key for key in MEASURES if key in shown and MEASURES[key].group == group]:
+            yield table(report, grade, title, keys)
+
+
+def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
+    """The table of some measures: a row a method, or a segmenter where masks are measured."""
+    summary, whole = report.summary[grade], len(report.names)
+    with_wins = KEY in keys and KEY in summary.wins
+    labels = {name: name for name in report.method_names}
+    if title == GROUPS["mask"]:  # methods with one segmenter have one mask: of the most whole one
+        segmenters = {m["name"]: m["segmenter"]["name"] for m in report.methods}
+        fullest = sorted(labels, key=lambda m: -summary.measured[m])
+        first = {segmenters[m]: m for m in reversed(fullest)}
+        labels = {m: s for m, s in segmenters.items() if first[s] == m}
+    rows = []
+    for method, label in labels.items():
+        means, cells = summary.means[method], list[Cell | None]()
+        for key in keys:
+            column = [summary.means[m][key] for m in labels if key in summary.means[m]]
+            cells.append(Cell.of(key, means[key], column) if key in means else None)
+        if with_wins:
+            won, most = summary.wins[KEY][method], max(summary.wins[KEY].values())
+            cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if KEY in means else None)
+        failed = summary.failed[method]
+        counts = {"failed": failed, "missing": whole - failed - summary.measured[method]}
+        note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)
+        rows.append(Row(label, note, cells))
+    columns = [head(key) for key in keys]
+    if with_wins:
+        columns.insert(1, Head("wins"))
+    return Table(title, columns, rows)

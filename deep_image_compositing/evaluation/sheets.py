@@ -1,67 +1,45 @@
-"""Contact sheets of a comparison: all methods on one sample, with zoomed crops of its rim.
-
-The bench calls ``draw``. Results are read from disk one method at a time, so that memory does
-not grow with the number of methods.
-"""
+"""Contact sheets of a comparison: all methods on one sample, with zoomed crops of its rim."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from deep_image_compositing.evaluation.measures import MEASURES
-from deep_image_compositing.evaluation.testsets import Sample, pixels, planes
+from deep_image_compositing.evaluation.testsets import Sample
+from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
+from deep_image_compositing.functional.sheets import NEUTRAL, contact_sheet
 from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
 
-FOLDER = "sheets"
-"""Folder of the sheets, inside the report's."""
-
-LAYOUT = 1
-"""Raised whenever a sheet shows something else of the same results."""
-
-CELL = 288
-"""Side in pixels of the square in which a picture is shown."""
-
-CROPS = 3
-"""Zoomed crops a sample."""
-
-GAIN = 4
-"""What errors are multiplied by before they are shown."""
+FOLDER = "sheets"  # folder of the sheets, inside the report's
+LAYOUT = 2  # raised whenever a sheet shows something else of the same results
+CELL = 288  # side in pixels of the square in which a picture is shown
+CROPS = 3  # zoomed crops a sample
+GAIN = 4  # what errors are multiplied by before they are shown
 
 _ZOOMS = (1, 2, 3, 4, 6, 9)  # the divisors of CELL that make sense
 _SEARCH = 1024  # long side at which the crops are searched for
-_GAP, _MARGIN, _CAPTION = 4, 8, 22
-_COLORS = ((230, 60, 60), (40, 140, 60), (50, 90, 230))
+_COLORS = ((0.9, 0.2, 0.2), (0.2, 0.55, 0.2), (0.2, 0.35, 0.9))
 _LABEL = ("band_psnr", "psnr", "halo", "seconds")
 
-Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one method made of the sample.
+    """What one method made of the sample."""
 
-    Attributes:
-        name: of the method.
-        base: path of its result pictures, without their suffixes.
-        record: what the bench wrote of it.
-    """
-
-    name: str
-    base: Path
-    record: Mapping[str, Any]
+    name: str  # of the method
+    base: Path  # of its result pictures, without their suffixes
+    record: Mapping[str, Any]  # what the bench wrote of it
 
     def read(self, kind: str) -> Tensor | None:
         """Its ``composite``, ``alpha`` or ``mask`` (C, H, W), uint8; None when there is none."""
@@ -74,71 +52,78 @@ class Row:
     def caption(self) -> str:
         """Its name and its main figures, or why there are none."""
         if "error" in self.record:
-            return f"{self.name}   failed: {self.record['error']}"
+            return f"{self.name}: {' '.join(self.record['error'].split())}"
         values = self.record.get("measures", {})
         figures = (
             f"{MEASURES[key].name} {values[key]:.{MEASURES[key].digits}f} {MEASURES[key].unit}"
             for key in _LABEL
             if key in values
         )
-        return "   ".join([self.name, *(text.rstrip() for text in figures)])
+        return "  ".join([self.name, *(text.rstrip() for text in figures)])
 
 
-def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Pixels:
+class _Column(NamedTuple):
+    label: str
+    picture: Tensor | None
+    note: str = " "  # label of the last row
+    last: Tensor | None = None
+
+
+def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
     """The contact sheet of one sample in one grade.
 
-    Rows are the photograph, the mask, the truth where it is known, and each method. Columns are
-    the whole picture, ``CROPS`` crops of the rim, magnified without smoothing, and the error
-    against the truth, ``GAIN`` times as bright (mean of the channels); without a truth, the
-    method's alpha.
-
-    Args:
-        sample: what the methods were given.
-        grade: of the mask that they were given.
-        rows: the methods, in the order of the table.
-
-    Returns:
-        (H, W, 3) uint8.
+    Columns are the photograph, the mask, the truth where it is known, and each method under its
+    main figures. Rows are the whole picture, ``CROPS`` crops of the rim, magnified without
+    smoothing, and the error against the truth, ``GAIN`` times as bright (mean of the channels);
+    without a truth, the method's alpha. As (3, H, W) in [0, 1].
     """
-    height, width = sample.foreground.shape[-2:]
-    truth, zoom = sample.composite, choose_zoom(height, width)
-    boxes = choose_crops(interest(sample, rows), (height, width), CELL // zoom)
-    canvas = _Canvas(len(rows) + (2 if truth is None else 3), 2 + len(boxes))
-    canvas.head(
-        f"{sample.name}   mask: {grade}   {width} x {height} pixels",
-        ["whole", *(f"crop {i + 1}, x {zoom}" for i in range(len(boxes))),
-         "alpha" if truth is None else f"error x {GAIN}"],
-    )  # fmt: skip
-
-    def row(caption: str, picture: Tensor | None, marks: Sequence[Box] = ()) -> None:
-        canvas.row(caption)
-        if picture is not None:
-            canvas.put(0, _reduced(picture), marks=marks)
-            for column, (box, color) in enumerate(zip(boxes, _COLORS, strict=False), start=1):
-                canvas.put(column, _magnified(picture, box, zoom), frame=color)
-
-    marks = _scaled(boxes, (height, width))
-    row("photograph", sample.foreground, marks)
-    behind = cover(sample.background, (height, width))
-    canvas.put(-1, _reduced(behind), note="new background")
-    mask, finder = sample.masks.get(grade), ""
+    size = (sample.foreground.shape[-2], sample.foreground.shape[-1])
+    truth, zoom = sample.composite, choose_zoom(*size)
+    boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
+    mask, label = sample.masks.get(grade), f"mask: {grade}"
     if mask is None:
-        masks = ((r.name, r.read("mask")) for r in rows)
-        finder, mask = next((pair for pair in masks if pair[1] is not None), ("", None))
-    row(f"mask, found by {finder}" if finder else "mask", mask, marks)
-    if sample.alpha is not None:
-        canvas.put(-1, _reduced(sample.alpha), note="true alpha")
+        masks = ((f"{label}, found by {row.name}", row.read("mask")) for row in rows)
+        label, mask = next((pair for pair in masks if pair[1] is not None), (label, None))
+    title = f"{sample.name}, {size[1]} x {size[0]} pixels"
+    columns = [
+        _Column(title, sample.foreground, "new background", cover(sample.background, size)),
+        _Column(label, mask, "true alpha", sample.alpha),
+    ]
     if truth is not None:
-        row("truth", truth, marks)
-    for method in rows:
-        result, last = method.read("composite"), method.read("alpha")
-        row(method.caption(), result)
+        columns.append(_Column("truth", truth))
+    for row in rows:
+        result, last, note = row.read("composite"), row.read("alpha"), f"alpha, {row.name}"
         if result is not None and truth is not None:
-            error = (result.int() - truth.int()).abs_().float().mean(0, keepdim=True)
-            last = (error * GAIN).round().clamp_(0, 255).byte()
-        if result is not None and last is not None:
-            canvas.put(-1, _reduced(last))
-    return canvas.pixels()
+            error = (result.int() - truth.int()).abs().float().mean(0, keepdim=True)
+            last, note = error * GAIN, f"error x {GAIN}, {row.name}"
+        columns.append(_Column(row.caption(), result, note, last))
+    parts = [{column.label: _unit(column.picture) for column in columns}]
+    parts[0][title] = _outlined(sample.foreground, boxes)
+    for number, box in enumerate(boxes):
+        name = f"crop {number + 1}, x {zoom}: "
+        parts.append({name + column.label: _unit(column.picture, box) for column in columns})
+    parts.append({column.note: _unit(column.last) for column in columns})
+    return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
+
+
+def _unit(picture: Tensor | None, box: Box | None = None) -> Tensor:
+    """A picture (C, H, W) of 8 bits, or a crop, as (1, C, h, w) in [0, 1]; grey without any."""
+    if picture is None:
+        return torch.full((1, 1, 1, 1), NEUTRAL)
+    top, left, bottom, right = box or (0, 0, None, None)
+    return picture[None, :, top:bottom, left:right].float() / 255
+
+
+def _outlined(picture: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """The same with the crops outlined."""
+    whole = _unit(picture).expand(-1, 3, -1, -1).clone()
+    wide = max(1, round(max(whole.shape[-2:]) / CELL * 2))
+    for (top, left, bottom, right), color in zip(boxes, _COLORS, strict=False):
+        inner = (..., slice(top + wide, bottom - wide), slice(left + wide, right - wide))
+        kept = whole[inner].clone()
+        whole[..., top:bottom, left:right] = torch.tensor(color).view(3, 1, 1)
+        whole[inner] = kept
+    return whole
 
 
 # Where to look
@@ -152,24 +137,20 @@ def choose_zoom(height: int, width: int) -> int:
 def interest(sample: Sample, rows: Sequence[Row]) -> Tensor:
     """How much there is to see at each place, (1, 1, h, w), at a long side of at most 1024.
 
-    With a true alpha, its softness ``4 · alpha · (1 - alpha)``, so that crops do not depend on
-    the methods. Without one, the largest softness that any method gave, times how far composites
-    differ there; of one method alone, its softness.
+    The true alpha's softness, else the largest of any method, times how far composites differ.
     """
     if sample.alpha is not None:
         return _softness(sample.alpha)
-    softness = low = high = None
+    low = high = _small(sample.foreground)
+    softness = torch.zeros_like(low[:, :1])
+    first = True
     for row in rows:
         alpha, composite = row.read("alpha"), row.read("composite")
-        if alpha is None or composite is None:
-            continue
-        soft, small = _softness(alpha), _small(composite)
-        softness = soft if softness is None else torch.maximum(softness, soft)
-        low = small if low is None else torch.minimum(low, small)
-        high = small if high is None else torch.maximum(high, small)
-    if softness is None or low is None or high is None:
-        _, height, width = sample.foreground.shape
-        return torch.zeros(1, 1, *fit_long_side(height, width, _SEARCH))
+        if alpha is not None and composite is not None:
+            small, softness = _small(composite), torch.maximum(softness, _softness(alpha))
+            low = small if first else torch.minimum(low, small)
+            high = small if first else torch.maximum(high, small)
+            first = False
     differing = softness * (high - low).amax(1, keepdim=True)
     return differing if bool(differing.any()) else softness
 
@@ -183,11 +164,7 @@ def choose_crops(
         interest: (1, 1, h, w), not negative, of the picture at some scale.
         size: (height, width) of the picture itself.
         side: of the squares in pixels of the picture; squares are cut down to small pictures.
-        count: how many, at most.
-
-    Returns:
-        (top, left, bottom, right) each, most interesting first; one in the middle where there is
-        nothing to see.
+        count: how many, at most; one in the middle where there is nothing to see.
     """
     height, width = size
     rows, columns = interest.shape[-2:]
@@ -221,111 +198,3 @@ def _small(picture: Tensor) -> Tensor:
     if max(height, width) > _SEARCH:
         picture = resample(picture, fit_long_side(height, width, _SEARCH))
     return picture[None].float() / 255
-
-
-# Drawing
-
-
-def _reduced(picture: Tensor) -> Pixels:
-    """A picture (C, H, W), uint8, that fits into a cell, as (h, w, 3)."""
-    height, width = fit_long_side(picture.shape[-2], picture.shape[-1], CELL, enlarge=True)
-    small = picture.shape[-2] < height
-    image = Image.fromarray(pixels(picture.expand(3, -1, -1)))
-    how = Image.Resampling.NEAREST if small else Image.Resampling.BOX
-    if not small and picture.shape[-2] * picture.shape[-1] <= _SEARCH**2:
-        how = Image.Resampling.LANCZOS
-    return np.asarray(image.resize((width, height), how))
-
-
-def _magnified(picture: Tensor, box: Box, zoom: int) -> Pixels:
-    top, left, bottom, right = box
-    crop = pixels(picture[:, top:bottom, left:right].expand(3, -1, -1))
-    return crop.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def _scaled(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
-    """The boxes within the whole picture as a cell shows it."""
-    height, width = fit_long_side(*size, CELL, enlarge=True)
-    y, x = height / size[0], width / size[1]
-    return [
-        (round(top * y), round(left * x), round(bottom * y) - 1, round(right * x) - 1)
-        for top, left, bottom, right in boxes
-    ]
-
-
-class _Canvas:
-    """A white sheet of captioned rows of cells, filled from the top."""
-
-    def __init__(self, rows: int, columns: int) -> None:
-        self._columns = columns
-        size = (
-            2 * _MARGIN + columns * (CELL + _GAP) - _GAP,
-            2 * _MARGIN + 2 * _CAPTION + rows * (CELL + _CAPTION + _GAP),
-        )
-        self._image = Image.new("RGB", size, (255, 255, 255))
-        self._draw = ImageDraw.Draw(self._image)
-        self._top = _MARGIN
-        self._bold, self._font = ImageFont.load_default(16), ImageFont.load_default(13)
-
-    def head(self, title: str, columns: Sequence[str]) -> None:
-        """Write what the sheet and its columns show."""
-        self._text(self._bold, title)
-        self._top += _CAPTION
-        for column, label in enumerate(columns):
-            self._draw.text((self._left(column), self._top), label, (90, 90, 90), self._font)
-
-    def row(self, caption: str) -> None:
-        """Begin the next row."""
-        self._top += _CAPTION if self._top == _MARGIN + _CAPTION else CELL + _GAP
-        self._text(self._font, caption)
-        self._top += _CAPTION
-        for column in range(self._columns):
-            left = self._left(column)
-            self._draw.rectangle(
-                (left, self._top, left + CELL - 1, self._top + CELL - 1), (238, 238, 238)
-            )
-
-    def put(
-        self,
-        column: int,
-        picture: Pixels,
-        *,
-        note: str = "",
-        frame: tuple[int, int, int] | None = None,
-        marks: Sequence[Box] = (),
-    ) -> None:
-        """Set a picture into the middle of a cell of the row; column -1 is the last."""
-        height, width = picture.shape[:2]
-        left = self._left(column % self._columns) + (CELL - width) // 2
-        top = self._top + (CELL - height) // 2
-        self._image.paste(Image.fromarray(picture), (left, top))
-        for box, color in zip(marks, _COLORS, strict=False):
-            y, x, bottom, right = box
-            corners = (left + x, top + y, left + right, top + bottom)
-            self._draw.rectangle(corners, outline=color, width=2)
-        if frame is not None:
-            corners = (left, top, left + width - 1, top + height - 1)
-            self._draw.rectangle(corners, outline=frame, width=1)
-        if note:
-            ends = self._draw.textbbox((left + 4, top + 3), note, self._font)
-            self._draw.rectangle(
-                (ends[0] - 3, ends[1] - 2, ends[2] + 3, ends[3] + 2), (255, 255, 255)
-            )
-            self._draw.text((left + 4, top + 3), note, (0, 0, 0), self._font)
-
-    def pixels(self) -> Pixels:
-        """The sheet, (H, W, 3)."""
-        return np.asarray(self._image)
-
-    def _left(self, column: int) -> int:
-        return _MARGIN + column * (CELL + _GAP)
-
-    def _text(self, font: Any, text: str) -> None:
-        """One line at the left; what is too long ends in dots."""
-        room = self._image.width - 2 * _MARGIN
-        text = " ".join(text.split("\n"))
-        if font.getlength(text) > room:
-            while text and font.getlength(text + "...") > room:
-                text = text[:-1]
-            text += "..."
-        self._draw.text((_MARGIN, self._top + 2), text, (0, 0, 0), font)

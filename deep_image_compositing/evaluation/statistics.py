@@ -1,7 +1,4 @@
-"""What a table may claim: bootstrap intervals, wins and Friedman's test, by scipy.
-
-The bench and the user study call these; the same numbers always give the same interval.
-"""
+"""What a table may claim, of the bench and of the study: intervals, wins, Friedman's test."""
 
 from __future__ import annotations
 
@@ -10,41 +7,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 
-DRAWS = 10_000
-"""Resamples of the bootstrap."""
-
+DRAWS = 10_000  # resamples of the bootstrap
+LEVEL = 0.95  # of all intervals
 _AT_ONCE = 4_000_000  # indices that are drawn at a time: 32 MB of them
 
 
 def require(feature: str, extra: str = "evaluate") -> Any:
-    """The statistics of scipy, for ``feature``.
-
-    Raises:
-        MissingExtraError: scipy is not installed; the message says which extra brings it.
-    """
+    """``scipy.stats`` for ``feature``; MissingExtraError names the extra that brings it."""
     return import_extra("scipy.stats", feature, extra)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one method's mean differs from another's on the same items.
+    """By how much one method's mean differs from another's on the same items."""
 
-    Attributes:
-        mean: of the differences ``first - second``; NaN without an item that both have.
-        low: lower end of its 95 % interval.
-        high: upper end of its interval.
-        count: items that both have a number for.
-    """
-
-    mean: float
-    low: float
+    mean: float  # of first - second; NaN without an item that both have
+    low: float  # ends of its 95 % interval
     high: float
-    count: int
+    count: int  # items that both have a number for
 
     @property
     def clear(self) -> bool:
@@ -52,34 +36,31 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of one number an item, (N,); NaN are left out.
 
-    Both ends are the one number there is when N is 1, and NaN when there is none.
-
-    Raises:
-        UsageError: ``level`` is outside of (0, 1).
+    The same numbers always give the same one. Both ends are the number itself when N is 1, and NaN
+    when there is none.
     """
-    if not 0 < level < 1:
-        raise UsageError(f"level is a probability between 0 and 1, got {level}")
-    numbers = _known(np.asarray(values, np.float64))
+    numbers = np.asarray(values, np.float64)
+    numbers = numbers[~np.isnan(numbers)]
     if numbers.size < 2:
         only = float(numbers[0]) if numbers.size else float("nan")
         return only, only
     interval = require("a bootstrap interval").bootstrap(
         (numbers,), np.mean, n_resamples=DRAWS, batch=max(1, _AT_ONCE // numbers.size),
-        confidence_level=level, method="percentile", rng=np.random.default_rng(0),
+        confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """How far ``first`` lies above ``second``, both (N,), on the same items in the same order.
+    """How far ``first`` lies above ``second``, both (N,), item by item; NaN in either is left out.
 
-    Items are drawn, not numbers: what makes one picture harder than another cancels, so the
-    interval is narrower than that of two means apart. An item that is NaN in either is left out.
+    What makes one picture harder than another cancels: the interval is narrower than of two means.
     """
-    gaps = _known(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+    gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    gaps = gaps[~np.isnan(gaps)]
     mean = float(gaps.mean()) if gaps.size else float("nan")
     return Difference(mean, *bootstrap_interval(gaps), int(gaps.size))
 
@@ -89,9 +70,7 @@ def wins(
 ) -> dict[str, float]:
     """On how many items each method is the best; those that tie share the win, NaN never wins.
 
-    Args:
-        table: one number an item for each method, in the same order of items.
-        better: which numbers are the good ones.
+    The table has one number an item for each method, in the same order of items.
     """
     if not table:
         return {}
@@ -105,15 +84,10 @@ def wins(
 def friedman(scores: ArrayLike) -> tuple[float, float]:
     """Friedman's test of whether methods differ at all: the statistic and its p-value.
 
-    Args:
-        scores: (N, K), N items by K methods, at least three. Which end is good does not matter.
+    Scores are (N, K), N items by K methods, at least three; which end is good does not matter.
     """
     table = np.asarray(scores, np.float64)
     if (table == table[:, :1]).all():  # nothing differs, where scipy divides 0 by 0
         return 0.0, 1.0
     result = require("Friedman's test", "study").friedmanchisquare(*table.T)
     return float(result.statistic), float(result.pvalue)
-
-
-def _known(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    return numbers[~np.isnan(numbers)]

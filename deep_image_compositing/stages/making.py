@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from deep_image_compositing import registry, weights
+from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.ledger import digest
 from deep_image_compositing.options import accepted_options, check_options, misfit
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
@@ -79,6 +81,46 @@ def restore_stage(
     if not Path(path).is_file():
         raise WeightsError(f"there is no checkpoint {path}")
     return make_stage(slot, (name, {**(options or {}), "weights": str(path)}))
+
+
+def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Name, options, and the SHA-256 of every file that is loaded, by slot, as JSON has it.
+
+    Args:
+        stages: registered name and options of each slot.
+
+    Raises:
+        UsageError: a stage that is not registered.
+        WeightsError: weights that are neither shipped nor a file.
+    """
+    return {
+        slot: describe_stage(registry.get(slot, name), options)
+        for slot, (name, options) in stages.items()
+    }
+
+
+def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``describe_stages`` that is one stage."""
+    paths = {key: Path(value) for key, value in options.items() if isinstance(value, str)}
+    if (file := weights_file(entry, options)) is not None:
+        paths["weights"] = file
+    files = {key: digest(path) for key, path in paths.items() if path.is_file()}
+    return {"name": entry.name, "options": dict(options), "sha256": files}
+
+
+def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
+    """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
+    given = options.get("weights", entry.weights[0] if entry.weights else None)
+    if given is None:
+        return None
+    shipped: Mapping[str, str] = getattr(entry.factory, "shipped", {})
+    path = weights.FOLDER / shipped[given] if given in shipped else Path(str(given)).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"there are no weights {str(given)!r} for the {entry.slot} {entry.name!r}: {path} is "
+            f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
+        )
+    return path
 
 
 def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:

@@ -13,11 +13,10 @@ import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.evaluation import bench
-from deep_image_compositing.evaluation.costs import Cost
+from deep_image_compositing.evaluation.bench import LEDGER, WORK
 from deep_image_compositing.evaluation.evaluate import evaluate
-from deep_image_compositing.evaluation.measures import MEASURES, measure_composite
+from deep_image_compositing.evaluation.measures import MEASURES, Cost, measure_composite
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.plan import LEDGER, WORK
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.images import read_image
 from deep_image_compositing.ledger import Ledger
@@ -82,14 +81,10 @@ def test_every_method_is_measured_on_every_sample_in_every_grade(tmp_path: Path)
         assert (found["size"], found["device"]) == ([72, 72], "cpu")
     plain, brighter = (record(tmp_path / "out", 1, "exact", n) for n in ("plain", "brighter"))
     assert plain["measures"]["band_psnr"] > brighter["measures"]["band_psnr"] + 3
-
-
-def test_the_mask_is_measured_where_it_was_found(tmp_path: Path) -> None:
-    run(tmp_path / "out")
-    assert "iou" not in record(tmp_path / "out", 0, "exact", "plain")["measures"]
-    found = record(tmp_path / "out", 0, "none", "plain")["measures"]
-    assert 0.8 < found["iou"] <= 1
-    assert (tmp_path / "out" / WORK / "picture-0" / "none" / "plain.mask.png").is_file()
+    # The mask is measured where it was found.
+    assert "iou" not in plain["measures"]
+    assert 0.8 < record(tmp_path / "out", 1, "none", "plain")["measures"]["iou"] <= 1
+    assert (tmp_path / "out" / WORK / "picture-1" / "none" / "plain.mask.png").is_file()
 
 
 def test_some_grades_can_be_chosen(tmp_path: Path) -> None:
@@ -124,9 +119,10 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     again = run(tmp_path / "out", "odd")
     assert Odd.calls == 8
     assert figures(again) == figures(first)
-    forget(tmp_path / "out", "picture-1/none/odd")
-    assert figures(run(tmp_path / "out", "odd")) == figures(first)
-    assert Odd.calls == 8 + 2
+    for turn, kept in enumerate((0, 40), start=1):  # a line that is gone, and one that is torn
+        forget(tmp_path / "out", "picture-1/none/odd", kept)
+        assert figures(run(tmp_path / "out", "odd")) == figures(first)
+        assert Odd.calls == 8 + 2 * turn
 
 
 def test_a_finished_run_still_draws_the_sheets_that_are_asked_for(tmp_path: Path) -> None:
@@ -138,15 +134,10 @@ def test_a_finished_run_still_draws_the_sheets_that_are_asked_for(tmp_path: Path
     before = [path.stat().st_mtime_ns for path in paths]
     run(tmp_path / "out", "odd", sheets=1)
     assert [path.stat().st_mtime_ns for path in paths] == before
-    run(tmp_path / "out", "odd", "plain", sheets=1)
-    assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before, strict=True))
-
-
-def test_other_methods_add_to_what_is_there(tmp_path: Path) -> None:
-    run(tmp_path / "out", "odd")
-    report = run(tmp_path / "out", "odd", "plain")
+    report = run(tmp_path / "out", "odd", "plain", sheets=1)  # another method adds to what is there
     assert Odd.calls == 8
     assert {r["method"] for r in report.records} == {"odd", "plain"}
+    assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before, strict=True))
 
 
 def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,12 +152,6 @@ def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bench, "__version__", "0.0.0")
     run(tmp_path / "out", "odd", grades=["exact"])
     assert Odd.calls == 8 + 4
-
-
-def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
-    first = run(tmp_path / "out")
-    forget(tmp_path / "out", "picture-0/exact/plain", keep=40)
-    assert figures(run(tmp_path / "out")) == figures(first)
 
 
 # Failures
@@ -254,12 +239,6 @@ def test_a_folder_of_another_test_set_is_refused(tmp_path: Path) -> None:
     assert kept.read_text() == "mine"
 
 
-def test_overwrite_begins_anew(tmp_path: Path) -> None:
-    run(tmp_path / "out", "odd", grades=["exact"])
-    run(tmp_path / "out", "odd", grades=["exact"], overwrite=True)
-    assert Odd.calls == 8
-
-
 @pytest.mark.parametrize("name", ["work", "sheets", "report.json"])
 def test_what_no_evaluation_has_written_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / "out" / name).mkdir(parents=True)
@@ -300,7 +279,7 @@ def test_the_peak_of_memory_is_that_of_the_block() -> None:
     with Cost(device) as cost:
         more = np.ones(64_000_000, np.uint8)
         del more
-    if cost.peak_memory is None:
+    if cost.peak_memory != cost.peak_memory:
         pytest.skip("this system does not tell")
     assert 60 < cost.peak_memory < 80
     assert cost.seconds > 0

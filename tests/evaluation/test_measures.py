@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import metrics
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.measures import (
     MEASURES,
     measure_alpha,
     measure_composite,
     measure_mask,
-    prepare,
 )
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.metrics.lpips import LPIPS
@@ -66,10 +65,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
         state[f"features.{number}.weight"] = 0.1 * (noise(out, into, size, size, seed=number) - 0.5)
         state[f"features.{number}.bias"] = torch.zeros(out)
     torch.save(state, path)
-    found, reasons = prepare(path)
-    assert isinstance(found, LPIPS)
-    assert reasons == {}
-    return found
+    return LPIPS(path)
 
 
 def test_every_measure_is_described() -> None:
@@ -214,18 +210,6 @@ def test_outlines_are_measured_at_640() -> None:
     assert found["mae"] == pytest.approx(3 / 320)
     assert found["iou"] == pytest.approx(217 / 220)
     assert "max_f" not in measure_mask(mask, torch.zeros_like(mask))
-
-
-def test_without_weights_the_reason_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    network, reasons = prepare()
-    assert network is None
-    assert list(reasons) == ["lpips", "band_lpips"]
-    assert "nothing is downloaded" in reasons["lpips"]
-    with pytest.raises(WeightsError, match="no file"):
-        prepare(tmp_path / "missing.pth")
 
 
 def test_shapes_must_agree() -> None:

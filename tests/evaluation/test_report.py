@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deep_image_compositing.evaluation import pages, tables, wording
+from deep_image_compositing.commands.evaluate import table_of
+from deep_image_compositing.evaluation import pages
+from deep_image_compositing.evaluation import report as tables
 from deep_image_compositing.evaluation.report import Report
 
 NAMES = [f"p-{i}" for i in range(8)]
@@ -110,7 +112,7 @@ def test_the_json_holds_all_of_it() -> None:
 
 def test_verdicts_say_where_the_reference_loses_first() -> None:
     rows = {"worse": [*WORSE], "better": [*BETTER], "alike": [*ALIKE], "ours": [*OURS]}
-    said = wording.verdicts(make(rows))
+    said = pages.verdicts(make(rows))
     assert len(said) == 3
     assert said[0].startswith("Given the rough mask, ours is behind better by 1.50 dB [1.")
     assert said[1].startswith("Given the rough mask, ours cannot be told apart from alike (+0.00 ")
@@ -119,25 +121,27 @@ def test_verdicts_say_where_the_reference_loses_first() -> None:
 
 
 def test_few_pictures_allow_no_verdict() -> None:
-    (said,) = wording.verdicts(make({"better": [*BETTER[:3]], "ours": [*OURS[:3]]}))
+    (said,) = pages.verdicts(make({"better": [*BETTER[:3]], "ours": [*OURS[:3]]}))
     assert "ours differs in band PSNR from better by -1.33 dB [-2.00, -1.00]" in said
     assert said.endswith("3 pictures are too few to say more.")
-    (said,) = wording.verdicts(make({"better": [*BETTER[:1]], "ours": [*OURS[:1]]}))
+    (said,) = pages.verdicts(make({"better": [*BETTER[:1]], "ours": [*OURS[:1]]}))
     assert "on the one picture there is" in said
 
 
 def test_failures_and_warnings_are_counted_by_message() -> None:
     report = make({"ours": [*OURS], "other": ["dark", "dark", *ALIKE[2:]]})
     report.records[0]["warnings"] = ["did not converge", "slow"]
-    assert wording.failures(report) == ["other failed on 2 of 8 composites: dark"]
-    assert wording.warned(report) == ["ours warned on 1 of 8 composites: did not converge; slow"]
+    assert pages.failures(report) == ["other failed on 2 of 8 composites: dark"]
+    assert pages.failures(report, "warnings", "warned on") == [
+        "ours warned on 1 of 8 composites: did not converge; slow"
+    ]
 
 
 def test_what_could_not_be_measured_is_in_the_legend() -> None:
     report = make({"ours": [*OURS]}, left_out={"lpips": "no weights", "band_lpips": "no weights"})
-    legend = wording.legend(report)
-    assert legend["LPIPS and band LPIPS"] == "Not measured: no weights."
-    assert "ties are shared" in legend["wins"]
+    legend = pages.to_markdown(report).partition("## Legend")[2]
+    assert "- **LPIPS and band LPIPS**: Not measured: no weights." in legend
+    assert "ties are shared" in legend
     assert "SSIM" not in legend
 
 
@@ -224,7 +228,7 @@ def test_a_report_without_truth_says_so() -> None:
     for record in report.records:
         record["measures"] = {"seconds": 1.5}
     assert not report.has_truth
-    assert "has no truth" in wording.verdicts(report)[-1]
+    assert "has no truth" in pages.verdicts(report)[-1]
     assert row(pages.to_markdown(report), "ours")[1] == "**1.50**"
     assert Page(pages.to_html(report)).tables == 2
 
@@ -233,8 +237,17 @@ def test_the_terminal_s_table_is_as_wide_as_it_needs() -> None:
     grades = ("exact", "rough", "bad", "none")
     report = make({"ours": [*OURS], "other": ["dark", *ALIKE[1:]]}, grades)
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(pages.console_table(report))
+    console.print(table_of(report))
     text = console.export_text()
     assert "25.00 [24." in text
     assert "4 of 32" in text
     assert "…" not in text
+
+
+def test_the_terminal_s_table_where_no_picture_has_a_rim() -> None:
+    report = make({"ours": [*OURS], "other": [*ALIKE]})
+    for record in report.records:
+        del record["measures"]["band_psnr"]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table_of(report))
+    assert "ours" in console.export_text()

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -103,16 +102,19 @@ def test_without_a_truth_crops_lie_where_the_methods_differ(tmp_path: Path) -> N
 # Sheets
 
 
-def test_a_sheet_has_a_row_for_everything(tmp_path: Path) -> None:
+def test_a_sheet_has_a_column_for_everything(tmp_path: Path) -> None:
     sample = Tiny()[0]
     rows = [result(tmp_path, name, sample.composite, sample.alpha) for name in ("a", "b")]
-    one, two = draw(sample, "exact", rows[:1]), draw(sample, "exact", rows)
-    assert one.dtype == np.uint8
-    assert one.shape[2] == 3
-    assert CELL < two.shape[0] - one.shape[0] < CELL + 40
-    assert one.shape[1] == two.shape[1]
-    without = draw(replace(sample, composite=None), "exact", rows)
-    assert CELL < two.shape[0] - without.shape[0] < CELL + 40  # no row for the truth
+    sheets = [
+        draw(sample, "exact", rows[:1]),
+        draw(sample, "exact", rows),
+        draw(replace(sample, composite=None), "exact", rows),  # no column for the truth
+    ]
+    widths = [sheet.shape[2] for sheet in sheets]
+    assert CELL < widths[1] - widths[0] < CELL + 10
+    assert widths[2] == widths[0]
+    assert len({sheet.shape[1] for sheet in sheets}) == 1
+    assert all(0 <= float(sheet.min()) <= float(sheet.max()) <= 1 for sheet in sheets)
 
 
 def test_errors_are_shown_where_they_are_and_as_bright_as_said(tmp_path: Path) -> None:
@@ -120,20 +122,19 @@ def test_errors_are_shown_where_they_are_and_as_bright_as_said(tmp_path: Path) -
     flat = replace(sample, composite=torch.full_like(sample.composite, 100))
     there = (slice(0, SIDE), slice(0, SIDE // 2))
     row = result(tmp_path, "a", changed(flat.composite, 30, there), sample.alpha)
-    sheet = draw(flat, "exact", [row])
-    error = sheet[-CELL - 8 : -8, -CELL - 8 : -8]  # the last cell, inside the margin
+    error = draw(flat, "exact", [row])[:, -CELL:, -CELL:] * 255
     middle = CELL // 2
-    assert np.abs(error[20:-20, 20 : middle - 20].astype(int) - 30 * sheets.GAIN).max() <= 1
-    assert error[20:-20, middle + 20 : -20].max() <= 1
+    assert float((error[..., 20 : middle - 20] - 30 * sheets.GAIN).abs().max()) <= 1
+    assert float(error[..., middle + 20 :].max()) <= 1
 
 
-def test_a_failure_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_a_failure_is_a_column_that_says_so(tmp_path: Path) -> None:
     sample = Tiny()[0]
     row = Row("a", tmp_path / "a", {"error": "out of\nmemory"})
-    assert row.caption() == "a   failed: out of\nmemory"
-    assert draw(sample, "exact", [row]).shape[0] > 4 * CELL
+    assert row.caption() == "a: out of memory"
+    assert draw(sample, "exact", [row]).shape[2] > 4 * CELL
     good = Row("b", tmp_path / "b", {"measures": {"band_psnr": 20.123, "halo": 0.5}})
-    assert good.caption() == "b   band PSNR 20.12 dB   halo 0.500"
+    assert good.caption() == "b  band PSNR 20.12 dB  halo 0.500"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 90)])
@@ -149,4 +150,4 @@ def test_sheets_of_odd_pictures(size: tuple[int, int], tmp_path: Path) -> None:
         **{n: cut(getattr(sample, n)) for n in ("foreground", "background", "composite", "alpha")},
     )
     row = result(tmp_path, "a", small.composite, small.alpha)
-    assert draw(small, "none", [row]).shape[0] > 4 * CELL
+    assert draw(small, "none", [row]).shape[2] > 4 * CELL

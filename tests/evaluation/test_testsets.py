@@ -29,7 +29,6 @@ from deep_image_compositing.evaluation.testsets import (
     TestSet,
     open_test_set,
     read_pairs,
-    subjects,
     syntest,
 )
 from deep_image_compositing.evaluation.testsets.base import picture_size, unique_names
@@ -113,7 +112,7 @@ def test_masks_are_as_good_as_their_grades_say(data: dict[str, str]) -> None:
 def test_bits_repeat_in_any_order_and_on_any_number_of_threads(data: dict[str, str]) -> None:
     first = digests(SynTest(**data, grades="rough"))
     again = SynTest(**data, grades="rough")
-    subjects.read_subject.cache_clear()
+    syntest.read_subject.cache_clear()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
@@ -197,19 +196,19 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
     with monkeypatch.context() as patch:
         patch.setattr(mattes, "multilevel_foreground", missing)
         patch.setattr(syntest.importlib.metadata, "version", absent)
-        subjects.read_subject.cache_clear()
+        syntest.read_subject.cache_clear()
         without = SynTest(**photographs, grades="none")
         assert without.describe()["made_with"]["pymatting"].startswith("none")
         assert without.fingerprint() != mark
         assert digest(without[0]) != before
-    subjects.read_subject.cache_clear()
+    syntest.read_subject.cache_clear()
 
 
 def test_a_matte_is_reduced_by_area_with_colour_weighted_by_opacity() -> None:
     color = np.zeros((2, 4, 3), np.uint8)
     color[:, ::2], color[:, 1::2] = (200, 100, 50), (0, 0, 0)
     alpha = np.array([[255, 0, 255, 255], [255, 0, 255, 255]], np.uint8)
-    reduced, opacity = subjects.reduce_matte(color, alpha, (1, 2))
+    reduced, opacity = syntest.reduce_matte(color, alpha, (1, 2))
     assert opacity.tolist() == [[128, 255]]
     # The clear pixel's black does not darken the subject; the opaque one's does.
     assert reduced[0, 0].tolist() == [200, 100, 50]
@@ -220,7 +219,7 @@ def test_a_matte_is_reduced_by_area_with_colour_weighted_by_opacity() -> None:
 def test_reducing_a_constant_matte_changes_nothing(size: tuple[int, int]) -> None:
     color = np.full((33, 47, 3), (10, 20, 255), np.uint8)
     alpha = np.full((33, 47), 77, np.uint8)
-    reduced, opacity = subjects.reduce_matte(color, alpha, size)
+    reduced, opacity = syntest.reduce_matte(color, alpha, size)
     assert opacity.shape == size
     assert (opacity == 77).all()
     assert (reduced == (10, 20, 255)).all()
@@ -238,7 +237,7 @@ def test_blending_rounds_to_the_nearest_level_for_every_value() -> None:
     color = values.view(1, 1, 256).expand(3, 256, 256)
     background = torch.full((3, 256, 256), 131, dtype=torch.uint8)
     exact = (alpha.double() * color + (255 - alpha.double()) * background) / 255
-    assert torch.equal(subjects.blend(color, alpha, background), exact.round().to(torch.uint8))
+    assert torch.equal(syntest.blend(color, alpha, background), exact.round().to(torch.uint8))
 
 
 def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(

@@ -64,9 +64,8 @@ async def ask(
 
 def requests(rng: Random, folder: Path) -> Read:
     """A request to the study's server, of somebody who takes part or of a stranger."""
-    from deep_image_compositing.evaluation.study.folder import Study
+    from deep_image_compositing.evaluation.study.folder import Store, Study
     from deep_image_compositing.evaluation.study.server import create_app
-    from deep_image_compositing.evaluation.study.store import Store
 
     study = Study.open(sound_study())
     item = study.shown[0]

@@ -1,15 +1,22 @@
-"""The folder of a study: its pictures, and ``study.json``, which says whose each picture is.
+"""The folder of a study: pictures, ``study.json``, which says whose each is, and the answers.
 
 Making, serving and scoring meet here. A picture's file name is a random token; which method made it
-stands in ``study.json`` alone, and that file is never served.
+stands in ``study.json`` alone, and that file is never served. Answers are in SQLite, in WAL mode
+with full synchronisation: neither a killed server nor a power cut takes back one that was
+acknowledged, and people click far more slowly than a disk syncs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import secrets
+import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +29,33 @@ ANSWERS = "answers.sqlite"
 SUFFIX = ".webp"
 """Pictures are lossless WebP: exact like PNG, a third smaller, and every browser shows it."""
 
-PLACES = 3
-"""How many of the results a person puts in order."""
+PLACES = 3  # how many of the results a person puts in order
 
+Ranking = tuple[str | None, ...]  # tokens of results, best first; None where a place is free
+
+MAX_NAME = 80  # characters of a person's name
 _VERSION = 1
+_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS people (
+  id INTEGER PRIMARY KEY,
+  token TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  joined TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS answers (
+  person INTEGER NOT NULL REFERENCES people (id),
+  picture_set TEXT NOT NULL,
+  draft TEXT NOT NULL,
+  ranking TEXT,
+  confirmed TEXT,
+  PRIMARY KEY (person, picture_set)
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +67,8 @@ class PictureSet:
     foreground: str  # token of the photograph with the subject
     background: str  # token of the new background, covering the same frame
     results: Mapping[str, str]  # token of a picture to the name of its method
-    # (height, width) in pixels of all its pictures; (0, 0) until they are rendered
-    size: tuple[int, int] = (0, 0)
-    # why it is not shown: one sentence for each picture that could not be made
-    left_out: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)  # (height, width) of all its pictures; 0 until they are made
+    left_out: tuple[str, ...] = ()  # why it is not shown: a sentence for each picture it lacks
 
     def tokens(self) -> Iterator[str]:
         """Every picture of the set."""
@@ -52,15 +80,10 @@ class PictureSet:
         """The results in the order in which ``person``, a token, sees them: always the same."""
         return shuffled(self.results, f"{person} {self.id}")
 
-    def check(self, ranking: Sequence[Any], *, complete: bool) -> tuple[str | None, ...]:
-        """The ranking, if it can be one: different results of this set, best first.
+    def check(self, ranking: Sequence[Any], *, complete: bool) -> Ranking:
+        """The ranking, if it can be one: three different results of this set, best first.
 
-        Args:
-            ranking: three tokens, or None where a place is still free.
-            complete: no place may be free.
-
-        Raises:
-            UsageError: it cannot.
+        A place may be free, None, unless it is to be ``complete``; UsageError for all else.
         """
         if not isinstance(ranking, list | tuple) or len(ranking) != PLACES:
             raise UsageError(f"a ranking has {PLACES} places")
@@ -81,8 +104,7 @@ class Study:
     id: str  # a random token
     methods: tuple[str, ...]  # their names, in the order in which they were given
     sets: tuple[PictureSet, ...]  # every pair, those that are left out included
-    # everything that the pictures follow from; ``study make`` goes on with no other
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # all that the pictures follow from
     finished: bool = False  # whether ``study make`` has come to its end
 
     @property
@@ -102,12 +124,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: str | Path) -> Study:
-        """The study of a folder, finished or not.
-
-        Raises:
-            UsageError: there is none.
-            DataError: its ``study.json`` is broken or of another version.
-        """
+        """The study of a folder, finished or not; UsageError if none, DataError if broken."""
         path = Path(folder) / KEY
         try:
             content = json.loads(path.read_bytes())
@@ -121,18 +138,17 @@ class Study:
         if version != _VERSION:
             raise DataError(f"{path} has version {version!r}; expected {_VERSION}: make it again")
         try:
-            sets = [
-                {**item, "size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
-                for item in content["sets"]
-            ]
-            content |= {"sets": tuple(PictureSet(**item) for item in sets)}
-            return cls(**{**content, "methods": tuple(content["methods"])})
+            for item in content["sets"]:
+                item |= {"size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
+            content["sets"] = tuple(PictureSet(**item) for item in content["sets"])
+            content["methods"] = tuple(content["methods"])
+            return cls(**content)
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """The study of a folder, ready to be shown: finished, every picture in its place.
+        """The study of a folder, ready to be shown.
 
         Raises:
             UsageError: it is not finished, or has no set to show.
@@ -146,10 +162,7 @@ class Study:
         for item in study.shown:
             for path in (picture_path(folder, token) for token in item.tokens()):
                 if not path.is_file():
-                    raise DataError(
-                        f"{path} of the set {item.name!r} is missing: put it back, or make the "
-                        "study again"
-                    )
+                    raise DataError(f"{path} of {item.name!r} is missing: make the study again")
         return study
 
 
@@ -161,3 +174,132 @@ def picture_path(folder: str | Path, token: str) -> Path:
 def shuffled(items: Mapping[str, Any], salt: str) -> list[str]:
     """The keys in an order that follows from them and ``salt`` alone, on any machine."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{salt} {item}".encode()).digest())
+
+
+# Answers
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who takes part: a number, the secret of their browser, and a name, or none."""
+
+    id: int
+    token: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one person, by number, has said about one set, by token."""
+
+    person: int
+    picture_set: str
+    draft: Ranking  # what they see chosen; it may have free places
+    ranking: Ranking | None  # what they confirmed last; None until they did
+    confirmed: str | None  # when, in UTC
+
+
+class Store:
+    """The database of one study, made if need be; for any number of threads and processes.
+
+    Raises:
+        DataError: the file is no such database, or cannot be opened.
+        UsageError: it belongs to another study, by its token.
+    """
+
+    def __init__(self, path: str | Path, study: str) -> None:
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        with self._errors():
+            self._database = sqlite3.connect(
+                self._path, timeout=30, isolation_level=None, check_same_thread=False
+            )
+        try:
+            version, *_ = self._run("PRAGMA user_version")[0]
+            if version not in (0, _VERSION):
+                raise DataError(f"{self._path} has version {version}; expected {_VERSION}")
+            with self._errors():
+                self._database.executescript(_SCHEMA)
+            self._run("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", (study,))
+            if self._run("SELECT id FROM study") != [(study,)]:
+                raise UsageError(f"{self._path} holds the answers of another study: move it away")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database; what was stored is on the disk already."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def join(self, name: str = "") -> Person:
+        """Somebody new, with a random token; an empty name to stay anonymous."""
+        token = secrets.token_urlsafe(24)
+        row = self._run(
+            "INSERT INTO people (token, name, joined) VALUES (?, ?, ?) RETURNING id",
+            (token, name, _now()),
+        )
+        return Person(row[0][0], token, name)
+
+    def person(self, token: str) -> Person | None:
+        """Who has this token; None if nobody has."""
+        rows = self._run("SELECT id, token, name FROM people WHERE token = ?", (token,))
+        return Person(*rows[0]) if rows else None
+
+    def people(self) -> list[Person]:
+        """Everybody, in the order of joining."""
+        return [Person(*row) for row in self._run("SELECT id, token, name FROM people ORDER BY id")]
+
+    def save(
+        self, person: Person, picture_set: str, ranking: Sequence[str | None], *, confirmed: bool
+    ) -> None:
+        """Keep what somebody chose; until that is confirmed, too, an earlier answer counts."""
+        text = json.dumps(ranking)
+        self._run(
+            "INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET draft = ?3, "
+            "ranking = coalesce(?4, ranking), confirmed = coalesce(?5, confirmed)",
+            (person.id, picture_set, text, *((text, _now()) if confirmed else (None, None))),
+        )
+
+    def answers(self, person: Person | None = None) -> list[Answer]:
+        """All that was said, or what one person said; DataError for a row that is broken."""
+        rows = self._run(
+            "SELECT person, picture_set, draft, ranking, confirmed FROM answers "
+            "WHERE ?1 IS NULL OR person = ?1 ORDER BY person, picture_set",
+            (None if person is None else person.id,),
+        )
+        try:
+            return [
+                Answer(who, what, _ranking(draft), _ranking(ranking) if ranking else None, when)
+                for who, what, draft, ranking, when in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._path} holds an answer that is none: {error}") from error
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """One statement, which is one transaction."""
+        with self._lock, self._errors():
+            return self._database.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DataError(f"{self._path} cannot be used: {error}") from error
+
+
+def _ranking(text: str) -> Ranking:
+    ranking = json.loads(text)
+    if not isinstance(ranking, list) or any(not isinstance(x, str | None) for x in ranking):
+        raise ValueError(f"{text!r} is no ranking")
+    return tuple(ranking)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,7 +1,6 @@
 """Making a study: every method's picture of every pair, under names that tell nothing.
 
-``study.json`` is written first, with a random token for every picture that is to be; so a run that
-was stopped goes on, and a picture that is there is never made twice.
+``study.json`` is written first, with the token of every picture; so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.data.pool import progress
+from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import (
     CompositingError,
     DataError,
@@ -32,18 +29,18 @@ from deep_image_compositing.evaluation.study.folder import (
     PICTURES,
     PLACES,
     PictureSet,
+    Store,
     Study,
     picture_path,
 )
-from deep_image_compositing.evaluation.study.store import count_people
-from deep_image_compositing.evaluation.testsets import PairFiles, planes
+from deep_image_compositing.evaluation.testsets import PairFiles
+from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
 from deep_image_compositing.placement import cover, resample
 
-MAX_SIDE = 1024
-"""Long side in pixels of the pictures, unless another is given."""
+MAX_SIDE = 1024  # long side in pixels of the pictures, unless another is given
 
 _log = logging.getLogger("deep_image_compositing")
 
@@ -61,12 +58,11 @@ def make(
     """Render every method on every pair, into a folder that ``study serve`` shows.
 
     Photographs are shrunk before the methods see them, so that every pixel on the screen is one
-    that a method made. A pair whose pictures cannot all be made is left out of the study; the rest
-    goes on. The same call again makes what is missing.
+    that a method made. A pair whose pictures cannot all be made is left out, and says why in
+    ``PictureSet.left_out``. The same call again makes what is missing.
 
     Args:
-        pairs: photographs, new backgrounds and perhaps masks. With a mask every method gets it;
-            without one every method's own segmenter looks for the subject.
+        pairs: a mask, where there is one, is given to every method.
         methods: at least three.
         out: the folder; made if it is not there.
         max_side: long side in pixels of the pictures; smaller photographs keep their size.
@@ -74,9 +70,6 @@ def make(
             apart. None for tokens that nobody can guess.
         device: as for ``Compositor``.
         show: draw a progress bar on standard error.
-
-    Returns:
-        The finished study. What was left out says why, in ``PictureSet.left_out``.
 
     Raises:
         UsageError: too few methods or pairs, a folder that holds another study or anybody's
@@ -93,11 +86,15 @@ def make(
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    study = _begin(pairs, methods, folder, max_side, seed)
+    recipe: dict[str, Any] = {
+        "methods": [method.describe() for method in methods],
+        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
+        "max_side": max_side,
+        "seed": seed,
+    }
+    study = _begin(folder, recipe)
     missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
     if missing:
-        from deep_image_compositing.devices import choose_device
-
         device = str(choose_device(device))  # said once, not for every method
     with progress("pictures", missing, show) as advance:
         sets = [
@@ -111,30 +108,19 @@ def make(
     return finished
 
 
-def _begin(
-    pairs: Sequence[PairFiles],
-    methods: Sequence[Method],
-    folder: Path,
-    max_side: int,
-    seed: int | None,
-) -> Study:
+def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    recipe: dict[str, Any] = {
-        "methods": [method.describe() for method in methods],
-        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
-        "max_side": max_side,
-        "seed": seed,
-    }
-    people = count_people(folder / ANSWERS)
-    if people:
-        raise UsageError(
-            f"{people} people have taken part in the study in {folder}, so it stays as it is: "
-            "give another folder"
-        )
     if (folder / KEY).exists():
         study = Study.read(folder)
-        other = ", ".join(differences(study.recipe, recipe))
-        if other:
+        if (folder / ANSWERS).exists():
+            with Store(folder / ANSWERS, study.id) as store:
+                people = len(store.people())
+            if people:
+                raise UsageError(
+                    f"{people} people have taken part in the study in {folder}, so it stays as it "
+                    "is: give another folder"
+                )
+        if other := ", ".join(differences(study.recipe, recipe)):
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
         return replace(study, finished=False)
     try:
@@ -144,17 +130,19 @@ def _begin(
         (folder / PICTURES).mkdir()
     except OSError as error:
         raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    token = _tokens(seed)
-    names = tuple(method.name for method in methods)
-    study = Study(
-        token(),
-        names,
-        tuple(
-            PictureSet(token(), pair.name, token(), token(), {token(): name for name in names})
-            for pair in pairs
-        ),
-        recipe,
+    seed = recipe["seed"]
+    draws = secrets.SystemRandom() if seed is None else random.Random(f"study {seed}")
+
+    def token() -> str:
+        return f"{draws.getrandbits(128):032x}"
+
+    names = tuple(method["name"] for method in recipe["methods"])
+    identity = token()
+    sets = tuple(
+        PictureSet(token(), pair["name"], token(), token(), {token(): name for name in names})
+        for pair in recipe["pairs"]
     )
+    study = Study(identity, names, sets, recipe)
     study.write(folder)
     return study
 
@@ -162,15 +150,14 @@ def _begin(
 def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> PictureSet:
     """Write the pair's own two pictures, at the size of the results, which the set then has."""
     try:
-        photograph = read_image(pair.foreground)
+        photograph, background = read_image(pair.foreground), read_image(pair.background)
         size = fit_long_side(*photograph.size, max_side)
         if pair.mask is not None:
             read_mask(pair.mask, size=size)
-        if not picture_path(folder, item.foreground).is_file():
-            _write(folder, item.foreground, resample(planes(photograph.pixels), size))
-        background = read_image(pair.background)
-        if not picture_path(folder, item.background).is_file():
-            _write(folder, item.background, cover(planes(background.pixels), size))
+        shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
+        for token, picture in zip((item.foreground, item.background), shown, strict=True):
+            if not picture_path(folder, token).is_file():
+                write_image(picture_path(folder, token), picture, quality=100)  # without loss
     except (CompositingError, MemoryError) as error:
         return replace(item, left_out=(error_text(error),), size=(0, 0))
     return replace(item, size=size)
@@ -185,7 +172,7 @@ def _render(
     advance: Callable[[int], None],
 ) -> None:
     """Make a method's pictures that are missing; a set without one says so from now on."""
-    compositor: Compositor | None = None
+    compositor = None
     for number, (item, pair) in enumerate(zip(sets, pairs, strict=True)):
         token = next(token for token, name in item.results.items() if name == method.name)
         if picture_path(folder, token).is_file():
@@ -196,8 +183,8 @@ def _render(
                 mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
                 foreground = str(picture_path(folder, item.foreground))
                 background = str(picture_path(folder, item.background))
-                composite = compositor(foreground, background, mask)
-                _write(folder, token, composite.composite_pixels)
+                composite = compositor(foreground, background, mask).composite_pixels
+                write_image(picture_path(folder, token), composite, quality=100)
             except Exception as error:  # one method on one pair must not stop the others
                 _log.debug("%s, %s", pair.name, method.name, exc_info=True)
                 reason = f"{method.name}: {error_text(error)}"
@@ -205,22 +192,8 @@ def _render(
         advance(1)
 
 
-def _write(folder: Path, token: str, picture: Tensor) -> None:
-    """Write (3, H, W) uint8 without loss."""
-    write_image(picture_path(folder, token), picture, quality=100)
-
-
-def _tokens(seed: int | None) -> Callable[[], str]:
-    """A function that gives a new token of 32 hexadecimal digits at every call."""
-    if seed is None:
-        return lambda: secrets.token_hex(16)
-    draws = random.Random(f"study {seed}")
-    return lambda: f"{draws.getrandbits(128):032x}"
-
-
 def _digests(pair: PairFiles) -> dict[str, str]:
-    files = {"foreground": pair.foreground, "background": pair.background, "mask": pair.mask}
     try:
-        return {kind: digest(path) for kind, path in files.items() if path is not None}
+        return {kind: digest(path) for kind, path in pair.files().items()}
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error

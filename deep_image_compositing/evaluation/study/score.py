@@ -1,21 +1,27 @@
 """Scoring a study as the paper does: a person's best three count 1, 2 and 3, all others 8.
 
-A method's score is the mean over all answers, so lower is better. Only confirmed answers count; an
-answer is what one person said of one set.
+A method's score is the mean over all confirmed answers, each what one person said of one set, so
+lower is better. The page and the figure are the templates ``scores.md`` and ``scores.svg``.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import statistics
-from deep_image_compositing.evaluation.study.folder import PLACES, Study
-from deep_image_compositing.evaluation.study.store import Store
+from deep_image_compositing.evaluation.pages import counted, render
+from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
+from deep_image_compositing.files import write_bytes
 
-OTHERS = 8
-"""The score of a result that is not among a person's best three."""
+OTHERS = 8  # the score of a result that is not among a person's best three
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,9 @@ class Scores:
     sets_left_out: int  # that could not be made
     level: float  # of the confidence intervals
     chance: float  # the mean score of a method among equals
-    # the statistic of Friedman's test over the sets' mean scores; None below two answered sets
-    friedman: float | None
-    # probability of one at least as large if people could not tell the methods apart
-    p: float | None
-    # Kendall's coefficient of concordance, from 0, the sets disagree, to 1, every set puts the
-    # methods in the same order
-    kendall_w: float | None
+    friedman: float | None  # statistic over the sets' mean scores; None below two answered sets
+    p: float | None  # probability of one as large if people could not tell the methods apart
+    kendall_w: float | None  # Kendall's concordance: 0, the sets disagree, to 1, all have one order
 
     @property
     def summary(self) -> str:
@@ -91,11 +93,57 @@ class Vote:
         return self.methods.index(method) + 1 if method in self.methods else OTHERS
 
 
-def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
-    """All confirmed answers, with methods in the place of tokens, and the number of others begun.
+def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
+    """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
+
+    ``answers.csv`` holds every answer, with numbers in the place of people's names. ``out`` is by
+    default ``scores`` in the folder. The study may be served meanwhile.
 
     Raises:
-        DataError: an answer that does not belong to the study.
+        UsageError: no study, or no answer.
+        DataError: answers that cannot be read.
+        ImageError: a file that cannot be written.
+        MissingExtraError: scipy is not installed.
+    """
+    statistics.require("study score", "study")
+    study = Study.read(folder)
+    database = Path(folder) / ANSWERS
+    if not database.exists():
+        raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")
+    with Store(database, study.id) as store:
+        votes, begun = read_votes(study, store)
+        scores = score(study, votes, joined=len(store.people()), begun=begun)
+    target = Path(folder) / "scores" if out is None else Path(out)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
+    answers = (
+        {"person": vote.person, "set": vote.picture_set, "method": method,
+         "score": vote.score(method), "confirmed": vote.confirmed}
+        for vote in votes
+        for method in study.methods
+    )  # fmt: skip
+    for name, text in (
+        ("scores.json", json.dumps(asdict(scores), indent=2) + "\n"),
+        ("scores.csv", _csv(map(asdict, scores.methods))),
+        ("answers.csv", _csv(answers)),
+        ("scores.md", page(scores, "scores.md")),
+        ("scores.svg", page(scores, "scores.svg")),
+    ):
+        write_bytes(target / name, text.encode())
+    return scores
+
+
+def page(scores: Scores, template: str) -> str:
+    """The scores as a page, ``scores.md``, or as its figure, ``scores.svg``."""
+    return render(template, scores=scores, others=OTHERS)
+
+
+def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
+    """All confirmed answers, with methods in the place of tokens, and how many others were begun.
+
+    DataError for an answer that does not belong to the study.
     """
     sets = {item.id: item for item in study.shown}
     votes, begun = [], 0
@@ -117,21 +165,14 @@ def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
     return votes, begun
 
 
-def score(
-    study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0, level: float = 0.95
-) -> Scores:
-    """Score a study.
+def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -> Scores:
+    """Score a study by the votes of ``read_votes``; UsageError where there is none.
 
     Args:
         study: finished.
-        votes: from ``read_votes``.
+        votes: confirmed answers.
         joined: people who began.
         begun: answers that were never confirmed.
-        level: of the confidence intervals, in (0, 1).
-
-    Raises:
-        UsageError: no vote at all, or such a level.
-        MissingExtraError: scipy is not installed.
     """
     if not votes:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
@@ -145,7 +186,7 @@ def score(
     rows = []
     for method in study.methods:
         values = [vote.score(method) for vote in votes]
-        interval = statistics.bootstrap_interval(values, level)
+        interval = statistics.bootstrap_interval(values)
         places = (values.count(place) for place in range(1, PLACES + 1))
         rows.append(MethodScore(method, _mean(values), *interval, won[method], *places))
     count = len(study.methods)
@@ -164,7 +205,7 @@ def score(
         sets=len(names),
         sets_answered=len(answered),
         sets_left_out=len(study.sets) - len(names),
-        level=level,
+        level=statistics.LEVEL,
         chance=(sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,
         friedman=statistic,
         p=p,
@@ -172,10 +213,14 @@ def score(
     )
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """``1 person``, ``2 people``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def _mean(values: list[int]) -> float:
     return math.fsum(values) / len(values)
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    first, *rest = rows
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([first, *rest])
+    return file.getvalue()

@@ -1,8 +1,4 @@
-"""Test sets: photographs, backgrounds, given masks and truths that methods are measured on.
-
-``syntest`` is made from mattes and backgrounds, ``taught`` was made by a trained network, and
-``folders`` are a user's own pictures. The bench and the study open them here.
-"""
+"""Test sets: photographs, backgrounds, given masks and truths that methods are measured on."""
 
 from __future__ import annotations
 
@@ -10,21 +6,14 @@ from inspect import signature
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    PairFiles,
-    Sample,
-    TestSet,
-    check_grades,
-    pixels,
-    planes,
-)
-from deep_image_compositing.evaluation.testsets.folders import Folders, read_pairs
+from deep_image_compositing.evaluation.testsets.base import Sample, TestSet, check_grades
+from deep_image_compositing.evaluation.testsets.folders import Folders, PairFiles, read_pairs
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.evaluation.testsets.taught import Taught
 
 __all__ = [
     "TEST_SETS", "Folders", "PairFiles", "Sample", "SynTest", "Taught", "TestSet", "check_grades",
-    "open_test_set", "pixels", "planes", "read_pairs",
+    "open_test_set", "read_pairs",
 ]  # fmt: skip
 
 TEST_SETS: dict[str, type[TestSet]] = {kind.name: kind for kind in (SynTest, Taught, Folders)}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,57 +29,29 @@ from deep_image_compositing.images import open_picture
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What the system and Pillow raise about broken files."""
-
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One photograph to cut out and one background to set its subject into; uint8, on the CPU.
+    """One photograph to cut out and one background to set its subject into; uint8, on the CPU."""
 
-    Attributes:
-        name: unique in its set, fit for a file name.
-        foreground: (3, H, W), the photograph, old background and all.
-        background: (3, H, W), already covering the frame; of any size where there is no truth.
-        masks: the given mask (1, H, W) by grade; None where the method's segmenter finds it.
-        composite: (3, H, W), the truth.
-        alpha: (1, H, W), the true opacity.
-        foreground_color: (3, H, W), the subject's true straight colour; 0 where alpha is.
-        old_background: (3, H, W), what the photograph shows behind the subject.
-    """
-
-    name: str
-    foreground: Tensor
-    background: Tensor
+    name: str  # unique in its set, fit for a file name
+    foreground: Tensor  # (3, H, W), the photograph, old background and all
+    background: Tensor  # (3, H, W), covering the frame; of any size where there is no truth
+    # the given mask (1, H, W) by grade; None where the method's segmenter finds it
     masks: dict[str, Tensor | None] = field(default_factory=dict)
-    composite: Tensor | None = None
-    alpha: Tensor | None = None
-    foreground_color: Tensor | None = None
-    old_background: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class PairFiles:
-    """The files of one pair: its name, fit for a file, both photographs, and perhaps a mask."""
-
-    name: str
-    foreground: Path
-    background: Path
-    mask: Path | None = None
+    composite: Tensor | None = None  # (3, H, W), the truth
+    alpha: Tensor | None = None  # (1, H, W), the true opacity
+    foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is
+    old_background: Tensor | None = None  # (3, H, W), what the subject hides in the photograph
 
 
 class TestSet(ABC):
-    """Samples by number; the same ones in any order and in any process.
-
-    Attributes:
-        name: of the kind of set.
-        grades: of the given masks, in the order of tables.
-    """
+    """Samples by number; the same ones in any order and in any process."""
 
     __test__: ClassVar[bool] = False  # no test, whatever pytest makes of the name
 
-    name: ClassVar[str]
-    grades: tuple[str, ...]
+    name: ClassVar[str]  # of the kind of set
+    grades: tuple[str, ...]  # of the given masks, in the order of tables
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -131,20 +103,16 @@ def unique_names(wanted: Iterable[str]) -> list[str]:
 
 def as_paths(paths: Paths | None, what: str) -> list[str]:
     """One path or several, as texts; ``UsageError`` for something that is none."""
-    each: list[Any] = [paths]
-    if paths is None or (isinstance(paths, Sequence) and not isinstance(paths, str)):
-        each = list(paths or ())
-    if not all(isinstance(path, str | Path) and str(path) for path in each):
+    each: Any = [paths] if isinstance(paths, str | Path) else paths or []
+    if not isinstance(each, list | tuple) or not all(
+        isinstance(p, str | Path) and str(p) for p in each
+    ):
         raise UsageError(f"{what} are one path or a list of paths, got {paths!r}")
     return [str(path) for path in each]
 
 
 def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen grades in the order of ``known``; None means all.
-
-    Raises:
-        UsageError: another grade, or none at all.
-    """
+    """The chosen grades in the order of ``known``, all for None; UsageError for others or none."""
     if grades is None:
         return known
     wanted = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
@@ -156,7 +124,7 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
 
 
 def check_count(option: str, value: int | None, least: int = 1) -> None:
-    """Raise ``UsageError`` for what is no whole number of at least ``least``, nor None."""
+    """UsageError for what is no whole number of at least ``least``, nor None."""
     if value is not None and not (isinstance(value, int) and value >= least):
         raise UsageError(f"{option} must be a whole number of at least {least}: {value!r}")
 
@@ -173,7 +141,7 @@ def naming(name: str) -> Iterator[None]:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
-    except _BROKEN as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         text = str(error) or type(error).__name__
         raise DataError(text if name in text else f"{name} cannot be read: {text}") from error
 
@@ -198,18 +166,11 @@ def planes(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def pixels(planes: Tensor) -> NDArray[np.uint8]:
-    """A picture (C, H, W) as a contiguous array (H, W, C)."""
-    array: NDArray[np.uint8] = planes.permute(1, 2, 0).contiguous().numpy()
-    return array
-
-
 # Shards
 
 
-@dataclass(frozen=True)
-class ShardSample:
-    """Where a sample lies in shards: the shard, its number in it, and its key."""
+class ShardSample(NamedTuple):
+    """Where a sample lies in shards."""
 
     url: str
     number: int
@@ -217,13 +178,9 @@ class ShardSample:
 
 
 class Shards:
-    """The samples of shards, by number.
+    """The samples of one kind in a folder of shards, a pattern or a URL, by number.
 
-    Args:
-        path: a folder of shards, a pattern or a URL.
-        kind: of the samples.
-        split: of a folder of shards; None for all of them.
-        cache: folder in which shards from elsewhere are kept.
+    ``split`` is one of a folder's, None for all; shards from elsewhere are kept in ``cache``.
 
     Raises:
         UsageError: no such split, or no samples.
@@ -234,10 +191,6 @@ class Shards:
         self.path, self.cache = path, cache
         self.about: dict[str, Any] = {"path": path}
         found = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
-        urls = [
-            url for dataset in found if isinstance(dataset, ShardDataset) for url in dataset.urls
-        ]
-        digests: dict[str, str] = {}
         folder = local_path(path)
         if is_local(path) and folder.is_dir():
             index = Index.read(folder)
@@ -248,17 +201,15 @@ class Shards:
                     "them as split, or null for all (what was trained on measures nothing)"
                 )
             entries = [e for name, es in splits.items() if split in (None, name) for e in es]
-            digests = {str(folder / entry.name): entry.sha256 for entry in entries}
-            urls = list(digests)
+            self.inputs = [[str(folder / entry.name), entry.sha256] for entry in entries]
             self.about |= {"split": split, "about": index.about}
-        self.inputs = [
-            [url, digests[url]] if url in digests
-            else stat_of(local_path(url)) if is_local(url) else [url]
-            for url in urls
-        ]  # fmt: skip
+        else:
+            sets = [dataset for dataset in found if isinstance(dataset, ShardDataset)]
+            urls = [url for dataset in sets for url in dataset.urls]
+            self.inputs = [stat_of(local_path(url)) if is_local(url) else [url] for url in urls]
         self.samples: list[ShardSample] = []
         licences = set()
-        for url in urls:
+        for url, *_ in self.inputs:
             shard = _open(url, cache)
             for number in range(len(shard)):
                 record = shard[number]

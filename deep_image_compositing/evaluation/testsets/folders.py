@@ -4,49 +4,52 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from deep_image_compositing.data.folders import SUFFIXES
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    PairFiles,
-    Sample,
-    TestSet,
-    check_grades,
-    picture_size,
-    planes,
-    stat_of,
-    unique_names,
-)
+from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.images import read_image, read_mask, to_uint8
 from deep_image_compositing.placement import cover
 
-GRADES = ("given", "none")
-"""Grades of given masks: the one in ``mask/``, and none."""
+TRUTHS = ("composite", "alpha")
 
 EXPECTED = (
     "expected foreground/ and background/ (or one background.jpg for all) and, where there are "
     "any, mask/, composite/ and alpha/, with files of the same names"
 )
+_COLUMNS = ("foreground", "background", "mask")
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 
-class Folders(TestSet):
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of one pair: its name, fit for a file, both photographs, and what else there is."""
+
+    name: str
+    foreground: Path
+    background: Path
+    mask: Path | None = None
+    composite: Path | None = None  # the truth
+    alpha: Path | None = None  # the true one
+
+    def files(self) -> dict[str, Path]:
+        """All that there are, by kind."""
+        return {kind: path for kind, path in vars(self).items() if isinstance(path, Path)}
+
+
+class Folders(base.TestSet):
     """Pictures in a folder: ``foreground/NAME.*`` and ``background/NAME.*`` or ``background.*``.
 
     ``composite/NAME.*`` and ``alpha/NAME.*`` are truths, of the photograph's size. Where there is
     one, the background is scaled and cropped to cover the photograph. Pairs without any have
     composites to look at and nothing to measure.
 
-    Args:
-        path: the folder.
-        grades: of given masks: ``given`` where there is a folder ``mask``, and ``none``.
+    Grades of given masks are ``given``, where there is a folder ``mask``, and ``none``.
 
     Raises:
         UsageError: no such folder, a file that is missing or without a photograph of its name, or
@@ -56,51 +59,43 @@ class Folders(TestSet):
 
     name: ClassVar[str] = "folders"
 
-    def __init__(self, path: str | Path, grades: Sequence[str] | str | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._root = Path(path)
-        self._pairs = _find(self._root)
-        known = GRADES if any(pair.mask for pair in self._pairs) else GRADES[1:]
-        self.grades = check_grades(grades, known)
-        names = {pair.foreground.stem: pair.name for pair in self._pairs}
-        self._truths: dict[str, dict[str, Path]] = {pair.name: {} for pair in self._pairs}
-        for kind in ("composite", "alpha"):
-            for stem, file in _pictures(self._root / kind).items():
-                if stem not in names:
-                    raise UsageError(f"{file} belongs to no photograph in {self._root}/foreground")
-                self._truths[names[stem]][kind] = file
+        self._pairs = _find(self._root, TRUTHS)
+        self.grades = ("given", "none") if self._pairs[0].mask else ("none",)
         for pair in self._pairs:
-            height, width = picture_size(pair.foreground)
-            for other in filter(None, (pair.background, pair.mask)):
-                picture_size(other)
-            for truth in self._truths[pair.name].values():
-                size = picture_size(truth)
+            sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
+            height, width = sizes["foreground"]
+            for kind in TRUTHS:
+                size = sizes.get(kind, (height, width))
                 if size != (height, width):
                     raise UsageError(
-                        f"{truth} is {size[1]} x {size[0]} pixels, its photograph "
+                        f"{getattr(pair, kind)} is {size[1]} x {size[0]} pixels, its photograph "
                         f"{pair.foreground} {width} x {height}: a truth has the photograph's size"
                     )
 
     def names(self) -> list[str]:
         return [pair.name for pair in self._pairs]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         pair = self._pairs[index]
         photograph = read_image(pair.foreground)
-        background = planes(read_image(pair.background).pixels)
-        truths = self._truths[pair.name]
-        composite = truths.get("composite")
-        masks = {"given": _gray(pair.mask, photograph.size), "none": None}
-        return Sample(
-            pair.name,
-            foreground=planes(photograph.pixels),
-            background=cover(background, photograph.size) if truths else background,
-            masks={grade: masks[grade] for grade in self.grades},
-            composite=None if composite is None else planes(read_image(composite).pixels),
-            alpha=_gray(truths.get("alpha"), photograph.size),
-        )
+        background = base.planes(read_image(pair.background).pixels)
 
-    def _files(self) -> list[dict[str, Any]]:
-        return [{**asdict(pair), **self._truths[pair.name]} for pair in self._pairs]
+        def gray(path: Path | None) -> Tensor | None:
+            if path is None:
+                return None
+            return base.planes(to_uint8(read_mask(path, size=photograph.size)))
+
+        truth = pair.composite
+        return base.Sample(
+            pair.name,
+            foreground=base.planes(photograph.pixels),
+            background=cover(background, photograph.size) if truth or pair.alpha else background,
+            masks={"given": gray(pair.mask), "none": None},
+            composite=None if truth is None else base.planes(read_image(truth).pixels),
+            alpha=gray(pair.alpha),
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -108,21 +103,14 @@ class Folders(TestSet):
             "path": str(self._root),
             "grades": list(self.grades),
             "samples": [
-                {key: None if value is None else str(value) for key, value in files.items()}
-                for files in self._files()
+                {k: v and str(v) for k, v in vars(pair).items() if v or k not in TRUTHS}
+                for pair in self._pairs
             ],
         }
 
     def inputs(self) -> list[list[Any]]:
-        paths = {x for files in self._files() for x in files.values() if isinstance(x, Path)}
-        return [stat_of(path) for path in sorted(paths)]
-
-
-def _gray(path: Path | None, size: tuple[int, int]) -> Tensor | None:
-    """A mask or alpha (1, H, W), uint8."""
-    if path is None:
-        return None
-    return torch.from_numpy(np.ascontiguousarray(to_uint8(read_mask(path, size=size))))[None]
+        paths = {path for pair in self._pairs for path in pair.files().values()}
+        return [base.stat_of(path) for path in sorted(paths)]
 
 
 # Pairs
@@ -150,7 +138,7 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
     if not pairs:
         raise UsageError(f"{path} lists no pairs")
     stems = [pair.foreground.stem for pair in pairs]
-    names = unique_names(
+    names = base.unique_names(
         pair.name or (stem if stems.count(stem) == 1 else f"{stem}-{pair.background.stem}")
         for stem, pair in zip(stems, pairs, strict=True)
     )
@@ -170,36 +158,36 @@ def _read_table(path: Path) -> list[PairFiles]:
                 "background, and may have mask and name"
             )
         for row in rows:
-            files: dict[str, Path | None] = {}
-            for kind in ("foreground", "background", "mask"):
-                name = (row.get(kind) or "").strip()
-                files[kind] = path.parent / name if name else None
-                if (name and not (path.parent / name).is_file()) or (not name and kind != "mask"):
+            name, *given = ((row.get(k) or "").strip() for k in ("name", *_COLUMNS))
+            for kind, text in zip(_COLUMNS, given, strict=True):
+                if not (path.parent / text).is_file() and (text or kind != "mask"):
                     where = f"{path}, line {rows.line_num}"
-                    raise UsageError(f"{where}: there is no {kind} {name or 'given'}")
-            pairs.append(PairFiles((row.get("name") or "").strip(), **files))  # type: ignore[arg-type]
+                    raise UsageError(f"{where}: there is no {kind} {text or 'given'}")
+            files = [path.parent / text if text else None for text in given]
+            pairs.append(PairFiles(name, *files))  # type: ignore[arg-type]
     return pairs
 
 
-def _find(root: Path) -> list[PairFiles]:
-    """The pairs of a folder, by name."""
+def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
+    """The pairs of a folder, by name; ``more`` kinds of pictures may be there for some of them."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    foregrounds, backgrounds = _pictures(root / "foreground"), _pictures(root / "background")
-    masks, common = _pictures(root / "mask"), _pictures(root).get("background")
+    found = {kind: _pictures(root / kind) for kind in ("foreground", "background", "mask", *more)}
+    foregrounds, common = found.pop("foreground"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
-    some_masks, pairs = bool(masks), []
-    for name, (stem, file) in zip(unique_names(foregrounds), foregrounds.items(), strict=True):
-        background, mask = backgrounds.pop(stem, common), masks.pop(stem, None)
+    for pictures in found.values():
+        for stem in sorted(pictures.keys() - foregrounds):
+            raise UsageError(f"{pictures[stem]} belongs to no photograph in {root}/foreground")
+    pairs = []
+    for name, (stem, file) in zip(base.unique_names(foregrounds), foregrounds.items(), strict=True):
+        files = {kind: pictures.get(stem) for kind, pictures in found.items()}
+        background = files.pop("background") or common
         if background is None:
             raise UsageError(f"{root}/background holds nothing for {file.name}; {EXPECTED}")
-        pairs.append(PairFiles(name, file, background, mask))
-    for spare in (*backgrounds.values(), *masks.values()):
-        raise UsageError(f"{spare} belongs to no photograph in {root}/foreground")
-    if some_masks and not all(pair.mask for pair in pairs):
-        lacking = next(pair.foreground.name for pair in pairs if pair.mask is None)
-        raise UsageError(f"{root}/mask holds nothing for {lacking}: give all masks, or none")
+        if found["mask"] and files["mask"] is None:
+            raise UsageError(f"{root}/mask holds nothing for {file.name}: give all masks, or none")
+        pairs.append(PairFiles(name, file, background, **files))
     return pairs
 
 

@@ -11,85 +11,80 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from deep_image_compositing import noise
+from deep_image_compositing.data import folders
 from deep_image_compositing.data.datasets import FolderDataset, Reading, is_shards, open_source
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.items import FileItem, Source
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.mattes import estimate_color
+from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    Paths,
-    Sample,
-    Shards,
-    TestSet,
-    as_paths,
-    check_count,
-    check_grades,
-    picture_size,
-    stat_of,
-    unique_names,
-)
-from deep_image_compositing.evaluation.testsets.subjects import (
-    MADE_NOTE,
-    Input,
-    blend,
-    made_inputs,
-    read_scene,
-    read_subject,
-)
+from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.placement import cover
 
+COLOR_SIDE = 2000  # longest side in pixels at which a subject's colour is estimated
+MADE_SIDE = 320  # long side in pixels of a made set
 
-class Grade(NamedTuple):
-    """How rough a given mask is: the true alpha is degraded ``strength`` times as for training.
-
-    Some draws change next to nothing, others nearly everything; of several, the one is taken that
-    more than a share ``rank`` of them are better than.
-    """
-
-    strength: float
-    rank: float
+MADE_NOTE = (
+    "made of noise and shapes: the figures say that everything runs, not which method is good"
+)
 
 
-GRADES: dict[str, Grade | None] = {
-    "exact": Grade(0.0, 0.0),
-    "rough": Grade(1.0, 0.5),  # the outline is off by some pixels, hair is gone or filled in
-    "bad": Grade(2.5, 0.75),  # legs and horns are lost, or much background is in
+Pixels = NDArray[np.uint8]
+
+GRADES: dict[str, dict[str, float] | None] = {
+    "exact": {"strength": 0.0, "rank": 0.0},
+    # the outline is off by some pixels, hair is gone or filled in
+    "rough": {"strength": 1.0, "rank": 0.5},
+    # legs and horns are lost, or much background is in
+    "bad": {"strength": 2.5, "rank": 0.75},
     "none": None,
 }
-"""Grades of given masks; None gives no mask at all."""
+"""How rough a given mask is: the true alpha, degraded ``strength`` times as for training; of some
+draws the one that more than a share ``rank`` of them are better than. None gives no mask."""
 
 _CANDIDATES = 5
 _log = logging.getLogger("deep_image_compositing")
 
 
-class SynTest(TestSet):
+class Input(NamedTuple):
+    """A matte or a background that samples are made of."""
+
+    name: str  # unique among those of its kind
+    where: str  # the file, or the shard and the key in it
+    open: Callable[[], Item]
+
+
+class SynTest(base.TestSet):
     """Photographs made from mattes and backgrounds, with the exact truth of everything.
 
     Args:
-        mattes: what training takes as mattes: folders of ``NAME.jpg`` beside ``NAME.alpha.png`` or
-            of RGBA cut-outs, folders of shards, patterns, URLs. The straight colour of a
-            photograph with an alpha is estimated at its full size, at most 2000 pixels. Without
-            any, a small set is made of noise and shapes, which only shows that everything runs.
+        mattes: what training takes as mattes: plain folders, cut-outs, shards, patterns, URLs.
+            The straight colour of a photograph with an alpha is estimated at its full size, at
+            most 2000 pixels. Without any, a small set is made of noise, to show that all runs.
         backgrounds: likewise; each is scaled and cropped to cover the subject's frame.
         hold_out: share of plain folders of mattes that training with this ``hold_out`` has not
-            seen; only these subjects are used. None for all.
+            seen: only these subjects are used; None for all.
         background_hold_out: the same for backgrounds.
         split: of folders of shards; None for all.
-        samples: how many there are, of subjects drawn by the seed; None for all subjects, each
-            ``per_subject`` times.
+        samples: how many, of subjects drawn by the seed; None for all, each ``per_subject`` times.
         per_subject: samples with other backgrounds that each subject gives.
-        size: long side in pixels to which larger subjects are reduced, by the area that each pixel
-            covers and weighted by opacity.
+        size: long side in pixels to which larger subjects are reduced.
         seed: of backgrounds and masks.
         grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
@@ -104,8 +99,8 @@ class SynTest(TestSet):
 
     def __init__(
         self,
-        mattes: Paths | None = None,
-        backgrounds: Paths | None = None,
+        mattes: base.Paths | None = None,
+        backgrounds: base.Paths | None = None,
         hold_out: float | None = None,
         background_hold_out: float | None = None,
         split: str | None = "validation",
@@ -116,15 +111,15 @@ class SynTest(TestSet):
         grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        check_count("samples", samples)
-        check_count("per_subject", per_subject)
-        check_count("size", size, 16)
-        check_count("seed", seed, 0)
-        self.grades = check_grades(grades, tuple(GRADES))
+        base.check_count("samples", samples)
+        base.check_count("per_subject", per_subject)
+        base.check_count("size", size, 16)
+        base.check_count("seed", seed, 0)
+        self.grades = base.check_grades(grades, tuple(GRADES))
         self.size, self.seed = size, seed
         self._sources: list[dict[str, Any]] = []
         self._inputs: list[list[Any]] = []
-        paths = as_paths(mattes, "mattes"), as_paths(backgrounds, "backgrounds")
+        paths = base.as_paths(mattes, "mattes"), base.as_paths(backgrounds, "backgrounds")
         self.made = not any(paths)
         if self.made:
             _log.warning("no mattes are given, so this test set is %s", MADE_NOTE)
@@ -154,21 +149,19 @@ class SynTest(TestSet):
         for path in paths:
             about: dict[str, Any] = {"kind": kind, "path": path}
             if is_shards(path):
-                shards = Shards(path, kind, split, cache)
+                shards = base.Shards(path, kind, split, cache)
                 about |= shards.about
                 self._inputs += shards.inputs
-                inputs += [
-                    Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s))
-                    for s in shards.samples
-                ]
+                for s in shards.samples:
+                    inputs.append(Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s)))
             else:
                 pairs, total = _held_out(path, kind, share)
                 about |= {"samples": total, "hold_out": share, "used": len(pairs)}
                 about["licences"] = ["not stated"]
                 for pair in pairs:
                     for file in filter(None, (pair.image, pair.label)):
-                        picture_size(file)
-                        self._inputs.append(stat_of(file))
+                        base.picture_size(file)
+                        self._inputs.append(base.stat_of(file))
                     name = pair.image.relative_to(path).with_suffix("").as_posix()
                     item = partial(FileItem, Source(path), pair)
                     inputs.append(Input(name.removeprefix("images/"), str(pair.image), item))
@@ -178,15 +171,14 @@ class SynTest(TestSet):
                 f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
                 "one, or null for all of them"
             )
-        names = unique_names(each.name for each in inputs)
+        names = base.unique_names(each.name for each in inputs)
         return [each._replace(name=name) for name, each in zip(names, inputs, strict=True)]
 
     def _plan(self, samples: int | None, per_subject: int) -> list[tuple[str, Input]]:
         """Name and subject of every sample."""
         numbers = range(len(self._subjects))
-        if samples is None:
-            chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
-        else:
+        chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
+        if samples is not None:
             order = sorted(numbers, key=lambda n: self._draw("order", self._subjects[n].name))
             turns = ((n, turn) for turn in range(samples) for n in order)
             chosen = sorted(islice(turns, samples))
@@ -200,12 +192,12 @@ class SynTest(TestSet):
     def names(self) -> list[str]:
         return [name for name, _ in self._samples]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         name, subject = self._samples[index]
         color, alpha = read_subject(subject, self.size)
         frame = (alpha.shape[-2], alpha.shape[-1])
         old, new = (cover(read_scene(scene), frame) for scene in self._backgrounds(name))
-        return Sample(
+        return base.Sample(
             name,
             foreground=blend(color, alpha, old),
             background=new,
@@ -225,28 +217,24 @@ class SynTest(TestSet):
     def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
         """The given mask (1, H, W), uint8."""
         wanted = GRADES[grade]
-        if wanted is None:
-            return None
-        if wanted.strength == 0:
-            return alpha.clone()
+        if wanted is None or wanted["strength"] == 0:
+            return None if wanted is None else alpha.clone()
         generator = torch.Generator().manual_seed(self._draw(name, grade))
         truth = alpha[None] / 255
         subject = truth >= 0.5
-        masks = [
-            degrade_mask(truth, generator, wanted.strength, exact=0.0) for _ in range(_CANDIDATES)
-        ]
+        draws = range(_CANDIDATES)
+        masks = [degrade_mask(truth, generator, wanted["strength"], exact=0.0) for _ in draws]
         # Where every draw loses a thin subject, its own mask is left.
         kept = [m for m in masks if (subject & (m >= 0.5)).sum() * 3 >= subject.sum()] or [truth]
         kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
-        return to_bytes(kept[round(wanted.rank * (len(kept) - 1))][0])
+        return to_bytes(kept[round(wanted["rank"] * (len(kept) - 1))][0])
 
     def describe(self) -> dict[str, Any]:
-        grades = {name: GRADES[name] for name in self.grades}
         about: dict[str, Any] = {
             "kind": self.name,
             "seed": self.seed,
             "size": self.size,
-            "grades": {name: grade and grade._asdict() for name, grade in grades.items()},
+            "grades": {name: GRADES[name] for name in self.grades},
             "made_with": _versions(),
             "sources": self._sources,
             "samples": [
@@ -266,12 +254,11 @@ class SynTest(TestSet):
 
 def _versions() -> dict[str, str]:
     """The packages on which the set's bits depend; another estimate of colour is another set."""
-    versions = {"pillow": PIL.__version__, "torch": torch.__version__}
     try:
-        versions["pymatting"] = importlib.metadata.version("pymatting")
+        pymatting = importlib.metadata.version("pymatting")
     except importlib.metadata.PackageNotFoundError:
-        versions["pymatting"] = "none: colour by blur fusion"
-    return versions
+        pymatting = "none: colour by blur fusion"
+    return {"pillow": PIL.__version__, "torch": torch.__version__, "pymatting": pymatting}
 
 
 def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair], int]:
@@ -281,7 +268,85 @@ def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair]
     source = Source(path, hold_out=share or 0.0)
     kept, held_out = open_source(source, (kind,), Reading(tolerance=0))
     assert isinstance(kept, FolderDataset)
-    if share is None:
-        return kept.pairs, len(kept.pairs)
     pairs = held_out.pairs if isinstance(held_out, FolderDataset) else []
-    return pairs, len({*kept.pairs, *pairs})
+    return kept.pairs if share is None else pairs, len({*kept.pairs, *pairs})
+
+
+# Subjects and backgrounds
+
+
+@lru_cache(maxsize=2)
+def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
+    """Straight colour (3, H, W) and alpha (1, H, W), uint8, at most ``side`` pixels long."""
+    with base.naming(subject.where):
+        item = subject.open()
+        label = item.label()
+        if isinstance(item, FileItem):
+            picture, straight = folders.read_pair(item.pair)[0], item.pair.label is None
+        else:
+            assert isinstance(item, ShardItem)
+            fields = ("foreground.png", "foreground.jpg")
+            picture = item.picture(*fields, "image.jpg").convert("RGB")
+            straight = any(field in item.record.fields for field in fields)
+        limit = fit_long_side(label.height, label.width, COLOR_SIDE)
+        if (label.height, label.width) != limit and not straight:
+            picture, label = (x.resize(limit[::-1], Image.Resampling.BOX) for x in (picture, label))
+        color = picture if straight else estimate_color(picture, label)
+    size = fit_long_side(label.height, label.width, side)
+    reduced, alpha = reduce_matte(np.asarray(color), np.asarray(label), size)
+    return base.planes(reduced), base.planes(alpha)
+
+
+def read_scene(scene: Input) -> Tensor:
+    """A background (3, H, W), uint8."""
+    with base.naming(scene.where):
+        return base.planes(np.asarray(scene.open().image()))
+
+
+def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """A matte (H, W, 3) and (H, W) at a smaller (height, width), rounded to 8 bits.
+
+    Each pixel is the mean over its area, of colour, straight, weighted by opacity; colour is 0
+    where alpha is.
+    """
+    if alpha.shape != tuple(size):
+        opacity = alpha.astype(np.float32) / 255
+        small = _area_mean(opacity, size)
+        sums = [_area_mean(opacity * color[..., i], size) for i in range(3)]
+        straight = np.stack(sums, -1) / np.maximum(small, 1e-6)[..., None]
+        color = (straight.clip(0, 255) + 0.5).astype(np.uint8)
+        alpha = (small.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.where(alpha[..., None] > 0, color, np.uint8(0)), alpha
+
+
+def _area_mean(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    image = Image.fromarray(plane.astype(np.float32))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BOX))
+
+
+def blend(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
+    """``αF + (1 − α)B`` of 8-bit pictures (C, H, W), in integers, to the nearest level."""
+    opacity = alpha.to(torch.int32)
+    # 255 is odd: no value lies half-way between two levels.
+    mixed = opacity * color + (255 - opacity) * background
+    return ((mixed + 127) // 255).to(torch.uint8)
+
+
+def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
+    """Four subjects, ragged shapes with strands around, and six backgrounds, all of noise."""
+    mattes = [(f"made-{n + 1}", partial(_made, seed, 1, n)) for n in range(4)]
+    scenes = [(f"noise-{n + 1}", partial(_made, seed, 2, n)) for n in range(6)]
+    subjects, backgrounds = (
+        [Input(name, name, make) for name, make in found] for found in (mattes, scenes)
+    )
+    return subjects, backgrounds
+
+
+def _made(seed: int, kind: int, number: int) -> Item:
+    rng = np.random.default_rng([seed, kind, number])
+    side = (MADE_SIDE, MADE_SIDE)
+    if kind == 1:
+        fields = {"foreground.png": noise.png(noise.matte(rng, side))}
+    else:
+        fields = {"image.jpg": noise.jpeg(noise.photograph(rng, side))}
+    return ShardItem(Source("made"), Record(f"made-{number + 1}", fields))

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import (
-    Paths,
-    Sample,
-    Shards,
-    TestSet,
-    as_paths,
-    check_count,
-    check_grades,
-    naming,
-    planes,
-    unique_names,
-)
-
-GRADES = ("exact", "rough", "none")
-"""Grades of given masks: the true alpha, the mask that the set was made with, and none."""
+from deep_image_compositing.evaluation.testsets import base
 
 
-class Taught(TestSet):
+class Taught(base.TestSet):
     """Triplets of ``deep-image-compositing teach``.
 
-    The photograph is a network's composite; how it looked behind the subject is not known. The
-    truth is exact for the alpha and colour that the network gave.
+    The photograph is a network's composite, and what is behind the subject not known. The truth is
+    that of the alpha and colour that the network gave.
 
     Args:
         shards: folders of shards, patterns or URLs.
         split: of folders of shards; None for all, training data included.
         samples: how many are used, the first ones; None for all.
-        grades: of given masks; None for all of ``GRADES``.
         cache: folder in which shards from elsewhere are kept.
 
     Raises:
@@ -45,41 +29,42 @@ class Taught(TestSet):
     """
 
     name: ClassVar[str] = "taught"
+    # of given masks: the true alpha, the mask that the set was made with, and none
+    grades = ("exact", "rough", "none")
 
     def __init__(
         self,
-        shards: Paths,
+        shards: base.Paths,
         split: str | None = "validation",
         samples: int | None = None,
-        grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        check_count("samples", samples)
-        self.grades = check_grades(grades, GRADES)
-        self._sources = [Shards(p, "triplets", split, cache) for p in as_paths(shards, "shards")]
+        base.check_count("samples", samples)
+        self._sources = [
+            base.Shards(p, "triplets", split, cache) for p in base.as_paths(shards, "shards")
+        ]
         if not self._sources:
             raise UsageError("the test set taught needs the shards that teach has written")
         self._samples = [(source, s) for source in self._sources for s in source.samples][:samples]
-        self._names = unique_names(sample.key for _, sample in self._samples)
+        self._names = base.unique_names(sample.key for _, sample in self._samples)
 
     def names(self) -> list[str]:
         return self._names
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> base.Sample:
         source, place = self._samples[index]
         item = source.read(place)
 
         def picture(field: str, mode: str = "RGB") -> Tensor:
-            return planes(np.asarray(item.picture(field).convert(mode)))
+            return base.planes(np.asarray(item.picture(field).convert(mode)))
 
-        with naming(item.name):
+        with base.naming(item.name):
             alpha = picture("alpha.png", "L")
-            masks = {"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None}
-            return Sample(
+            return base.Sample(
                 self._names[index],
                 foreground=picture("foreground.jpg"),
                 background=picture("background.jpg"),
-                masks={grade: masks[grade] for grade in self.grades},
+                masks={"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None},
                 composite=picture("composite.png"),
                 alpha=alpha,
             )

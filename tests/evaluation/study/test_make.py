@@ -16,9 +16,8 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.study.folder import ANSWERS, Study, picture_path
+from deep_image_compositing.evaluation.study.folder import ANSWERS, Store, Study, picture_path
 from deep_image_compositing.evaluation.study.make import make
-from deep_image_compositing.evaluation.study.store import Store
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.images import read_image
 from tests.conftest import noise

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from deep_image_compositing.cli import main
-from deep_image_compositing.evaluation.study.folder import ANSWERS, PictureSet, Study
-from deep_image_compositing.evaluation.study.store import Store
+from deep_image_compositing.evaluation.study.folder import ANSWERS, PictureSet, Store, Study
 from tests.evaluation.study.made import METHODS, Server, made_study, serving, token
 
 pytest.importorskip("starlette")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.study.figure import draw
-from deep_image_compositing.evaluation.study.folder import ANSWERS, Study
-from deep_image_compositing.evaluation.study.output import markdown, write_scores
-from deep_image_compositing.evaluation.study.score import Vote, read_votes, score
-from deep_image_compositing.evaluation.study.store import Person, Store
+from deep_image_compositing.evaluation.study.folder import ANSWERS, Person, Store, Study
+from deep_image_compositing.evaluation.study.score import (
+    Vote,
+    page,
+    read_votes,
+    score,
+    write_scores,
+)
 from tests.evaluation.study.made import METHODS, made_study, token
 
 ANN = (("ours", "alpha", "laplacian"), ("ours", "feather", "alpha"), ("alpha", "ours", "feather"))
@@ -31,8 +34,12 @@ def folder(tmp_path: Path) -> Path:
         ann, bob, _ = store.join("Ann"), store.join("Bob"), store.join("Cid")
         for person, rankings in ((ann, ANN), (bob, BOB)):
             for item, ranking in zip(study.sets, rankings, strict=False):
-                store.save_answer(person, item.id, [token(item, method) for method in ranking])
-        store.save_draft(bob, study.sets[2].id, [*[*study.sets[2].results][:1], None, None])
+                store.save(
+                    person, item.id, [token(item, method) for method in ranking], confirmed=True
+                )
+        store.save(
+            bob, study.sets[2].id, [*[*study.sets[2].results][:1], None, None], confirmed=False
+        )
     return folder
 
 
@@ -104,30 +111,30 @@ def test_the_files_say_the_same(folder: Path, tmp_path: Path) -> None:
     assert len(rows) == 5 * len(METHODS)
     mine = [int(row["score"]) for row in rows if row["method"] == "feather"]
     assert sorted(mine) == [2, 3, 3, 3, 8]
-    page = (out / "scores.md").read_text()
-    assert page == markdown(scores)
-    assert "| ours | 1.40 |" in page
-    assert "2 people gave 5 answers on 3 sets; 1 of them answered all 3." in page
-    assert "1 answer begun but not confirmed" in page
+    text = (out / "scores.md").read_text()
+    assert text == page(scores, "scores.md")
+    assert "| ours | 1.40 |" in text
+    assert "2 people gave 5 answers on 3 sets; 1 of them answered all 3." in text
+    assert "1 answer begun but not confirmed" in text
     for file in out.iterdir():
         assert b"Ann" not in file.read_bytes(), "names stay in the database"
 
 
 @pytest.mark.parametrize("count", [3, 12])
-def test_the_figure_has_a_bar_for_every_method(folder: Path, tmp_path: Path, count: int) -> None:
-    methods = (*tuple(f"method_{i}" for i in range(count - 1)), "a_name_of_sixty_characters" * 2)
+def test_the_figure_has_a_bar_for_every_method(tmp_path: Path, count: int) -> None:
+    methods = (*tuple(f"method_{i}" for i in range(count - 1)), "a_name<of>sixty_characters" * 2)
     study = made_study(tmp_path / "other", sets=2, methods=methods)
     votes = [Vote(1, item.name, methods[:3], "") for item in study.sets]
-    picture = draw(score(study, votes))
-    assert picture.shape[1:] == (1920, 3)
-    # The bars' colours, down a column just right of where bars begin: each a run of its own.
-    axis = next(x for x in range(1919) if (picture[300, x] < 200).all() and x > 400)
-    column = picture[:, axis + 8].astype(int)
-    blue = (column[:, 2] - column[:, 0]) > 30
-    assert (blue[1:] & ~blue[:-1]).sum() == count
-    write_scores(folder)
-    with Image.open(folder / "scores" / "scores.png") as image:
-        assert image.width == 1920
+    scores = score(study, votes)
+    figure = ElementTree.fromstring(page(scores, "scores.svg"))
+    bars = [element for element in figure.iter() if element.get("class") == "bar"]
+    assert len(bars) == count
+    widths = [float(bar.get("width", "")) for bar in bars]
+    assert widths == sorted(widths)  # best on top
+    worst = scores.methods[-1].score - 0.5
+    assert widths[0] / widths[-1] == pytest.approx(0.5 / worst, rel=0.01)
+    said = [element.text for element in figure.iter() if element.text and element.text.strip()]
+    assert "a_name<of>sixty_characters" + "a_n…" in said
 
 
 def test_nothing_to_score_is_said(tmp_path: Path) -> None:
@@ -146,9 +153,9 @@ def test_one_answer_is_scored_without_a_test(tmp_path: Path) -> None:
     study = made_study(tmp_path / "study")
     scores = score(study, [Vote(1, "pair-0", ("ours", "alpha", "feather"), "")])
     assert scores.friedman is scores.p is scores.kendall_w is None
-    assert "at least two sets" in markdown(scores)
-    assert "1 person gave 1 answer on 1 set; 0 of them" in markdown(scores)
-    assert draw(scores).size
+    assert "at least two sets" in page(scores, "scores.md")
+    assert "1 person gave 1 answer on 1 set; 0 of them" in page(scores, "scores.md")
+    assert "at least two sets" in page(scores, "scores.svg")
 
 
 def _store(study: Study, folder: Path) -> tuple[Store, Person]:
@@ -161,11 +168,11 @@ def test_answers_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     study = made_study(folder)
     store, ann = _store(study, folder)
     with store:
-        store.save_answer(ann, study.sets[0].id, [*study.sets[1].results][:3])
+        store.save(ann, study.sets[0].id, [*study.sets[1].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'pair-0' is broken"):
             read_votes(study, store)
-        store.save_answer(ann, study.sets[0].id, [*study.sets[0].results][:3])
-        store.save_answer(ann, "unknown", [*study.sets[0].results][:3])
+        store.save(ann, study.sets[0].id, [*study.sets[0].results][:3], confirmed=True)
+        store.save(ann, "unknown", [*study.sets[0].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'unknown'"):
             read_votes(study, store)
 

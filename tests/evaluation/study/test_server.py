@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from deep_image_compositing.evaluation.study import server
-from deep_image_compositing.evaluation.study.folder import ANSWERS, KEY, Study, picture_path
-from deep_image_compositing.evaluation.study.server import create_app, serve
-from deep_image_compositing.evaluation.study.store import Store
+from deep_image_compositing.evaluation.study.folder import ANSWERS, KEY, Store, Study, picture_path
+from deep_image_compositing.evaluation.study.server import serve
 from tests.evaluation.study.made import METHODS, made_study, serving
 
 pytest.importorskip("starlette")
@@ -39,6 +38,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(folder: Path) -> Iterator[Callable[..., Client]]:
     """Makes browsers of one and the same server."""
+    from deep_image_compositing.evaluation.study.server import create_app
+
     study = Study.open(folder)
     with Store(folder / ANSWERS, study.id) as store:
         app = create_app(
@@ -299,7 +300,7 @@ def test_an_answer_that_cannot_be_stored_is_not_acknowledged(
 
     def full(self: Store, statement: str, values: tuple[Any, ...] = ()) -> Any:
         if statement.startswith("INSERT"):
-            raise server.CompositingError("the disk is full")
+            raise DataError("the disk is full")
         return store(self, statement, values)
 
     monkeypatch.setattr(Store, "_run", full)
