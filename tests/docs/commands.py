@@ -53,6 +53,7 @@ _CUTS = {
     "teach": ["--samples=2", "--size=128", "--workers=1"],
     "evaluate": ["--sheets=1"],
     "benchmark": ["--quick"],
+    "recipes/default/train.py": ["--minutes=0.5", "--device=cpu", "--batch=2"],
 }
 
 
@@ -127,7 +128,7 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
     if words[:3] == ["python", "-m", "pip"]:
         return 0, ""
     assert words[0] == "python", f"what is {words[0]}?"
-    return fork(folder, words[1:])
+    return fork(folder, [*words[1:], *_CUTS.get(words[1], [])])
 
 
 def _run_in_shell(line: str, folder: Path) -> tuple[int | None, str]:
