@@ -1,9 +1,8 @@
 """Whether an alpha is exactly that of its photograph, or only roughly so.
 
 Where two colours mix, a true alpha is locally an affine function of the colour (Levin, Lischinski
-and Weiss, CVPR 2006). How much of an alpha's variation such functions leave unexplained tells a
-matte from a mask, however soft: of an exact alpha, every strand is one of the photograph's. The
-refiner ``cascade`` and the fuser ``multi_stream`` leave alone what is good enough.
+and Weiss, CVPR 2006). How much of its variation such functions leave unexplained tells a matte from
+a mask, however soft.
 """
 
 from __future__ import annotations
@@ -14,18 +13,15 @@ from torch import Tensor
 EXACT = (0.10, 0.13)
 """Shares of unexplained variation up to which an alpha is exact, and from which on it is not.
 
-Measured on composites of training subjects as recipes/own_masks.py makes them: of the exact alphas
-of mattes 74 % have less than 0.10 and 89 % less than 0.13, of those of recipes/self_mattes.py 93 %
-and 96 %. Of 144 masks that segmenter and refiner had made, one has less than 0.13, none less than
-0.12.
+Of the exact alphas of training composites (recipes/own_masks.py) 89 % have less than 0.13, of those
+of recipes/self_mattes.py 96 %; of 144 masks by segmenter and refiner, one has.
 """
 
 GOOD = (0.15, 0.20)
-"""Likewise for masks that are good enough to be left to the fuser, such as a matte that was reduced
-and enlarged again: rough ones have more than 0.2."""
+"""Likewise for masks good enough for the fuser, such as a matte reduced and enlarged again."""
 
 LEAST = 64
-"""Soft pixels without which an alpha has nothing to be judged by."""
+"""Soft pixels that an alpha needs to be judged."""
 
 FLAT = 1e-6
 """Mean variance in a window up to which an alpha does not vary."""
@@ -33,15 +29,9 @@ FLAT = 1e-6
 
 @torch.no_grad()
 def exactness(photograph: Tensor, alpha: Tensor, limits: tuple[float, float] = EXACT) -> Tensor:
-    """How far to trust each alpha: 1 where it is exact, 0 where it is rough, rarely in between.
+    """How far to trust each alpha, (B, 1, 1, 1): 1 where it is exact, 0 where it is rough.
 
-    Args:
-        photograph: (B, 3, H, W) in [0, 1].
-        alpha: (B, 1, H, W) in [0, 1].
-        limits: shares of unexplained variation for 1 and 0.
-
-    Returns:
-        (B, 1, 1, 1) in [0, 1].
+    ``limits`` are the shares of unexplained variation for 1 and 0.
     """
     share = unexplained(photograph, alpha).view(-1, 1, 1, 1)
     return ((limits[1] - share) / (limits[1] - limits[0])).clamp(0, 1).to(alpha.dtype)
@@ -53,14 +43,10 @@ def unexplained(
 ) -> Tensor:
     """Share (B,) of the soft rim's variation that affine functions of the colour do not explain.
 
-    Windows of 3 x 3 pixels around every pixel of 0.02 < alpha < 0.98 are looked at. 1 where too
-    few pixels are so soft, or nothing varies: a binary mask may be right, but does not show it.
-
-    Args:
-        photograph: (B, 3, H, W) in [0, 1].
-        alpha: (B, 1, H, W) in [0, 1].
-        epsilon: regularisation of the local colour lines, in squared colour units.
-        most: windows that are looked at; of more, every second, third or so on is.
+    Measured in windows of 3 x 3 pixels around every pixel of 0.02 < alpha < 0.98; of more than
+    ``most``, every second, third and so on. 1 where too few pixels are soft or nothing varies: a
+    binary mask may be right, but does not show it. ``epsilon`` regularises the colour lines, in
+    squared colour units.
     """
     # Small differences of squares: not for half precision, whoever asks for it.
     with torch.autocast(photograph.device.type, enabled=False):

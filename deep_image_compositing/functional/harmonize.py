@@ -1,8 +1,7 @@
-"""Colour transfer of the subject towards its new background; the compositor's last step calls it.
+"""Colour transfer of the subject towards its new background.
 
-Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", IEEE Computer Graphics and
-Applications, 2001: in a colour space whose axes hardly correlate in natural pictures, shift and
-scale each axis until its mean and deviation are those of another picture.
+Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", 2001: in a colour space
+whose axes hardly correlate, shift and scale each axis to another picture's mean and deviation.
 """
 
 from __future__ import annotations
@@ -29,24 +28,14 @@ _AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5),
 
 @dataclass(frozen=True)
 class ColorStatistics:
-    """How a picture's colours are distributed along the axes of ``to_lab``.
-
-    Attributes:
-        mean: (B, 3, 1, 1).
-        deviation: (B, 3, 1, 1), square root of the variance.
-    """
+    """Distribution of a picture's colours in ``to_lab``: mean and deviation, (B, 3, 1, 1) each."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, picture: Tensor, weight: Tensor) -> ColorStatistics:
-        """Measure a picture.
-
-        Args:
-            picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
-            weight: (B, 1, H, W), at least 0: how much each pixel counts, such as its alpha.
-        """
+        """Measure ``picture`` (B, 3, H, W) in [0, 1] with pixel weights ``weight`` (B, 1, H, W)."""
         lab, weight = to_lab(picture), widen(weight)
         total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
         mean = (weight * lab).sum((2, 3), keepdim=True) / total
@@ -57,20 +46,10 @@ class ColorStatistics:
 def transfer_color(
     picture: Tensor, source: ColorStatistics, target: ColorStatistics, strength: float
 ) -> Tensor:
-    """Move the colours of ``picture`` from one distribution towards another.
+    """Move the colours of ``picture``, sRGB-encoded, from one distribution towards another.
 
-    Args:
-        picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
-        source: the distribution of the subject in it.
-        target: the distribution it shall take on. Deviations are scaled by at most ``MOST``
-            either way, and those of a source that has none are left.
-        strength: how far to go, in [0, 1]; at 0 the result is ``picture``.
-
-    Returns:
-        (B, 3, H, W) in [0, 1].
-
-    Raises:
-        UsageError: a strength outside [0, 1].
+    ``source`` is the subject's distribution in it. Deviations are scaled by at most ``MOST`` either
+    way. ``strength`` in [0, 1] says how far to go; at 0 the result is ``picture``.
     """
     check_strength(strength)
     if strength == 0:
@@ -83,19 +62,10 @@ def transfer_color(
 
 
 def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float) -> Tensor:
-    """Move a subject's colours towards those of the background around it.
+    """Move a subject's straight ``color`` towards those of the background around it.
 
-    Args:
-        color: (B, 3, H, W) in [0, 1], straight colour of the subject.
-        alpha: (B, 1, H, W) in [0, 1]; subject and background count as far as they are seen.
-        background: (B, 3, H, W) in [0, 1].
-        strength: how far to go, in [0, 1]; at 0 the result is ``color``.
-
-    Returns:
-        (B, 3, H, W) in [0, 1]; ``color`` for an item of which nothing or everything is subject.
-
-    Raises:
-        UsageError: a strength outside [0, 1].
+    Both layers count as far as they are seen. ``strength`` in [0, 1] says how far to go. An item
+    that is all subject, or has none, keeps its colours.
     """
     subject = ColorStatistics.of(color, alpha)
     scene = ColorStatistics.of(background, 1 - alpha)
