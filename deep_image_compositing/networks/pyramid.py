@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.networks.backbone import Backbone
@@ -52,8 +51,3 @@ class PyramidNetwork(nn.Module):
         for feature, lateral, smooth in reversed(list(steps)):
             x = smooth(lateral(feature) + upsample(x, feature))
         return upsample(self.head(x), image)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of scalar parameters of ``module``."""
-    return sum(torch.numel(parameter) for parameter in module.parameters())
