@@ -7,18 +7,10 @@ from torch import Tensor
 
 
 def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
-    """L1 distance of band-pass levels, each weighted by twice the one below it.
+    """L1 distance of up to ``levels`` band-pass levels of (B, C, H, W), each of twice the weight.
 
     Pyramids are of 2 x 2 means, which makes the loss cheap; a constant offset is the business of
     the plain L1 term beside it.
-
-    Args:
-        output: (B, C, H, W).
-        target: (B, C, H, W).
-        levels: band-pass levels; fewer when the picture is too small.
-
-    Returns:
-        A scalar.
     """
     difference = output.float() - target.float()
     total = difference.new_zeros(())

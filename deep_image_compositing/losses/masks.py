@@ -28,16 +28,8 @@ def mask_loss(
 
     Cross-entropy counts pixels, so large subjects weigh most; the soft IoU counts each picture
     alike. The difference of the spatial gradients sharpens the outline and keeps soft values soft.
-
-    Args:
-        logits: (B, 1, H, W), the mask before its sigmoid.
-        target: (B, 1, H, W) in [0, 1], soft or binary.
-        weight: (B, 1, H, W), at least 0: how far each pixel's annotation is trusted; None for 1.
-        iou: weight of 1 − soft IoU, averaged over pictures.
-        gradient: weight of the mean absolute difference of forward differences.
-
-    Returns:
-        The terms by name, to be summed: ``cross_entropy``, ``iou``, ``gradient``.
+    ``weight`` (B, 1, H, W), at least 0, says how far each pixel's annotation is trusted; ``iou``
+    and ``gradient`` weigh their terms. Returns the terms by name, to be summed.
     """
     logits, target = logits.float(), target.float()
     weight = target.new_ones(()) if weight is None else weight.float()

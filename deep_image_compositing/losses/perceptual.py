@@ -13,16 +13,11 @@ from deep_image_compositing.networks.backbone import Backbone
 class PerceptualLoss(nn.Module):
     """Mean absolute difference of a frozen timm backbone's features, averaged over its scales.
 
-    Each feature is divided by the mean magnitude of the target's, so that no scale dominates.
-
-    Args:
-        backbone: timm model name, e.g. ``vgg16`` as in the paper, or something lighter.
-        weights: ``pretrained`` to fetch ImageNet weights, or a local checkpoint file.
-        max_stride: deepest feature that is compared.
+    Each feature is divided by the mean magnitude of the target's, so that no scale dominates. The
+    ``backbone`` is ``vgg16`` in the paper; ``weights`` are ``pretrained`` or a checkpoint file.
 
     Raises:
-        WeightsError: when the weights cannot be had; a perceptual loss over random features is
-            never used in silence.
+        WeightsError: the weights cannot be had; random features are never used in silence.
     """
 
     def __init__(self, backbone: str, weights: str = "pretrained", max_stride: int = 8) -> None:

@@ -13,11 +13,9 @@ BAND_RADIUS = 11
 
 
 def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
-    """The band in which composites are won and lost, as (B, 1, H, W) boolean.
+    """The band around the rim, (B, 1, H, W) boolean, of the true alpha (B, 1, H, W) in [0, 1].
 
-    Args:
-        alpha: (B, 1, H, W) in [0, 1], the true alpha.
-        radius: pixels by which 0.02 < alpha < 0.98, and every hard edge, is dilated.
+    It is 0.02 < alpha < 0.98 and every hard edge, dilated by ``radius`` pixels.
     """
     return unknown_band(alpha, radius, low=0.02, high=0.98)
 
@@ -25,18 +23,10 @@ def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
 def band_psnr(
     composite: Tensor, target: Tensor, alpha: Tensor, radius: int = BAND_RADIUS
 ) -> Tensor:
-    """PSNR in dB of each picture inside its rim band.
+    """PSNR in dB of each picture inside its ``rim_band``, (B,); NaN for a picture without a rim.
 
-    Args:
-        composite: (B, 3, H, W) in [0, 1].
-        target: (B, 3, H, W) in [0, 1], the truth.
-        alpha: (B, 1, H, W), the true alpha; the band is 0.02 < alpha < 0.98 and its hard edges,
-            dilated by ``radius`` pixels.
-        radius: half width of the band in pixels.
-
-    Returns:
-        (B,) decibels; NaN for a picture without a rim. Differences below half an 8-bit step count
-        as that, so that the figure is at most 54 dB.
+    Pictures are (B, 3, H, W) in [0, 1], the true alpha (B, 1, H, W). Differences below half an
+    8-bit step count as that, so that the figure is at most 54 dB.
     """
     band = rim_band(alpha, radius).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
@@ -44,12 +34,7 @@ def band_psnr(
 
 
 def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each picture, (B,), at most 54 as in ``band_psnr``.
-
-    Args:
-        composite: (B, 3, H, W) in [0, 1].
-        target: (B, 3, H, W) in [0, 1], the truth.
-    """
+    """PSNR in dB of each picture, (B,), at most 54 as in ``band_psnr``."""
     return decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
 
 
@@ -59,10 +44,7 @@ def decibels(mean_square: Tensor) -> Tensor:
 
 
 class MeanOverPictures(Metric):
-    """Mean of one number a picture; pictures whose number is NaN do not count.
-
-    Sums are kept, so the mean is that of all pictures on however many devices they were measured.
-    """
+    """Mean of one number a picture, over all devices; pictures whose number is NaN do not count."""
 
     higher_is_better = True
     is_differentiable = False
@@ -90,21 +72,15 @@ class PicturePSNR(MeanOverPictures):
     """Mean over pictures of ``picture_psnr``; takes and ignores the band metrics' ``alpha``."""
 
     def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
-        """Count one batch of composites (B, 3, H, W) in [0, 1]."""
         self.add(picture_psnr(preds, target))
 
 
 class BandPSNR(MeanOverPictures):
-    """Mean over pictures of ``band_psnr``; pictures without a rim do not count.
-
-    Args:
-        radius: half width of the band in pixels.
-    """
+    """Mean over pictures of ``band_psnr``, with a band of half width ``radius``."""
 
     def __init__(self, radius: int = BAND_RADIUS) -> None:
         super().__init__()
         self.radius = radius
 
     def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
-        """Count one batch; shapes as in ``band_psnr``."""
         self.add(band_psnr(preds, target, alpha, self.radius))

@@ -1,7 +1,6 @@
 """One base class a slot: what every segmenter, refiner and fuser needs to run.
 
-A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners), and what is
-trained. Training itself is in ``deep_image_compositing.stages``.
+A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class Layers:
     Attributes:
         alpha: (B, 1, H, W), opacity after the fuser's own correction.
         foreground_color: (B, 3, H, W), straight colour, free of the old background.
-        old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
-            know. It is needed to go on at a larger size, see ``FuserModel.finer_layers``.
+        old_background: (B, 3, H, W), what was behind the subject, which ``finer_layers`` needs;
+            None where the fuser does not know.
     """
 
     alpha: Tensor
@@ -73,7 +72,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class StageModel(nn.Module):
-    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``."""
+    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``.
+
+    Constructors raise ``UsageError`` for an option outside its range, ``WeightsError`` for weights
+    that cannot be read or do not fit, and ``MissingExtraError`` for a package that is missing.
+    """
 
     slot: ClassVar[str]
     shipped: ClassVar[dict[str, str]] = {}
@@ -98,15 +101,11 @@ class StageModel(nn.Module):
 
     @property
     def hparams(self) -> Any:
-        """What the model was made with, as far as it has said so; weights files hold it."""
+        """What the model was made with; weights files hold it."""
         return self._arguments
 
     def save_hyperparameters(self) -> None:
-        """Remember the arguments of the constructor that calls this in ``hparams``.
-
-        A stage's LightningModule has Lightning's own method of this name instead, which does so
-        too.
-        """
+        """Remember the arguments of the constructor that calls this, as Lightning's method does."""
         frame = inspect.currentframe()
         assert frame is not None
         assert frame.f_back is not None
@@ -126,10 +125,7 @@ class StageModel(nn.Module):
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
     def load_weights(self, weights: str | None) -> None:
-        """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
-
-        A constructor calls this last. See ``deep_image_compositing.weights.load``.
-        """
+        """Load shipped weights by name or a file's, unless None. A constructor calls this last."""
         if weights is not None:
             weight_files.load(self, weights)
 
@@ -183,10 +179,7 @@ class FuserModel(StageModel):
             setattr(cls, name, own_precision(getattr(cls, name)))
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
-
-        A fuser that works in layers is done with ``layers``; any other implements this.
-        """
+        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""
         layers = self.layers(foreground, background, alpha)
         if layers is None:
             raise NotImplementedError(
@@ -201,8 +194,7 @@ class FuserModel(StageModel):
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The layers at a larger size, given those that ``layers`` found at a smaller one.
 
-        On photographs beyond the working size it is asked for tiles along the rim. What a tile
-        cannot see reaches it in ``coarse``.
+        Called for tiles along the rim of photographs beyond the working size.
 
         Args:
             foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.

@@ -24,10 +24,6 @@ class CopyPasteModel(FuserModel):
 
     Args:
         threshold: the level, in [0, 1).
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when the threshold lies outside [0, 1).
     """
 
     tile_context = 0
@@ -50,10 +46,6 @@ class FeatherModel(FuserModel):
     Args:
         sigma: standard deviation of the Gaussian in pixels, at least 0. It is cut off at 22
             pixels along either axis, so that pixels more than 32 away stay untouched.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when sigma is negative or not finite.
     """
 
     tile_context = 22
@@ -76,14 +68,8 @@ class AlphaModel(FuserModel):
     Args:
         foreground_color: what is blended. ``none``: the photograph as it is, traces of its old
             background in the rim included. ``blur_fusion``: the subject's colour as estimated by
-            ``blur_fusion_foreground``.
-            ``multilevel``: likewise, by pymatting's multi-level estimation.
+            ``blur_fusion_foreground``. ``multilevel``: by pymatting's multi-level estimation.
         radii: windows of blur fusion in pixels, one a pass.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: for another ``foreground_color``, or radii that are none or not positive.
-        MissingExtraError: ``multilevel`` without pymatting.
     """
 
     def __init__(
@@ -123,10 +109,6 @@ class LaplacianModel(FuserModel):
     Args:
         levels: of the pyramids, at least 1. With the default of 4, pixels more than 32 away from
             the rim stay untouched; each further level about doubles that distance.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when there is less than one level.
     """
 
     def __init__(self, levels: int = BLEND_LEVELS, **kwargs: Any) -> None:

@@ -11,10 +11,7 @@ from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.exactness import exactness
-from deep_image_compositing.functional.foreground import (
-    blur_fusion_foreground,
-    multilevel_layers,
-)
+from deep_image_compositing.functional.foreground import blur_fusion_foreground, multilevel_layers
 from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.networks.backbone import Backbone
@@ -81,7 +78,6 @@ class MultiStreamModel(FuserModel):
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size; at 0 it stays as it is.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}

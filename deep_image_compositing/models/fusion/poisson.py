@@ -27,24 +27,15 @@ _LEAST = 3
 class PoissonModel(FuserModel):
     """Clones the subject seamlessly: its colours drift until they meet the background's.
 
-    The subject is every pixel whose alpha exceeds a threshold; soft alphas are not used. Inside
-    the box around the subject the background changes a little too; outside of it, it is
-    untouched. The fuser paints the composite itself: it has no layers.
-
-    There is nothing to clone where the mask is empty, covers the whole picture, or lies in a box
-    less than 3 pixels high or wide: such an item is alpha blending.
+    The subject is every pixel whose alpha exceeds a threshold. Inside the box around the subject
+    the background changes a little too. Where the mask is empty, covers the whole picture, or
+    lies in a box less than 3 pixels high or wide, the item is alpha blending.
 
     Args:
         mode: ``normal``: OpenCV's ``seamlessClone``, which works in 8 bits. ``mixed``: the
             stronger of both pictures' gradients, so that the background shows through where the
-            subject is smooth. It is solved here, in the same way and on the device: OpenCV's own
-            mixed cloning drops the subject's gradients since its release 4.12.
+            subject is smooth; solved here, as OpenCV drops the subject's gradients since 4.12.
         threshold: level of alpha in [0, 1) above which a pixel is cloned.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: another mode, or a threshold outside [0, 1).
-        MissingExtraError: mode ``normal`` without OpenCV.
     """
 
     def __init__(

@@ -45,21 +45,14 @@ class DeepImageMattingModel(TrainedMattingModel):
         batch_norm: normalise after every convolution.
         skips: add the encoder's features to the decoder's.
         refine: have the refinement stage.
-        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
-            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
         backbone: timm model whose features up to stride 8, which are not trained, help the encoder;
             for narrow networks. None for none, as published.
+        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
+            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
         pretrained: weights of the backbone, or where there is none, of VGG-16 for the encoder:
             None, ``pretrained``, or a file.
         weights: trained weights: a shipped name, a file of ours, or a published PyTorch
-            checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
-            None.
-        **kwargs: as for
-            ``TrainedMattingModel``.
-
-    Raises:
-        UsageError: for an option outside its range.
-        WeightsError: weights that cannot be read or do not fit.
+            checkpoint (see ``networks.deep_image_matting.from_published``); or None.
     """
 
     method = "deep_image_matting"

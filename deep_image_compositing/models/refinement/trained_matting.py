@@ -1,4 +1,4 @@
-"""What matting refiners with a trained network share: how it is asked, and its memory."""
+"""Matting refiners with a trained network."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ from deep_image_compositing.models.refinement.matting import MattingModel, check
 class TrainedMattingModel(MattingModel):
     """A matting refiner that answers with a network of an image and its trimap.
 
-    A filler sets ``network``, states ``bytes_per_pixel`` and calls ``load_weights`` last
-    in its constructor.
+    A filler sets ``network``, states ``bytes_per_pixel`` and calls ``load_weights`` last.
 
     Args:
         max_memory: memory in GB that the network may take by its own estimate.
-        **kwargs: as for
-            ``MattingModel``.
 
     Attributes:
         network: takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1} of
-            any size, and gives alpha (B, 1, H, W) in [0, 1]; normalises, pads and crops inside.
-
-    Raises:
-        UsageError: for a number outside its range.
+            any size, and gives alpha (B, 1, H, W) in [0, 1].
     """
 
     network: nn.Module

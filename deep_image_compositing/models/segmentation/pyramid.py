@@ -30,11 +30,9 @@ class PyramidModel(SegmenterModel):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    what the first look has found and what surrounds it is looked at again, closer and in a mirror.
-    The answers are averaged: a small subject is seen larger, and what is subject only to one of
-    them is rarely subject.
-
-    What describes the network is by default as in the file of ``weights``.
+    what the first look has found is looked at again, closer and in a mirror, and the answers are
+    averaged: a small subject is seen larger, and what is subject only to one of them is rarely
+    subject. What describes the network is by default as in the file of ``weights``.
 
     Args:
         backbone: timm model name; ``tf_efficientnet_lite0`` where no file says otherwise.
@@ -44,13 +42,12 @@ class PyramidModel(SegmenterModel):
         looks: 1 for the whole picture alone, in half of the time; 2 for the closer look in a
             mirror; 3 for one more around what both have found, not mirrored.
         margin: what closer looks take in around the subject, as a share of its longer side.
-        sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
-            patch does, but something else of the mask does, it is dropped. 0 keeps them all.
+        sure: belief in [0, 1) that a patch of the mask has to reach somewhere; patches that do
+            not are dropped where another does. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
         freeze_norms: batch norms keep their statistics in training, as is best where trained
             weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "pyramid.safetensors"}
@@ -143,12 +140,10 @@ class PyramidModel(SegmenterModel):
 
 
 def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
-    """Empty the patches of a mask that are sure nowhere.
+    """Empty the patches of a mask (B, 1, H, W) in [0, 1] that are sure nowhere.
 
-    Args:
-        mask: (B, 1, H, W) in [0, 1].
-        sure: belief that some pixel of a patch has to exceed; a mask without one is kept.
-        doubt: a patch is what exceeds this and hangs together.
+    A patch is what exceeds ``doubt`` and hangs together. Some pixel of it has to exceed ``sure``;
+    a mask without such a pixel is kept.
     """
     height, width = mask.shape[-2:]
     size = fit_long_side(height, width, STRAYS_AT)
