@@ -33,13 +33,11 @@ def degrade_mask(
     Every item draws its own mix. First the outline loses detail: it wanders (blurred alpha plus
     smooth noise is cut at a level), it is simplified (alpha at a low resolution is cut), or it is
     cut at a random level. Then, each with some probability, the mask grows or shrinks, loses or
-    gains blobs near its outline, and is softened. A share of the items keeps its alpha, so that a
-    network also learns to leave a good mask alone.
-
-    Sizes are fractions of the picture's longer side, upper ends at strength 1.
+    gains blobs near its outline, and is softened. Sizes are fractions of the picture's longer side,
+    upper ends at strength 1. The answer has the dtype of ``alpha`` and no gradient.
 
     Args:
-        alpha: (B, 1, H, W) in [0, 1].
+        alpha: true alphas.
         generator: source of all randomness, on any device; None for the global one.
         strength: scales every size, and below 1 also the share of items that change at all;
             0 returns ``alpha`` itself.
@@ -48,13 +46,8 @@ def degrade_mask(
         growth: how far the mask grows or shrinks.
         blobs: size of blobs, and how far from the outline they appear.
         softness: radius of the blur, and pixel of the low resolution that softens.
-        exact: share in [0, 1] of items that keep their alpha.
-
-    Returns:
-        (B, 1, H, W) in [0, 1], in the dtype of ``alpha``; without gradient.
-
-    Raises:
-        UsageError: a negative strength or size, or a share outside [0, 1].
+        exact: share in [0, 1] of items that keep their alpha, so that a network also learns to
+            leave a good mask alone.
     """
     names = ("strength", "jitter", "coarseness", "growth", "blobs", "softness", "exact")
     sizes = (strength, jitter, coarseness, growth, blobs, softness, exact)
@@ -69,30 +62,36 @@ def degrade_mask(
     changed = min(1.0, strength) * (1 - exact)
     # All decisions of the batch in one draw: one wait for the device instead of dozens.
     draws = _uniform((alpha.shape[0], _DRAWS), generator).tolist()
-    items = []
-    for item, u in zip(alpha.split(1), draws, strict=True):
-        if u[0] >= changed:
-            items.append(item)
-            continue
-        mask = item.float()
-        if u[1] < 0.5:
-            mask = _wander(mask, scale * jitter * u[2], u[3], u[4], generator)
-        elif u[1] < 0.75:
-            mask = _cut(_low_resolution(mask, 1 + scale * coarseness * u[2]), 0.3 + 0.4 * u[3])
-        else:
-            mask = _cut(mask, 0.05 + 0.9 * u[3])
-        if u[5] < 0.4:
-            radius = round(scale * growth * u[6])
-            mask = dilate(mask, radius) if u[7] < 0.5 else erode(mask, radius)
-        if u[8] < 0.3:
-            mask = _add_blobs(mask, scale * blobs * (0.2 + 0.8 * u[9]), u[10] < 0.5, generator)
-        if u[11] < 0.3:
-            mask = _low_resolution(mask, 1 + scale * softness * u[12])
-        elif u[11] < 0.6:
-            radius = round(scale * softness * u[12])
-            mask = box_filter(box_filter(mask, radius), radius)
-        items.append(mask.clamp(0, 1).to(alpha.dtype))
+    pixels = (scale * jitter, scale * coarseness, scale * growth, scale * blobs, scale * softness)
+    items = [
+        item if u[0] >= changed else _degraded(item.float(), u, pixels, generator).to(alpha.dtype)
+        for item, u in zip(alpha.split(1), draws, strict=True)
+    ]
     return torch.cat(items)
+
+
+def _degraded(
+    mask: Tensor, u: list[float], pixels: tuple[float, ...], generator: torch.Generator | None
+) -> Tensor:
+    """One item by its draws ``u``, with sizes in pixels."""
+    jitter, coarseness, growth, blobs, softness = pixels
+    if u[1] < 0.5:
+        mask = _wander(mask, jitter * u[2], u[3], u[4], generator)
+    elif u[1] < 0.75:
+        mask = _cut(_low_resolution(mask, 1 + coarseness * u[2]), 0.3 + 0.4 * u[3])
+    else:
+        mask = _cut(mask, 0.05 + 0.9 * u[3])
+    if u[5] < 0.4:
+        radius = round(growth * u[6])
+        mask = dilate(mask, radius) if u[7] < 0.5 else erode(mask, radius)
+    if u[8] < 0.3:
+        mask = _add_blobs(mask, blobs * (0.2 + 0.8 * u[9]), u[10] < 0.5, generator)
+    if u[11] < 0.3:
+        mask = _low_resolution(mask, 1 + softness * u[12])
+    elif u[11] < 0.6:
+        radius = round(softness * u[12])
+        mask = box_filter(box_filter(mask, radius), radius)
+    return mask.clamp(0, 1)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -20,11 +20,8 @@ of recipes/self_mattes.py 96 %; of 144 masks by segmenter and refiner, one has.
 GOOD = (0.15, 0.20)
 """Likewise for masks good enough for the fuser, such as a matte reduced and enlarged again."""
 
-LEAST = 64
-"""Soft pixels that an alpha needs to be judged."""
-
-FLAT = 1e-6
-"""Mean variance in a window up to which an alpha does not vary."""
+LEAST = 64  # soft pixels that an alpha needs to be judged
+FLAT = 1e-6  # mean variance in a window up to which an alpha does not vary
 
 
 @torch.no_grad()

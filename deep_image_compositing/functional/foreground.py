@@ -103,18 +103,12 @@ def multilevel_layers(
     """Estimate the colours of subject and old background from coarse to fine, on the device.
 
     The two colours explain each pixel under its alpha while they stay close to their neighbours',
-    the closer the more alpha changes there. Every level starts from the coarser one and is relaxed
-    in two half-steps, every second pixel at a time. Where alpha is 1 the subject's colour is the
-    image's, bit for bit, and where it is 0 the background's is. Source: ``multilevel_foreground``.
-
-    Args:
-        image: the photograph.
-        alpha: the subject's opacity in it.
-        smoothness: weight of colour differences per change of alpha. Published is 1; less follows
-            the photograph's own colours further into the rim.
-        regularization: weight of colour differences everywhere.
-        small_iterations: relaxations on levels of up to 32 pixels.
-        iterations: relaxations on each larger level.
+    the closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
+    photograph's own colours further into the rim), and everywhere by ``regularization``. Every
+    level starts from the coarser one and is relaxed in two half-steps, every second pixel at a
+    time: ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1
+    the subject's colour is the image's, bit for bit, and where it is 0 the background's is.
+    Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)

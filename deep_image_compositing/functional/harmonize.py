@@ -14,9 +14,7 @@ from torch import Tensor
 from deep_image_compositing.functional.precision import widen
 from deep_image_compositing.settings import check_strength
 
-MOST = 2.0
-"""Factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy."""
-
+MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
 _FLOOR = 1e-4
 """Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
 
@@ -79,22 +77,18 @@ def to_lab(picture: Tensor) -> Tensor:
     from kornia.color import rgb_to_linear_rgb
 
     linear = rgb_to_linear_rgb(widen(picture))
-    cones = _product(_matrix(_CONES, linear), linear)
-    return _product(_matrix(_AXES, linear), cones.clamp_min(_FLOOR).log10())
+    cones = _product(linear.new_tensor(_CONES), linear)
+    return _product(linear.new_tensor(_AXES), cones.clamp_min(_FLOOR).log10())
 
 
 def from_lab(lab: Tensor) -> Tensor:
     """The inverse of ``to_lab``, cut off at [0, 1]."""
     from kornia.color import linear_rgb_to_rgb
 
-    cones = 10 ** _product(_matrix(_AXES, lab).T, lab)  # its rows are orthonormal
+    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
     inverse = torch.linalg.inv(torch.tensor(_CONES, dtype=torch.float64)).to(lab)
     linear = _product(inverse, cones).clamp(0, 1)
     return linear_rgb_to_rgb(linear).clamp(0, 1)
-
-
-def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
 def _product(matrix: Tensor, picture: Tensor) -> Tensor:

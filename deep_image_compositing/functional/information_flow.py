@@ -20,43 +20,26 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-WINDOW = 9
-"""Pixels of the 3 x 3 windows of the spatial flow and of patch trimming."""
-
-QUANTUM = (1 / 255) ** 2 / 12
-"""Variance that rounding to 8 bits leaves in a flat patch."""
+WINDOW = 9  # pixels of the 3 x 3 windows of the spatial flow and of patch trimming
+QUANTUM = (1 / 255) ** 2 / 12  # variance that rounding to 8 bits leaves in a flat patch
 
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """The method's parameters; the defaults are the published ones.
+    """The method's parameters; the defaults are the published ones."""
 
-    Attributes:
-        mixture_neighbours: K_CM, similar pixels of the whole picture that a pixel is mixed from.
-        known_neighbours: K_KU, pixels of each known region that a pixel is linked to.
-        unknown_neighbours: K_UU, unknown pixels that a pixel is linked to.
-        known_weight: sigma_KU, weight of the flow from known to unknown pixels.
-        unknown_weight: sigma_UU, weight of the flow among unknown pixels.
-        spatial_weight: sigma_L, weight of the flow between neighbours.
-        epsilon: regularisation of the spatial flow's colour lines, in squared colour units.
-        transparent: whether the subject is glass or gauze rather than hair: the flow from known
-            pixels is left out then. None decides by ``is_highly_transparent``.
-        trim: whether ``trim_edges`` also settles pixels of the final matte.
-    """
-
-    mixture_neighbours: int = 20
-    known_neighbours: int = 7
-    unknown_neighbours: int = 5
-    known_weight: float = 0.05
-    unknown_weight: float = 0.01
-    spatial_weight: float = 1.0
-    epsilon: float = 1e-6
-    transparent: bool | None = None
-    trim: bool = True
+    mixture_neighbours: int = 20  # K_CM, of the whole picture
+    known_neighbours: int = 7  # K_KU, of each known region
+    unknown_neighbours: int = 5  # K_UU
+    known_weight: float = 0.05  # sigma_KU, of the flow from known to unknown pixels
+    unknown_weight: float = 0.01  # sigma_UU, of the flow among unknown pixels
+    spatial_weight: float = 1.0  # sigma_L, of the flow between neighbours
+    epsilon: float = 1e-6  # of the spatial flow's colour lines, in squared colour units
+    transparent: bool | None = None  # leaves known pixels out; by ``is_highly_transparent`` if None
+    trim: bool = True  # whether ``trim_edges`` also settles pixels of the final matte
 
 
 def is_unknown(trimap: Array) -> Bools:
-    """Where ``trimap`` (H, W) is neither background nor subject."""
     return (trimap > 0) & (trimap < 1)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -14,8 +12,7 @@ REACH = 22
 """Pixels of the working size around the rim that may be repainted: 22 an axis is 31 across."""
 
 
-NEAR = 4
-"""Pixels of the small picture around its rim within which the lifted alpha may vary."""
+NEAR = 4  # pixels of the small picture around its rim within which the lifted alpha may vary
 
 
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
@@ -69,14 +66,6 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
     return mean(out)
 
 
-class Lifted(NamedTuple):
-    """Alpha, the subject's colour and the old background's, all at full size."""
-
-    alpha: Tensor
-    foreground_color: Tensor
-    old_background: Tensor
-
-
 def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
     """All that a part of the large picture must know of the small one, as channels.
 
@@ -108,8 +97,8 @@ def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
     return torch.where(near > 0, value.clamp(0, 1), (alpha > 0.5).to(alpha.dtype))
 
 
-def follow_guide(guide: Tensor, image: Tensor) -> Lifted:
-    """Alpha and colours at full size, from the small ones and the photograph's own detail.
+def follow_guide(guide: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Alpha, the subject's colour and the old background's at full size.
 
     Alpha as by ``follow_alpha``; what it and the smooth colours fail to explain of a pixel goes to
     the subject in proportion to alpha, the last step of blur fusion.
@@ -118,4 +107,4 @@ def follow_guide(guide: Tensor, image: Tensor) -> Lifted:
     color, old = guide[:, 8:].split(3, 1)
     unexplained = image - alpha * color - (1 - alpha) * old
     color = (color + alpha * unexplained).clamp(0, 1)
-    return Lifted(alpha, torch.where(alpha == 1, image, color), old)
+    return alpha, torch.where(alpha == 1, image, color), old

@@ -90,22 +90,16 @@ def solve_alpha(
     start: Tensor,
     iterations: int = 30,
     epsilon: float = 1e-5,
-    radius: int = 1,
-    prior: float = 0.0,
 ) -> Tensor:
-    """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``.
-
-    ``epsilon`` and ``radius`` are as for ``MattingLaplacian.of``; ``prior`` is the weight of
-    staying near ``start``.
-    """
+    """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``."""
     unknown = (trimap == 0.5).to(image.dtype)
     known = trimap * (1 - unknown)
-    laplacian = MattingLaplacian.of(image, epsilon, radius)
+    laplacian = MattingLaplacian.of(image, epsilon)
     x = start * unknown
-    right = unknown * (prior * start - laplacian(known))
+    right = -unknown * laplacian(known)
 
     def product(v: Tensor) -> Tensor:
-        return unknown * (laplacian(v) + prior * v)
+        return unknown * laplacian(v)
 
     residual = right - product(x)
     p = residual
@@ -125,15 +119,13 @@ def solve_alpha(
     return (known + unknown * x).clamp(0, 1)
 
 
-def guided_upsample(
-    image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5, radius: int = 1
-) -> Tensor:
+def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Carry ``alpha`` (B, 1, h, w) up to the size of ``image`` (B, 3, H, W) along its colours.
 
     Colour lines are fitted on ``small`` (B, 3, h, w), the reduced picture, and evaluated on the
     full one (He and Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
     """
-    lines = MattingLaplacian.of(small, epsilon, radius).lines(alpha)
+    lines = MattingLaplacian.of(small, epsilon).lines(alpha)
     lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
     centred = image - small.mean((2, 3), keepdim=True)
     return ((lines[:, :3] * centred).sum(1, keepdim=True) + lines[:, 3:]).clamp(0, 1)

@@ -10,8 +10,7 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
 
-BLEND_LEVELS = 4
-"""Default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels."""
+BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels
 
 
 def max_levels(height: int, width: int) -> int:

@@ -8,9 +8,7 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import fit_long_side, resize
 
-NEUTRAL = 0.5
-"""Grey of the padding around a picture."""
-
+NEUTRAL = 0.5  # grey of the padding around a picture
 _GAP = 2
 _MAGENTA = (1.0, 0.0, 1.0)
 

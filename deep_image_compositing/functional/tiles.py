@@ -19,11 +19,8 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import Box, edges
 
-CELL = 96
-"""Side of a cell in pixels."""
-
-PIXELS_AT_ONCE = 16 * 128 * 128
-"""Pixels of the windows that are worked on in one batch."""
+CELL = 96  # side of a cell in pixels
+PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in one batch
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import Box, bounding_box, grow
 from deep_image_compositing.functional.resize import resize
 
-BAND = 0.02
-"""Half width of the unknown band as a share of the long side: 10 pixels at 512."""
+BAND = 0.02  # half width of the unknown band as a share of the long side: 10 pixels at 512
 
 
 def pixels_of_share(share: float, size: tuple[int, int]) -> int:

@@ -56,7 +56,6 @@ class SoftIoU(BinaryJaccardIndex):
     """Intersection over union of masks thresholded at 0.5; targets may be soft."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count one batch of masks (B, 1, H, W) in [0, 1]."""
         super().update(preds.float(), (target > 0.5).int())
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from deep_image_compositing.functional.compose import unknown_band
 
-BAND_RADIUS = 11
-"""Pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band."""
+BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band
 
 
 def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
@@ -43,44 +42,29 @@ def decibels(mean_square: Tensor) -> Tensor:
     return -10 * torch.log10(mean_square.clamp_min((0.5 / 255) ** 2))
 
 
-class MeanOverPictures(Metric):
-    """Mean of one number a picture, over all devices; pictures whose number is NaN do not count."""
+class _MeanOverPictures(MeanMetric):
+    """Mean of one number a picture; pictures whose number is NaN do not count."""
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    higher_is_better = True  # type: ignore[assignment]
+    is_differentiable = False  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
-
-    def add(self, values: Tensor) -> None:
-        """Count the numbers (B,) of some pictures."""
-        seen = ~values.isnan()
-        self.total += values[seen].sum()
-        self.count += seen.sum()
-
-    def compute(self) -> Tensor:
-        """The mean; NaN before any picture that counts."""
-        return self.total / self.count
+        super().__init__(nan_strategy="ignore")
 
 
-class PicturePSNR(MeanOverPictures):
+class PicturePSNR(_MeanOverPictures):
     """Mean over pictures of ``picture_psnr``; takes and ignores the band metrics' ``alpha``."""
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
-        self.add(picture_psnr(preds, target))
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:  # type: ignore[override]
+        super().update(picture_psnr(preds, target))
 
 
-class BandPSNR(MeanOverPictures):
+class BandPSNR(_MeanOverPictures):
     """Mean over pictures of ``band_psnr``, with a band of half width ``radius``."""
 
     def __init__(self, radius: int = BAND_RADIUS) -> None:
         super().__init__()
         self.radius = radius
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
-        self.add(band_psnr(preds, target, alpha, self.radius))
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:  # type: ignore[override]
+        super().update(band_psnr(preds, target, alpha, self.radius))

@@ -21,17 +21,11 @@ HALO_RADIUS = 3
 Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
 """
 
-_WINDOW = 5
-"""Half width of the SSIM window in pixels: 11 x 11."""
+_WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
 
 class Halo(NamedTuple):
-    """What in the rim is wrong, told apart by its colour.
-
-    Attributes:
-        old_background: share of the old background's colour that is left; 0 is none.
-        new_background: share of the subject that gave way to the new background; 0 is none.
-    """
+    """Shares, 0 for none, of the old background that is left and of the subject that is lost."""
 
     old_background: float
     new_background: float
@@ -40,11 +34,9 @@ class Halo(NamedTuple):
 class Exactness(NamedTuple):
     """How far the composite is, away from the rim, from the photographs it is made of.
 
-    Attributes:
-        share: of the pixels there that are right in every bit; NaN when there are none.
-        subject: the same among those that should be the photograph's.
-        background: the same among those that should be the new background's.
-        worst: largest deviation there, in 8-bit steps.
+    ``share`` is that of pixels that are right in every bit: of all, and of those that should be the
+    ``subject``'s photograph and the new ``background``; NaN without any. ``worst`` is the largest
+    deviation in 8-bit steps.
     """
 
     share: float

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.weights import read_state
 
-SMALLEST = 64
-"""Pixels that a picture needs either way: AlexNet's features of fewer say little."""
+SMALLEST = 64  # pixels that a picture needs either way: AlexNet's features of fewer say little
 
 
 class LPIPS(nn.Module):

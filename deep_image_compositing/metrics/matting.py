@@ -22,12 +22,8 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 
-SIGMA = 1.4
-"""Standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares."""
-
-STEP = 0.1
-"""Distance of the levels at which Connectivity looks."""
-
+SIGMA = 1.4  # standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares
+STEP = 0.1  # distance of the levels at which Connectivity looks
 TOLERANCE = 0.15
 """Theta: an alpha no farther than this above its connected level counts as fully connected."""
 

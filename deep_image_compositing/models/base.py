@@ -25,11 +25,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Layers:
     """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
 
-    Attributes:
-        alpha: (B, 1, H, W), opacity after the fuser's own correction.
-        foreground_color: (B, 3, H, W), straight colour, free of the old background.
-        old_background: (B, 3, H, W), what was behind the subject, which ``finer_layers`` needs;
-            None where the fuser does not know.
+    Colours are straight. ``old_background``, what was behind the subject, is what ``finer_layers``
+    needs; None where the fuser does not know.
     """
 
     alpha: Tensor
@@ -194,14 +191,8 @@ class FuserModel(StageModel):
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The layers at a larger size, given those that ``layers`` found at a smaller one.
 
-        Called for tiles along the rim of photographs beyond the working size.
-
-        Args:
-            foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.
-            background: (B, 3, H, W) in [0, 1].
-            coarse: layers carried up to this size along the photograph's own detail.
-
-        Returns:
-            Layers of the same size; None where the fuser has no such step, and ``coarse`` stays.
+        Called for tiles along the rim of photographs beyond the working size. ``coarse`` was
+        carried up to that size along the photograph's own detail; it stays where
+        the answer is None.
         """
         return None

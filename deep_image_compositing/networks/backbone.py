@@ -22,7 +22,7 @@ class Backbone(nn.Module):
 
     The image is normalised inside with the backbone's own mean and standard deviation. Extra
     input channels (a mask) get zero weights in the first convolution, so that pretrained features
-    are unchanged at the start.
+    are unchanged at the start. ``channels`` and ``strides`` list the features, finest first.
 
     Args:
         name: a timm model name that supports ``features_only``.
@@ -32,10 +32,6 @@ class Backbone(nn.Module):
         max_stride: deepest feature that is kept.
         freeze_stride: features up to this stride keep their weights and statistics in training;
             the early layers are the most general and, on a CPU, most of a step's time.
-
-    Attributes:
-        channels: channels of each feature, from the finest to the coarsest.
-        strides: stride of each feature.
 
     Raises:
         UsageError: timm has no such backbone.

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.networks.backbone import Backbone
 
-CHANNELS = (64, 128, 256, 512, 512)
-"""Channels of the five scales of VGG-16, finest first."""
-
-CONVOLUTIONS = (2, 2, 3, 3, 3)
-"""How many convolutions VGG-16 has at each."""
-
+CHANNELS = (64, 128, 256, 512, 512)  # channels of the five scales of VGG-16, finest first
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # how many convolutions VGG-16 has at each
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -109,13 +105,10 @@ class DeepImageMattingNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.xavier_normal_(self.head.weight)
         if self.refinement is not None:
-            last = self.refinement[-1]
-            assert isinstance(last, nn.Conv2d)
-            nn.init.zeros_(last.weight)
+            nn.init.zeros_(self.refinement[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
         """Alpha (B, 1, H, W) in [0, 1] of an image (B, 3, H, W) in [0, 1] and its trimap."""
@@ -127,25 +120,20 @@ class DeepImageMattingNetwork(nn.Module):
         Without a refinement stage both are the first.
         """
         height, width = image.shape[-2:]
+        pad = (0, -width % 32, 0, -height % 32)
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
-        x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        logits = self._encode_and_decode(x, self._seen(image, x))
+        x = F.pad(x, pad, mode="replicate")
+        added = {}
+        if self.features is not None:
+            found = self.features(F.pad(image, pad, mode="replicate"))
+            for (scale, project), feature in zip(self.projections.items(), found, strict=True):
+                added[int(scale)] = project(feature)
+        logits = self._encode_and_decode(x, added)
         raw = logits.sigmoid()
         refined = raw
         if self.refinement is not None:
             refined = (logits + self.refinement(torch.cat([x[:, :3], raw], 1))).sigmoid()
         return raw[..., :height, :width], refined[..., :height, :width]
-
-    def _seen(self, image: Tensor, padded: Tensor) -> dict[int, Tensor]:
-        """What the backbone adds to the input of each of the encoder's scales."""
-        if self.features is None:
-            return {}
-        pad = (0, padded.shape[-1] - image.shape[-1], 0, padded.shape[-2] - image.shape[-2])
-        found = self.features(F.pad(image, pad, mode="replicate"))
-        return {
-            int(scale): project(feature)
-            for (scale, project), feature in zip(self.projections.items(), found, strict=True)
-        }
 
     def _encode_and_decode(self, x: Tensor, added: Mapping[int, Tensor]) -> Tensor:
         """Logits (B, 1, H, W) for the normalised image and the trimap (B, 4, H, W)."""

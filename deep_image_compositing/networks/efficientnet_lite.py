@@ -12,14 +12,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "tf_efficientnet_lite0"
-"""What timm calls it."""
-
-MEAN = STD = (0.5, 0.5, 0.5)
-"""How its input is normalised."""
-
-STRIDES = (2, 4, 8, 16, 32)
-"""Stride of each feature that it can give."""
+NAME = "tf_efficientnet_lite0"  # what timm calls it
+MEAN = STD = (0.5, 0.5, 0.5)  # how its input is normalised
+STRIDES = (2, 4, 8, 16, 32)  # stride of each feature that it can give
 
 # Of each stage: kernel, stride, expansion, channels, blocks. The features come from those in LAST.
 _STAGES = (

@@ -26,9 +26,7 @@ BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3
 POOLED = (0, 2, 3, 4, 6)
 """Levels (0 is the stem) that end in indexed pooling, where MobileNetV2 has strides of 2."""
 
-DILATIONS = (1, 2, 4, 8)
-"""Of the context's branches at stride 32."""
-
+DILATIONS = (1, 2, 4, 8)  # of the context's branches at stride 32
 STRIDE = 2 ** len(POOLED)
 
 
@@ -67,18 +65,11 @@ def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
 class IndexBlock(nn.Module):
     """An index network: reads a feature map and says, per window, which places matter.
 
-    The published model computes the four places of a window by four networks side by side; here
-    they are one with four times the channels, which gives the same numbers.
-
-    Args:
-        channels: of the feature map.
-        family: ``holistic``: one index map for all channels; ``o2o`` (one-to-one): each channel's
-            own from that channel alone; ``m2o`` (many-to-one): from all of them.
-        context: whether a window is judged by the 4 x 4 pixels around it, not by its own 2 x 2.
-        nonlinear: whether there are a norm, a ReLU6 and a second convolution.
-
-    Raises:
-        UsageError: for another ``family``.
+    ``holistic`` gives one index map for all channels; ``o2o`` (one-to-one) gives each channel its
+    own from that channel alone, ``m2o`` (many-to-one) from all of them. With ``context`` a window
+    is judged by the 4 x 4 pixels around it, not by its own 2 x 2; if ``nonlinear``, there are a
+    norm, a ReLU6 and a second convolution. The published model computes the four places of a
+    window by four networks side by side; one with four times the channels gives the same numbers.
     """
 
     def __init__(
@@ -204,23 +195,16 @@ class IndexNetwork(nn.Module):
 
     Nine levels of encoder and decoder face each other: where the encoder pools, its index block
     tells the pooling what to keep and the decoder where to put it back; the decoder is also given
-    the features that were weighted for pooling.
+    the features that were weighted for pooling. ``channels`` are those of the encoder's levels.
 
     Args:
         width: factor of all channels, which are rounded to multiples of 8; at 1 the network is
             the published one, of 5.95 million parameters. (The paper's table counts 8.15 million,
             those of index blocks twice as wide between their convolutions.)
-        indexing: family of the index blocks, see ``IndexBlock``; the paper found ``m2o`` best.
+        indexing: family of the index blocks; the paper found ``m2o`` best.
         context: see ``IndexBlock``.
         nonlinear: see ``IndexBlock``.
-        dropout: of the context features in training.
-
-    Attributes:
-        channels: of each level of the encoder, the stem first.
-
-    Raises:
-        UsageError: a ``width`` that is not positive, a ``dropout`` outside [0, 1), another
-            ``indexing``.
+        dropout: of the context features in training, in [0, 1).
     """
 
     mean: Tensor

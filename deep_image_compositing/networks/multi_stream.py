@@ -26,7 +26,6 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, inputs, H, W) to features at strides 1, 2, 4 and so on."""
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -46,8 +45,8 @@ class MultiStreamNetwork(nn.Module):
         background_channels: input channels of the background stream; 0 for a single stream.
         outputs: channels out.
         widths: channels of each scale, finest first.
-        backbone: a pretrained feature extractor of the foreground stream's first three channels,
-            and its next two beside it; its features join those of their scale. None is published.
+        backbone: a feature extractor of the foreground stream's first three channels, and its next
+            two beside it, whose features join those of their scale. None is published.
         shuffle: stride of the finest scale. Above 1, the pixels of each square come in and go out
             side by side as channels: several times faster. 1 is published.
     """

@@ -9,19 +9,11 @@ from deep_image_compositing.networks.blocks import PyramidPooling, SeparableConv
 
 
 class PyramidNetwork(nn.Module):
-    """Encoder, pyramid pooling on the deepest feature, top-down decoder to stride 4.
+    """Encoder, pyramid pooling on the deepest feature, top-down decoder to ``min_stride``.
 
-    The refinement network is the same with a mask as a fourth input channel, a shallower encoder
-    and a decoder that goes on to stride 2.
-
-    Args:
-        backbone: timm model name.
-        pretrained: as for ``Backbone``.
-        width: channels of the decoder.
-        extra_channels: input channels after RGB (1 for a mask).
-        max_stride: stride of the deepest feature used.
-        min_stride: stride of the decoder's output.
-        freeze_stride: encoder features up to this stride are not trained.
+    The refinement network is the same with a mask as a fourth input channel (``extra_channels``), a
+    shallower encoder (``max_stride``) and a decoder that goes on to stride 2. The decoder has
+    ``width`` channels; the other arguments are as for ``Backbone``.
     """
 
     def __init__(

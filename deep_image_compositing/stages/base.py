@@ -39,13 +39,7 @@ Batch = dict[str, Tensor]
 
 @dataclass
 class Step:
-    """What a loss returns.
-
-    Attributes:
-        loss: the scalar that is minimised.
-        terms: its named parts, logged next to it.
-        pictures: named (B, 1|3, H, W) tensors for the contact sheet.
-    """
+    """What a loss returns: the scalar to minimise, its named parts, and pictures to show."""
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -171,9 +165,11 @@ class Stage(LightningModule, StageModel):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
-            hidden = (self.batch_target, "weight", "valid")
-            given = {name: value for name, value in batch.items() if name not in hidden}
-            pictures = {**given, "output": prediction, "target": self.target(batch)}
+            target = self.target(batch)
+            pictures = {name: value for name, value in batch.items() if value is not target}
+            pictures = {**pictures, "output": prediction, "target": target}
+            for name in ("weight", "valid"):
+                pictures.pop(name, None)
             self._log_pictures("val", pictures)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -182,8 +178,7 @@ class Stage(LightningModule, StageModel):
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         """Predict a batch and measure what is not padding; returns the whole prediction."""
         prediction = self.predict_batch(batch)
-        rows = prediction
-        counted = batch
+        counted, rows = batch, prediction
         if (valid := batch.get("valid")) is not None:
             counted, rows = {key: value[valid] for key, value in batch.items()}, rows[valid]
         if len(rows):

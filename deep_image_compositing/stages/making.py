@@ -19,12 +19,9 @@ StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tens
 def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[..., Any]:
     """The stage that ``given`` names or is.
 
-    Args:
-        slot: one of ``registry.SLOTS``.
-        given: a registered name, a (name, options) pair, a module, or a callable. By name,
-            shipped weights are loaded unless the options say ``weights`` themselves; where that is
-            a file, the stage is made as the one in the file was, but for the other options.
-        model: what is only to run, and so need be no LightningModule: see ``models``.
+    By name, shipped weights are loaded unless the options say ``weights`` themselves; where that is
+    a file, the stage is made as the one in the file was, but for the other options. What is only
+    to run (``model``) need be no LightningModule.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.

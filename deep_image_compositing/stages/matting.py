@@ -9,12 +9,14 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, trimap_from_mask
-from deep_image_compositing.models.refinement.matting import MattingModel, SolvedMattingModel
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.models.refinement.matting import (
+    MattingModel,
+    SolvedMattingModel,
+    TrainedMattingModel,
+)
 from deep_image_compositing.stages.base import Batch, Refiner, Step
 
-EPSILON = 1e-6
-"""Where the losses turn from round to straight (Xu et al., 2017, section 4.1)."""
+EPSILON = 1e-6  # where the losses turn from round to straight (Xu et al., 2017, section 4.1)
 
 
 class MattingRefiner(MattingModel, Refiner):
@@ -46,7 +48,6 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         self.widths = tuple(widths)
 
     def loss(self, batch: Batch) -> Step:
-        """The sum of ``terms`` under a random trimap."""
         trimap = self.random_trimap(batch)
         answer, terms = self.terms(batch, trimap)
         output = torch.where(trimap == 0.5, answer.detach().to(trimap), trimap)
@@ -77,13 +78,13 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         count = len(batch["alpha"])
         radii = torch.randint(low, high + 1, (count,)).tolist()
         exact = (torch.rand(count) < 0.5).tolist()
-        trimaps = []
-        for i in range(count):
-            if exact[i]:
-                trimaps.append(trimap_from_alpha(batch["alpha"][i : i + 1], radii[i]))
-            else:
-                trimaps.append(trimap_from_mask(batch["mask"][i : i + 1], radii[i]))
-        return torch.cat(trimaps)
+        items = zip(batch["alpha"].split(1), batch["mask"].split(1), radii, exact, strict=True)
+        return torch.cat(
+            [
+                trimap_from_alpha(alpha, radius) if known else trimap_from_mask(mask, radius)
+                for alpha, mask, radius, known in items
+            ]
+        )
 
 
 def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:

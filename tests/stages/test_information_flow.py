@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.errors import CompositingError, MissingExtraError, UsageError
+from deep_image_compositing.errors import MissingExtraError, UsageError
 
 pytest.importorskip("scipy")
 
@@ -40,15 +40,6 @@ def test_better_than_the_mask_it_was_given_and_the_same_each_time() -> None:
     assert torch.equal(refiner(band=0.1)(image, rough), alpha)
 
 
-def test_takes_a_trimap_and_batches() -> None:
-    image, trimap, truth = scene()
-    both = refiner(trimap="given")(torch.cat([image, image.flip(3)]), torch.cat([trimap] * 2))
-    alone = refiner(trimap="given")(image, trimap)
-    assert torch.equal(both[:1], alone)
-    assert torch.equal(alone[trimap != 0.5], trimap[trimap != 0.5])
-    assert (alone - truth).abs().mean() < (trimap - truth).abs().mean() / 3
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (5, 3), (7, 8)])
 @pytest.mark.parametrize("flat", [True, False])
 def test_hardly_any_pixels(size: tuple[int, int], flat: bool) -> None:
@@ -63,14 +54,6 @@ def test_hardly_any_pixels(size: tuple[int, int], flat: bool) -> None:
             alpha = refiner(trimap="given")(image, trimap)
         assert alpha.isfinite().all()
         assert torch.equal(alpha[trimap != 0.5], trimap[trimap != 0.5])
-
-
-def test_says_when_it_stops_early_or_would_not_fit() -> None:
-    image, trimap, _ = scene()
-    with pytest.warns(UserWarning, match="information_flow: the solve did not converge: after 2"):
-        assert refiner(trimap="given", iterations=2)(image, trimap).isfinite().all()
-    with pytest.raises(CompositingError, match=r"information_flow would take .* set max_side=\d+"):
-        refiner(trimap="given", max_memory=1e-3)(image, trimap)
 
 
 def test_options_reach_the_method() -> None:

@@ -103,19 +103,6 @@ def test_what_cannot_be_cloned_is_alpha_blending(mode: str, alpha: Tensor) -> No
     assert torch.equal(composite, over(front, alpha, back))
 
 
-@MODES
-@pytest.mark.parametrize("size", [(1, 9), (3, 3), (7, 2), (17, 23)])
-def test_odd_sizes_and_batches(mode: str, size: tuple[int, int]) -> None:
-    front, back = scene(*size)
-    alpha = torch.cat([box(size, 0, size[0], 0, 1 + size[1] // 2), torch.ones(1, 1, *size)])
-    fuser = create("fuser", "poisson", mode=mode)
-    together = fuser(front.expand(2, -1, -1, -1), back.expand(2, -1, -1, -1), alpha)
-    assert together.isfinite().all()
-    assert torch.equal(together[:1], fuser(front, back, alpha[:1]))
-    assert torch.equal(together[1:], front)
-    assert fuser.layers(front, back, alpha[:1]) is None
-
-
 def test_a_higher_threshold_clones_less() -> None:
     front, back = scene(30, 40)
     alpha = box((30, 40), 5, 25, 5, 35)

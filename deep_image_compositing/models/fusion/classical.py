@@ -36,7 +36,6 @@ class CopyPasteModel(FuserModel):
         self.threshold = threshold
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """Alpha in {0, 1}, and the photograph as its colour."""
         return Layers((alpha > self.threshold).to(alpha.dtype), foreground)
 
 
@@ -58,7 +57,6 @@ class FeatherModel(FuserModel):
         self.sigma = sigma
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The feathered mask as alpha, and the photograph as its colour."""
         return Layers(feather((alpha > 0.5).to(alpha.dtype), self.sigma), foreground)
 
 
@@ -94,7 +92,6 @@ class AlphaModel(FuserModel):
         self.radii = tuple(radii)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The given alpha, and the subject's colour."""
         if self.foreground_color == "none":
             return Layers(alpha, foreground)
         if self.foreground_color == "multilevel":

@@ -29,9 +29,7 @@ PUBLISHED: dict[str, Any] = {
 }
 """What describes the networks, where neither a weights file nor the caller does."""
 
-FINE_RADIUS = 8
-"""Half width in pixels of the band that is repainted at sizes beyond the first one."""
-
+FINE_RADIUS = 8  # half width in pixels of the band that is repainted at sizes beyond the first one
 KEEP_SOLVED = -3.0
 """Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
 
@@ -52,13 +50,9 @@ class MultiStreamModel(FuserModel):
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
     from the closed-form solution, which the network corrects; under the corrected alpha the
     subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
-    the band every pixel is the photographs' own, bit for bit. An alpha that proves to be exact,
-    such as a matte from a studio, is left as it is when not training. The ``rgb`` head paints the
-    composite directly, as published.
-
-    What describes the networks is as in the file of ``weights``, and need not be given with one;
-    without one it is by default as published but for the head: ``layers``, five widths of 16 to 80
-    channels, a band of 10 pixels.
+    the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the composite
+    directly, as published. What describes the networks is by default as in the file of ``weights``,
+    or without one as published but for the head.
 
     Args:
         head: ``layers`` or ``rgb``.
@@ -66,15 +60,15 @@ class MultiStreamModel(FuserModel):
         radius: half width in pixels of the band around the rim that is repainted (``layers``).
         start: what the ``layers`` head starts from: ``closed_form``, or ``given`` for the alpha
             and the photograph as they came.
-        backbone: timm model whose features help the foreground stream (``layers``); only those up
-            to the stride of the coarsest scale are used. None for none, as published.
+        backbone: timm model whose features help the foreground stream (``layers``), up to the
+            stride of the coarsest scale. None for none, as published.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         shuffle: stride of the finest scale; 2 or 4 are faster, 1 is as published.
         finer_widths: channels of a second, small network that corrects what the first one found,
             in tiles at the full size of photographs beyond the working size (``layers``); finest
             scale first, which has half the size. None for no such corrections.
-        keep_exact: leave exact alphas as they are; see
-            ``deep_image_compositing.functional.exactness`` (``layers``).
+        keep_exact: leave exact alphas, such as mattes from a studio, as they are when not training;
+            see ``functional.exactness`` (``layers``).
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size; at 0 it stays as it is.
         weights: trained weights: a shipped name (``default``), a file, or None.
@@ -127,28 +121,24 @@ class MultiStreamModel(FuserModel):
         self.hparams.update(options)
         self.keep_exact = keep_exact
         self.two_sizes = two_sizes
-        if head == "rgb":
-            self.tile_context = None  # it paints every pixel
         self.head = head
         self.radius = radius
         self.start = start
-        layers = head == "layers"
-        foreground, background = (11, 4) if layers else (4, 4)
-        if self.streams == 1:
-            foreground, background = foreground + 3, 0
-        outputs = 5 if layers else 3
-        features = None
-        if backbone and layers:
-            stride = shuffle * 2 ** (len(widths) - 1)
-            features = Backbone(backbone, None if weights else pretrained, 2, stride)
-        self.network = MultiStreamNetwork(
-            foreground, background, outputs, widths, features, shuffle
-        )
-        if layers:
+        self.finer: MultiStreamNetwork | None = None
+        if head == "rgb":
+            self.tile_context = None  # it paints every pixel
+            channels = (4, 4, 3) if self.streams == 2 else (7, 0, 3)
+            self.network = MultiStreamNetwork(*channels, widths, shuffle=shuffle)
+        else:
+            channels = (11, 4, 5) if self.streams == 2 else (14, 0, 5)
+            features = None
+            if backbone:
+                stride = shuffle * 2 ** (len(widths) - 1)
+                features = Backbone(backbone, None if weights else pretrained, 2, stride)
+            self.network = MultiStreamNetwork(*channels, widths, features, shuffle)
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
-        self.finer: MultiStreamNetwork | None = None
-        if finer_widths and layers:
+        if finer_widths and head == "layers":
             # Photograph, alpha, both colours beside the new background: one stream is enough.
             self.finer = MultiStreamNetwork(13, 0, 4, tuple(finer_widths), None, 2)
             self.finer.to(memory_format=torch.channels_last)
@@ -158,14 +148,12 @@ class MultiStreamModel(FuserModel):
         self.load_weights(weights)
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) in [0, 1]."""
         if self.head == "rgb":
             streams = self._streams([foreground, alpha], background, alpha)
             return self.network(*streams).float().sigmoid().to(foreground.dtype)
         return super().forward(foreground, background, alpha)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
-        """Corrected alpha and colour; None with the ``rgb`` head."""
         if self.head == "rgb":
             return None
         with torch.no_grad():

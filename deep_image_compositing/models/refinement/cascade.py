@@ -22,8 +22,7 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 
 OUTSIDE = 0.05
 """Belief in the given mask up to which a pixel is surely none of the subject's surroundings."""
 
-BELIEF = 3.0
-"""Logit of a pixel that the given mask is sure of, before the network has its say."""
+BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the network has its say
 
 
 class CascadeModel(RefinerModel):
@@ -113,7 +112,6 @@ class CascadeModel(RefinerModel):
         return BELIEF * (2 * mask - 1) + self.network(image, mask)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1] after all stages."""
         if self.training:
             return self._refined(image, mask)
         good = mask.new_zeros(len(mask), 1, 1, 1)

@@ -171,19 +171,10 @@ class GuidedFilterModel(MattingModel):
 def closed_form_system(
     image: Picture, trimap: Picture, epsilon: float = 1e-7, radius: int = 1
 ) -> tuple[Any, NDArray[np.float64]]:
-    """The linear system of closed-form matting over the unknown pixels.
+    """The linear system (N, N) and (N,) of closed-form matting over the N unknown pixels.
 
-    The matting Laplacian is taken strip by strip from pymatting, whose table of a whole picture is
-    large, and only its unknown rows are kept.
-
-    Args:
-        image: (H, W, 3) in [0, 1], each side at least ``2 · radius + 1``.
-        trimap: (H, W) in {0, 0.5, 1}.
-        epsilon: regularisation of the colour lines.
-        radius: half width of the windows in pixels.
-
-    Returns:
-        A sparse matrix (N, N) and a right-hand side (N,) for the N unknown pixels, row by row.
+    The matting Laplacian of ``image`` (H, W, 3), no side shorter than a window, is taken strip by
+    strip from pymatting, whose table of a whole picture is large; only unknown rows are kept.
     """
     import scipy.sparse
     from pymatting.laplacian.cf_laplacian import cf_laplacian
@@ -217,11 +208,8 @@ def knn_affinity(
 ) -> Any:
     """Symmetric sparse matrix (H · W, H · W): which pixels are alike in colour and place.
 
-    Args:
-        image: (H, W, 3) in [0, 1].
-        neighbours: how many each pixel has, itself included, in each search; fewer where the
-            picture has fewer pixels.
-        distance_weights: length of the picture's sides, in units of colour, in each search.
+    In each search a pixel has so many ``neighbours``, itself included, where the picture's sides
+    have the length ``distance_weights`` in units of colour.
     """
     import scipy.sparse
     from pymatting.util.kdtree import knn

@@ -10,7 +10,7 @@ from torch import nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.models.refinement.matting import TrainedMattingModel
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.deep_image_matting import (
     DeepImageMattingNetwork,
@@ -19,18 +19,11 @@ from deep_image_compositing.networks.deep_image_matting import (
     published_options,
 )
 
-PUBLISHED: dict[str, Any] = {
-    "width": 1.0,
-    "context": 1,
-    "batch_norm": False,
-    "skips": False,
-    "refine": True,
-    "backbone": None,
-}
+PUBLISHED: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
+PUBLISHED |= {"refine": True, "backbone": None}
 """The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
 
-FEATURES = 8
-"""Coarsest stride of the backbone's features."""
+FEATURES = 8  # coarsest stride of the backbone's features
 
 
 class DeepImageMattingModel(TrainedMattingModel):

@@ -8,7 +8,7 @@ import torch
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.models.refinement.matting import TrainedMattingModel
 from deep_image_compositing.networks.index_net import IndexNetwork, is_published, read_published
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}

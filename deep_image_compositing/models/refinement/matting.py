@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.functional.compose import trimap_from_mask
@@ -91,10 +91,7 @@ class MattingModel(RefinerModel):
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
         """Alpha (B, 1, H, W), of which only what is unknown counts.
 
-        Args:
-            image: (B, 3, H, W) in [0, 1], double precision wherever the device has it.
-            trimap: (B, 1, H, W) in {0, 0.5, 1}; every item has unknown pixels.
-            mask: (B, 1, H, W) in [0, 1], what the refiner was given.
+        Double precision wherever the device has it; every item of the trimap has unknown pixels.
         """
         raise NotImplementedError
 
@@ -150,11 +147,8 @@ class SolvedMattingModel(MattingModel):
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
         """Alpha (H, W), of which only what is unknown counts.
 
-        Args:
-            image: (H, W, 3) in [0, 1], C-contiguous.
-            trimap: (H, W) in {0, 0.5, 1}, with all three of them; with a ``reach``, a part
-                of the picture's that may lack a class of known pixels.
-            mask: (H, W) in [0, 1], what the refiner was given.
+        ``image`` is (H, W, 3), C-contiguous. With a ``reach``, the trimap is part of the picture's
+        and may lack a class of known pixels; else it has all three.
         """
         raise NotImplementedError
 
@@ -207,6 +201,40 @@ class SolvedMattingModel(MattingModel):
                 stacklevel=2,
             )
         return solution.x
+
+
+class TrainedMattingModel(MattingModel):
+    """A matting refiner that answers with a network of an image and its trimap.
+
+    A filler sets ``network``, which takes any size and gives alpha in [0, 1], states
+    ``bytes_per_pixel`` and calls ``load_weights`` last.
+
+    Args:
+        max_memory: memory in GB that the network may take by its own estimate.
+    """
+
+    network: nn.Module
+
+    def __init__(self, *, max_memory: float = 4.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not max_memory > 0:
+            raise UsageError(f"max_memory must be above 0, got {max_memory}")
+        self.max_memory = max_memory
+
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of the network for each pixel of a picture, by measurement."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """The network's alpha, of as many pictures at a time as ``max_memory`` holds."""
+        size = (image.shape[-2], image.shape[-1])
+        needed = self.bytes_per_pixel() * size[0] * size[1]
+        check_memory(self.method, needed, self.max_memory, size)
+        dtype = next(self.network.parameters()).dtype
+        rows = int(min(len(image), self.max_memory * 1e9 / needed))
+        parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
+        return torch.cat([self.network(*part) for part in parts])
 
 
 def check_memory(

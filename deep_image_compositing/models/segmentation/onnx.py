@@ -122,14 +122,12 @@ class OnnxModel(SegmenterModel):
         return {**self.__dict__, "_session": None}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
         height, width = image.shape[-2:]
         small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
         if self.channels == "BGR":
             small = small.flip(1)
         values = ((small * self.scale - self.mean) / self.std).numpy()
-        masks = [self._run(values[i : i + 1]) for i in range(len(values))]
-        mask = torch.from_numpy(np.concatenate(masks))
+        mask = torch.cat([self._run(values[i : i + 1]) for i in range(len(values))])
         low, high = float(mask.min()), float(mask.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise WeightsError(
@@ -152,7 +150,7 @@ class OnnxModel(SegmenterModel):
         padding = (0, self.size[1] - inner[1], 0, self.size[0] - inner[0])
         return torch.nn.functional.pad(small, padding, mode="replicate"), inner
 
-    def _run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, values: NDArray[np.float32]) -> Tensor:
         """The model's mask (1, 1, h, w) of one normalised picture (1, 3, H, W)."""
         name, dtype, channels_last = self._input
         if channels_last:
@@ -167,21 +165,21 @@ class OnnxModel(SegmenterModel):
             raise WeightsError(
                 f"{self.path} could not run at size {self.size}: {reason}"
             ) from error
-        answer = np.asarray(raw, dtype=np.float32)
+        answer = torch.from_numpy(np.asarray(raw, dtype=np.float32))
         if answer.ndim == 3:  # (1, h, w)
             answer = answer[:, None]
         elif answer.ndim == 2:
             answer = answer[None, None]
         elif answer.ndim == 4 and channels_last:
-            answer = answer.transpose(0, 3, 1, 2)
+            answer = answer.permute(0, 3, 1, 2).contiguous()
         if answer.ndim != 4 or answer.shape[0] != 1:
             raise WeightsError(
                 f"the output {self.output!r} of {self.path} has shape {np.shape(raw)}; expected "
                 "one mask, such as (1, channels, height, width)"
             )
-        if self.apply_logits:
-            answer = _squash(answer)
         count = answer.shape[1]
+        if self.apply_logits:
+            answer = answer.softmax(1) if count > 1 else answer.sigmoid()
         channel = self.channel
         if channel is None:
             if count > 2:
@@ -236,8 +234,3 @@ def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
     if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
         raise UsageError(f"{name} must be one number, or three in a list, got {value!r}")
     return torch.tensor(numbers).view(1, -1, 1, 1)
-
-
-def _squash(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    tensor = torch.from_numpy(np.ascontiguousarray(logits))
-    return (tensor.softmax(1) if tensor.shape[1] > 1 else tensor.sigmoid()).numpy()

@@ -16,14 +16,10 @@ from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_range
 
-STRAYS_AT = 160
-"""Long side in pixels at which stray patches of a mask are looked for."""
-
-FOUND = 0.3
-"""Belief at which a look has found something, for the next look to take in."""
-
+STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
+FOUND = 0.3  # belief at which a look has found something, for the next look to take in
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
-"""What describes the network, where neither a weights file nor the caller does."""
+"""Of the network, where neither a weights file nor the caller says otherwise."""
 
 
 class PyramidModel(SegmenterModel):
@@ -108,7 +104,6 @@ class PyramidModel(SegmenterModel):
         return self.network(image)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
         shape = (image.shape[-2], image.shape[-1])
         logits = resize(self._look(image), shape)
         if not self.training:
@@ -125,17 +120,14 @@ class PyramidModel(SegmenterModel):
     def _look_closer(self, image: Tensor, logits: Tensor, looks: int, mirrored: bool) -> Tensor:
         """Average ``logits``, of so many looks, with one more around what they have found."""
         boxes = subject_boxes(logits.sigmoid(), FOUND, self.margin)
-        parts = [
-            item[None, :, rows, columns] for item, (rows, columns) in zip(image, boxes, strict=True)
-        ]
+        parts = [item[None, :, *box] for item, box in zip(image, boxes, strict=True)]
         answers = self._look(*(part.flip(-1) if mirrored else part for part in parts))
         joined = logits.clone()
-        for item, (rows, columns) in enumerate(boxes):
-            before = logits[item : item + 1, :, rows, columns]
-            answer = answers[item : item + 1]
-            shape = (before.shape[-2], before.shape[-1])
+        for item, (box, answer) in enumerate(zip(boxes, answers.split(1), strict=True)):
+            part = (slice(item, item + 1), slice(None), *box)
+            shape = (logits[part].shape[-2], logits[part].shape[-1])
             closer = resize(answer.flip(-1) if mirrored else answer, shape)
-            joined[item : item + 1, :, rows, columns] = (looks * before + closer) / (looks + 1)
+            joined[part] = (looks * logits[part] + closer) / (looks + 1)
         return joined
 
 
@@ -147,12 +139,11 @@ def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
     """
     height, width = mask.shape[-2:]
     size = fit_long_side(height, width, STRAYS_AT)
-    small = resize(mask, size) if size != (height, width) else mask
+    small = resize(mask, size)
     seeds, region = small > sure, small > doubt
     kept = reconstruct(seeds, region)
-    stray = (
-        dilate(region & ~kept, 2) & ~dilate(kept, 1) & seeds.flatten(1).any(1)[:, None, None, None]
-    )
+    sure_somewhere = seeds.flatten(1).any(1)[:, None, None, None]
+    stray = dilate(region & ~kept, 2) & ~dilate(kept, 1) & sure_somewhere
     if not stray.any():
         return mask
     return mask * (1 - resize(stray.to(mask.dtype), (height, width)).clamp(0, 1))
