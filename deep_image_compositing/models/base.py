@@ -82,7 +82,7 @@ class StageModel(nn.Module):
     tile_context: int | None = None
     """Pixels around a part of the picture that its answer depends on; None when on the whole.
 
-    A stage that states it is run on large photographs in overlapping tiles along the rim. Tiles
+    Stages that state it are run on large photographs in overlapping tiles along the rim. Tiles
     blend over half of it, and start at multiples of what divides it and the side of a cell: state
     twice what must match the whole exactly, and a multiple of the strides.
     """

@@ -21,24 +21,15 @@ class DeepImageMattingNetwork(nn.Module):
     """Image and trimap to alpha: an encoder-decoder, and a refinement stage on its answer.
 
     The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and
-    a fourteenth. The decoder has one 5 x 5 convolution a scale, before which features return to the
-    places that the encoder's max pooling took them from. Four more convolutions on the image and
-    that alpha correct it, before its sigmoid.
+    a fourteenth of side ``context``: VGG's own fully connected layer would make it 7; those who
+    published PyTorch weights chose 1 or 3. The decoder has one 5 x 5 convolution a scale, before
+    which features return to the places that the encoder's max pooling took them from. Four more
+    convolutions on the image and that alpha correct it, before its sigmoid.
 
-    Args:
-        width: factor of all channels; 1 is published. Channels are multiples of 8.
-        context: side of the fourteenth convolution's kernel, odd. VGG's own fully connected layer
-            would make it 7; those who published PyTorch weights chose 1 or 3.
-        batch_norm: normalise after every convolution but the two that give alpha; the paper does
-            not.
-        skips: add the encoder's features to the decoder's. Not in the paper; trains much faster
-            from random weights.
-        refine: have the refinement stage.
-        features: a backbone of few strides whose features are added to the encoder's, at first
-            times 0. Not in the paper, whose encoder begins with VGG-16's weights.
-
-    Raises:
-        UsageError: a number outside its range.
+    Not in the paper are ``width``, a factor of all channels; ``batch_norm`` after every convolution
+    but the two that give alpha; ``skips``, which add the encoder's features to the decoder's and
+    train much faster from random weights; and ``features``, a backbone of few strides whose
+    features are added to the encoder's, at first times 0.
     """
 
     mean: Tensor

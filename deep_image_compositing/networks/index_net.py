@@ -197,14 +197,11 @@ class IndexNetwork(nn.Module):
     tells the pooling what to keep and the decoder where to put it back; the decoder is also given
     the features that were weighted for pooling. ``channels`` are those of the encoder's levels.
 
-    Args:
-        width: factor of all channels, which are rounded to multiples of 8; at 1 the network is
-            the published one, of 5.95 million parameters. (The paper's table counts 8.15 million,
-            those of index blocks twice as wide between their convolutions.)
-        indexing: family of the index blocks; the paper found ``m2o`` best.
-        context: see ``IndexBlock``.
-        nonlinear: see ``IndexBlock``.
-        dropout: of the context features in training, in [0, 1).
+    ``width`` is a factor of all channels, which are rounded to multiples of 8; at 1 the network is
+    the published one, of 5.95 million parameters. (The paper's table counts 8.15 million, those of
+    index blocks twice as wide between their convolutions.) ``indexing``, ``context`` and
+    ``nonlinear`` are as for ``IndexBlock``; the paper found ``m2o`` best. ``dropout``, in [0, 1),
+    acts on the context features in training.
     """
 
     mean: Tensor

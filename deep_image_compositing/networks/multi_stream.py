@@ -38,17 +38,13 @@ class MultiStreamNetwork(nn.Module):
 
     Each decoder step takes the coarser result and both streams' features of its scale, as a
     Laplacian blend takes both pictures' bands of each level (paper, section 3.3). The paper's
-    dense blocks are plain pairs of convolutions here.
+    dense blocks are plain pairs of convolutions here. ``widths`` are the channels of each scale,
+    finest first; without background channels there is a single stream.
 
-    Args:
-        foreground_channels: input channels of the foreground stream.
-        background_channels: input channels of the background stream; 0 for a single stream.
-        outputs: channels out.
-        widths: channels of each scale, finest first.
-        backbone: a feature extractor of the foreground stream's first three channels, and its next
-            two beside it, whose features join those of their scale. None is published.
-        shuffle: stride of the finest scale. Above 1, the pixels of each square come in and go out
-            side by side as channels: several times faster. 1 is published.
+    Not in the paper are ``backbone``, a feature extractor of the foreground stream's first three
+    channels, and its next two beside it, whose features join those of their scale; and
+    ``shuffle``, the stride of the finest scale: above 1, the pixels of each square come in and go
+    out side by side as channels, several times faster.
     """
 
     def __init__(
