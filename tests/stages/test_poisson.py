@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.models.fusion import poisson
 from deep_image_compositing.registry import create
@@ -121,10 +120,3 @@ def test_a_higher_threshold_clones_less() -> None:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create("fuser", "poisson", **options)
-
-
-def test_without_opencv_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"the fuser 'poisson' needs opencv.*\[opencv\]"):
-        create("fuser", "poisson")
-    create("fuser", "poisson", mode="mixed")
