@@ -115,15 +115,8 @@ def halo(
     - When the two terms have nearly the same shape (their cosine exceeds 0.995), or the second
       is not there, all is taken for halo, and the second figure is NaN.
 
-    Args:
-        composite: (C, H, W) in [0, 1].
-        truth: likewise.
-        alpha: (1, H, W) in [0, 1], the true alpha.
-        background: the new background B2.
-        old_background: B1.
-        foreground_color: F, where alpha > 0; None to take ``alpha · (B2 − F)`` as ``B2 − truth``,
-            which it equals when the truth is exact.
-        radius: pixels around the rim.
+    ``background`` is B2, ``old_background`` B1. Without a ``foreground_color``, which counts where
+    alpha > 0, ``alpha · (B2 − F)`` is taken as ``B2 − truth``, as it is when the truth is exact.
     """
     for picture in (truth, background, old_background, foreground_color):
         if picture is not None:

@@ -103,16 +103,7 @@ class MultiStreamModel(FuserModel):
         head, start, shuffle = options["head"], options["start"], int(options["shuffle"])
         widths, radius = tuple(options["widths"]), int(options["radius"])
         backbone, finer_widths = options["backbone"], options["finer_widths"]
-        if head not in ("layers", "rgb"):
-            raise UsageError(f"head must be 'layers' or 'rgb', got {head!r}")
-        if start not in ("closed_form", "given"):
-            raise UsageError(f"start must be 'closed_form' or 'given', got {start!r}")
-        check_range("radius", radius, 1, 1000)
-        for name, each in (("widths", widths), ("finer_widths", finer_widths or (1,))):
-            check_range(f"the number of {name}", len(each), 1, 10)
-            check_range(f"each of {name}", each, 1, 4096)
-        if shuffle not in (1, 2, 4):
-            raise UsageError(f"shuffle must be 1, 2 or 4, got {shuffle}")
+        self._check(options)
         if not 0 <= two_sizes <= 1 or (two_sizes and not (finer_widths and head == "layers")):
             raise UsageError(
                 f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
@@ -146,6 +137,20 @@ class MultiStreamModel(FuserModel):
             self.finer.requires_grad_(two_sizes > 0)
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
+
+    @staticmethod
+    def _check(options: dict[str, Any]) -> None:
+        if options["head"] not in ("layers", "rgb"):
+            raise UsageError(f"head must be 'layers' or 'rgb', got {options['head']!r}")
+        if options["start"] not in ("closed_form", "given"):
+            raise UsageError(f"start must be 'closed_form' or 'given', got {options['start']!r}")
+        check_range("radius", int(options["radius"]), 1, 1000)
+        finer = options["finer_widths"] or (1,)
+        for name, widths in (("widths", options["widths"]), ("finer_widths", finer)):
+            check_range(f"the number of {name}", len(widths), 1, 10)
+            check_range(f"each of {name}", tuple(widths), 1, 4096)
+        if int(options["shuffle"]) not in (1, 2, 4):
+            raise UsageError(f"shuffle must be 1, 2 or 4, got {options['shuffle']}")
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         if self.head == "rgb":
