@@ -37,25 +37,15 @@ def edges(box: Box) -> tuple[int, int, int, int]:
     return rows.start, rows.stop, columns.start, columns.stop
 
 
-def longer_side(box: Box) -> int:
-    """The longer one of the height and the width of the box, in pixels."""
-    return max(span.stop - span.start for span in box)
-
-
 def subject_boxes(mask: Tensor, level: float, margin: float) -> list[Box]:
-    """Rows and columns around what exceeds ``level`` in each mask; all of them where nothing does.
+    """A box around what exceeds ``level`` in each mask; the whole picture where nothing does.
 
-    Args:
-        mask: (B, 1, H, W).
-        level: between what counts as subject and what does not.
-        margin: what is added on every side, as a share of the subject's longer side.
+    ``margin`` is added on every side, as a share of the subject's longer side.
     """
     size = (mask.shape[-2], mask.shape[-1])
     boxes = []
     for inside in mask[:, 0] > level:
-        box = bounding_box(inside)
-        if box is None:
-            boxes.append((slice(0, size[0]), slice(0, size[1])))
-        else:
-            boxes.append(grow(box, math.ceil(margin * longer_side(box)), size))
+        box = bounding_box(inside) or (slice(0, size[0]), slice(0, size[1]))
+        longer = max(span.stop - span.start for span in box)
+        boxes.append(grow(box, math.ceil(margin * longer), size))
     return boxes

@@ -1,4 +1,4 @@
-"""The compositing equation, trimaps, rim bands and grey morphology; every stage calls these."""
+"""The compositing equation, trimaps, rim bands and grey morphology."""
 
 from __future__ import annotations
 
@@ -16,17 +16,10 @@ from deep_image_compositing.functional.precision import widen
 def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     """Set a subject over a background: ``alpha · foreground_color + (1 − alpha) · background``.
 
-    Three things hold bit for bit, in every precision: where alpha is 0 the result is the
-    background, where alpha is 1 it is the foreground colour, and where the two colours are equal
-    it is that colour. The result never leaves the interval between the two colours.
-
-    Args:
-        foreground_color: (B, C, H, W), straight (not premultiplied) and finite.
-        alpha: (B, 1, H, W) in [0, 1].
-        background: (B, C, H, W), finite.
-
-    Returns:
-        (B, C, H, W) in the widest dtype of the three.
+    Colours are straight (not premultiplied) and finite, (B, C, H, W); the result has the widest
+    dtype. Bit for bit, in every precision: where alpha is 0 the result is the background, where it
+    is 1 the foreground colour, and where the two colours are equal that colour. It never leaves
+    the interval between the two colours.
     """
     # The textbook form a·F + (1−a)·B breaks the third promise (0.1·F + 0.9·F is not F), and
     # B + a·(F−B) the second (B + (F−B) is not F once F−B was rounded). torch.lerp takes the
@@ -41,21 +34,10 @@ def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.99) -> Tensor:
     """Mark the rim: every pixel within ``radius`` of where the subject becomes background.
 
-    The rim itself is every pixel with ``low < alpha < high``, and both sides of every hard edge,
-    where a pixel at or below ``low`` touches one at or above ``high`` (diagonals count). So a
-    binary mask has a band too, two pixels wide at radius 0.
-
-    Args:
-        alpha: (B, 1, H, W) in [0, 1].
-        radius: Chebyshev distance in pixels (a square neighbourhood), at least 0.
-        low: at or below it a pixel counts as background.
-        high: at or above it a pixel counts as subject.
-
-    Returns:
-        (B, 1, H, W) boolean mask.
-
-    Raises:
-        UsageError: for a negative radius, or ``low >= high``.
+    The rim is every pixel with ``low < alpha < high``, and both sides of every hard edge, where a
+    pixel at or below ``low`` touches one at or above ``high`` (diagonals count). So a binary mask
+    has a band too, two pixels wide at radius 0. Distance is Chebyshev's. Returns (B, 1, H, W)
+    boolean.
     """
     if not low < high:
         raise UsageError(f"the band needs low < high, got low={low} and high={high}")
@@ -65,18 +47,10 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
 
 
 def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
-    """The connected parts of ``region`` that hold a seed.
+    """The 8-connected parts of ``region`` that hold a seed; all (B, 1, H, W) boolean.
 
-    This is reconstruction by dilation (Vincent, IEEE Transactions on Image Processing 1993).
-    Neighbours are the eight around a pixel. Takes a pass a pixel of the longest way through a part,
-    so it is meant for reduced pictures.
-
-    Args:
-        seeds: (B, 1, H, W), boolean.
-        region: likewise.
-
-    Returns:
-        (B, 1, H, W), boolean.
+    Reconstruction by dilation (Vincent, IEEE Transactions on Image Processing 1993). It takes a
+    pass a pixel of the longest way through a part, so it is meant for reduced pictures.
     """
     room = region.float()
     found = room * seeds.float()
@@ -89,39 +63,19 @@ def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
 
 
 def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
-    """Turn a rough mask into a trimap: unknown within ``radius`` of the mask's outline.
+    """Turn a rough mask into a trimap: unknown within ``radius`` of the outline at ``threshold``.
 
-    Args:
-        mask: (B, 1, H, W) in [0, 1]; subject where it exceeds ``threshold``.
-        radius: pixels on either side of the outline, at least 0; at 0 nothing is unknown.
-        threshold: level of the outline.
-
-    Returns:
-        (B, 1, H, W) in {0, 0.5, 1}, in the dtype of ``mask``. The border of the picture is no
-        outline: a subject that leaves the picture stays known there.
-
-    Raises:
-        UsageError: for a negative radius.
+    At radius 0 nothing is unknown. The picture's border is no outline.
     """
     subject = mask > threshold
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 
 def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
-    """Soften the outline of a hard mask with a Gaussian that ends at ``reach`` pixels.
+    """Soften the outline of a hard mask, in {0, 1}, with a Gaussian that ends at ``reach`` pixels.
 
-    Args:
-        mask: (B, 1, H, W) in {0, 1}.
-        sigma: standard deviation of the Gaussian in pixels, at least 0; 0 returns ``mask``.
-        reach: where the Gaussian is cut off along either axis, in pixels, at least 0. Farther
-            from the outline than this the result is ``mask``, bit for bit; 22 pixels along both
-            axes are 31 across.
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
-
-    Raises:
-        UsageError: when ``sigma`` or ``reach`` is negative or not finite.
+    Farther away along either axis the result is ``mask``, bit for bit; 22 pixels along both axes
+    are 31 across. ``sigma`` is the standard deviation in pixels; 0 returns ``mask``.
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
@@ -145,16 +99,10 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
 
 
 def dilate(x: Tensor, radius: int) -> Tensor:
-    """Grey dilation: the maximum over a square of ``2 · radius + 1`` pixels.
+    """Grey dilation of ``x`` (B, C, H, W): the maximum over a square of ``2 · radius + 1`` pixels.
 
-    Beyond the border, the border pixel repeats. The cost grows with the logarithm of the radius.
-
-    Args:
-        x: (B, C, H, W), any real dtype, boolean too.
-        radius: pixels, at least 0; at 0 the result is ``x``.
-
-    Raises:
-        UsageError: for a negative radius.
+    For any real dtype, boolean too. Beyond the border, the border pixel repeats. The cost grows
+    with the logarithm of the radius. Raises ``UsageError`` for a negative radius.
     """
     return _morphology(x, radius, torch.maximum)
 
@@ -178,8 +126,7 @@ def _running(
     """Extreme over windows of ``2 · radius + 1`` along one axis.
 
     Windows double: the extreme over 2n pixels is that of two neighbouring windows of n, and two
-    windows that overlap give any width in between. About log2(window) passes over the picture,
-    each a plain vectorised maximum; max_pool2d needs one pass a pixel of the window.
+    windows that overlap give any width in between.
     """
     if radius == 0:
         return x

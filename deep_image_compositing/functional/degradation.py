@@ -1,4 +1,4 @@
-"""Making a true alpha as wrong as a predicted mask is; data modules call it on training batches."""
+"""Degrades true alphas into masks as bad as predicted ones, for training batches."""
 
 from __future__ import annotations
 
@@ -30,44 +30,28 @@ def degrade_mask(
 ) -> Tensor:
     """Degrade true alphas into masks such as a segmenter, a coarse annotation or a hand gives.
 
-    Every item of the batch draws its own mix. First the outline loses its truth in one of three
-    ways: it wanders (alpha, blurred, plus smooth noise, is cut at a level), it is simplified (alpha
-    at a low resolution is cut, which rounds corners and drops hair), or it is just cut at a
-    random level. Then, each with some probability, the mask grows or shrinks, loses or gains
-    blobs near its outline, and is softened by a low resolution or a blur; otherwise it stays
-    binary. A share of the items keeps its alpha, so that a network also learns to leave a good
-    mask alone.
-
-    Sizes are fractions of the longer side of the picture, and each is an upper end at strength 1.
+    Every item draws its own mix. First the outline loses detail: it wanders (blurred alpha plus
+    smooth noise is cut at a level), it is simplified (alpha at a low resolution is cut), or it is
+    cut at a random level. Then, each with some probability, the mask grows or shrinks, loses or
+    gains blobs near its outline, and is softened. Sizes are fractions of the picture's longer side,
+    upper ends at strength 1. The answer has the dtype of ``alpha`` and no gradient.
 
     Args:
-        alpha: (B, 1, H, W) in [0, 1], any size and device.
+        alpha: true alphas.
         generator: source of all randomness, on any device; None for the global one.
         strength: scales every size, and below 1 also the share of items that change at all;
             0 returns ``alpha`` itself.
         jitter: how far the outline wanders.
         coarseness: pixel of the low resolution that simplifies the outline.
         growth: how far the mask grows or shrinks.
-        blobs: how far from the outline blobs appear, and their size.
+        blobs: size of blobs, and how far from the outline they appear.
         softness: radius of the blur, and pixel of the low resolution that softens.
-        exact: share in [0, 1] of items that keep their alpha.
-
-    Returns:
-        (B, 1, H, W) in [0, 1], in the dtype of ``alpha``; without gradient.
-
-    Raises:
-        UsageError: for a negative strength or size, or a share outside [0, 1].
+        exact: share in [0, 1] of items that keep their alpha, so that a network also learns to
+            leave a good mask alone.
     """
-    sizes = {
-        "strength": strength,
-        "jitter": jitter,
-        "coarseness": coarseness,
-        "growth": growth,
-        "blobs": blobs,
-        "softness": softness,
-        "exact": exact,
-    }
-    for name, value in sizes.items():
+    names = ("strength", "jitter", "coarseness", "growth", "blobs", "softness", "exact")
+    sizes = (strength, jitter, coarseness, growth, blobs, softness, exact)
+    for name, value in zip(names, sizes, strict=True):
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
     if exact > 1:
@@ -78,30 +62,36 @@ def degrade_mask(
     changed = min(1.0, strength) * (1 - exact)
     # All decisions of the batch in one draw: one wait for the device instead of dozens.
     draws = _uniform((alpha.shape[0], _DRAWS), generator).tolist()
-    items = []
-    for item, u in zip(alpha.split(1), draws, strict=True):
-        if u[0] >= changed:
-            items.append(item)
-            continue
-        mask = item.float()
-        if u[1] < 0.5:
-            mask = _wander(mask, scale * jitter * u[2], u[3], u[4], generator)
-        elif u[1] < 0.75:
-            mask = _simplify(mask, scale * coarseness * u[2], 0.3 + 0.4 * u[3])
-        else:
-            mask = _cut(mask, 0.05 + 0.9 * u[3])
-        if u[5] < 0.4:
-            radius = round(scale * growth * u[6])
-            mask = dilate(mask, radius) if u[7] < 0.5 else erode(mask, radius)
-        if u[8] < 0.3:
-            mask = _add_blobs(mask, scale * blobs * (0.2 + 0.8 * u[9]), u[10] < 0.5, generator)
-        if u[11] < 0.3:
-            mask = _low_resolution(mask, 1 + scale * softness * u[12])
-        elif u[11] < 0.6:
-            radius = round(scale * softness * u[12])
-            mask = box_filter(box_filter(mask, radius), radius)
-        items.append(mask.clamp(0, 1).to(alpha.dtype))
+    pixels = (scale * jitter, scale * coarseness, scale * growth, scale * blobs, scale * softness)
+    items = [
+        item if u[0] >= changed else _degraded(item.float(), u, pixels, generator).to(alpha.dtype)
+        for item, u in zip(alpha.split(1), draws, strict=True)
+    ]
     return torch.cat(items)
+
+
+def _degraded(
+    mask: Tensor, u: list[float], pixels: tuple[float, ...], generator: torch.Generator | None
+) -> Tensor:
+    """One item by its draws ``u``, with sizes in pixels."""
+    jitter, coarseness, growth, blobs, softness = pixels
+    if u[1] < 0.5:
+        mask = _wander(mask, jitter * u[2], u[3], u[4], generator)
+    elif u[1] < 0.75:
+        mask = _cut(_low_resolution(mask, 1 + coarseness * u[2]), 0.3 + 0.4 * u[3])
+    else:
+        mask = _cut(mask, 0.05 + 0.9 * u[3])
+    if u[5] < 0.4:
+        radius = round(growth * u[6])
+        mask = dilate(mask, radius) if u[7] < 0.5 else erode(mask, radius)
+    if u[8] < 0.3:
+        mask = _add_blobs(mask, blobs * (0.2 + 0.8 * u[9]), u[10] < 0.5, generator)
+    if u[11] < 0.3:
+        mask = _low_resolution(mask, 1 + softness * u[12])
+    elif u[11] < 0.6:
+        radius = round(softness * u[12])
+        mask = box_filter(box_filter(mask, radius), radius)
+    return mask.clamp(0, 1)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -124,19 +114,15 @@ def _cut(mask: Tensor, level: float) -> Tensor:
 def _wander(
     mask: Tensor, reach: float, amount: float, grain: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Move the outline by up to about ``reach`` pixels, elsewhere out and elsewhere in."""
+    """Move the outline by up to about ``reach`` pixels, here outwards and there inwards."""
     # Two boxes make a ramp of 2·reach to either side; noise shifts the level that cuts it.
     ramp = box_filter(box_filter(mask, round(reach)), round(reach))
     noise = _smooth_noise(mask, max(2.0, reach) * 2 ** (3 * grain), generator)
     return _cut(ramp + 0.45 * amount * noise, 0.5)
 
 
-def _simplify(mask: Tensor, pixel: float, level: float) -> Tensor:
-    return _cut(_low_resolution(mask, 1 + pixel), level)
-
-
 def _low_resolution(mask: Tensor, pixel: float) -> Tensor:
-    """What is left of ``mask`` after a resolution whose pixels are ``pixel`` pixels wide."""
+    """``mask`` after a round trip through a resolution whose pixels are ``pixel`` pixels wide."""
     height, width = mask.shape[-2:]
     small = fit_long_side(height, width, max(1, round(max(height, width) / pixel)))
     return resize(resize(mask, small), (height, width))

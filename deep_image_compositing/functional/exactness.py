@@ -1,10 +1,8 @@
 """Whether an alpha is exactly that of its photograph, or only roughly so.
 
 Where two colours mix, a true alpha is locally an affine function of the colour (Levin, Lischinski
-and Weiss, CVPR 2006). How much of an alpha's variation such functions leave unexplained tells a
-matte from a mask: of an exact alpha, every strand is one of the photograph's. Slopes do not count,
-since those of a soft mask and of a smooth photograph explain each other. The refiner ``cascade``
-and the fuser ``multi_stream`` leave alone what is exact.
+and Weiss, CVPR 2006). How much of its variation such functions leave unexplained tells a matte from
+a mask. Slopes do not count: those of a soft mask and of a smooth photograph explain each other.
 """
 
 from __future__ import annotations
@@ -20,27 +18,14 @@ reduced to a half and enlarged again 0.18 to 0.33, to a third at least 0.34. Of 
 segmenter makes one has less than 0.31, of the refiner's none has less than 0.35.
 """
 
-WINDOW = 5
-"""Side in pixels of the windows that are looked at."""
-
-LEAST = 64
-"""Soft pixels without which an alpha has nothing to be judged by."""
-
-FLAT = 1e-6
-"""Mean variance in a window up to which an alpha does not vary."""
+WINDOW = 5  # side in pixels of what is looked at
+LEAST = 64  # soft pixels that an alpha needs to be judged
+FLAT = 1e-6  # mean variance in a window up to which an alpha does not vary
 
 
 @torch.no_grad()
 def exactness(photograph: Tensor, alpha: Tensor) -> Tensor:
-    """How far to trust each alpha: 1 where it is exact, 0 where it is rough, rarely in between.
-
-    Args:
-        photograph: (B, 3, H, W) in [0, 1].
-        alpha: (B, 1, H, W) in [0, 1].
-
-    Returns:
-        (B, 1, 1, 1) in [0, 1].
-    """
+    """How far to trust each alpha, (B, 1, 1, 1): 1 where it is exact, 0 where it is rough."""
     share = unexplained(photograph, alpha).view(-1, 1, 1, 1)
     return ((EXACT[1] - share) / (EXACT[1] - EXACT[0])).clamp(0, 1).to(alpha.dtype)
 
@@ -51,15 +36,10 @@ def unexplained(
 ) -> Tensor:
     """Share (B,) of the soft rim's variation that affine functions of the colour do not explain.
 
-    Windows around every pixel of 0.02 < alpha < 0.98 are looked at, less the plane that fits each
-    best. 1 where too few pixels are so soft, or nothing varies: a binary mask may be right, but
-    does not show it.
-
-    Args:
-        photograph: (B, 3, H, W) in [0, 1].
-        alpha: (B, 1, H, W) in [0, 1].
-        epsilon: regularisation of the local colour lines, in squared colour units.
-        most: windows that are looked at; of more, every second, third or so on is.
+    Measured in windows around every pixel of 0.02 < alpha < 0.98, less the plane that fits each
+    best; of more than ``most``, every second, third and so on. 1 where too few pixels are soft or
+    nothing varies: a binary mask may be right, but does not show it. ``epsilon`` regularises the
+    colour lines, in squared colour units.
     """
     # Small differences of squares: not for half precision, whoever asks for it.
     with torch.autocast(photograph.device.type, enabled=False):
@@ -80,10 +60,8 @@ def _unexplained(image: Tensor, alpha: Tensor, epsilon: float, most: int) -> Ten
     at = (rows[:, None, None] + side[:, None], columns[:, None, None] + side)
     colors = image[:, at[0], at[1]].flatten(2).permute(1, 2, 0)  # (N, WINDOW², 3)
     values = alpha[at].flatten(1)[..., None]
-    y, x = (
-        (side - border).to(alpha).repeat_interleave(WINDOW),
-        (side - border).to(alpha).repeat(WINDOW),
-    )
+    offset = (side - border).to(alpha)
+    y, x = offset.repeat_interleave(WINDOW), offset.repeat(WINDOW)
     plane = torch.nn.functional.normalize(torch.stack([torch.ones_like(x), x, y]), dim=1)
     colors = colors - plane.mT @ (plane @ colors)
     values = values - plane.mT @ (plane @ values)

@@ -1,4 +1,4 @@
-"""The subject's true colour along its rim, free of the old background; fusers and data call it."""
+"""The subject's true colour along its rim, free of the old background."""
 
 from __future__ import annotations
 
@@ -18,18 +18,11 @@ _EPSILON = 1e-5
 
 
 def box_filter(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square of ``2 · radius + 1`` pixels, cut off at the border of the picture.
+    """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, at least 1.
 
-    Only pixels that exist count: a constant picture stays constant up to the border. The cost
-    grows with the logarithm of the radius, and sums are pairwise, so that float32 keeps its
-    precision at any radius (an integral image would lose it).
-
-    Args:
-        x: (B, C, H, W), floating point; half precision is computed in float32.
-        radius: pixels, at least 0; at 0 the result is ``x``.
-
-    Raises:
-        UsageError: for a negative radius.
+    Only pixels of the picture count. The cost grows with the logarithm of the radius. Sums are
+    pairwise, which keeps float32 precise (an integral image would not); half precision is
+    computed in float32. Raises ``UsageError`` for a negative radius.
     """
     if radius < 0:
         raise UsageError(f"a radius counts pixels and must be at least 0, got {radius}")
@@ -37,9 +30,9 @@ def box_filter(x: Tensor, radius: int) -> Tensor:
         return x
     dtype = x.dtype
     x = widen(x)
-    counts = [_window_sizes(x, radius, dim) for dim in (-2, -1)]
-    x = window_sum(x, radius)
-    return (x / (counts[0][:, None] * counts[1])).to(dtype)
+    rows, columns = x.new_ones(x.shape[-2], 1), x.new_ones(1, x.shape[-1])
+    count = _line_sum(rows, radius, -2) * _line_sum(columns, radius, -1)
+    return (window_sum(x, radius) / count).to(dtype)
 
 
 def window_sum(x: Tensor, radius: int) -> Tensor:
@@ -50,26 +43,12 @@ def window_sum(x: Tensor, radius: int) -> Tensor:
 def blur_fusion_foreground(
     image: Tensor, alpha: Tensor, radii: Sequence[int] = (90, 6)
 ) -> tuple[Tensor, Tensor]:
-    """Estimate what colours the subject and the old background had before they mixed.
+    """Estimate the colours of subject and old background, (B, 3, H, W) each, by blur fusion.
 
-    Blur Fusion: each layer's colour is first its mean over a large window, weighted by that
-    layer's own opacity; then what these means fail to explain of the pixel is given to the
-    subject in proportion to alpha. A second pass with a small window refines the first.
-
-    Where alpha is 1 the subject's colour is exactly the image's, and where it is 0 the
-    background's is; where alpha is 0 the subject has no colour, and a plausible one is filled
-    in from its surroundings.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], the photograph.
-        alpha: (B, 1, H, W) in [0, 1], the subject's opacity in it.
-        radii: window radius in pixels of each pass; the published method uses (90, 6).
-
-    Returns:
-        ``foreground_color`` and ``background_color``, both (B, 3, H, W) in [0, 1].
-
-    Raises:
-        UsageError: when ``radii`` is empty or holds a negative radius.
+    Each layer's colour is its mean over a window, weighted by that layer's opacity; what the means
+    do not explain of the pixel goes to the subject in proportion to alpha. There is a pass for each
+    of ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is
+    0 the background's is.
 
     Source:
         Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
@@ -87,19 +66,9 @@ def blur_fusion_foreground(
 
 
 def multilevel_foreground(image: Tensor, alpha: Tensor) -> Tensor:
-    """Estimate the subject's colour by pymatting, one picture after the other on the CPU.
+    """The subject's colour by pymatting's multi-level estimation, on the CPU.
 
-    Where alpha is 1 the colour is exactly the image's.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], the photograph.
-        alpha: (B, 1, H, W) in [0, 1], the subject's opacity in it.
-
-    Returns:
-        ``foreground_color``, (B, 3, H, W) in [0, 1].
-
-    Raises:
-        MissingExtraError: pymatting is not installed.
+    Where alpha is 1 it is the image's, bit for bit. ``MissingExtraError`` without pymatting.
 
     Source:
         Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020.
@@ -133,28 +102,13 @@ def multilevel_layers(
 ) -> tuple[Tensor, Tensor]:
     """Estimate the colours of subject and old background from coarse to fine, on the device.
 
-    At every pixel the two colours are those that explain it best under its alpha while staying
-    close to their neighbours', the closer the more alpha changes there. Each level starts
-    from the coarser one and is relaxed in two half-steps, every second pixel at a time. The
-    published weight of smoothness is 1; less of it follows the photograph's own colours further
-    into the rim.
-
-    Where alpha is 1 the subject's colour is exactly the image's, and where it is 0 the
-    background's is.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1], the photograph.
-        alpha: (B, 1, H, W) in [0, 1], the subject's opacity in it.
-        smoothness: weight of colour differences per change of alpha between neighbours.
-        regularization: weight of colour differences everywhere.
-        small_iterations: relaxations on levels of up to 32 pixels.
-        iterations: relaxations on each larger level.
-
-    Returns:
-        ``foreground_color`` and ``background_color``, both (B, 3, H, W) in [0, 1].
-
-    Source:
-        Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020.
+    The two colours explain each pixel under its alpha while they stay close to their neighbours',
+    the closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
+    photograph's own colours further into the rim), and everywhere by ``regularization``. Every
+    level starts from the coarser one and is relaxed in two half-steps, every second pixel at a
+    time: ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1
+    the subject's colour is the image's, bit for bit, and where it is 0 the background's is.
+    Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
@@ -175,7 +129,7 @@ def multilevel_layers(
 
 
 def _mean_color(image: Tensor, weight: Tensor) -> Tensor:
-    """Mean colour (B, 3, 1, 1) of the pixels whose weight is above 0.9; of all where none is."""
+    """Mean colour (B, 3, 1, 1) where the weight is above 0.9, of all pixels where it never is."""
     sure = (weight > 0.9).to(image.dtype)
     count = sure.sum((2, 3), keepdim=True)
     mean = (image * sure).sum((2, 3), keepdim=True) / count.clamp_min(1)
@@ -190,7 +144,7 @@ def _relax(
     regularization: float,
     steps: int,
 ) -> Tensor:
-    """Both layers' colours (B, 6, H, W) after ``steps`` red-black relaxations at one size."""
+    """Both layers' colours (B, 6, H, W) after red-black relaxations at one size."""
     right = regularization + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
     below = regularization + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
     rest = 1 - alpha
@@ -228,7 +182,7 @@ def _neighbours(x: Tensor, right: Tensor, below: Tensor) -> Tensor:
 def _blur_fusion(
     image: Tensor, alpha: Tensor, subject: Tensor, surroundings: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """One pass of blur fusion: improve both estimates from their means in a window."""
+    """One pass of blur fusion."""
     weighted = torch.cat((subject * alpha, surroundings * (1 - alpha), alpha), 1)
     sums = box_filter(weighted, radius)
     weight = sums[:, 6:]
@@ -241,19 +195,11 @@ def _blur_fusion(
     return (mean_subject + alpha * unexplained).clamp(0, 1), mean_surroundings.clamp(0, 1)
 
 
-def _window_sizes(x: Tensor, radius: int, dim: int) -> Tensor:
-    """How many pixels of the picture each window along ``dim`` holds."""
-    size = x.shape[dim]
-    place = torch.arange(size, device=x.device)
-    before, after = place.clamp(max=radius), (size - 1 - place).clamp(max=radius)
-    return (before + after + 1).to(x.dtype)
-
-
 def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
     """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond the border.
 
-    The sum over 2n pixels is that of two neighbouring windows of n; windows whose widths are the
-    binary digits of the full width, laid side by side, make it up.
+    The sum over 2n pixels is that of two windows of n; windows whose widths are the binary digits
+    of the full width, side by side, make it up.
     """
     size = x.shape[dim]
     radius = min(radius, size - 1)

@@ -1,8 +1,7 @@
-"""Colour transfer of the subject towards its new background; the compositor's last step calls it.
+"""Colour transfer of the subject towards its new background.
 
-Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", IEEE Computer Graphics and
-Applications, 2001: in a colour space whose axes hardly correlate in natural pictures, shift and
-scale each axis until its mean and deviation are those of another picture.
+Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", 2001: in a colour space
+whose axes hardly correlate, shift and scale each axis to another picture's mean and deviation.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from torch import Tensor
 from deep_image_compositing.functional.precision import widen
 from deep_image_compositing.settings import check_strength
 
-MOST = 2.0
-"""Factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy."""
-
+MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
 _FLOOR = 1e-4
 """Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
 
@@ -29,24 +26,14 @@ _AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5),
 
 @dataclass(frozen=True)
 class ColorStatistics:
-    """How a picture's colours are distributed along the axes of ``to_lab``.
-
-    Attributes:
-        mean: (B, 3, 1, 1).
-        deviation: (B, 3, 1, 1), square root of the variance.
-    """
+    """Distribution of a picture's colours in ``to_lab``: mean and deviation, (B, 3, 1, 1) each."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, picture: Tensor, weight: Tensor) -> ColorStatistics:
-        """Measure a picture.
-
-        Args:
-            picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
-            weight: (B, 1, H, W), at least 0: how much each pixel counts, such as its alpha.
-        """
+        """Measure ``picture`` (B, 3, H, W) in [0, 1] with pixel weights ``weight`` (B, 1, H, W)."""
         lab, weight = to_lab(picture), widen(weight)
         total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
         mean = (weight * lab).sum((2, 3), keepdim=True) / total
@@ -57,20 +44,10 @@ class ColorStatistics:
 def transfer_color(
     picture: Tensor, source: ColorStatistics, target: ColorStatistics, strength: float
 ) -> Tensor:
-    """Move the colours of ``picture`` from one distribution towards another.
+    """Move the colours of ``picture``, sRGB-encoded, from one distribution towards another.
 
-    Args:
-        picture: (B, 3, H, W) in [0, 1], sRGB-encoded.
-        source: the distribution of the subject in it.
-        target: the distribution it shall take on. Deviations are scaled by at most ``MOST``
-            either way, and those of a source that has none are left.
-        strength: how far to go, in [0, 1]; at 0 the result is ``picture``.
-
-    Returns:
-        (B, 3, H, W) in [0, 1].
-
-    Raises:
-        UsageError: a strength outside [0, 1].
+    ``source`` is the subject's distribution in it. Deviations are scaled by at most ``MOST`` either
+    way. ``strength`` in [0, 1] says how far to go; at 0 the result is ``picture``.
     """
     check_strength(strength)
     if strength == 0:
@@ -83,19 +60,10 @@ def transfer_color(
 
 
 def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float) -> Tensor:
-    """Move a subject's colours towards those of the background around it.
+    """Move a subject's straight ``color`` towards those of the background around it.
 
-    Args:
-        color: (B, 3, H, W) in [0, 1], straight colour of the subject.
-        alpha: (B, 1, H, W) in [0, 1]; subject and background count as far as they are seen.
-        background: (B, 3, H, W) in [0, 1].
-        strength: how far to go, in [0, 1]; at 0 the result is ``color``.
-
-    Returns:
-        (B, 3, H, W) in [0, 1]; ``color`` for an item of which nothing or everything is subject.
-
-    Raises:
-        UsageError: a strength outside [0, 1].
+    Both layers count as far as they are seen. ``strength`` in [0, 1] says how far to go. An item
+    that is all subject, or has none, keeps its colours.
     """
     subject = ColorStatistics.of(color, alpha)
     scene = ColorStatistics.of(background, 1 - alpha)
@@ -109,22 +77,18 @@ def to_lab(picture: Tensor) -> Tensor:
     from kornia.color import rgb_to_linear_rgb
 
     linear = rgb_to_linear_rgb(widen(picture))
-    cones = _product(_matrix(_CONES, linear), linear)
-    return _product(_matrix(_AXES, linear), cones.clamp_min(_FLOOR).log10())
+    cones = _product(linear.new_tensor(_CONES), linear)
+    return _product(linear.new_tensor(_AXES), cones.clamp_min(_FLOOR).log10())
 
 
 def from_lab(lab: Tensor) -> Tensor:
     """The inverse of ``to_lab``, cut off at [0, 1]."""
     from kornia.color import linear_rgb_to_rgb
 
-    cones = 10 ** _product(_matrix(_AXES, lab).T, lab)  # its rows are orthonormal
+    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
     inverse = torch.linalg.inv(torch.tensor(_CONES, dtype=torch.float64)).to(lab)
     linear = _product(inverse, cones).clamp(0, 1)
     return linear_rgb_to_rgb(linear).clamp(0, 1)
-
-
-def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
 def _product(matrix: Tensor, picture: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
-"""Information flow matting: alpha from four kinds of affinity between pixels.
+"""Information flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
 
-Aksoy, Aydin and Pollefeys (CVPR 2017) let opacity flow from the known pixels of a trimap into the
-unknown ones, and among these, along colour mixtures, along direct links to both known regions,
-between similar unknown pixels, and between neighbours in space. The energies are quadratic, so
-their sum is one sparse linear system. Section numbers are the paper's. Arrays are numpy's; scipy
-comes with the extra ``matting``, and is imported only when a function needs it.
+Opacity flows from a trimap's known pixels into the unknown ones along four kinds of affinity, whose
+quadratic energies add up to one sparse linear system. Section numbers are the paper's. Here
+``image`` is (H, W, 3) in [0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
 """
 
 from __future__ import annotations
@@ -22,56 +20,33 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-WINDOW = 9
-"""Pixels of the 3 x 3 windows of the spatial flow and of patch trimming."""
-
-QUANTUM = (1 / 255) ** 2 / 12
-"""Variance that rounding to 8 bits leaves in a flat patch: no covariance is less certain."""
+WINDOW = 9  # pixels of the 3 x 3 windows of the spatial flow and of patch trimming
+QUANTUM = (1 / 255) ** 2 / 12  # variance that rounding to 8 bits leaves in a flat patch
 
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """The method's parameters; the defaults are the published ones.
+    """The method's parameters; the defaults are the published ones."""
 
-    Attributes:
-        mixture_neighbours: K_CM, similar pixels of the whole picture that a pixel is mixed from.
-        known_neighbours: K_KU, pixels of each known region that a pixel is linked to.
-        unknown_neighbours: K_UU, unknown pixels that a pixel is linked to.
-        known_weight: sigma_KU, weight of the flow from known to unknown pixels.
-        unknown_weight: sigma_UU, weight of the flow among unknown pixels.
-        spatial_weight: sigma_L, weight of the flow between neighbours.
-        epsilon: regularisation of the spatial flow's colour lines, in squared colour units.
-        transparent: whether the subject is glass, gauze or smoke rather than hair: the energy then
-            leaves out the flow from known pixels, which assumes that most unknown pixels are
-            nearly opaque or nearly empty. None decides by ``is_highly_transparent``.
-        trim: whether ``trim_edges`` also settles pixels of the final matte.
-    """
-
-    mixture_neighbours: int = 20
-    known_neighbours: int = 7
-    unknown_neighbours: int = 5
-    known_weight: float = 0.05
-    unknown_weight: float = 0.01
-    spatial_weight: float = 1.0
-    epsilon: float = 1e-6
-    transparent: bool | None = None
-    trim: bool = True
+    mixture_neighbours: int = 20  # K_CM, of the whole picture
+    known_neighbours: int = 7  # K_KU, of each known region
+    unknown_neighbours: int = 5  # K_UU
+    known_weight: float = 0.05  # sigma_KU, of the flow from known to unknown pixels
+    unknown_weight: float = 0.01  # sigma_UU, of the flow among unknown pixels
+    spatial_weight: float = 1.0  # sigma_L, of the flow between neighbours
+    epsilon: float = 1e-6  # of the spatial flow's colour lines, in squared colour units
+    transparent: bool | None = None  # leaves known pixels out; by ``is_highly_transparent`` if None
+    trim: bool = True  # whether ``trim_edges`` also settles pixels of the final matte
 
 
 def is_unknown(trimap: Array) -> Bools:
-    """Where ``trimap`` (H, W) is neither background nor subject."""
     return (trimap > 0) & (trimap < 1)
 
 
 def features(image: Array, weight: float) -> Array:
-    """Colour and weighted place of every pixel.
+    """Colour of every pixel of ``image`` (H, W, 3) and its place times ``weight``, (H W, 5).
 
-    Args:
-        image: (H, W, 3) in [0, 1].
-        weight: of the place, whose coordinates run from 0 to 1 over the picture.
-
-    Returns:
-        (H W, 5), rows in reading order.
+    Places run from 0 to 1 over the picture.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
@@ -98,21 +73,12 @@ def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
 
 
 def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) -> Array:
-    """Weights that sum to one and best mix each target from its neighbours (section 3.1).
+    """Weights (N, K) that sum to one and best mix ``targets`` (N, C) from ``neighbours`` (N, K, C).
 
-    These are the weights of local linear embedding. The correlation matrix of K neighbours in
-    three channels has rank 3, so with the ridge on its diagonal it is inverted through 3 x 3
-    systems (Woodbury's identity), whatever K.
-
-    Args:
-        targets: (N, C).
-        neighbours: (N, K, C), K at least 1.
-        ridge: added to the diagonal of the correlation matrix, as neighbours may share a colour.
-            Far below the squared distance of neighbours' colours: at 1e-3 the weights are almost
-            equal, and mattes worse; from 1e-6 (the noise of 8-bit colours) down nothing changes.
-
-    Returns:
-        (N, K).
+    Section 3.1. The correlation matrix of K neighbours in three channels has rank 3, so with the
+    ridge on its diagonal, needed as neighbours may share a colour, it is inverted through 3 x 3
+    systems (Woodbury's identity). With a ridge of 1e-3 the weights are almost equal, and mattes
+    worse; from 1e-6 down nothing changes.
     """
     offset = neighbours - targets[:, None]
     inner = np.einsum("nkc,nkd->ncd", offset, offset) + ridge * np.eye(offset.shape[2])
@@ -122,15 +88,9 @@ def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) ->
 
 
 def color_mixture_flow(image: Array, unknown: Bools, count: int = 20) -> csr_array:
-    """How each unknown pixel's colour is mixed from similar pixels anywhere (section 3.1).
+    """How each unknown pixel's colour is mixed from ``count`` similar ones anywhere (section 3.1).
 
-    Args:
-        image: (H, W, 3) in [0, 1], at least two pixels.
-        unknown: (H, W).
-        count: K_CM, neighbours in colour and place.
-
-    Returns:
-        (U, H W), rows in reading order of the unknown pixels; each sums to one.
+    Returns (U, H W), a row an unknown pixel in reading order; each sums to one.
     """
     from scipy.sparse import csr_array
 
@@ -143,17 +103,11 @@ def color_mixture_flow(image: Array, unknown: Bools, count: int = 20) -> csr_arr
 
 
 def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[Array, Array]:
-    """Opacity of each unknown pixel as a mixture of both known regions (section 3.2).
+    """Opacity of each unknown pixel as a mixture of ``count`` pixels of either known region.
 
-    Args:
-        image: (H, W, 3) in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
-        count: K_KU, neighbours in either region.
-
-    Returns:
-        The share of the foreground (H, W) in [0, 1], and how far it can be relied on, (H, W) in
-        [0, 1]: the squared distance of the two colours in the mixture, zero where they coincide
-        or one region is empty. Where the trimap knows, they are the trimap and 1.
+    Section 3.2. Returns the foreground's share and the confidence in it, (H, W) in [0, 1] each: the
+    squared distance of the two colours in the mixture, zero where a region is empty. Where the
+    trimap knows, they are the trimap and 1.
     """
     share, confidence = trimap.copy(), np.ones(trimap.shape)
     unknown = is_unknown(trimap)
@@ -173,15 +127,9 @@ def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[
 
 
 def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_array:
-    """Affinity of similar unknown pixels (section 3.3).
+    """Affinity (U, U), symmetric and in [0, 1], of similar unknown pixels (section 3.3).
 
-    Args:
-        image: (H, W, 3) in [0, 1].
-        unknown: (H, W).
-        count: K_UU, neighbours in colour and, weakly, place.
-
-    Returns:
-        (U, U), symmetric, in [0, 1].
+    Each is linked to the ``count`` nearest in colour and, weakly, place.
     """
     from scipy.sparse import csr_array
 
@@ -195,15 +143,10 @@ def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_arra
 
 
 def spatial_flow(image: Array, unknown: Bools, epsilon: float = 1e-6) -> csr_array:
-    """Rows of the matting Laplacian of 3 x 3 windows (section 3.4; Levin et al., 2008).
+    """Rows (U, H W) of the matting Laplacian of 3 x 3 windows (section 3.4; Levin et al., 2008).
 
-    Args:
-        image: (H, W, 3) in [0, 1]; without a whole window there is no spatial flow.
-        unknown: (H, W).
-        epsilon: regularisation of the windows' colour lines, in squared colour units.
-
-    Returns:
-        (U, H W), the rows of the unknown pixels.
+    ``epsilon`` regularises the colour lines, in squared colour units. Without a whole window there
+    is no spatial flow.
     """
     from scipy.sparse import coo_array
 
@@ -247,19 +190,10 @@ def trim_patches(
 ) -> Array:
     """Settle unknown pixels whose surroundings occur in one known region only (section 3.2.1).
 
-    Surroundings are compared as normal distributions of the colours of 3 x 3 windows, by their
-    Bhattacharyya distance. The answer may be wrong here and there, so only the flow from known
-    to unknown pixels looks at it.
-
-    Args:
-        image: (H, W, 3) in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
-        match: largest distance to the region that matches.
-        other: smallest distance to the region that does not.
-        count: windows of similar mean that are compared in either region.
-
-    Returns:
-        (H, W) in {0, 0.5, 1}.
+    Surroundings are the normal distributions of the colours of 3 x 3 windows, compared by their
+    Bhattacharyya distance to the ``count`` windows of most similar mean in either region: at most
+    ``match`` to one, at least ``other`` to the other. The answer may be wrong here and there, so
+    only the flow from known to unknown pixels uses it.
     """
     unknown = np.flatnonzero(is_unknown(trimap))
     mean, covariance = _patches(image)
@@ -288,17 +222,9 @@ def trim_patches(
 def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
     """Grow both known regions over unknown pixels of nearly the same colour.
 
-    The rule of Shahrian et al. (CVPR 2013), which the paper uses: a known pixel settles an
-    unknown one at a distance d below ``reach`` pixels if their colours differ by at most
-    ``reach - d`` of 255 levels. Of several the nearest decides.
-
-    Args:
-        image: (H, W, 3) in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
-        reach: in pixels and levels at once.
-
-    Returns:
-        (H, W) in {0, 0.5, 1}.
+    The rule of Shahrian et al. (CVPR 2013): a known pixel settles an unknown one at a distance d
+    below ``reach`` pixels if their colours differ by at most ``reach - d`` of 255 levels; the
+    nearest decides.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -332,15 +258,9 @@ def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
 def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> bool:
     """Whether the unknown pixels' colours are largely mixtures (section 3.5).
 
-    Where hair or fur is unknown, most of its pixels have a colour of one known region nearby; where
-    glass is, few have. So the colour histogram of the unknown region is fitted by those of the
-    known ones within 20 pixels, and what remains is compared with ``misfit``.
-
-    Args:
-        image: (H, W, 3) in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
-        misfit: largest norm of what remains of the histograms for an opaque subject, each
-            channel's histogram of 10 bins having the sum 1.
+    Most unknown pixels of hair have a colour of one known region nearby, few of glass do. So the
+    unknown region's colour histogram is fitted by those of the known ones within 20 pixels;
+    ``misfit`` is the largest norm of what remains for an opaque subject.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -357,19 +277,12 @@ def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> b
 
 @dataclass(frozen=True)
 class FlowSystem:
-    """The paper's energy of the unknown pixels' opacity (section 3.5), as a linear system.
+    """The energy of the unknown pixels' opacity (section 3.5), as a linear system.
 
     With the known pixels held fast (the paper ties them to the trimap with a weight of 100), the
-    minimum of the energy solves ``A alpha = right``, where
-    ``A = mixture^T mixture + rest`` is symmetric and positive semidefinite.
-
-    Attributes:
-        mixture: (U, U), one minus the colour-mixture weights among unknown pixels.
-        rest: (U, U), the other flows.
-        right: (U,).
-        unknown: (H, W), where the trimap is unknown.
-        settled: (H, W), the trimap, with what ``trim_edges`` settled in the final matte.
-        transparent: whether the flow from known pixels was left out.
+    minimum solves ``A alpha = right``, (U,), with ``A = mixture^T mixture + rest``, symmetric and
+    positive semidefinite. ``settled`` (H, W) is the trimap, with what ``trim_edges`` settled in the
+    final matte; ``transparent`` says whether the flow from known pixels was left out.
     """
 
     mixture: csr_array
@@ -395,13 +308,7 @@ class FlowSystem:
 
 
 def build_system(image: Array, trimap: Array, options: FlowOptions | None = None) -> FlowSystem:
-    """Collect the flows into one system.
-
-    Args:
-        image: (H, W, 3) in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}, with at least one known pixel.
-        options: the method's parameters; the published ones if None.
-    """
+    """Collect the flows into one system; the trimap has at least one known pixel."""
     from scipy.sparse import diags_array, eye_array
 
     options = options or FlowOptions()

@@ -1,9 +1,8 @@
 """Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
 
 Levin, Lischinski and Weiss (CVPR 2006) find the alpha that is locally an affine function of the
-colour. Their Laplacian is never formed here: its product with an alpha is one colour guided filter
-(He, Sun and Tang, CVPR 2010), so a batch on any device is solved by conjugate gradients from
-box sums alone. The multi-stream fuser starts from this solution.
+colour. The product of their Laplacian with an alpha is one colour guided filter (He, Sun and Tang,
+CVPR 2010), so box sums and conjugate gradients solve a batch on any device.
 """
 
 from __future__ import annotations
@@ -22,13 +21,8 @@ from deep_image_compositing.functional.resize import resize
 class MattingLaplacian:
     """The matting Laplacian of a batch of pictures, as an operator.
 
-    Attributes:
-        image: (B, 3, H, W), centred.
-        count: (1, 1, H, W), pixels in each window.
-        mean: (B, 3, H, W), window means of the picture.
-        factor: (B, 6, H, W), Cholesky factor, row by row, of each window's covariance plus
-            ``epsilon`` on its diagonal.
-        radius: half width of the windows.
+    ``image`` is centred; ``count`` and ``mean`` are the number of pixels and mean of each window,
+    ``factor`` (B, 6, H, W) is the Cholesky factor, row by row, of its regularised covariance.
     """
 
     image: Tensor
@@ -39,12 +33,10 @@ class MattingLaplacian:
 
     @classmethod
     def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
-        """Prepare the operator.
+        """Prepare the operator for ``image`` (B, 3, H, W) in [0, 1].
 
-        Args:
-            image: (B, 3, H, W) in [0, 1].
-            epsilon: regularisation of the local colour lines, in squared colour units.
-            radius: half width of the windows in pixels.
+        ``epsilon`` regularises the colour lines, in squared colour units; ``radius`` is the half
+        width of the windows in pixels.
         """
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
@@ -72,6 +64,10 @@ class MattingLaplacian:
         slope = self._solve(covariance)
         return slope, mean_p - (slope * self.mean).sum(1, keepdim=True)
 
+    def lines(self, p: Tensor) -> Tensor:
+        """``coefficients`` (B, 4, H, W), averaged over the windows that hold a pixel."""
+        return window_sum(torch.cat(self.coefficients(p), 1), self.radius) / self.count
+
     def __call__(self, p: Tensor) -> Tensor:
         """The product L p, (B, 1, H, W)."""
         sums = window_sum(torch.cat(self.coefficients(p), 1), self.radius)
@@ -94,31 +90,16 @@ def solve_alpha(
     start: Tensor,
     iterations: int = 30,
     epsilon: float = 1e-5,
-    radius: int = 1,
-    prior: float = 0.0,
 ) -> Tensor:
-    """Closed-form alpha of the unknown pixels, by conjugate gradients.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1].
-        trimap: (B, 1, H, W) in {0, 0.5, 1}; alpha is kept where it is 0 or 1.
-        start: (B, 1, H, W), first guess where unknown.
-        iterations: steps of conjugate gradients.
-        epsilon: as for ``MattingLaplacian.of``.
-        radius: half width of the windows.
-        prior: weight of staying near ``start`` where unknown.
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
-    """
+    """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``."""
     unknown = (trimap == 0.5).to(image.dtype)
     known = trimap * (1 - unknown)
-    laplacian = MattingLaplacian.of(image, epsilon, radius)
+    laplacian = MattingLaplacian.of(image, epsilon)
     x = start * unknown
-    right = unknown * (prior * start - laplacian(known))
+    right = -unknown * laplacian(known)
 
     def product(v: Tensor) -> Tensor:
-        return unknown * (laplacian(v) + prior * v)
+        return unknown * laplacian(v)
 
     residual = right - product(x)
     p = residual
@@ -138,29 +119,14 @@ def solve_alpha(
     return (known + unknown * x).clamp(0, 1)
 
 
-def guided_upsample(
-    image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5, radius: int = 1
-) -> Tensor:
-    """Carry an alpha of reduced size to the picture's size along the picture's own colours.
+def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Carry ``alpha`` (B, 1, h, w) up to the size of ``image`` (B, 3, H, W) along its colours.
 
-    The local colour lines of ``alpha`` are fitted at the reduced size and evaluated on the full
-    picture (He and Sun, fast guided filter, 2015).
-
-    Args:
-        image: (B, 3, H, W), full size.
-        alpha: (B, 1, h, w), reduced size.
-        small: (B, 3, h, w), the picture at the reduced size.
-        epsilon: as for ``MattingLaplacian.of``.
-        radius: half width of the windows at the reduced size.
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
+    Colour lines are fitted on ``small`` (B, 3, h, w), the reduced picture, and evaluated on the
+    full one (He and Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
     """
-    laplacian = MattingLaplacian.of(small, epsilon, radius)
-    lines = torch.cat(laplacian.coefficients(alpha), 1)
-    lines = window_sum(lines, radius) / laplacian.count
-    size = (image.shape[-2], image.shape[-1])
-    lines = F.interpolate(lines, size, mode="bilinear", align_corners=False)
+    lines = MattingLaplacian.of(small, epsilon).lines(alpha)
+    lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
     centred = image - small.mean((2, 3), keepdim=True)
     return ((lines[:, :3] * centred).sum(1, keepdim=True) + lines[:, 3:]).clamp(0, 1)
 
@@ -173,18 +139,9 @@ def closed_form(
     iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Coarse-to-fine ``solve_alpha``, ending at a reduced size and carried up by the picture.
+    """Coarse-to-fine ``solve_alpha`` from ``start``, ending at a reduced size and carried up.
 
-    Args:
-        image: (B, 3, H, W) in [0, 1].
-        trimap: (B, 1, H, W) in {0, 0.5, 1}.
-        start: (B, 1, H, W), first guess where unknown.
-        scales: divisors of the picture's size, coarsest first.
-        iterations: steps at each scale.
-        epsilon: as for ``MattingLaplacian.of``.
-
-    Returns:
-        (B, 1, H, W) in [0, 1]; 0 and 1 where the trimap is.
+    There are as many ``iterations`` at each of ``scales``, divisors of the picture's size.
     """
     height, width = image.shape[-2:]
     alpha, small = start, image
@@ -200,24 +157,15 @@ def closed_form(
 
 
 def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> Tensor:
-    """Filter ``mask`` so that it follows the edges of a colour ``image``.
+    """Filter ``mask`` so that it follows the edges of ``image``; it may leave [0, 1] a little.
 
     In every window the mask is fitted as an affine function of the colour, with a penalty
-    ``epsilon`` on its slope; what the windows over a pixel say of it is averaged. Windows are cut
-    off at the border of the picture.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1]; double precision keeps small windows of flat colour exact.
-        mask: (B, 1, H, W) in [0, 1].
-        radius: half width of the windows in pixels, at least 0.
-        epsilon: above 0, in squared colour units.
-
-    Returns:
-        (B, 1, H, W), which may leave [0, 1] a little.
+    ``epsilon``, in squared colour units, on its slope; what the windows over a pixel say is
+    averaged. Double precision keeps small windows of flat colour exact.
 
     Source:
         He, Sun and Tang, "Guided Image Filtering", PAMI 2013, with their colour guide.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)
-    lines = window_sum(torch.cat(windows.coefficients(mask), 1), radius) / windows.count
+    lines = windows.lines(mask)
     return (lines[:, :3] * windows.image).sum(1, keepdim=True) + lines[:, 3:]

@@ -9,16 +9,11 @@ from torch import Tensor
 
 
 def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mixed: bool) -> Tensor:
-    """The picture with the background's border whose gradients ``inside`` are the subject's.
+    """Clone the subject's gradients where ``inside`` (1, H, W), boolean.
 
-    Args:
-        foreground: (C, H, W).
-        background: (C, H, W), each side at least 3.
-        inside: (1, H, W) boolean; elsewhere the gradients are the background's.
-        mixed: inside, too, keep per pixel and channel the stronger of both pictures' gradients.
-
-    Returns:
-        (C, H, W), equal to ``background`` along its border; it may leave the inputs' range.
+    Both pictures are (C, H, W), each side at least 3. The result has the background's border and,
+    outside, its gradients; it may leave [0, 1]. With ``mixed``, the stronger of both pictures'
+    gradients is kept inside, per pixel and channel.
 
     Source:
         Pérez, Gangnet and Blake, "Poisson Image Editing", SIGGRAPH 2003, equations 10 and 12,
@@ -26,7 +21,8 @@ def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mix
     """
     subject, scene = _gradient(foreground), _gradient(background)
     if mixed:
-        inside = inside & (_strength(subject) > _strength(scene))
+        subject_strength, scene_strength = (down**2 + right**2 for down, right in (subject, scene))
+        inside = inside & (subject_strength > scene_strength)
     down, right = (torch.where(inside, *pair) for pair in zip(subject, scene, strict=True))
     divergence = (down[:, 1:-1, 1:-1] - down[:, :-2, 1:-1]) + (
         right[:, 1:-1, 1:-1] - right[:, 1:-1, :-2]
@@ -41,14 +37,7 @@ def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mix
 
 
 def solve_poisson(right: Tensor) -> Tensor:
-    """Solve the five-point Laplace equation with zeros around the picture.
-
-    Args:
-        right: (H, W), the Laplacian that the solution shall have.
-
-    Returns:
-        (H, W).
-    """
+    """The picture (H, W) whose Laplacian is ``right`` (H, W), with zeros around it."""
     height, width = right.shape
     spectrum = _sine_transform(_sine_transform(right, -1), -2)
     spectrum = spectrum / (_eigenvalues(height, right)[:, None] + _eigenvalues(width, right))
@@ -76,7 +65,3 @@ def _gradient(x: Tensor) -> tuple[Tensor, Tensor]:
     down[:, :-1] = x[:, 1:] - x[:, :-1]
     right[:, :, :-1] = x[:, :, 1:] - x[:, :, :-1]
     return down, right
-
-
-def _strength(gradient: tuple[Tensor, Tensor]) -> Tensor:
-    return gradient[0] ** 2 + gradient[1] ** 2

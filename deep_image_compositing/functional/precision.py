@@ -1,4 +1,4 @@
-"""Between precisions: halves that need more, and pictures in 8 bits."""
+"""Conversions between precisions: half to single, floating point to 8 bits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def widen(x: Tensor) -> Tensor:
-    """``x`` in single precision if it is in half, for sums and kernels that half cannot do."""
+    """``x`` in single precision if it is in half, for what half precision cannot compute."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] as 8 bits, rounded half up as ``write_image`` does; what is uint8 stays."""
+    """Floats in [0, 1] as 8 bits, rounded half up as ``write_image`` does; uint8 stays."""
     if image.dtype == torch.uint8:
         return image
     return image.detach().float().mul(255).add_(0.5).clamp_(0, 255).byte()

@@ -1,39 +1,29 @@
-"""Gaussian and Laplacian pyramids of any size, and the blend made of them; fusers call it."""
+"""Gaussian pyramids of any size, and the Laplacian blend made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.precision import widen
 
-BLEND_LEVELS = 4
-"""Default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels."""
+BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels
 
 
 def max_levels(height: int, width: int) -> int:
-    """Levels of a pyramid whose coarsest level is the first of one pixel, the finest counted."""
+    """Levels of a pyramid down to the first of one pixel, the finest counted."""
     return 1 + (max(height, width) - 1).bit_length()
 
 
 def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Filter and halve ``x`` again and again.
+    """Filter and halve ``x`` (B, C, H, W), floating point, again and again.
 
-    Each level is the one before under the separable kernel (1, 4, 6, 4, 1) / 16, every second
-    pixel kept, the border pixel repeated beyond the border.
-
-    Args:
-        x: (B, C, H, W), floating point.
-        levels: how many, ``x`` itself included; at least 1. A level of one pixel repeats.
-
-    Returns:
-        ``levels`` tensors, finest first; sides halve rounding up: h → ceil(h / 2).
-
-    Raises:
-        UsageError: when ``levels`` is less than 1.
+    Each level is the one before under the separable kernel (1, 4, 6, 4, 1) / 16, border pixels
+    repeated, every second pixel kept. Returns ``levels`` tensors, finest (``x``) first; sides
+    halve rounding up, and a level of one pixel repeats. Raises ``UsageError`` without a level.
 
     Source:
         Burt and Adelson, "The Laplacian Pyramid as a Compact Image Code", 1983.
@@ -46,80 +36,33 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
     return pyramid
 
 
-def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Split ``x`` into bands of detail; ``collapse`` puts it together again.
-
-    Args:
-        x: (B, C, H, W), floating point.
-        levels: how many, the low-pass rest included; at least 1.
-
-    Returns:
-        ``levels`` tensors of the sizes of ``gaussian_pyramid``, finest first: what each
-        Gaussian level has beyond the next one enlarged, and last the coarsest Gaussian level.
-
-    Raises:
-        UsageError: when ``levels`` is less than 1.
-    """
-    pyramid = gaussian_pyramid(x, levels)
-    details = [fine - _enlarge(low, fine) for fine, low in pairwise(pyramid)]
-    return [*details, pyramid[-1]]
-
-
-def collapse(pyramid: Sequence[Tensor]) -> Tensor:
-    """Put a ``laplacian_pyramid`` together: the inverse up to rounding, at any size."""
-    if not pyramid:
-        raise UsageError("an empty pyramid cannot be collapsed")
-    x = pyramid[-1]
-    for detail in reversed(pyramid[:-1]):
-        x = detail + _enlarge(x, detail)
-    return x
-
-
 def blend_reach(levels: int) -> int:
     """Pixels beyond which a ``laplacian_blend`` of ``levels`` leaves both inputs alone.
 
     A pixel of level k lies 2^k pixels from the next, and its kernels, one for every halving,
-    add up to 2 · (2^k − 1) pixels to either side. Enlarging it spreads it just as far. So a change
-    of alpha reaches 4 · (2^(levels − 1) − 1) pixels along either axis: 4, 12, 28, 60, 124 for 2 to
-    6 levels. Diagonally that is farther, but there the kernels have all but vanished: with 4
-    levels, whatever lies more than 32 pixels away adds less than a thousandth of an 8-bit step.
+    add up to 2 · (2^k − 1) pixels to either side; enlarging it spreads it as far again. So a
+    change of alpha reaches 4 · (2^(levels − 1) − 1) pixels along either axis: 4, 12, 28, 60, 124
+    for 2 to 6 levels. Diagonally that is farther, but there the kernels have all but vanished: with
+    4 levels, what lies more than 32 pixels away adds less than a thousandth of an 8-bit step.
     """
     return 4 * (2 ** (levels - 1) - 1)
 
 
 def laplacian_blend(
-    foreground: Tensor, background: Tensor, alpha: Tensor, levels: int | None = None
+    foreground: Tensor, background: Tensor, alpha: Tensor, levels: int = BLEND_LEVELS
 ) -> Tensor:
-    """Blend two pictures band by band: coarse detail over a wide seam, fine detail over a narrow.
+    """Blend two pictures band by band: a wide seam for coarse detail, a narrow one for fine detail.
 
-    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is the
-    foreground (alpha 1) or the background (alpha 0), up to rounding of the dtype. With the
-    default levels that is 28 pixels; more levels blend wider seams and reach further.
-
-    Args:
-        foreground: (B, C, H, W) in [0, 1].
-        background: (B, C, H, W) in [0, 1].
-        alpha: (B, 1, H, W) in [0, 1].
-        levels: of the pyramids, at least 1 (which is plain alpha blending); None for
-            ``BLEND_LEVELS``. No more than ``max_levels`` are used.
-
-    Returns:
-        (B, C, H, W) in the dtype of ``foreground``; it may leave [0, 1] a little near the seam.
-
-    Raises:
-        UsageError: when ``levels`` is less than 1.
+    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is the foreground
+    or the background, up to rounding; near the seam it may leave [0, 1] a little. One level is
+    plain alpha blending; no more than ``max_levels`` are used.
 
     Source:
         Burt and Adelson, "A Multiresolution Spline with Application to Image Mosaics", 1983.
     """
-    if levels is None:
-        levels = BLEND_LEVELS
-    if levels < 1:
-        raise UsageError(f"a pyramid has at least one level, got levels={levels}")
     levels = min(levels, max_levels(*alpha.shape[-2:]))
     dtype = foreground.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        foreground, background, alpha = foreground.float(), background.float(), alpha.float()
+    foreground, background, alpha = (widen(x) for x in (foreground, background, alpha))
     # The pyramid is linear, so the blend a·L(F) + (1−a)·L(B) of every band is L(B) + a·L(F−B),
     # and the L(B) collapse to the background itself: one colour pyramid does the work of three.
     channels = foreground.shape[1]

@@ -1,4 +1,4 @@
-"""Resizing and padding of (B, C, H, W) tensors; networks, data and the compositor call it."""
+"""Resizing and padding of (B, C, H, W) tensors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,11 @@ _MODES = (*_SMOOTH, "nearest-exact", "area")
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width) in pixels.
+    """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
 
-    Pixel centres keep their place (``align_corners=False``). ``bilinear`` and ``bicubic`` filter
-    against aliasing when either side shrinks, and only then. ``bicubic`` may overshoot the range
-    of ``x`` a little; the other modes never leave it. Half precision is computed in float32.
-
-    Args:
-        x: the tensor; returned as it is when it already has ``size``.
-        size: (height, width), each at least 1.
-        mode: ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``.
-
-    Raises:
-        UsageError: when ``size`` or ``mode`` is not one of these.
+    ``mode`` is ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``. Pixel centres keep their
+    place (``align_corners=False``). The first two filter against aliasing when a side shrinks, and
+    only then; ``bicubic`` may overshoot the range of ``x``. Half precision is computed in float32.
     """
     height, width = int(size[0]), int(size[1])
     if height < 1 or width < 1:
@@ -48,10 +40,8 @@ def fit_long_side(
 ) -> tuple[int, int]:
     """Size (height, width) whose longer side is at most ``long_side``, with the aspect kept.
 
-    A smaller picture keeps its size unless ``enlarge``; no side ever falls below 1.
-
-    Raises:
-        UsageError: when ``long_side`` is less than 1.
+    A smaller picture keeps its size unless ``enlarge``; no side falls below 1. Raises
+    ``UsageError`` when ``long_side`` is less than 1.
     """
     if long_side < 1:
         raise UsageError(f"the long side must be at least 1 pixel, got {long_side}")
@@ -63,16 +53,10 @@ def fit_long_side(
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Extend ``x`` (B, C, H, W) at the bottom and right until both sides divide by ``multiple``.
+    """Repeat the border of ``x`` at the bottom and right until both sides divide by ``multiple``.
 
-    The border pixel is repeated, so any size works, one pixel included.
-
-    Returns:
-        The padded tensor (``x`` itself when nothing is missing) and the original (H, W): crop
-        back with ``out[..., :h, :w]``.
-
-    Raises:
-        UsageError: when ``multiple`` is less than 1.
+    Returns the padded tensor and the original (H, W): crop back with ``out[..., :h, :w]``.
+    Raises ``UsageError`` when ``multiple`` is less than 1.
     """
     if multiple < 1:
         raise UsageError(f"sides cannot be padded to a multiple of {multiple}; use at least 1")

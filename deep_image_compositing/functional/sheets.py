@@ -1,4 +1,4 @@
-"""Labelled contact sheets of named pictures; loggers, recipes and the evaluation call it."""
+"""Labelled contact sheets of named pictures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import fit_long_side, resize
 
-NEUTRAL = 0.5
-"""Grey of the padding around a picture."""
-
+NEUTRAL = 0.5  # grey of the padding around a picture
 _GAP = 2
 _MAGENTA = (1.0, 0.0, 1.0)
 
@@ -18,19 +16,10 @@ _MAGENTA = (1.0, 0.0, 1.0)
 def contact_sheet(pictures: dict[str, Tensor], cell: int = 192) -> Tensor:
     """Lay named pictures out as a table: one labelled column a name, one row a batch item.
 
-    Each picture is fitted into a square cell with its aspect kept and neutral grey around it.
-    Values are clamped to [0, 1]; pixels that hold NaN show as magenta.
-
-    Args:
-        pictures: name to (B, 1, H, W) or (B, 3, H, W), any floating or integer dtype, boolean
-            too, any sizes and devices; batches may differ, missing items stay grey.
-        cell: side of a cell in pixels, at least 8.
-
-    Returns:
-        (3, H, W) float32 in [0, 1] on the CPU.
-
-    Raises:
-        UsageError: when there are no pictures, one has another shape, or the cell is too small.
+    Pictures, (B, 1 or 3, H, W) of any dtype, size and device, are fitted into square cells of
+    ``cell`` pixels, their aspect kept, with neutral grey around them; batches may differ in length.
+    Values are clamped to [0, 1]; pixels that hold NaN show as magenta. Returns (3, H, W) float32 in
+    [0, 1] on the CPU. Raises ``UsageError`` for no pictures, other shapes or cells below 8 pixels.
     """
     if not pictures:
         raise UsageError("a contact sheet needs at least one picture")
@@ -89,9 +78,5 @@ def _label(text: str, width: int) -> Tensor:
         text += "..."
     strip = Image.new("L", (width, height + 4), 255)
     ImageDraw.Draw(strip).text((2, 1), text, fill=0, font=font)
-    return (
-        torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
-        .view(strip.height, strip.width)
-        .float()
-        / 255
-    )
+    pixels = torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
+    return pixels.view(strip.height, strip.width).float() / 255

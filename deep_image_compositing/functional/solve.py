@@ -1,4 +1,4 @@
-"""Conjugate gradients over NumPy vectors that tell how far they came; matting solves call it."""
+"""Conjugate gradients over NumPy vectors that report how far they came."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Solution:
-    """What an iterative solve arrived at.
-
-    Attributes:
-        x: the solution, (N,).
-        residual: length of ``b − A x`` relative to that of ``b``.
-        iterations: steps that were made.
-        converged: whether the residual fell below the tolerance.
-    """
+    """Result of an iterative solve; ``residual`` is relative to the right-hand side."""
 
     x: Vector
     residual: float
@@ -36,14 +29,10 @@ def conjugate_gradients(
     tolerance: float = 1e-7,
     iterations: int = 2000,
 ) -> Solution:
-    """Solve ``A x = b`` for a symmetric positive matrix from products with it.
+    """Solve ``A x = b``, (N,), for a symmetric positive matrix, given by its ``product``.
 
-    Args:
-        product: ``x → A x``.
-        b: (N,), the right-hand side; of zeros alone, so is the solution.
-        precondition: an approximate inverse of A applied to a vector.
-        tolerance: residual relative to ``b`` at which the solve ends.
-        iterations: steps after which it ends all the same, with the best it has.
+    ``precondition`` is an approximate inverse of A. The solve ends at a residual of ``tolerance``,
+    relative to ``b``, or after ``iterations`` steps with the best solution so far.
     """
     x = np.zeros_like(b)
     scale = float(np.linalg.norm(b))

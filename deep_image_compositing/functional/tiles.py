@@ -1,9 +1,8 @@
-"""Work on the tiles of a picture that need it, blended without seams; the compositor calls it.
+"""Work on the tiles of a picture that need it, blended without seams.
 
-A picture is divided into square *cells*. What is to be done in a cell is done on its *window*, the
-cell and some context around it. Windows of neighbouring cells overlap; their answers are mixed
-with weights that go linearly from one to the other across the border of the cells, and the
-outermost part of the context counts for nothing, since there an answer knows least.
+A picture is divided into square *cells*. Work on a cell is done on its *window*, the cell and some
+context. Answers of overlapping windows are mixed with weights that change linearly across the
+border of the cells; the outermost context, which knows least, counts for nothing.
 """
 
 from __future__ import annotations
@@ -20,25 +19,16 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import Box, edges
 
-CELL = 96
-"""Side of a cell in pixels."""
-
-PIXELS_AT_ONCE = 16 * 128 * 128
-"""Pixels of the windows that are worked on in one batch."""
+CELL = 96  # side of a cell in pixels
+PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in one batch
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells and windows of a picture.
+    """Cells and windows of a picture of ``height`` x ``width`` pixels.
 
-    Attributes:
-        height: of the picture in pixels.
-        width: of the picture in pixels.
-        cell: side of a cell in pixels; those at the bottom and on the right may be cut off.
-        context: pixels around a cell that belong to its window; at least 1 where windows blend.
-
-    Raises:
-        UsageError: a side below 1, or negative context.
+    ``cell`` is the side of a cell; those at the bottom and on the right may be cut off. ``context``
+    are the pixels around a cell that belong to its window; at least 1 where windows blend.
     """
 
     height: int
@@ -71,8 +61,8 @@ class Grid:
         """Top and left of a cell's window, moved where it would stick out of the picture.
 
         They are multiples of what divides both cell and context, so that the strides of networks
-        and pyramids fall on the same pixels in every window. At the bottom and on the right a
-        window may therefore still stick out, by less than that; ``window_of`` fills it.
+        fall on the same pixels in every window. At the bottom and on the right a window may
+        therefore still stick out a little; ``window_of`` fills it.
         """
         step = math.gcd(self.cell, self.context)
         return tuple(  # type: ignore[return-value]
@@ -110,15 +100,9 @@ class Grid:
 
 
 def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
-    """Which cells hold something of what is marked at a smaller size.
+    """Which cells, (rows, columns) boolean, hold something of ``marked``, (h, w) boolean.
 
-    Args:
-        grid: of the picture.
-        marked: (h, w) boolean, over the same view at any size.
-        box: the part of the picture that ``marked`` shows; None for all of it.
-
-    Returns:
-        (rows, columns) boolean.
+    ``marked`` shows the part ``box`` of the picture at any size; None for all of it.
     """
     top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
@@ -137,15 +121,9 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
 
 
 def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
-    """Which cells have their middle where ``inside``, (h, w) boolean, says so.
+    """Which cells, (rows, columns) boolean, have their middle where ``inside``, (h, w) boolean, is.
 
-    Args:
-        grid: of the picture.
-        inside: over the same view at any size.
-        box: the part of the picture that ``inside`` shows; beyond it, nothing is inside.
-
-    Returns:
-        (rows, columns) boolean.
+    ``inside`` shows the part ``box`` of the picture at any size; beyond it, nothing is inside.
     """
     top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     within, places = [], []
@@ -162,13 +140,7 @@ def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
 
 
 def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
-    """Call ``write`` with the rows and columns of every run of marked cells in a row.
-
-    Args:
-        grid: of the picture.
-        cells: (rows, columns) boolean.
-        write: what to do there.
-    """
+    """Call ``write`` with the rows and columns of every run of marked cells in a row."""
     for row, marks in enumerate(cells.tolist()):
         start = None
         for column, marked in enumerate([*marks, False]):
@@ -196,16 +168,10 @@ def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -
 
 
 def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
-    """Windows of what ``small`` becomes when it is enlarged bilinearly to the picture's size.
+    """Windows of ``small`` (1, C, h, w), which shows ``box``, enlarged to the picture's size.
 
-    Args:
-        small: (1, C, h, w), of the part ``box`` of the picture.
-        grid: of the picture.
-        corners: top left of each window, in the picture.
-        box: rows and columns of the picture; beyond it the border continues.
-
-    Returns:
-        (B, C, window height, window width).
+    ``corners`` are the top left of each window, in the picture; beyond ``box`` the border
+    continues. Bilinear. Returns (B, C, window height, window width).
     """
     height, width = grid.window
     top, bottom, left, right = edges(box)
@@ -215,11 +181,7 @@ def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], 
     y = (start[:, :1] + rows - top) * (2 / (bottom - top)) - 1
     x = (start[:, 1:] + columns - left) * (2 / (right - left)) - 1
     places = torch.stack(
-        [
-            x[:, None].expand(-1, height, -1),
-            y[:, :, None].expand(-1, -1, width),
-        ],
-        -1,
+        [x[:, None].expand(-1, height, -1), y[..., None].expand(-1, -1, width)], -1
     )
     # One tall picture of all windows: a batch would need a copy of ``small`` for each.
     tall = places.reshape(1, len(corners) * height, width, 2).to(small.dtype)
@@ -234,22 +196,16 @@ def work_on_cells(
     channels: int,
     device: torch.device | None = None,
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Work on the windows of some cells, in batches, and blend the answers.
+    """Work on the windows of the ``touched`` cells, in batches, and blend the answers.
 
-    Only a strip of the picture, as high as a window, is held in floating point.
-
-    Args:
-        grid: cells and windows.
-        touched: (rows, columns) boolean, the cells to work on.
-        make: given the corners of some windows, returns their answers
-            (B, ``channels``, window height, window width).
-        channels: of the answers.
-        device: where the answers come from and are blended; None for the CPU.
+    Only a strip of the picture, as high as a window, is held in floating point. Given the corners
+    of some windows, ``make`` returns (B, ``channels``, window height, window width) on ``device``,
+    None for the CPU.
 
     Yields:
-        Strips from the top down, without overlap, of rows in which anything was done: their first
-        row, the row after their last, the blended answers (``channels``, rows, W), and where there
-        are any, boolean (rows, W).
+        Strips from the top down, of rows in which anything was done: their first row, the row
+        after their last, the blended answers (``channels``, rows, W), and where there are any,
+        boolean (rows, W).
     """
     height, width = grid.window
     total = torch.zeros(channels + 1, height, grid.width, device=device)

@@ -25,12 +25,7 @@ from deep_image_compositing.metrics.composites import (
     ssim_map,
 )
 from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
-from deep_image_compositing.metrics.matting import (
-    connectivity_error,
-    gradient_error,
-    mse,
-    sad,
-)
+from deep_image_compositing.metrics.matting import connectivity_error, gradient_error, mse, sad
 
 __all__ = [
     "BAND_RADIUS",
@@ -61,7 +56,6 @@ class SoftIoU(BinaryJaccardIndex):
     """Intersection over union of masks thresholded at 0.5; targets may be soft."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count one batch of masks (B, 1, H, W) in [0, 1]."""
         super().update(preds.float(), (target > 0.5).int())
 
 
@@ -69,7 +63,6 @@ class SoftF1(BinaryF1Score):
     """F-measure of masks thresholded at 0.5; targets may be soft."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count one batch of masks (B, 1, H, W) in [0, 1]."""
         super().update(preds.float(), (target > 0.5).int())
 
 
@@ -77,7 +70,6 @@ class FlatMAE(MeanAbsoluteError):
     """Mean absolute error over all pixels."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count one batch of masks (B, 1, H, W) in [0, 1]."""
         super().update(preds.float().contiguous(), target.float().contiguous())
 
 
@@ -89,8 +81,5 @@ def mask_metrics() -> MetricCollection:
 
 def fusion_metrics() -> MetricCollection:
     """Metrics of composites: PSNR in dB over the picture and inside the rim band."""
-    metrics: dict[str, Any] = {
-        "psnr": PicturePSNR(),
-        "band_psnr": BandPSNR(),
-    }
+    metrics: dict[str, Any] = {"psnr": PicturePSNR(), "band_psnr": BandPSNR()}
     return MetricCollection(metrics, compute_groups=False)

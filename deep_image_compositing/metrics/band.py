@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from deep_image_compositing.functional.compose import unknown_band
 
-BAND_RADIUS = 11
-"""Pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band."""
+BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band
 
 
 def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
-    """The band in which composites are won and lost, as (B, 1, H, W) boolean.
+    """The band around the rim, (B, 1, H, W) boolean, of the true alpha (B, 1, H, W) in [0, 1].
 
-    Args:
-        alpha: (B, 1, H, W) in [0, 1], the true alpha.
-        radius: pixels by which 0.02 < alpha < 0.98, and every hard edge, is dilated.
+    It is 0.02 < alpha < 0.98 and every hard edge, dilated by ``radius`` pixels.
     """
     return unknown_band(alpha, radius, low=0.02, high=0.98)
 
@@ -25,18 +22,10 @@ def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
 def band_psnr(
     composite: Tensor, target: Tensor, alpha: Tensor, radius: int = BAND_RADIUS
 ) -> Tensor:
-    """PSNR in dB of each picture inside its rim band.
+    """PSNR in dB of each picture inside its ``rim_band``, (B,); NaN for a picture without a rim.
 
-    Args:
-        composite: (B, 3, H, W) in [0, 1].
-        target: (B, 3, H, W) in [0, 1], the truth.
-        alpha: (B, 1, H, W), the true alpha; the band is 0.02 < alpha < 0.98 and its hard edges,
-            dilated by ``radius`` pixels.
-        radius: half width of the band in pixels.
-
-    Returns:
-        (B,) decibels; NaN for a picture without a rim. Differences below half an 8-bit step count
-        as that, so that the figure is at most 54 dB.
+    Pictures are (B, 3, H, W) in [0, 1], the true alpha (B, 1, H, W). Differences below half an
+    8-bit step count as that, so that the figure is at most 54 dB.
     """
     band = rim_band(alpha, radius).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
@@ -44,12 +33,7 @@ def band_psnr(
 
 
 def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each picture, (B,), at most 54 as in ``band_psnr``.
-
-    Args:
-        composite: (B, 3, H, W) in [0, 1].
-        target: (B, 3, H, W) in [0, 1], the truth.
-    """
+    """PSNR in dB of each picture, (B,), at most 54 as in ``band_psnr``."""
     return decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
 
 
@@ -58,53 +42,29 @@ def decibels(mean_square: Tensor) -> Tensor:
     return -10 * torch.log10(mean_square.clamp_min((0.5 / 255) ** 2))
 
 
-class MeanOverPictures(Metric):
-    """Mean of one number a picture; pictures whose number is NaN do not count.
+class _MeanOverPictures(MeanMetric):
+    """Mean of one number a picture; pictures whose number is NaN do not count."""
 
-    Sums are kept, so the mean is that of all pictures on however many devices they were measured.
-    """
-
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    higher_is_better = True  # type: ignore[assignment]
+    is_differentiable = False  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
-
-    def add(self, values: Tensor) -> None:
-        """Count the numbers (B,) of some pictures."""
-        seen = ~values.isnan()
-        self.total += values[seen].sum()
-        self.count += seen.sum()
-
-    def compute(self) -> Tensor:
-        """The mean; NaN before any picture that counts."""
-        return self.total / self.count
+        super().__init__(nan_strategy="ignore")
 
 
-class PicturePSNR(MeanOverPictures):
+class PicturePSNR(_MeanOverPictures):
     """Mean over pictures of ``picture_psnr``; takes and ignores the band metrics' ``alpha``."""
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:
-        """Count one batch of composites (B, 3, H, W) in [0, 1]."""
-        self.add(picture_psnr(preds, target))
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:  # type: ignore[override]
+        super().update(picture_psnr(preds, target))
 
 
-class BandPSNR(MeanOverPictures):
-    """Mean over pictures of ``band_psnr``; pictures without a rim do not count.
-
-    Args:
-        radius: half width of the band in pixels.
-    """
+class BandPSNR(_MeanOverPictures):
+    """Mean over pictures of ``band_psnr``, with a band of half width ``radius``."""
 
     def __init__(self, radius: int = BAND_RADIUS) -> None:
         super().__init__()
         self.radius = radius
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:
-        """Count one batch; shapes as in ``band_psnr``."""
-        self.add(band_psnr(preds, target, alpha, self.radius))
+    def update(self, preds: Tensor, target: Tensor, alpha: Tensor) -> None:  # type: ignore[override]
+        super().update(band_psnr(preds, target, alpha, self.radius))

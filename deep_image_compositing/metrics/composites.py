@@ -1,4 +1,8 @@
-"""Errors of composites, one picture at a time: structure, colour, old background, exactness."""
+"""Errors of composites, one picture at a time: structure, colour, old background, exactness.
+
+Pictures are (C, H, W) in [0, 1], alphas (1, H, W) in [0, 1]; shapes that differ raise
+``UsageError``.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,11 @@ HALO_RADIUS = 3
 Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
 """
 
-_WINDOW = 5
-"""Half width of the SSIM window in pixels: 11 x 11."""
+_WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
 
 class Halo(NamedTuple):
-    """What in the rim is wrong, told apart by its colour.
-
-    Attributes:
-        old_background: share of the old background's colour that is left; 0 is none.
-        new_background: share of the subject that gave way to the new background; 0 is none.
-    """
+    """Shares, 0 for none, of the old background that is left and of the subject that is lost."""
 
     old_background: float
     new_background: float
@@ -36,11 +34,9 @@ class Halo(NamedTuple):
 class Exactness(NamedTuple):
     """How far the composite is, away from the rim, from the photographs it is made of.
 
-    Attributes:
-        share: of the pixels there that are right in every bit; NaN when there are none.
-        subject: the same among those that should be the photograph's.
-        background: the same among those that should be the new background's.
-        worst: largest deviation there, in 8-bit steps.
+    ``share`` is that of pixels that are right in every bit: of all, and of those that should be the
+    ``subject``'s photograph and the new ``background``; NaN without any. ``worst`` is the largest
+    deviation in 8-bit steps.
     """
 
     share: float
@@ -50,19 +46,10 @@ class Exactness(NamedTuple):
 
 
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity at every pixel and channel; its mean is the picture's SSIM.
+    """Structural similarity at every pixel and channel, (C, H, W); its mean is the picture's SSIM.
 
-    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored.
-
-    Args:
-        composite: (C, H, W) in [0, 1], larger than 5 pixels either way.
-        truth: (C, H, W) in [0, 1].
-
-    Returns:
-        (C, H, W), at most 1.
-
-    Raises:
-        UsageError: when shapes differ or the picture is too small for the window.
+    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored. Raises
+    ``UsageError`` for pictures of 5 pixels or fewer either way.
 
     Source:
         Wang et al., "Image quality assessment: from error visibility to structural similarity",
@@ -80,18 +67,11 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
 
 
 def color_error(composite: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Mean absolute difference of the channels over some pixels, in 8-bit steps.
+    """Mean absolute difference of the channels where ``where`` (1, H, W), in 8-bit steps.
 
-    With the true alpha a wrong subject colour shows as alpha times its error, so this is the
-    error of the straight colour weighted by how visible it is, plus that of the background.
-
-    Args:
-        composite: (C, H, W) in [0, 1].
-        truth: (C, H, W) in [0, 1].
-        where: (1, H, W) boolean; NaN when it is nowhere true.
-
-    Raises:
-        UsageError: when shapes differ.
+    NaN where that is nowhere. With the true alpha a wrong subject colour shows as alpha times its
+    error, so this is the error of the straight colour weighted by how visible it is, plus that of
+    the background.
     """
     check_pair(composite, truth)
     return float((composite - truth).abs()[:, where[0]].mean()) * 255
@@ -120,39 +100,23 @@ def halo(
 
         composite − truth  ≈  h · (1 − alpha) · (B1 − B2)  +  l · alpha · (B2 − F)
 
-    So ``h`` is 0 for the truth, 1 where the photograph was pasted over the whole rim, and in
-    between the share of the old background that shows, each pixel weighted by how much it could
-    show; ``l`` is 1 when the whole subject in the rim is gone. Noise, and errors of other
-    colours, move neither.
+    So ``h`` is 0 for the truth and 1 where the photograph was pasted over the whole rim; ``l`` is 1
+    when the whole subject in the rim is gone. Noise, and errors of other colours, move neither.
 
     Where it fails:
 
     - Where B1 looks like B2 there is nothing to see: NaN when ``(1 − alpha) · (B1 − B2)`` is below
       one 8-bit step in root mean square.
-    - Where the subject looks like B1, a mask that is too wide and a leftover halo look the same
-      to it, as they do to the eye.
-    - It ends at ``radius`` pixels from the rim: whether a mask was 4 pixels too wide or 40 is
-      seen by the errors in the wider band, not here.
+    - Where the subject looks like B1, a mask that is too wide and a leftover halo look the same.
+    - It ends at ``radius`` pixels from the rim: whether a mask was 4 pixels too wide or 40 is not
+      seen here.
     - One share is fitted to a whole picture; halo here and too little of B1 there cancel.
       Below 0 a method overshoots: it took away more of the old colour than there was.
     - When the two terms have nearly the same shape (their cosine exceeds 0.995), or the second
       is not there, all is taken for halo, and the second figure is NaN.
 
-    Args:
-        composite: (C, H, W) in [0, 1].
-        truth: (C, H, W) in [0, 1].
-        alpha: (1, H, W) in [0, 1], the true alpha.
-        background: (C, H, W) in [0, 1], the new background B2.
-        old_background: (C, H, W) in [0, 1], B1.
-        foreground_color: (C, H, W) in [0, 1], F, where alpha > 0; None to take
-            ``alpha · (B2 − F)`` as ``B2 − truth``, which it equals when the truth is exact.
-        radius: pixels around the rim.
-
-    Returns:
-        ``h`` and ``l``.
-
-    Raises:
-        UsageError: when shapes differ.
+    ``background`` is B2, ``old_background`` B1. Without a ``foreground_color``, which counts where
+    alpha > 0, ``alpha · (B2 − F)`` is taken as ``B2 − truth``, as it is when the truth is exact.
     """
     for picture in (truth, background, old_background, foreground_color):
         if picture is not None:
@@ -185,18 +149,8 @@ def exactness(
 ) -> Exactness:
     """How many pixels away from the rim are the photographs' own, bit for bit.
 
-    Counted are pixels outside the band whose true alpha is exactly 1, which should be the
-    photograph's, and exactly 0, which should be the new background's.
-
-    Args:
-        composite: (C, H, W) uint8.
-        alpha: (1, H, W) in [0, 1], the true alpha.
-        foreground: (C, H, W) uint8, the photograph.
-        background: (C, H, W) uint8, the new background.
-        radius: half width of the band in pixels.
-
-    Raises:
-        UsageError: when shapes differ, or a picture is not of 8 bits.
+    Counted are pixels outside the band whose true alpha is exactly 1, which should be those of
+    ``foreground``, and exactly 0, which should be those of ``background``. Pictures are uint8.
     """
     for picture in (composite, foreground, background):
         check_pair(composite, picture)

@@ -1,8 +1,7 @@
 """LPIPS, the learned perceptual distance, over the picture and inside the band; never downloads.
 
-Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018.
-torchmetrics brings the network and the weights of its heads; those of its AlexNet are
-torchvision's, which must be on this machine already.
+Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018,
+with torchmetrics' network and heads, and torchvision's AlexNet weights from this machine.
 """
 
 from __future__ import annotations
@@ -18,19 +17,15 @@ from torch import Tensor, nn
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.weights import read_state
 
-SMALLEST = 64
-"""Pixels that a picture needs either way: AlexNet's features of fewer say little."""
+SMALLEST = 64  # pixels that a picture needs either way: AlexNet's features of fewer say little
 
 
 class LPIPS(nn.Module):
     """The distance of two pictures in AlexNet's features, by the published heads.
 
-    Args:
-        weights: torchvision's AlexNet (``alexnet-owt-7be5be79.pth``), or a safetensors file of
-            the same names; None for the copy in torch hub's folder.
-
-    Raises:
-        WeightsError: there is no such file, or it holds another network.
+    ``weights`` are torchvision's AlexNet (``alexnet-owt-7be5be79.pth``), or a safetensors file of
+    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` when there is
+    no such file, or it holds another network.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -64,15 +59,10 @@ class LPIPS(nn.Module):
     def forward(
         self, composite: Tensor, truth: Tensor, band: Tensor | None = None
     ) -> tuple[float, float]:
-        """Distance over the picture, and the mean of its map over ``band``.
+        """Distance over the picture, and the mean of its map over ``band`` (1, H, W), boolean.
 
-        Args:
-            composite: (3, H, W) in [0, 1], at least 64 pixels either way.
-            truth: (3, H, W) in [0, 1].
-            band: (1, H, W) boolean; without one, or an empty one, the second figure is NaN.
-
-        Raises:
-            UsageError: when shapes differ or the picture is too small.
+        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way, else ``UsageError``.
+        Without a band, or with an empty one, the second figure is NaN.
         """
         if composite.shape != truth.shape or composite.ndim != 3 or composite.shape[0] != 3:
             raise UsageError(
@@ -99,17 +89,9 @@ class LPIPS(nn.Module):
 
 
 def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
-    """LPIPS if its weights are at hand, and otherwise the reason why it is not, for a report.
+    """LPIPS if its weights are at hand, or None, and the reason why it is not, for a report.
 
-    Args:
-        weights: as for ``LPIPS``. A file that was named must be right; one that was merely
-            hoped for in torch hub's folder may be missing.
-
-    Returns:
-        The network and an empty string, or None and a sentence.
-
-    Raises:
-        WeightsError: as ``LPIPS``, when ``weights`` are given.
+    Raises ``WeightsError`` when ``weights`` are given but not right.
     """
     try:
         return LPIPS(weights), ""

@@ -1,4 +1,7 @@
-"""Errors of masks, one picture at a time: overlap, F-measure, and the distance of outlines."""
+"""Errors of masks, one picture at a time: overlap, F-measure, and the distance of outlines.
+
+Masks are (1, H, W) in [0, 1]; shapes that differ raise ``UsageError``.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,7 @@ _NEIGHBOURS = 3
 
 
 def iou(mask: Tensor, truth: Tensor) -> float:
-    """Intersection over union of what exceeds 0.5; 1 when that is nothing in either.
-
-    Args:
-        mask: (1, H, W) in [0, 1].
-        truth: (1, H, W) in [0, 1].
-
-    Raises:
-        UsageError: when shapes differ.
-    """
+    """Intersection over union of what exceeds 0.5; 1 when that is nothing in either."""
     _check(mask, truth)
     a, b = mask > 0.5, truth > 0.5
     either = int((a | b).sum())
@@ -37,19 +32,12 @@ def iou(mask: Tensor, truth: Tensor) -> float:
 
 
 def max_f_measure(mask: Tensor, truth: Tensor) -> float:
-    """The best F-measure that any of 256 thresholds gives this mask.
+    """The best F-measure that any of 256 thresholds gives this mask, rounded to 8 bits.
 
     ``F = 1.3 · P · R / (0.3 · P + R)`` with precision P and recall R of the pixels at or above a
     threshold of 0, 1/255, ... 1; the truth is what exceeds 0.5. NaN when that is nothing.
     (Saliency papers also average P and R over a whole data set first; that has no value a
     picture.)
-
-    Args:
-        mask: (1, H, W) in [0, 1]; rounded to 8 bits.
-        truth: (1, H, W) in [0, 1].
-
-    Raises:
-        UsageError: when shapes differ.
 
     Source:
         Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
@@ -72,17 +60,9 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
     An outline is where the picture crosses 0.5 between two neighbours in a row or a column, to a
     fraction of a pixel; each crossing's distance is that to the other outline, taken as straight
-    from its nearest crossing to the next ones. The mean over the mask's outline and that over the
-    truth's are averaged, so neither a stray patch nor a missing one goes unseen. The picture's
-    border is no outline. 0 when neither has one; the picture's diagonal when only one has.
-
-    Args:
-        mask: (1, H, W) in [0, 1].
-        truth: (1, H, W) in [0, 1].
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-        UsageError: when shapes differ.
+    from its nearest crossing to the next ones. Both ways are averaged, so neither a stray patch nor
+    a missing one goes unseen. The picture's border is no outline. 0 when neither has an outline;
+    the picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the distance between outlines")
     _check(mask, truth)

@@ -1,15 +1,17 @@
 """The four errors of alpha mattes: SAD, MSE, Gradient and Connectivity, one picture at a time.
 
 Definitions are those of Rhemann et al., "A perceptually motivated online benchmark for image
-matting" (CVPR 2009), with the constants and units in which Xu et al., "Deep image matting"
-(CVPR 2017), and papers since report them. Sums run over the trimap's unknown pixels, or over the
-whole picture where there is no trimap. Alphas are taken as they are; published scripts stretch
-them to [0, 1] before Gradient, which changes nothing when 0 and 1 both occur.
+matting" (CVPR 2009), with the constants and units of Xu et al., "Deep image matting" (CVPR 2017).
+Sums run over the trimap's unknown pixels, or the whole picture without one. Alphas are taken as
+they are; published scripts stretch them to [0, 1] before Gradient, which changes nothing when 0 and
+1 both occur. ``alpha``, ``truth`` and ``trimap`` are (1, H, W) in [0, 1]; shapes that differ raise
+``UsageError``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,35 +21,21 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
-from deep_image_compositing.metrics.separable import correlate, gaussian
 
-SIGMA = 1.4
-"""Standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares."""
-
-STEP = 0.1
-"""Distance of the levels at which Connectivity looks."""
-
+SIGMA = 1.4  # standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares
+STEP = 0.1  # distance of the levels at which Connectivity looks
 TOLERANCE = 0.15
 """Theta: an alpha no farther than this above its connected level counts as fully connected."""
 
 
 def sad(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
-    """Sum of absolute differences, in thousands.
-
-    Args:
-        alpha: (1, H, W) in [0, 1].
-        truth: (1, H, W) in [0, 1].
-        trimap: (1, H, W) in {0, 0.5, 1}; None for the whole picture.
-
-    Raises:
-        UsageError: when shapes differ.
-    """
+    """Sum of absolute differences, in thousands."""
     a, t, unknown = _checked(alpha, truth, trimap)
     return float((a - t).abs()[unknown].sum()) / 1000
 
 
 def mse(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
-    """Mean squared difference; NaN when nothing is unknown. Arguments as for ``sad``."""
+    """Mean squared difference; NaN when nothing is unknown."""
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((a - t) ** 2)[unknown].mean())
 
@@ -56,7 +44,7 @@ def gradient_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -
     """Sum of squared differences of gradient magnitudes, in thousands.
 
     Gradients are those of Gaussian derivatives of sigma 1.4, 9 pixels wide and each of unit
-    energy; the border is repeated. Arguments as for ``sad``.
+    energy; the border is repeated.
     """
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((_magnitude(a) - _magnitude(t)) ** 2)[unknown].sum()) / 1000
@@ -69,11 +57,7 @@ def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = Non
     4-connected regions, and the largest is kept. A pixel's connected level ``l`` is the level
     before the first whose region misses it. Its degree of connectivity in an alpha is
     ``1 - d`` with ``d = alpha - l``, or 1 where ``d < 0.15``; the error is the sum of absolute
-    differences of the two degrees (p = 1). Arguments as for ``sad``.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-        UsageError: when shapes differ.
+    differences of the two degrees (p = 1). Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the measure Connectivity")
     a, t, unknown = (x.numpy() for x in _checked(alpha, truth, trimap))
@@ -110,11 +94,32 @@ def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tenso
 def _magnitude(alpha: Tensor) -> Tensor:
     # The width at which the Gaussian has fallen to a hundredth, as the benchmark's script has it.
     radius = math.ceil(SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * SIGMA * 0.01)))
-    smooth = gaussian(SIGMA, radius)
+    smooth = _gaussian(SIGMA, radius)
     slope = [-x * g for x, g in zip(range(-radius, radius + 1), smooth, strict=True)]
     smooth, slope = ([w / math.hypot(*weights) for w in weights] for weights in (smooth, slope))
     plane = F.pad(alpha[None], (radius,) * 4, mode="replicate")[0]
-    return torch.hypot(correlate(plane, smooth, slope), correlate(plane, slope, smooth))
+    return torch.hypot(_correlate(plane, smooth, slope), _correlate(plane, slope, smooth))
+
+
+def _gaussian(sigma: float, radius: int) -> list[float]:
+    """Samples of a Gaussian density at -radius ... radius; they add up to 1 only about."""
+    scale = sigma * math.sqrt(2 * math.pi)
+    return [math.exp(-((x / sigma) ** 2) / 2) / scale for x in range(-radius, radius + 1)]
+
+
+def _correlate(plane: Tensor, vertical: Sequence[float], horizontal: Sequence[float]) -> Tensor:
+    """Correlate a plane (H, W) with the outer product of two rows of weights, without padding.
+
+    Plane by plane the sums stay in the processor's cache: at 768 x 768 that is about ten times
+    as fast as torch's convolution with one filter a channel.
+    """
+    for dim, weights in ((1, horizontal), (0, vertical)):
+        length = plane.shape[dim] - len(weights) + 1
+        total = plane.narrow(dim, 0, length) * weights[0]
+        for i in range(1, len(weights)):
+            total.add_(plane.narrow(dim, i, length), alpha=weights[i])
+        plane = total
+    return plane
 
 
 def _largest_region(reached: NDArray[np.bool_]) -> NDArray[np.bool_]:

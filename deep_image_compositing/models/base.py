@@ -1,7 +1,6 @@
 """One base class a slot: what every segmenter, refiner and fuser needs to run.
 
-A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners), and what is
-trained. Training itself is in ``deep_image_compositing.stages``.
+A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners).
 """
 
 from __future__ import annotations
@@ -26,11 +25,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Layers:
     """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
 
-    Attributes:
-        alpha: (B, 1, H, W), opacity after the fuser's own correction.
-        foreground_color: (B, 3, H, W), straight colour, free of the old background.
-        old_background: (B, 3, H, W), what was behind the subject; None where the fuser does not
-            know. It is needed to go on at a larger size, see ``FuserModel.finer_layers``.
+    Colours are straight. ``old_background``, what was behind the subject, is what ``finer_layers``
+    needs; None where the fuser does not know.
     """
 
     alpha: Tensor
@@ -73,7 +69,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class StageModel(nn.Module):
-    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``."""
+    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``.
+
+    Constructors raise ``UsageError`` for an option outside its range, ``WeightsError`` for weights
+    that cannot be read or do not fit, and ``MissingExtraError`` for a package that is missing.
+    """
 
     slot: ClassVar[str]
     shipped: ClassVar[dict[str, str]] = {}
@@ -82,7 +82,7 @@ class StageModel(nn.Module):
     tile_context: int | None = None
     """Pixels around a part of the picture that its answer depends on; None when on the whole.
 
-    A stage that states it is run on large photographs in overlapping tiles along the rim. Tiles
+    Stages that state it are run on large photographs in overlapping tiles along the rim. Tiles
     blend over half of it, and start at multiples of what divides it and the side of a cell: state
     twice what must match the whole exactly, and a multiple of the strides.
     """
@@ -98,15 +98,11 @@ class StageModel(nn.Module):
 
     @property
     def hparams(self) -> Any:
-        """What the model was made with, as far as it has said so; weights files hold it."""
+        """What the model was made with; weights files hold it."""
         return self._arguments
 
     def save_hyperparameters(self) -> None:
-        """Remember the arguments of the constructor that calls this in ``hparams``.
-
-        A stage's LightningModule has Lightning's own method of this name instead, which does so
-        too.
-        """
+        """Remember the arguments of the constructor that calls this, as Lightning's method does."""
         frame = inspect.currentframe()
         assert frame is not None
         assert frame.f_back is not None
@@ -126,10 +122,7 @@ class StageModel(nn.Module):
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
     def load_weights(self, weights: str | None) -> None:
-        """Load shipped weights by name or a file's; ``None`` leaves the stage as it is.
-
-        A constructor calls this last. See ``deep_image_compositing.weights.load``.
-        """
+        """Load shipped weights by name or a file's, unless None. A constructor calls this last."""
         if weights is not None:
             weight_files.load(self, weights)
 
@@ -183,10 +176,7 @@ class FuserModel(StageModel):
             setattr(cls, name, own_precision(getattr(cls, name)))
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``.
-
-        A fuser that works in layers is done with ``layers``; any other implements this.
-        """
+        """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""
         layers = self.layers(foreground, background, alpha)
         if layers is None:
             raise NotImplementedError(
@@ -201,15 +191,8 @@ class FuserModel(StageModel):
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The layers at a larger size, given those that ``layers`` found at a smaller one.
 
-        On photographs beyond the working size it is asked for tiles along the rim. What a tile
-        cannot see reaches it in ``coarse``.
-
-        Args:
-            foreground: (B, 3, H, W) in [0, 1], a tile of the photograph.
-            background: (B, 3, H, W) in [0, 1].
-            coarse: layers carried up to this size along the photograph's own detail.
-
-        Returns:
-            Layers of the same size; None where the fuser has no such step, and ``coarse`` stays.
+        Called for tiles along the rim of photographs beyond the working size. ``coarse`` was
+        carried up to that size along the photograph's own detail; it stays where
+        the answer is None.
         """
         return None

@@ -1,7 +1,7 @@
-"""Feature extractors from timm, by name: encoders of segmentation, refinement and losses.
+"""Feature extractors from timm, by name.
 
-timm is imported where it is needed: not for the encoder of the shipped weights, see
-``deep_image_compositing.networks.efficientnet_lite``.
+timm is imported only where it is needed: the encoder of the shipped weights does without, see
+``networks.efficientnet_lite``.
 """
 
 from __future__ import annotations
@@ -21,25 +21,21 @@ class Backbone(nn.Module):
     """A timm backbone that takes [0, 1] images and returns one feature map per stride.
 
     The image is normalised inside with the backbone's own mean and standard deviation. Extra
-    input channels (a mask) are appended to the first convolution with zero weights, so that
-    pretrained features are unchanged at the start.
+    input channels (a mask) get zero weights in the first convolution, so that pretrained features
+    are unchanged at the start. ``channels`` and ``strides`` list the features, finest first.
 
     Args:
         name: a timm model name that supports ``features_only``.
         pretrained: None for random weights, ``pretrained`` to fetch timm's own, or the path of a
             checkpoint with timm's parameter names (.safetensors, or .pth without code).
         extra_channels: channels after the RGB ones.
-        max_stride: deepest feature that is kept (32 keeps all of them).
+        max_stride: deepest feature that is kept.
         freeze_stride: features up to this stride keep their weights and statistics in training;
             the early layers are the most general and, on a CPU, most of a step's time.
 
-    Attributes:
-        channels: channels of each feature, from the finest to the coarsest.
-        strides: stride of each feature.
-
     Raises:
-        UsageError: when timm has no such backbone.
-        WeightsError: when the weights cannot be fetched or do not fit.
+        UsageError: timm has no such backbone.
+        WeightsError: the weights cannot be fetched or do not fit.
     """
 
     body: Any  # timm's feature extractors are untyped
@@ -79,11 +75,9 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
-        """Features, finest first.
+        """Features, finest first, of ``image`` (B, 3, H, W) in [0, 1].
 
-        Args:
-            image: (B, 3, H, W) in [0, 1].
-            extra: (B, extra_channels, H, W) in [0, 1], centred to [-1, 1] inside.
+        ``extra`` (B, extra_channels, H, W) in [0, 1] is centred to [-1, 1] inside.
         """
         x = (image - self.mean) / self.std
         if extra is not None:
@@ -107,12 +101,7 @@ def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
 def _make_body(
     name: str, max_stride: int, fetch: bool
 ) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
-    """A feature extractor, and the mean and standard deviation of its input.
-
-    Raises:
-        UsageError: timm has no such backbone, or it gives no features.
-        WeightsError: timm's weights were to be fetched, and could not be.
-    """
+    """A feature extractor, and the mean and standard deviation of its input."""
     if name == efficientnet_lite.NAME and not fetch:
         body = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
         return body, efficientnet_lite.MEAN, efficientnet_lite.STD
@@ -140,7 +129,7 @@ def _make_body(
 
 
 def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
-    """Cut off the blocks that no feature needs; returns the names of what went.
+    """Cut off the blocks that no feature needs, and return their names.
 
     timm does so for most families, but runs the EfficientNets and MobileNets to their end.
     """
@@ -184,10 +173,8 @@ def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
 def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:
     """Load a checkpoint with timm's parameter names into a ``features_only`` model.
 
-    Parameters of the classifier and of stages beyond ``max_stride`` are left out.
-
-    Raises:
-        WeightsError: no such file, not a checkpoint, or a parameter that is missing or misshapen.
+    Parameters of the classifier and of stages beyond ``max_stride`` are left out. Raises
+    ``WeightsError`` for no such file, or a parameter that is missing or misshapen.
     """
     if not Path(path).is_file():
         raise WeightsError(f"no checkpoint for the backbone {name!r} at {path}")

@@ -35,10 +35,7 @@ class SeparableConv(nn.Sequential):
 class PyramidPooling(nn.Module):
     """Pyramid pooling (Zhao et al., CVPR 2017): context at several grids, added to a feature map.
 
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        bins: sides of the pooling grids.
+    ``bins`` are the sides of the pooling grids.
     """
 
     def __init__(self, inputs: int, outputs: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:

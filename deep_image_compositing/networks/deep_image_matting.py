@@ -1,4 +1,4 @@
-"""The two networks of Deep Image Matting (Xu et al., CVPR 2017); a matting refiner trains them."""
+"""The two networks of Deep Image Matting (Xu et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -11,40 +11,25 @@ from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.weights import check_finite, read_state
 
-CHANNELS = (64, 128, 256, 512, 512)
-"""Channels of the five scales of VGG-16, finest first."""
-
-CONVOLUTIONS = (2, 2, 3, 3, 3)
-"""How many convolutions VGG-16 has at each."""
-
+CHANNELS = (64, 128, 256, 512, 512)  # channels of the five scales of VGG-16, finest first
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # how many convolutions VGG-16 has at each
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DeepImageMattingNetwork(nn.Module):
     """Image and trimap to alpha: an encoder-decoder, and a refinement stage on its answer.
 
-    The encoder is VGG-16's thirteen convolutions and a fourteenth, with a fourth input channel for
-    the trimap. The decoder has one 5 x 5 convolution a scale, before which features return to the
-    places where the encoder's pooling took its maxima from. Four more convolutions on the image
-    and that alpha correct it, before its sigmoid.
+    The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and
+    a fourteenth of side ``context``: VGG's own fully connected layer would make it 7; those who
+    published PyTorch weights chose 1 or 3. The decoder has one 5 x 5 convolution a scale, before
+    which features return to the places that the encoder's max pooling took them from. Four more
+    convolutions on the image and that alpha correct it, before its sigmoid.
 
-    Args:
-        width: factor of all channels; 1 is published. Channels are multiples of 8.
-        context: side of the fourteenth convolution's kernel, odd. VGG's own fully connected layer
-            would make it 7; those who published PyTorch weights chose 1 or 3.
-        batch_norm: normalise after every convolution but the two that give alpha; the paper does
-            not.
-        skips: add the encoder's features to those that the decoder has returned to their places.
-            Not in the paper; trains much faster from random weights.
-        refine: have the refinement stage.
-        features: a backbone of few strides whose features are added to the encoder's, at first
-            times 0. Not in the paper, whose encoder itself begins with VGG-16's weights; it is
-            for narrower networks, which no published weights fit.
-
-    Raises:
-        UsageError: for a number outside its range.
+    Not in the paper are ``width``, a factor of all channels; ``batch_norm`` after every convolution
+    but the two that give alpha; ``skips``, which add the encoder's features to the decoder's and
+    train much faster from random weights; and ``features``, a backbone of few strides whose
+    features are added to the encoder's, at first times 0.
     """
 
     mean: Tensor
@@ -111,21 +96,13 @@ class DeepImageMattingNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.xavier_normal_(self.head.weight)
         if self.refinement is not None:
-            last = self.refinement[-1]
-            assert isinstance(last, nn.Conv2d)
-            nn.init.zeros_(last.weight)
+            nn.init.zeros_(self.refinement[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1].
-
-        Args:
-            image: (B, 3, H, W) in [0, 1].
-            trimap: (B, 1, H, W) in {0, 0.5, 1}.
-        """
+        """Alpha (B, 1, H, W) in [0, 1] of an image (B, 3, H, W) in [0, 1] and its trimap."""
         return self.stages(image, trimap)[-1]
 
     def stages(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,25 +111,20 @@ class DeepImageMattingNetwork(nn.Module):
         Without a refinement stage both are the first.
         """
         height, width = image.shape[-2:]
+        pad = (0, -width % 32, 0, -height % 32)
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
-        x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        logits = self._encode_and_decode(x, self._seen(image, x))
+        x = F.pad(x, pad, mode="replicate")
+        added = {}
+        if self.features is not None:
+            found = self.features(F.pad(image, pad, mode="replicate"))
+            for (scale, project), feature in zip(self.projections.items(), found, strict=True):
+                added[int(scale)] = project(feature)
+        logits = self._encode_and_decode(x, added)
         raw = logits.sigmoid()
         refined = raw
         if self.refinement is not None:
             refined = (logits + self.refinement(torch.cat([x[:, :3], raw], 1))).sigmoid()
         return raw[..., :height, :width], refined[..., :height, :width]
-
-    def _seen(self, image: Tensor, padded: Tensor) -> dict[int, Tensor]:
-        """What the backbone adds to the input of each of the encoder's scales."""
-        if self.features is None:
-            return {}
-        pad = (0, padded.shape[-1] - image.shape[-1], 0, padded.shape[-2] - image.shape[-2])
-        found = self.features(F.pad(image, pad, mode="replicate"))
-        return {
-            int(scale): project(feature)
-            for (scale, project), feature in zip(self.projections.items(), found, strict=True)
-        }
 
     def _encode_and_decode(self, x: Tensor, added: Mapping[int, Tensor]) -> Tensor:
         """Logits (B, 1, H, W) for the normalised image and the trimap (B, 4, H, W)."""
@@ -172,98 +144,53 @@ class DeepImageMattingNetwork(nn.Module):
     def load_vgg(self, pretrained: str) -> None:
         """Begin the encoder with the convolutions of VGG-16; the trimap's weights are 0.
 
-        Args:
-            pretrained: ``pretrained`` to fetch timm's ``vgg16`` (``vgg16_bn`` with batch norm), or
-                the path of a checkpoint with its parameter names (torchvision's are the same).
-
-        Raises:
-            UsageError: this network has not VGG's width.
-            WeightsError: the weights cannot be fetched, or one is missing or misshapen.
+        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm);
+        torchvision's names are the same. Raises ``UsageError`` unless this network has VGG's width.
         """
         normed = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
         name = "vgg16_bn" if normed else "vgg16"
         if self.head.in_channels != CHANNELS[0]:
             raise UsageError(f"weights of {name} need width=1.0")
-        state: Mapping[str, Any]
-        if pretrained == "pretrained":
-            import timm
-
-            try:
-                state = timm.create_model(name, pretrained=True).state_dict()
-            except (RuntimeError, OSError, ValueError) as error:
-                raise WeightsError(
-                    f"the pretrained weights of {name!r} could not be fetched ({error}); give a "
-                    "local checkpoint file instead of 'pretrained', or none"
-                ) from error
-        else:
-            state = read_state(pretrained)
-            check_finite(pretrained, state)
+        source = Backbone(name, pretrained, extra_channels=1, max_stride=16).body.state_dict()
         own = self.encoder.state_dict()
-        index, names = 0, {}
-        for scale, count in enumerate(CONVOLUTIONS):
-            for place in range(count):
-                for part in range(2 if normed else 1):
-                    names[f"{scale}.{place}.{part}"] = f"features.{index + part}"
-                index += 3 if normed else 2
-            index += 1  # the pooling
-        wanted = {}
-        for key in own:
-            layer, _, parameter = key.rpartition(".")
-            if parameter != "num_batches_tracked":
-                wanted[key] = f"{names[layer]}.{parameter}"
-        first = wanted["0.0.0.weight"]
-        if first in state and state[first].shape[1] == 3:
-            blank = torch.zeros_like(state[first][:, :1])
-            state = {**state, first: torch.cat([state[first], blank], 1)}
-        found = _take(state, wanted, own, f"VGG-16 ({pretrained})")
-        self.encoder.load_state_dict({**own, **found})
+        self.encoder.load_state_dict(dict(zip(own, source.values(), strict=True)))
 
 
-# Weights of others
-
-_LAYERS = {
-    **{
-        f"encoder.{scale}.{i}.0": (f"conv{scale + 1}_{i + 1}", f"backbone.encoder.layer{scale + 1}")
-        for scale, count in enumerate(CONVOLUTIONS)
-        for i in range(count)
-    },
-    "bottom.0.0": ("conv6_1", "backbone.encoder.conv6"),
-    "bottom.1.0": ("deconv6_1", "backbone.decoder.deconv6_1"),
-    **{
-        f"decoder.{i}.0": (f"deconv{5 - i}_1", f"backbone.decoder.deconv{5 - i}_1")
-        for i in range(5)
-    },
-    "head": ("deconv1", "backbone.decoder.deconv1"),
-    **{f"refinement.{i}.0": (f"refine_conv{i + 1}",) * 2 for i in range(3)},
-    "refinement.3": ("refine_pred",) * 2,
-}
-"""Our name of each convolution, and the two published ones."""
+# The published PyTorch versions
 
 
-def published_names() -> dict[str, tuple[str, str]]:
+def _published_names() -> dict[str, tuple[str, str]]:
     """Our name of each convolution, its flat published name, and MMEditing's."""
-    names = {}
-    for own, (flat, other) in _LAYERS.items():
-        if own.startswith("encoder"):
-            other = f"{other}.{2 * int(own.split('.')[2])}"
-        elif own.startswith("refinement"):
-            other = f"refiner.{other}"
-        names[own] = (flat, other)
+    names = {
+        "bottom.0.0": ("conv6_1", "backbone.encoder.conv6"),
+        "bottom.1.0": ("deconv6_1", "backbone.decoder.deconv6_1"),
+        "head": ("deconv1", "backbone.decoder.deconv1"),
+        "refinement.3": ("refine_pred", "refiner.refine_pred"),
+    }
+    for scale, count in enumerate(CONVOLUTIONS):
+        for i in range(count):
+            other = f"backbone.encoder.layer{scale + 1}.{2 * i}"
+            names[f"encoder.{scale}.{i}.0"] = (f"conv{scale + 1}_{i + 1}", other)
+    for i in range(5):
+        name = f"deconv{5 - i}_1"
+        names[f"decoder.{i}.0"] = (name, f"backbone.decoder.{name}")
+    for i in range(3):
+        names[f"refinement.{i}.0"] = (f"refine_conv{i + 1}", f"refiner.refine_conv{i + 1}")
     return names
 
 
 def is_published(state: Mapping[str, Any]) -> bool:
     """Whether a state dict has the parameter names of one of the public PyTorch versions."""
-    return any(f"{name}.weight" in state for name in published_names()["encoder.0.0.0"])
+    return any(f"{name}.weight" in state for name in _published_names()["encoder.0.0.0"])
 
 
 def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a network must be made with to hold the published ``state``.
 
-    Whether it was trained with sums of encoder and decoder features (``skips``) cannot be told
-    from its parameters; those that were released were not.
+    Whether it was trained with ``skips`` cannot be told from its parameters; those that were
+    released were not.
     """
-    names = published_names()
+    names = _published_names()
 
     def shape(layer: str) -> tuple[int, ...]:
         found = [state[f"{name}.weight"] for name in names[layer] if f"{name}.weight" in state]
@@ -284,19 +211,17 @@ def from_published(state: Mapping[str, Any], network: DeepImageMattingNetwork) -
 
     Two layouts are known: flat names (``conv1_1`` to ``refine_pred``, as in
     github.com/huochaitiantang/pytorch-deep-image-matting) and MMEditing's (``backbone.encoder``,
-    ``backbone.decoder``, ``refiner``), both trained on images normalised as for ImageNet and
-    trimaps in [0, 1], as this network takes them.
-
-    Raises:
-        WeightsError: a parameter that is missing, has another shape or was left over.
+    ``backbone.decoder``, ``refiner``), both trained on inputs as this network takes them. Raises
+    ``WeightsError`` for a parameter that is missing, has another shape or was left over.
     """
     own = network.state_dict()
     kind = 0 if "conv1_1.weight" in state else 1
-    wanted = {}
-    for layer, names in published_names().items():
-        for parameter in ("weight", "bias"):
-            if f"{layer}.{parameter}" in own:
-                wanted[f"{layer}.{parameter}"] = f"{names[kind]}.{parameter}"
+    wanted = {
+        f"{layer}.{parameter}": f"{names[kind]}.{parameter}"
+        for layer, names in _published_names().items()
+        for parameter in ("weight", "bias")
+        if f"{layer}.{parameter}" in own
+    }
     lacking = [key for key in own if key not in wanted]
     if lacking:
         raise WeightsError(
@@ -309,21 +234,15 @@ def from_published(state: Mapping[str, Any], network: DeepImageMattingNetwork) -
             f"the published weights hold {left[0]} and {len(left) - 1} more, for which this "
             "network has no place; is refine=False, or are they of another network?"
         )
-    return _take(state, wanted, own, "the published checkpoint")
-
-
-def _take(
-    state: Mapping[str, Any], wanted: Mapping[str, str], own: Mapping[str, Tensor], about: str
-) -> dict[str, Tensor]:
-    """Tensors of ``state`` by our names; the first that does not fit is named."""
-    taken = {}
     for key, name in wanted.items():
         expected = tuple(own[key].shape)
         if name not in state:
-            raise WeightsError(f"{about} lacks {name}, expected with shape {expected}")
+            raise WeightsError(
+                f"the published checkpoint lacks {name}, expected with shape {expected}"
+            )
         if tuple(state[name].shape) != expected:
             raise WeightsError(
-                f"{about} has {name} with shape {tuple(state[name].shape)}, expected {expected}"
+                f"the published checkpoint has {name} with shape {tuple(state[name].shape)}, "
+                f"expected {expected}"
             )
-        taken[key] = state[name]
-    return taken
+    return {key: state[name] for key, name in wanted.items()}

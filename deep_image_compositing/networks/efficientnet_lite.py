@@ -1,9 +1,7 @@
-"""The encoder of the shipped weights, EfficientNet-Lite0, so that running them imports no timm.
+"""EfficientNet-Lite0, the encoder of the shipped weights, so that running them imports no timm.
 
-Importing timm brings torchvision and takes longer than a composite. This is timm's
-``tf_efficientnet_lite0`` with ``features_only``: the same parameter names and the same answers, to
-the bit. ``Backbone`` makes it; all other backbones
-come from timm.
+Importing timm takes longer than a composite. This is timm's ``tf_efficientnet_lite0`` with
+``features_only``: the same parameter names, the same answers to the bit.
 """
 
 from __future__ import annotations
@@ -14,14 +12,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "tf_efficientnet_lite0"
-"""What timm calls it."""
-
-MEAN = STD = (0.5, 0.5, 0.5)
-"""How its input is normalised."""
-
-STRIDES = (2, 4, 8, 16, 32)
-"""Stride of each feature that it can give."""
+NAME = "tf_efficientnet_lite0"  # what timm calls it
+MEAN = STD = (0.5, 0.5, 0.5)  # how its input is normalised
+STRIDES = (2, 4, 8, 16, 32)  # stride of each feature that it can give
 
 # Of each stage: kernel, stride, expansion, channels, blocks. The features come from those in LAST.
 _STAGES = (
@@ -37,17 +30,12 @@ _LAST = (0, 1, 2, 4, 6)
 
 
 class FeatureInfo:
-    """What each feature is, as timm's feature extractors tell it.
-
-    Args:
-        indices: of the features that are given, among ``STRIDES``.
-    """
+    """What each feature is, as timm's extractors tell it; ``indices`` are among ``STRIDES``."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self.indices = tuple(indices)
 
     def channels(self) -> list[int]:
-        """Channels of each feature."""
         return [_STAGES[_LAST[index]][3] for index in self.indices]
 
     def reduction(self) -> list[int]:
@@ -55,15 +43,13 @@ class FeatureInfo:
         return [STRIDES[index] for index in self.indices]
 
     def module_name(self) -> list[str]:
-        """The module from which each feature comes."""
         return [f"blocks.{_LAST[index]}" for index in self.indices]
 
 
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019) without its classifier.
 
-    Args:
-        indices: which features are given, among ``STRIDES``.
+    ``indices`` say which features are given, among ``STRIDES``.
     """
 
     def __init__(self, indices: Sequence[int]) -> None:
@@ -112,7 +98,6 @@ class SeparableBlock(nn.Module):
         self.bn2 = NormAct(outputs, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
         return self.bn2(self.conv_pw(self.bn1(self.conv_dw(x))))
 
 
@@ -131,7 +116,6 @@ class InvertedResidual(nn.Module):
         self.skips = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         y = self.bn2(self.conv_dw(self.bn1(self.conv_pw(x))))
         y = self.bn3(self.conv_pwl(y))
         return y + x if self.skips else y
@@ -147,7 +131,6 @@ class SameConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         stride, kernel = self.stride[0], self.kernel_size[0]
         if stride > 1:
             missing = [(-(-n // stride) - 1) * stride + kernel - n for n in x.shape[-2:]]
@@ -164,6 +147,5 @@ class NormAct(nn.BatchNorm2d):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same shape."""
         x = super().forward(x)
         return F.relu6(x, inplace=True) if self.act else x

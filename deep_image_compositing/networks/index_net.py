@@ -1,8 +1,7 @@
 """IndexNet matting: a MobileNetV2 whose pooling and upsampling follow indices that it learns.
 
-Lu, Dai, Shen and Xu, "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019. The
-refiner ``index_net`` calls this. The formulas are the paper's; shapes and constants of which it
-does not speak are those of the authors' published model, so that at width 1 its weights fit.
+Lu, Dai, Shen and Xu, "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019. What
+the paper leaves open is as in the authors' published model, so that at width 1 its weights fit.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3
 POOLED = (0, 2, 3, 4, 6)
 """Levels (0 is the stem) that end in indexed pooling, where MobileNetV2 has strides of 2."""
 
-DILATIONS = (1, 2, 4, 8)
-"""Of the context's branches at stride 32."""
-
+DILATIONS = (1, 2, 4, 8)  # of the context's branches at stride 32
 STRIDE = 2 ** len(POOLED)
 
 
@@ -37,16 +34,11 @@ STRIDE = 2 ** len(POOLED)
 
 
 def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices for pooling and for upsampling, from what an index network says of each window.
+    """Indices for pooling and for upsampling, (B, C, 2H, 2W) in (0, 1) each.
 
-    Both are a sigmoid of ``raw``; those for pooling are a softmax of that over the four places of
-    a 2 x 2 window besides, so that a pooled value is a convex combination of its window.
-
-    Args:
-        raw: (B, C, 4, H, W), any real numbers: a row of places is the window read in lines.
-
-    Returns:
-        Two of (B, C, 2H, 2W) in (0, 1); the first sums to 1 over every window.
+    ``raw`` (B, C, 4, H, W) holds the places of each 2 x 2 window, row by row. Both are its sigmoid;
+    those for pooling are a softmax of that over each window besides, so that a pooled value is a
+    convex combination.
     """
     up = raw.sigmoid()
     return tuple(F.pixel_shuffle(x.flatten(1, 2), 2) for x in (up.softmax(2), up))  # type: ignore[return-value]
@@ -55,15 +47,8 @@ def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
 def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
     """Sum of ``indices · x`` over every 2 x 2 window: the paper's indexed pooling (IP).
 
-    With 1 at each window's maximum and 0 elsewhere this is max pooling, with 1/4 everywhere
-    average pooling.
-
-    Args:
-        x: (B, C, H, W), H and W even.
-        indices: (B, C, H, W), or (B, 1, H, W) for all channels.
-
-    Returns:
-        (B, C, H/2, W/2).
+    ``x`` is (B, C, H, W), H and W even; ``indices`` may have one channel for all. With 1 at each
+    window's maximum this is max pooling, with 1/4 everywhere average pooling.
     """
     return 4 * F.avg_pool2d(indices * x, 2)
 
@@ -71,15 +56,8 @@ def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
 def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
     """Each value spread over its 2 x 2 window by ``indices``: the paper's indexed upsampling (IU).
 
-    With 1 at each window's maximum and 0 elsewhere this is max unpooling, with 1 everywhere
-    nearest-neighbour upsampling.
-
-    Args:
-        x: (B, C, H, W).
-        indices: (B, C, 2H, 2W), or (B, 1, 2H, 2W) for all channels.
-
-    Returns:
-        (B, C, 2H, 2W).
+    ``x`` is (B, C, H, W), ``indices`` (B, C or 1, 2H, 2W). With 1 at each window's maximum this is
+    max unpooling, with 1 everywhere nearest-neighbour upsampling.
     """
     return indices * F.interpolate(x, scale_factor=2, mode="nearest")
 
@@ -87,21 +65,11 @@ def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
 class IndexBlock(nn.Module):
     """An index network: reads a feature map and says, per window, which places matter.
 
-    The paper's three families. ``holistic`` gives one index map for all channels. The depthwise
-    ones give each channel its own: ``o2o`` (one-to-one) from that channel alone, ``m2o``
-    (many-to-one) from all of them.
-
-    The published model computes the four places of a window by four networks side by side; here
-    they are one with four times the channels, which gives the same numbers.
-
-    Args:
-        channels: of the feature map.
-        family: ``m2o``, ``o2o`` or ``holistic``.
-        context: whether a window is judged by the 4 x 4 pixels around it, not by its own 2 x 2.
-        nonlinear: whether there are a norm, a ReLU6 and a second convolution.
-
-    Raises:
-        UsageError: for another ``family``.
+    ``holistic`` gives one index map for all channels; ``o2o`` (one-to-one) gives each channel its
+    own from that channel alone, ``m2o`` (many-to-one) from all of them. With ``context`` a window
+    is judged by the 4 x 4 pixels around it, not by its own 2 x 2; if ``nonlinear``, there are a
+    norm, a ReLU6 and a second convolution. The published model computes the four places of a
+    window by four networks side by side; one with four times the channels gives the same numbers.
     """
 
     def __init__(
@@ -153,7 +121,7 @@ def _conv(
     groups: int = 1,
     padding: int | None = None,
 ) -> list[nn.Module]:
-    """A convolution without bias, which keeps the size unless told its padding, and its norm."""
+    """A convolution without bias, which keeps the size unless given a padding, and its norm."""
     padding = kernel // 2 * dilation if padding is None else padding
     conv = nn.Conv2d(inputs, outputs, kernel, 1, padding, dilation, groups, bias=False)
     return [_begin(conv), nn.BatchNorm2d(outputs)]
@@ -167,13 +135,8 @@ def _active(*arguments: int) -> list[nn.Module]:
 class InvertedResidual(nn.Module):
     """MobileNetV2's block: widen, filter each channel, narrow (Sandler et al., CVPR 2018).
 
-    The border is padded before the widening, as the published model does it: so what lies beyond
-    it is the widened zero, not zero.
-
-    Args:
-        inputs: channels in.
-        outputs: channels out; when they equal ``inputs``, the input is added.
-        expansion: factor of the channels in between.
+    The border is padded before the widening, as in the published model. When ``outputs`` equal
+    ``inputs``, the input is added.
     """
 
     def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
@@ -185,7 +148,6 @@ class InvertedResidual(nn.Module):
         self.adds = inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
         y = self.layers(F.pad(x, (1, 1, 1, 1)))
         return x + y if self.adds else y
 
@@ -202,15 +164,9 @@ class _NormOfOne(nn.BatchNorm2d):
 
 
 class AtrousPyramid(nn.Module):
-    """Context at four dilations and over the whole map: atrous spatial pyramid pooling (ASPP).
+    """Atrous spatial pyramid pooling (Chen et al., ECCV 2018) with separable convolutions.
 
-    Chen et al., ECCV 2018, with depthwise separable convolutions, as section 5 of the paper has it.
-
-    Args:
-        inputs: channels in.
-        branch: channels of each of the five branches.
-        outputs: channels out.
-        dropout: share of the outputs that are dropped in training.
+    Each of the five branches has ``branch`` channels; ``dropout`` acts on the outputs.
     """
 
     def __init__(self, inputs: int, branch: int, outputs: int, dropout: float = 0.5) -> None:
@@ -229,7 +185,6 @@ class AtrousPyramid(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
         parts = [branch(x) for branch in self.branches]
         parts.append(self.whole(x).expand_as(parts[0]))
         return self.dropout(self.join(torch.cat(parts, 1)))
@@ -238,26 +193,15 @@ class AtrousPyramid(nn.Module):
 class IndexNetwork(nn.Module):
     """Alpha of an image and its trimap, at any size.
 
-    Nine levels of encoder and decoder face each other: where a level of the encoder pools, its
-    index block tells the pooling what to keep and the decoder's level where to put it back; the
-    features that were weighted for pooling are what the decoder's level is given besides.
+    Nine levels of encoder and decoder face each other: where the encoder pools, its index block
+    tells the pooling what to keep and the decoder where to put it back; the decoder is also given
+    the features that were weighted for pooling. ``channels`` are those of the encoder's levels.
 
-    Args:
-        width: factor of all channels, which are rounded to multiples of 8; at 1 the network is
-            the published one, of 5.95 million parameters. (The paper's table counts 8.15 million,
-            those of index blocks twice as wide between their convolutions.)
-        indexing: family of the index blocks, see ``IndexBlock``. The default is what the
-            paper found best.
-        context: see ``IndexBlock``.
-        nonlinear: see ``IndexBlock``.
-        dropout: of the context features in training.
-
-    Attributes:
-        channels: of each level of the encoder, the stem first.
-
-    Raises:
-        UsageError: for a ``width`` that is not positive, a ``dropout`` outside [0, 1) or another
-            ``indexing``.
+    ``width`` is a factor of all channels, which are rounded to multiples of 8; at 1 the network is
+    the published one, of 5.95 million parameters. (The paper's table counts 8.15 million, those of
+    index blocks twice as wide between their convolutions.) ``indexing``, ``context`` and
+    ``nonlinear`` are as for ``IndexBlock``; the paper found ``m2o`` best. ``dropout``, in [0, 1),
+    acts on the context features in training.
     """
 
     mean: Tensor
@@ -278,22 +222,16 @@ class IndexNetwork(nn.Module):
             raise UsageError(f"dropout is a share and must lie in [0, 1), got {dropout}")
         self.width = width
         self.indexing = indexing
-        self.channels = channels = [
-            _scaled(c, width) for c in (32, *(block[1] for block in BLOCKS))
-        ]
+        self.channels = channels = [_scaled(c, width) for c in (32, *(b[1] for b in BLOCKS))]
         self.encoder = nn.ModuleList([nn.Sequential(*_active(4, channels[0], 3))])
-        for (expansion, _, count), (inputs, outputs) in zip(
-            BLOCKS, pairwise(channels), strict=True
-        ):
-            ends = [inputs, *[outputs] * count]
-            self.encoder.append(
-                nn.Sequential(*(InvertedResidual(a, b, expansion) for a, b in pairwise(ends)))
-            )
+        inputs = channels[0]
+        for (expansion, _, count), outputs in zip(BLOCKS, channels[1:], strict=True):
+            ends = pairwise([inputs, *[outputs] * count])
+            blocks = [InvertedResidual(a, b, expansion) for a, b in ends]
+            self.encoder.append(nn.Sequential(*blocks))
+            inputs = outputs
         self.indices = nn.ModuleDict(
-            {
-                str(level): IndexBlock(channels[level], indexing, context, nonlinear)
-                for level in POOLED
-            }
+            {str(i): IndexBlock(channels[i], indexing, context, nonlinear) for i in POOLED}
         )
         self.context = AtrousPyramid(channels[7], _scaled(256, width), channels[6], dropout)
         # Each level of the decoder takes as much from below as it is given from the encoder.
@@ -316,9 +254,7 @@ class IndexNetwork(nn.Module):
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
         """Alpha (B, 1, H, W): in [0, 1], but not cut to that while training.
 
-        Args:
-            image: (B, 3, H, W) in [0, 1].
-            trimap: (B, 1, H, W) in {0, 0.5, 1}.
+        Takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1}.
         """
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
         x, (height, width) = pad_to_multiple(x, STRIDE)
@@ -343,12 +279,7 @@ class IndexNetwork(nn.Module):
     def load_encoder(self, pretrained: str) -> None:
         """Begin the encoder as timm's MobileNetV2, whose layers are the same in the same order.
 
-        Args:
-            pretrained: ``pretrained`` for timm's own weights, or a file with timm's names.
-
-        Raises:
-            UsageError: unless ``width`` is 1.
-            WeightsError: as ``Backbone``.
+        ``pretrained`` is as for ``Backbone``. Raises ``UsageError`` unless ``width`` is 1.
         """
         if self.width != 1:
             raise UsageError(f"there are ImageNet weights for width=1 only, got {self.width}")
@@ -371,13 +302,8 @@ def is_published(state: Mapping[str, Tensor]) -> bool:
 def read_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' published weights under the names of ``network``, for its ``load_state_dict``.
 
-    Args:
-        network: of ``width`` 1 for the checkpoint that they published, which is ``m2o`` with
-            context and nonlinearity.
-        state: tensors by the names of their model, with or without ``module.`` before each.
-
-    Raises:
-        WeightsError: a name is missing or unknown, or a shape is another; names the first few.
+    Their checkpoint is ``m2o`` of ``width`` 1 with context and nonlinearity. Raises
+    ``WeightsError`` when a name is missing or unknown or a shape differs; names the first few.
     """
     given = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     read: dict[str, Tensor] = {}
@@ -411,7 +337,7 @@ def read_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[s
 
 
 def _published_names(name: str) -> list[str]:
-    """What the published model calls a tensor of ours; the four of which it is made, if so."""
+    """What the published model calls a tensor of ours, or the four of which it is made."""
     part, _, rest = name.partition(".")
     level, _, inner = rest.partition(".")
     if part == "encoder":

@@ -14,12 +14,7 @@ from deep_image_compositing.networks.blocks import ConvNormAct, upsample
 
 
 class Encoder(nn.Module):
-    """A plain convolutional encoder: one feature per scale, from full size down.
-
-    Args:
-        inputs: channels in.
-        widths: channels of each scale, finest first.
-    """
+    """A plain encoder: one feature a scale of ``widths`` channels, from full size down."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -31,7 +26,6 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, inputs, H, W) to features at strides 1, 2, 4 and so on."""
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -44,19 +38,13 @@ class MultiStreamNetwork(nn.Module):
 
     Each decoder step takes the coarser result and both streams' features of its scale, as a
     Laplacian blend takes both pictures' bands of each level (paper, section 3.3). The paper's
-    dense blocks are plain pairs of convolutions here.
+    dense blocks are plain pairs of convolutions here. ``widths`` are the channels of each scale,
+    finest first; without background channels there is a single stream.
 
-    Args:
-        foreground_channels: input channels of the foreground stream.
-        background_channels: input channels of the background stream; 0 for a single stream.
-        outputs: channels out.
-        widths: channels of each scale, finest first; the last one has the largest view.
-        backbone: a pretrained feature extractor that sees the photograph, the first three
-            channels of the foreground stream, and its next two beside it; its features join
-            those of the same scale. None for no such help, as published.
-        shuffle: stride of the finest scale. At 2, the four pixels of each square come in side by
-            side as channels and go out so: several times faster, for corrections that follow
-            what came in. 1 is as published.
+    Not in the paper are ``backbone``, a feature extractor of the foreground stream's first three
+    channels, and its next two beside it, whose features join those of their scale; and
+    ``shuffle``, the stride of the finest scale: above 1, the pixels of each square come in and go
+    out side by side as channels, several times faster.
     """
 
     def __init__(

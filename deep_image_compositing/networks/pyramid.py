@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from deep_image_compositing.networks.backbone import Backbone
@@ -10,19 +9,11 @@ from deep_image_compositing.networks.blocks import PyramidPooling, SeparableConv
 
 
 class PyramidNetwork(nn.Module):
-    """Encoder, pyramid pooling on the deepest feature, top-down decoder to stride 4.
+    """Encoder, pyramid pooling on the deepest feature, top-down decoder to ``min_stride``.
 
-    The refinement network is the same with a mask as a fourth input channel, a shallower encoder
-    and a decoder that goes on to stride 2.
-
-    Args:
-        backbone: timm model name.
-        pretrained: as for ``Backbone``.
-        width: channels of the decoder.
-        extra_channels: input channels after RGB (1 for a mask).
-        max_stride: stride of the deepest feature used.
-        min_stride: stride of the decoder's output.
-        freeze_stride: encoder features up to this stride are not trained.
+    The refinement network is the same with a mask as a fourth input channel (``extra_channels``), a
+    shallower encoder (``max_stride``) and a decoder that goes on to stride 2. The decoder has
+    ``width`` channels; the other arguments are as for ``Backbone``.
     """
 
     def __init__(
@@ -52,8 +43,3 @@ class PyramidNetwork(nn.Module):
         for feature, lateral, smooth in reversed(list(steps)):
             x = smooth(lateral(feature) + upsample(x, feature))
         return upsample(self.head(x), image)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of scalar parameters of ``module``."""
-    return sum(torch.numel(parameter) for parameter in module.parameters())

@@ -1,7 +1,4 @@
-"""The stages that fill the three slots, as LightningModules: to train, to measure, to save.
-
-What they run is in ``deep_image_compositing.models``, and is all that a composite needs.
-"""
+"""The models of ``deep_image_compositing.models`` as LightningModules, to train and to measure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """One base class a slot: what every segmenter, refiner and fuser shares in training and tests.
 
-A stage is a ``LightningModule``. The base owns the steps, metrics, optimiser and logging of
-pictures; a filler brings its network and its ``forward``, and a learned filler also its ``loss``.
-A stage without parameters is a stage all the same, so that one ``Trainer.test`` compares learned
-and classical ones. What a stage needs to run is in ``deep_image_compositing.models.base``.
+A stage without parameters is a LightningModule all the same, so that one ``Trainer.test`` compares
+learned and classical ones. What a stage needs to run is in ``models.base``.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +39,7 @@ Batch = dict[str, Tensor]
 
 @dataclass
 class Step:
-    """What a loss returns.
-
-    Attributes:
-        loss: the scalar that is minimised.
-        terms: its named parts, logged next to it.
-        pictures: named (B, 1|3, H, W) tensors for the contact sheet.
-    """
+    """What a loss returns: the scalar to minimise, its named parts, and pictures to show."""
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -95,17 +87,22 @@ class Stage(LightningModule, StageModel):
 
     # What a slot defines
 
+    batch_inputs: ClassVar[tuple[str, ...]]
+    """Entries of a batch that ``forward`` takes."""
+    batch_target: ClassVar[str]
+    """The entry that it should return."""
+
     def make_metrics(self) -> MetricCollection:
         """The slot's metrics; cloned for validation and test."""
-        raise NotImplementedError
+        return mask_metrics()
 
     def predict_batch(self, batch: Batch) -> Tensor:
         """Run ``forward`` on the entries of ``batch`` that the slot takes."""
-        raise NotImplementedError
+        return self(*(batch[name] for name in self.batch_inputs))
 
     def target(self, batch: Batch) -> Tensor:
         """What ``predict_batch`` should have returned."""
-        raise NotImplementedError
+        return batch[self.batch_target]
 
     def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
         """Update ``metrics`` with one batch."""
@@ -117,7 +114,10 @@ class Stage(LightningModule, StageModel):
 
     def training_output(self, batch: Batch) -> Tensor:
         """What ``criterion`` compares with ``target``."""
-        return self.predict_batch(batch)
+        logits = getattr(type(self), "logits", None)
+        if logits in (None, SegmenterModel.logits, RefinerModel.logits):
+            return self.predict_batch(batch)
+        return logits(self, *(batch[name] for name in self.batch_inputs)).sigmoid()
 
     def rate_factor(self, name: str) -> float:
         """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""
@@ -166,12 +166,11 @@ class Stage(LightningModule, StageModel):
         prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
             target = self.target(batch)
-            given = {
-                name: value
-                for name, value in batch.items()
-                if value is not target and name not in ("weight", "valid")
-            }
-            self._log_pictures("val", {**given, "output": prediction, "target": target})
+            pictures = {name: value for name, value in batch.items() if value is not target}
+            pictures = {**pictures, "output": prediction, "target": target}
+            for name in ("weight", "valid"):
+                pictures.pop(name, None)
+            self._log_pictures("val", pictures)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.test_metrics, batch)
@@ -179,11 +178,9 @@ class Stage(LightningModule, StageModel):
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         """Predict a batch and measure what is not padding; returns the whole prediction."""
         prediction = self.predict_batch(batch)
-        valid = batch.get("valid")
-        if valid is None:
-            counted, rows = batch, prediction
-        else:
-            counted, rows = {key: value[valid] for key, value in batch.items()}, prediction[valid]
+        counted, rows = batch, prediction
+        if (valid := batch.get("valid")) is not None:
+            counted, rows = {key: value[valid] for key, value in batch.items()}, rows[valid]
         if len(rows):
             self.measure(metrics, rows, counted)
         self.log_dict(metrics, batch_size=len(prediction))
@@ -216,10 +213,8 @@ class Stage(LightningModule, StageModel):
             return optimizer
         total = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._rate(s, total))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        rate = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": rate}
 
     def save_hyperparameters(
         self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, **how: Any
@@ -268,6 +263,9 @@ class Segmenter(SegmenterModel, Stage):
     A filler implements ``forward(image)`` and, if it trains, ``logits``.
     """
 
+    batch_inputs = ("image",)
+    batch_target = "mask"
+
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"])
         terms = mask_loss(logits, batch["mask"], batch.get("weight"))
@@ -278,20 +276,6 @@ class Segmenter(SegmenterModel, Stage):
         }
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
-    def make_metrics(self) -> MetricCollection:
-        return mask_metrics()
-
-    def predict_batch(self, batch: Batch) -> Tensor:
-        return self(batch["image"])
-
-    def training_output(self, batch: Batch) -> Tensor:
-        if type(self).logits is SegmenterModel.logits:
-            return self.predict_batch(batch)
-        return self.logits(batch["image"]).sigmoid()
-
-    def target(self, batch: Batch) -> Tensor:
-        return batch["mask"]
-
 
 class Refiner(RefinerModel, Stage):
     """``image, mask → alpha``: make a rough mask exact.
@@ -299,6 +283,9 @@ class Refiner(RefinerModel, Stage):
     Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``.
     A filler implements ``forward(image, mask)`` and, if it trains, ``logits``.
     """
+
+    batch_inputs = ("image", "mask")
+    batch_target = "alpha"
 
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"], batch["mask"])
@@ -311,30 +298,14 @@ class Refiner(RefinerModel, Stage):
         }
         return Step(loss, pictures=pictures)
 
-    def make_metrics(self) -> MetricCollection:
-        return mask_metrics()
-
-    def predict_batch(self, batch: Batch) -> Tensor:
-        return self(batch["image"], batch["mask"])
-
-    def training_output(self, batch: Batch) -> Tensor:
-        if type(self).logits is RefinerModel.logits:
-            return self.predict_batch(batch)
-        return self.logits(batch["image"], batch["mask"]).sigmoid()
-
-    def target(self, batch: Batch) -> Tensor:
-        return batch["alpha"]
-
 
 class Fuser(FuserModel, Stage):
     """``foreground, background, alpha → composite``: set the subject into the new background.
 
     Training batches are triplets: ``foreground``, ``background``, ``mask`` (the rough alpha that
     the fuser is given), ``composite`` (target), and for the ``layers`` head ``alpha`` and
-    ``foreground_color``, both true.
-
-    A filler implements ``forward(foreground, background, alpha)``; one that works in layers also
-    ``layers``, from which the cut-out is made.
+    ``foreground_color``, both true. A filler implements ``forward(foreground, background, alpha)``;
+    one that works in layers ``layers``, from which the cut-out is made.
 
     Args:
         perceptual: timm backbone whose features the perceptual loss compares; None for no such
@@ -342,6 +313,9 @@ class Fuser(FuserModel, Stage):
         perceptual_weights: ``pretrained`` to fetch ImageNet weights, or a local checkpoint.
         perceptual_scale: factor of the perceptual term, 0.8 in the paper.
     """
+
+    batch_inputs = ("foreground", "background", "mask")
+    batch_target = "composite"
 
     def __init__(
         self,
@@ -372,7 +346,7 @@ class Fuser(FuserModel, Stage):
         return terms
 
     def loss(self, batch: Batch) -> Step:
-        output = self(batch["foreground"], batch["background"], batch["mask"])
+        output = self.predict_batch(batch)
         terms = self.composite_loss(output, batch["composite"])
         return Step(sum(terms.values(), output.new_zeros(())), terms, {**batch, "output": output})
 
@@ -383,9 +357,3 @@ class Fuser(FuserModel, Stage):
         # Where there is no true alpha, the rim is that of the mask that the fuser was given.
         alpha = batch.get("alpha", batch["mask"])
         metrics.update(prediction, batch["composite"], alpha=alpha)
-
-    def predict_batch(self, batch: Batch) -> Tensor:
-        return self(batch["foreground"], batch["background"], batch["mask"])
-
-    def target(self, batch: Batch) -> Tensor:
-        return batch["composite"]

@@ -25,16 +25,6 @@ from deep_image_compositing.models.fusion.multi_stream import (
 from deep_image_compositing.models.fusion.poisson import PoissonModel
 from deep_image_compositing.stages.base import Batch, Fuser, Step
 
-__all__ = [
-    "AlphaFuser",
-    "CopyPasteFuser",
-    "FeatherFuser",
-    "LaplacianFuser",
-    "MultiStreamFuser",
-    "PoissonFuser",
-    "SingleStreamFuser",
-]
-
 
 class AlphaFuser(AlphaModel, Fuser):
     """``AlphaModel`` as a stage."""

@@ -21,13 +21,9 @@ StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tens
 def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[..., Any]:
     """The stage that ``given`` names or is.
 
-    Args:
-        slot: one of ``deep_image_compositing.registry.SLOTS``.
-        given: a registered name, a (name, options) pair, a module, or a callable. By name,
-            shipped weights are loaded unless the options say ``weights`` themselves; where that is
-            a file, the stage is made as the one in the file was, but for the other options.
-        model: what is only to run, and so need be no LightningModule: see
-            ``deep_image_compositing.models``.
+    By name, shipped weights are loaded unless the options say ``weights`` themselves; where that is
+    a file, the stage is made as the one in the file was, but for the other options. What is only
+    to run (``model``) need be no LightningModule.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.
@@ -51,12 +47,7 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
 
 
 def check_stage(slot: str, given: StageLike) -> None:
-    """Find what is wrong with the name and the options in ``given`` without making the stage.
-
-    Raises:
-        UsageError: an unknown name or option, or a value of the wrong kind.
-        WeightsError: a file that is not there.
-    """
+    """Raise what ``make_stage`` would of the name and the options, without making the stage."""
     if isinstance(given, str):
         registry.get(slot, given)
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
@@ -68,15 +59,8 @@ def restore_stage(
 ) -> Any:
     """The stage ``name`` with the weights of a file, made as the stage in the file was made.
 
-    Args:
-        slot: one of ``deep_image_compositing.registry.SLOTS``.
-        name: a registered name.
-        path: a training checkpoint, or a weights file.
-        options: of the stage, instead of those in the file.
-
-    Raises:
-        UsageError: an unknown name or option.
-        WeightsError: no such file, or one that does not hold such a stage.
+    ``path`` is a training checkpoint or a weights file; ``options`` replace those in it. Raises as
+    ``make_stage``.
     """
     if not Path(path).is_file():
         raise WeightsError(f"there is no checkpoint {path}")

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, trimap_from_mask
-from deep_image_compositing.models.refinement.matting import MattingModel, SolvedMattingModel
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.models.refinement.matting import (
+    MattingModel,
+    SolvedMattingModel,
+    TrainedMattingModel,
+)
 from deep_image_compositing.stages.base import Batch, Refiner, Step
 
-EPSILON = 1e-6
-"""Where the losses turn from round to straight (Xu et al., 2017, section 4.1)."""
+EPSILON = 1e-6  # where the losses turn from round to straight (Xu et al., 2017, section 4.1)
 
 
 class MattingRefiner(MattingModel, Refiner):
@@ -35,11 +37,6 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
     Args:
         widths: least and greatest half width, in pixels of the training crops, of the unknown
             band of a random trimap in training.
-        **kwargs: as for ``TrainedMattingModel`` and
-            ``Stage``.
-
-    Raises:
-        UsageError: for a number outside its range.
     """
 
     def __init__(self, *, widths: tuple[int, int] = (2, 20), **kwargs: Any) -> None:
@@ -51,7 +48,6 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         self.widths = tuple(widths)
 
     def loss(self, batch: Batch) -> Step:
-        """The sum of ``terms`` under a random trimap."""
         trimap = self.random_trimap(batch)
         answer, terms = self.terms(batch, trimap)
         output = torch.where(trimap == 0.5, answer.detach().to(trimap), trimap)
@@ -75,35 +71,27 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
     def random_trimap(self, batch: Batch) -> Tensor:
         """A trimap (B, 1, H, W) a training sample, of random width.
 
-        Half of them from the true alpha: unknown is what lies within a random radius of any
-        opacity between 0 and 1, as those who publish mattes do it. The others from the rough
-        mask, whose band of a random half width need not hold the whole rim: so the network also
-        learns from what it will be given.
+        Half of them from the true alpha, as those who publish mattes do it. The others from the
+        rough mask, whose band need not hold the whole rim, as later in use.
         """
         low, high = self.widths
         count = len(batch["alpha"])
         radii = torch.randint(low, high + 1, (count,)).tolist()
         exact = (torch.rand(count) < 0.5).tolist()
-        trimaps = []
-        for i in range(count):
-            if exact[i]:
-                trimaps.append(trimap_from_alpha(batch["alpha"][i : i + 1], radii[i]))
-            else:
-                trimaps.append(trimap_from_mask(batch["mask"][i : i + 1], radii[i]))
-        return torch.cat(trimaps)
+        items = zip(batch["alpha"].split(1), batch["mask"].split(1), radii, exact, strict=True)
+        return torch.cat(
+            [
+                trimap_from_alpha(alpha, radius) if known else trimap_from_mask(mask, radius)
+                for alpha, mask, radius, known in items
+            ]
+        )
 
 
 def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:
     """The trimap of a known alpha: unknown within ``radius`` of any opacity between 0 and 1.
 
-    From a radius of 1 on, both sides of a hard edge are unknown too.
-
-    Args:
-        alpha: (B, 1, H, W) in [0, 1]; up to 0.02 it counts as 0, from 0.98 on as 1.
-        radius: pixels, at least 0.
-
-    Returns:
-        (B, 1, H, W) in {0, 0.5, 1}.
+    Alphas (B, 1, H, W) up to 0.02 count as 0, from 0.98 on as 1. From a radius of 1 on, both sides
+    of a hard edge are unknown too.
     """
     subject = dilate(alpha > 0.02, radius)
     background = dilate(alpha < 0.98, radius)
@@ -113,11 +101,7 @@ def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:
 def matting_terms(answer: Tensor, batch: Batch, trimap: Tensor) -> dict[str, Tensor]:
     """Alpha and composition loss over what is unknown, half of each (Xu et al., 2017, section 4.1).
 
-    Args:
-        answer: (B, 1, H, W), an alpha.
-        batch: with ``alpha``, and for the composition loss ``foreground_color`` and
-            ``background``; without these the alpha loss counts whole.
-        trimap: (B, 1, H, W) in {0, 0.5, 1}.
+    Without ``foreground_color`` and ``background`` in ``batch`` the alpha loss counts whole.
     """
     unknown = (trimap == 0.5).float()
     alpha = batch["alpha"].float()
@@ -132,10 +116,7 @@ def matting_terms(answer: Tensor, batch: Batch, trimap: Tensor) -> dict[str, Ten
 def distance(answer: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
     """Mean of ``sqrt(difference² + EPSILON²)`` over the unknown pixels, in single precision.
 
-    Args:
-        answer: (B, C, H, W).
-        target: (B, C, H, W).
-        unknown: (B, 1, H, W), 1 where a pixel counts, else 0; with none, the mean is 0.
+    ``unknown`` (B, 1, H, W) is 1 where a pixel counts, else 0; with none, the mean is 0.
     """
     difference = answer.float() - target.float()
     apart = (difference.square() + EPSILON**2).sqrt()

@@ -23,17 +23,6 @@ from deep_image_compositing.stages.matting import (
     matting_terms,
 )
 
-__all__ = [
-    "CascadeRefiner",
-    "ClosedFormRefiner",
-    "DeepImageMattingRefiner",
-    "GuidedFilterRefiner",
-    "IndexNetRefiner",
-    "InformationFlowRefiner",
-    "KnnRefiner",
-    "NoRefiner",
-]
-
 
 class CascadeRefiner(CascadeModel, Refiner):
     """``CascadeModel`` as a stage."""
@@ -63,7 +52,6 @@ class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
     """``DeepImageMattingModel`` as a stage, with the losses of its phases."""
 
     def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both losses of the encoder-decoder's alpha, and the alpha loss of the refined one."""
         raw, refined = self.network.stages(batch["image"], trimap)
         terms = {} if self.phase == "refinement" else matting_terms(raw, batch, trimap)
         if self.network.refinement is not None and self.phase != "encoder_decoder":
@@ -76,5 +64,4 @@ class IndexNetRefiner(IndexNetModel, TrainedMattingRefiner):
     """``IndexNetModel`` as a stage, whose encoder may learn more slowly."""
 
     def rate_factor(self, name: str) -> float:
-        """``encoder_rate`` for the encoder."""
         return self.encoder_rate if name.startswith("network.encoder.") else 1.0

@@ -7,8 +7,6 @@ from deep_image_compositing.models.segmentation.onnx import OnnxModel
 from deep_image_compositing.models.segmentation.pyramid import PyramidModel
 from deep_image_compositing.stages.base import Segmenter
 
-__all__ = ["GrabCutSegmenter", "OnnxSegmenter", "PyramidSegmenter"]
-
 
 class GrabCutSegmenter(GrabCutModel, Segmenter):
     """``GrabCutModel`` as a stage."""

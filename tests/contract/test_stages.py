@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.conventions import CHANNELS, set_checks
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import unknown_band
 from deep_image_compositing.stages.base import Stage
 
@@ -427,3 +428,22 @@ def test_a_stage_in_half_precision_takes_single_and_gives_single() -> None:
     answer = fuser.to(torch.bfloat16)(*tensors.values())
     assert answer.dtype == torch.float32
     assert torch.allclose(answer, expected, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("slot", "name", "package", "extra"),
+    [
+        ("segmenter", "grabcut", "cv2", "opencv"),
+        ("fuser", "poisson", "cv2", "opencv"),
+        ("refiner", "closed_form", "pymatting", "matting"),
+        ("refiner", "knn", "pymatting", "matting"),
+        ("refiner", "information_flow", "scipy", "matting"),
+    ],
+)
+def test_a_missing_package_is_named(
+    slot: str, name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"the {slot} '{name}' needs .*\[{extra}\]"):
+        registry.create(slot, name)
+    registry.create("fuser", "poisson", mode="mixed")

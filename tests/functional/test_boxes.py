@@ -5,7 +5,6 @@ from deep_image_compositing.functional.boxes import (
     bounding_box,
     edges,
     grow,
-    longer_side,
     subject_boxes,
 )
 
@@ -17,7 +16,6 @@ def test_the_bounding_box_holds_all_and_no_more() -> None:
     box = bounding_box(inside)
     assert box == (slice(1, 6), slice(4, 7))
     assert edges(box) == (1, 6, 4, 7)
-    assert longer_side(box) == 5
 
 
 @pytest.mark.parametrize(

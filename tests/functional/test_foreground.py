@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -120,12 +119,6 @@ def test_blur_fusion_errors() -> None:
         blur_fusion_foreground(photograph, photograph[:, :1], ())
     with pytest.raises(UsageError, match="at least 0, got -1"):
         blur_fusion_foreground(photograph, photograph[:, :1], (-1,))
-
-
-def test_box_filter_agrees_with_average_pooling() -> None:
-    x = torch.rand(2, 3, 60, 41, generator=torch.Generator().manual_seed(1))
-    pooled = F.avg_pool2d(x, 13, 1, 6, count_include_pad=False)
-    assert torch.allclose(box_filter(x, 6), pooled, atol=1e-6)
 
 
 def test_multilevel_colour_is_pymattings() -> None:

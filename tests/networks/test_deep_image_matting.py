@@ -211,7 +211,9 @@ def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> Non
     assert torch.allclose(own, expected, rtol=1e-4)
     del state["features.0.weight"]
     torch.save(state, tmp_path / "vgg.pth")
-    with pytest.raises(WeightsError, match=r"VGG-16 .* lacks features\.0\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"backbone 'vgg16(_bn)?': features_0\.weight is missing"
+    ):
         network.load_vgg(str(tmp_path / "vgg.pth"))
 
 

@@ -14,7 +14,7 @@ from deep_image_compositing.networks.blocks import (
     upsample,
 )
 from deep_image_compositing.networks.multi_stream import Encoder, MultiStreamNetwork
-from deep_image_compositing.networks.pyramid import PyramidNetwork, count_parameters
+from deep_image_compositing.networks.pyramid import PyramidNetwork
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -113,10 +113,6 @@ def test_both_streams_reach_the_output() -> None:
     for stream in streams:
         assert stream.grad is not None
         assert stream.grad.abs().sum() > 0
-
-
-def test_count_parameters() -> None:
-    assert count_parameters(torch.nn.Linear(3, 2)) == 8
 
 
 @pytest.mark.parametrize("size", [(150, 70), (64, 64), (1, 1), (200, 33)])

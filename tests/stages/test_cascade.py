@@ -66,6 +66,8 @@ def test_the_surroundings_of_the_subject_are_seen_enlarged(
     [
         ({"margin": -0.5}, "margin is a share of at least 0, got -0.5"),
         ({"zoom": 0.5}, "zoom is a factor of at least 1, got 0.5"),
+        ({"confidence": 0}, "confidence must be positive, got 0"),
+        ({"trust": 0}, "trust must be positive, got 0"),
     ],
 )
 def test_what_is_seen_is_checked(options: dict[str, float], message: str) -> None:
@@ -103,11 +105,6 @@ def test_gradients_pass_outside_of_training() -> None:
     stage(torch.rand(2, 3, 40, 50), torch.rand(2, 1, 40, 50)).sum().backward()
     head = stage.network.head[-1]
     assert head.weight.grad.abs().sum() > 0
-
-
-def test_confidence_must_be_positive() -> None:
-    with pytest.raises(UsageError, match="confidence must be positive, got 0"):
-        create("refiner", "cascade", confidence=0.0, **SMALL)
 
 
 @pytest.mark.parametrize("sizes", [(), (16,), (320, 8)])

@@ -11,7 +11,6 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.registry import create
-from deep_image_compositing.stages.base import Fuser
 
 FUSERS: list[tuple[str, dict[str, Any]]] = [
     ("copy_paste", {}),
@@ -67,45 +66,12 @@ def test_beyond_32_pixels_both_pictures_are_untouched(
 
 
 @every_fuser
-@pytest.mark.parametrize("size", [(1, 1), (1, 37), (31, 2), (17, 23)])
-def test_any_size_in_range_and_layers_make_the_composite(
-    name: str, options: dict[str, Any], size: tuple[int, int]
-) -> None:
-    fuser = create("fuser", name, **options)
-    front, back = photographs(*size, batch=2)
-    alpha = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(1))
-    composite = fuser(front, back, alpha)
-    assert composite.shape == front.shape
-    assert composite.min() >= 0
-    assert composite.max() <= 1
-    layers = fuser.layers(front, back, alpha)
-    if name == "laplacian":
-        assert layers is None
-    else:
-        assert torch.equal(over(layers.foreground_color, layers.alpha, back), composite)
-    one_by_one = torch.cat(
-        [fuser(front[i : i + 1], back[i : i + 1], alpha[i : i + 1]) for i in (0, 1)]
-    )
-    assert torch.allclose(one_by_one, composite, atol=1e-6)
-
-
-@every_fuser
 def test_alpha_of_zero_or_one_everywhere(name: str, options: dict[str, Any]) -> None:
     fuser = create("fuser", name, **options)
     front, back = photographs(40, 50)
     ones = torch.ones(1, 1, 40, 50)
     assert torch.allclose(fuser(front, back, ones), front, atol=1e-6)
     assert torch.equal(fuser(front, back, 0 * ones), back)
-
-
-@every_fuser
-def test_they_are_stages_without_parameters(name: str, options: dict[str, Any]) -> None:
-    fuser = create("fuser", name, **options)
-    assert isinstance(fuser, Fuser)
-    assert not fuser.trainable
-    assert fuser.configure_optimizers() is None
-    for key, value in options.items():
-        assert fuser.hparams[key] == value
 
 
 def test_copy_paste_is_hard() -> None:

@@ -1,8 +1,7 @@
-"""Closed form, KNN and the guided filter against the library or the formula they come from."""
+"""Refiners without training against the library or the formula they come from."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.errors import CompositingError, MissingExtraError, UsageError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.images import read_image, to_tensor
 from deep_image_compositing.models.refinement.classical import closed_form_system
 
 pytest.importorskip("pymatting")
+
+NAMES = ["closed_form", "knn", "guided_filter", "information_flow"]
 
 LEMUR = Path(__file__).parents[3] / "shared" / "data" / "lemur"
 """A photograph with its trimap, beside the checkout where there is one."""
@@ -101,23 +102,7 @@ def test_without_a_bounded_factor_closed_form_still_converges(
     assert (refiner(image, trimap) - expected).abs().max() < 1e-5
 
 
-def test_a_solve_that_stops_early_says_so() -> None:
-    image, trimap, _ = scene()
-    refiner = registry.create("refiner", "knn", trimap="given", iterations=2)
-    with pytest.warns(UserWarning, match="knn: the solve did not converge: after 2 iterations"):
-        alpha = refiner(image, trimap)
-    assert alpha.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["closed_form", "knn"])
-def test_large_pictures_are_refused_with_a_size_that_fits(name: str) -> None:
-    image, trimap, _ = scene()
-    small = registry.create("refiner", name, trimap="given", max_memory=1e-3)
-    with pytest.raises(CompositingError, match=rf"{name} would take .* set max_side=\d+"):
-        small(image, trimap)
-
-
-@pytest.mark.parametrize("name", ["closed_form", "knn", "guided_filter"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 3), (7, 8)])
 @pytest.mark.parametrize("flat", [True, False])
 def test_hardly_any_pixels(name: str, size: tuple[int, int], flat: bool) -> None:
@@ -137,7 +122,7 @@ def test_hardly_any_pixels(name: str, size: tuple[int, int], flat: bool) -> None
         assert torch.equal(alpha[trimap != 0.5], trimap[trimap != 0.5])
 
 
-@pytest.mark.parametrize("name", ["closed_form", "knn", "guided_filter"])
+@pytest.mark.parametrize("name", NAMES)
 def test_better_than_the_mask_it_was_given(name: str) -> None:
     image, _, truth = scene()
     rough = (truth > 0.5).float().roll(1, 3)
@@ -192,6 +177,9 @@ def test_the_guided_filter_is_the_papers(share: float) -> None:
         ("knn", {"neighbours": (0, 10)}, "above 0"),
         ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
         ("guided_filter", {"epsilon": -1}, "epsilon"),
+        ("information_flow", {"known_neighbours": 0}, "neighbours must be at least 1"),
+        ("information_flow", {"spatial_weight": -1}, "weights at least 0"),
+        ("information_flow", {"epsilon": 0}, "epsilon above 0"),
     ],
 )
 def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
@@ -199,8 +187,20 @@ def test_options_are_checked(name: str, options: dict[str, Any], message: str) -
         registry.create("refiner", name, **options)
 
 
-@pytest.mark.parametrize("name", ["closed_form", "knn"])
-def test_without_pymatting_it_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymatting", None)
-    with pytest.raises(MissingExtraError, match=rf"the refiner '{name}' .*\[matting\]"):
-        registry.create("refiner", name)
+def test_options_of_information_flow_reach_the_method() -> None:
+    image, trimap, _ = scene()
+    opaque = {"trimap": "given", "transparent": False}
+    alpha = registry.create("refiner", "information_flow", **opaque)(image, trimap)
+    for option, value in {
+        "transparent": True,
+        "trim": False,
+        "mixture_neighbours": 5,
+        "known_neighbours": 2,
+        "unknown_neighbours": 1,
+        "known_weight": 1.0,
+        "unknown_weight": 1.0,
+        "spatial_weight": 0.1,
+        "epsilon": 1e-2,
+    }.items():
+        other = registry.create("refiner", "information_flow", **{**opaque, option: value})
+        assert not torch.equal(other(image, trimap), alpha), option

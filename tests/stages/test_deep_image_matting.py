@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.stages.making import restore_stage
 from deep_image_compositing.stages.refinement import DeepImageMattingRefiner
 from tests.networks.test_deep_image_matting import as_mmediting, made, reference
@@ -150,14 +150,6 @@ def test_phases_train_their_part() -> None:
         core = {"encoder", "bottom", "decoder", "head"}
         expected = {"encoder_decoder": core, "refinement": {"refinement"}}
         assert changed == expected.get(phase, core | {"refinement"})
-
-
-def test_large_pictures_are_refused_before_they_are_tried() -> None:
-    refiner = DeepImageMattingRefiner(**SMALL, max_memory=0.01)  # type: ignore[arg-type]
-    image, mask = torch.rand(1, 3, 400, 300), torch.zeros(1, 1, 400, 300)
-    mask[..., 150:] = 1
-    with pytest.raises(CompositingError, match=r"deep_image_matting would take about .*max_side="):
-        refiner(image, mask)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.registry import create
 
 cv2 = pytest.importorskip("cv2")
@@ -75,9 +74,3 @@ def test_hardly_any_pixels(size: tuple[int, int]) -> None:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create("segmenter", "grabcut", **options)
-
-
-def test_without_opencv_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"'grabcut' needs opencv.*\[opencv\]"):
-        create("segmenter", "grabcut")

@@ -135,14 +135,6 @@ def test_a_solve_that_did_not_converge_is_said() -> None:
     assert np.allclose(exact, 1 / spread)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 5)])
-def test_hardly_any_pixels(size: tuple[int, int]) -> None:
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(1, 1, *size)
-    mask[..., size[1] // 2 :] = 1
-    assert RedRefiner()(image, mask).shape == mask.shape
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

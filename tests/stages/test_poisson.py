@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import MissingExtraError, UsageError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.models.fusion import poisson
 from deep_image_compositing.registry import create
@@ -103,19 +102,6 @@ def test_what_cannot_be_cloned_is_alpha_blending(mode: str, alpha: Tensor) -> No
     assert torch.equal(composite, over(front, alpha, back))
 
 
-@MODES
-@pytest.mark.parametrize("size", [(1, 9), (3, 3), (7, 2), (17, 23)])
-def test_odd_sizes_and_batches(mode: str, size: tuple[int, int]) -> None:
-    front, back = scene(*size)
-    alpha = torch.cat([box(size, 0, size[0], 0, 1 + size[1] // 2), torch.ones(1, 1, *size)])
-    fuser = create("fuser", "poisson", mode=mode)
-    together = fuser(front.expand(2, -1, -1, -1), back.expand(2, -1, -1, -1), alpha)
-    assert together.isfinite().all()
-    assert torch.equal(together[:1], fuser(front, back, alpha[:1]))
-    assert torch.equal(together[1:], front)
-    assert fuser.layers(front, back, alpha[:1]) is None
-
-
 def test_a_higher_threshold_clones_less() -> None:
     front, back = scene(30, 40)
     alpha = box((30, 40), 5, 25, 5, 35)
@@ -134,10 +120,3 @@ def test_a_higher_threshold_clones_less() -> None:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create("fuser", "poisson", **options)
-
-
-def test_without_opencv_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"the fuser 'poisson' needs opencv.*\[opencv\]"):
-        create("fuser", "poisson")
-    create("fuser", "poisson", mode="mixed")

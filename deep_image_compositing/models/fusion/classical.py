@@ -24,10 +24,6 @@ class CopyPasteModel(FuserModel):
 
     Args:
         threshold: the level, in [0, 1).
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when the threshold lies outside [0, 1).
     """
 
     tile_context = 0
@@ -40,7 +36,6 @@ class CopyPasteModel(FuserModel):
         self.threshold = threshold
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """Alpha in {0, 1}, and the photograph as its colour."""
         return Layers((alpha > self.threshold).to(alpha.dtype), foreground)
 
 
@@ -50,10 +45,6 @@ class FeatherModel(FuserModel):
     Args:
         sigma: standard deviation of the Gaussian in pixels, at least 0. It is cut off at 22
             pixels along either axis, so that pixels more than 32 away stay untouched.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when sigma is negative or not finite.
     """
 
     tile_context = 22
@@ -66,7 +57,6 @@ class FeatherModel(FuserModel):
         self.sigma = sigma
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The feathered mask as alpha, and the photograph as its colour."""
         return Layers(feather((alpha > 0.5).to(alpha.dtype), self.sigma), foreground)
 
 
@@ -76,14 +66,8 @@ class AlphaModel(FuserModel):
     Args:
         foreground_color: what is blended. ``none``: the photograph as it is, traces of its old
             background in the rim included. ``blur_fusion``: the subject's colour as estimated by
-            ``blur_fusion_foreground``.
-            ``multilevel``: likewise, by pymatting's multi-level estimation.
+            ``blur_fusion_foreground``. ``multilevel``: by pymatting's multi-level estimation.
         radii: windows of blur fusion in pixels, one a pass.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: for another ``foreground_color``, or radii that are none or not positive.
-        MissingExtraError: ``multilevel`` without pymatting.
     """
 
     def __init__(
@@ -108,7 +92,6 @@ class AlphaModel(FuserModel):
         self.radii = tuple(radii)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The given alpha, and the subject's colour."""
         if self.foreground_color == "none":
             return Layers(alpha, foreground)
         if self.foreground_color == "multilevel":
@@ -123,10 +106,6 @@ class LaplacianModel(FuserModel):
     Args:
         levels: of the pyramids, at least 1. With the default of 4, pixels more than 32 away from
             the rim stay untouched; each further level about doubles that distance.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: when there is less than one level.
     """
 
     def __init__(self, levels: int = BLEND_LEVELS, **kwargs: Any) -> None:

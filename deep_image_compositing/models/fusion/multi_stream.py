@@ -11,10 +11,7 @@ from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.exactness import exactness
-from deep_image_compositing.functional.foreground import (
-    blur_fusion_foreground,
-    multilevel_layers,
-)
+from deep_image_compositing.functional.foreground import blur_fusion_foreground, multilevel_layers
 from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.networks.backbone import Backbone
@@ -32,9 +29,7 @@ PUBLISHED: dict[str, Any] = {
 }
 """What describes the networks, where neither a weights file nor the caller does."""
 
-FINE_RADIUS = 8
-"""Half width in pixels of the band that is repainted at sizes beyond the first one."""
-
+FINE_RADIUS = 8  # half width in pixels of the band that is repainted at sizes beyond the first one
 KEEP_SOLVED = -3.0
 """Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
 
@@ -55,13 +50,9 @@ class MultiStreamModel(FuserModel):
     With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
     from the closed-form solution, which the network corrects; under the corrected alpha the
     subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
-    the band every pixel is the photographs' own, bit for bit. An alpha that proves to be exact,
-    such as a matte from a studio, is left as it is when not training. The ``rgb`` head paints the
-    composite directly, as published.
-
-    What describes the networks is as in the file of ``weights``, and need not be given with one;
-    without one it is by default as published but for the head: ``layers``, five widths of 16 to 80
-    channels, a band of 10 pixels.
+    the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the composite
+    directly, as published. What describes the networks is by default as in the file of ``weights``,
+    or without one as published but for the head.
 
     Args:
         head: ``layers`` or ``rgb``.
@@ -69,19 +60,18 @@ class MultiStreamModel(FuserModel):
         radius: half width in pixels of the band around the rim that is repainted (``layers``).
         start: what the ``layers`` head starts from: ``closed_form``, or ``given`` for the alpha
             and the photograph as they came.
-        backbone: timm model whose features help the foreground stream (``layers``); only those up
-            to the stride of the coarsest scale are used. None for none, as published.
+        backbone: timm model whose features help the foreground stream (``layers``), up to the
+            stride of the coarsest scale. None for none, as published.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         shuffle: stride of the finest scale; 2 or 4 are faster, 1 is as published.
         finer_widths: channels of a second, small network that corrects what the first one found,
             in tiles at the full size of photographs beyond the working size (``layers``); finest
             scale first, which has half the size. None for no such corrections.
-        keep_exact: leave exact alphas as they are; see
-            ``deep_image_compositing.functional.exactness`` (``layers``).
+        keep_exact: leave exact alphas, such as mattes from a studio, as they are when not training;
+            see ``functional.exactness`` (``layers``).
         two_sizes: share of each training batch that teaches the small network, on what the first
             one finds at half the size; at 0 it stays as it is.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "multi_stream.safetensors"}
@@ -113,16 +103,7 @@ class MultiStreamModel(FuserModel):
         head, start, shuffle = options["head"], options["start"], int(options["shuffle"])
         widths, radius = tuple(options["widths"]), int(options["radius"])
         backbone, finer_widths = options["backbone"], options["finer_widths"]
-        if head not in ("layers", "rgb"):
-            raise UsageError(f"head must be 'layers' or 'rgb', got {head!r}")
-        if start not in ("closed_form", "given"):
-            raise UsageError(f"start must be 'closed_form' or 'given', got {start!r}")
-        check_range("radius", radius, 1, 1000)
-        for name, each in (("widths", widths), ("finer_widths", finer_widths or (1,))):
-            check_range(f"the number of {name}", len(each), 1, 10)
-            check_range(f"each of {name}", each, 1, 4096)
-        if shuffle not in (1, 2, 4):
-            raise UsageError(f"shuffle must be 1, 2 or 4, got {shuffle}")
+        self._check(options)
         if not 0 <= two_sizes <= 1 or (two_sizes and not (finer_widths and head == "layers")):
             raise UsageError(
                 f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
@@ -131,28 +112,24 @@ class MultiStreamModel(FuserModel):
         self.hparams.update(options)
         self.keep_exact = keep_exact
         self.two_sizes = two_sizes
-        if head == "rgb":
-            self.tile_context = None  # it paints every pixel
         self.head = head
         self.radius = radius
         self.start = start
-        layers = head == "layers"
-        foreground, background = (11, 4) if layers else (4, 4)
-        if self.streams == 1:
-            foreground, background = foreground + 3, 0
-        outputs = 5 if layers else 3
-        features = None
-        if backbone and layers:
-            stride = shuffle * 2 ** (len(widths) - 1)
-            features = Backbone(backbone, None if weights else pretrained, 2, stride)
-        self.network = MultiStreamNetwork(
-            foreground, background, outputs, widths, features, shuffle
-        )
-        if layers:
+        self.finer: MultiStreamNetwork | None = None
+        if head == "rgb":
+            self.tile_context = None  # it paints every pixel
+            channels = (4, 4, 3) if self.streams == 2 else (7, 0, 3)
+            self.network = MultiStreamNetwork(*channels, widths, shuffle=shuffle)
+        else:
+            channels = (11, 4, 5) if self.streams == 2 else (14, 0, 5)
+            features = None
+            if backbone:
+                stride = shuffle * 2 ** (len(widths) - 1)
+                features = Backbone(backbone, None if weights else pretrained, 2, stride)
+            self.network = MultiStreamNetwork(*channels, widths, features, shuffle)
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
-        self.finer: MultiStreamNetwork | None = None
-        if finer_widths and layers:
+        if finer_widths and head == "layers":
             # Photograph, alpha, both colours beside the new background: one stream is enough.
             self.finer = MultiStreamNetwork(13, 0, 4, tuple(finer_widths), None, 2)
             self.finer.to(memory_format=torch.channels_last)
@@ -161,15 +138,27 @@ class MultiStreamModel(FuserModel):
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
 
+    @staticmethod
+    def _check(options: dict[str, Any]) -> None:
+        if options["head"] not in ("layers", "rgb"):
+            raise UsageError(f"head must be 'layers' or 'rgb', got {options['head']!r}")
+        if options["start"] not in ("closed_form", "given"):
+            raise UsageError(f"start must be 'closed_form' or 'given', got {options['start']!r}")
+        check_range("radius", int(options["radius"]), 1, 1000)
+        finer = options["finer_widths"] or (1,)
+        for name, widths in (("widths", options["widths"]), ("finer_widths", finer)):
+            check_range(f"the number of {name}", len(widths), 1, 10)
+            check_range(f"each of {name}", tuple(widths), 1, 4096)
+        if int(options["shuffle"]) not in (1, 2, 4):
+            raise UsageError(f"shuffle must be 1, 2 or 4, got {options['shuffle']}")
+
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W) in [0, 1]."""
         if self.head == "rgb":
             streams = self._streams([foreground, alpha], background, alpha)
             return self.network(*streams).float().sigmoid().to(foreground.dtype)
         return super().forward(foreground, background, alpha)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
-        """Corrected alpha and colour; None with the ``rgb`` head."""
         if self.head == "rgb":
             return None
         with torch.no_grad():

@@ -11,40 +11,29 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.boxes import Box, bounding_box, edges
 from deep_image_compositing.functional.compose import erode, over
 from deep_image_compositing.functional.poisson import poisson_clone
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.models.base import FuserModel
 
-_SEAM = 3
-"""Pixels inside the mask's outline that keep the background's gradients: OpenCV's number."""
-
+_SEAM = 3  # pixels inside the mask's outline that keep the background's gradients: OpenCV's number
 _PAD = _SEAM + 2
-_LEAST = 3
-"""Sides of the smallest box that has an inside."""
+_LEAST = 3  # sides of the smallest box that has an inside
 
 
 class PoissonModel(FuserModel):
     """Clones the subject seamlessly: its colours drift until they meet the background's.
 
-    The subject is every pixel whose alpha exceeds a threshold; soft alphas are not used. Inside
-    the box around the subject the background changes a little too; outside of it, it is
-    untouched. The fuser paints the composite itself: it has no layers.
-
-    There is nothing to clone where the mask is empty, covers the whole picture, or lies in a box
-    less than 3 pixels high or wide: such an item is alpha blending.
+    The subject is every pixel whose alpha exceeds a threshold. Inside the box around the subject
+    the background changes a little too. Where the mask is empty, covers the whole picture, or
+    lies in a box less than 3 pixels high or wide, the item is alpha blending.
 
     Args:
         mode: ``normal``: OpenCV's ``seamlessClone``, which works in 8 bits. ``mixed``: the
             stronger of both pictures' gradients, so that the background shows through where the
-            subject is smooth. It is solved here, in the same way and on the device: OpenCV's own
-            mixed cloning drops the subject's gradients since its release 4.12.
+            subject is smooth; solved here, as OpenCV drops the subject's gradients since 4.12.
         threshold: level of alpha in [0, 1) above which a pixel is cloned.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: another mode, or a threshold outside [0, 1).
-        MissingExtraError: mode ``normal`` without OpenCV.
     """
 
     def __init__(
@@ -75,38 +64,34 @@ class PoissonModel(FuserModel):
         # outline its gradients. Where the subject leaves the picture, both belong outside of it.
         padded = F.pad(mask[None].float(), (_PAD - 1,) * 4, mode="replicate")
         padded = F.pad(padded, (1,) * 4)[0]
-        high, wide = padded[0].any(1).nonzero()[:, 0], padded[0].any(0).nonzero()[:, 0]
-        top, bottom = int(high[0]), int(high[-1]) + 1
-        left, right = int(wide[0]), int(wide[-1]) + 1
-        if min(bottom - top, right - left) < _LEAST:
+        box = bounding_box(padded[0] > 0)
+        if box is None or min(span.stop - span.start for span in box) < _LEAST:
             return
+        part = (slice(None), *box)
         front, back = (
             F.pad(x[None], (_PAD,) * 4, mode="replicate")[0] for x in (foreground, background)
         )
-        rows, columns = slice(top, bottom), slice(left, right)
         if self.mode == "mixed":
             # Sine transforms of large pictures need double precision, which MPS does not have.
             dtype = out.dtype if out.device.type == "mps" else torch.float64
-            subject, scene = (x[:, rows, columns].to(dtype) for x in (front, back))
-            inside = erode(padded[None], _SEAM)[0, :, rows, columns] > 0
+            subject, scene = (x[part].to(dtype) for x in (front, back))
+            inside = erode(padded[None], _SEAM)[0][part] > 0
             cloned = poisson_clone(subject, scene, inside, mixed=True).clamp(0, 1).to(out)
         else:
-            cloned = _seamless_clone(front, back, padded, (top, bottom, left, right)).to(out)
-        back[:, rows, columns] = cloned
+            cloned = _seamless_clone(front, back, padded, box).to(out)
+        back[part] = cloned
         out.copy_(back[:, _PAD:-_PAD, _PAD:-_PAD])
 
 
-def _seamless_clone(
-    foreground: Tensor, background: Tensor, mask: Tensor, box: tuple[int, int, int, int]
-) -> Tensor:
-    """OpenCV's answer inside ``box`` (top, bottom, left, right) of ``mask`` (1, H, W)."""
+def _seamless_clone(foreground: Tensor, background: Tensor, mask: Tensor, box: Box) -> Tensor:
+    """OpenCV's answer inside the ``box`` of ``mask`` (1, H, W)."""
     import cv2
 
     front, back, where = (
         np.ascontiguousarray(to_bytes(x).permute(1, 2, 0).cpu().numpy())
         for x in (foreground, background, mask)
     )
-    top, bottom, left, right = box
+    top, bottom, left, right = edges(box)
     # It centres the mask's bounding box on this point, halves rounded down.
     centre = (left + (right - left) // 2, top + (bottom - top) // 2)
     cloned = cv2.seamlessClone(front, back, where, centre, cv2.NORMAL_CLONE)

@@ -16,36 +16,29 @@ from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_range
 
-DEFAULTS: dict[str, Any] = {
-    "backbone": "tf_efficientnet_lite0",
-    "sizes": (320, 640),
-    "width": 32,
-}
+DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 640), "width": 32}
 """What describes the network, where neither a weights file nor the caller does."""
 
 OUTSIDE = 0.05
 """Belief in the given mask up to which a pixel is surely none of the subject's surroundings."""
 
-BELIEF = 3.0
-"""Logit of a pixel that the given mask is sure of, before the network has its say."""
+BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the network has its say
 
 
 class CascadeModel(RefinerModel):
     """Sharpens a rough mask at one size, and the result again at the next.
 
-    One network serves all stages, in the paper one of 320 and one of 640 pixels. It is trained on
-    local crops (so that it learns outlines, not subjects) and takes the stage before it as its
-    mask. What it answers is a correction to the belief of that mask: untrained, it leaves the mask
-    where it is. A mask that proves to be an exact alpha is not refined at all.
-
-    What describes the network is by default as in the file of ``weights``.
+    One network serves all stages. It is trained on local crops (so that it learns outlines, not
+    subjects) and answers with a correction to the belief of the mask of the stage before: untrained
+    it leaves the mask as it is. What describes it is by default as in the file of ``weights``.
+    A mask that proves to be an exact alpha is not refined at all.
 
     Args:
         backbone: timm model name, of which only features up to stride 16 are used;
             ``tf_efficientnet_lite0`` where no file says otherwise.
         pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
         sizes: long side in pixels to which each stage brings the subject and its margin at test,
-            in order, magnified by at most ``zoom``; (320, 640) likewise.
+            in order, magnified by at most ``zoom``; the paper's (320, 640) likewise.
         width: channels of the decoder; 32 likewise.
         freeze_stride: backbone features up to this stride are not trained.
         confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
@@ -56,10 +49,8 @@ class CascadeModel(RefinerModel):
         margin: what a stage sees around the subject at test, as a share of its longer side;
             what is farther away is taken for background.
         zoom: how far a stage may magnify a small subject.
-        keep_good: leave masks that are exact alphas as they are; see
-            ``deep_image_compositing.functional.exactness``.
+        keep_good: leave masks that are exact alphas as they are; see ``functional.exactness``.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "cascade.safetensors"}
@@ -122,7 +113,6 @@ class CascadeModel(RefinerModel):
         return BELIEF * (2 * mask - 1) + self.network(image, mask)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1] after all stages."""
         if self.training:
             return self._refined(image, mask)
         good = mask.new_zeros(len(mask), 1, 1, 1)

@@ -32,19 +32,12 @@ _FACTOR = 150
 class ClosedFormModel(SolvedMattingModel):
     """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
 
-    The answer is that of pymatting's ``estimate_alpha_cf`` on the whole picture, from the part
-    of its matting Laplacian that touches what is unknown: large photographs with narrow bands
-    stay affordable.
+    The answer is that of pymatting's ``estimate_alpha_cf``, from the part of its matting
+    Laplacian that touches what is unknown: narrow bands of large photographs stay affordable.
 
     Args:
         epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
         radius: half width in pixels of the windows in which alpha is affine.
-        **kwargs: as for
-            ``SolvedMattingModel``.
-
-    Raises:
-        MissingExtraError: pymatting is not installed.
-        UsageError: a number that is not positive.
     """
 
     method = "closed_form"
@@ -67,7 +60,6 @@ class ClosedFormModel(SolvedMattingModel):
         return 20 * min(pixels, _STRIP) * neighbours + unknown * (28 * neighbours + 16 * 100)
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
-        """Alpha (H, W)."""
         height, width = trimap.shape
         least = 2 * self.radius + 1
         room = ((0, max(0, least - height)), (0, max(0, least - width)))
@@ -101,18 +93,12 @@ class KnnModel(SolvedMattingModel):
     """Makes alpha alike where colour and place are alike, by a sparse solve.
 
     The answer is that of pymatting's ``estimate_alpha_knn`` with its binary kernel. Neighbours
-    are sought in the whole picture, so the whole picture is solved, however narrow the band.
+    are sought in the whole picture, so all of it is solved, however narrow the band.
 
     Args:
         neighbours: how many, in each search.
         distance_weights: how much place counts against colour in each search.
         weight: of the known pixels against the neighbours.
-        **kwargs: as for
-            ``SolvedMattingModel``.
-
-    Raises:
-        MissingExtraError: pymatting is not installed.
-        UsageError: searches that do not pair up, or a number that is not positive.
     """
 
     method = "knn"
@@ -146,7 +132,6 @@ class KnnModel(SolvedMattingModel):
         return pixels * (200 + 60 * sum(self.neighbours))
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
-        """Alpha (H, W)."""
         import scipy.sparse
 
         affinity = knn_affinity(image, self.neighbours, self.distance_weights)
@@ -167,11 +152,6 @@ class GuidedFilterModel(MattingModel):
             is 25 pixels at 512.
         epsilon: variance of colour, in squared units of [0, 1], below which a window counts as
             flat and is smoothed over.
-        **kwargs: as for
-            ``MattingModel``.
-
-    Raises:
-        UsageError: a radius outside [0, 1], or an epsilon that is not positive.
     """
 
     def __init__(self, radius: float = 0.05, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -184,7 +164,6 @@ class GuidedFilterModel(MattingModel):
         self.epsilon = epsilon
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """The filtered mask (B, 1, H, W)."""
         size = (image.shape[-2], image.shape[-1])
         return guided_filter(image, mask, pixels_of_share(self.radius, size), self.epsilon)
 
@@ -192,19 +171,10 @@ class GuidedFilterModel(MattingModel):
 def closed_form_system(
     image: Picture, trimap: Picture, epsilon: float = 1e-7, radius: int = 1
 ) -> tuple[Any, NDArray[np.float64]]:
-    """The linear system of closed-form matting over the unknown pixels.
+    """The linear system (N, N) and (N,) of closed-form matting over the N unknown pixels.
 
-    The matting Laplacian is a sum over windows. It is taken strip by strip from pymatting, whose
-    table of a whole picture is large, and only its unknown rows are kept.
-
-    Args:
-        image: (H, W, 3) in [0, 1], each side at least ``2 · radius + 1``.
-        trimap: (H, W) in {0, 0.5, 1}.
-        epsilon: regularisation of the colour lines.
-        radius: half width of the windows in pixels.
-
-    Returns:
-        A sparse matrix (N, N) and a right-hand side (N,) for the N unknown pixels, row by row.
+    The matting Laplacian of ``image`` (H, W, 3), no side shorter than a window, is taken strip by
+    strip from pymatting, whose table of a whole picture is large; only unknown rows are kept.
     """
     import scipy.sparse
     from pymatting.laplacian.cf_laplacian import cf_laplacian
@@ -236,16 +206,10 @@ def closed_form_system(
 def knn_affinity(
     image: Picture, neighbours: Sequence[int], distance_weights: Sequence[float]
 ) -> Any:
-    """Which pixels are alike in colour and place, counted in both directions.
+    """Symmetric sparse matrix (H · W, H · W): which pixels are alike in colour and place.
 
-    Args:
-        image: (H, W, 3) in [0, 1].
-        neighbours: how many each pixel has, itself included, in each search; fewer where the
-            picture has fewer pixels.
-        distance_weights: length of the picture's sides, in units of colour, in each search.
-
-    Returns:
-        A symmetric sparse matrix (H · W, H · W).
+    In each search a pixel has so many ``neighbours``, itself included, where the picture's sides
+    have the length ``distance_weights`` in units of colour.
     """
     import scipy.sparse
     from pymatting.util.kdtree import knn

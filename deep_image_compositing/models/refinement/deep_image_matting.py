@@ -10,7 +10,7 @@ from torch import nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
+from deep_image_compositing.models.refinement.matting import TrainedMattingModel
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.deep_image_matting import (
     DeepImageMattingNetwork,
@@ -19,18 +19,11 @@ from deep_image_compositing.networks.deep_image_matting import (
     published_options,
 )
 
-PUBLISHED: dict[str, Any] = {
-    "width": 1.0,
-    "context": 1,
-    "batch_norm": False,
-    "skips": False,
-    "refine": True,
-    "backbone": None,
-}
+PUBLISHED: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
+PUBLISHED |= {"refine": True, "backbone": None}
 """The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
 
-FEATURES = 8
-"""Coarsest stride of the backbone's features."""
+FEATURES = 8  # coarsest stride of the backbone's features
 
 
 class DeepImageMattingModel(TrainedMattingModel):
@@ -45,21 +38,14 @@ class DeepImageMattingModel(TrainedMattingModel):
         batch_norm: normalise after every convolution.
         skips: add the encoder's features to the decoder's.
         refine: have the refinement stage.
-        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
-            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
         backbone: timm model whose features up to stride 8, which are not trained, help the encoder;
             for narrow networks. None for none, as published.
+        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
+            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
         pretrained: weights of the backbone, or where there is none, of VGG-16 for the encoder:
             None, ``pretrained``, or a file.
         weights: trained weights: a shipped name, a file of ours, or a published PyTorch
-            checkpoint in a layout that ``networks.deep_image_matting.from_published`` knows; or
-            None.
-        **kwargs: as for
-            ``TrainedMattingModel``.
-
-    Raises:
-        UsageError: for an option outside its range.
-        WeightsError: weights that cannot be read or do not fit.
+            checkpoint (see ``networks.deep_image_matting.from_published``); or None.
     """
 
     method = "deep_image_matting"

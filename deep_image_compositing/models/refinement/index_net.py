@@ -8,12 +8,8 @@ import torch
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.models.refinement.trained_matting import TrainedMattingModel
-from deep_image_compositing.networks.index_net import (
-    IndexNetwork,
-    is_published,
-    read_published,
-)
+from deep_image_compositing.models.refinement.matting import TrainedMattingModel
+from deep_image_compositing.networks.index_net import IndexNetwork, is_published, read_published
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 """The network of the paper."""
@@ -22,8 +18,8 @@ PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "
 class IndexNetModel(TrainedMattingModel):
     """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
 
-    The network is ``IndexNetwork``. What
-    describes it is by default as in the file of ``weights``, and as published without one.
+    What describes the ``IndexNetwork`` is by default as in the file of ``weights``, and as
+    published without one.
 
     Args:
         width: factor of all channels; 1 is the published network, of 5.95 million parameters.
@@ -31,21 +27,12 @@ class IndexNetModel(TrainedMattingModel):
             itself) or ``holistic`` (one index map for all).
         context: whether the index networks see 4 x 4 pixels for each 2 x 2 window.
         nonlinear: whether they are two convolutions, not one.
-        dropout: share of the coarsest features that are dropped in training; the published
-            training drops half.
+        dropout: share of the coarsest features that are dropped in training.
         pretrained: weights that the encoder begins with: None, ``pretrained`` for timm's
             MobileNetV2, or a file with timm's names; for ``width=1`` only.
-        encoder_rate: factor of the learning rate for the encoder; the published training has
-            0.01, from ImageNet.
+        encoder_rate: factor of the learning rate for the encoder; published is 0.01.
         weights: trained weights: a shipped name (``default``, a small network trained here), a
-            file, or None. The authors' published checkpoint
-            (``indexnet_matting.pth.tar``) loads as it is.
-        **kwargs: as for
-            ``TrainedMattingModel``.
-
-    Raises:
-        UsageError: for an option outside its range, or ``pretrained`` with another width.
-        WeightsError: weights that cannot be read or do not fit.
+            file, or None. The authors' ``indexnet_matting.pth.tar`` loads as it is.
     """
 
     method = "index_net"

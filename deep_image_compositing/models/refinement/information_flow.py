@@ -1,4 +1,4 @@
-"""Information flow matting as a refiner: its options, its memory, its solve."""
+"""Information flow matting as a refiner."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from deep_image_compositing.models.refinement.matting import Picture, SolvedMatt
 class InformationFlowModel(SolvedMattingModel):
     """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
 
-    The formulas and weights are the paper's, in
-    ``deep_image_compositing.functional.information_flow``. Colours are compared over the whole
-    picture, so the whole picture is solved, however narrow the band.
+    The method is ``functional.information_flow``. Colours are compared over the whole picture, so
+    all of it is solved, however narrow the band.
 
     Args:
         transparent: whether the subject is glass, gauze or smoke rather than hair or fur: then
@@ -29,12 +28,6 @@ class InformationFlowModel(SolvedMattingModel):
         unknown_weight: of the flow among unknown pixels.
         spatial_weight: of the flow between neighbours in space.
         epsilon: regularisation of the colour lines of neighbours in space.
-        **kwargs: as for
-            ``SolvedMattingModel``.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-        UsageError: fewer than one neighbour, a negative weight, or an epsilon that is not positive.
     """
 
     method = "information_flow"
@@ -69,7 +62,6 @@ class InformationFlowModel(SolvedMattingModel):
         return 500 * pixels + 3200 * unknown
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
-        """Alpha (H, W)."""
         system = build_system(image, trimap, self.options)
         diagonal = system.diagonal()
         return system.matte(self.iterate(system.product, system.right, lambda x: x / diagonal))

@@ -1,4 +1,4 @@
-"""What refiners that are matting methods share: the trimap, the region, memory, convergence."""
+"""What matting refiners share: the trimap, the region, memory, convergence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.functional.compose import trimap_from_mask
@@ -40,14 +40,10 @@ class MattingModel(RefinerModel):
             of the mask's outline, the mask's level 0.5. ``given``: the mask is a trimap itself,
             background up to a level of 0.1, subject from 0.9 on, unknown between them.
         band: half width of the unknown band as a share of the picture's long side, in [0, 1]:
-            0.02 is 10 pixels on either side of the outline at 512, 20 at 1024. At 0 nothing is
-            unknown, and alpha is the mask cut at 0.5.
+            0.02 is 10 pixels on either side of the outline at 512. At 0 nothing is unknown, and
+            alpha is the mask cut at 0.5.
         max_side: work at no more than this many pixels on the long side, and carry the alpha up
             along the picture's own colours; None for the picture's own size.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: for another ``trimap``, or a number outside its range.
     """
 
     method: ClassVar[str] = "matting"
@@ -95,10 +91,7 @@ class MattingModel(RefinerModel):
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
         """Alpha (B, 1, H, W), of which only what is unknown counts.
 
-        Args:
-            image: (B, 3, H, W) in [0, 1], double precision wherever the device has it.
-            trimap: (B, 1, H, W) in {0, 0.5, 1}; every item has unknown pixels.
-            mask: (B, 1, H, W) in [0, 1], what the refiner was given.
+        Double precision wherever the device has it; every item of the trimap has unknown pixels.
         """
         raise NotImplementedError
 
@@ -112,7 +105,7 @@ class MattingModel(RefinerModel):
         coarse = resize_trimap(trimap, small)
         alpha = self.matte(reduced, coarse, resize(mask, small))
         alpha = torch.where(coarse == 0.5, alpha.clamp(0, 1), coarse)
-        # What the picture shows beyond its reduced self becomes alpha, as in ``lift_alpha``.
+        # What the picture shows beyond its reduced self becomes alpha, as in ``follow_alpha``.
         factors = resize(guided_factors(reduced, alpha), size)
         detail = image - resize(reduced, size)
         return resize(alpha, size) + (factors * detail).sum(1, keepdim=True)
@@ -121,20 +114,15 @@ class MattingModel(RefinerModel):
 class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
-    A filler implements ``solve`` and ``bytes_needed``, states its ``reach``, and
-    calls ``iterate`` for the solve itself. Where a trimap lacks known subject, known
-    background or both, every constant solves the system: then the mask stays what it was, and a
-    warning names what is missing.
+    A filler implements ``solve`` and ``bytes_needed``, states its ``reach``, and calls
+    ``iterate`` for the solve itself. Where a trimap lacks known subject or background, every
+    constant solves the system: then the mask is kept, with a warning.
 
     Args:
         max_memory: memory in GB that one solve may take by its own estimate.
         iterations: steps of conjugate gradients after which a solve ends, converged or not. One
             that did not is said in a warning, and its best alpha is used.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
-        **kwargs: as for ``MattingModel``.
-
-    Raises:
-        UsageError: a number that is not positive.
     """
 
     reach: int | None = None
@@ -149,25 +137,18 @@ class SolvedMattingModel(MattingModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (
-            ("max_memory", max_memory),
-            ("iterations", iterations),
-            ("tolerance", tolerance),
-        ):
-            if not value > 0:
-                raise UsageError(f"{name} must be above 0, got {value}")
         self.max_memory = max_memory
         self.iterations = iterations
         self.tolerance = tolerance
+        for name in ("max_memory", "iterations", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
         """Alpha (H, W), of which only what is unknown counts.
 
-        Args:
-            image: (H, W, 3) in [0, 1], C-contiguous.
-            trimap: (H, W) in {0, 0.5, 1}, with all three of them; with a ``reach``, a part
-                of the picture's that may lack a class of known pixels.
-            mask: (H, W) in [0, 1], what the refiner was given.
+        ``image`` is (H, W, 3), C-contiguous. With a ``reach``, the trimap is part of the picture's
+        and may lack a class of known pixels; else it has all three.
         """
         raise NotImplementedError
 
@@ -193,7 +174,9 @@ class SolvedMattingModel(MattingModel):
             if box is None:  # max_side left nothing unknown
                 continue
             part = plane[box]
-            self._check_memory(part.shape, int((part == 0.5).sum()), (height, width))
+            unknown = int((part == 0.5).sum())
+            needed, more = self.bytes_needed(part.numel(), unknown), f", {unknown} of them unknown"
+            check_memory(self.method, needed, self.max_memory, (height, width), more)
             arrays = (image[index][:, *box].permute(1, 2, 0), part, mask[index, 0][box])
             answer = self.solve(*(np.ascontiguousarray(x.cpu().double().numpy()) for x in arrays))
             alpha[index, 0][box] = torch.from_numpy(answer).to(alpha)
@@ -219,26 +202,48 @@ class SolvedMattingModel(MattingModel):
             )
         return solution.x
 
-    def _check_memory(self, part: Any, unknown: int, size: tuple[int, int]) -> None:
-        """Raise unless a solve over ``part`` of a picture of ``size`` stays within the limit."""
-        needed = self.bytes_needed(part[0] * part[1], unknown)
-        check_memory(self.method, needed, self.max_memory, size, f", {unknown} of them unknown")
+
+class TrainedMattingModel(MattingModel):
+    """A matting refiner that answers with a network of an image and its trimap.
+
+    A filler sets ``network``, which takes any size and gives alpha in [0, 1], states
+    ``bytes_per_pixel`` and calls ``load_weights`` last.
+
+    Args:
+        max_memory: memory in GB that the network may take by its own estimate.
+    """
+
+    network: nn.Module
+
+    def __init__(self, *, max_memory: float = 4.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not max_memory > 0:
+            raise UsageError(f"max_memory must be above 0, got {max_memory}")
+        self.max_memory = max_memory
+
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of the network for each pixel of a picture, by measurement."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
+        """The network's alpha, of as many pictures at a time as ``max_memory`` holds."""
+        size = (image.shape[-2], image.shape[-1])
+        needed = self.bytes_per_pixel() * size[0] * size[1]
+        check_memory(self.method, needed, self.max_memory, size)
+        dtype = next(self.network.parameters()).dtype
+        rows = int(min(len(image), self.max_memory * 1e9 / needed))
+        parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
+        return torch.cat([self.network(*part) for part in parts])
 
 
 def check_memory(
     method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
 ) -> None:
-    """Raise unless the memory that a picture is estimated to need stays within the limit.
+    """Raise ``CompositingError`` unless ``needed`` bytes fit into ``limit`` GB.
 
-    Args:
-        method: what the message calls the refiner.
-        needed: bytes, which grow with the square of the picture's side.
-        limit: the refiner's ``max_memory`` in GB.
-        size: height and width of the picture.
-        more: what the message adds about the picture.
-
-    Raises:
-        CompositingError: it does not; the message names the long side that would fit.
+    The message names the long side of a picture of ``size`` (height, width) that would fit, and
+    ``more`` about it.
     """
     gigabytes = needed / 1e9
     if gigabytes <= limit:

@@ -11,5 +11,4 @@ class NoRefinementModel(RefinerModel):
     """Returns the mask unchanged."""
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """``mask`` (B, 1, H, W) as it came."""
         return mask

@@ -1,4 +1,4 @@
-"""The classical segmenter: GrabCut from a rectangle, nobody drawing anything."""
+"""The classical segmenter: GrabCut from a rectangle."""
 
 from __future__ import annotations
 
@@ -20,21 +20,14 @@ class GrabCutModel(SegmenterModel):
     """Cuts out what is coloured unlike the rim of the picture.
 
     GrabCut begins with a rectangle: everything outside is background, everything inside may be
-    subject. Mixtures of colours and a graph cut then separate the two. A subject that reaches
-    the rim loses what it shows there. The same picture always gives the same mask. Pictures
-    without a rim or without an inside, which are less than 3 pixels high or wide, are all
-    subject.
+    subject, and mixtures of colours and a graph cut separate the two. A subject that reaches the
+    rim loses what it shows there. Pictures less than 3 pixels high or wide are all subject.
 
     Args:
         margin: width of the rim on every side, as a share of that side; at least 1 pixel.
         iterations: of modelling and cutting.
         size: long side in pixels to which larger pictures are reduced; the mask is enlarged.
         seed: of the initial mixtures.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        UsageError: a number outside its range.
-        MissingExtraError: OpenCV is not installed.
     """
 
     def __init__(

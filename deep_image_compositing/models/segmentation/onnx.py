@@ -1,4 +1,4 @@
-"""Somebody else's segmenter: any exported ONNX model that turns an image into a mask."""
+"""Any exported ONNX model that turns an image into a mask, as a segmenter."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ _DTYPES = {
 class OnnxModel(SegmenterModel):
     """Runs an ONNX model at its own input size and resizes the mask back.
 
-    The model sees ``(value · scale − mean) / std`` of values in [0, 1], in its own channel order
-    and layout. A model that was trained on ``(v − m) / s`` of 8-bit values v takes ``scale=255``,
-    ``mean=m`` and ``std=s``. It is not trained here: it has no parameters that torch knows.
+    The model sees ``(value · scale − mean) / std`` of values in [0, 1]. One that was trained on
+    ``(v − m) / s`` of 8-bit values v takes ``scale=255``, ``mean=m`` and ``std=s``.
 
     Args:
         path: the ``.onnx`` file.
@@ -46,12 +45,6 @@ class OnnxModel(SegmenterModel):
         logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
             several, else sigmoid.
         providers: onnxruntime's execution providers, in order of preference.
-        **kwargs: as for ``StageModel``.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-        WeightsError: the file is missing or not a model, or its input or output does not fit.
-        UsageError: an option that cannot be.
     """
 
     def __init__(
@@ -129,14 +122,12 @@ class OnnxModel(SegmenterModel):
         return {**self.__dict__, "_session": None}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
         height, width = image.shape[-2:]
         small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
         if self.channels == "BGR":
             small = small.flip(1)
         values = ((small * self.scale - self.mean) / self.std).numpy()
-        masks = [self._run(values[i : i + 1]) for i in range(len(values))]
-        mask = torch.from_numpy(np.concatenate(masks))
+        mask = torch.cat([self._run(values[i : i + 1]) for i in range(len(values))])
         low, high = float(mask.min()), float(mask.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise WeightsError(
@@ -144,8 +135,7 @@ class OnnxModel(SegmenterModel):
                 "set logits=true if it stops before its sigmoid or softmax"
             )
         if self.fit == "pad":
-            full = resize(mask, self.size)
-            mask = full[..., : inner[0], : inner[1]]
+            mask = resize(mask, self.size)[..., : inner[0], : inner[1]]
         return resize(mask, (height, width)).clamp(0, 1).to(image)
 
     def _fit_in(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -154,15 +144,13 @@ class OnnxModel(SegmenterModel):
             return resize(image, self.size).clamp(0, 1), self.size
         height, width = image.shape[-2:]
         factor = min(self.size[0] / height, self.size[1] / width)
-        inner = (
-            min(self.size[0], max(1, round(height * factor))),
-            min(self.size[1], max(1, round(width * factor))),
-        )
+        tall, wide = (max(1, round(side * factor)) for side in (height, width))
+        inner = min(self.size[0], tall), min(self.size[1], wide)
         small = resize(image, inner).clamp(0, 1)
         padding = (0, self.size[1] - inner[1], 0, self.size[0] - inner[0])
         return torch.nn.functional.pad(small, padding, mode="replicate"), inner
 
-    def _run(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, values: NDArray[np.float32]) -> Tensor:
         """The model's mask (1, 1, h, w) of one normalised picture (1, 3, H, W)."""
         name, dtype, channels_last = self._input
         if channels_last:
@@ -177,21 +165,21 @@ class OnnxModel(SegmenterModel):
             raise WeightsError(
                 f"{self.path} could not run at size {self.size}: {reason}"
             ) from error
-        answer = np.asarray(raw, dtype=np.float32)
+        answer = torch.from_numpy(np.asarray(raw, dtype=np.float32))
         if answer.ndim == 3:  # (1, h, w)
             answer = answer[:, None]
         elif answer.ndim == 2:
             answer = answer[None, None]
         elif answer.ndim == 4 and channels_last:
-            answer = answer.transpose(0, 3, 1, 2)
+            answer = answer.permute(0, 3, 1, 2).contiguous()
         if answer.ndim != 4 or answer.shape[0] != 1:
             raise WeightsError(
                 f"the output {self.output!r} of {self.path} has shape {np.shape(raw)}; expected "
                 "one mask, such as (1, channels, height, width)"
             )
-        if self.apply_logits:
-            answer = _squash(answer)
         count = answer.shape[1]
+        if self.apply_logits:
+            answer = answer.softmax(1) if count > 1 else answer.sigmoid()
         channel = self.channel
         if channel is None:
             if count > 2:
@@ -205,7 +193,9 @@ class OnnxModel(SegmenterModel):
         return answer[:, [channel]]
 
     def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int]:
-        fixed = self._fixed_size()
+        shape = self.session.get_inputs()[0].shape
+        own = tuple(shape[1:3] if self._input[2] else shape[2:4])
+        fixed = own if all(isinstance(side, int) and side > 0 for side in own) else None
         if size is None:
             if fixed is None:
                 raise UsageError(f"{self.path} takes any input size; say which with size=")
@@ -219,13 +209,6 @@ class OnnxModel(SegmenterModel):
                 f"not {sides[0]} x {sides[1]}; leave size out"
             )
         return sides
-
-    def _fixed_size(self) -> tuple[int, int] | None:
-        shape = self.session.get_inputs()[0].shape
-        sides = shape[1:3] if self._input[2] else shape[2:4]
-        if all(isinstance(side, int) and side > 0 for side in sides):
-            return sides[0], sides[1]
-        return None
 
 
 def _describe_input(path: Path, given: Any) -> tuple[str, type, bool]:
@@ -251,9 +234,3 @@ def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
     if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
         raise UsageError(f"{name} must be one number, or three in a list, got {value!r}")
     return torch.tensor(numbers).view(1, -1, 1, 1)
-
-
-def _squash(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax over channels of (1, C, h, w) when there are several, else sigmoid."""
-    tensor = torch.from_numpy(np.ascontiguousarray(logits))
-    return (tensor.softmax(1) if tensor.shape[1] > 1 else tensor.sigmoid()).numpy()

@@ -16,25 +16,19 @@ from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_range
 
-STRAYS_AT = 160
-"""Long side in pixels at which stray patches of a mask are looked for."""
-
-FOUND = 0.3
-"""Belief at which a look has found something, for the next look to take in."""
-
+STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
+FOUND = 0.3  # belief at which a look has found something, for the next look to take in
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
-"""What describes the network, where neither a weights file nor the caller does."""
+"""Of the network, where neither a weights file nor the caller says otherwise."""
 
 
 class PyramidModel(SegmenterModel):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
     The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    what the first look has found and what surrounds it is looked at again, closer and in a mirror.
-    The answers are averaged: a small subject is seen larger, and what is subject only to one of
-    them is rarely subject.
-
-    What describes the network is by default as in the file of ``weights``.
+    what the first look has found is looked at again, closer and in a mirror, and the answers are
+    averaged: a small subject is seen larger, and what is subject only to one of them is rarely
+    subject. What describes the network is by default as in the file of ``weights``.
 
     Args:
         backbone: timm model name; ``tf_efficientnet_lite0`` where no file says otherwise.
@@ -44,13 +38,12 @@ class PyramidModel(SegmenterModel):
         looks: 1 for the whole picture alone, in half of the time; 2 for the closer look in a
             mirror; 3 for one more around what both have found, not mirrored.
         margin: what closer looks take in around the subject, as a share of its longer side.
-        sure: belief in [0, 1) that a patch of the mask has to reach somewhere; where nothing of a
-            patch does, but something else of the mask does, it is dropped. 0 keeps them all.
+        sure: belief in [0, 1) that a patch of the mask has to reach somewhere; patches that do
+            not are dropped where another does. 0 keeps them all.
         freeze_stride: backbone features up to this stride are not trained.
         freeze_norms: batch norms keep their statistics in training, as is best where trained
             weights go on in small batches.
         weights: trained weights: a shipped name (``default``), a file, or None.
-        **kwargs: as for ``StageModel``.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "pyramid.safetensors"}
@@ -111,7 +104,6 @@ class PyramidModel(SegmenterModel):
         return self.network(image)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mask (B, 1, H, W) in [0, 1] of ``image`` (B, 3, H, W)."""
         shape = (image.shape[-2], image.shape[-1])
         logits = resize(self._look(image), shape)
         if not self.training:
@@ -128,36 +120,30 @@ class PyramidModel(SegmenterModel):
     def _look_closer(self, image: Tensor, logits: Tensor, looks: int, mirrored: bool) -> Tensor:
         """Average ``logits``, of so many looks, with one more around what they have found."""
         boxes = subject_boxes(logits.sigmoid(), FOUND, self.margin)
-        parts = [
-            item[None, :, rows, columns] for item, (rows, columns) in zip(image, boxes, strict=True)
-        ]
+        parts = [item[None, :, *box] for item, box in zip(image, boxes, strict=True)]
         answers = self._look(*(part.flip(-1) if mirrored else part for part in parts))
         joined = logits.clone()
-        for item, (rows, columns) in enumerate(boxes):
-            before = logits[item : item + 1, :, rows, columns]
-            answer = answers[item : item + 1]
-            shape = (before.shape[-2], before.shape[-1])
+        for item, (box, answer) in enumerate(zip(boxes, answers.split(1), strict=True)):
+            part = (slice(item, item + 1), slice(None), *box)
+            shape = (logits[part].shape[-2], logits[part].shape[-1])
             closer = resize(answer.flip(-1) if mirrored else answer, shape)
-            joined[item : item + 1, :, rows, columns] = (looks * before + closer) / (looks + 1)
+            joined[part] = (looks * logits[part] + closer) / (looks + 1)
         return joined
 
 
 def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
-    """Empty the patches of a mask that are sure nowhere.
+    """Empty the patches of a mask (B, 1, H, W) in [0, 1] that are sure nowhere.
 
-    Args:
-        mask: (B, 1, H, W) in [0, 1].
-        sure: belief that some pixel of a patch has to exceed; a mask without one is kept.
-        doubt: a patch is what exceeds this and hangs together.
+    A patch is what exceeds ``doubt`` and hangs together. Some pixel of it has to exceed ``sure``;
+    a mask without such a pixel is kept.
     """
     height, width = mask.shape[-2:]
     size = fit_long_side(height, width, STRAYS_AT)
-    small = resize(mask, size) if size != (height, width) else mask
+    small = resize(mask, size)
     seeds, region = small > sure, small > doubt
     kept = reconstruct(seeds, region)
-    stray = (
-        dilate(region & ~kept, 2) & ~dilate(kept, 1) & seeds.flatten(1).any(1)[:, None, None, None]
-    )
+    sure_somewhere = seeds.flatten(1).any(1)[:, None, None, None]
+    stray = dilate(region & ~kept, 2) & ~dilate(kept, 1) & sure_somewhere
     if not stray.any():
         return mask
     return mask * (1 - resize(stray.to(mask.dtype), (height, width)).clamp(0, 1))
