@@ -1,8 +1,7 @@
 """Map-style datasets of items: folders, shards read by number, mixtures of both by weight.
 
 ``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
-may read. Shards from elsewhere that nobody caches are streamed instead, endlessly and in no
-particular order, by ``deep_image_compositing.data.streaming``.
+may read. Shards from elsewhere that nobody caches are streamed instead (``streaming``).
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.shards import INDEX, Index, ShardEntry
 from deep_image_compositing.data.tars import open_by_number
+from deep_image_compositing.data.tolerance import UNREADABLE
 from deep_image_compositing.data.transfer import expand, is_local, local_path
 from deep_image_compositing.errors import DataError, UsageError
 
@@ -51,11 +51,7 @@ DEFAULT = Reading()
 
 @dataclass
 class FolderDataset(Dataset[Item]):
-    """Samples of a plain folder.
-
-    Raises:
-        ImageError, DataError: by the items, when a file cannot be read.
-    """
+    """Samples of a plain folder; items raise ImageError or DataError where a file is broken."""
 
     source: Source
     pairs: Sequence[Pair]
@@ -132,11 +128,8 @@ class ShardDataset(Dataset[Item]):
         return sum(self.blocks())
 
     def __getitem__(self, index: int) -> ShardItem:
-        starts = self._starts
-        if not 0 <= index < starts[-1]:
-            raise IndexError(f"{self.source.path} has {starts[-1]} samples, not sample {index}")
-        number = bisect.bisect_right(starts, index) - 1
-        record = open_by_number(self.urls[number], self.reading.cache)[index - starts[number]]
+        number, place = _find(self._starts, index, self.source.path)
+        record = open_by_number(self.urls[number], self.reading.cache)[place]
         record.check(*self.kinds)
         return ShardItem(self.source, record)
 
@@ -150,34 +143,18 @@ class ShardDataset(Dataset[Item]):
             raise DataError(f"{self.source.path} holds no sample that can be used")
 
 
-class ItemDataset(Protocol):
-    """What a ``Mixture`` is made of."""
-
-    source: Source
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Item: ...
-
-    def blocks(self) -> list[int]:
-        """Sizes of the parts that are read as one."""
-
-    def check(self) -> None:
-        """Raise an error where there is nothing to train on."""
-
-
 @dataclass
 class Mixture(Dataset[Item]):
     """Several datasets in a row, each drawn from by its source's weight when training."""
 
-    datasets: Sequence[ItemDataset] = field(default_factory=list)
+    datasets: Sequence[FolderDataset | ShardDataset] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Item:
-        number = self.part(index)
-        return self.datasets[number][index - self.starts[number]]
+        part, place = _find(self.starts, index, "the mixture")
+        return self.datasets[part][place]
 
     @functools.cached_property
     def starts(self) -> list[int]:
@@ -186,9 +163,7 @@ class Mixture(Dataset[Item]):
 
     def part(self, index: int) -> int:
         """Which dataset sample ``index`` belongs to."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} samples, not sample {index}")
-        return bisect.bisect_right(self.starts, index) - 1
+        return _find(self.starts, index, "the mixture")[0]
 
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """How much of what is drawn comes of each dataset, in sum 1.
@@ -202,10 +177,17 @@ class Mixture(Dataset[Item]):
             raise UsageError(
                 f"nothing can be drawn of {names}: the weights must not all be 0; give one more"
             )
-        for dataset, weight in zip(self.datasets, weights, strict=True):
-            if weight:
-                dataset.check()
+        for dataset in itertools.compress(self.datasets, weights):
+            dataset.check()
         return weights / weights.sum()
+
+
+def _find(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
+    """In which part sample ``index`` lies, and its number there."""
+    if not 0 <= index < starts[-1]:
+        raise IndexError(f"{name} has {starts[-1]} samples, not sample {index}")
+    part = bisect.bisect_right(starts, index) - 1
+    return part, index - starts[part]
 
 
 # From sources to datasets
@@ -244,23 +226,33 @@ def open_source(
     if not is_shards(source.path):
         return _open_folder(source, kinds)
     if not is_local(source.path) or not local_path(source.path).is_dir():
-        urls = expand(source.path)
-        _check_there(source, urls, reading.tolerance)
-        return ShardDataset(source, urls, kinds, _known_counts(urls), reading), None
+        return _open_shards(source, expand(source.path), kinds, reading), None
     folder = local_path(source.path)
     index = Index.read(folder)
     if index.kind not in kinds:
         raise UsageError(f"{folder} holds shards of {index.kind}, wanted: {' or '.join(kinds)}")
-    found = {}
-    for split, shards in index.splits.items():
-        if shards:
-            urls = [str(folder / shard.name) for shard in shards]
-            _check_there(source, urls, reading.tolerance, shards)
-            counts = [shard.samples for shard in shards]
-            found[split] = ShardDataset(source, urls, kinds, counts, reading)
+    found = {
+        split: _open_shards(source, [str(folder / s.name) for s in shards], kinds, reading)
+        for split, shards in index.splits.items()
+        if shards
+    }
     if not found:
         raise UsageError(f"{folder} holds no shards")
     return found.get("train") or next(iter(found.values())), found.get("validation")
+
+
+def open_held_out(
+    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
+) -> FolderDataset | ShardDataset:
+    """What a source that is named for validation holds: all of a plain folder or of a pattern.
+
+    Of a folder of shards only the split ``validation`` where there is one.
+    """
+    train, held_out = open_source(source, kinds, reading)
+    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
+        pairs = {*train.pairs, *held_out.pairs}
+        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
+    return held_out or train
 
 
 def _open_folder(
@@ -286,54 +278,36 @@ def _open_folder(
     return FolderDataset(source, parts[False]), held_out
 
 
-def open_held_out(
-    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
-) -> FolderDataset | ShardDataset:
-    """What a source that is named for validation holds: all of a plain folder or of a pattern.
-
-    Of a folder of shards only the split ``validation`` where there is one.
-    """
-    train, held_out = open_source(source, kinds, reading)
-    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
-        pairs = {*train.pairs, *held_out.pairs}
-        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
-    return held_out or train
-
-
-def _check_there(
-    source: Source,
-    urls: Sequence[str],
-    tolerance: float,
-    entries: Sequence[ShardEntry | None] | None = None,
-) -> None:
-    """Find before the run which local shards are missing or cut short.
+def _open_shards(
+    source: Source, urls: Sequence[str], kinds: tuple[str, ...], reading: Reading
+) -> ShardDataset:
+    """Shards, with the counts of the indexes beside them.
 
     Raises:
-        DataError: when they are more than the tolerated share.
+        DataError: more than the tolerated share of those on disk are missing or cut short.
     """
-    bad = []
-    for url, entry in zip(urls, entries or [None] * len(urls), strict=True):
-        path = local_path(url)
-        if not is_local(url):
-            continue
+    known, bad = _entries(urls), []
+    for path, url in ((local_path(url), url) for url in urls if is_local(url)):
         if not path.is_file():
             bad.append(f"{url} does not exist")
-        elif entry is not None and path.stat().st_size != entry.bytes:
-            bad.append(f"{url} has {path.stat().st_size} bytes, its index says {entry.bytes}")
-    if len(bad) > tolerance * max(len(urls), _AT_LEAST):
+        elif url in known and path.stat().st_size != known[url].bytes:
+            size, said = path.stat().st_size, known[url].bytes
+            bad.append(f"{url} has {size} bytes, its index says {said}")
+    if len(bad) > reading.tolerance * max(len(urls), _AT_LEAST):
         raise DataError(
             f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "
-            f"the tolerated share of {tolerance:g}; the first: {bad[0]}"
+            f"the tolerated share of {reading.tolerance:g}; the first: {bad[0]}"
         )
+    counts = [known[url].samples for url in urls] if len(known) == len(set(urls)) else None
+    return ShardDataset(source, urls, kinds, counts, reading)
 
 
-def _known_counts(urls: Sequence[str]) -> list[int] | None:
-    """Samples of local shards from the index beside them; None when one is not listed."""
-    known: dict[Path, dict[str, int]] = {}
-    try:
-        for folder in {local_path(url).parent for url in urls if is_local(url)}:
-            splits = Index.read(folder).splits.values()
-            known[folder] = {shard.name: shard.samples for shards in splits for shard in shards}
-        return [known[local_path(url).parent][local_path(url).name] for url in urls]
-    except (DataError, KeyError):
-        return None
+def _entries(urls: Sequence[str]) -> dict[str, ShardEntry]:
+    """What indexes beside shards on disk say of them, by URL."""
+    known: dict[Path, ShardEntry] = {}
+    for folder in {local_path(url).parent for url in urls if is_local(url)}:
+        try:
+            known |= {folder / shard.name: shard for shard in Index.read(folder).shards}
+        except DataError:
+            continue  # there is none, or it is of something else
+    return {url: known[path] for url in urls if (path := local_path(url)) in known}

@@ -6,15 +6,16 @@ import contextlib
 import csv
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.images import read_image, read_mask
 
@@ -40,7 +41,7 @@ DOUBTS = "labels.tsv"
 HOLD_OUT = 0.1
 """Share of a plain folder's photographs that are kept for validation unless told otherwise."""
 
-Size = tuple[int, int]
+Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
 
@@ -65,6 +66,9 @@ class Pair:
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 
 
+# Finding
+
+
 def find_pairs(root: str | Path) -> list[Pair]:
     """All pairs in ``root``, by name: its own files, or those of ``images/`` and its labels.
 
@@ -79,11 +83,11 @@ def find_pairs(root: str | Path) -> list[Pair]:
         raise UsageError(f"no folder of training pairs at {root}")
     beside = [root / name for name in _LABEL_FOLDERS if (root / name).is_dir()]
     if beside and (root / "images").is_dir():
-        images = [p for p in _image_files((root / "images").iterdir()) if not _is_label(p)]
+        images = _photographs((root / "images").iterdir())
         labels = {p.stem: p for folder in beside for p in _image_files(folder.iterdir())}
     else:
         files = _image_files(root.iterdir())
-        images = [p for p in files if not _is_label(p)]
+        images = _photographs(files)
         labels = {
             p.stem.removesuffix(kind): p for kind in LABELS for p in files if p.stem.endswith(kind)
         }
@@ -127,7 +131,7 @@ def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list
 def _find_cutouts(root: Path) -> list[Pair]:
     """What can be RGBA cut-outs in ``root`` and below it, where nothing is labelled."""
     files = [p for p in find_images(root) if p.suffix.lower() in (".png", ".webp")]
-    label = next(filter(_is_label, _image_files(root.rglob("*"))), None)
+    label = next((p for p in _image_files(root.rglob("*")) if p.stem.endswith(LABELS)), None)
     if label is not None:
         raise UsageError(
             f"{root} holds no pairs itself, but {label.parent} does: name each folder of pairs as "
@@ -147,7 +151,7 @@ def find_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
-    found = [p for p in _image_files(root.rglob("*")) if not _is_label(p)]
+    found = _photographs(root.rglob("*"))
     if not found:
         raise UsageError(f"{root} holds no image files")
     return found
@@ -158,8 +162,52 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _is_label(path: Path) -> bool:
-    return path.stem.endswith(LABELS)
+def _photographs(paths: Iterable[Path]) -> list[Path]:
+    return [p for p in _image_files(paths) if not p.stem.endswith(LABELS)]
+
+
+# Reading
+
+Pictures: TypeAlias = Image.Image | tuple[Image.Image, ...]
+
+
+class Recent:
+    """Keeps pictures that were decoded lately, most recently used last to go.
+
+    Small photographs stay by the thousand and large ones by the dozen, where a count would be too
+    small for the former or exhaust the memory with the latter. Not for several threads.
+
+    Args:
+        limit: bytes of all pictures together. Larger ones are not kept at all.
+    """
+
+    def __init__(self, limit: int = 512 * 2**20) -> None:
+        self._limit = limit
+        self._values: OrderedDict[Hashable, Pictures] = OrderedDict()
+        self.held = 0
+
+    def get(self, key: Hashable, make: Callable[[], Pictures]) -> Any:
+        """The pictures of ``key``, made anew where they are not held."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        made = make()
+        if (size := _bytes(made)) <= self._limit:
+            self._values[key] = made
+            self.held += size
+            while self.held > self._limit:
+                self.held -= _bytes(self._values.popitem(last=False)[1])
+        return made
+
+
+def _bytes(pictures: Pictures) -> int:
+    """Bytes of 8-bit pictures together: Pillow keeps colours in four bytes a pixel."""
+    each = pictures if isinstance(pictures, tuple) else (pictures,)
+    return sum(p.width * p.height * (1 if p.mode == "L" else 4) for p in each)
+
+
+DECODED = Recent()
+"""What this process keeps of plain folders."""
 
 
 @contextlib.contextmanager
@@ -187,18 +235,15 @@ def read_rgb(path: Path, cutout: bool = False) -> Image.Image:
     return _read(path, cutout)[0]
 
 
-def _read(path: Path, cutout: bool) -> tuple[Image.Image, Image.Image | None]:
+def _read(path: Path, cutout: bool) -> tuple[Image.Image, ...]:
     """A file's colour (RGB), and its alpha (L) unless it is opaque everywhere."""
 
-    def make() -> tuple[Image.Image, Image.Image | None]:
+    def make() -> tuple[Image.Image, ...]:
         read = read_image(path, cutout=cutout)
-        alpha = None if read.alpha is None else Image.fromarray(read.alpha)
-        return Image.fromarray(read.pixels), alpha
+        planes = [read.pixels] if read.alpha is None else [read.pixels, read.alpha]
+        return tuple(map(Image.fromarray, planes))
 
-    def size(pictures: tuple[Image.Image, Image.Image | None]) -> int:
-        return picture_bytes(*(picture for picture in pictures if picture is not None))
-
-    return DECODED.get(("photograph", path), make, size)
+    return DECODED.get(("photograph", path), make)
 
 
 def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image:
@@ -224,11 +269,7 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
 def fit_label(
     belief: NDArray[np.float32], path: Path, whole: Size, size: Size | None = None
 ) -> Image.Image:
-    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it.
-
-    Raises:
-        DataError: when its aspect is not that of ``whole``.
-    """
+    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it."""
     size = size or whole
     height, width = belief.shape
     a, b = width * whole[1], height * whole[0]
@@ -251,12 +292,9 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
         DataError: when label and photograph differ in aspect, or a cut-out has no alpha.
     """
     if pair.label is None:
-        color, alpha = _read(pair.image, cutout=True)
-        if alpha is None:
+        color, *alpha = _read(pair.image, cutout=True)
+        if not alpha:
             raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
-        return color, alpha
+        return color, alpha[0]
     path, image = pair.label, read_rgb(pair.image)
-    label = DECODED.get(
-        ("label", path, image.size), lambda: read_label(path, image.size), picture_bytes
-    )
-    return image, label
+    return image, DECODED.get(("label", path, image.size), lambda: read_label(path, image.size))

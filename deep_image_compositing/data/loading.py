@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import UNREADABLE, Item
+from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
 from deep_image_compositing.data.streaming import StreamedDataset
-from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 

@@ -1,8 +1,4 @@
-"""Where shards come from: paths, web servers, cloud storage and programs, all as streams of bytes.
-
-Whatever reads shards (``deep_image_compositing.data.tars``, ``teach``, the test sets) opens
-them here.
-"""
+"""Where shards come from: paths, web servers, cloud storage and programs, all as byte streams."""
 
 from __future__ import annotations
 
@@ -12,10 +8,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -45,7 +42,7 @@ def expand(pattern: str) -> list[str]:
     """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
 
     Raises:
-        UsageError: when a pattern with ``*`` or ``?`` matches no file, or as ``check_url``.
+        UsageError: when a glob matches no file, or as ``check_url``.
     """
     from webdataset.shardlists import expand_urls
 
@@ -102,12 +99,8 @@ def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]
         OSError: when it cannot be opened, or its transfer fails.
         UsageError: as ``check_url``.
     """
-    if is_local(url):
-        with open(local_path(url), "rb") as file:
-            yield file
-        return
-    if cache is not None:
-        with open(fetch(url, Path(cache)), "rb") as file:
+    if (path := find_file(url, cache)) is not None:
+        with open(path, "rb") as file:
             yield file
         return
     stream: Any = _open_url(url)
@@ -160,17 +153,15 @@ class _Program:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        _running.add(self)
-
-    def read(self, size: int = -1) -> bytes:
         assert self._process.stdout is not None
-        return self._process.stdout.read(size)
+        self._output = self._process.stdout
+        self.read = self._output.read
+        _running.add(self)
 
     def close(self) -> None:
         """Wait for the program; OSError when it failed."""
-        assert self._process.stdout is not None
         try:
-            self._process.stdout.close()
+            self._output.close()
             status = self._process.wait()
         finally:
             self.kill()
@@ -180,8 +171,7 @@ class _Program:
     def abandon(self) -> None:
         """End the program, whatever it is at."""
         self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._output.close()
         self._process.wait()
 
     def kill(self) -> None:
@@ -207,28 +197,29 @@ class _Remote:
         import fsspec
 
         self._url = url
-        with self._named():
-            self._file: Any = fsspec.open(url, "rb").open()
+        file = self._named(lambda: fsspec.open(url, "rb").open())
+        self.close = self.abandon = file.close
+        self._read = file.read
 
     def read(self, size: int = -1) -> bytes:
-        with self._named():
-            data: bytes = self._file.read(size)
-            return data
+        data: bytes = self._named(lambda: self._read(size))
+        return data
 
-    def close(self) -> None:
-        self._file.close()
-
-    abandon = close
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, work: Callable[[], Any]) -> Any:
         try:
-            yield
+            return work()
         except Exception as error:
             raise OSError(f"{self._url}: {str(error) or type(error).__name__}") from error
 
 
-def fetch(url: str, cache: Path) -> Path:
+def find_file(url: str, cache: str | Path | None) -> Path | None:
+    """The file of a shard on disk or in the cache, transferred if need be; None without either."""
+    if is_local(url):
+        return local_path(url)
+    return None if cache is None else _fetch(url, Path(cache))
+
+
+def _fetch(url: str, cache: Path) -> Path:
     """The copy of ``url`` in ``cache``, transferred if it is not there yet."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     tail = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1])[-60:]
@@ -238,8 +229,7 @@ def fetch(url: str, cache: Path) -> Path:
         aside = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with open_shard(url) as stream, open(aside, "wb") as file:
-                while chunk := stream.read(_CHUNK):
-                    file.write(chunk)
+                shutil.copyfileobj(stream, file, _CHUNK)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)

@@ -15,10 +15,9 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import LEAST, mirror, outline_crop, planes
+from deep_image_compositing.data.crops import LEAST, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import (
-    UNREADABLE,
     FileItem,
     Item,
     ShardItem,
@@ -27,7 +26,7 @@ from deep_image_compositing.data.items import (
 from deep_image_compositing.data.loading import raise_sent, sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
-from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.data.triplet_recipe import Recipe, Shard
 from deep_image_compositing.errors import CompositingError, DataError
 from deep_image_compositing.functional.compose import over
@@ -159,8 +158,8 @@ class Batches(Dataset[dict[str, Any]]):
         with open_picture(jpeg) as stored:  # what the target will be judged against
             background = planes(stored)
         return {
-            "color": planes(mirror(subject.color(label, box, size), mirrored)),
-            "alpha": planes(crops.crop(label, box, size, mirrored)),
+            "color": planes(subject.color(label, box, size), mirrored),
+            "alpha": planes(crops.crop(label, box, size), mirrored),
             "old": scene_crop(rng, old, size, _least(old, size)),
             "scene": scene_crop(rng, scene, size, _least(scene, size)),
             "new": background,

@@ -11,13 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from deep_image_compositing.data.datasets import (
-    ItemDataset,
-    Mixture,
-    Reading,
-    open_held_out,
-    open_source,
-)
+from deep_image_compositing.data.datasets import Mixture, Reading, open_held_out, open_source
 from deep_image_compositing.data.items import Item, Source, scene_crop
 from deep_image_compositing.data.loading import Loader, Sample, Samples
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
@@ -234,23 +228,22 @@ class StageData(LightningDataModule):
         """What lies in ``train`` and in ``validation``."""
         train, held_out = self._open(self.train, self.accepts)
         if self.validation:
-            held_out = [
-                open_held_out(source, self.accepts, self._reading) for source in self.validation
-            ]
-        return Mixture(train), Mixture(held_out)
+            held_out = Mixture(
+                [open_held_out(source, self.accepts, self._reading) for source in self.validation]
+            )
+        return train, held_out
 
     def open_scenes(self) -> tuple[Mixture, Mixture]:
         """What lies in ``backgrounds``."""
         if not self.backgrounds:
             raise UsageError("there are no backgrounds: name some as --data.backgrounds")
         train, held_out = self._open(self.backgrounds, ("backgrounds",))
-        return Mixture(train), Mixture(held_out or train)
+        return train, held_out if held_out.datasets else train
 
-    def _open(
-        self, sources: Sequence[Source], kinds: tuple[str, ...]
-    ) -> tuple[list[ItemDataset], list[ItemDataset]]:
+    def _open(self, sources: Sequence[Source], kinds: tuple[str, ...]) -> tuple[Mixture, Mixture]:
+        """What the sources hold for training, and what they hold out."""
         pairs = [open_source(source, kinds, self._reading) for source in sources]
-        return [train for train, _ in pairs], [out for _, out in pairs if out is not None]
+        return Mixture([kept for kept, _ in pairs]), Mixture([out for _, out in pairs if out])
 
     def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
         return scene_crop(rng, item, self.size, low)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import mirror, outline_crop, planes
+from deep_image_compositing.data.crops import outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item, ShardItem
 from deep_image_compositing.data.loading import Sample
@@ -67,10 +67,10 @@ class FusionData(StageData):
         scenes = self.open_scenes()
         textures = scenes
         if self.textures:
-            train, held_out = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
-            textures = (
-                Mixture([*train, *scenes[0].datasets]),
-                Mixture([*held_out, *scenes[1].datasets]),
+            more = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
+            textures = tuple(
+                Mixture([*one.datasets, *other.datasets])
+                for one, other in zip(more, scenes, strict=True)
             )
         return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
 
@@ -100,8 +100,8 @@ class FusionData(StageData):
         if not held_out and rng.random() < self.blending:
             color = self._scene(rng, items["texture"], 0.3)
         else:
-            color = planes(mirror(subject.color(label, box, self.size), mirrored))
-        alpha = planes(crops.crop(label, box, self.size, mirrored))
+            color = planes(subject.color(label, box, self.size), mirrored)
+        alpha = planes(crops.crop(label, box, self.size), mirrored)
         return self._easy(rng, items, color, alpha)
 
     def _easy(
@@ -123,12 +123,12 @@ class FusionData(StageData):
 
         def cut(name: str, mode: str = "RGB") -> Tensor:
             picture = item.picture(name).convert(mode)
-            return planes(crops.crop(picture, box, self.size, mirrored, alpha.size))
+            return planes(crops.crop(picture, box, self.size, alpha.size), mirrored)
 
         composite = cut("composite.png")
         return {
             "color": composite,
-            "alpha": planes(crops.crop(alpha, box, self.size, mirrored)),
+            "alpha": planes(crops.crop(alpha, box, self.size), mirrored),
             "old": cut("foreground.jpg"),
             "new": cut("background.jpg"),
             "composite": composite,

@@ -50,10 +50,10 @@ class LabelledData(StageData):
         pasted = rng.random() < subject.source.paste
         empty = nothing(3, self.size, self.size)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        image = crops.crop(subject.image(scale), box, self.size, mirrored, label.size)
+        image = crops.crop(subject.image(scale), box, self.size, label.size)
         return {
-            "image": planes(image),
-            "mask": planes(crops.crop(label, box, self.size, mirrored)),
+            "image": planes(image, mirrored),
+            "mask": planes(crops.crop(label, box, self.size), mirrored),
             "background": self._scene(rng, items["scene"], scene_scale) if pasted else empty,
             "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
             "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
@@ -158,7 +158,7 @@ class RefinementData(LabelledData):
         image = subject.image()
 
         def cut(picture: Image.Image, part: crops.Box, side: int) -> Tensor:
-            return planes(crops.crop(picture, part, side, mirrored))
+            return planes(crops.crop(picture, part, side), mirrored)
 
         behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
         if pasted:
