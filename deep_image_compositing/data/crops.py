@@ -88,13 +88,8 @@ def outline_point(label: Pixels, rng: np.random.Generator) -> tuple[int, int]:
     return x * 4, y * 4
 
 
-def any_crop(size: tuple[int, int], rng: np.random.Generator, low: float = 0.4) -> Box:
-    """A square of at least ``low`` of the short side, anywhere in the picture."""
-    return any_box(size, 1.0, rng, low)
-
-
-def any_box(
-    size: tuple[int, int], aspect: float, rng: np.random.Generator, low: float = 0.4
+def any_crop(
+    size: tuple[int, int], rng: np.random.Generator, low: float = 0.4, aspect: float = 1.0
 ) -> Box:
     """A box of ``aspect`` (width / height), at least ``low`` of the largest one, anywhere."""
     width = min(size[0], size[1] * aspect) * rng.uniform(low, 1.0)
@@ -126,11 +121,7 @@ def crop(
 ) -> Image.Image:
     """The crop ``box`` of ``image`` at ``size`` x ``size``, antialiased.
 
-    Args:
-        image: any mode that Pillow can resize.
-        box: in pixels of the whole picture.
-        size: side of the result in pixels.
-        whole: (width, height) that ``box`` refers to, when ``image`` was decoded smaller.
+    The box is in pixels of a picture of size ``whole``, where ``image`` was decoded smaller.
     """
     if whole is not None and whole != image.size:
         x, y = _reduction(image.size, whole)
@@ -161,10 +152,7 @@ def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, fl
 
 
 def outline_crop(rng: np.random.Generator, label: Image.Image, size: int) -> tuple[Box, bool]:
-    """A square at the outline of a matte; whether to mirror it.
-
-    It is magnified little or not at all, but for pictures whose short side is smaller than that.
-    """
+    """A square at the outline of a matte, magnified little if it can be; whether to mirror it."""
     short, long = min(label.size), max(label.size)
     low = min(short / long, size * LEAST / long)
     box = local_crop(label, rng, low, min(short / long, max(low, 3 * low)))

@@ -33,17 +33,11 @@ _AT_LEAST = 100  # shards of which the tolerated share is reckoned
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read.
+    """How sources are read."""
 
-    Attributes:
-        shuffle: samples of a stream that are held back to draw from, at most 128 MiB of them.
-        tolerance: share of shards that may be missing or damaged.
-        cache: folder in which shards from elsewhere are kept.
-    """
-
-    shuffle: int = 200
-    tolerance: float = 0.01
-    cache: str | None = None
+    shuffle: int = 200  # samples of a stream that are held back to draw from, at most 128 MiB
+    tolerance: float = 0.01  # share of shards that may be missing or damaged
+    cache: str | None = None  # folder in which shards from elsewhere are kept
 
 
 DEFAULT = Reading()
@@ -79,30 +73,19 @@ class FolderDataset(Dataset[Item]):
 
 @dataclass
 class ShardDataset(Dataset[Item]):
-    """Samples of shards, in any order: each is read where it lies.
-
-    Attributes:
-        source: where they come from.
-        urls: the shards.
-        kinds: what every sample must be one of, see ``shards.KINDS``.
-        counts: samples in each shard; None when they must be counted first.
-        reading: see ``Reading``.
-    """
+    """Samples of shards, in any order: each is read where it lies."""
 
     source: Source
     urls: Sequence[str]
-    kinds: tuple[str, ...]
-    counts: list[int] | None = None
+    kinds: tuple[str, ...]  # what every sample must be one of
+    counts: list[int] | None = None  # samples in each shard; None when they must be counted first
     reading: Reading = DEFAULT
 
     def blocks(self) -> list[int]:
         """Samples of each shard: as its index says, otherwise by reading all headers once.
 
         What is missing or cut short counts as if it were like the others, so that it is met, named
-        and reckoned when its samples are drawn.
-
-        Raises:
-            DataError: there is no sample in any of them.
+        and reckoned when its samples are drawn; DataError if there is no sample in any of them.
         """
         if self.counts is None:
             _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
@@ -169,7 +152,7 @@ class Mixture(Dataset[Item]):
         """How much of what is drawn comes of each dataset, in sum 1.
 
         Raises:
-            UsageError: weights that are all 0, or a dataset that has one and nothing to draw.
+            UsageError: weights that are all 0, or one of a dataset with nothing to draw.
         """
         weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
         if not weights.sum() > 0:
@@ -210,18 +193,16 @@ def open_source(
 
     A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
     share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
-    both sides: where a small folder is held out as a whole, nothing is left to train on, which is
-    an error when it is drawn from (``Mixture.weights``).
+    both sides: where a small folder is held out as a whole, nothing is left to train on.
 
     Args:
         source: see ``Source``.
-        kinds: of samples that are wanted: ``segmentation``, ``mattes``, ``backgrounds``,
-            ``triplets``.
+        kinds: of samples that are wanted, of ``shards.KINDS``.
         reading: how shards are read.
 
     Raises:
-        UsageError: when there is nothing at the path, or shards of another kind.
-        DataError: when an index cannot be read, or too many shards are missing or cut short.
+        UsageError: nothing at the path, or shards of another kind.
+        DataError: an index that cannot be read; too many shards that are missing or cut short.
     """
     if not is_shards(source.path):
         return _open_folder(source, kinds)
@@ -281,11 +262,7 @@ def _open_folder(
 def _open_shards(
     source: Source, urls: Sequence[str], kinds: tuple[str, ...], reading: Reading
 ) -> ShardDataset:
-    """Shards, with the counts of the indexes beside them.
-
-    Raises:
-        DataError: more than the tolerated share of those on disk are missing or cut short.
-    """
+    """Shards, with the counts of indexes beside them; DataError if too many are missing or cut."""
     known, bad = _entries(urls), []
     for path, url in ((local_path(url), url) for url in urls if is_local(url)):
         if not path.is_file():

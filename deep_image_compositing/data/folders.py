@@ -53,12 +53,10 @@ class Pair:
     label: Path | None
 
     def held_out(self, share: float = HOLD_OUT, sequences: bool = False) -> bool:
-        """Whether the pair belongs to the validation split of this share, by its name's hash.
+        """Whether the pair belongs to the ``share`` in [0, 1) of names that is held out, by hash.
 
-        Args:
-            share: of all names that are held out, in [0, 1).
-            sequences: the hash is of what stands before the name's last ``_``, so that the frames
-                of a video, ``NAME_00017.jpg``, are held out together.
+        With ``sequences`` the hash is of what stands before the name's last ``_``, so that the
+        frames of a video, ``NAME_00017.jpg``, are held out together.
         """
         name = self.image.stem
         code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
@@ -73,10 +71,7 @@ def find_pairs(root: str | Path) -> list[Pair]:
     """All pairs in ``root``, by name: its own files, or those of ``images/`` and its labels.
 
     Subfolders are not searched for pairs. Where nothing is labelled, the files in ``root`` and
-    below it that can be RGBA cut-outs are taken for such.
-
-    Raises:
-        UsageError: no such folder, or nothing in it that is a pair.
+    below it that can be RGBA cut-outs are taken for such; ``UsageError`` where there are none.
     """
     root = Path(root)
     if not root.is_dir():
@@ -84,9 +79,9 @@ def find_pairs(root: str | Path) -> list[Pair]:
     beside = [root / name for name in _LABEL_FOLDERS if (root / name).is_dir()]
     if beside and (root / "images").is_dir():
         images = _photographs((root / "images").iterdir())
-        labels = {p.stem: p for folder in beside for p in _image_files(folder.iterdir())}
+        labels = {p.stem: p for folder in beside for p in image_files(folder.iterdir())}
     else:
-        files = _image_files(root.iterdir())
+        files = image_files(root.iterdir())
         images = _photographs(files)
         labels = {
             p.stem.removesuffix(kind): p for kind in LABELS for p in files if p.stem.endswith(kind)
@@ -102,15 +97,9 @@ def find_pairs(root: str | Path) -> list[Pair]:
 def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list[Pair]:
     """Those of ``pairs`` whose masks are less doubtful than ``limit``, or not listed.
 
-    Args:
-        pairs: what ``find_pairs`` found in ``root``.
-        root: their folder, with a ``labels.tsv``: columns divided by tabs, among them ``name`` (of
-            a photograph, without its suffix) and ``doubt`` (a number).
-        limit: what doubt must stay below.
-
-    Raises:
-        UsageError: there is no such table.
-        DataError: it has no such columns, or a doubt is no number.
+    The table ``labels.tsv`` in ``root`` has columns divided by tabs, among them ``name`` (of a
+    photograph, without its suffix) and ``doubt``. ``UsageError`` where there is none, ``DataError``
+    where it cannot be read.
     """
     table = Path(root) / DOUBTS
     if not table.is_file():
@@ -131,7 +120,7 @@ def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list
 def _find_cutouts(root: Path) -> list[Pair]:
     """What can be RGBA cut-outs in ``root`` and below it, where nothing is labelled."""
     files = [p for p in find_images(root) if p.suffix.lower() in (".png", ".webp")]
-    label = next((p for p in _image_files(root.rglob("*")) if p.stem.endswith(LABELS)), None)
+    label = next((p for p in image_files(root.rglob("*")) if p.stem.endswith(LABELS)), None)
     if label is not None:
         raise UsageError(
             f"{root} holds no pairs itself, but {label.parent} does: name each folder of pairs as "
@@ -143,7 +132,7 @@ def _find_cutouts(root: Path) -> list[Pair]:
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, recursively, sorted; labels and hidden ones are skipped.
+    """All image files below ``root``, sorted, without labels and hidden ones.
 
     Raises:
         UsageError: no such folder, or no images in it.
@@ -157,13 +146,13 @@ def find_images(root: str | Path) -> list[Path]:
     return found
 
 
-def _image_files(paths: Iterable[Path]) -> list[Path]:
+def image_files(paths: Iterable[Path]) -> list[Path]:
     """Those of ``paths`` that are images by their suffix, sorted; hidden ones are skipped."""
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def _photographs(paths: Iterable[Path]) -> list[Path]:
-    return [p for p in _image_files(paths) if not p.stem.endswith(LABELS)]
+    return [p for p in image_files(paths) if not p.stem.endswith(LABELS)]
 
 
 # Reading
@@ -172,13 +161,9 @@ Pictures: TypeAlias = Image.Image | tuple[Image.Image, ...]
 
 
 class Recent:
-    """Keeps pictures that were decoded lately, most recently used last to go.
+    """Keeps pictures that were decoded lately, of ``limit`` bytes together; not for threads.
 
-    Small photographs stay by the thousand and large ones by the dozen, where a count would be too
-    small for the former or exhaust the memory with the latter. Not for several threads.
-
-    Args:
-        limit: bytes of all pictures together. Larger ones are not kept at all.
+    A count would be too small for small photographs, or exhaust the memory with large ones.
     """
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
@@ -225,12 +210,7 @@ def quiet() -> Iterator[None]:
 def read_rgb(path: Path, cutout: bool = False) -> Image.Image:
     """A photograph as an upright sRGB Pillow image; those read lately stay decoded.
 
-    Args:
-        path: its file.
-        cutout: transparency is expected, and not remarked upon.
-
-    Raises:
-        ImageError: when it cannot be read.
+    Transparency is remarked upon unless it is a ``cutout``; ``ImageError`` if it cannot be read.
     """
     return _read(path, cutout)[0]
 
@@ -254,12 +234,8 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
 
     Args:
         path: its file.
-        whole: (width, height) of the photograph that it belongs to.
+        whole: (width, height) of the photograph that it belongs to; another aspect is a DataError.
         size: (width, height) of the result; None for ``whole``.
-
-    Raises:
-        ImageError: when it cannot be read.
-        DataError: when its aspect is not that of ``whole``.
     """
     with quiet():
         belief = read_mask(path)
@@ -288,8 +264,7 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     """The photograph (RGB) and its label (L, 255 = subject) at one size; both stay decoded.
 
     Raises:
-        ImageError: when a file cannot be read.
-        DataError: when label and photograph differ in aspect, or a cut-out has no alpha.
+        ImageError, DataError: a file that cannot be read, aspects that differ, an opaque cut-out.
     """
     if pair.label is None:
         color, *alpha = _read(pair.image, cutout=True)

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -19,7 +18,8 @@ from deep_image_compositing.data.folders import HOLD_OUT, Pair
 from deep_image_compositing.data.mattes import estimate_color, read_color
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.images import open_picture, truncation
+from deep_image_compositing.images import open_picture
+from deep_image_compositing.images.decoding import load_whole
 
 _COLORS = ("foreground.jpg", "foreground.png")
 _PHOTOGRAPHS = ("image.jpg", *_COLORS)
@@ -80,11 +80,7 @@ def check_shares(**shares: float) -> None:
 
 @dataclass(eq=False)
 class Item(ABC):
-    """A sample that can be looked at.
-
-    Attributes:
-        source: where it comes from.
-    """
+    """A sample that can be looked at."""
 
     source: Source
 
@@ -168,24 +164,17 @@ class ShardItem(Item):
     def picture(self, *names: str, scale: float = 1.0) -> Image.Image:
         """The first field among ``names`` that there is, decoded at no less than ``scale``.
 
-        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices, which costs that much
-        less.
-
-        Raises:
-            DataError: when there is none of them, or it cannot be decoded.
+        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices. ``DataError`` if there
+        is none of them, or it cannot be decoded.
         """
         name = self._field(names)
         with self._decoding(name):
             stored, draft = self.record.fields[name], None
-            image, checked = open_picture(stored, name), name in self.record.whole
-            if not checked and truncation.cannot_be_whole(io.BytesIO(stored), image.format):
-                raise DataError("its data end early")
-            if scale < 1 and image.format == "JPEG":
+            image = open_picture(stored, name)
+            if scale < 1:
                 draft = math.ceil(image.width * scale), math.ceil(image.height * scale)
-                image.draft("RGB", draft)
-            image.load()
-            if not checked and truncation.ends_early(io.BytesIO(stored), image, draft, _reopen):
-                raise DataError("its data end early")
+            checked = name in self.record.whole
+            load_whole(image, None if checked else io.BytesIO(stored), draft)
             self.record.whole.add(name)
         return image
 
@@ -214,10 +203,6 @@ def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> T
     box = crops.any_crop(whole, rng, low)
     picture = item.image(size / (box[2] - box[0]))
     return crops.planes(crops.crop(picture, box, size, whole), bool(rng.random() < 0.5))
-
-
-def _reopen(file: BinaryIO) -> Image.Image:
-    return open_picture(file.read())
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

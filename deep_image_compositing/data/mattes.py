@@ -15,6 +15,7 @@ from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     multilevel_foreground,
 )
+from deep_image_compositing.images import to_tensor, to_uint8
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,7 @@ class Matte:
 
 
 def read_matte(pair: Pair) -> Matte:
-    """Read a pair as a matte; the colour of a photograph with an alpha is estimated.
-
-    Raises:
-        ImageError, DataError: as ``read_pair``.
-    """
+    """Read a pair as a matte; the colour of a photograph with an alpha is estimated."""
     image, alpha = read_pair(pair)
     return Matte(image if pair.label is None else estimate_color(image, alpha), alpha)
 
@@ -45,15 +42,12 @@ def read_color(pair: Pair) -> Image.Image:
 def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
     """Straight colour of the subject of ``image`` under ``alpha``, both of one size.
 
-    By pymatting's multi-level method (Germer et al., ICPR 2020) where it is installed, otherwise by
-    blur fusion.
+    By the multi-level method (Germer et al., ICPR 2020) of pymatting, without it by blur fusion.
     """
-    pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None]
-    opacity = torch.from_numpy(np.asarray(alpha, np.float32) / 255)[None, None]
+    pixels, opacity = (to_tensor(np.asarray(picture))[None] for picture in (image, alpha))
     try:
         color = multilevel_foreground(pixels, opacity)
     except MissingExtraError:
         with torch.inference_mode():
             color, _ = blur_fusion_foreground(pixels, opacity)
-    estimate = color[0].permute(1, 2, 0).numpy()
-    return Image.fromarray((np.clip(estimate, 0, 1) * 255 + 0.5).astype(np.uint8))
+    return Image.fromarray(to_uint8(color[0]))

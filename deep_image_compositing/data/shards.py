@@ -59,18 +59,12 @@ QUALITY = 95
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sample as it lies in a shard.
-
-    Attributes:
-        key: its name, unique in its set.
-        fields: encoded files by field, see ``FIELDS``.
-        shard: the shard that it comes from, for messages.
-        whole: fields whose pictures were found to hold all their data, which is asked only once.
-    """
+    """One sample as it lies in a shard: its key, unique in its set, and files by field."""
 
     key: str
     fields: Mapping[str, bytes]
-    shard: str = ""
+    shard: str = ""  # that it comes from, for messages
+    # Fields whose pictures were found to hold all their data, which is asked only once.
     whole: set[str] = field(default_factory=set)
 
     @property
@@ -104,12 +98,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex.
-
-    Raises:
-        TypeError: a value of another type.
-        ValueError: a number below 0.
-    """
+    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex."""
 
     name: str
     samples: int
@@ -129,13 +118,10 @@ class ShardEntry:
 
 @dataclass
 class Index:
-    """What ``index.json`` beside a set of shards says.
+    """What ``index.json`` beside a set of shards says: their kind, and the shards by split.
 
-    Attributes:
-        kind: one of ``KINDS``.
-        splits: shards by split: ``train``, ``validation``, ``test``.
-        about: how the set was made: layout, seed, source, licence, options.
-        skipped: inputs that were left out, ``{"key": ..., "reason": ...}`` each.
+    ``about`` says how the set was made: layout, seed, source, licence, options; ``skipped`` what
+    was left out, ``{"key": ..., "reason": ...}`` each.
     """
 
     kind: str
@@ -216,12 +202,9 @@ def encode(image: Image.Image, form: str) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard aside and renames it when it is whole; used in a ``with`` block.
+    """Writes a shard to ``path``, aside until it is whole; used in a ``with`` block.
 
     The same samples give the same bytes: members are sorted by field, without times or owners.
-
-    Args:
-        path: the tar file to be.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -38,10 +38,6 @@ class StreamedDataset(ShardDataset):
 
     Each loader process draws shards with replacement and shuffles their samples. A stream cannot
     be wound forward: a resumed run sees other samples. To the order of samples it is one sample.
-
-    Args:
-        shards: what is streamed.
-        seed: of shards and samples.
     """
 
     def __init__(self, shards: ShardDataset, *seed: int) -> None:

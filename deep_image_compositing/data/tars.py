@@ -45,7 +45,6 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
 
     Raises:
         DataError: not a tar, truncated, or holding anything but samples.
-        OSError: when the stream breaks.
     """
     counted: Any = _Counted(stream)
     key, fields = None, {}
@@ -71,23 +70,15 @@ class Shard:
     Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is not
     cached, is unpacked into a file without a name, which goes when the shard does.
 
-    Args:
-        url: path or URL.
-        cache: folder in which shards from elsewhere are kept.
-
-    Attributes:
-        name: what messages call it.
-        members: key and fields of each sample; of each field the offset and the bytes.
-        fault: why there are no more of them, when the tar is damaged; else empty.
-
     Raises:
-        OSError: when it cannot be opened, or its transfer fails.
+        OSError: it cannot be opened, or its transfer fails.
     """
 
     def __init__(self, url: str, cache: str | Path | None = None) -> None:
         self.name = url
+        # Key and fields of each sample; of each field the offset and the bytes.
         self.members: list[tuple[str, dict[str, tuple[int, int]]]] = []
-        self.fault = ""
+        self.fault = ""  # why there are no more of them, when the tar is damaged
         self._whole: dict[int, set[str]] = {}
         if (path := find_file(url, cache)) is not None:
             with open(path, "rb") as file:
@@ -96,7 +87,7 @@ class Shard:
                     file.seek(0)
                     self._list(file)
                     return
-        with tempfile.TemporaryFile() as unpacked, open_shard(url, cache) as stream:
+        with tempfile.TemporaryFile() as unpacked, open_shard(str(path or url)) as stream:
             self._file = os.dup(unpacked.fileno())
             self._unpack(stream, unpacked)
 
@@ -173,11 +164,7 @@ class _Fields(Mapping[str, bytes]):
 
 
 def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
-    """A shard by path or URL; those used last stay open, as long as their files stay the same.
-
-    Raises:
-        OSError: as ``Shard``.
-    """
+    """A shard by path or URL; those used last stay open, as long as their files stay the same."""
     version = (0, 0)
     if is_local(url):
         status = os.stat(local_path(url))

@@ -42,7 +42,7 @@ def expand(pattern: str) -> list[str]:
     """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
 
     Raises:
-        UsageError: when a glob matches no file, or as ``check_url``.
+        UsageError: a glob that matches no file, or as ``check_url``.
     """
     from webdataset.shardlists import expand_urls
 
@@ -62,12 +62,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def check_url(url: str) -> None:
-    """Find without opening it whether something that is not local could be read.
-
-    Raises:
-        UsageError: nothing is known that reads such URLs, the package for it is not installed, or
-            it would run a program where ``WDS_SECURE=1`` forbids that.
-    """
+    """Raise ``UsageError`` for a URL that nothing reads, or that may not run its program."""
     scheme, _, rest = url.partition(":")
     if not rest.strip("/"):
         raise UsageError(f"{url} names no shard: expected {url.rstrip('/:')}://... up to .tar")
@@ -84,23 +79,19 @@ def check_url(url: str) -> None:
 
 
 @contextlib.contextmanager
-def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]:
+def open_shard(url: str) -> Iterator[IO[bytes]]:
     """Open a shard by path or URL.
 
     ``https://`` is read by curl, which gives up on a stalled transfer after a minute; ``pipe:``
     runs the rest as a shell command and reads what it prints; ``s3://``, ``gs://`` and the others
     are read by fsspec, by way of the package that it names for them.
 
-    Args:
-        url: a path, or a URL.
-        cache: folder in which shards from elsewhere are kept.
-
     Raises:
-        OSError: when it cannot be opened, or its transfer fails.
+        OSError: it cannot be opened, or its transfer fails.
         UsageError: as ``check_url``.
     """
-    if (path := find_file(url, cache)) is not None:
-        with open(path, "rb") as file:
+    if is_local(url):
+        with open(local_path(url), "rb") as file:
             yield file
         return
     stream: Any = _open_url(url)
@@ -136,10 +127,7 @@ def _open_url(url: str) -> _Program | _Remote:
 class _Program:
     """What a program prints. It has no terminal, and ends at the latest when it is left.
 
-    Args:
-        url: what messages call it.
-        command: a line for the shell, or a program and its arguments.
-        fine: an exit status, beside 0 and that of a broken pipe, that is no error.
+    ``fine`` is an exit status, beside 0 and that of a broken pipe, that is no error.
     """
 
     def __init__(self, url: str, command: str | list[str], fine: int = 0) -> None:
@@ -213,7 +201,7 @@ class _Remote:
 
 
 def find_file(url: str, cache: str | Path | None) -> Path | None:
-    """The file of a shard on disk or in the cache, transferred if need be; None without either."""
+    """The file of a shard, or its copy in the folder ``cache``; None where it is to be streamed."""
     if is_local(url):
         return local_path(url)
     return None if cache is None else _fetch(url, Path(cache))

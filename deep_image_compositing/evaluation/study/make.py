@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor
 
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.data.pool import progress
 from deep_image_compositing.errors import (
     CompositingError,
     DataError,
@@ -40,6 +39,7 @@ from deep_image_compositing.evaluation.testsets import PairFiles, planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
+from deep_image_compositing.messages import progress
 from deep_image_compositing.placement import cover, resample
 
 MAX_SIDE = 1024
