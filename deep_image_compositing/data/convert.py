@@ -110,7 +110,8 @@ def convert(
     licence = chosen.licence if licence is None else licence
     options = Options(kind, root, source, licence, max_side, lossless)
     splits = assign_splits(entries, seed, validation)
-    size = shard_samples or _default_samples(kind, len(splits["train"]))
+    few = min(MOST[kind], math.ceil(len(splits["train"]) / SHARDS))
+    size = shard_samples or max(FEWEST, few)
     tasks = [
         Task(out / f"{split}-{number:06d}.tar", split, part)
         for split in _SPLITS
@@ -178,10 +179,6 @@ def _draw(seed: int, text: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8]) / 2**64
 
 
-def _default_samples(kind: str, count: int) -> int:
-    return max(FEWEST, min(MOST[kind], math.ceil(count / SHARDS)))
-
-
 def _parts(entries: Sequence[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
     """As few parts of at most ``size`` as there can be, their lengths differing by one at most."""
     count = math.ceil(len(entries) / size)
@@ -230,15 +227,12 @@ def _finished(out: Path, tasks: Sequence[Task], ledger: Ledger) -> dict[str, Res
             left_out = [skipped[e.key] for e in task.entries if e.key in skipped]
             if name in shards or len(left_out) == len(task.entries):
                 results[name] = {"shard": shards.get(name), "skipped": left_out}
+    sizes = {path.name: path.stat().st_size for path in out.glob("*.tar")}
     return {
         name: result
         for name, result in results.items()
-        if not result["shard"] or _is_there(out / name, result["shard"]["bytes"])
+        if not result["shard"] or sizes.get(name) == result["shard"]["bytes"]
     }
-
-
-def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
 
 
 # One shard

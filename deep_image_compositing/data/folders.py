@@ -207,16 +207,12 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def read_rgb(path: Path, cutout: bool = False) -> Image.Image:
-    """A photograph as an upright sRGB Pillow image; those read lately stay decoded.
+def read_photograph(path: Path, cutout: bool = False) -> tuple[Image.Image, ...]:
+    """A file's colour (RGB, upright, sRGB), and its alpha (L) unless it is opaque everywhere.
 
-    Transparency is remarked upon unless it is a ``cutout``; ``ImageError`` if it cannot be read.
+    Those read lately stay decoded. Transparency is remarked upon unless it is a ``cutout``;
+    ``ImageError`` if it cannot be read.
     """
-    return _read(path, cutout)[0]
-
-
-def _read(path: Path, cutout: bool) -> tuple[Image.Image, ...]:
-    """A file's colour (RGB), and its alpha (L) unless it is opaque everywhere."""
 
     def make() -> tuple[Image.Image, ...]:
         read = read_image(path, cutout=cutout)
@@ -267,9 +263,9 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
         ImageError, DataError: a file that cannot be read, aspects that differ, an opaque cut-out.
     """
     if pair.label is None:
-        color, *alpha = _read(pair.image, cutout=True)
+        color, *alpha = read_photograph(pair.image, cutout=True)
         if not alpha:
             raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
         return color, alpha[0]
-    path, image = pair.label, read_rgb(pair.image)
+    path, image = pair.label, read_photograph(pair.image)[0]
     return image, DECODED.get(("label", path, image.size), lambda: read_label(path, image.size))

@@ -123,7 +123,7 @@ class FileItem(Item):
         return self.image().size
 
     def image(self, scale: float = 1.0) -> Image.Image:
-        return folders.read_rgb(self.pair.image, cutout=self.pair.label is None)
+        return folders.read_photograph(self.pair.image, cutout=self.pair.label is None)[0]
 
     def label(self) -> Image.Image:
         return folders.read_pair(self.pair)[1]

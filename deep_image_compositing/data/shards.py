@@ -112,7 +112,7 @@ class ShardEntry:
             )
             if type(value) is not kind:
                 raise TypeError(f"{name} of a shard is {value!r}, not {called}")
-            if kind is int and value < 0:
+            if isinstance(value, int) and value < 0:
                 raise ValueError(f"{name} of a shard is {value}, below 0")
 
 

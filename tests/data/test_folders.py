@@ -374,7 +374,7 @@ def test_pictures_of_plain_folders_stay_decoded(
     picture.save(tmp_path / "a.png")
     label.save(tmp_path / "a.alpha.png")
     (pair,) = folders.find_pairs(tmp_path)
-    assert folders.read_rgb(pair.image) is folders.read_rgb(pair.image)
+    assert folders.read_photograph(pair.image) is folders.read_photograph(pair.image)
     assert held.held == 4 * 20 * 30
     assert folders.read_pair(pair)[1] is folders.read_pair(pair)[1]
     assert read_color(pair) is read_color(pair)
