@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 _DEFLATE_RATIO = 1032
@@ -101,11 +100,7 @@ def _png_ends_early(file: BinaryIO) -> bool:
 
 def _png_may_end_early(image: Image.Image) -> bool:
     """Whether a decoded PNG looks as one does whose data end early: its last row is all zeros."""
-    return bool(image.info.get("interlace")) or not _last_row(image).any()
-
-
-def _last_row(image: Image.Image) -> NDArray[Any]:
-    return np.asarray(image.crop((0, image.height - 1, *image.size)))
+    return bool(image.info.get("interlace")) or not np.asarray(image)[-1].any()
 
 
 def _jpeg_ends_early(

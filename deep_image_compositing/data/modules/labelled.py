@@ -193,8 +193,7 @@ class RefinementData(LabelledData):
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         alpha, strength = batch["mask"], self.augment if training else 0.0
-        parts = batch["image"], alpha, batch["background"], batch["paste"]
-        image = _photograph(*parts, generator, strength)
+        image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
         mask = synthesis.hesitate(mask, generator)
         if self.own:
@@ -209,8 +208,8 @@ class RefinementData(LabelledData):
 
     def _own_masks(self, batch: Sample, generator: torch.Generator, strength: float) -> Tensor:
         """The segmenter's masks of what surrounds the crops, cut to the crops."""
-        names = ("around", "around_mask", "around_background", "paste")
-        around = _photograph(*(batch[name] for name in names), generator, strength)
+        names = ("around", "around_mask", "around_background")
+        around = _photograph(batch, names, generator, strength)
         if self._network is None:
             options = {"weights": self.segmenter_weights} if self.segmenter_weights else {}
             self._network = registry.create("segmenter", str(self.segmenter), **options).eval()
@@ -219,15 +218,11 @@ class RefinementData(LabelledData):
 
 
 def _photograph(
-    image: Tensor,
-    mask: Tensor,
-    background: Tensor,
-    share: Tensor,
-    generator: torch.Generator,
-    strength: float,
+    batch: Sample, names: tuple[str, str, str], generator: torch.Generator, strength: float
 ) -> Tensor:
     """Photographs, some of them pasted, with colour jitter and camera effects."""
-    image = synthesis.paste(image, mask, background, share, generator)
+    image, mask, background = (batch[name] for name in names)
+    image = synthesis.paste(image, mask, background, batch["paste"], generator)
     if strength:
         image = synthesis.jitter_color(image, generator, strength)
         image = synthesis.camera(image, generator, strength)
