@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.data import pool
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import (
@@ -45,6 +44,7 @@ from deep_image_compositing.images import (
     read_mask,
 )
 from deep_image_compositing.ledger import Ledger, digest
+from deep_image_compositing.messages import progress
 from deep_image_compositing.readahead import AHEAD, THREAD, ReadAhead, Threads
 from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.settings import check_placement, one_device
@@ -327,7 +327,7 @@ class _Run(LightningModule):
         label = "compositing" if count == 1 else f"compositing (1 of {count} processes)"
         show = self.show and self.trainer.is_global_zero
         self._advance = self._exit.enter_context(
-            pool.progress(label, len(self._reading), show, "photographs")
+            progress(label, len(self._reading), show, "photographs")
         )
         self._writers = Threads(AHEAD)
 

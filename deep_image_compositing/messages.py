@@ -6,7 +6,9 @@ a line of its own is shown by its number, as Python writes it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 PROGRAM = "deep-image-compositing"
@@ -39,3 +41,38 @@ def show(text: object, *, file: TextIO | None = None, lines: bool = False) -> No
 def say(message: object, *, lines: bool = False) -> None:
     """Print a message of the program on standard error."""
     show(f"{PROGRAM}: {message}", file=sys.stderr, lines=lines)
+
+
+@contextlib.contextmanager
+def progress(
+    label: str, total: int, show: bool, unit: str = "samples"
+) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error with rate and time left; gives the function that moves it."""
+    if not show:
+        yield lambda steps: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed or 0
+            return Text(f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(escape(printable(label)), total=total)
+        yield lambda steps: bar.advance(task, steps)

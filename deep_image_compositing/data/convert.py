@@ -7,29 +7,35 @@ ended goes on where it was.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from deep_image_compositing.data import layouts, pool
 from deep_image_compositing.data.encoding import Options, file_names, make_sample
 from deep_image_compositing.data.folders import quiet
 from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.shards import INDEX, Index, ShardEntry, ShardWriter
-from deep_image_compositing.errors import (
-    CompositingError,
-    DataError,
-    MissingExtraError,
-    UsageError,
+from deep_image_compositing.data.shards import (
+    INDEX,
+    Index,
+    ShardEntry,
+    ShardWriter,
+    check_same,
+    remove_unfinished,
 )
-from deep_image_compositing.files import write_bytes
+from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.ledger import Ledger
+from deep_image_compositing.messages import progress
 
-PLAN = ".plan.json"
+LEDGER = ".ledger.jsonl"
+"""What is finished already, in the folder of shards that have no index yet."""
+
 SHARDS = 32
 """Shards of the training split by default: enough for eight devices of four workers each."""
 
@@ -41,21 +47,15 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Task:
-    """One shard to be made: its file, the entries that go into it, and how."""
+    """One shard to be made: its file, its split, and the entries that go into it."""
 
     path: Path
     split: str
     entries: tuple[Entry, ...]
-    options: Options
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished shard (None when nothing was left of it) and what was left out of it."""
-
-    name: str
-    shard: ShardEntry | None
-    skipped: list[dict[str, str]]
+Result = dict[str, Any]
+"""A finished ``shard``, as the index has it (None if nothing was left), and what it ``skipped``."""
 
 
 def convert(
@@ -110,9 +110,10 @@ def convert(
     licence = chosen.licence if licence is None else licence
     options = Options(kind, root, source, licence, max_side, lossless)
     splits = assign_splits(entries, seed, validation)
-    size = shard_samples or _default_samples(kind, len(splits["train"]))
+    few = min(MOST[kind], math.ceil(len(splits["train"]) / SHARDS))
+    size = shard_samples or max(FEWEST, few)
     tasks = [
-        Task(out / f"{split}-{number:06d}.tar", split, part, options)
+        Task(out / f"{split}-{number:06d}.tar", split, part)
         for split in _SPLITS
         for number, part in enumerate(_parts(splits[split], size))
     ]
@@ -128,15 +129,26 @@ def convert(
         "entries": len(entries),
         "files": _fingerprint(entries, root),
     }
-    _prepare(out, kind, about)
-    results = _finished(out, tasks)
+    ledger = _claim(out, kind, about)
+    results = _finished(out, tasks, ledger)
     todo = [task for task in tasks if task.path.name not in results]
     if todo or not (out / INDEX).exists():
-        total = sum(len(task.entries) for task in todo)
-        with pool.progress(f"{kind} {chosen.name}", total, show) as advance:
-            for result in pool.run(make_shard, todo, workers, advance):
-                results[result.name] = result
-        _write_index(out, kind, about, tasks, results)
+        ledger.entries = results
+        ledger.begin({"kind": kind, **about})
+        samples = _Samples([entry for task in todo for entry in task.entries], options)
+        made = pool.run(samples, workers)
+        with progress(f"{kind} {chosen.name}", len(samples), show) as advance:
+            for task in todo:
+                ledger.add(task.path.name, _write(task, made, advance))
+        index = Index(kind, about=about)
+        for task in tasks:
+            result = ledger.entries[task.path.name]
+            if result["shard"]:
+                entry = ShardEntry(**result["shard"])
+                index.splits.setdefault(task.split, []).append(entry)
+            index.skipped.extend(result["skipped"])
+        index.write(out)
+        ledger.path.unlink()
     return Index.read(out)
 
 
@@ -167,10 +179,6 @@ def _draw(seed: int, text: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8]) / 2**64
 
 
-def _default_samples(kind: str, count: int) -> int:
-    return max(FEWEST, min(MOST[kind], math.ceil(count / SHARDS)))
-
-
 def _parts(entries: Sequence[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
     """As few parts of at most ``size`` as there can be, their lengths differing by one at most."""
     count = math.ceil(len(entries) / size)
@@ -190,111 +198,77 @@ def _fingerprint(entries: Sequence[Entry], root: Path) -> str:
 # What an earlier run has left
 
 
-def _prepare(out: Path, kind: str, about: dict[str, Any]) -> None:
-    """Make ``out`` this plan's folder.
-
-    Raises:
-        UsageError: it is the folder of another plan, or of shards without one.
-    """
-    wanted = {"kind": kind, **about}
-    plan, index = out / PLAN, out / INDEX
-    if index.exists():
-        old = Index.read(out)
-        found: dict[str, Any] | None = {"kind": old.kind, **old.about}
-    elif plan.exists():
-        try:
-            found = dict(json.loads(plan.read_bytes()))
-        except (ValueError, TypeError):
-            raise DataError(f"{plan} is damaged; empty {out} and run it again") from None
-    else:
-        found = None
-    if found is not None and found != wanted:
-        names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        differences = "; ".join(f"{n} {found.get(n)!r}, now {wanted.get(n)!r}" for n in names)
-        raise UsageError(
-            f"{out} holds shards that were made with {differences}: give another folder, "
-            "or empty this one"
-        )
-    if found is None:
-        stray = sorted(path.name for path in out.glob("*.tar"))
-        if stray:
-            raise UsageError(
-                f"{out} holds {stray[0]} but no {INDEX}: give another folder, or empty this one"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        write_bytes(plan, json.dumps(wanted).encode())
-    for aside in out.glob(".*.tar.*.part"):  # of a run that was killed
-        aside.unlink(missing_ok=True)
-
-
-def _finished(out: Path, tasks: Sequence[Task]) -> dict[str, Result]:
-    """The shards that are there already, by name: from the index, or from their side records."""
-    results: dict[str, Result] = {}
+def _claim(out: Path, kind: str, about: dict[str, Any]) -> Ledger:
+    """The ledger of ``out``, which is made if need be; UsageError where it holds another set."""
+    out.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(out / LEDGER)
+    found = ledger.about
     if (out / INDEX).exists():
         index = Index.read(out)
-        shards = {shard.name: shard for part in index.splits.values() for shard in part}
+        found = {"kind": index.kind, **index.about}
+    if found is not None:
+        check_same(out, found, {"kind": kind, **about})
+    elif stray := sorted(out.glob("*.tar")):
+        raise UsageError(
+            f"{out} holds {stray[0].name} but no {INDEX}: give another folder, or empty this one"
+        )
+    remove_unfinished(out)
+    return ledger
+
+
+def _finished(out: Path, tasks: Sequence[Task], ledger: Ledger) -> dict[str, Result]:
+    """The shards that are there already, by name: from the index, or from the ledger."""
+    results = ledger.entries
+    if (out / INDEX).exists():
+        index = Index.read(out)
+        shards = {shard.name: asdict(shard) for shard in index.shards}
         skipped = {item["key"]: item for item in index.skipped}
-        for task in tasks:
-            name = task.path.name
+        for name, task in ((task.path.name, task) for task in tasks):
             left_out = [skipped[e.key] for e in task.entries if e.key in skipped]
             if name in shards or len(left_out) == len(task.entries):
-                results[name] = Result(name, shards.get(name), left_out)
-    else:
-        for task in tasks:
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                content = json.loads(_side(task.path).read_bytes())
-                shard = content["shard"]
-                entry = ShardEntry(**shard) if shard else None
-                results[task.path.name] = Result(task.path.name, entry, content["skipped"])
-    return {name: r for name, r in results.items() if r.shard is None or _is_there(out, r.shard)}
-
-
-def _is_there(out: Path, shard: ShardEntry) -> bool:
-    path = out / shard.name
-    return path.is_file() and path.stat().st_size == shard.bytes
-
-
-def _side(path: Path) -> Path:
-    return path.with_name(f".{path.name}.json")
-
-
-def _write_index(
-    out: Path, kind: str, about: dict[str, Any], tasks: Sequence[Task], results: dict[str, Result]
-) -> None:
-    index = Index(kind, about=about)
-    for task in tasks:
-        result = results[task.path.name]
-        if result.shard is not None:
-            index.splits.setdefault(task.split, []).append(result.shard)
-        index.skipped.extend(result.skipped)
-    index.write(out)
-    for path in [out / PLAN, *(_side(task.path) for task in tasks)]:
-        path.unlink(missing_ok=True)
+                results[name] = {"shard": shards.get(name), "skipped": left_out}
+    sizes = {path.name: path.stat().st_size for path in out.glob("*.tar")}
+    return {
+        name: result
+        for name, result in results.items()
+        if not result["shard"] or sizes.get(name) == result["shard"]["bytes"]
+    }
 
 
 # One shard
 
 
-def make_shard(task: Task, tick: pool.Tick) -> Result:
-    """Write the shard of ``task`` and its side record; ``tick`` is called after every sample."""
+class _Samples(Dataset[tuple[dict[str, bytes], str]]):
+    """The fields of each entry's sample, or none and why it cannot be used."""
+
+    def __init__(self, entries: Sequence[Entry], options: Options) -> None:
+        self.entries, self.options = entries, options
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, bytes], str]:
+        try:
+            with quiet():  # notes stand in the sample's json
+                return make_sample(self.entries[index], self.options), ""
+        except CompositingError as error:
+            return {}, str(error).replace(f"{self.options.root}/", "")
+
+
+def _write(
+    task: Task, samples: Iterator[tuple[dict[str, bytes], str]], advance: Callable[[int], None]
+) -> Result:
+    """Write a shard of the next samples, as far as they can be used."""
     skipped = []
-    with quiet(), ShardWriter(task.path) as writer:  # notes stand in the sample's json
+    with ShardWriter(task.path) as writer:
         for entry in task.entries:
-            try:
-                fields = make_sample(entry, task.options)
-            except MissingExtraError:
-                raise
-            except CompositingError as error:
-                reason = str(error).replace(f"{task.options.root}/", "")
-                skipped.append({"key": entry.key, "reason": reason})
-            else:
+            fields, reason = next(samples)
+            if fields:
                 writer.write(entry.key, fields)
-            tick()
-    shard = None
+            else:
+                skipped.append({"key": entry.key, "reason": reason})
+            advance(1)
     if len(skipped) < len(task.entries):
-        shard = writer.entry()
-    else:
-        task.path.unlink()
-    record = {"shard": None if shard is None else asdict(shard), "skipped": skipped}
-    write_bytes(_side(task.path), json.dumps(record).encode())
-    return Result(task.path.name, shard, skipped)
+        return {"shard": asdict(writer.entry()), "skipped": skipped}
+    task.path.unlink()
+    return {"shard": None, "skipped": skipped}

@@ -1,8 +1,7 @@
 """Map-style datasets of items: folders, shards read by number, mixtures of both by weight.
 
 ``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
-may read. Shards from elsewhere that nobody caches are streamed instead, endlessly and in no
-particular order, by ``deep_image_compositing.data.streaming``.
+may read. Shards from elsewhere that nobody caches are streamed instead (``streaming``).
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.items import UNREADABLE, FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.shards import INDEX, Index, ShardEntry
 from deep_image_compositing.data.tars import open_by_number
+from deep_image_compositing.data.tolerance import UNREADABLE
 from deep_image_compositing.data.transfer import expand, is_local, local_path
 from deep_image_compositing.errors import DataError, UsageError
 
@@ -33,17 +33,11 @@ _AT_LEAST = 100  # shards of which the tolerated share is reckoned
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read.
+    """How sources are read."""
 
-    Attributes:
-        shuffle: samples of a stream that are held back to draw from, at most 128 MiB of them.
-        tolerance: share of shards that may be missing or damaged.
-        cache: folder in which shards from elsewhere are kept.
-    """
-
-    shuffle: int = 200
-    tolerance: float = 0.01
-    cache: str | None = None
+    shuffle: int = 200  # samples of a stream that are held back to draw from, at most 128 MiB
+    tolerance: float = 0.01  # share of shards that may be missing or damaged
+    cache: str | None = None  # folder in which shards from elsewhere are kept
 
 
 DEFAULT = Reading()
@@ -51,11 +45,7 @@ DEFAULT = Reading()
 
 @dataclass
 class FolderDataset(Dataset[Item]):
-    """Samples of a plain folder.
-
-    Raises:
-        ImageError, DataError: by the items, when a file cannot be read.
-    """
+    """Samples of a plain folder; items raise ImageError or DataError where a file is broken."""
 
     source: Source
     pairs: Sequence[Pair]
@@ -83,30 +73,19 @@ class FolderDataset(Dataset[Item]):
 
 @dataclass
 class ShardDataset(Dataset[Item]):
-    """Samples of shards, in any order: each is read where it lies.
-
-    Attributes:
-        source: where they come from.
-        urls: the shards.
-        kinds: what every sample must be one of, see ``shards.KINDS``.
-        counts: samples in each shard; None when they must be counted first.
-        reading: see ``Reading``.
-    """
+    """Samples of shards, in any order: each is read where it lies."""
 
     source: Source
     urls: Sequence[str]
-    kinds: tuple[str, ...]
-    counts: list[int] | None = None
+    kinds: tuple[str, ...]  # what every sample must be one of
+    counts: list[int] | None = None  # samples in each shard; None when they must be counted first
     reading: Reading = DEFAULT
 
     def blocks(self) -> list[int]:
         """Samples of each shard: as its index says, otherwise by reading all headers once.
 
         What is missing or cut short counts as if it were like the others, so that it is met, named
-        and reckoned when its samples are drawn.
-
-        Raises:
-            DataError: there is no sample in any of them.
+        and reckoned when its samples are drawn; DataError if there is no sample in any of them.
         """
         if self.counts is None:
             _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
@@ -132,11 +111,8 @@ class ShardDataset(Dataset[Item]):
         return sum(self.blocks())
 
     def __getitem__(self, index: int) -> ShardItem:
-        starts = self._starts
-        if not 0 <= index < starts[-1]:
-            raise IndexError(f"{self.source.path} has {starts[-1]} samples, not sample {index}")
-        number = bisect.bisect_right(starts, index) - 1
-        record = open_by_number(self.urls[number], self.reading.cache)[index - starts[number]]
+        number, place = _find(self._starts, index, self.source.path)
+        record = open_by_number(self.urls[number], self.reading.cache)[place]
         record.check(*self.kinds)
         return ShardItem(self.source, record)
 
@@ -150,34 +126,18 @@ class ShardDataset(Dataset[Item]):
             raise DataError(f"{self.source.path} holds no sample that can be used")
 
 
-class ItemDataset(Protocol):
-    """What a ``Mixture`` is made of."""
-
-    source: Source
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Item: ...
-
-    def blocks(self) -> list[int]:
-        """Sizes of the parts that are read as one."""
-
-    def check(self) -> None:
-        """Raise an error where there is nothing to train on."""
-
-
 @dataclass
 class Mixture(Dataset[Item]):
     """Several datasets in a row, each drawn from by its source's weight when training."""
 
-    datasets: Sequence[ItemDataset] = field(default_factory=list)
+    datasets: Sequence[FolderDataset | ShardDataset] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Item:
-        number = self.part(index)
-        return self.datasets[number][index - self.starts[number]]
+        part, place = _find(self.starts, index, "the mixture")
+        return self.datasets[part][place]
 
     @functools.cached_property
     def starts(self) -> list[int]:
@@ -186,15 +146,13 @@ class Mixture(Dataset[Item]):
 
     def part(self, index: int) -> int:
         """Which dataset sample ``index`` belongs to."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} samples, not sample {index}")
-        return bisect.bisect_right(self.starts, index) - 1
+        return _find(self.starts, index, "the mixture")[0]
 
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """How much of what is drawn comes of each dataset, in sum 1.
 
         Raises:
-            UsageError: weights that are all 0, or a dataset that has one and nothing to draw.
+            UsageError: weights that are all 0, or one of a dataset with nothing to draw.
         """
         weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
         if not weights.sum() > 0:
@@ -202,10 +160,17 @@ class Mixture(Dataset[Item]):
             raise UsageError(
                 f"nothing can be drawn of {names}: the weights must not all be 0; give one more"
             )
-        for dataset, weight in zip(self.datasets, weights, strict=True):
-            if weight:
-                dataset.check()
+        for dataset in itertools.compress(self.datasets, weights):
+            dataset.check()
         return weights / weights.sum()
+
+
+def _find(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
+    """In which part sample ``index`` lies, and its number there."""
+    if not 0 <= index < starts[-1]:
+        raise IndexError(f"{name} has {starts[-1]} samples, not sample {index}")
+    part = bisect.bisect_right(starts, index) - 1
+    return part, index - starts[part]
 
 
 # From sources to datasets
@@ -228,39 +193,47 @@ def open_source(
 
     A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
     share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
-    both sides: where a small folder is held out as a whole, nothing is left to train on, which is
-    an error when it is drawn from (``Mixture.weights``).
+    both sides: where a small folder is held out as a whole, nothing is left to train on.
 
     Args:
         source: see ``Source``.
-        kinds: of samples that are wanted: ``segmentation``, ``mattes``, ``backgrounds``,
-            ``triplets``.
+        kinds: of samples that are wanted, of ``shards.KINDS``.
         reading: how shards are read.
 
     Raises:
-        UsageError: when there is nothing at the path, or shards of another kind.
-        DataError: when an index cannot be read, or too many shards are missing or cut short.
+        UsageError: nothing at the path, or shards of another kind.
+        DataError: an index that cannot be read; too many shards that are missing or cut short.
     """
     if not is_shards(source.path):
         return _open_folder(source, kinds)
     if not is_local(source.path) or not local_path(source.path).is_dir():
-        urls = expand(source.path)
-        _check_there(source, urls, reading.tolerance)
-        return ShardDataset(source, urls, kinds, _known_counts(urls), reading), None
+        return _open_shards(source, expand(source.path), kinds, reading), None
     folder = local_path(source.path)
     index = Index.read(folder)
     if index.kind not in kinds:
         raise UsageError(f"{folder} holds shards of {index.kind}, wanted: {' or '.join(kinds)}")
-    found = {}
-    for split, shards in index.splits.items():
-        if shards:
-            urls = [str(folder / shard.name) for shard in shards]
-            _check_there(source, urls, reading.tolerance, shards)
-            counts = [shard.samples for shard in shards]
-            found[split] = ShardDataset(source, urls, kinds, counts, reading)
+    found = {
+        split: _open_shards(source, [str(folder / s.name) for s in shards], kinds, reading)
+        for split, shards in index.splits.items()
+        if shards
+    }
     if not found:
         raise UsageError(f"{folder} holds no shards")
     return found.get("train") or next(iter(found.values())), found.get("validation")
+
+
+def open_held_out(
+    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
+) -> FolderDataset | ShardDataset:
+    """What a source that is named for validation holds: all of a plain folder or of a pattern.
+
+    Of a folder of shards only the split ``validation`` where there is one.
+    """
+    train, held_out = open_source(source, kinds, reading)
+    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
+        pairs = {*train.pairs, *held_out.pairs}
+        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
+    return held_out or train
 
 
 def _open_folder(
@@ -286,54 +259,32 @@ def _open_folder(
     return FolderDataset(source, parts[False]), held_out
 
 
-def open_held_out(
-    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
-) -> FolderDataset | ShardDataset:
-    """What a source that is named for validation holds: all of a plain folder or of a pattern.
-
-    Of a folder of shards only the split ``validation`` where there is one.
-    """
-    train, held_out = open_source(source, kinds, reading)
-    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
-        pairs = {*train.pairs, *held_out.pairs}
-        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
-    return held_out or train
-
-
-def _check_there(
-    source: Source,
-    urls: Sequence[str],
-    tolerance: float,
-    entries: Sequence[ShardEntry | None] | None = None,
-) -> None:
-    """Find before the run which local shards are missing or cut short.
-
-    Raises:
-        DataError: when they are more than the tolerated share.
-    """
-    bad = []
-    for url, entry in zip(urls, entries or [None] * len(urls), strict=True):
-        path = local_path(url)
-        if not is_local(url):
-            continue
+def _open_shards(
+    source: Source, urls: Sequence[str], kinds: tuple[str, ...], reading: Reading
+) -> ShardDataset:
+    """Shards, with the counts of indexes beside them; DataError if too many are missing or cut."""
+    known, bad = _entries(urls), []
+    for path, url in ((local_path(url), url) for url in urls if is_local(url)):
         if not path.is_file():
             bad.append(f"{url} does not exist")
-        elif entry is not None and path.stat().st_size != entry.bytes:
-            bad.append(f"{url} has {path.stat().st_size} bytes, its index says {entry.bytes}")
-    if len(bad) > tolerance * max(len(urls), _AT_LEAST):
+        elif url in known and path.stat().st_size != known[url].bytes:
+            size, said = path.stat().st_size, known[url].bytes
+            bad.append(f"{url} has {size} bytes, its index says {said}")
+    if len(bad) > reading.tolerance * max(len(urls), _AT_LEAST):
         raise DataError(
             f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "
-            f"the tolerated share of {tolerance:g}; the first: {bad[0]}"
+            f"the tolerated share of {reading.tolerance:g}; the first: {bad[0]}"
         )
+    counts = [known[url].samples for url in urls] if len(known) == len(set(urls)) else None
+    return ShardDataset(source, urls, kinds, counts, reading)
 
 
-def _known_counts(urls: Sequence[str]) -> list[int] | None:
-    """Samples of local shards from the index beside them; None when one is not listed."""
-    known: dict[Path, dict[str, int]] = {}
-    try:
-        for folder in {local_path(url).parent for url in urls if is_local(url)}:
-            splits = Index.read(folder).splits.values()
-            known[folder] = {shard.name: shard.samples for shards in splits for shard in shards}
-        return [known[local_path(url).parent][local_path(url).name] for url in urls]
-    except (DataError, KeyError):
-        return None
+def _entries(urls: Sequence[str]) -> dict[str, ShardEntry]:
+    """What indexes beside shards on disk say of them, by URL."""
+    known: dict[Path, ShardEntry] = {}
+    for folder in {local_path(url).parent for url in urls if is_local(url)}:
+        try:
+            known |= {folder / shard.name: shard for shard in Index.read(folder).shards}
+        except DataError:
+            continue  # there is none, or it is of something else
+    return {url: known[path] for url in urls if (path := local_path(url)) in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +19,22 @@ from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import encode
 from deep_image_compositing.errors import DataError
 from deep_image_compositing.images import open_picture, read_image, read_mask
+from deep_image_compositing.images.decoding import within
 
 _LONGEST_JPEG = 65500
+_Spread = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What samples are made like; part of every task.
+    """What samples are made like."""
 
-    Attributes:
-        kind: segmentation, mattes or backgrounds.
-        root: the data set's folder.
-        source: where the set comes from, for the record.
-        licence: what may be done with it, for the record.
-        max_side: longest side in pixels; None keeps sizes.
-        lossless: mattes as one RGBA PNG instead of a JPEG and a gray PNG.
-    """
-
-    kind: str
-    root: Path
-    source: str
-    licence: str
-    max_side: int | None = None
-    lossless: bool = False
+    kind: str  # segmentation, mattes or backgrounds
+    root: Path  # the data set's folder
+    source: str  # where the set comes from, for the record
+    licence: str  # what may be done with it, for the record
+    max_side: int | None = None  # longest side in pixels; None keeps sizes
+    lossless: bool = False  # mattes as one RGBA PNG instead of a JPEG and a gray PNG
 
 
 def file_names(entry: Entry, root: Path) -> dict[str, str]:
@@ -52,11 +46,16 @@ def make_sample(entry: Entry, options: Options) -> dict[str, bytes]:
     """The fields of one sample.
 
     Raises:
-        ImageError: a file of it that is missing or cannot be read.
-        DataError: files that do not belong together, or show no subject.
+        ImageError, DataError: files that cannot be read, do not belong together, or show nothing.
     """
-    make = {"segmentation": _segmentation, "mattes": _matte, "backgrounds": _background}
-    fields, size, notes = make[options.kind](entry, options)
+    picture = _read(entry.color or entry.image, options)
+    size = picture.image.size
+    if options.kind == "mattes":
+        fields = _matte(entry, options, picture)
+    else:
+        fields = {"image.jpg": picture.jpeg()}
+    if options.kind == "segmentation":
+        fields["mask.png"] = encode(_read_label(entry, picture), "PNG")
     info: dict[str, Any] = {
         "key": entry.key,
         "source": options.source,
@@ -65,35 +64,18 @@ def make_sample(entry: Entry, options: Options) -> dict[str, bytes]:
         "files": file_names(entry, options.root),
         "size": [size[1], size[0]],
     }
-    if notes:
-        info["notes"] = notes
+    if picture.notes:
+        info["notes"] = picture.notes
     return {**fields, "json": json.dumps(info, sort_keys=True).encode()}
 
 
-_Made = tuple[dict[str, bytes], Size, list[str]]
-
-
-def _segmentation(entry: Entry, options: Options) -> _Made:
-    picture = _read(entry.image, options)
-    mask = _read_label(entry, picture)
-    fields = {"image.jpg": picture.jpeg(), "mask.png": _png(mask)}
-    return fields, picture.image.size, picture.notes
-
-
-def _background(entry: Entry, options: Options) -> _Made:
-    picture = _read(entry.image, options)
-    return {"image.jpg": picture.jpeg()}, picture.image.size, picture.notes
-
-
-def _matte(entry: Entry, options: Options) -> _Made:
+def _matte(entry: Entry, options: Options, picture: _Picture) -> dict[str, bytes]:
+    """The fields of a matte: its straight colour and its alpha, and a photograph if it has one."""
     fields: dict[str, bytes] = {}
-    picture = _read(entry.color or entry.image, options)
-    if entry.label is None:
-        if picture.alpha is None:
-            raise DataError(f"{entry.color} is meant as a cut-out, but it is opaque everywhere")
-        color, alpha = picture.image, picture.alpha
-    else:
-        color, alpha = picture.image, _read_label(entry, picture)
+    color = picture.image
+    alpha = picture.alpha if entry.label is None else _read_label(entry, picture)
+    if alpha is None:
+        raise DataError(f"{entry.color} is meant as a cut-out, but it is opaque everywhere")
     if alpha.getbbox() is None:
         raise DataError(f"{entry.label or entry.color} shows no subject: its alpha is 0 everywhere")
     if entry.image is not None:
@@ -103,12 +85,12 @@ def _matte(entry: Entry, options: Options) -> _Made:
         color = estimate_color(picture.image, alpha)
     if options.lossless:
         color.putalpha(alpha)
-        fields["foreground.png"] = _png(color)
+        fields["foreground.png"] = encode(color, "PNG")
     else:
         untouched = entry.label is not None and entry.image is None
         fields["foreground.jpg"] = picture.jpeg() if untouched else _jpeg(_fill(color, alpha))
-        fields["alpha.png"] = _png(alpha)
-    return fields, color.size, picture.notes
+        fields["alpha.png"] = encode(alpha, "PNG")
+    return fields
 
 
 # Pictures
@@ -116,21 +98,13 @@ def _matte(entry: Entry, options: Options) -> _Made:
 
 @dataclass
 class _Picture:
-    """A photograph as it goes into a shard.
+    """A photograph as it goes into a shard."""
 
-    Attributes:
-        image: RGB, upright, in sRGB, no longer than the longest side.
-        alpha: its opacity (L) when it is not opaque everywhere.
-        original: width and height before it was shrunk.
-        data: the file, when it can stay as it is.
-        notes: what was decided while reading.
-    """
-
-    image: Image.Image
-    alpha: Image.Image | None
-    original: Size
-    data: bytes | None
-    notes: list[str]
+    image: Image.Image  # RGB, upright, in sRGB, no longer than the longest side
+    alpha: Image.Image | None  # its opacity (L) when it is not opaque everywhere
+    original: Size  # before it was shrunk
+    data: bytes | None  # the file, when it can stay as it is
+    notes: list[str]  # what was decided while reading
 
     def jpeg(self) -> bytes:
         return self.data if self.data is not None else _jpeg(self.image)
@@ -141,7 +115,8 @@ def _read(path: Path | None, options: Options) -> _Picture:
     photograph = read_image(path)
     image = Image.fromarray(photograph.pixels)
     alpha = None if photograph.alpha is None else Image.fromarray(photograph.alpha)
-    original, size = image.size, _shrunk(image.size, options.max_side)
+    original = image.size
+    size = original if options.max_side is None else within(original, options.max_side)
     data = None
     if size != original:
         weight = None if alpha is None else np.asarray(alpha, np.float32) / 255
@@ -173,22 +148,12 @@ def _is_plain_jpeg(path: Path) -> bool:
         return exif.get(ExifTags.Base.Orientation, 1) == 1 and ExifTags.IFD.GPSInfo not in exif
 
 
-def _shrunk(size: Size, max_side: int | None) -> Size:
-    if max_side is None or max(size) <= max_side:
-        return size
-    scale = max_side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def _resize_color(image: Image.Image, size: Size, weight: NDArray[Any] | None) -> Image.Image:
     """An RGB image at ``size``, antialiased; straight colour is averaged by its opacity."""
     if weight is None:
         return image.resize(size, Image.Resampling.LANCZOS)
-    pixels = np.asarray(image, np.float32)
-    weight = weight + np.float32(1 / 255)  # what is invisible keeps some colour
-    total = _resize(weight, size)
-    planes = [_resize(pixels[..., c] * weight, size) / total for c in range(3)]
-    return _to_image(np.stack(planes, axis=-1))
+    # What is invisible keeps some colour.
+    return _to_image(_mean(image, weight + np.float32(1 / 255), lambda x: _resize(x, size)))
 
 
 def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image:
@@ -196,17 +161,20 @@ def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image
 
     JPEG works in blocks, and would let whatever stands beside the outline bleed into it.
     """
-    pixels = np.asarray(color, np.float32)
     weight = np.asarray(alpha, np.float32) / 255 + np.float32(1e-6)
     small = (math.ceil(color.width / cell), math.ceil(color.height / cell))
 
     def spread(plane: NDArray[Any]) -> NDArray[Any]:
         return _resize(_resize(plane, small, Image.Resampling.BOX), color.size)
 
-    total = spread(weight)
-    planes = [spread(pixels[..., c] * weight) / total for c in range(3)]
     hidden = np.asarray(alpha)[..., None] == 0
-    return _to_image(np.where(hidden, np.stack(planes, axis=-1), pixels))
+    return _to_image(np.where(hidden, _mean(color, weight, spread), np.asarray(color)))
+
+
+def _mean(image: Image.Image, weight: NDArray[Any], spread: _Spread) -> NDArray[Any]:
+    """Weighted means (H, W, 3) of an RGB image over what ``spread`` sums up."""
+    pixels, total = np.asarray(image, np.float32), spread(weight)
+    return np.stack([spread(pixels[..., c] * weight) / total for c in range(3)], axis=-1)
 
 
 def _resize(
@@ -226,7 +194,3 @@ def _jpeg(image: Image.Image) -> bytes:
             "give --max-side"
         )
     return encode(image, "JPEG")
-
-
-def _png(image: Image.Image) -> bytes:
-    return encode(image, "PNG")

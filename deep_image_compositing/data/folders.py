@@ -6,15 +6,16 @@ import contextlib
 import csv
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deep_image_compositing.data.memory import DECODED, picture_bytes
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.images import read_image, read_mask
 
@@ -40,7 +41,7 @@ DOUBTS = "labels.tsv"
 HOLD_OUT = 0.1
 """Share of a plain folder's photographs that are kept for validation unless told otherwise."""
 
-Size = tuple[int, int]
+Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
 
@@ -52,12 +53,10 @@ class Pair:
     label: Path | None
 
     def held_out(self, share: float = HOLD_OUT, sequences: bool = False) -> bool:
-        """Whether the pair belongs to the validation split of this share, by its name's hash.
+        """Whether the pair belongs to the ``share`` in [0, 1) of names that is held out, by hash.
 
-        Args:
-            share: of all names that are held out, in [0, 1).
-            sequences: the hash is of what stands before the name's last ``_``, so that the frames
-                of a video, ``NAME_00017.jpg``, are held out together.
+        With ``sequences`` the hash is of what stands before the name's last ``_``, so that the
+        frames of a video, ``NAME_00017.jpg``, are held out together.
         """
         name = self.image.stem
         code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
@@ -65,25 +64,25 @@ class Pair:
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 
 
+# Finding
+
+
 def find_pairs(root: str | Path) -> list[Pair]:
     """All pairs in ``root``, by name: its own files, or those of ``images/`` and its labels.
 
     Subfolders are not searched for pairs. Where nothing is labelled, the files in ``root`` and
-    below it that can be RGBA cut-outs are taken for such.
-
-    Raises:
-        UsageError: no such folder, or nothing in it that is a pair.
+    below it that can be RGBA cut-outs are taken for such; ``UsageError`` where there are none.
     """
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of training pairs at {root}")
     beside = [root / name for name in _LABEL_FOLDERS if (root / name).is_dir()]
     if beside and (root / "images").is_dir():
-        images = [p for p in _image_files((root / "images").iterdir()) if not _is_label(p)]
-        labels = {p.stem: p for folder in beside for p in _image_files(folder.iterdir())}
+        images = _photographs((root / "images").iterdir())
+        labels = {p.stem: p for folder in beside for p in image_files(folder.iterdir())}
     else:
-        files = _image_files(root.iterdir())
-        images = [p for p in files if not _is_label(p)]
+        files = image_files(root.iterdir())
+        images = _photographs(files)
         labels = {
             p.stem.removesuffix(kind): p for kind in LABELS for p in files if p.stem.endswith(kind)
         }
@@ -98,15 +97,9 @@ def find_pairs(root: str | Path) -> list[Pair]:
 def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list[Pair]:
     """Those of ``pairs`` whose masks are less doubtful than ``limit``, or not listed.
 
-    Args:
-        pairs: what ``find_pairs`` found in ``root``.
-        root: their folder, with a ``labels.tsv``: columns divided by tabs, among them ``name`` (of
-            a photograph, without its suffix) and ``doubt`` (a number).
-        limit: what doubt must stay below.
-
-    Raises:
-        UsageError: there is no such table.
-        DataError: it has no such columns, or a doubt is no number.
+    The table ``labels.tsv`` in ``root`` has columns divided by tabs, among them ``name`` (of a
+    photograph, without its suffix) and ``doubt``. ``UsageError`` where there is none, ``DataError``
+    where it cannot be read.
     """
     table = Path(root) / DOUBTS
     if not table.is_file():
@@ -127,7 +120,7 @@ def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list
 def _find_cutouts(root: Path) -> list[Pair]:
     """What can be RGBA cut-outs in ``root`` and below it, where nothing is labelled."""
     files = [p for p in find_images(root) if p.suffix.lower() in (".png", ".webp")]
-    label = next(filter(_is_label, _image_files(root.rglob("*"))), None)
+    label = next((p for p in image_files(root.rglob("*")) if p.stem.endswith(LABELS)), None)
     if label is not None:
         raise UsageError(
             f"{root} holds no pairs itself, but {label.parent} does: name each folder of pairs as "
@@ -139,7 +132,7 @@ def _find_cutouts(root: Path) -> list[Pair]:
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, recursively, sorted; labels and hidden ones are skipped.
+    """All image files below ``root``, sorted, without labels and hidden ones.
 
     Raises:
         UsageError: no such folder, or no images in it.
@@ -147,19 +140,59 @@ def find_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
-    found = [p for p in _image_files(root.rglob("*")) if not _is_label(p)]
+    found = _photographs(root.rglob("*"))
     if not found:
         raise UsageError(f"{root} holds no image files")
     return found
 
 
-def _image_files(paths: Iterable[Path]) -> list[Path]:
+def image_files(paths: Iterable[Path]) -> list[Path]:
     """Those of ``paths`` that are images by their suffix, sorted; hidden ones are skipped."""
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _is_label(path: Path) -> bool:
-    return path.stem.endswith(LABELS)
+def _photographs(paths: Iterable[Path]) -> list[Path]:
+    return [p for p in image_files(paths) if not p.stem.endswith(LABELS)]
+
+
+# Reading
+
+Pictures: TypeAlias = Image.Image | tuple[Image.Image, ...]
+
+
+class Recent:
+    """Keeps pictures that were decoded lately, of ``limit`` bytes together; not for threads.
+
+    A count would be too small for small photographs, or exhaust the memory with large ones.
+    """
+
+    def __init__(self, limit: int = 512 * 2**20) -> None:
+        self._limit = limit
+        self._values: OrderedDict[Hashable, Pictures] = OrderedDict()
+        self.held = 0
+
+    def get(self, key: Hashable, make: Callable[[], Pictures]) -> Any:
+        """The pictures of ``key``, made anew where they are not held."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        made = make()
+        if (size := _bytes(made)) <= self._limit:
+            self._values[key] = made
+            self.held += size
+            while self.held > self._limit:
+                self.held -= _bytes(self._values.popitem(last=False)[1])
+        return made
+
+
+def _bytes(pictures: Pictures) -> int:
+    """Bytes of 8-bit pictures together: Pillow keeps colours in four bytes a pixel."""
+    each = pictures if isinstance(pictures, tuple) else (pictures,)
+    return sum(p.width * p.height * (1 if p.mode == "L" else 4) for p in each)
+
+
+DECODED = Recent()
+"""What this process keeps of plain folders."""
 
 
 @contextlib.contextmanager
@@ -174,31 +207,19 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def read_rgb(path: Path, cutout: bool = False) -> Image.Image:
-    """A photograph as an upright sRGB Pillow image; those read lately stay decoded.
+def read_photograph(path: Path, cutout: bool = False) -> tuple[Image.Image, ...]:
+    """A file's colour (RGB, upright, sRGB), and its alpha (L) unless it is opaque everywhere.
 
-    Args:
-        path: its file.
-        cutout: transparency is expected, and not remarked upon.
-
-    Raises:
-        ImageError: when it cannot be read.
+    Those read lately stay decoded. Transparency is remarked upon unless it is a ``cutout``;
+    ``ImageError`` if it cannot be read.
     """
-    return _read(path, cutout)[0]
 
-
-def _read(path: Path, cutout: bool) -> tuple[Image.Image, Image.Image | None]:
-    """A file's colour (RGB), and its alpha (L) unless it is opaque everywhere."""
-
-    def make() -> tuple[Image.Image, Image.Image | None]:
+    def make() -> tuple[Image.Image, ...]:
         read = read_image(path, cutout=cutout)
-        alpha = None if read.alpha is None else Image.fromarray(read.alpha)
-        return Image.fromarray(read.pixels), alpha
+        planes = [read.pixels] if read.alpha is None else [read.pixels, read.alpha]
+        return tuple(map(Image.fromarray, planes))
 
-    def size(pictures: tuple[Image.Image, Image.Image | None]) -> int:
-        return picture_bytes(*(picture for picture in pictures if picture is not None))
-
-    return DECODED.get(("photograph", path), make, size)
+    return DECODED.get(("photograph", path), make)
 
 
 def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image:
@@ -209,12 +230,8 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
 
     Args:
         path: its file.
-        whole: (width, height) of the photograph that it belongs to.
+        whole: (width, height) of the photograph that it belongs to; another aspect is a DataError.
         size: (width, height) of the result; None for ``whole``.
-
-    Raises:
-        ImageError: when it cannot be read.
-        DataError: when its aspect is not that of ``whole``.
     """
     with quiet():
         belief = read_mask(path)
@@ -224,11 +241,7 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
 def fit_label(
     belief: NDArray[np.float32], path: Path, whole: Size, size: Size | None = None
 ) -> Image.Image:
-    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it.
-
-    Raises:
-        DataError: when its aspect is not that of ``whole``.
-    """
+    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it."""
     size = size or whole
     height, width = belief.shape
     a, b = width * whole[1], height * whole[0]
@@ -247,16 +260,12 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     """The photograph (RGB) and its label (L, 255 = subject) at one size; both stay decoded.
 
     Raises:
-        ImageError: when a file cannot be read.
-        DataError: when label and photograph differ in aspect, or a cut-out has no alpha.
+        ImageError, DataError: a file that cannot be read, aspects that differ, an opaque cut-out.
     """
     if pair.label is None:
-        color, alpha = _read(pair.image, cutout=True)
-        if alpha is None:
+        color, *alpha = read_photograph(pair.image, cutout=True)
+        if not alpha:
             raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
-        return color, alpha
-    path, image = pair.label, read_rgb(pair.image)
-    label = DECODED.get(
-        ("label", path, image.size), lambda: read_label(path, image.size), picture_bytes
-    )
-    return image, label
+        return color, alpha[0]
+    path, image = pair.label, read_photograph(pair.image)[0]
+    return image, DECODED.get(("label", path, image.size), lambda: read_label(path, image.size))

@@ -1,7 +1,4 @@
-"""One sample of training data, read and decoded when and as far as it is needed.
-
-Datasets hand items out; data modules crop them.
-"""
+"""One sample of training data, decoded when and as far as it is needed; datasets hand items out."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -19,16 +15,15 @@ from torch import Tensor
 
 from deep_image_compositing.data import crops, folders
 from deep_image_compositing.data.folders import HOLD_OUT, Pair
-from deep_image_compositing.data.mattes import estimate_color, read_matte
-from deep_image_compositing.data.memory import DECODED, picture_bytes
+from deep_image_compositing.data.mattes import estimate_color, read_color
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.errors import DataError, ImageError, UsageError
-from deep_image_compositing.images import open_picture, truncation
+from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.images import open_picture
+from deep_image_compositing.images.decoding import load_whole
 
-UNREADABLE = (DataError, ImageError, OSError)
-"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
-
-_PHOTOGRAPHS = ("image.jpg", "foreground.jpg", "foreground.png")
+_COLORS = ("foreground.jpg", "foreground.png")
+_PHOTOGRAPHS = ("image.jpg", *_COLORS)
+_LABELS = ("mask.png", "alpha.png", "foreground.png")
 
 
 @dataclass
@@ -71,21 +66,21 @@ class Source:
             value = getattr(self, name)
             if not 0 <= value < math.inf:  # written so that NaN fails too
                 raise UsageError(f"{name} is a number of at least 0, got {value}")
-        for name in ("upper_body", "paste"):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} is a share in [0, 1], got {share}")
+        check_shares(upper_body=self.upper_body, paste=self.paste)
         if not 0 <= self.hold_out < 1:
             raise UsageError(f"hold_out is a share in [0, 1), got {self.hold_out}")
 
 
+def check_shares(**shares: float) -> None:
+    """Raise ``UsageError`` for an option that is not in [0, 1]."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"{name} is a share in [0, 1], got {share}")
+
+
 @dataclass(eq=False)
 class Item(ABC):
-    """A sample that can be looked at.
-
-    Attributes:
-        source: where it comes from.
-    """
+    """A sample that can be looked at."""
 
     source: Source
 
@@ -128,20 +123,13 @@ class FileItem(Item):
         return self.image().size
 
     def image(self, scale: float = 1.0) -> Image.Image:
-        return folders.read_rgb(self.pair.image, cutout=self.pair.label is None)
+        return folders.read_photograph(self.pair.image, cutout=self.pair.label is None)[0]
 
     def label(self) -> Image.Image:
         return folders.read_pair(self.pair)[1]
 
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
-        return crops.crop(_read_color(self.pair), box, size)
-
-
-def _read_color(pair: Pair) -> Image.Image:
-    """Straight colour (RGB) of a matte; those read lately stay in memory."""
-    if pair.label is None:
-        return folders.read_pair(pair)[0]
-    return DECODED.get(("color", pair), lambda: read_matte(pair).color, picture_bytes)
+        return crops.crop(read_color(self.pair), box, size)
 
 
 @dataclass(eq=False)
@@ -156,58 +144,57 @@ class ShardItem(Item):
 
     def size(self) -> tuple[int, int]:
         name = self._field(_PHOTOGRAPHS)
-        with (
-            _decoding(f"{self.name}.{name}"),
-            open_picture(self.record.fields[name], name) as image,
-        ):
+        with self._decoding(name), open_picture(self.record.fields[name], name) as image:
             return image.size
 
     def image(self, scale: float = 1.0) -> Image.Image:
-        return _rgb(self.picture(*_PHOTOGRAPHS, scale=scale))
+        return _in_mode(self.picture(*_PHOTOGRAPHS, scale=scale), "RGB")
 
     def label(self) -> Image.Image:
-        picture = self.picture("mask.png", "alpha.png", "foreground.png")
-        return picture.getchannel("A") if "A" in picture.getbands() else _gray(picture)
+        picture = self.picture(*_LABELS)
+        return picture.getchannel("A") if "A" in picture.getbands() else _in_mode(picture, "L")
 
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
-        names = ("foreground.jpg", "foreground.png", "image.jpg")
-        picture = _rgb(self.picture(*names, scale=size / (box[2] - box[0])))
-        color = crops.crop(picture, box, size, whole=label.size)
-        if {"foreground.jpg", "foreground.png"} & self.record.fields.keys():
+        picture = self.picture(*_COLORS, "image.jpg", scale=size / (box[2] - box[0]))
+        color = crops.crop(_in_mode(picture, "RGB"), box, size, whole=label.size)
+        if any(name in self.record.fields for name in _COLORS):
             return color
         return estimate_color(color, crops.crop(label, box, size))
 
     def picture(self, *names: str, scale: float = 1.0) -> Image.Image:
         """The first field among ``names`` that there is, decoded at no less than ``scale``.
 
-        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices, which costs that much
-        less.
-
-        Raises:
-            DataError: when there is none of them, or it cannot be decoded.
+        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices. ``DataError`` if there
+        is none of them, or it cannot be decoded.
         """
         name = self._field(names)
-        with _decoding(f"{self.name}.{name}"):
+        with self._decoding(name):
             stored, draft = self.record.fields[name], None
-            image, checked = open_picture(stored, name), name in self.record.whole
-            if not checked and truncation.cannot_be_whole(io.BytesIO(stored), image.format):
-                raise DataError("its data end early")
-            if scale < 1 and image.format == "JPEG":
-                width, height = image.size
-                draft = int(np.ceil(width * scale)), int(np.ceil(height * scale))
-                image.draft("RGB", draft)
-            image.load()
-            if not checked and truncation.ends_early(io.BytesIO(stored), image, draft, _reopen):
-                raise DataError("its data end early")
+            image = open_picture(stored, name)
+            if scale < 1:
+                draft = math.ceil(image.width * scale), math.ceil(image.height * scale)
+            checked = name in self.record.whole
+            load_whole(image, None if checked else io.BytesIO(stored), draft)
             self.record.whole.add(name)
         return image
 
     def _field(self, names: tuple[str, ...]) -> str:
         """The first of ``names`` that the sample has."""
-        name = next((name for name in names if name in self.record.fields), None)
-        if name is None:
-            raise DataError(f"{self.name} holds none of {', '.join(names)}")
-        return name
+        for name in names:
+            if name in self.record.fields:
+                return name
+        raise DataError(f"{self.name} holds none of {', '.join(names)}")
+
+    @contextmanager
+    def _decoding(self, field: str) -> Iterator[None]:
+        """Whatever decoding raises is a DataError: broken data makes nearly anything."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
+                reason = "it is no image of a known format"
+            raise DataError(f"{self.name}.{field} cannot be decoded: {reason}") from error
 
 
 def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> Tensor:
@@ -215,28 +202,8 @@ def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> T
     whole = item.size()
     box = crops.any_crop(whole, rng, low)
     picture = item.image(size / (box[2] - box[0]))
-    return crops.planes(crops.crop(picture, box, size, bool(rng.random() < 0.5), whole))
+    return crops.planes(crops.crop(picture, box, size, whole), bool(rng.random() < 0.5))
 
 
-def _reopen(file: BinaryIO) -> Image.Image:
-    return open_picture(file.read())
-
-
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Whatever decoding raises is a DataError about ``name``: broken data makes nearly anything."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
-            reason = "it is no image of a known format"
-        raise DataError(f"{name} cannot be decoded: {reason}") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _gray(image: Image.Image) -> Image.Image:
-    return image if image.mode == "L" else image.convert("L")
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # convert alone would copy

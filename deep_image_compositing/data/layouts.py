@@ -1,4 +1,4 @@
-"""How data sets lie on disk as their authors publish them; ``shards`` lists them through here.
+"""How data sets lie on disk as their authors publish them.
 
 A layout names the files of every sample and opens none of its photographs: a file that turns out
 to be missing or broken is found, and named, when it is read.
@@ -12,33 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data.folders import SUFFIXES
+from deep_image_compositing.data.folders import image_files
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 
-NOT_STATED = "not stated"
 GROUPS = "groups.tsv"
 """File in a set of one's own that says which photographs belong together."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The files of one sample.
+    """The files of one sample."""
 
-    Attributes:
-        key: its name, unique in the set.
-        image: the photograph; None where a set has only the subject.
-        label: its mask or alpha; None for cut-outs and backgrounds.
-        color: the subject's straight colour; without a label, an RGBA cut-out.
-        split: ``train``, ``validation`` or ``test`` as the set has it; empty to be drawn.
-        group: what is never divided between splits, such as the source photograph.
-    """
-
-    key: str
-    image: Path | None = None
-    label: Path | None = None
-    color: Path | None = None
-    split: str = ""
-    group: str = ""
+    key: str  # unique in the set
+    image: Path | None = None  # the photograph; None where a set has only the subject
+    label: Path | None = None  # its mask or alpha; None for cut-outs and backgrounds
+    color: Path | None = None  # the subject's straight colour; without a label, an RGBA cut-out
+    split: str = ""  # train, validation or test as the set has it; empty to be drawn
+    group: str = ""  # what is never divided between splits, such as the source photograph
 
     @property
     def files(self) -> dict[str, Path]:
@@ -49,31 +39,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A published arrangement of files.
+    """A published arrangement of files."""
 
-    Attributes:
-        name: what ``--layout`` takes.
-        kind: segmentation, mattes or backgrounds.
-        expects: its files, in words.
-        source: the paper or page that it comes from; empty for one's own.
-        licence: what its publisher allows, as far as that is stated.
-        find: lists the entries below a folder.
-    """
-
-    name: str
-    kind: str
-    expects: str
-    source: str
-    licence: str
-    find: Callable[[Path], Iterable[Entry]]
+    name: str  # what --layout takes
+    kind: str  # segmentation, mattes or backgrounds
+    expects: str  # its files, in words
+    source: str  # the paper or page that it comes from; empty for one's own
+    licence: str  # what its publisher allows, as far as that is stated
+    find: Callable[[Path], Iterable[Entry]]  # lists the entries below a folder
 
     def entries(self, root: str | Path) -> list[Entry]:
         """All samples below ``root``, by key; keys are made fit for shards.
 
         Raises:
             UsageError: no such folder, or one that does not look like this layout.
-            DataError: a list in it cannot be read.
-            MissingExtraError: it needs scipy, which is not installed.
+            DataError, MissingExtraError: a list in it that cannot be read, or not without scipy.
         """
         root = Path(root)
         if not root.is_dir():
@@ -89,12 +69,26 @@ class Layout:
         return list(_with_keys(found))
 
 
-def get(kind: str, name: str | None) -> Layout:
-    """The layout ``name`` of a kind.
+LAYOUTS: list[Layout] = []
+"""All layouts, by kind."""
 
-    Raises:
-        UsageError: no such layout; the message lists those there are.
-    """
+Finder = Callable[[Path], Iterable[Entry]]
+
+
+def _layout(
+    kind: str, name: str, expects: str, source: str = "", licence: str = "not stated"
+) -> Callable[[Finder], Finder]:
+    """Makes a layout of a function that lists entries."""
+
+    def add(find: Finder) -> Finder:
+        LAYOUTS.append(Layout(name, kind, expects, source, licence, find))
+        return find
+
+    return add
+
+
+def get(kind: str, name: str | None) -> Layout:
+    """The layout ``name`` of a kind; ``UsageError`` that lists those there are if it is none."""
     for layout in LAYOUTS:
         if (layout.kind, layout.name) == (kind, name):
             return layout
@@ -104,12 +98,7 @@ def get(kind: str, name: str | None) -> Layout:
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """One variable of a MATLAB file, a numpy array.
-
-    Raises:
-        MissingExtraError: without scipy.
-        DataError: the file cannot be read, or has no such variable.
-    """
+    """One variable of a MATLAB file, a numpy array; ``DataError`` where there is none."""
     try:
         from scipy.io import loadmat
     except ImportError:
@@ -125,34 +114,19 @@ def read_mat(path: Path, variable: str) -> Any:
 # What the layouts are made of
 
 
-def _images(folder: Path, pattern: str = "*") -> list[Path]:
-    """The image files in a folder, by name; none when there is no such folder."""
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def _pairs(
-    images: Path, labels: Path, prefix: str = "", split: str = "", tail: str = ""
-) -> Iterator[Entry]:
-    """Every image with the label of its stem; where both folders are.
-
-    An image without a label gets the name that it should have, so that it is missed when read.
-    """
+def _pairs(images: Path, labels: Path, prefix: str = "", split: str = "") -> Iterator[Entry]:
+    """Every image with the label of its stem, or of the name that it should have; if both are."""
     if not (images.is_dir() and labels.is_dir()):
         return
-    by_stem = {path.stem: path for path in _images(labels)}
-    for image in _images(images):
-        stem = image.stem + tail
-        label = by_stem.get(stem, labels / f"{stem}.png")
+    by_stem = {path.stem: path for path in image_files(labels.iterdir())}
+    for image in image_files(images.iterdir()):
+        label = by_stem.get(image.stem, labels / f"{image.stem}.png")
         yield Entry(prefix + image.stem, image=image, label=label, split=split)
 
 
 def _beside(folder: Path, tails: tuple[str, ...]) -> Iterator[Entry]:
     """``NAME.*`` with ``NAME`` + tail + ``.*`` beside it; nothing where no file has a tail."""
-    files = _images(folder)
+    files = image_files(folder.glob("*"))
     labels = {
         path.stem.removesuffix(tail): path
         for tail in reversed(tails)
@@ -187,11 +161,7 @@ def _with_keys(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _grouped(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Entries with the groups of ``groups.tsv``, where there is one.
-
-    Raises:
-        DataError: a line of it is not a name, a tab and a group.
-    """
+    """Entries with the groups of ``groups.tsv``, where there is one."""
     path, groups = root / GROUPS, {}
     if path.is_file():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -208,6 +178,12 @@ def _grouped(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
 # Segmentation
 
 
+@_layout(
+    "segmentation",
+    "duts",
+    "DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, or the same of DUTS-TE (the test split)",
+    "Wang et al., Learning to Detect Salient Objects with Image-Level Supervision, CVPR 2017",
+)
 def _duts(root: Path) -> Iterator[Entry]:
     for part, split in (("TR", ""), ("TE", "test")):
         folder = _enter(root, f"DUTS-{part}")
@@ -215,24 +191,43 @@ def _duts(root: Path) -> Iterator[Entry]:
         yield from _pairs(images, masks, f"{part}/", split)
 
 
+@_layout(
+    "segmentation",
+    "msra10k",
+    "MSRA10K_Imgs_GT/Imgs/ with NAME.jpg and its mask NAME.png",
+    "Cheng et al., Global Contrast Based Salient Region Detection, TPAMI 2015",
+)
 def _msra10k(root: Path) -> Iterator[Entry]:
-    for image in _images(_enter(root, "MSRA10K_Imgs_GT", "Imgs")):
+    for image in image_files(_enter(root, "MSRA10K_Imgs_GT", "Imgs").iterdir()):
         if image.suffix.lower() in (".jpg", ".jpeg"):
             yield Entry(image.stem, image=image, label=image.with_suffix(".png"))
 
 
+@_layout(
+    "segmentation",
+    "portrait_matting",
+    "training/ and testing/ with NNNNN.png and NNNNN_matte.png",
+    "Shen et al., Deep Automatic Portrait Matting, ECCV 2016",
+)
 def _portrait_matting(root: Path) -> Iterator[Entry]:
     for part, split in (("training", ""), ("testing", "test")):
         for entry in _beside(root / part, ("_matte",)):
             yield replace(entry, key=f"{part}/{entry.key}", split=split)
 
 
+@_layout(
+    "segmentation",
+    "portrait_stylization",
+    "images_data_crop/NNNNN.jpg, images_mask/NNNNN_mask.mat and testlist.mat, or as EG1800 "
+    "Images/, Labels/ and eg1800_test.txt",
+    "Shen et al., Automatic Portrait Segmentation for Image Stylization, Eurographics 2016",
+)
 def _portrait_stylization(root: Path) -> Iterator[Entry]:
     root = _enter(root, "EG1800")
     images, tested = root / "images_data_crop", root / "testlist.mat"
     if images.is_dir() and tested.is_file():
         held_out = {f"{int(number):05d}" for number in read_mat(tested, "testlist").ravel()}
-        for image in _images(images):
+        for image in image_files(images.iterdir()):
             label = root / "images_mask" / f"{image.stem}_mask.mat"
             split = "test" if image.stem in held_out else ""
             yield Entry(image.stem, image=image, label=label, split=split)
@@ -244,6 +239,11 @@ def _portrait_stylization(root: Path) -> Iterator[Entry]:
             yield replace(entry, split="test" if entry.key in held_out else "")
 
 
+@_layout(
+    "segmentation",
+    "folders",
+    "images/ and masks/ with files of the same names, or NAME.jpg beside NAME.mask.png",
+)
 def _segmentation_folders(root: Path) -> Iterator[Entry]:
     found = list(_pairs(root / "images", root / "masks"))
     yield from _grouped(root, found or _beside(root, (".mask", ".alpha")))
@@ -252,6 +252,13 @@ def _segmentation_folders(root: Path) -> Iterator[Entry]:
 # Mattes
 
 
+@_layout(
+    "mattes",
+    "adobe",
+    "Combined_Dataset/{Training_set,Test_set}/{Adobe-licensed images,Other}/{fg,alpha}",
+    "Xu et al., Deep Image Matting, CVPR 2017",
+    "research only, by agreement with Adobe",
+)
 def _adobe(root: Path) -> Iterator[Entry]:
     root = _enter(root, "Combined_Dataset")
     for part, split in (("Training_set", ""), ("Test_set", "test")):
@@ -263,11 +270,26 @@ def _adobe(root: Path) -> Iterator[Entry]:
                 yield replace(entry, image=None, color=entry.image, split=split, group=group)
 
 
+@_layout(
+    "mattes",
+    "aim500",
+    "original/ and mask/",
+    "Li et al., Deep Automatic Natural Image Matting, IJCAI 2021",
+    "as its release agreement states",
+)
 def _aim500(root: Path) -> Iterator[Entry]:
     root = _enter(root, "AIM-500")
     yield from _pairs(root / "original", root / "mask")
 
 
+@_layout(
+    "mattes",
+    "p3m10k",
+    "train/{blurred_image,mask}, validation/P3M-500-P/{blurred_image,mask} and "
+    "validation/P3M-500-NP/{original_image,mask}",
+    "Li et al., Privacy-Preserving Portrait Matting, ACM MM 2021",
+    "MIT, by its release agreement",
+)
 def _p3m10k(root: Path) -> Iterator[Entry]:
     root = _enter(root, "P3M-10k")
     train, validation = root / "train", root / "validation"
@@ -277,6 +299,13 @@ def _p3m10k(root: Path) -> Iterator[Entry]:
         yield from _pairs(folder / images, folder / "mask", f"{part}/", "validation")
 
 
+@_layout(
+    "mattes",
+    "ppm100",
+    "image/ and matte/, or train/fg and train/alpha",
+    "Ke et al., MODNet: Real-Time Trimap-Free Portrait Matting, AAAI 2022",
+    "photographs CC (commercial use and changes allowed), mattes CC BY-NC-SA 4.0",
+)
 def _ppm100(root: Path) -> Iterator[Entry]:
     root = _enter(root, "PPM-100")
     yield from _pairs(root / "image", root / "matte")
@@ -284,12 +313,19 @@ def _ppm100(root: Path) -> Iterator[Entry]:
     yield from _pairs(root / "train" / "fg", root / "train" / "alpha")
 
 
+@_layout("mattes", "rgba", "RGBA cut-outs, in any folders")
 def _rgba(root: Path) -> Iterator[Entry]:
-    files = _images(root, "**/*")
+    files = image_files(root.rglob("*"))
     cutouts = (path for path in files if path.suffix.lower() not in (".jpg", ".jpeg", ".bmp"))
     yield from _grouped(root, (Entry(_path_key(path, root), color=path) for path in cutouts))
 
 
+@_layout(
+    "mattes",
+    "folders",
+    "images/ and alphas/ (or masks/) with files of the same names, or NAME.jpg beside "
+    "NAME.alpha.png",
+)
 def _matte_folders(root: Path) -> Iterator[Entry]:
     found = list(_pairs(root / "images", root / "alphas"))
     found = found or list(_pairs(root / "images", root / "masks"))
@@ -299,100 +335,11 @@ def _matte_folders(root: Path) -> Iterator[Entry]:
 # Backgrounds
 
 
+@_layout("backgrounds", "folders", "images, in any folders")
 def _background_folders(root: Path) -> Iterator[Entry]:
-    images = _images(root, "**/*")
+    images = image_files(root.rglob("*"))
     yield from _grouped(root, (Entry(_path_key(path, root), image=path) for path in images))
 
 
 def _path_key(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
-
-
-LAYOUTS = (
-    Layout(
-        "duts",
-        "segmentation",
-        "DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, or the same of DUTS-TE (the test split)",
-        "Wang et al., Learning to Detect Salient Objects with Image-Level Supervision, CVPR 2017",
-        NOT_STATED,
-        _duts,
-    ),
-    Layout(
-        "msra10k",
-        "segmentation",
-        "MSRA10K_Imgs_GT/Imgs/ with NAME.jpg and its mask NAME.png",
-        "Cheng et al., Global Contrast Based Salient Region Detection, TPAMI 2015",
-        NOT_STATED,
-        _msra10k,
-    ),
-    Layout(
-        "portrait_matting",
-        "segmentation",
-        "training/ and testing/ with NNNNN.png and NNNNN_matte.png",
-        "Shen et al., Deep Automatic Portrait Matting, ECCV 2016",
-        NOT_STATED,
-        _portrait_matting,
-    ),
-    Layout(
-        "portrait_stylization",
-        "segmentation",
-        "images_data_crop/NNNNN.jpg, images_mask/NNNNN_mask.mat and testlist.mat, or as EG1800 "
-        "Images/, Labels/ and eg1800_test.txt",
-        "Shen et al., Automatic Portrait Segmentation for Image Stylization, Eurographics 2016",
-        NOT_STATED,
-        _portrait_stylization,
-    ),
-    Layout(
-        "folders",
-        "segmentation",
-        "images/ and masks/ with files of the same names, or NAME.jpg beside NAME.mask.png",
-        "",
-        NOT_STATED,
-        _segmentation_folders,
-    ),
-    Layout(
-        "adobe",
-        "mattes",
-        "Combined_Dataset/{Training_set,Test_set}/{Adobe-licensed images,Other}/{fg,alpha}",
-        "Xu et al., Deep Image Matting, CVPR 2017",
-        "research only, by agreement with Adobe",
-        _adobe,
-    ),
-    Layout(
-        "aim500",
-        "mattes",
-        "original/ and mask/",
-        "Li et al., Deep Automatic Natural Image Matting, IJCAI 2021",
-        "as its release agreement states",
-        _aim500,
-    ),
-    Layout(
-        "p3m10k",
-        "mattes",
-        "train/{blurred_image,mask}, validation/P3M-500-P/{blurred_image,mask} and "
-        "validation/P3M-500-NP/{original_image,mask}",
-        "Li et al., Privacy-Preserving Portrait Matting, ACM MM 2021",
-        "MIT, by its release agreement",
-        _p3m10k,
-    ),
-    Layout(
-        "ppm100",
-        "mattes",
-        "image/ and matte/, or train/fg and train/alpha",
-        "Ke et al., MODNet: Real-Time Trimap-Free Portrait Matting, AAAI 2022",
-        "photographs CC (commercial use and changes allowed), mattes CC BY-NC-SA 4.0",
-        _ppm100,
-    ),
-    Layout("rgba", "mattes", "RGBA cut-outs, in any folders", "", NOT_STATED, _rgba),
-    Layout(
-        "folders",
-        "mattes",
-        "images/ and alphas/ (or masks/) with files of the same names, or NAME.jpg beside "
-        "NAME.alpha.png",
-        "",
-        NOT_STATED,
-        _matte_folders,
-    ),
-    Layout("folders", "backgrounds", "images, in any folders", "", NOT_STATED, _background_folders),
-)
-"""All layouts, by kind."""

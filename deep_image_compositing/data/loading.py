@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import UNREADABLE, Item
+from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
 from deep_image_compositing.data.streaming import StreamedDataset
-from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
@@ -31,7 +31,6 @@ Make = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
-_MISUSE = "misuse"
 _TICK = 5
 """Seconds after which torch looks whether its loader processes are alive."""
 _waiting: list[float] = []
@@ -46,11 +45,8 @@ def seconds_without_data() -> float:
 class Samples(Dataset[Any]):
     """Finished 8-bit samples: ``samples[draws]`` are those of a batch.
 
-    Args:
-        mixtures: where each item of a sample comes from, by name.
-        make: makes a sample of them.
-        held_out: for evaluation; samples then have ``valid``.
-        tolerance: share of samples that may be unreadable.
+    ``make`` makes a sample of items of the ``mixtures``; those that are ``held_out``, for an
+    evaluation, also get ``valid``. Of all, the share ``tolerance`` may be unreadable.
     """
 
     def __init__(
@@ -80,22 +76,23 @@ class Samples(Dataset[Any]):
         Raises:
             TooManyError: more could not be read than is tolerated.
         """
-        rng, indices, valid = np.random.default_rng(draw.seed), draw.items, draw.valid
+        rng, indices = np.random.default_rng(draw.seed), draw.items
         for attempt in itertools.count(1):
             try:
                 items = {name: self.mixtures[name][index] for name, index in indices.items()}
                 sample = self.make(rng, items, self.held_out)
+                break
             except TooManyError:
                 raise
             except UNREADABLE as error:
                 self.tolerance.failed(error)
-                rng, valid = np.random.default_rng([*draw.seed, attempt]), False
+                rng = np.random.default_rng([*draw.seed, attempt])
                 indices = {name: self._other(name, index, rng) for name, index in indices.items()}
-            else:
-                break
         self.tolerance.passed()
         sample["seed"] = torch.tensor(seed_of(*draw.seed))
-        return {**sample, "valid": torch.tensor(valid)} if self.held_out else sample
+        if self.held_out:
+            sample["valid"] = torch.tensor(draw.valid and attempt == 1)
+        return sample
 
     def _other(self, name: str, index: int, rng: np.random.Generator) -> int:
         """Any sample of the same dataset."""
@@ -104,22 +101,15 @@ class Samples(Dataset[Any]):
 
 
 def sent(error: Exception) -> dict[str, Any]:
-    """What a loader process sends in the place of a batch.
-
-    Were the error raised there, it would reach the user as a traceback.
-    """
-    return {_ERROR: str(error), _MISUSE: isinstance(error, UsageError)}
+    """What a loader process sends for a batch: raised there, it would become a traceback."""
+    return {_ERROR: (UsageError if isinstance(error, UsageError) else DataError, str(error))}
 
 
 def raise_sent(batch: Mapping[str, Any]) -> None:
-    """Raise what a loader process has sent in the place of a batch, if it has.
-
-    Raises:
-        UsageError: it was one there.
-        DataError: it was anything else.
-    """
+    """Raise the ``UsageError`` or ``DataError`` that a loader process has sent for a batch."""
     if _ERROR in batch:
-        raise (UsageError if batch[_MISUSE] else DataError)(batch[_ERROR])
+        kind, said = batch[_ERROR]
+        raise kind(said)
 
 
 def start_worker(worker: int) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from deep_image_compositing.data import folders
 from deep_image_compositing.data.folders import Pair, read_pair
 from deep_image_compositing.errors import MissingExtraError
 from deep_image_compositing.functional.foreground import (
     blur_fusion_foreground,
     multilevel_foreground,
 )
+from deep_image_compositing.images import to_tensor, to_uint8
 
 
 @dataclass(frozen=True)
@@ -25,29 +27,27 @@ class Matte:
 
 
 def read_matte(pair: Pair) -> Matte:
-    """Read a pair as a matte.
-
-    The straight colour of an RGBA cut-out is its own. That of a photograph with an alpha is
-    estimated: by pymatting's multi-level method (Germer et al., ICPR 2020) where it is installed,
-    otherwise by blur fusion.
-
-    Raises:
-        ImageError: when a file cannot be read.
-    """
+    """Read a pair as a matte; the colour of a photograph with an alpha is estimated."""
     image, alpha = read_pair(pair)
+    return Matte(image if pair.label is None else estimate_color(image, alpha), alpha)
+
+
+def read_color(pair: Pair) -> Image.Image:
+    """Straight colour (RGB) of a matte; those read lately stay in memory."""
     if pair.label is None:
-        return Matte(image, alpha)
-    return Matte(estimate_color(image, alpha), alpha)
+        return read_pair(pair)[0]
+    return folders.DECODED.get(("color", pair), lambda: read_matte(pair).color)
 
 
 def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Straight colour of the subject of ``image`` under ``alpha``, both of one size."""
-    pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None]
-    opacity = torch.from_numpy(np.asarray(alpha, np.float32) / 255)[None, None]
+    """Straight colour of the subject of ``image`` under ``alpha``, both of one size.
+
+    By the multi-level method (Germer et al., ICPR 2020) of pymatting, without it by blur fusion.
+    """
+    pixels, opacity = (to_tensor(np.asarray(picture))[None] for picture in (image, alpha))
     try:
         color = multilevel_foreground(pixels, opacity)
     except MissingExtraError:
         with torch.inference_mode():
             color, _ = blur_fusion_foreground(pixels, opacity)
-    estimate = color[0].permute(1, 2, 0).numpy()
-    return Image.fromarray((np.clip(estimate, 0, 1) * 255 + 0.5).astype(np.uint8))
+    return Image.fromarray(to_uint8(color[0]))

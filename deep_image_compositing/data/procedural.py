@@ -1,11 +1,12 @@
 """Alphas drawn from rules: hair, fur, foliage, lace, veils, soft focus; fusion data calls it.
 
-Real mattes are few, and each shows the fine structure of one subject. These have no end: an outline
-that crosses the picture, and something fine along it, under which any photograph may be set.
+Real mattes are few. These have no end: an outline that crosses the picture, and something fine
+along it, under which any photograph may be set.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,15 +24,10 @@ OVERSAMPLING = 2
 
 @dataclass(frozen=True)
 class _Shape:
-    """A subject with a plain outline, at the size at which it is drawn.
+    """A subject with a plain outline, at the size at which it is drawn."""
 
-    Attributes:
-        distance: (N, N), roughly the distance in pixels from the outline, negative inside.
-        normal: (N, N), direction in radians in which the distance grows.
-    """
-
-    distance: Plane
-    normal: Plane
+    distance: Plane  # (N, N), roughly the pixels from the outline, negative inside
+    normal: Plane  # (N, N), direction in radians in which the distance grows
 
     @property
     def side(self) -> int:
@@ -44,18 +40,10 @@ class _Shape:
 
 
 def draw_alpha(rng: np.random.Generator, size: int, kind: str | None = None) -> Image.Image:
-    """Draw the alpha of a subject whose outline crosses a square picture.
+    """Draw the alpha (L, 255 = opaque) of a subject whose outline crosses a square picture.
 
-    Args:
-        rng: source of all randomness.
-        size: side in pixels.
-        kind: one of ``KINDS``; None draws one, the commoner ones more often.
-
-    Returns:
-        A gray picture (L), 255 where the subject is opaque.
-
-    Raises:
-        UsageError: another kind, or a size below 8.
+    Its side has ``size`` pixels, at least 8. Without a ``kind`` of ``KINDS`` one is drawn, the
+    commoner ones more often.
     """
     if size < 8:
         raise UsageError(f"a drawn alpha has at least 8 pixels a side, got {size}")
@@ -73,8 +61,7 @@ def draw_alpha(rng: np.random.Generator, size: int, kind: str | None = None) -> 
 def _noise(rng: np.random.Generator, side: int, cells: int) -> Plane:
     """Smooth noise (side, side) in about [-1, 1] that varies over ``side / cells`` pixels."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells + 2, cells + 2)).astype(np.float32))
-    edge = 1 / (cells + 2)
-    box = (edge * (cells + 2), edge * (cells + 2), cells + 1, cells + 1)
+    box = (1, 1, cells + 1, cells + 1)
     return np.asarray(grid.resize((side, side), Image.Resampling.BICUBIC, box), np.float32)
 
 
@@ -129,20 +116,16 @@ def _strands(
             draw.line(points[:cut], fill=opacity, width=thick, joint="curve")
             draw.line(points[cut - 1 :], fill=opacity, width=max(1, thick // 2))
         layers.append(layer)
-    result = layers[0]
-    for layer in layers[1:]:
-        result = ImageChops.lighter(result, layer)
-    return result
+    return functools.reduce(ImageChops.lighter, layers)
 
 
 def _hair(rng: np.random.Generator, shape: _Shape) -> Image.Image:
     """Long strands, combed one way, some of them astray."""
-    length = shape.side * rng.uniform(0.15, 0.6)
     return _strands(
         rng,
         shape,
+        length=shape.side * rng.uniform(0.15, 0.6),
         number=int(rng.integers(20, 260)),
-        length=length,
         width=OVERSAMPLING * rng.uniform(0.6, 2.2),
         lean=rng.uniform(-1.4, 1.4),
         curl=rng.uniform(0.2, 2.5),

@@ -1,14 +1,15 @@
 """Which samples are in which batch: a pure function of seed, rank and position.
 
-Nothing is counted along: batch *n* of a rank can be told at once, so a run goes on after a kill as
-if it had not been interrupted. Training goes through each dataset in passes: in a pass, every
-sample is drawn once by some rank. An evaluation has each sample once on any number of ranks.
+Batch *n* of a rank can be told at once, so a run goes on after a kill as if it had not been
+interrupted. Training goes through each dataset in passes: in a pass, every sample is drawn once by
+some rank. An evaluation has each sample once on any number of ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,11 @@ def seed_of(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one sample of a batch is made of.
-
-    Attributes:
-        seed: of all that is random about it.
-        items: by name, the index of the item in its mixture.
-        valid: false where it only fills an evaluation's batch.
-    """
+    """What one sample of a batch is made of."""
 
     seed: tuple[int, ...]
-    items: Mapping[str, int]
-    valid: bool = True
+    items: Mapping[str, int]  # by name, the index in its mixture
+    valid: bool = True  # false where it only fills an evaluation's batch
 
 
 class Order:
@@ -51,10 +46,6 @@ class Order:
     Among ``WINDOW`` draws, each dataset has its share by weight, rounded, but at least one. Its
     own draws go through it in passes: shards in any order, ``BLOCK`` of them at a time, their
     samples shuffled.
-
-    Args:
-        mixture: what is drawn from.
-        seed: of the order.
     """
 
     def __init__(self, mixture: Mixture, *seed: int) -> None:
@@ -67,32 +58,26 @@ class Order:
         quotas[np.argsort(quotas - shares)[: max(short, 0)]] += 1
         quotas[np.argmax(quotas)] += min(short, 0)
         self._quotas = quotas
-        self._known: dict[Any, tuple[Any, Any]] = {}
+        # Draws go forward, in each dataset by itself: the last ones are asked for again.
+        self._window = lru_cache(1)(self._draw_window)
+        self._pass = lru_cache(2 * len(quotas))(self._draw_pass)
+        self._block = lru_cache(2 * len(quotas))(self._draw_block)
 
     def __getitem__(self, number: int) -> int:
         window, slot = divmod(number, WINDOW)
-        parts, ranks = self._once("window", window, self._window)
+        parts, ranks = self._window(window)
         part = int(parts[slot])
-        turn, place = divmod(
-            window * int(self._quotas[part]) + int(ranks[slot]), int(self._shards[part].sum())
-        )
-        _, ends = self._once(("pass", part), (part, turn), self._pass)
+        drawn = window * int(self._quotas[part]) + int(ranks[slot])
+        turn, place = divmod(drawn, int(self._shards[part].sum()))
+        _, ends = self._pass(part, turn)
         block = int(np.searchsorted(ends, place, "right"))
-        samples = self._once(("block", part), (part, turn, block), self._block)
-        return self._starts[part] + int(samples[place - (ends[block - 1] if block else 0)])
-
-    def _once(self, slot: Any, key: Any, make: Callable[[Any], Any]) -> Any:
-        """What ``make`` makes of ``key``; the last of each slot is remembered."""
-        known, value = self._known.get(slot, (None, None))
-        if known != key:
-            value = make(key)
-            self._known[slot] = key, value
-        return value
+        start = int(ends[block - 1]) if block else 0
+        return self._starts[part] + int(self._block(part, turn, block)[place - start])
 
     def _rng(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([*self._seed, *numbers])
 
-    def _window(self, window: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _draw_window(self, window: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The dataset of each draw of a window, and how many of it there were before."""
         parts = self._rng(0, window).permutation(
             np.repeat(np.arange(len(self._quotas)), self._quotas)
@@ -102,17 +87,15 @@ class Order:
             ranks[parts == part] = np.arange(quota)
         return parts, ranks
 
-    def _pass(self, key: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _draw_pass(self, part: int, turn: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The shards in the order of a pass, and how many samples each block ends after."""
-        part, turn = key
         order = self._rng(1, part, turn).permutation(len(self._shards[part]))
         sums = np.cumsum(self._shards[part][order])
         return order, sums[np.minimum(np.arange(BLOCK, len(sums) + BLOCK, BLOCK), len(sums)) - 1]
 
-    def _block(self, key: tuple[int, int, int]) -> NDArray[Any]:
+    def _draw_block(self, part: int, turn: int, block: int) -> NDArray[Any]:
         """The samples of a block, by their index in the dataset, in the order of a pass."""
-        part, turn, block = key
-        order, _ = self._once(("pass", part), (part, turn), self._pass)
+        order, _ = self._pass(part, turn)
         shards = order[block * BLOCK : (block + 1) * BLOCK]
         starts = np.cumsum(self._shards[part]) - self._shards[part]
         samples = [np.arange(starts[i], starts[i] + self._shards[part][i]) for i in shards]
@@ -127,7 +110,7 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
         batch_size: samples a batch.
         length: batches an epoch.
         seed: of everything random.
-        rank: of this process among all that train.
+        rank: of this process among the ``ranks`` that train.
         ranks: how many these are.
         position: batches that the run has trained on so far, asked at the start of each epoch.
     """
@@ -174,11 +157,8 @@ class EvaluationSampler(DistributedSampler[list[Draw]]):
 
     Args:
         mixtures: where each item of a sample comes from; of the first, every sample is drawn.
-        batch_size: samples a batch.
+        batch_size, seed, rank, ranks: as for ``TrainingSampler``.
         repeats: samples that are made of each item, with crops of their own.
-        seed: of everything random.
-        rank: of this process.
-        ranks: number of processes.
     """
 
     def __init__(

@@ -1,17 +1,13 @@
-"""Shards: tar files of samples as WebDataset has them; their index; strict reading and writing.
+"""Shards: tar files of samples as WebDataset has them; their index; strict writing.
 
 A sample is a run of tar members that share a key: ``KEY.image.jpg``, ``KEY.mask.png``,
-``KEY.json``. Only the fields of ``FIELDS`` are known; anything else in a tar, a link or a path
-that climbs out of it included, is refused by name. Nothing is ever unpickled.
-
-The readers (``deep_image_compositing.data.tars``) and the writers (``convert``, ``teach``) of
-training data meet here.
+``KEY.json``. Only ``FIELDS`` are known, and nothing is ever unpickled. The readers (``tars``) and
+the writers (``convert``, ``teach``) of training data meet here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -25,6 +21,7 @@ from PIL import Image
 
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.files import write_bytes
+from deep_image_compositing.ledger import differences, digest
 
 FIELDS = frozenset(
     {
@@ -59,23 +56,15 @@ FORMAT = 1
 QUALITY = 95
 """JPEG quality of what has to be encoded."""
 
-_CHUNK = 2**20
-
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sample as it lies in a shard.
-
-    Attributes:
-        key: its name, unique in its set.
-        fields: encoded files by field, see ``FIELDS``.
-        shard: the shard that it comes from, for messages.
-        whole: fields whose pictures were found to hold all their data, which is asked only once.
-    """
+    """One sample as it lies in a shard: its key, unique in its set, and files by field."""
 
     key: str
     fields: Mapping[str, bytes]
-    shard: str = ""
+    shard: str = ""  # that it comes from, for messages
+    # Fields whose pictures were found to hold all their data, which is asked only once.
     whole: set[str] = field(default_factory=set)
 
     @property
@@ -84,11 +73,7 @@ class Record:
         return f"{self.shard}: {self.key}" if self.shard else self.key
 
     def info(self) -> dict[str, Any]:
-        """Its ``json`` field; empty without one.
-
-        Raises:
-            DataError: when it is not a JSON object.
-        """
+        """Its ``json`` field; empty without one. ``DataError`` when it is not a JSON object."""
         try:
             content = json.loads(self.fields.get("json", b"{}"))
         except (ValueError, RecursionError) as error:
@@ -113,12 +98,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex.
-
-    Raises:
-        TypeError: a value of another type.
-        ValueError: a number below 0.
-    """
+    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex."""
 
     name: str
     samples: int
@@ -126,31 +106,33 @@ class ShardEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name, text in (("name", self.name), ("sha256", self.sha256)):
-            if not isinstance(text, str):
-                raise TypeError(f"{name} of a shard is {text!r}, not text")
-        for name, number in (("samples", self.samples), ("bytes", self.bytes)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"{name} of a shard is {number!r}, not a whole number")
-            if number < 0:
-                raise ValueError(f"{name} of a shard is {number}, below 0")
+        for name, value in vars(self).items():
+            kind, called = (
+                (int, "a whole number") if name in ("samples", "bytes") else (str, "text")
+            )
+            if type(value) is not kind:
+                raise TypeError(f"{name} of a shard is {value!r}, not {called}")
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"{name} of a shard is {value}, below 0")
 
 
 @dataclass
 class Index:
-    """What ``index.json`` beside a set of shards says.
+    """What ``index.json`` beside a set of shards says: their kind, and the shards by split.
 
-    Attributes:
-        kind: one of ``KINDS``.
-        splits: shards by split: ``train``, ``validation``, ``test``.
-        about: how the set was made: layout, seed, source, licence, options.
-        skipped: inputs that were left out, ``{"key": ..., "reason": ...}`` each.
+    ``about`` says how the set was made: layout, seed, source, licence, options; ``skipped`` what
+    was left out, ``{"key": ..., "reason": ...}`` each.
     """
 
     kind: str
     splits: dict[str, list[ShardEntry]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def shards(self) -> list[ShardEntry]:
+        """The shards of all splits."""
+        return [shard for shards in self.splits.values() for shard in shards]
 
     def count(self, split: str) -> int:
         """Samples of a split."""
@@ -163,10 +145,7 @@ class Index:
             "kind": self.kind,
             "about": self.about,
             "splits": {
-                split: {
-                    "samples": self.count(split),
-                    "shards": [asdict(shard) for shard in shards],
-                }
+                split: {"samples": self.count(split), "shards": list(map(asdict, shards))}
                 for split, shards in sorted(self.splits.items())
             },
             "skipped": self.skipped,
@@ -175,11 +154,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: str | Path) -> Index:
-        """Read ``folder/index.json``.
-
-        Raises:
-            DataError: when it is missing, damaged, or of another format.
-        """
+        """Read ``folder/index.json``; ``DataError`` when it is missing, damaged or not ours."""
         path = Path(folder) / INDEX
         try:
             content = json.loads(path.read_bytes())
@@ -202,13 +177,17 @@ class Index:
             raise DataError(
                 f"{path} is not an index of shards, or a damaged one: {error!r}"
             ) from None
-        for shards in splits.values():
-            for shard in shards:
-                if Path(shard.name).name != shard.name:
-                    raise DataError(
-                        f"{path} names the shard {shard.name!r}, which is not beside it"
-                    )
+        for shard in index.shards:
+            if Path(shard.name).name != shard.name:
+                raise DataError(f"{path} names the shard {shard.name!r}, which is not beside it")
         return index
+
+
+def check_same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` where what is ``found`` was not made as it is ``wanted``."""
+    if changed := differences(found, wanted):
+        said = "; ".join(f"{name} {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        raise UsageError(f"{where} was made with {said}: give another folder, or empty this one")
 
 
 # Writing
@@ -223,13 +202,9 @@ def encode(image: Image.Image, form: str) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard aside and renames it when it is whole; used in a ``with`` block.
+    """Writes a shard to ``path``, aside until it is whole; used in a ``with`` block.
 
-    The same samples give the same bytes: members are sorted by field, and carry no times or
-    owners.
-
-    Args:
-        path: the tar file to be.
+    The same samples give the same bytes: members are sorted by field, without times or owners.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -247,11 +222,7 @@ class ShardWriter:
         return self
 
     def write(self, key: str, fields: Mapping[str, bytes]) -> None:
-        """Add a sample.
-
-        Raises:
-            UsageError: a key or field that a reader would refuse.
-        """
+        """Add a sample; ``UsageError`` for a key or field that a reader would refuse."""
         base = key.rpartition("/")[2]
         if not base or "." in base or ".." in key.split("/") or key.startswith("/") or "\\" in key:
             raise UsageError(f"{key!r} cannot be the key of a sample")
@@ -263,16 +234,13 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._tar.close()
-            if kind is None:
+            with self._file:
+                self._tar.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
-            self._file.close()
             if kind is None:
                 os.replace(self._aside, self.path)
         finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
             with contextlib.suppress(OSError):
                 self._aside.unlink(missing_ok=True)
 
@@ -283,8 +251,10 @@ class ShardWriter:
 
 def describe(path: Path, samples: int) -> ShardEntry:
     """The index's entry for a finished shard of ``samples`` samples."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return ShardEntry(path.name, samples, path.stat().st_size, digest.hexdigest())
+    return ShardEntry(path.name, samples, path.stat().st_size, digest(path))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers have left that were killed."""
+    for aside in folder.glob(".*.tar.*.part"):
+        aside.unlink(missing_ok=True)

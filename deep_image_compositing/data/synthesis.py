@@ -1,8 +1,9 @@
 """Samples made on the device: pasted subjects, camera effects, easy triplets.
 
-Everything is batched torch on (B, C, H, W) float tensors in [0, 1] and draws from one generator,
-so a batch is reproducible from its seed. Called by the data modules after the batch has reached
-the device.
+Everywhere, pictures are (B, 3, H, W) and masks and alphas (B, 1, H, W), floats in [0, 1]; what
+comes back has their shapes. All that is random is drawn from ``generator``, which is on their
+device, so a batch is repeatable from its seed. ``strength`` 0 leaves a picture as it is, 1 is what
+training uses. Data modules call this after the batch has reached the device.
 """
 
 from __future__ import annotations
@@ -27,13 +28,7 @@ def chance(batch: int, share: float, generator: Generator) -> Tensor:
 
 
 def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """Random exposure, contrast, saturation and white balance of each picture.
-
-    Args:
-        image: (B, 3, H, W).
-        generator: on the image's device.
-        strength: 0 leaves the picture as it is; 1 is what training uses.
-    """
+    """Random exposure, contrast, saturation and white balance of each picture."""
     b = image.shape[0]
     gain = torch.exp(strength * uniform(b, -0.35, 0.35, generator))
     gamma = torch.exp(strength * uniform(b, -0.3, 0.3, generator))
@@ -56,21 +51,13 @@ def luminance(image: Tensor) -> Tensor:
 def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """What a camera and a file format add to each picture: blur, noise, coarse chroma, blocks.
 
-    Blur and JPEG hit a part of the batch, noise all of it by a random amount. JPEG is approximated
-    by quantising the 8 x 8 block spectrum of luma and of halved chroma with one random step, which
-    shows the same blocks and ringing and stays on the device.
-
-    Args:
-        image: (B, 3, H, W).
-        generator: on the image's device.
-        strength: 0 leaves the picture as it is.
+    Blur and JPEG hit a part of the batch, noise all of it by a random amount.
     """
     b, _, h, w = image.shape
     if strength == 0:
         return image
-    x = image
-    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = torch.lerp(x, soft, strength * chance(b, 0.3, generator) * uniform(b, 0.2, 1, generator))
+    blur = strength * chance(b, 0.3, generator) * uniform(b, 0.2, 1, generator)
+    x = torch.lerp(image, _soft(image), blur)
     level = strength * 0.03 * uniform(b, 0, 1, generator) ** 2
     noise = torch.randn((b, 3, h, w), generator=generator, device=x.device)
     grain = torch.randn((b, 1, h, w), generator=generator, device=x.device)
@@ -86,11 +73,6 @@ def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1
     """Put the very same effects, down to the grain, on several batches of the same shape.
 
     Parts that are set into one another afterwards then look as if one camera had seen them.
-
-    Args:
-        pictures: (B, 3, H, W) each.
-        generator: on the pictures' device.
-        strength: as for ``camera``.
     """
     state = generator.get_state()
     return [camera(picture, generator.set_state(state), strength) for picture in pictures]
@@ -99,10 +81,8 @@ def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1
 def quantize_blocks(image: Tensor, step: Tensor) -> Tensor:
     """Quantise 8 x 8 DCT coefficients of luma and half-resolution chroma, as JPEG does.
 
-    Args:
-        image: (B, 3, H, W).
-        step: (B, 1, 1, 1), quantisation step of the lowest frequency in units of [0, 1]; it grows
-            threefold to the highest.
+    One ``step`` (B, 1, 1, 1) for the lowest frequency, in units of [0, 1], grows threefold to the
+    highest. It shows the blocks and the ringing of JPEG, and stays on the device.
     """
     y = luminance(image)
     chroma = image - y
@@ -128,42 +108,42 @@ def _quantize_plane(plane: Tensor, step: Tensor) -> Tensor:
 
 
 def rotate(pictures: Tensor, generator: Generator, spread: float = 12.0) -> Tensor:
-    """Turn half of the pictures about their centres; what comes in from outside is mirrored.
+    """Turn half of the ``pictures`` (B, C, H, W) about their centres, all channels together.
 
-    Args:
-        pictures: (B, C, H, W); all channels turn together.
-        generator: on the pictures' device.
-        spread: standard deviation of the angle in degrees.
+    ``spread`` is the standard deviation of the angle in degrees; what comes in is mirrored.
     """
     b, _, h, w = pictures.shape
     normal = torch.randn((b,), generator=generator, device=pictures.device)
     angle = normal * (spread * torch.pi / 180) * chance(b, 0.5, generator).view(b)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # In the units of the grid, where either side is 2 long whatever the aspect.
-    rows = torch.stack([cos, -sin * (h / w), zero, sin * (w / h), cos, zero], 1).view(b, 2, 3)
-    grid = F.affine_grid(rows, list(pictures.shape), align_corners=False)
-    turned = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+    rows = [cos, -sin * (h / w), zero, sin * (w / h), cos, zero]
+    turned = _warp(pictures, pictures, rows, "reflection")
     return torch.where((angle != 0).view(b, 1, 1, 1), turned, pictures)
+
+
+def _warp(pictures: Tensor, like: Tensor, rows: list[Tensor], outside: str) -> Tensor:
+    """Pictures through affine maps, from the grid of ``like`` to theirs: six numbers (B,)."""
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(like.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode=outside, align_corners=False)
+
+
+def _soft(planes: Tensor, radius: int = 1) -> Tensor:
+    """Means over squares; beyond the border stands what is there."""
+    return F.avg_pool2d(F.pad(planes, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
 
 
 def paste(
     image: Tensor, mask: Tensor, background: Tensor, share: Tensor, generator: Generator
 ) -> Tensor:
-    """Put the subject of some pictures before another background.
+    """Put the subject before another background where ``share`` (B, 1, 1, 1) is 1.
 
     The outline is drawn in by about a pixel and softened, so that no rim of the old background
     tells the network where the subject is.
-
-    Args:
-        image: (B, 3, H, W).
-        mask: (B, 1, H, W), soft or binary.
-        background: (B, 3, H, W).
-        share: (B, 1, 1, 1), 1 where the picture is to be pasted.
-        generator: on the image's device.
     """
     inner = -F.max_pool2d(-mask, 3, 1, 1)
-    soft = F.avg_pool2d(F.pad(inner, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    pasted = over(image, soft, jitter_color(background, generator))
+    pasted = over(image, _soft(inner), jitter_color(background, generator))
     return torch.where(share > 0, pasted, image)
 
 
@@ -172,17 +152,8 @@ def shrink(
 ) -> tuple[Tensor, Tensor]:
     """Make some pictures and their masks smaller, anywhere in the frame; around them is nothing.
 
-    What is pasted afterwards is a small subject in a large scene.
-
-    Args:
-        image: (B, 3, H, W).
-        mask: (B, 1, H, W).
-        share: (B, 1, 1, 1), 1 where the picture may shrink; half of these do.
-        generator: on the image's device.
-        least: smallest factor.
-
-    Returns:
-        Image and mask at the same sizes; the mask is 0 outside the shrunk picture.
+    What is pasted afterwards is a small subject in a large scene. Half of those pictures shrink
+    whose ``share`` (B, 1, 1, 1) is 1, to ``least`` of their sides or more.
     """
     b = len(image)
     size = uniform(b, least, 1.0, generator).view(b)
@@ -190,14 +161,11 @@ def shrink(
     place = 2 * torch.rand((2, b), generator=generator, device=image.device) - 1
     zero = torch.zeros_like(size)
     x, y = place * (1 - size) / size
-    rows = torch.stack([1 / size, zero, x, zero, 1 / size, y], 1).view(b, 2, 3)
     both = torch.cat([image, mask], 1)
-    grid = F.affine_grid(rows, list(both.shape), align_corners=False)
     # Averaged first where it shrinks by more than half, as a sample takes two pixels a side.
-    soft = F.avg_pool2d(F.pad(both, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    both = torch.where((size < 0.6).view(b, 1, 1, 1), soft, both)
-    small = F.grid_sample(both, grid, padding_mode="zeros", align_corners=False)
-    small = torch.where((size < 1).view(b, 1, 1, 1), small, torch.cat([image, mask], 1))
+    fine = torch.where((size < 0.6).view(b, 1, 1, 1), _soft(both), both)
+    small = _warp(fine, both, [1 / size, zero, x, zero, 1 / size, y], "zeros")
+    small = torch.where((size < 1).view(b, 1, 1, 1), small, both)
     return small[:, :3], small[:, 3:]
 
 
@@ -206,16 +174,8 @@ def accompany(
 ) -> tuple[Tensor, Tensor]:
     """Give some subjects the next picture's, smaller, as people hold and wear things.
 
-    It is set onto a random point of the subject, and what is seen of either is subject.
-
-    Args:
-        image: (B, 3, H, W).
-        mask: (B, 1, H, W).
-        share: of the batch, in [0, 1]; where either subject is tiny or fills the picture, none.
-        generator: on the image's device.
-
-    Returns:
-        Image and mask at the same sizes.
+    It is set onto a random point of the subject, and what is seen of either is subject. A ``share``
+    of the batch is hit, but for subjects that are tiny or fill the picture.
     """
     b, _, h, w = image.shape
     other = torch.cat([image, mask], 1).roll(1, 0)
@@ -232,25 +192,18 @@ def accompany(
     point = torch.stack([x.view(-1)[where % w], y.view(-1)[where // w]])
     shift = centre - point / size
     zero = torch.zeros_like(size)
-    rows = torch.stack([1 / size, zero, shift[0], zero, 1 / size, shift[1]], 1).view(b, 2, 3)
+    rows = [1 / size, zero, shift[0], zero, 1 / size, shift[1]]
     half = F.interpolate(other, scale_factor=0.5, mode="bilinear", antialias=True)
-    grid = F.affine_grid(rows, list(other.shape), align_corners=False)
-    thing = F.grid_sample(half, grid, padding_mode="zeros", align_corners=False)
+    thing = _warp(half, other, rows, "zeros")
     color, alpha = thing[:, :3], thing[:, 3:] * hit.view(b, 1, 1, 1)
     return over(color, alpha, image), torch.maximum(mask, alpha)
 
 
 def hesitate(mask: Tensor, generator: Generator) -> Tensor:
-    """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches in and around.
-
-    Args:
-        mask: (B, 1, H, W) in [0, 1].
-        generator: on the mask's device.
-    """
+    """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches around them."""
     b, _, h, w = mask.shape
     radius = max(1, round(max(h, w) / 50))
-    padded = F.pad(mask, (radius,) * 4, mode="replicate")
-    soft = F.avg_pool2d(padded, 2 * radius + 1, 1)
+    soft = _soft(mask, radius)
     cells = torch.randn((b, 1, 7, 7), generator=generator, device=mask.device)
     clouds = F.interpolate(cells, (h, w), mode="bicubic")
     doubt = uniform(b, 0, 0.25, generator) * (clouds - 1).clamp_min(0)
@@ -272,11 +225,11 @@ def easy_triplet(
     subject's true colour, so that the network is asked to separate, not to clean.
 
     Args:
-        color: (B, 3, H, W), straight colour F; any photograph will do (random alpha blending).
-        alpha: (B, 1, H, W), true opacity.
-        old: (B, 3, H, W), background B₁ of the photograph.
-        new: (B, 3, H, W), background B₂ of the composite.
-        generator: on the tensors' device.
+        color: straight colour F; any photograph will do (random alpha blending).
+        alpha: true opacity.
+        old: background B₁ of the photograph.
+        new: background B₂ of the composite.
+        generator: source of all randomness.
         strength: of colour jitter and camera effects.
 
     Returns:
@@ -307,12 +260,6 @@ def taught_triplet(
 
     The colour is ``(composite − (1 − α) background) / α``; where alpha is small it is uncertain by
     the rounding of the composite over alpha, which the losses, weighted by alpha, undo.
-
-    Args:
-        foreground: (B, 3, H, W), the hard photograph.
-        background: (B, 3, H, W), the new background.
-        composite: (B, 3, H, W), the target.
-        alpha: (B, 1, H, W), the opacity that the target was made with.
 
     Returns:
         As ``easy_triplet``, but no ``old_background``.

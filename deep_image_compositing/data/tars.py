@@ -1,7 +1,7 @@
 """Reading shards: in order from any stream, or by number, by the offsets of their members.
 
-Everything that reads a tar goes through ``read_records`` or ``Shard``; both refuse what is
-no sample, and links, sparse files, endless headers and paths that leave the archive.
+Both ``read_records`` and ``Shard`` refuse what is no sample, and links, sparse files, endless
+headers and paths that leave the archive.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from deep_image_compositing.data.shards import FIELDS, Record
-from deep_image_compositing.data.transfer import fetch, is_local, local_path, open_shard
+from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError
 
 MAX_FIELD_BYTES = 256 * 2**20
-"""Larger members are refused: nothing that a worker would read whole into memory."""
+"""Larger members are refused."""
 
 MAX_HEADER_BYTES = 64 * 2**10
 """Larger headers of a member (long names, PAX) are refused, and so are more than a few of them."""
@@ -30,7 +30,7 @@ MAX_RATIO = 200
 
 _RATIO_FROM = 64 * 2**20
 _HEADERS = 8
-_CHUNK = 2**20
+_PART = 2**24
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
 _OPEN = 64  # shards that a process keeps open, with the offsets of their members
@@ -45,7 +45,6 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
 
     Raises:
         DataError: not a tar, truncated, or holding anything but samples.
-        OSError: when the stream breaks.
     """
     counted: Any = _Counted(stream)
     key, fields = None, {}
@@ -53,14 +52,12 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
         _refusing(name),
         tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar,
     ):
-        for found, field, member in _walk(tar, name):
+        for found, field, member in _walk(tar):
             if key not in (None, found):
                 yield Record(key, fields, name)
                 fields = {}
             key = found
-            file = tar.extractfile(member)
-            assert file is not None  # a regular file, by _split
-            fields[field] = b"".join(_parts(file, tar, counted))
+            fields[field] = b"".join(_parts(tar, member, counted))
             # A stream is never rewound: without this, memory would grow.
             tar.members.clear()  # type: ignore[attr-defined]
     if key is not None:
@@ -70,51 +67,35 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
 class Shard:
     """A shard as a table of offsets: samples are read by number, by any thread or process.
 
-    Attributes:
-        name: what messages call it.
-        members: key and fields of each sample; of each field the offset and the bytes.
-        fault: why there are no more of them, when the tar is damaged; else empty.
+    Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is not
+    cached, is unpacked into a file without a name, which goes when the shard does.
+
+    Raises:
+        OSError: it cannot be opened, or its transfer fails.
     """
 
-    def __init__(self, name: str, file: IO[bytes]) -> None:
-        self.name = name
+    def __init__(self, url: str, cache: str | Path | None = None) -> None:
+        self.name = url
+        # Key and fields of each sample; of each field the offset and the bytes.
         self.members: list[tuple[str, dict[str, tuple[int, int]]]] = []
-        self.fault = ""
+        self.fault = ""  # why there are no more of them, when the tar is damaged
         self._whole: dict[int, set[str]] = {}
-        self._file = os.dup(file.fileno())
-
-    @classmethod
-    def open(cls, url: str, cache: str | Path | None = None) -> Shard:
-        """Open a shard by path or URL.
-
-        Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is
-        not cached, is unpacked into a file without a name, which goes when the shard does.
-
-        Raises:
-            OSError: when it cannot be opened, or its transfer fails.
-        """
-        if is_local(url) or cache is not None:
-            path = local_path(url) if cache is None or is_local(url) else fetch(url, Path(cache))
+        if (path := find_file(url, cache)) is not None:
             with open(path, "rb") as file:
-                if file.read(3)[:2] not in _COMPRESSED:
+                if file.read(2) not in _COMPRESSED:
+                    self._file = os.dup(file.fileno())
                     file.seek(0)
-                    shard = cls(url, file)
-                    shard._list(file)
-                    return shard
-        with tempfile.TemporaryFile() as file, open_shard(url, cache) as stream:
-            shard = cls(url, file)
-            shard._unpack(stream, file)
-        return shard
+                    self._list(file)
+                    return
+        with tempfile.TemporaryFile() as unpacked, open_shard(str(path or url)) as stream:
+            self._file = os.dup(unpacked.fileno())
+            self._unpack(stream, unpacked)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, number: int) -> Record:
-        """Sample ``number``, whose fields are read when they are asked for.
-
-        Raises:
-            DataError: the shard has no such sample.
-        """
+        """Sample ``number``, whose fields are read when asked for; DataError if there is none."""
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
         key, fields = self.members[number]
@@ -123,27 +104,29 @@ class Shard:
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the file; safe for several at once."""
         data = os.pread(self._file, size, offset)
-        while len(data) < size and (
-            more := os.pread(self._file, size - len(data), offset + len(data))
-        ):
+        while len(data) < size:
+            more = os.pread(self._file, size - len(data), offset + len(data))
+            if not more:
+                raise DataError(f"{self.name} was cut short while it was read")
             data += more
-        if len(data) < size:
-            raise DataError(f"{self.name} was cut short while it was read")
         return data
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
     def _list(self, file: IO[bytes]) -> None:
+        """Note what a tar on disk holds; of one that is damaged, all but the last sample."""
         try:
             with (
                 _refusing(self.name),
                 tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
             ):
-                for key, field, member in _walk(tar, self.name):
+                for key, field, member in _walk(tar):
                     self._note(key, field, member.offset_data, member.size)
         except DataError as error:
-            self._cut(str(error), file.seek(0, os.SEEK_END))
+            self.fault = str(error)
+            del self.members[-1:]  # whether it is whole, nobody knows
 
     def _unpack(self, stream: IO[bytes], file: IO[bytes]) -> None:
         try:
@@ -152,19 +135,13 @@ class Shard:
                     self._note(record.key, field, file.tell(), len(data))
                     file.write(data)
         except DataError as error:
-            self._cut(str(error))
+            self.fault = str(error)
         file.flush()
 
     def _note(self, key: str, field: str, offset: int, size: int) -> None:
         if not self.members or self.members[-1][0] != key:
             self.members.append((key, {}))
         self.members[-1][1][field] = offset, size
-
-    def _cut(self, fault: str, end: int | None = None) -> None:
-        """Keep the samples before a fault: whether the last one is whole, nobody knows."""
-        self.fault = fault
-        if end is not None:
-            del self.members[-1:]
 
 
 class _Fields(Mapping[str, bytes]):
@@ -176,6 +153,9 @@ class _Fields(Mapping[str, bytes]):
     def __getitem__(self, field: str) -> bytes:
         return self._shard.read(*self._places[field])
 
+    def __contains__(self, field: object) -> bool:  # a Mapping's own would read the field
+        return field in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -184,11 +164,7 @@ class _Fields(Mapping[str, bytes]):
 
 
 def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
-    """A shard by path or URL; those used last stay open, as long as their files stay the same.
-
-    Raises:
-        OSError: as ``Shard.open``.
-    """
+    """A shard by path or URL; those used last stay open, as long as their files stay the same."""
     version = (0, 0)
     if is_local(url):
         status = os.stat(local_path(url))
@@ -198,30 +174,34 @@ def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
 
 @lru_cache(maxsize=_OPEN)
 def _open(url: str, cache: str | Path | None, version: tuple[int, int]) -> Shard:
-    return Shard.open(url, cache)
+    return Shard(url, cache)
 
 
 # What a shard may hold
 
 
-def _walk(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def _walk(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, field and member of all that a tar holds, in order."""
     key: str | None = None
     fields: set[str] = set()
     seen: set[str] = set()
     for member in tar:
-        found, field = _split(member, name)
+        found, field = _split(member)
         if found != key:
             if found in seen:
-                raise DataError(f"{name} was refused: it holds the sample {found!r} twice")
+                raise _RefusedError(f"it holds the sample {found!r} twice")
             seen.add(found)
             key, fields = found, set()
         if field in fields:
-            raise DataError(f"{name} was refused: it holds {member.name!r} twice")
+            raise _RefusedError(f"it holds {member.name!r} twice")
         fields.add(field)
         yield found, field, member
     if not getattr(tar, "has_ended", False):
         raise tarfile.ReadError("the end of the archive is missing")
+
+
+class _RefusedError(tarfile.TarError):
+    """What a tar holds that no shard does, or that could exhaust memory or time."""
 
 
 @contextmanager
@@ -233,10 +213,6 @@ def _refusing(name: str) -> Iterator[None]:
         raise DataError(f"{name} was refused: {error}") from None
     except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
         raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
-
-
-class _RefusedError(tarfile.TarError):
-    """What a tar holds that no shard does, and that could exhaust memory or time."""
 
 
 class _Counted:
@@ -252,9 +228,10 @@ class _Counted:
         return data
 
 
-def _parts(file: IO[bytes], tar: Any, counted: _Counted) -> Iterator[bytes]:
+def _parts(tar: Any, member: tarfile.TarInfo, counted: _Counted) -> Iterator[bytes]:
     """The content of a member in parts, as long as what was compressed does not grow too much."""
-    while part := file.read(16 * _CHUNK):
+    file = tar.extractfile(member)
+    while part := file.read(_PART):
         yield part
         grown = tar.fileobj.tell()
         if grown > max(_RATIO_FROM, MAX_RATIO * counted.count):
@@ -272,7 +249,7 @@ class _Member(tarfile.TarInfo):
     def _proc_member(self, tar: Any) -> Any:
         tar.headers = getattr(tar, "headers", 0) + 1
         if self.type == tarfile.GNUTYPE_SPARSE:
-            raise _RefusedError(f"it holds {self.name!r}, which is a sparse file")
+            self._proc_gnusparse_10(self)
         if self.type not in _HEADER_TYPES:
             tar.headers = 0
         elif self.size > MAX_HEADER_BYTES:
@@ -302,7 +279,7 @@ _HEADER_TYPES = (
 )
 
 
-def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
+def _split(member: tarfile.TarInfo) -> tuple[str, str]:
     """Key and field of a member, which must be what a shard may hold."""
     folder, _, base = member.name.rpartition("/")
     stem, _, kind = base.partition(".")
@@ -316,5 +293,5 @@ def _split(member: tarfile.TarInfo, name: str) -> tuple[str, str]:
     elif member.size > MAX_FIELD_BYTES:
         reason = f"is larger than {MAX_FIELD_BYTES // 2**20} MiB"
     if reason:
-        raise DataError(f"{name} was refused: it holds {member.name!r}, which {reason}")
+        raise _RefusedError(f"it holds {member.name!r}, which {reason}")
     return f"{folder}/{stem}" if folder else stem, kind

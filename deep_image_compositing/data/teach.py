@@ -4,7 +4,6 @@ An easy photograph, ``αF + (1 − α)B₀`` seen by a camera, is composited by 
 which is the new, hard photograph, and before ``B₂``, which is its target. Sample *n* follows from
 the recipe and *n* alone. Shards are made by one process each, written aside and renamed; so the
 bytes are the same for any number of processes, and a run that was ended goes on where it was.
-``deep-image-compositing teach`` calls ``teach``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +26,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deep_image_compositing.data import pool
 from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.datasets import (
-    FolderDataset,
     Mixture,
     Reading,
     ShardDataset,
@@ -39,35 +36,28 @@ from deep_image_compositing.data.datasets import (
 from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.loading import start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
-from deep_image_compositing.data.shards import INDEX, Index, ShardWriter, describe
+from deep_image_compositing.data.shards import (
+    INDEX,
+    Index,
+    ShardWriter,
+    describe,
+    remove_unfinished,
+)
 from deep_image_compositing.data.tars import open_by_number
 from deep_image_compositing.data.triplet_recipe import Recipe, check_folder, plan
-from deep_image_compositing.data.triplets import (
-    Batches,
-    Teacher,
-    encode_sample,
-    key_of,
-)
+from deep_image_compositing.data.triplets import Batches, Teacher, encode_sample
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
+from deep_image_compositing.messages import progress
 from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
 from deep_image_compositing.stages.base import Fuser
 
 _log = logging.getLogger("deep_image_compositing")
 
 
-# Writing
-
-
 class TripletWriter(BasePredictionWriter):
-    """Writes the shards of one process, and at the end of all processes' work the index.
-
-    Args:
-        out: folder of the shards.
-        recipe: of the set.
-        show: draw a progress bar on standard error.
-    """
+    """Writes the shards of one process, and when all processes are done the index."""
 
     def __init__(self, out: Path, recipe: Recipe, show: bool = False) -> None:
         super().__init__("batch")
@@ -75,21 +65,19 @@ class TripletWriter(BasePredictionWriter):
         self.recipe = recipe
         self.show = show
         self._about = recipe.about()
-        self._pending: deque[tuple[str, bool, list[tuple[int, Future[dict[str, bytes]]]]]] = deque()
+        self._pending: deque[tuple[str, bool, dict[str, Any]]] = deque()
         self._writer: ShardWriter | None = None
         self._exit = ExitStack()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop_on_sigterm()
         self._threads = self._exit.enter_context(ThreadPoolExecutor(4))
-        if trainer.is_global_zero:
-            data: TeachData = trainer.datamodule  # type: ignore[attr-defined]
-            left = sum(len(numbers) for _, numbers in data.batches.parts)
-            others = trainer.world_size - 1
-            label = f"triplets of this device (1 of {others + 1})" if others else "triplets"
-            self._advance = self._exit.enter_context(pool.progress(label, left, self.show))
-        else:
-            self._advance = lambda steps: None
+        data: TeachData = trainer.datamodule  # type: ignore[attr-defined]
+        left = sum(len(numbers) for _, numbers in data.batches.parts)
+        count = trainer.world_size
+        label = f"triplets of this device (1 of {count})" if count > 1 else "triplets"
+        bar = progress(label, left, self.show and trainer.is_global_zero)
+        self._advance = self._exit.enter_context(bar)
 
     def write_on_batch_end(
         self,
@@ -101,28 +89,25 @@ class TripletWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        futures = []
+        jobs = {}
         for i, number in enumerate(batch["number"]):
-            pictures = {name: value[i] for name, value in prediction.items()}
-            info = {"key": key_of(number), **batch["info"][i], "recipe": self._about}
+            key, pictures = f"{number:08d}", {name: value[i] for name, value in prediction.items()}
+            info = {"key": key, **batch["info"][i], "recipe": self._about}
             info["device"] = pl_module.device.type
-            job = self._threads.submit(encode_sample, pictures, batch["jpeg"][i], info)
-            futures.append((number, job))
-        self._pending.append((batch["shard"], batch["last"], futures))
+            jobs[key] = self._threads.submit(encode_sample, pictures, batch["jpeg"][i], info)
+        self._pending.append((batch["shard"], batch["last"], jobs))
         while len(self._pending) > 1:  # the device goes on while the last batch is encoded
             self._write(*self._pending.popleft())
 
-    def _write(
-        self, name: str, last: bool, futures: Sequence[tuple[int, Future[dict[str, bytes]]]]
-    ) -> None:
+    def _write(self, name: str, last: bool, jobs: Mapping[str, Any]) -> None:
         if self._writer is None:
             self._writer = ShardWriter(self.out / name).__enter__()
-        for number, job in futures:
-            self._writer.write(key_of(number), job.result())
+        for key, job in jobs.items():
+            self._writer.write(key, job.result())
         if last:
             writer, self._writer = self._writer, None
             writer.__exit__(None)
-        self._advance(len(futures))
+        self._advance(len(jobs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self._pending:
@@ -133,44 +118,25 @@ class TripletWriter(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if self._writer is not None:
-            self._writer.__exit__(type(exception), exception, None)
+            self._writer.__exit__(type(exception))
         self._exit.close()
         end_launched(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.barrier("shards")
-        if trainer.is_global_zero and not (self.out / INDEX).exists():
-            write_index(self.out, self.recipe)
-
-
-def write_index(out: Path, recipe: Recipe) -> Index:
-    """Write ``index.json`` of a finished set.
-
-    Raises:
-        DataError: when a shard is missing.
-    """
-    index = Index("triplets", about=recipe.about())
-    for shard in plan(recipe):
-        if not (out / shard.name).is_file():
-            raise DataError(f"{out / shard.name} is missing: run the same command again")
-        entry = describe(out / shard.name, len(shard.numbers))
-        index.splits.setdefault(shard.split, []).append(entry)
-    index.write(out)
-    return index
-
-
-# Running
+        if not trainer.is_global_zero or (self.out / INDEX).exists():
+            return
+        index = Index("triplets", about=self._about)
+        for shard in plan(self.recipe):
+            path = self.out / shard.name
+            if not path.is_file():
+                raise DataError(f"{path} is missing: run the same command again")
+            index.splits.setdefault(shard.split, []).append(describe(path, len(shard.numbers)))
+        index.write(self.out)
 
 
 class TeachData(LightningDataModule):
-    """Shares the shards that are still to be made among the processes.
-
-    Args:
-        recipe: of the set.
-        out: folder of the shards.
-        mixtures: mattes and backgrounds of each split.
-        workers: loader processes; 0 loads in the calling process.
-    """
+    """Shares the shards that are still to be made among the processes."""
 
     def __init__(
         self,
@@ -190,8 +156,7 @@ class TeachData(LightningDataModule):
     def prepare_data(self) -> None:
         """Clear away what an earlier run did not finish, in one process."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for aside in self.out.glob(".*.tar.*.part"):
-            aside.unlink(missing_ok=True)
+        remove_unfinished(self.out)
 
     def setup(self, stage: str) -> None:
         """Look what is left; Lightning lets no process begin before all have looked."""
@@ -215,9 +180,7 @@ def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[M
     """Mattes and backgrounds of the splits; ``validation`` only where mattes are held out.
 
     Raises:
-        UsageError: when there is nothing at a source's path, shards of another kind, or nothing to
-            draw (``Mixture.weights``).
-        DataError: when an index cannot be read.
+        UsageError, DataError: as ``open_source`` and ``Mixture.weights``.
     """
     reading = Reading(cache=cache)
     mattes = [open_source(source, ("mattes",), reading) for source in recipe.mattes]
@@ -242,7 +205,6 @@ def fingerprint(mixtures: Mapping[str, tuple[Mixture, Mixture]]) -> str:
             if isinstance(dataset, ShardDataset):
                 held: list[Any] = [Path(url).name for url in dataset.urls] + dataset.blocks()
             else:
-                assert isinstance(dataset, FolderDataset)
                 root = dataset.source.path
                 held = [pair.image.relative_to(root).as_posix() for pair in dataset.pairs]
             lines.append([split, held])
@@ -330,7 +292,6 @@ def _one_thread(trainer: Trainer) -> Iterator[None]:
 
 def draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
     """A contact sheet (3, H, W) of the first triplets of a finished set, as they are stored."""
-    name = plan(recipe)[0].name
     columns = {
         "hard photograph": "foreground.jpg",
         "mask": "mask.png",
@@ -338,10 +299,10 @@ def draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
         "new background": "background.jpg",
         "target": "composite.png",
     }
-    shard = open_by_number(str(out / name))
+    shard = open_by_number(str(out / plan(recipe)[0].name))
     items = [ShardItem(Source(str(out)), shard[i]) for i in range(min(rows, len(shard)))]
     pictures = {
-        label: torch.stack([planes(item.picture(field)) for item in items])
+        label: torch.stack([planes(item.picture(field)) for item in items]).float() / 255
         for label, field in columns.items()
     }
-    return contact_sheet({label: value.float() / 255 for label, value in pictures.items()}, 256)
+    return contact_sheet(pictures, 256)

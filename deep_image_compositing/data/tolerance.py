@@ -6,7 +6,10 @@ import logging
 import math
 from dataclasses import dataclass
 
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import DataError, ImageError
+
+UNREADABLE = (DataError, ImageError, OSError)
+"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
 
 _log = logging.getLogger("deep_image_compositing")
 _GRACE = 100
@@ -18,7 +21,7 @@ class TooManyError(DataError):
 
 @dataclass
 class Tolerance:
-    """How much of something may be unreadable before that is an error.
+    """Counts what cannot be read.
 
     Attributes:
         what: what is counted, in the plural, for messages.
@@ -39,11 +42,7 @@ class Tolerance:
         self._in_a_row = 0
 
     def failed(self, reason: object) -> None:
-        """Count a bad one, and say so.
-
-        Raises:
-            TooManyError: when there are now too many, or nothing but bad ones for a long while.
-        """
+        """Count a bad one, and say so; ``TooManyError`` when there are too many now."""
         self.seen += 1
         self.bad += 1
         self._in_a_row += 1

@@ -1,8 +1,4 @@
-"""Where shards come from: paths, web servers, cloud storage and programs, all as streams of bytes.
-
-Whatever reads shards (``deep_image_compositing.data.tars``, ``teach``, the test sets) opens
-them here.
-"""
+"""Where shards come from: paths, web servers, cloud storage and programs, all as byte streams."""
 
 from __future__ import annotations
 
@@ -12,10 +8,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -45,7 +42,7 @@ def expand(pattern: str) -> list[str]:
     """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
 
     Raises:
-        UsageError: when a pattern with ``*`` or ``?`` matches no file, or as ``check_url``.
+        UsageError: a glob that matches no file, or as ``check_url``.
     """
     from webdataset.shardlists import expand_urls
 
@@ -65,12 +62,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def check_url(url: str) -> None:
-    """Find without opening it whether something that is not local could be read.
-
-    Raises:
-        UsageError: nothing is known that reads such URLs, the package for it is not installed, or
-            it would run a program where ``WDS_SECURE=1`` forbids that.
-    """
+    """Raise ``UsageError`` for a URL that nothing reads, or that may not run its program."""
     scheme, _, rest = url.partition(":")
     if not rest.strip("/"):
         raise UsageError(f"{url} names no shard: expected {url.rstrip('/:')}://... up to .tar")
@@ -87,27 +79,19 @@ def check_url(url: str) -> None:
 
 
 @contextlib.contextmanager
-def open_shard(url: str, cache: str | Path | None = None) -> Iterator[IO[bytes]]:
+def open_shard(url: str) -> Iterator[IO[bytes]]:
     """Open a shard by path or URL.
 
     ``https://`` is read by curl, which gives up on a stalled transfer after a minute; ``pipe:``
     runs the rest as a shell command and reads what it prints; ``s3://``, ``gs://`` and the others
     are read by fsspec, by way of the package that it names for them.
 
-    Args:
-        url: a path, or a URL.
-        cache: folder in which shards from elsewhere are kept.
-
     Raises:
-        OSError: when it cannot be opened, or its transfer fails.
+        OSError: it cannot be opened, or its transfer fails.
         UsageError: as ``check_url``.
     """
     if is_local(url):
         with open(local_path(url), "rb") as file:
-            yield file
-        return
-    if cache is not None:
-        with open(fetch(url, Path(cache)), "rb") as file:
             yield file
         return
     stream: Any = _open_url(url)
@@ -143,10 +127,7 @@ def _open_url(url: str) -> _Program | _Remote:
 class _Program:
     """What a program prints. It has no terminal, and ends at the latest when it is left.
 
-    Args:
-        url: what messages call it.
-        command: a line for the shell, or a program and its arguments.
-        fine: an exit status, beside 0 and that of a broken pipe, that is no error.
+    ``fine`` is an exit status, beside 0 and that of a broken pipe, that is no error.
     """
 
     def __init__(self, url: str, command: str | list[str], fine: int = 0) -> None:
@@ -160,17 +141,15 @@ class _Program:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        _running.add(self)
-
-    def read(self, size: int = -1) -> bytes:
         assert self._process.stdout is not None
-        return self._process.stdout.read(size)
+        self._output = self._process.stdout
+        self.read = self._output.read
+        _running.add(self)
 
     def close(self) -> None:
         """Wait for the program; OSError when it failed."""
-        assert self._process.stdout is not None
         try:
-            self._process.stdout.close()
+            self._output.close()
             status = self._process.wait()
         finally:
             self.kill()
@@ -180,8 +159,7 @@ class _Program:
     def abandon(self) -> None:
         """End the program, whatever it is at."""
         self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._output.close()
         self._process.wait()
 
     def kill(self) -> None:
@@ -207,28 +185,29 @@ class _Remote:
         import fsspec
 
         self._url = url
-        with self._named():
-            self._file: Any = fsspec.open(url, "rb").open()
+        file = self._named(lambda: fsspec.open(url, "rb").open())
+        self.close = self.abandon = file.close
+        self._read = file.read
 
     def read(self, size: int = -1) -> bytes:
-        with self._named():
-            data: bytes = self._file.read(size)
-            return data
+        data: bytes = self._named(lambda: self._read(size))
+        return data
 
-    def close(self) -> None:
-        self._file.close()
-
-    abandon = close
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, work: Callable[[], Any]) -> Any:
         try:
-            yield
+            return work()
         except Exception as error:
             raise OSError(f"{self._url}: {str(error) or type(error).__name__}") from error
 
 
-def fetch(url: str, cache: Path) -> Path:
+def find_file(url: str, cache: str | Path | None) -> Path | None:
+    """The file of a shard, or its copy in the folder ``cache``; None where it is to be streamed."""
+    if is_local(url):
+        return local_path(url)
+    return None if cache is None else _fetch(url, Path(cache))
+
+
+def _fetch(url: str, cache: Path) -> Path:
     """The copy of ``url`` in ``cache``, transferred if it is not there yet."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     tail = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1])[-60:]
@@ -238,8 +217,7 @@ def fetch(url: str, cache: Path) -> Path:
         aside = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with open_shard(url) as stream, open(aside, "wb") as file:
-                while chunk := stream.read(_CHUNK):
-                    file.write(chunk)
+                shutil.copyfileobj(stream, file, _CHUNK)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)

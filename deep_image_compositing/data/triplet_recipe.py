@@ -2,61 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.shards import INDEX, Index, Record
+from deep_image_compositing.data.shards import INDEX, Index, check_same
 from deep_image_compositing.data.tars import open_by_number
-from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.ledger import digest
+
+_LEAST = {"samples": 1, "shard_samples": 1, "size": 16, "batch_size": 1}
+_AT_LEAST_0 = ("seed", "augment", "degrade", "teacher_degrade")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a set of hard triplets follows from.
+    """Everything that a set of hard triplets follows from."""
 
-    Attributes:
-        mattes: sources of subjects.
-        backgrounds: sources of the three backgrounds.
-        fuser: which one: ``stage``, ``file`` and ``sha256`` of its weights.
-        seed: of everything random.
-        samples: how many are made.
-        shard_samples: samples in a shard; shard *i* holds ``i · shard_samples`` and up.
-        validation: share of shards that are made of what the sources hold out.
-        size: side of the square pictures in pixels.
-        batch_size: samples that go through the fuser together.
-        augment: strength of colour jitter and camera effects.
-        degrade: how far the masks that are written are degraded.
-        teacher_degrade: how far those are that the fuser itself is given. The teacher may know more
-            than the pupil: the better its masks, the less its mistakes are learnt.
-        licence: what may be done with what lies in plain folders, for the record.
-        inputs: SHA-256 of the names of all that the sources hold.
-    """
-
-    mattes: tuple[Source, ...]
-    backgrounds: tuple[Source, ...]
-    fuser: Mapping[str, str]
-    seed: int = 0
+    mattes: tuple[Source, ...]  # of subjects
+    backgrounds: tuple[Source, ...]  # of the three backgrounds
+    fuser: Mapping[str, str]  # stage, file and sha256 of its weights
+    seed: int = 0  # of everything random
     samples: int = 10_000
-    shard_samples: int = 100
-    validation: float = 0.0
-    size: int = 640
-    batch_size: int = 4
-    augment: float = 1.0
-    degrade: float = 1.0
+    shard_samples: int = 100  # shard i holds i · shard_samples and up
+    validation: float = 0.0  # share of shards that are made of what the sources hold out
+    size: int = 640  # side of the square pictures in pixels
+    batch_size: int = 4  # samples that go through the fuser together
+    augment: float = 1.0  # strength of colour jitter and camera effects
+    degrade: float = 1.0  # how far the masks that are written are degraded
+    # And those that the fuser itself is given. The teacher may know more than the pupil: the better
+    # its masks, the less its mistakes are learnt.
     teacher_degrade: float = 0.25
-    licence: str = ""
-    inputs: str = ""
+    licence: str = ""  # what may be done with what lies in plain folders, for the record
+    inputs: str = ""  # SHA-256 of the names of all that the sources hold
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("seed", 0), ("samples", 1), ("shard_samples", 1), ("size", 16), ("batch_size", 1),
-            ("augment", 0), ("degrade", 0), ("teacher_degrade", 0),
-        ):  # fmt: skip
+        for name, least in {**_LEAST, **dict.fromkeys(_AT_LEAST_0, 0)}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.validation < 1:
@@ -68,14 +51,11 @@ class Recipe:
 
     def about(self) -> dict[str, Any]:
         """The recipe as JSON has it."""
-        sources = ("mattes", "backgrounds")
-        content = {name: [_about_source(s) for s in getattr(self, name)] for name in sources}
-        rest = {name: value for name, value in vars(self).items() if name not in sources}
-        return {"maker": "teach", **content, **rest, "fuser": dict(self.fuser)}
-
-
-def _about_source(source: Source) -> dict[str, Any]:
-    return {"path": source.path, "weight": source.weight}
+        sources = {
+            name: [{"path": source.path, "weight": source.weight} for source in getattr(self, name)]
+            for name in ("mattes", "backgrounds")
+        }
+        return {"maker": "teach", **vars(self), **sources, "fuser": dict(self.fuser)}
 
 
 @dataclass(frozen=True)
@@ -89,9 +69,7 @@ class Shard:
 
 def identify(stage: str, path: str | Path) -> dict[str, str]:
     """What a recipe says of a fuser: the stage, and its weights' file name and SHA-256."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"stage": stage, "file": Path(path).name, "sha256": digest}
+    return {"stage": stage, "file": Path(path).name, "sha256": digest(path)}
 
 
 def plan(recipe: Recipe) -> list[Shard]:
@@ -116,10 +94,10 @@ def plan(recipe: Recipe) -> list[Shard]:
 
 def check_folder(out: Path, recipe: Recipe) -> None:
     """Raise ``UsageError`` if ``out`` holds anything but shards of this very set."""
-    wanted = recipe.about()
-    if (out / INDEX).exists():
+    indexed = (out / INDEX).exists()
+    if indexed:
         index = Index.read(out)
-        _compare(out, {"kind": index.kind, **index.about}, {"kind": "triplets", **wanted})
+        check_same(out, {"kind": index.kind, **index.about}, {"kind": "triplets", **recipe.about()})
     names = {shard.name for shard in plan(recipe)}
     for path in sorted(out.glob("*.tar")):
         if path.name not in names:
@@ -127,23 +105,5 @@ def check_folder(out: Path, recipe: Recipe) -> None:
                 f"{out} holds {path.name}, which is none of this set's shards: give another "
                 "folder, or empty this one"
             )
-        if not (out / INDEX).exists():
-            _compare(path, _first(path).info().get("recipe", {}), wanted)
-
-
-def _first(path: Path) -> Record:
-    shard = open_by_number(str(path))
-    if not len(shard):
-        raise DataError(shard.fault or f"{path} holds no samples: remove it")
-    return shard[0]
-
-
-def _compare(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    found = json.loads(json.dumps(found))
-    wanted = json.loads(json.dumps(wanted))
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-    if names:
-        differences = "; ".join(f"{n} {found.get(n)!r}, now {wanted.get(n)!r}" for n in names)
-        raise UsageError(
-            f"{where} was made with {differences}: give another folder, or empty this one"
-        )
+        if not indexed:
+            check_same(path, open_by_number(str(path))[0].info().get("recipe", {}), recipe.about())

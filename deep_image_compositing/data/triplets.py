@@ -15,10 +15,9 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import LEAST, mirror, outline_crop, planes
+from deep_image_compositing.data.crops import LEAST, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import (
-    UNREADABLE,
     FileItem,
     Item,
     ShardItem,
@@ -27,7 +26,7 @@ from deep_image_compositing.data.items import (
 from deep_image_compositing.data.loading import raise_sent, sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
-from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.data.triplet_recipe import Recipe, Shard
 from deep_image_compositing.errors import CompositingError, DataError
 from deep_image_compositing.functional.compose import over
@@ -40,30 +39,7 @@ TRIES = 100
 """Draws after which nothing that fits is expected to be found any more."""
 
 _EXACT = 0.2  # share of masks that stay exact, as in FusionData
-
-
-def pick(mixture: Mixture, rng: np.random.Generator) -> Item:
-    """Any item, of each dataset by its weight.
-
-    Raises:
-        DataError: when it cannot be read.
-        UsageError: when nothing can be drawn, see ``Mixture.weights``.
-    """
-    dataset = mixture.datasets[int(rng.choice(len(mixture.datasets), p=mixture.weights()))]
-    return dataset[int(rng.integers(len(dataset)))]
-
-
-def describe_item(item: Item, licence: str) -> dict[str, Any]:
-    """Which item it is, where it comes from, and what may be done with it."""
-    source = item.source.path
-    if isinstance(item, ShardItem):
-        info = item.record.info()
-        known = {name: info[name] for name in ("source", "licence") if info.get(name)}
-        shard = Path(item.record.shard).name
-        return {"from": source, "shard": shard, "key": item.record.key, **known}
-    assert isinstance(item, FileItem)
-    path = item.pair.image.relative_to(source).as_posix()
-    return {"from": source, "key": path, **({"licence": licence} if licence else {})}
+_PICTURES = ("color", "alpha", "old", "scene", "new")
 
 
 class TooSmallError(DataError):
@@ -71,13 +47,7 @@ class TooSmallError(DataError):
 
 
 class Batches(Dataset[dict[str, Any]]):
-    """The batches of some shards, in order: 8-bit crops, made in loader processes.
-
-    Args:
-        recipe: of the set.
-        shards: that are to be made.
-        mixtures: mattes and backgrounds of each split.
-    """
+    """The batches of some shards, in order: 8-bit crops, made in loader processes."""
 
     def __init__(
         self,
@@ -105,14 +75,9 @@ class Batches(Dataset[dict[str, Any]]):
             samples = [self._sample(shard, number) for number in numbers]
         except (CompositingError, OSError) as error:
             return sent(error)
-        batch: dict[str, Any] = {
-            name: torch.stack([sample[name] for sample in samples])
-            for name, value in samples[0].items()
-            if isinstance(value, Tensor)
-        }
-        rest = ("number", "seed", "jpeg", "info")
-        batch |= {name: [sample[name] for sample in samples] for name in rest}
-        return {**batch, "shard": shard.name, "last": numbers[-1] == shard.numbers[-1]}
+        batch: dict[str, Any] = {name: [each[name] for each in samples] for name in samples[0]}
+        stacked = {name: torch.stack(batch[name]) for name in _PICTURES}
+        return {**batch, **stacked, "shard": shard.name, "last": numbers[-1] == shard.numbers[-1]}
 
     def _sample(self, shard: Shard, number: int) -> dict[str, Any]:
         """The parts of a sample; what cannot be used is drawn again."""
@@ -132,19 +97,19 @@ class Batches(Dataset[dict[str, Any]]):
         raise small or DataError(f"nothing could be read for sample {number}")
 
     def _draw(self, split: str, number: int, attempt: int) -> dict[str, Any]:
-        recipe = self.recipe
-        size, seed = recipe.size, seed_of(recipe.seed, 3, number, attempt)
+        recipe, size = self.recipe, self.recipe.size
+        seed = seed_of(recipe.seed, 3, number, attempt)
         rng = np.random.default_rng(seed)
         mattes, backgrounds = self._mixtures[split]
-        subject = pick(mattes, rng)
-        old, scene, new = (pick(backgrounds, rng) for _ in range(3))
+        subject = _pick(mattes, rng)
+        old, scene, new = (_pick(backgrounds, rng) for _ in range(3))
         for _ in range(TRIES):  # the same background twice would make the target the photograph
             if new.name != scene.name:
                 break
-            new = pick(backgrounds, rng)
+            new = _pick(backgrounds, rng)
         label = subject.label()
-        sides = [(item.name, min(item.size())) for item in (old, scene, new)]
-        for name, side in [(subject.name, min(label.size)), *sides]:
+        sides = {item.name: min(item.size()) for item in (old, scene, new)}
+        for name, side in {subject.name: min(label.size), **sides}.items():
             if side < LEAST * size:
                 raise TooSmallError(
                     f"none of {TRIES} draws fits --size {size}, which needs mattes and "
@@ -152,17 +117,16 @@ class Batches(Dataset[dict[str, Any]]):
                     f"was {name} with {side}: give a smaller --size"
                 )
         box, mirrored = outline_crop(rng, label, size)
-        fresh = scene_crop(rng, new, size, _least(new, size)).float() / 255
-        jpeg = encode_jpeg(
-            synthesis.jitter_color(fresh[None], Generator().manual_seed(seed), recipe.augment)[0]
-        )
+        fresh = _background(rng, new, size).float() / 255
+        generator = Generator().manual_seed(seed)
+        jpeg = encode_jpeg(synthesis.jitter_color(fresh[None], generator, recipe.augment)[0])
         with open_picture(jpeg) as stored:  # what the target will be judged against
             background = planes(stored)
         return {
-            "color": planes(mirror(subject.color(label, box, size), mirrored)),
-            "alpha": planes(crops.crop(label, box, size, mirrored)),
-            "old": scene_crop(rng, old, size, _least(old, size)),
-            "scene": scene_crop(rng, scene, size, _least(scene, size)),
+            "color": planes(subject.color(label, box, size), mirrored),
+            "alpha": planes(crops.crop(label, box, size), mirrored),
+            "old": _background(rng, old, size),
+            "scene": _background(rng, scene, size),
             "new": background,
             "number": number,
             "seed": seed,
@@ -171,15 +135,34 @@ class Batches(Dataset[dict[str, Any]]):
                 "number": number,
                 "split": split,
                 "attempt": attempt,
-                "subject": describe_item(subject, recipe.licence),
-                "backgrounds": [describe_item(item, recipe.licence) for item in (old, scene, new)],
+                "subject": _describe(subject, recipe.licence),
+                "backgrounds": [_describe(item, recipe.licence) for item in (old, scene, new)],
             },
         }
 
 
-def _least(item: Item, size: int) -> float:
-    """Smallest share of the short side for a crop that is not magnified too far."""
-    return min(1.0, max(0.25, LEAST * size / min(item.size())))
+def _pick(mixture: Mixture, rng: np.random.Generator) -> Item:
+    """Any item, of each dataset by its weight."""
+    dataset = mixture.datasets[int(rng.choice(len(mixture.datasets), p=mixture.weights()))]
+    return dataset[int(rng.integers(len(dataset)))]
+
+
+def _background(rng: np.random.Generator, item: Item, size: int) -> Tensor:
+    """A crop (3, size, size) that is not magnified too far."""
+    return scene_crop(rng, item, size, min(1.0, max(0.25, LEAST * size / min(item.size()))))
+
+
+def _describe(item: Item, licence: str) -> dict[str, Any]:
+    """Which item it is, where it comes from, and what may be done with it."""
+    source = item.source.path
+    if isinstance(item, ShardItem):
+        info = item.record.info()
+        known = {name: info[name] for name in ("source", "licence") if info.get(name)}
+        shard = Path(item.record.shard).name
+        return {"from": source, "shard": shard, "key": item.record.key, **known}
+    assert isinstance(item, FileItem)
+    path = item.pair.image.relative_to(source).as_posix()
+    return {"from": source, "key": path, **({"licence": licence} if licence else {})}
 
 
 # Making triplets, on the device
@@ -209,9 +192,6 @@ def make_easy(
         generator: on the tensors' device.
         augment: strength of colour jitter and camera effects.
         degrade: of the mask.
-
-    Returns:
-        Photograph and scene (1, 3, H, W), mask (1, 1, H, W).
     """
     color, old, scene = (
         synthesis.jitter_color(picture, generator, augment) for picture in (color, old, scene)
@@ -239,7 +219,7 @@ def make_hard(
         alpha: (B, 1, H, W), true opacity, for a fuser that has none of its own.
 
     Returns:
-        Hard photograph and target (B, 3, H, W), and alpha (B, 1, H, W), a multiple of 1/255.
+        Hard photograph, target, and the alpha that is stored, a multiple of 1/255.
     """
     layers = fuser.layers(photograph, new, mask)
     if layers is None:
@@ -251,12 +231,7 @@ def make_hard(
 
 
 class Teacher(LightningModule):
-    """Runs a fuser on the parts of triplets; ``predict_step`` gives finished 8-bit pictures.
-
-    Args:
-        fuser: trained on easy triplets.
-        recipe: of the set.
-    """
+    """Runs a fuser on the parts of triplets; ``predict_step`` gives finished 8-bit pictures."""
 
     def __init__(self, fuser: Fuser, recipe: Recipe) -> None:
         super().__init__()
@@ -266,8 +241,7 @@ class Teacher(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """``foreground``, ``composite`` (B, 3, H, W), ``mask``, ``alpha`` (B, 1, H, W), uint8."""
         raise_sent(batch)
-        names = ("color", "alpha", "old", "scene", "new")
-        color, alpha, old, scene, new = (batch[name].float() / 255 for name in names)
+        color, alpha, old, scene, new = (batch[name].float() / 255 for name in _PICTURES)
         # One generator a sample, so that none depends on the batch that it is in.
         generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
         rows = zip(
@@ -286,15 +260,12 @@ class Teacher(LightningModule):
 
 def encode_jpeg(picture: Tensor) -> bytes:
     """A picture (3, H, W), 8-bit or in [0, 1], as a JPEG file."""
-    value = to_bytes(picture)
-    image = Image.fromarray(value.permute(1, 2, 0).numpy())
-    return encode(image, "JPEG")
+    return encode(Image.fromarray(to_bytes(picture).permute(1, 2, 0).numpy()), "JPEG")
 
 
 def encode_png(picture: Tensor) -> bytes:
     """An 8-bit picture (1 or 3, H, W) as a PNG file."""
-    image = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
-    return encode(Image.fromarray(image.numpy()), "PNG")
+    return encode(Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy()), "PNG")
 
 
 def encode_sample(
@@ -304,13 +275,6 @@ def encode_sample(
     return {
         "foreground.jpg": encode_jpeg(pictures["foreground"]),
         "background.jpg": background,
-        "composite.png": encode_png(pictures["composite"]),
-        "mask.png": encode_png(pictures["mask"]),
-        "alpha.png": encode_png(pictures["alpha"]),
+        **{f"{name}.png": encode_png(pictures[name]) for name in ("composite", "mask", "alpha")},
         "json": json.dumps(info, sort_keys=True).encode(),
     }
-
-
-def key_of(number: int) -> str:
-    """The key of a sample."""
-    return f"{number:08d}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
+
+from torch.utils.data import Dataset
 
 from deep_image_compositing.data import pool
 from deep_image_compositing.data.folders import quiet
@@ -11,28 +13,11 @@ from deep_image_compositing.data.shards import Index, Record, ShardEntry, descri
 from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.errors import CompositingError, DataError
 from deep_image_compositing.images import read_image
+from deep_image_compositing.messages import progress
 
 _SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _ONE_SIZE = ("image", "mask", "alpha", "foreground")
 """Pictures of a sample that lie on top of each other."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to be read."""
-
-    folder: Path
-    kind: str
-    shard: ShardEntry
-
-
-@dataclass
-class Report:
-    """What was found in a shard."""
-
-    name: str
-    keys: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
 
 def verify(folder: str | Path, *, workers: int | None = None, show: bool = False) -> list[str]:
@@ -50,57 +35,64 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
         DataError: there is no index, or it cannot be read.
     """
     folder, index = Path(folder), Index.read(folder)
-    shards = [shard for part in index.splits.values() for shard in part]
-    names = [shard.name for shard in shards]
+    names = Counter(shard.name for shard in index.shards)
     problems = [
         f"{path.name}: the index does not know it"
         for path in sorted(folder.glob("*.tar*"))
         if path.name not in names
     ]
-    problems += [f"{name}: the index has it twice" for name in sorted(_repeated(names))]
-    tasks = [Task(folder, index.kind, shard) for shard in shards]
-    total = sum(shard.samples for shard in shards)
-    with pool.progress("verifying", total, show) as advance:
-        reports = {report.name: report for report in pool.run(check_shard, tasks, workers, advance)}
+    problems += [f"{name}: the index has it twice" for name in sorted(names) if names[name] > 1]
+    reports = {}
+    found = pool.run(_Checked(folder, index), workers)
+    with progress("verifying", sum(shard.samples for shard in index.shards), show) as advance:
+        for shard, report in zip(index.shards, found, strict=True):
+            reports[shard.name] = report
+            advance(shard.samples)
     homes: dict[str, str] = {}
-    for name in sorted(reports):
-        problems += [f"{name}: {problem}" for problem in reports[name].problems]
-        for key in reports[name].keys:
+    for name, (keys, said) in sorted(reports.items()):
+        problems += [f"{name}: {problem}" for problem in said]
+        for key in keys:
             home = homes.setdefault(key, name)
             if home != name:
                 problems.append(f"{name}: {key} is also in {home}")
     return problems
 
 
-def _repeated(names: list[str]) -> set[str]:
-    return {name for name in names if names.count(name) > 1}
+class _Checked(Dataset[tuple[list[str], list[str]]]):
+    """Of each shard the keys in it, and what is wrong with it."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder, self.index = folder, index
+
+    def __len__(self) -> int:
+        return len(self.index.shards)
+
+    def __getitem__(self, number: int) -> tuple[list[str], list[str]]:
+        shard = self.index.shards[number]
+        return check_shard(self.folder / shard.name, self.index.kind, shard)
 
 
-def check_shard(task: Task, tick: pool.Tick) -> Report:
-    """Everything that is wrong with one shard; ``tick`` is called after every sample."""
-    report = Report(task.shard.name)
-    path = task.folder / task.shard.name
+def check_shard(path: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
+    """The keys in a shard of a ``kind``, and everything that is not as the index says."""
+    keys: list[str] = []
+    problems: list[str] = []
     if not path.is_file():
-        report.problems.append("the file is missing")
-        return report
-    found = describe(path, task.shard.samples)
-    if found.bytes != task.shard.bytes:
-        report.problems.append(f"has {found.bytes} bytes, the index says {task.shard.bytes}")
-    elif found.sha256 != task.shard.sha256:
-        report.problems.append(f"its SHA-256 is {found.sha256}, the index says otherwise")
+        return [], ["the file is missing"]
+    found = describe(path, shard.samples)
+    if found.bytes != shard.bytes:
+        problems.append(f"has {found.bytes} bytes, the index says {shard.bytes}")
+    elif found.sha256 != shard.sha256:
+        problems.append(f"its SHA-256 is {found.sha256}, the index says otherwise")
     try:
         with quiet(), open(path, "rb") as stream:
             for record in read_records(stream, ""):
-                report.keys.append(record.key)
-                report.problems += check_record(record, task.kind)
-                tick()
+                keys.append(record.key)
+                problems += check_record(record, kind)
     except (DataError, OSError) as error:
-        report.problems.append(str(error).strip())
-    if len(report.keys) != task.shard.samples:
-        report.problems.append(
-            f"has {len(report.keys)} readable samples, the index says {task.shard.samples}"
-        )
-    return report
+        problems.append(str(error).strip())
+    if len(keys) != shard.samples:
+        problems.append(f"has {len(keys)} readable samples, the index says {shard.samples}")
+    return keys, problems
 
 
 def check_record(record: Record, kind: str) -> list[str]:

@@ -40,6 +40,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_EARLY = "its data end early: it is truncated"
 _ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
 
 _pillow_lock = threading.Lock()
@@ -162,13 +163,7 @@ def _load(
         # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
         width, height = within(image.size, max_side)
         draft = (2 * width, 2 * height)
-        image.draft(None, draft)
-    if file is not None and truncation.cannot_be_whole(file, image.format):
-        raise _truncated(name)
-    image.load()
-    again = functools.partial(_open, limit=limit)
-    if file is not None and truncation.ends_early(file, image, draft, again):
-        raise _truncated(name)
+    load_whole(image, file, draft, limit)
     with pillow_limit(limit):  # after loading, because Pillow itself turns TIFF files
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -181,6 +176,28 @@ def _load(
     turned = image.transpose(turn)
     turned.format = image.format
     return turned
+
+
+def load_whole(
+    image: Image.Image,
+    file: BinaryIO | None,
+    draft: tuple[int, int] | None = None,
+    limit: int | None = None,
+) -> None:
+    """Decode a picture, a JPEG at no less than ``draft`` (width, height).
+
+    Raises:
+        OSError: its data end early, by ``file``, from which it was opened and which is not asked
+            where it is None; or anything else that Pillow raises about broken data.
+    """
+    if file is not None and truncation.cannot_be_whole(file, image.format):
+        raise OSError(_EARLY)
+    if draft is not None:
+        image.draft(None, draft)
+    image.load()
+    again = functools.partial(_open, limit=pixel_limit(limit))
+    if file is not None and truncation.ends_early(file, image, draft, again):
+        raise OSError(_EARLY)
 
 
 @contextlib.contextmanager

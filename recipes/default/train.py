@@ -279,7 +279,7 @@ class ResidentRefinement(Resident, RefinementData):
         around = crops.whole_crop(label.size, crops.subject_box(label), rng)
         around = crops.union(around, box)
         aspect = (around[2] - around[0]) / (around[3] - around[1])
-        seen = crops.any_box(scene.size(), aspect, rng, 0.6)
+        seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
         left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
         left, right = (1 - right, 1 - left) if mirrored else (left, right)
         own = float(rng.random() < self.own)

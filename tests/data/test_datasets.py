@@ -24,9 +24,9 @@ from deep_image_compositing.data.datasets import (
     open_held_out,
     open_source,
 )
-from deep_image_compositing.data.items import UNREADABLE, Source
+from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.streaming import StreamedDataset, stream_remote
-from deep_image_compositing.data.tolerance import Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 

@@ -16,7 +16,7 @@ from deep_image_compositing.data import folders
 from deep_image_compositing.data.encoding import Options, make_sample
 from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.mattes import estimate_color, read_matte
+from deep_image_compositing.data.mattes import estimate_color, read_color, read_matte
 from deep_image_compositing.errors import DataError, ImageError, UsageError
 from deep_image_compositing.images import read_image
 from tests.data import trees
@@ -293,7 +293,7 @@ def test_mirrored_crops_are_mirrored() -> None:
     image, label = trees.photograph(1)
     for picture in (image, label):
         plain, mirrored = (
-            cutting.planes(cutting.crop(picture, (4, 4, 36, 36), 16, flag))
+            cutting.planes(cutting.crop(picture, (4, 4, 36, 36), 16), flag)
             for flag in (False, True)
         )
         assert torch.equal(plain.flip(-1), mirrored)
@@ -342,3 +342,43 @@ def test_doubtful_masks_are_dropped_as_the_table_says(tmp_path: Path) -> None:
         table.write_text(wrong)
         with pytest.raises(DataError, match="expected the columns name and doubt"):
             folders.drop_doubtful(pairs, tmp_path, 0.45)
+
+
+# The memory of decoded pictures
+
+
+def test_pictures_stay_decoded_until_others_need_the_room() -> None:
+    recent = folders.Recent(limit=10)
+
+    def get(key: str, side: int = 2) -> Image.Image:
+        return recent.get(key, lambda: Image.new("L", (side, side)))
+
+    first = {key: get(key) for key in "ab"}
+    assert get("a") is first["a"]  # younger than b now
+    get("c")
+    assert recent.held == 8
+    assert get("a") is first["a"]
+    assert get("b") is not first["b"]
+    assert get("large", 4).size == (4, 4)  # given, but not kept
+    assert recent.held == 8
+    with pytest.raises(OSError, match="identify"):
+        recent.get("d", lambda: Image.open(io.BytesIO()))  # nothing is left behind
+    assert get("d").size == (2, 2)
+
+
+def test_pictures_of_plain_folders_stay_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "DECODED", held := folders.Recent())
+    picture, label = trees.photograph(0, (30, 20))
+    picture.save(tmp_path / "a.png")
+    label.save(tmp_path / "a.alpha.png")
+    (pair,) = folders.find_pairs(tmp_path)
+    assert folders.read_photograph(pair.image) is folders.read_photograph(pair.image)
+    assert held.held == 4 * 20 * 30
+    assert folders.read_pair(pair)[1] is folders.read_pair(pair)[1]
+    assert read_color(pair) is read_color(pair)
+    assert held.held == (4 + 1 + 4) * 20 * 30
+    (cutout,) = folders.find_pairs(trees.cutouts(tmp_path / "cut", 1, 0))
+    assert read_color(cutout) is folders.read_pair(cutout)[0]
+    assert held.held == 9 * 20 * 30 + (4 + 1) * 72 * 56

@@ -8,27 +8,10 @@ from pathlib import Path
 import pytest
 
 from deep_image_compositing.data import layouts
-from deep_image_compositing.data.layouts import LAYOUTS, Entry
+from deep_image_compositing.data.layouts import LAYOUTS
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from tests.data import published
-from tests.data.published import NEEDS_SCIPY, TREES
-
-
-def by_split(entries: list[Entry]) -> dict[str, set[str]]:
-    return {
-        split: {e.key for e in entries if e.split == split} for split in {e.split for e in entries}
-    }
-
-
-@pytest.mark.parametrize("tree", TREES)
-def test_every_layout_is_found(tree: str, tmp_path: Path) -> None:
-    if tree in NEEDS_SCIPY:
-        pytest.importorskip("scipy")
-    kind, name, make = TREES[tree]
-    wanted = make(tmp_path)
-    entries = layouts.get(kind, name).entries(tmp_path)
-    assert by_split(entries) == wanted
-    assert all(path.is_file() for entry in entries for path in entry.files.values())
+from tests.data.published import TREES
 
 
 def test_every_layout_has_a_tree() -> None:

@@ -179,7 +179,7 @@ def test_masks_of_a_segmenter_lie_where_it_saw_them(own: float, root: Path, tmp_
     options: dict[str, Any] = {"segmenter": "pyramid", "own": own, "augment": 0.0, "paste": 0.0}
     data = make(RefinementData, tmp_path, "coded.tar", size=64, epoch_length=24, **options)
     assert isinstance(data, RefinementData)
-    data._made = red = Red()
+    data._network = red = Red()
     batches = list(data.train_dataloader())
     for batch in batches:
         rows = batch["place"].flatten(1).any(1)
@@ -309,15 +309,6 @@ def test_a_list_and_a_pattern_are_drawn_from_by_weight(root: Path) -> None:
     train, _ = data.open_main()
     assert [dataset.source.weight for dataset in train.datasets] == [3.0, 1.0]
     assert [dataset.blocks() for dataset in train.datasets] == [[4, 2], [3]]
-
-
-@MODULES
-def test_nothing_is_trained_on_that_is_held_out(kind: type[StageData], root: Path) -> None:
-    trees.pairs(root / "one" / kind.__name__, "alpha", kept=0, held_out=1)
-    data = make(kind, root, f"one/{kind.__name__}")
-    assert len(list(data.val_dataloader())) == 1  # it can be validated on all the same
-    with pytest.raises(UsageError, match="is left to train on"):
-        data.train_dataloader()
 
 
 def test_weights_are_checked_before_a_loader_process_starts(root: Path) -> None:

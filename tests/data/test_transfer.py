@@ -17,7 +17,7 @@ import pytest
 
 from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.data.tars import read_records
-from deep_image_compositing.data.transfer import expand, kill_programs, open_shard
+from deep_image_compositing.data.transfer import expand, find_file, kill_programs, open_shard
 from deep_image_compositing.errors import UsageError
 from tests.runs import has_ended
 
@@ -31,7 +31,7 @@ def write(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
 
 
 def keys(url: str, cache: Path | None = None) -> list[str]:
-    with open_shard(url, cache) as stream:
+    with open_shard(str(find_file(url, cache) or url)) as stream:
         return [record.key for record in read_records(stream, url)]
 
 

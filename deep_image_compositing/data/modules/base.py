@@ -11,13 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from deep_image_compositing.data.datasets import (
-    ItemDataset,
-    Mixture,
-    Reading,
-    open_held_out,
-    open_source,
-)
+from deep_image_compositing.data.datasets import Mixture, Reading, open_held_out, open_source
 from deep_image_compositing.data.items import Item, Source, scene_crop
 from deep_image_compositing.data.loading import Loader, Sample, Samples
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
@@ -32,9 +26,7 @@ _log = logging.getLogger("deep_image_compositing")
 
 def as_sources(given: Sources | None) -> list[Source]:
     """Sources of whatever a recipe or a command line gave."""
-    if given is None:
-        return []
-    each = given if isinstance(given, list) else [given]
+    each = given if isinstance(given, list) else [] if given is None else [given]
     return [source if isinstance(source, Source) else Source(source) for source in each]
 
 
@@ -116,7 +108,6 @@ class StageData(LightningDataModule):
         self.num_workers = num_workers
         self.augment = augment
         self.seed = seed
-        self.tolerance = tolerance
         self.prepare_data_per_node = True
         self._reading = Reading(shuffle, tolerance, cache)
         self._mixtures: dict[str, tuple[Mixture, Mixture]] = {}
@@ -154,38 +145,40 @@ class StageData(LightningDataModule):
             self._mixtures = self.open()
 
     def train_dataloader(self) -> Loader:
-        batches = self.epoch_length // (self.batch_size * self._ranks)
+        rank, ranks = self._place
+        batches = self.epoch_length // (self.batch_size * ranks)
         if not batches:
             raise UsageError(
                 f"epoch_length {self.epoch_length} is less than one batch of {self.batch_size} "
-                f"on each of {self._ranks} devices"
+                f"on each of {ranks} devices"
             )
-        seed = (self.seed, self._rank, self._trained())
+        seed = (self.seed, rank, self._trained())
         mixtures = {
             name: stream_remote(train, *seed, number)
             for number, (name, (train, _)) in enumerate(self._mixtures.items())
         }
         sampler = TrainingSampler(
-            mixtures, self.batch_size, batches, self.seed, self._rank, self._ranks, self._trained
+            mixtures, self.batch_size, batches, self.seed, rank, ranks, self._trained
         )
-        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": self._ranks}
+        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks}
         about["epoch_length"] = self.epoch_length
-        samples = Samples(mixtures, self.draw, tolerance=self.tolerance)
+        samples = Samples(mixtures, self.draw, tolerance=self._reading.tolerance)
         return Loader(samples, sampler, self.num_workers, about=about)
 
     def val_dataloader(self) -> Loader | list[Any]:
         mixtures = {name: held_out for name, (_, held_out) in self._mixtures.items()}
+        rank, ranks = self._place
         if not next(iter(mixtures.values())).datasets:
-            if self._rank == 0:
+            if rank == 0:
                 _log.warning(
                     "there is no validation: nothing is held out of the training data; "
                     "name some samples with --data.validation"
                 )
             return []
         sampler = EvaluationSampler(
-            mixtures, self.batch_size, self.validation_crops, self.seed, self._rank, self._ranks
+            mixtures, self.batch_size, self.validation_crops, self.seed, rank, ranks
         )
-        samples = Samples(mixtures, self.draw, held_out=True, tolerance=self.tolerance)
+        samples = Samples(mixtures, self.draw, True, self._reading.tolerance)
         return Loader(samples, sampler, self.num_workers)
 
     def test_dataloader(self) -> Loader | list[Any]:
@@ -206,25 +199,19 @@ class StageData(LightningDataModule):
                 return self.finish(floats, generator.manual_seed(seeds[0]), True)
             # One at a time: what is made of a sample must not depend on the batch it came in,
             # else a metric would depend on the number of devices.
-            rows = [
-                self.finish(
-                    {key: value[i : i + 1] for key, value in floats.items()},
-                    generator.manual_seed(seed),
-                    False,
-                )
-                for i, seed in enumerate(seeds)
-            ]
+            rows = []
+            for i, seed in enumerate(seeds):
+                row = {key: value[i : i + 1] for key, value in floats.items()}
+                rows.append(self.finish(row, generator.manual_seed(seed), False))
             return {**{key: torch.cat([r[key] for r in rows]) for key in rows[0]}, "valid": valid}
 
     # Parts
 
     @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def _ranks(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
+    def _place(self) -> tuple[int, int]:
+        """The rank of this process, and how many there are."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _trained(self) -> int:
         """Batches that the run has trained on, interruptions included."""
@@ -234,23 +221,23 @@ class StageData(LightningDataModule):
         """What lies in ``train`` and in ``validation``."""
         train, held_out = self._open(self.train, self.accepts)
         if self.validation:
-            held_out = [
-                open_held_out(source, self.accepts, self._reading) for source in self.validation
-            ]
-        return Mixture(train), Mixture(held_out)
+            held_out = Mixture(
+                [open_held_out(source, self.accepts, self._reading) for source in self.validation]
+            )
+        return train, held_out
 
     def open_scenes(self) -> tuple[Mixture, Mixture]:
         """What lies in ``backgrounds``."""
         if not self.backgrounds:
             raise UsageError("there are no backgrounds: name some as --data.backgrounds")
         train, held_out = self._open(self.backgrounds, ("backgrounds",))
-        return Mixture(train), Mixture(held_out or train)
+        return train, held_out if held_out.datasets else train
 
-    def _open(
-        self, sources: Sequence[Source], kinds: tuple[str, ...]
-    ) -> tuple[list[ItemDataset], list[ItemDataset]]:
+    def _open(self, sources: Sequence[Source], kinds: tuple[str, ...]) -> tuple[Mixture, Mixture]:
+        """What the sources hold for training, and what they hold out."""
         pairs = [open_source(source, kinds, self._reading) for source in sources]
-        return [train for train, _ in pairs], [out for _, out in pairs if out is not None]
+        kept, held_out = zip(*pairs, strict=True)
+        return Mixture(kept), Mixture([dataset for dataset in held_out if dataset is not None])
 
     def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
         return scene_crop(rng, item, self.size, low)

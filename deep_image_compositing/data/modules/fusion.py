@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import mirror, outline_crop, planes
+from deep_image_compositing.data.crops import outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import Item, ShardItem
+from deep_image_compositing.data.items import Item, ShardItem, check_shares
 from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, nothing
 from deep_image_compositing.data.procedural import draw_alpha
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.degradation import degrade_mask
 
 
@@ -54,9 +53,7 @@ class FusionData(StageData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
-        for name, share in (("blending", blending), ("procedural", procedural), ("own", own)):
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} is a share in [0, 1], got {share}")
+        check_shares(blending=blending, procedural=procedural, own=own)
         self.textures = as_sources(textures)
         self.blending = blending
         self.procedural = procedural
@@ -64,14 +61,14 @@ class FusionData(StageData):
         self.own = own
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
-        scenes = self.open_scenes()
-        textures = scenes
+        textures = scenes = self.open_scenes()
         if self.textures:
-            train, held_out = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
-            textures = (
-                Mixture([*train, *scenes[0].datasets]),
-                Mixture([*held_out, *scenes[1].datasets]),
+            more = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
+            train, held_out = (
+                Mixture([*one.datasets, *other.datasets])
+                for one, other in zip(more, scenes, strict=True)
             )
+            textures = train, held_out
         return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
@@ -94,25 +91,16 @@ class FusionData(StageData):
         # Not drawn from rng where nothing is procedural, so that older runs stay repeatable.
         if not held_out and self.procedural and rng.random() < self.procedural:
             alpha = planes(draw_alpha(rng, self.size))
-            return self._easy(rng, items, self._scene(rng, items["texture"], 0.3), alpha)
-        label = subject.label()
-        box, mirrored = outline_crop(rng, label, self.size)
-        if not held_out and rng.random() < self.blending:
             color = self._scene(rng, items["texture"], 0.3)
         else:
-            color = planes(mirror(subject.color(label, box, self.size), mirrored))
-        alpha = planes(crops.crop(label, box, self.size, mirrored))
-        return self._easy(rng, items, color, alpha)
-
-    def _easy(
-        self, rng: np.random.Generator, items: Mapping[str, Item], color: Tensor, alpha: Tensor
-    ) -> Sample:
-        """What an easy triplet is made of: a subject and two backgrounds."""
-        return {
-            "color": color,
-            "alpha": alpha,
-            "old": self._scene(rng, items["old"], 0.25),
-        }
+            label = subject.label()
+            box, mirrored = outline_crop(rng, label, self.size)
+            alpha = planes(crops.crop(label, box, self.size), mirrored)
+            if not held_out and rng.random() < self.blending:
+                color = self._scene(rng, items["texture"], 0.3)
+            else:
+                color = planes(subject.color(label, box, self.size), mirrored)
+        return {"color": color, "alpha": alpha, "old": self._scene(rng, items["old"], 0.25)}
 
     def _draw_hard(self, rng: np.random.Generator, item: ShardItem) -> Sample:
         """A self-taught triplet: ``old`` is its photograph, ``new`` its background."""
@@ -123,12 +111,12 @@ class FusionData(StageData):
 
         def cut(name: str, mode: str = "RGB") -> Tensor:
             picture = item.picture(name).convert(mode)
-            return planes(crops.crop(picture, box, self.size, mirrored, alpha.size))
+            return planes(crops.crop(picture, box, self.size, alpha.size), mirrored)
 
         composite = cut("composite.png")
         return {
             "color": composite,
-            "alpha": planes(crops.crop(alpha, box, self.size, mirrored)),
+            "alpha": planes(crops.crop(alpha, box, self.size), mirrored),
             "old": cut("foreground.jpg"),
             "new": cut("background.jpg"),
             "composite": composite,
@@ -141,9 +129,10 @@ class FusionData(StageData):
         color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
         hard = batch["hard"] > 0
         if strength:
-            turned = synthesis.rotate(torch.cat([color, alpha], 1), generator)
             # What is self-taught is made already, its pictures lie on top of each other.
-            color, alpha = torch.where(hard, torch.cat([color, alpha], 1), turned).split((3, 1), 1)
+            both = torch.cat([color, alpha], 1)
+            both = torch.where(hard, both, synthesis.rotate(both, generator))
+            color, alpha = both.split((3, 1), 1)
         made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
         del made["old_background"]
         made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
@@ -184,9 +173,8 @@ class MattingData(FusionData):
         strength = self.augment if training else 0.0
         color, alpha, old = (batch[key] for key in ("color", "alpha", "old"))
         if strength:
-            color, alpha = synthesis.rotate(torch.cat([color, alpha], 1), generator).split(
-                (3, 1), 1
-            )
+            both = synthesis.rotate(torch.cat([color, alpha], 1), generator)
+            color, alpha = both.split((3, 1), 1)
         made = synthesis.easy_triplet(color, alpha, old, old, generator, strength)
         return {
             "image": made["foreground"],

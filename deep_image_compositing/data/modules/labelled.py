@@ -14,7 +14,7 @@ from torch import Tensor
 from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import planes
-from deep_image_compositing.data.items import Item
+from deep_image_compositing.data.items import Item, Source, check_shares
 from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Sources, StageData, nothing
 from deep_image_compositing.errors import UsageError
@@ -47,16 +47,24 @@ class LabelledData(StageData):
         """One 8-bit sample of photograph and label; ``scene_scale`` is the smallest scene crop."""
         subject = items["subject"]
         mirrored = bool(rng.random() < 0.5)
-        pasted = rng.random() < subject.source.paste
-        empty = nothing(3, self.size, self.size)
+        pasted = bool(rng.random() < subject.source.paste)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        image = crops.crop(subject.image(scale), box, self.size, mirrored, label.size)
+        mask = planes(crops.crop(label, box, self.size), mirrored)
+        image = crops.crop(subject.image(scale), box, self.size, label.size)
+        scene = nothing(3, self.size, self.size)
+        if pasted:
+            scene = self._scene(rng, items["scene"], scene_scale)
         return {
-            "image": planes(image),
-            "mask": planes(crops.crop(label, box, self.size, mirrored)),
-            "background": self._scene(rng, items["scene"], scene_scale) if pasted else empty,
+            "image": planes(image, mirrored),
+            "mask": mask,
+            "background": scene,
+            **self._settings(subject.source, pasted),
+        }
+
+    def _settings(self, source: Source, pasted: bool) -> Sample:
+        return {
             "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
-            "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
+            "distrust": torch.full((1, 1, 1), round(source.distrust * self.size / 320)),
         }
 
 
@@ -68,10 +76,10 @@ class SegmentationData(LabelledData):
         box = crops.subject_box(label)
         if rng.random() < items["subject"].source.upper_body:
             box = crops.upper_body_crop(label.size, box, rng)
-        elif not held_out and rng.random() < CLOSE_UPS:
-            box = crops.close_up_crop(label.size, box, rng)
         elif held_out:
             box = (0, 0, *label.size)
+        elif rng.random() < CLOSE_UPS:
+            box = crops.close_up_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
         return self._labelled(rng, items, label, box, 0.6)
@@ -88,8 +96,7 @@ class SegmentationData(LabelledData):
             gray = synthesis.chance(len(image), 0.08, generator)
             image = torch.lerp(image, synthesis.luminance(image).expand_as(image), gray)
             image = synthesis.camera(image, generator, self.augment)
-        radius = batch["distrust"].view(-1)
-        return {"image": image, "mask": mask, "weight": trust_map(mask, radius)}
+        return {"image": image, "mask": mask, "weight": trust_map(mask, batch["distrust"])}
 
 
 class RefinementData(LabelledData):
@@ -120,26 +127,31 @@ class RefinementData(LabelledData):
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
-        if not 0 <= own <= 1:
-            raise UsageError(f"own is a share in [0, 1], got {own}")
+        check_shares(own=own)
         if own and segmenter is None:
             raise UsageError("own masks need a segmenter: name one as --data.segmenter")
         self.own = own
         self.segmenter = segmenter
         self.segmenter_weights = segmenter_weights
-        self._made: Any = None
+        self._network: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_made": None}
+        return {**super().__getstate__(), "_network": None}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        # Not drawn from rng where none is wanted, so that older runs stay repeatable.
-        if self.own and rng.random() < self.own:
+        if not self.own:  # then nothing is drawn for it, so that older runs stay repeatable
+            return self._labelled(rng, items, label, box, 0.3)
+        if rng.random() < self.own:
             return self._draw_own(rng, items, label, box)
-        sample = self._labelled(rng, items, label, box, 0.3)
-        return {**sample, **_no_surroundings()} if self.own else sample
+        return {
+            **self._labelled(rng, items, label, box, 0.3),
+            "around": nothing(3, LOOK, LOOK),
+            "around_mask": nothing(1, LOOK, LOOK),
+            "around_background": nothing(3, LOOK, LOOK),
+            "place": torch.zeros((4, 1, 1)),
+        }
 
     def _draw_own(
         self,
@@ -154,11 +166,11 @@ class RefinementData(LabelledData):
         around = crops.whole_crop(label.size, crops.subject_box(label), rng)
         around = crops.union(around, box)
         aspect = (around[2] - around[0]) / (around[3] - around[1])
-        seen = crops.any_box(scene.size(), aspect, rng, 0.6)
+        seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
         image = subject.image()
 
         def cut(picture: Image.Image, part: crops.Box, side: int) -> Tensor:
-            return planes(crops.crop(picture, part, side, mirrored))
+            return planes(crops.crop(picture, part, side), mirrored)
 
         behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
         if pasted:
@@ -172,60 +184,55 @@ class RefinementData(LabelledData):
             "image": cut(image, box, self.size),
             "mask": cut(label, box, self.size),
             "background": behind,
-            "paste": torch.full((1, 1, 1), 255 * pasted, dtype=torch.uint8),
-            "distrust": torch.full((1, 1, 1), round(subject.source.distrust * self.size / 320)),
             "around": cut(image, around, LOOK),
             "around_mask": cut(label, around, LOOK),
             "around_background": behind_around,
             "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
+            **self._settings(subject.source, pasted),
         }
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
-        image, alpha = batch["image"], batch["mask"]
-        strength = self.augment if training else 0.0
-        image = synthesis.paste(image, alpha, batch["background"], batch["paste"], generator)
-        if strength:
-            image = synthesis.jitter_color(image, generator, strength)
-            image = synthesis.camera(image, generator, strength)
-        radius = batch["distrust"].view(-1)
+        alpha, strength = batch["mask"], self.augment if training else 0.0
+        image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
         mask = synthesis.hesitate(mask, generator)
         if self.own:
             own = batch["place"].flatten(1).any(1)
-            mask = mask.clone()
-            mask[own] = self._own_masks(
-                {key: value[own] for key, value in batch.items()}, generator, strength
-            )
+            if own.any():
+                chosen = {key: value[own] for key, value in batch.items()}
+                mask = mask.clone()
+                mask[own] = self._own_masks(chosen, generator, strength)
         # Pixels that the given mask gets wrong are what the network is for.
-        weight = trust_map(alpha, radius) * (1 + 3 * (mask - alpha).abs())
+        weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
 
     def _own_masks(self, batch: Sample, generator: torch.Generator, strength: float) -> Tensor:
         """The segmenter's masks of what surrounds the crops, cut to the crops."""
-        around, place = batch["around"], batch["place"].flatten(1)
-        if not len(around):
-            return around.new_zeros(0, 1, self.size, self.size)
-        share = batch["paste"]
-        around = synthesis.paste(
-            around, batch["around_mask"], batch["around_background"], share, generator
-        )
-        if strength:
-            around = synthesis.jitter_color(around, generator, strength)
-            around = synthesis.camera(around, generator, strength)
-        if self._made is None:
+        names = ("around", "around_mask", "around_background")
+        around = _photograph(batch, names, generator, strength)
+        if self._network is None:
             options = {"weights": self.segmenter_weights} if self.segmenter_weights else {}
-            self._made = registry.create("segmenter", str(self.segmenter), **options).eval()
-        found: Tensor = self._made.to(around.device)(around)
-        return crops_at(found, place, self.size)
+            self._network = registry.create("segmenter", str(self.segmenter), **options).eval()
+        found: Tensor = self._network.to(around.device)(around)
+        return crops_at(found, batch["place"].flatten(1), self.size)
+
+
+def _photograph(
+    batch: Sample, names: tuple[str, str, str], generator: torch.Generator, strength: float
+) -> Tensor:
+    """Photographs, some of them pasted, with colour jitter and camera effects."""
+    image, mask, background = (batch[name] for name in names)
+    image = synthesis.paste(image, mask, background, batch["paste"], generator)
+    if strength:
+        image = synthesis.jitter_color(image, generator, strength)
+        image = synthesis.camera(image, generator, strength)
+    return image
 
 
 def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
     """Crops (B, C, size, size) of ``pictures`` (B, C, H, W).
 
-    Args:
-        pictures: of any range.
-        place: (B, 4), left, top, right and bottom of each crop as shares of width and height.
-        size: side of the crops in pixels.
+    ``place`` (B, 4) is left, top, right and bottom of each as shares of width and height.
     """
     left, top, right, bottom = place.unbind(1)
     zero = torch.zeros_like(left)
@@ -237,21 +244,10 @@ def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def _no_surroundings() -> Sample:
-    """The fields of a sample whose mask is not the segmenter's."""
-    return {
-        "around": nothing(3, LOOK, LOOK),
-        "around_mask": nothing(1, LOOK, LOOK),
-        "around_background": nothing(3, LOOK, LOOK),
-        "place": torch.zeros((4, 1, 1)),
-    }
-
-
 def trust_map(mask: Tensor, radius: Tensor) -> Tensor:
-    """0 within ``radius`` (B,) pixels of the outline of ``mask`` (B, 1, H, W), 1 elsewhere."""
-    trust = torch.ones_like(mask)
-    for value in sorted({int(r) for r in radius if r > 0}):
-        wide, narrow = dilate(mask, value), erode(mask, value)
-        rows = (radius == value).view(-1, 1, 1, 1)
-        trust = torch.where(rows & (wide - narrow > 0.5), 0.0, trust)
+    """0 within ``radius`` (B elements) pixels of the outline of ``mask`` (B, 1, H, W), else 1."""
+    trust, radius = torch.ones_like(mask), radius.view(-1, 1, 1, 1)
+    for value in sorted({int(r) for r in radius.flatten() if r > 0}):
+        band = dilate(mask, value) - erode(mask, value) > 0.5
+        trust = torch.where((radius == value) & band, 0.0, trust)
     return trust

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data.pool import progress
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import (
     CompositingError,
@@ -38,6 +37,7 @@ from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.images import read_image, read_mask, write_image
 from deep_image_compositing.ledger import differences, digest
+from deep_image_compositing.messages import progress
 from deep_image_compositing.placement import cover, resample
 
 MAX_SIDE = 1024  # long side in pixels of the pictures, unless another is given
