@@ -39,18 +39,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from deep_image_compositing.errors import CompositingError
-
-Read = Callable[[], object]
-Reader = Callable[[random.Random, Path], Read]
-"""Makes a case, in an empty folder where it needs one; what it returns reads it."""
+from tests.cases import Read, Reader
 
 READ, REFUSED = "read", "refused"
 PATIENCE = 300
 """Seconds that a process has for its imports."""
-
-
-class Accepted(Exception):
-    """What has to be refused was read."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from tests.fuzz import Reader
+from tests.cases import Reader
 from tests.hostile.pictures import masks, photographs, pictures
 from tests.hostile.requests import requests, sound_study
 from tests.hostile.shards import shards, sound_shards

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tests import photographs as made
-from tests.fuzz import Accepted, Read
+from tests.cases import Accepted, Read
 from tests.hostile.damage import spoil
 
 WIDTH, HEIGHT = 37, 29

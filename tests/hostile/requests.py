@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from deep_image_compositing.errors import CompositingError
-from tests.fuzz import Read
+from tests.cases import Read
 from tests.hostile.damage import dumps, junk, spoil
 
 HEADERS = {

@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 from random import Random
 
+from tests.cases import Read
 from tests.data import trees
-from tests.fuzz import Read
 from tests.hostile.damage import dumps, junk, spoil
 from tests.hostile.pictures import odd_picture
 

@@ -17,7 +17,7 @@ from unittest import mock
 
 from deep_image_compositing.errors import CompositingError
 from tests import photographs as made
-from tests.fuzz import Accepted, Read
+from tests.cases import Accepted, Read
 from tests.hostile.damage import JUNK, dumps, junk, spoil
 from tests.hostile.shards import sound_shards
 
