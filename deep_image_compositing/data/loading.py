@@ -113,7 +113,7 @@ def raise_sent(batch: Mapping[str, Any]) -> None:
 
 
 def start_worker(worker: int) -> None:
-    """What every loader process does first."""
+    """What every process of a ``WorkerLoader`` does first."""
     # Batch systems and terminals signal all processes of a job; only the trainer is to act, and
     # needs its loaders until it has.
     for name in ("SIGINT", "SIGUSR1"):
@@ -142,7 +142,23 @@ def _end_when_the_trainer_says() -> None:
     os._exit(0)
 
 
-class Loader(DataLoader[Any]):
+class WorkerLoader(DataLoader[Any]):
+    """A DataLoader whose processes begin with SIGTERM blocked, for ``start_worker``.
+
+    Libraries start threads there before anything can be told to them, and those would hear it.
+    """
+
+    def __iter__(self) -> Any:
+        if not hasattr(signal, "sigtimedwait"):
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Loader(WorkerLoader):
     """A DataLoader that names faults in a sentence, and compares a resumed run with the first one.
 
     Args:
@@ -176,15 +192,7 @@ class Loader(DataLoader[Any]):
         self.about = dict(about or {})
 
     def __iter__(self) -> Any:
-        # Loader processes begin with SIGTERM blocked (see start_worker): there, libraries start
-        # threads that would hear it before anything can be told to them.
-        if not hasattr(signal, "sigtimedwait"):
-            return self._checked(super().__iter__())
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            return self._checked(super().__iter__())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._checked(super().__iter__())
 
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0

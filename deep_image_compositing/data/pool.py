@@ -22,12 +22,10 @@ def run(items: Any, workers: int | None) -> Iterator[Any]:
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
-    from torch.utils.data import DataLoader
-
-    from deep_image_compositing.data.loading import start_worker
+    from deep_image_compositing.data.loading import WorkerLoader, start_worker
 
     count = min(workers or os.cpu_count() or 1, len(items))
-    loader = DataLoader(
+    loader = WorkerLoader(
         items,
         batch_size=None,
         num_workers=count if count > 1 else 0,

@@ -34,7 +34,7 @@ from deep_image_compositing.data.datasets import (
     open_source,
 )
 from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.loading import start_worker
+from deep_image_compositing.data.loading import WorkerLoader, start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
 from deep_image_compositing.data.shards import (
     INDEX,
@@ -168,7 +168,7 @@ class TeachData(LightningDataModule):
         self.batches = Batches(self.recipe, own, self.mixtures)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+        return WorkerLoader(
             self.batches,
             batch_size=None,
             num_workers=self.workers,
