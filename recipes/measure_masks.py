@@ -68,7 +68,7 @@ class Rembg(OnnxSegmenter):
     def forward(self, image: Tensor) -> Tensor:
         small = resized(image, self.size)
         values = (small / small.amax().clamp_min(1 / 255) - self.mean) / self.std
-        answer = torch.from_numpy(self._run(values.numpy()))
+        answer = self._run(values.numpy())
         low, high = answer.amin(), answer.amax()
         height, width = image.shape[-2:]
         return resized((answer - low) / (high - low).clamp_min(1e-6), (height, width))

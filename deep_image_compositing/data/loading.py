@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -133,10 +134,10 @@ def _end_when_the_trainer_says() -> None:
 
     Were the programs that it reads from left alone, those that are stuck would stay for ever.
     """
-    trainer = os.getppid()
-    while os.getppid() == trainer:
+    trainer = multiprocessing.parent_process()  # os.getppid() is another's once it has ended
+    while trainer is not None and trainer.is_alive():
         told = signal.sigtimedwait({signal.SIGTERM}, _TICK)
-        if told is not None and told.si_pid == trainer:
+        if told is not None and told.si_pid == trainer.pid:
             break
     kill_programs()
     os._exit(0)
