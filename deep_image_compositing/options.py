@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import os
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -193,9 +194,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        if not isinstance(value, Real) or isinstance(value, bool):
-            return False
-        return not isinstance(value, int) or abs(value) < 2**63  # torch takes no larger ones
+        # Torch takes no larger whole numbers, and no option means anything without an end.
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
     if hint is str:
         return isinstance(value, (str, os.PathLike))
     return value is None if hint is type(None) else True

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import torch
 import yaml  # type: ignore[import-untyped]
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -443,7 +444,10 @@ class TrainingCLI(LightningCLI):
         wanted = config["enable_progress_bar"] is not False
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
             kwargs["callbacks"] = [*given, RunProgress()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UsageError(f"such a trainer cannot be: {error}") from error
         if config["accelerator"] == "auto" and trainer.is_global_zero:
             choose_device("auto")  # which says what it is
         for callback in trainer.checkpoint_callbacks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"count": True}, "a whole number, got True"),
     ({"share": "wide"}, "'share' of the refiner 'taker' is a number, got 'wide'"),
     ({"share": 10**20}, "is a number, got 1000"),
+    ({"share": math.nan}, "is a number, got nan"),
+    ({"widths": [1, math.inf]}, r"is a list of numbers, got \[1, inf\]"),
     ({"name": 3}, "is text or null, got 3"),
     ({"sure": "yes"}, "is true or false, got 'yes'"),
     ({"sizes": 640}, "is a list of whole numbers, got 640"),

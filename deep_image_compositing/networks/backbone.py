@@ -108,8 +108,10 @@ def _make_body(
     import timm
 
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:5])
-        raise UsageError(f"timm has no backbone {name!r}" + (f"; near: {near}" if near else ""))
+        near = ", ".join([known for known in timm.list_models() if name in known][:5])
+        raise UsageError(
+            f"timm has no backbone {name[:80]!r}" + (f"; near: {near}" if near else "")
+        )
     try:
         indices = feature_indices(name, max_stride)
     except (RuntimeError, AttributeError, ValueError) as error:

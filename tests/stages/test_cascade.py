@@ -64,7 +64,7 @@ def test_the_surroundings_of_the_subject_are_seen_enlarged(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin": -0.5}, "margin is a share of at least 0, got -0.5"),
+        ({"margin": -0.5}, "margin is a share from 0 to 100, got -0.5"),
         ({"zoom": 0.5}, "zoom is a factor of at least 1, got 0.5"),
         ({"confidence": 0}, "confidence must be positive, got 0"),
         ({"trust": 0}, "trust must be positive, got 0"),

@@ -92,7 +92,7 @@ def test_training_crops_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ({"looks": 0}, "looks must be 1, 2 or 3, got 0"),
         ({"looks": 4}, "looks must be 1, 2 or 3, got 4"),
-        ({"margin": -0.1}, "margin is a share of at least 0, got -0.1"),
+        ({"margin": -0.1}, "margin is a share from 0 to 100, got -0.1"),
     ],
 )
 def test_looks_are_checked(options: dict[str, Any], message: str) -> None:

@@ -83,8 +83,8 @@ class CascadeModel(RefinerModel):
             raise UsageError(f"confidence must be positive, got {confidence}")
         if trust <= 0:
             raise UsageError(f"trust must be positive, got {trust}")
-        if margin < 0:
-            raise UsageError(f"margin is a share of at least 0, got {margin}")
+        if not 0 <= margin <= 100:
+            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
         if zoom < 1:
             raise UsageError(f"zoom is a factor of at least 1, got {zoom}")
         self.sizes = sizes

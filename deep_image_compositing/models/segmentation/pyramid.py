@@ -70,8 +70,8 @@ class PyramidModel(SegmenterModel):
         check_range("width", options["width"], 1, 4096)
         if looks not in (1, 2, 3):
             raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
-        if margin < 0:
-            raise UsageError(f"margin is a share of at least 0, got {margin}")
+        if not 0 <= margin <= 100:
+            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
         if not 0 <= sure < 1:
             raise UsageError(f"sure is a belief in [0, 1), got {sure}")
         self.save_hyperparameters()
