@@ -206,18 +206,20 @@ def fit(
     """Train until the meter has what it needs, and leave no process group behind."""
     gpu = device.type == "cuda"
     environment = dict(os.environ)  # Lightning's launcher writes rank and port into it
-    with quiet():
-        Trainer(
-            accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=[device.index or 0] if gpu else 1, max_epochs=1, limit_val_batches=0,
-            limit_train_batches=meter.warmup + meter.batches, profiler="simple", logger=False,
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-            callbacks=[meter], **options,
-        ).fit(stage, data)  # fmt: skip
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in os.environ.keys() - environment:
-        del os.environ[name]
+    try:
+        with quiet():
+            Trainer(
+                accelerator={"cuda": "gpu"}.get(device.type, device.type),
+                devices=[device.index or 0] if gpu else 1, max_epochs=1, limit_val_batches=0,
+                limit_train_batches=meter.warmup + meter.batches, profiler="simple", logger=False,
+                enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+                callbacks=[meter], **options,
+            ).fit(stage, data)  # fmt: skip
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name in os.environ.keys() - environment:
+            del os.environ[name]
 
 
 # Batches
