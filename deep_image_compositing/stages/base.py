@@ -78,7 +78,7 @@ class Stage(LightningModule, StageModel):
         self.warmup_steps = warmup_steps
         self.picture_every = picture_every
         self.compile_networks = compile
-        # In a tuple, so that what it learns or holds stays out of the stage's weights.
+        # In a tuple: a module in it is neither trained nor kept with the weights of the stage.
         self._criterion = (criterion,)
         self._pictured = -1
         metrics = self.make_metrics()
