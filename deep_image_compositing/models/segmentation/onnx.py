@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
@@ -23,11 +25,18 @@ _DTYPES = {
 }
 
 
+_PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+"""Of onnxruntime's providers, those that are asked for without being told."""
+
+_log = logging.getLogger("deep_image_compositing")
+
+
 class OnnxModel(SegmenterModel):
     """Runs an ONNX model at its own input size and resizes the mask back.
 
     The model sees ``(value · scale − mean) / std`` of values in [0, 1]. One that was trained on
-    ``(v − m) / s`` of 8-bit values v takes ``scale=255``, ``mean=m`` and ``std=s``.
+    ``(v − m) / s`` of 8-bit values v takes ``scale=255``, ``mean=m`` and ``std=s``. Published
+    models have names of their own, see ``PublishedModel``.
 
     Args:
         path: the ``.onnx`` file.
@@ -36,15 +45,21 @@ class OnnxModel(SegmenterModel):
         channels: order in which the model takes colours.
         mean: one number, or one a channel in the model's order.
         std: likewise; not 0.
-        scale: factor of the values in [0, 1] before the mean is taken off.
+        scale: factor of the values in [0, 1] before the mean is taken off; ``maximum`` divides
+            them by the picture's own maximum instead.
         fit: ``stretch`` squeezes the picture to the input's size; ``pad`` keeps its aspect, and
-            repeats its border at the bottom and right.
+            fills up the bottom and right.
+        padding: with what: ``edge`` repeats the picture's border, ``black`` is 0.
+        resample: how pictures and masks are resized: ``bilinear``, antialiased; or ``lanczos``, by
+            Pillow in 8 bits.
         output: the model's output, by number or name.
         channel: of the output, which holds the subject; by default the only one, or the second
             of two (background, subject).
         logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
-            several, else sigmoid.
-        providers: onnxruntime's execution providers, in order of preference.
+            several, else sigmoid. ``auto``: do so where the output leaves [0, 1].
+        min_max: stretch the mask so that it spans [0, 1].
+        providers: onnxruntime's execution providers, in order of preference; the first has to
+            work. By default CUDA where onnxruntime has it, else the CPU; the log says which.
     """
 
     def __init__(
@@ -54,19 +69,25 @@ class OnnxModel(SegmenterModel):
         channels: Literal["RGB", "BGR"] = "RGB",
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        scale: float = 1.0,
+        scale: float | Literal["maximum"] = 1.0,
         fit: Literal["stretch", "pad"] = "stretch",
+        padding: Literal["edge", "black"] = "edge",
+        resample: Literal["bilinear", "lanczos"] = "bilinear",
         output: int | str = 0,
         channel: int | None = None,
-        logits: bool = False,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        logits: bool | Literal["auto"] = False,
+        min_max: bool = False,
+        providers: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if channels not in ("RGB", "BGR"):
-            raise UsageError(f"channels must be 'RGB' or 'BGR', got {channels!r}")
-        if fit not in ("stretch", "pad"):
-            raise UsageError(f"fit must be 'stretch' or 'pad', got {fit!r}")
+        _check_choice("channels", channels, ("RGB", "BGR"))
+        _check_choice("fit", fit, ("stretch", "pad"))
+        _check_choice("padding", padding, ("edge", "black"))
+        _check_choice("resample", resample, ("bilinear", "lanczos"))
+        _check_choice("logits", logits, (False, True, "auto"))
+        if isinstance(scale, str):
+            _check_choice("scale", scale, ("maximum",))
         self.save_hyperparameters()
         self.path = Path(path).expanduser()
         self.channels = channels
@@ -74,11 +95,14 @@ class OnnxModel(SegmenterModel):
         self.std = _per_channel("std", std)
         if (self.std == 0).any():
             raise UsageError(f"std must not be 0, got {std}")
-        self.scale = float(scale)
+        self.scale = scale
         self.fit = fit
+        self.padding = padding
+        self.lanczos = resample == "lanczos"
         self.channel = channel
-        self.apply_logits = bool(logits)
-        self.providers = tuple(providers)
+        self.apply_logits = logits
+        self.min_max = min_max
+        self.providers = None if providers is None else tuple(providers)
         self._session: Any = None
         (given,) = self.session.get_inputs()[:1] or (None,)
         self._input = _describe_input(self.path, given)
@@ -100,22 +124,30 @@ class OnnxModel(SegmenterModel):
                 raise MissingExtraError("the segmenter 'onnx'", "onnxruntime", "onnx") from None
             if not self.path.is_file():
                 raise WeightsError(f"there is no ONNX file {self.path}")
-            absent = set(self.providers) - set(onnxruntime.get_available_providers())
-            if absent:
+            there = onnxruntime.get_available_providers()
+            wanted = self.providers or [p for p in _PREFERRED if p in there]
+            if absent := sorted(set(wanted) - set(there)):
                 raise UsageError(
-                    f"onnxruntime has no provider {sorted(absent)[0]!r} here; it has: "
-                    + ", ".join(onnxruntime.get_available_providers())
+                    f"onnxruntime has no provider {absent[0]!r} here; it has: {', '.join(there)}"
                 )
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
             try:
-                self._session = onnxruntime.InferenceSession(
-                    str(self.path), options, providers=list(self.providers)
+                session = onnxruntime.InferenceSession(
+                    str(self.path), options, providers=list(wanted)
                 )
             except Exception as error:  # its own classes share no base but Exception
                 reason = str(error).strip().splitlines()[0]
                 raise WeightsError(f"{self.path} is not a readable ONNX model: {reason}") from error
+            used = session.get_providers()  # one that cannot start is passed over in silence
+            if self.providers and used[0] != self.providers[0]:
+                raise UsageError(
+                    f"{self.path} does not run on {self.providers[0]}: onnxruntime fell back to "
+                    f"{used[0]}; mend its installation, or ask for that one"
+                )
+            _log.info("%s runs on onnxruntime's %s", self.path.name, used[0])
+            self._session = session
         return self._session
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,32 +158,74 @@ class OnnxModel(SegmenterModel):
         small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
         if self.channels == "BGR":
             small = small.flip(1)
-        values = ((small * self.scale - self.mean) / self.std).numpy()
-        mask = torch.cat([self._run(values[i : i + 1]) for i in range(len(values))])
+        if isinstance(self.scale, str):  # of each picture by itself; a black one stays black
+            small = small / small.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        else:
+            small = small * self.scale
+        values = ((small - self.mean) / self.std).numpy()
+        masks = [self._belief(self._run(values[i : i + 1])) for i in range(len(values))]
+        mask = torch.cat(masks)
+        if self.fit == "pad":
+            mask = self._resize(mask, self.size, 0)[..., : inner[0], : inner[1]]
+        return self._resize(mask, (height, width), 0).to(image)
+
+    def _belief(self, answer: Tensor) -> Tensor:
+        """The mask (1, 1, h, w) in [0, 1] that the network's answer (1, C, h, w) stands for."""
+        count = answer.shape[1]
+        outside = not (float(answer.min()) >= -1e-3 and float(answer.max()) <= 1 + 1e-3)
+        if self.apply_logits is True or (self.apply_logits == "auto" and outside):
+            answer = answer.softmax(1) if count > 1 else answer.sigmoid()
+        mask = answer[:, [self._subject_channel(count)]]
         low, high = float(mask.min()), float(mask.max())
+        if self.min_max and high > low:
+            return (mask - low) / (high - low)
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise WeightsError(
                 f"the output of {self.path} spans {low:g} to {high:g}, not 0 to 1; "
                 "set logits=true if it stops before its sigmoid or softmax"
             )
-        if self.fit == "pad":
-            mask = resize(mask, self.size)[..., : inner[0], : inner[1]]
-        return resize(mask, (height, width)).clamp(0, 1).to(image)
+        return mask.clamp(0, 1)
+
+    def _subject_channel(self, count: int) -> int:
+        if self.channel is None and count > 2:
+            raise UsageError(
+                f"the output of {self.path} has {count} channels; say with channel=0 to "
+                f"{count - 1} which one holds the subject"
+            )
+        channel = count - 1 if self.channel is None else self.channel
+        if not -count <= channel < count:
+            raise UsageError(f"the output of {self.path} has {count} channels, no {channel}")
+        return channel
+
+    def _resize(self, picture: Tensor, size: tuple[int, int], rounding: float = 0.5) -> Tensor:
+        """A picture or mask (B, C, H, W) in [0, 1] at another size.
+
+        Lanczos' filter works on 8 bits; what is added before they are cut off is 0 for masks, as
+        rembg has it.
+        """
+        if not self.lanczos:
+            return resize(picture, size).clamp(0, 1)
+        levels = (picture * 255 + rounding).clamp(0, 255).to(torch.uint8)
+        resized = torch.empty(*levels.shape[:2], *size, dtype=torch.uint8)
+        for source, target in zip(levels.flatten(0, 1), resized.flatten(0, 1), strict=True):
+            plane = Image.fromarray(source.numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
+            target.copy_(torch.from_numpy(np.array(plane)))
+        return resized / 255
 
     def _fit_in(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The picture at the model's size, and the part (height, width) of it that it fills."""
         if self.fit == "stretch":
-            return resize(image, self.size).clamp(0, 1), self.size
+            return self._resize(image, self.size), self.size
         height, width = image.shape[-2:]
         factor = min(self.size[0] / height, self.size[1] / width)
         tall, wide = (max(1, round(side * factor)) for side in (height, width))
         inner = min(self.size[0], tall), min(self.size[1], wide)
-        small = resize(image, inner).clamp(0, 1)
-        padding = (0, self.size[1] - inner[1], 0, self.size[0] - inner[0])
-        return torch.nn.functional.pad(small, padding, mode="replicate"), inner
+        margins = (0, self.size[1] - inner[1], 0, self.size[0] - inner[0])
+        mode = "replicate" if self.padding == "edge" else "constant"
+        return torch.nn.functional.pad(self._resize(image, inner), margins, mode=mode), inner
 
     def _run(self, values: NDArray[np.float32]) -> Tensor:
-        """The model's mask (1, 1, h, w) of one normalised picture (1, 3, H, W)."""
+        """The model's output (1, C, h, w) for one normalised picture (1, 3, H, W)."""
         name, dtype, channels_last = self._input
         if channels_last:
             values = values.transpose(0, 2, 3, 1)
@@ -177,20 +251,7 @@ class OnnxModel(SegmenterModel):
                 f"the output {self.output!r} of {self.path} has shape {np.shape(raw)}; expected "
                 "one mask, such as (1, channels, height, width)"
             )
-        count = answer.shape[1]
-        if self.apply_logits:
-            answer = answer.softmax(1) if count > 1 else answer.sigmoid()
-        channel = self.channel
-        if channel is None:
-            if count > 2:
-                raise UsageError(
-                    f"the output of {self.path} has {count} channels; say with channel=0 to "
-                    f"{count - 1} which one holds the subject"
-                )
-            channel = count - 1
-        if not -count <= channel < count:
-            raise UsageError(f"the output of {self.path} has {count} channels, no {channel}")
-        return answer[:, [channel]]
+        return answer
 
     def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int]:
         shape = self.session.get_inputs()[0].shape
@@ -234,3 +295,8 @@ def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
     if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
         raise UsageError(f"{name} must be one number, or three in a list, got {value!r}")
     return torch.tensor(numbers).view(1, -1, 1, 1)
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,266 @@
+"""Stages in folders and on the Hugging Face Hub: weights, options and a model card.
+
+A stage is three files: ``model.safetensors`` (its tensors), ``config.json`` (which stage, and its
+options) and ``README.md`` (the card). Nothing else of a repository is fetched, and no pickle is
+ever read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deep_image_compositing import __version__, registry, weights
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.files import reason_of, write_files
+
+if TYPE_CHECKING:
+    from deep_image_compositing.models.base import StageModel
+
+PREFIX = "hf://"
+"""What a repository's name follows where a stage can also be a registered name."""
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def save_pretrained(
+    stage: StageModel, folder: str | Path, *, card: str | None = None, run: str | Path | None = None
+) -> Path:
+    """Write a stage's weights, options and model card into a folder, which is made if need be.
+
+    Args:
+        stage: any stage, trained or not.
+        folder: existing files of the three names are replaced, all of them or none.
+        card: the model card in Markdown; by default one made of the stage and its run.
+        run: folder of the training run that the card describes: its data, steps and measures.
+
+    Raises:
+        WeightsError: the stage has no parameters, or a tensor holds NaN or infinite values.
+        ImageError: a file could not be written.
+    """
+    if not stage.state_dict():
+        raise WeightsError(f"{type(stage).__name__} has no weights to save")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {k: v for k, v in stage.hparams.items() if k not in weights.BEGINNINGS}
+    config = {
+        "library": "deep_image_compositing",
+        "version": __version__,
+        "slot": stage.slot,
+        "name": _registered_name(stage),
+        "class_path": f"{type(stage).__module__}.{type(stage).__qualname__}",
+        "options": options,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True, default=str)
+    written = card if card is not None else model_card(stage, run)
+    weights.save(stage, folder / WEIGHTS)
+    write_files([(folder / CONFIG, text.encode()), (folder / CARD, written.encode())])
+    return folder
+
+
+def push_to_hub(
+    stage: StageModel,
+    repository: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    card: str | None = None,
+    run: str | Path | None = None,
+) -> str:
+    """Upload a stage to ``user/name`` on the Hub, which is made if need be; returns its address.
+
+    Args:
+        stage: as for ``save_pretrained``, and so are ``card`` and ``run``.
+        repository: ``user/name``.
+        private: whether a repository that is made is private.
+        token: of the account; by default the one that ``hf auth login`` has kept.
+        revision: branch to write to; by default the main one.
+
+    Raises:
+        WeightsError: the Hub could not be reached or refused.
+    """
+    from huggingface_hub import HfApi
+
+    _check_repository(repository)
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(stage, folder, card=card, run=run)
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
+        except Exception as error:  # its errors, and those of its HTTP library, share no base
+            raise WeightsError(
+                f"{repository} could not be written to the Hub: {_said(error)}"
+            ) from error
+    return f"https://huggingface.co/{repository}"
+
+
+def from_pretrained(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    kind: type[StageModel] | None = None,
+    model: bool = False,
+    **options: Any,
+) -> Any:
+    """The stage that a folder, or the repository ``user/name`` on the Hub, holds.
+
+    Args:
+        source: a folder that is there, else a repository, with or without ``hf://``.
+        revision: branch, tag or commit of the repository.
+        token: of an account that may read it.
+        kind: the class that it has to be; a stage that is not registered needs it.
+        model: the stage is only to run, and need be no LightningModule.
+        options: replace those in ``config.json``.
+
+    Raises:
+        UsageError: ``source`` is neither, or the stage is of another class or slot.
+        WeightsError: the repository cannot be reached, or what it holds is no stage.
+    """
+    from deep_image_compositing.stages.making import make_stage
+
+    folder = locate(source, revision=revision, token=token)
+    config = read_config(folder)
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise WeightsError(f"{source} holds no {WEIGHTS}; other kinds of weights are not read")
+    slot, name = config["slot"], config.get("name")
+    if kind is not None and kind.__dict__.get("slot") is None and _registered_name(kind) is None:
+        held = config["class_path"]
+        if held != f"{kind.__module__}.{kind.__qualname__}":
+            raise UsageError(f"{source} holds a {held}, not a {kind.__name__}")
+        stage = kind(**{**config["options"], **options})
+        weights.load(stage, file)
+        return stage
+    if not name:
+        raise UsageError(
+            f"{source} holds a {config['class_path']}, which is not registered: import that "
+            "class, and call its own from_pretrained"
+        )
+    made = make_stage(slot, (name, {**options, "weights": str(file)}), model=model)
+    if kind is not None and not isinstance(made, kind):
+        raise UsageError(f"{source} holds the {slot} {name!r}, not a {kind.__name__}")
+    return made
+
+
+def locate(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder that ``source`` is, or that what the Hub has of it was fetched into."""
+    name = str(source).removeprefix(PREFIX)
+    if not str(source).startswith(PREFIX) and Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    _check_repository(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name, revision=revision, token=token, allow_patterns=[WEIGHTS, CONFIG, CARD]
+        )
+    except Exception as error:  # its errors, and those of its HTTP library, share no base
+        raise WeightsError(
+            f"{name} could not be fetched from the Hub: {_said(error)}. Without a connection, "
+            "give a folder that holds its files"
+        ) from error
+    return Path(found)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder: slot, name, class path and options.
+
+    Raises:
+        WeightsError: there is none, or it is not of a stage.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"{folder} holds no {CONFIG}, so it is no stage") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{folder / CONFIG} cannot be read: {reason_of(error)}") from None
+    fields = {"slot": str, "class_path": str, "options": dict}
+    if not isinstance(config, dict) or not all(
+        isinstance(config.get(name), kind) for name, kind in fields.items()
+    ):
+        raise WeightsError(f"{folder / CONFIG} is not of a stage: it needs {', '.join(fields)}")
+    if config["slot"] not in registry.SLOTS:
+        raise WeightsError(f"{folder / CONFIG}: there is no slot {config['slot']!r}")
+    return config
+
+
+def model_card(stage: StageModel, run: str | Path | None = None) -> str:
+    """A model card: what the stage is, how to load it, and what its run's folder tells."""
+    name = _registered_name(stage) or type(stage).__name__
+    parameters = sum(parameter.numel() for parameter in stage.parameters()) / 1e6
+    options = json.dumps(dict(stage.hparams), indent=2, sort_keys=True, default=str)
+    parts = [
+        "---\nlibrary_name: deep_image_compositing\ntags: [image-matting, image-segmentation]\n---",
+        f"# {stage.slot} `{name}`",
+        f"{parameters:.1f} million parameters, for "
+        "[deep_image_compositing](https://pypi.org/project/deep-image-compositing/).",
+        "```python\nfrom deep_image_compositing import Compositor\n\n"
+        f'compositor = Compositor({stage.slot}="hf://user/name")\n```',
+        f"## Options\n\n```json\n{options}\n```",
+    ]
+    if run is not None:
+        parts.append(_training(Path(run)))
+    parts.append("## Licence and limits\n\nNot stated yet: say here under which licence the "
+        "weights and the data are, and what the stage is not good at.")  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(run: Path) -> str:
+    """What the folder of a training run tells: its recipe, and the last measures of each kind."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{run} is not the folder of a run: {reason_of(error)}") from error
+    data = yaml.safe_dump(recipe.get("data"), sort_keys=False).strip()
+    trainer: Mapping[str, Any] = recipe.get("trainer") or {}
+    steps = trainer.get("max_steps")
+    text = f"## Training\n\nUp to {steps} steps on:\n\n```yaml\n{data}\n```"
+    measures = _last_measures(run)
+    if measures:
+        rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in measures.items())
+        text += f"\n\nWhat it measured last:\n\n| measure | value |\n|---|---:|\n{rows}"
+    return text
+
+
+def _last_measures(run: Path) -> dict[str, float]:
+    """The last value of each ``val/`` and ``test/`` measure in the run's TensorBoard log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[str, float] = {}
+    for file in sorted(run.rglob("events.out.tfevents.*")):
+        log = EventAccumulator(str(file)).Reload()
+        for tag in log.Tags()["scalars"]:
+            if tag.startswith(("val/", "test/")):
+                found[tag] = log.Scalars(tag)[-1].value
+    return dict(sorted(found.items()))
+
+
+def _registered_name(stage: StageModel | type[StageModel]) -> str | None:
+    """The name under which the class of ``stage`` can be made, None where it is not registered."""
+    kind = stage if isinstance(stage, type) else type(stage)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    for entry in registry.list_stages(kind.slot):
+        if kind in (entry.made_by, entry.run_by) or path in (entry.made_by, entry.run_by):
+            return entry.name
+    return None
+
+
+def _check_repository(name: str) -> None:
+    if not _REPOSITORY.fullmatch(name):
+        raise UsageError(f"{name!r} is neither a folder nor a repository, user/name")
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
