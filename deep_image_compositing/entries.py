@@ -1,7 +1,7 @@
 """What a registered stage is, and the table of those that the library brings.
 
-The registry looks stages up here. Importing this imports no stage: names, options and files are
-checked before anything that takes seconds.
+Importing this imports no stage: the registry checks names, options and files before anything that
+takes seconds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import WeightsError
-from deep_image_compositing.options import check_names, declared_options
-
-_STAGES = "deep_image_compositing.stages."
-_MODELS = "deep_image_compositing.models."
+from deep_image_compositing.options import check_names, declared_options, existing_weights
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,12 @@ class Entry:
         """
         if isinstance(self.made_by, str):
             check_names(self.slot, self.name, declared_options(self.made_by), options)
-        given = options.get("weights")
-        if _is_lacking(given) and given not in self.weights:
-            raise WeightsError(
-                f"no weights {str(given)!r} for the {self.slot} {self.name!r}: not a file, and the "
-                f"weights that ship for it are: {', '.join(map(repr, self.weights)) or 'none'}"
-            )
-        if self.file is not None and _is_lacking(options.get(self.file)):
-            raise WeightsError(f"there is no {self.name.upper()} file {options[self.file]}")
+        given, file = options.get("weights"), options.get(self.file or "")
+        # What is no path at all is found when the stage is made.
+        if isinstance(given, (str, os.PathLike)) and given not in self.weights:
+            existing_weights(given, f"the {self.slot} {self.name!r}", self.weights)
+        if isinstance(file, (str, os.PathLike)) and not Path(file).expanduser().is_file():
+            raise WeightsError(f"there is no {self.name.upper()} file {file}")
 
 
 def _found(target: Callable[..., Any] | str) -> Callable[..., Any]:
@@ -89,162 +84,116 @@ def _found(target: Callable[..., Any] | str) -> Callable[..., Any]:
     return found
 
 
-def _is_lacking(given: Any) -> bool:
-    """Whether ``given`` is a path without a file; what is no path at all is found later."""
-    return isinstance(given, (str, os.PathLike)) and not Path(given).expanduser().is_file()
+def _entry(slot: str, name: str, where: str, description: str, source: str = "") -> Entry:
+    """One of the library's own: ``where`` is the module and the name of its classes.
 
+    The plain module is ``models.<room>.<module>:<Name>Model``, the LightningModule around it
+    ``stages.<room>:<Name><Slot>``.
+    """
+    room = {"segmenter": "segmentation", "refiner": "refinement", "fuser": "fusion"}[slot]
+    module, _, kind = where.partition(":")
+    return Entry(
+        slot,
+        name,
+        description,
+        source,
+        f"deep_image_compositing.stages.{room}:{kind}{slot.title()}",
+        f"deep_image_compositing.models.{room}.{module}:{kind}Model",
+        ("default",) if name in _TRAINED else (),
+        "path" if name == "onnx" else None,
+    )
+
+
+_TRAINED = (
+    "pyramid",
+    "cascade",
+    "deep_image_matting",
+    "index_net",
+    "multi_stream",
+    "single_stream",
+)
 
 BUILT_IN: tuple[Entry, ...] = (
-    Entry(
-        "segmenter",
-        "grabcut",
+    _entry(
+        "segmenter", "grabcut", "grabcut:GrabCut",
         "what differs in colour from the picture's rim, by OpenCV; nothing is learned",
         "Rother, Kolmogorov and Blake, SIGGRAPH 2004",
-        _STAGES + "segmentation:GrabCutSegmenter",
-        _MODELS + "segmentation.grabcut:GrabCutModel",
     ),
-    Entry(
-        "segmenter",
-        "onnx",
+    _entry(
+        "segmenter", "onnx", "onnx:Onnx",
         "any segmentation model exported to ONNX; options say how it takes its input",
         "onnxruntime",
-        _STAGES + "segmentation:OnnxSegmenter",
-        _MODELS + "segmentation.onnx:OnnxModel",
-        file="path",
     ),
-    Entry(
-        "segmenter",
-        "pyramid",
+    _entry(
+        "segmenter", "pyramid", "pyramid:Pyramid",
         "timm backbone + pyramid pooling + light decoder; salient subjects",
         "Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
-        _STAGES + "segmentation:PyramidSegmenter",
-        _MODELS + "segmentation.pyramid:PyramidModel",
-        trained=("default",),
     ),
-    Entry(
-        "refiner",
-        "cascade",
+    _entry(
+        "refiner", "cascade", "cascade:Cascade",
         "refinement network on RGB + mask, run at one size or more, up to 640 pixels",
         "Zhang et al., WACV 2021, section 3.2",
-        _STAGES + "refinement:CascadeRefiner",
-        _MODELS + "refinement.cascade:CascadeModel",
-        trained=("default",),
     ),
-    Entry(
-        "refiner",
-        "closed_form",
+    _entry(
+        "refiner", "closed_form", "classical:ClosedForm",
         "closed-form matting inside a trimap, by pymatting; slow and exact",
         "Levin, Lischinski and Weiss, CVPR 2006",
-        _STAGES + "refinement:ClosedFormRefiner",
-        _MODELS + "refinement.classical:ClosedFormModel",
     ),
-    Entry(
-        "refiner",
-        "deep_image_matting",
+    _entry(
+        "refiner", "deep_image_matting", "deep_image_matting:DeepImageMatting",
         "encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
         "Xu et al., CVPR 2017",
-        _STAGES + "refinement:DeepImageMattingRefiner",
-        _MODELS + "refinement.deep_image_matting:DeepImageMattingModel",
-        trained=("default",),
     ),
-    Entry(
-        "refiner",
-        "guided_filter",
+    _entry(
+        "refiner", "guided_filter", "classical:GuidedFilter",
         "the mask follows the picture's edges inside a trimap; fast, on any device",
         "He, Sun and Tang, Guided Image Filtering, PAMI 2013",
-        _STAGES + "refinement:GuidedFilterRefiner",
-        _MODELS + "refinement.classical:GuidedFilterModel",
     ),
-    Entry(
-        "refiner",
-        "index_net",
+    _entry(
+        "refiner", "index_net", "index_net:IndexNet",
         "IndexNet matting inside a trimap: pooling and upsampling by learned indices",
         "Lu, Dai, Shen and Xu, ICCV 2019",
-        _STAGES + "refinement:IndexNetRefiner",
-        _MODELS + "refinement.index_net:IndexNetModel",
-        trained=("default",),
     ),
-    Entry(
-        "refiner",
-        "information_flow",
+    _entry(
+        "refiner", "information_flow", "classical:InformationFlow",
         "information flow matting inside a trimap; hair and holes, slow",
         "Aksoy, Aydin and Pollefeys, CVPR 2017",
-        _STAGES + "refinement:InformationFlowRefiner",
-        _MODELS + "refinement.information_flow:InformationFlowModel",
     ),
-    Entry(
-        "refiner",
-        "knn",
+    _entry(
+        "refiner", "knn", "classical:Knn",
         "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
         "Chen, Li and Tang, CVPR 2012",
-        _STAGES + "refinement:KnnRefiner",
-        _MODELS + "refinement.classical:KnnModel",
     ),
-    Entry(
-        "refiner",
-        "none",
-        "the mask itself is the alpha",
-        "",
-        _STAGES + "refinement:NoRefiner",
-        _MODELS + "refinement.none:NoRefinementModel",
-    ),
-    Entry(
-        "fuser",
-        "alpha",
+    _entry("refiner", "none", "classical:No", "the mask itself is the alpha"),
+    _entry(
+        "fuser", "alpha", "classical:Alpha",
         "alpha blending, with the subject's true colour on request",
-        "",
-        _STAGES + "fusion:AlphaFuser",
-        _MODELS + "fusion.classical:AlphaModel",
     ),
-    Entry(
-        "fuser",
-        "copy_paste",
-        "hard cut at a level of alpha, no blending",
-        "",
-        _STAGES + "fusion:CopyPasteFuser",
-        _MODELS + "fusion.classical:CopyPasteModel",
+    _entry(
+        "fuser", "copy_paste", "classical:CopyPaste", "hard cut at a level of alpha, no blending"
     ),
-    Entry(
-        "fuser",
-        "feather",
-        "hard cut whose outline is softened by a Gaussian",
-        "",
-        _STAGES + "fusion:FeatherFuser",
-        _MODELS + "fusion.classical:FeatherModel",
+    _entry(
+        "fuser", "feather", "classical:Feather", "hard cut whose outline is softened by a Gaussian"
     ),
-    Entry(
-        "fuser",
-        "laplacian",
+    _entry(
+        "fuser", "laplacian", "classical:Laplacian",
         "multi-band blending in Laplacian pyramids",
         "Burt and Adelson, 1983",
-        _STAGES + "fusion:LaplacianFuser",
-        _MODELS + "fusion.classical:LaplacianModel",
     ),
-    Entry(
-        "fuser",
-        "multi_stream",
+    _entry(
+        "fuser", "multi_stream", "multi_stream:MultiStream",
         "multi-stream fusion network (MLF): two encoders, one decoder for every scale",
         "Zhang et al., WACV 2021, section 3.3",
-        _STAGES + "fusion:MultiStreamFuser",
-        _MODELS + "fusion.multi_stream:MultiStreamModel",
-        trained=("default",),
     ),
-    Entry(
-        "fuser",
-        "poisson",
+    _entry(
+        "fuser", "poisson", "poisson:Poisson",
         "Poisson cloning: the subject's gradients, the background's colours (OpenCV)",
         "Perez, Gangnet and Blake, SIGGRAPH 2003",
-        _STAGES + "fusion:PoissonFuser",
-        _MODELS + "fusion.poisson:PoissonModel",
     ),
-    Entry(
-        "fuser",
-        "single_stream",
+    _entry(
+        "fuser", "single_stream", "multi_stream:SingleStream",
         "the same network with one encoder for both pictures (the paper's ablation)",
         "Zhang et al., WACV 2021, section 4.4",
-        _STAGES + "fusion:SingleStreamFuser",
-        _MODELS + "fusion.multi_stream:SingleStreamModel",
-        trained=("default",),
     ),
-)
+)  # fmt: skip
 """The stages of the library."""

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, WeightsError
 
 _WORDS: dict[Any, tuple[str, str]] = {
     # type: (one of them, several of them)
@@ -147,6 +147,18 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     each = value if isinstance(value, Sequence) else [value]
     if not all(low <= number <= high for number in each):  # also catches NaN
         raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
+
+
+def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
+    """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
+    path = Path(given).expanduser()
+    if not path.is_file():
+        names = ", ".join(map(repr, shipped)) or "none"
+        raise WeightsError(
+            f"no weights {str(given)!r} for {whose}: not a file, and the weights that ship for it "
+            f"are: {names}"
+        )
+    return path
 
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:

@@ -49,9 +49,9 @@ def degrade_mask(
         exact: share in [0, 1] of items that keep their alpha, so that a network also learns to
             leave a good mask alone.
     """
-    names = ("strength", "jitter", "coarseness", "growth", "blobs", "softness", "exact")
-    sizes = (strength, jitter, coarseness, growth, blobs, softness, exact)
-    for name, value in zip(names, sizes, strict=True):
+    sizes = {"jitter": jitter, "coarseness": coarseness, "growth": growth}
+    sizes |= {"blobs": blobs, "softness": softness}
+    for name, value in {**sizes, "strength": strength, "exact": exact}.items():
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
     if exact > 1:
@@ -62,7 +62,7 @@ def degrade_mask(
     changed = min(1.0, strength) * (1 - exact)
     # All decisions of the batch in one draw: one wait for the device instead of dozens.
     draws = _uniform((alpha.shape[0], _DRAWS), generator).tolist()
-    pixels = (scale * jitter, scale * coarseness, scale * growth, scale * blobs, scale * softness)
+    pixels = tuple(scale * size for size in sizes.values())
     items = [
         item if u[0] >= changed else _degraded(item.float(), u, pixels, generator).to(alpha.dtype)
         for item, u in zip(alpha.split(1), draws, strict=True)

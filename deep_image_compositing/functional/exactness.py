@@ -38,8 +38,7 @@ def unexplained(
 
     Measured in windows around every pixel of 0.02 < alpha < 0.98, less the plane that fits each
     best; of more than ``most``, every second, third and so on. 1 where too few pixels are soft or
-    nothing varies: a binary mask may be right, but does not show it. ``epsilon`` regularises the
-    colour lines, in squared colour units.
+    nothing varies. ``epsilon`` regularises the colour lines, in squared colour units.
     """
     # Small differences of squares: not for half precision, whoever asks for it.
     with torch.autocast(photograph.device.type, enabled=False):

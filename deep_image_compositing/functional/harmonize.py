@@ -15,8 +15,7 @@ from deep_image_compositing.functional.precision import widen
 from deep_image_compositing.settings import check_strength
 
 MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
-_FLOOR = 1e-4
-"""Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
+_FLOOR = 1e-4  # least linear response of a cone, a third of the smallest 8-bit value
 
 # The paper's matrices: linear RGB to the responses of the three kinds of cones, whose logarithms
 # are turned into lightness, yellow-blue and red-green.

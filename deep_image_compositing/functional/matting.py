@@ -85,11 +85,7 @@ class MattingLaplacian:
 
 
 def solve_alpha(
-    image: Tensor,
-    trimap: Tensor,
-    start: Tensor,
-    iterations: int = 30,
-    epsilon: float = 1e-5,
+    image: Tensor, trimap: Tensor, start: Tensor, iterations: int = 30, epsilon: float = 1e-5
 ) -> Tensor:
     """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``."""
     unknown = (trimap == 0.5).to(image.dtype)
@@ -161,10 +157,8 @@ def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> T
 
     In every window the mask is fitted as an affine function of the colour, with a penalty
     ``epsilon``, in squared colour units, on its slope; what the windows over a pixel say is
-    averaged. Double precision keeps small windows of flat colour exact.
-
-    Source:
-        He, Sun and Tang, "Guided Image Filtering", PAMI 2013, with their colour guide.
+    averaged. Double precision keeps small windows of flat colour exact. Source: He, Sun and Tang,
+    "Guided Image Filtering", PAMI 2013.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)
     lines = windows.lines(mask)

@@ -1,8 +1,8 @@
 """Work on the tiles of a picture that need it, blended without seams.
 
 A picture is divided into square *cells*. Work on a cell is done on its *window*, the cell and some
-context. Answers of overlapping windows are mixed with weights that change linearly across the
-border of the cells; the outermost context, which knows least, counts for nothing.
+context. Overlapping answers are mixed with weights that change linearly across the border of the
+cells; the outermost context, which knows least, counts for nothing.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ class Grid:
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Top and left of a cell's window, moved where it would stick out of the picture.
 
-        They are multiples of what divides both cell and context, so that the strides of networks
-        fall on the same pixels in every window. At the bottom and on the right a window may
-        therefore still stick out a little; ``window_of`` fills it.
+        They are multiples of what divides both cell and context, for networks' strides. So a window
+        may still stick out a little at the bottom and on the right; ``window_of`` fills it.
         """
         step = math.gcd(self.cell, self.context)
         return tuple(  # type: ignore[return-value]

@@ -16,10 +16,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 
 HALO_RADIUS = 3
-"""Pixels by which the soft rim is dilated where ``halo`` looks.
-
-Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
-"""
+"""Pixels by which the soft rim is dilated where ``halo`` looks: fringes are a pixel or two wide."""
 
 _WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
@@ -48,12 +45,8 @@ class Exactness(NamedTuple):
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity at every pixel and channel, (C, H, W); its mean is the picture's SSIM.
 
-    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored. Raises
-    ``UsageError`` for pictures of 5 pixels or fewer either way.
-
-    Source:
-        Wang et al., "Image quality assessment: from error visibility to structural similarity",
-        2004.
+    As Wang et al. (2004) have it: a Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01,
+    k2 = 0.03; borders mirrored. ``UsageError`` for pictures of 5 pixels or fewer either way.
     """
     check_pair(composite, truth)
     if min(composite.shape[1:]) <= _WINDOW:
@@ -174,12 +167,12 @@ def exactness(
     )
 
 
-def check_pair(composite: Tensor, other: Tensor) -> None:
-    """Raise a UsageError unless both are (C, H, W) of one shape."""
-    if composite.ndim != 3 or composite.shape != other.shape:
+def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:
+    """Raise a UsageError unless both are (C, H, W) of one shape, of so many channels if given."""
+    if one.ndim != 3 or one.shape != other.shape or channels not in (None, one.shape[0]):
         raise UsageError(
-            f"the pictures are (C, H, W) of the same size, got {tuple(composite.shape)} and "
-            f"{tuple(other.shape)}"
+            f"what is compared is ({channels or 'C'}, H, W), both of the same size, got "
+            f"{tuple(one.shape)} and {tuple(other.shape)}"
         )
 
 

@@ -1,7 +1,6 @@
-"""LPIPS, the learned perceptual distance, over the picture and inside the band; never downloads.
+"""LPIPS (Zhang et al., CVPR 2018) over the picture and inside the band; never downloads.
 
-Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018,
-with torchmetrics' network and heads, and torchvision's AlexNet weights from this machine.
+The network and its heads are torchmetrics', AlexNet's weights torchvision's from this machine.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.metrics.composites import check_pair
 from deep_image_compositing.weights import read_state
 
 SMALLEST = 64  # pixels that a picture needs either way: AlexNet's features of fewer say little
@@ -64,11 +64,7 @@ class LPIPS(nn.Module):
         Pictures are (3, H, W) in [0, 1], at least 64 pixels either way, else ``UsageError``.
         Without a band, or with an empty one, the second figure is NaN.
         """
-        if composite.shape != truth.shape or composite.ndim != 3 or composite.shape[0] != 3:
-            raise UsageError(
-                f"LPIPS compares two pictures (3, H, W), got {tuple(composite.shape)} and "
-                f"{tuple(truth.shape)}"
-            )
+        check_pair(composite, truth, 3)
         size = composite.shape[1:]
         if min(size) < SMALLEST:
             raise UsageError(

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.metrics.composites import check_pair
 
 BETA_SQUARED = 0.3
 """Weight of the F-measure as saliency papers have it: precision counts more than recall."""
@@ -25,7 +25,7 @@ _NEIGHBOURS = 3
 
 def iou(mask: Tensor, truth: Tensor) -> float:
     """Intersection over union of what exceeds 0.5; 1 when that is nothing in either."""
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     a, b = mask > 0.5, truth > 0.5
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else 1.0
@@ -42,7 +42,7 @@ def max_f_measure(mask: Tensor, truth: Tensor) -> float:
     Source:
         Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
     """
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     subject = (truth > 0.5).flatten()
     levels = to_bytes(mask).flatten().long()
     hits = torch.bincount(levels[subject], minlength=256).double().flip(0).cumsum(0)
@@ -65,19 +65,11 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
     the picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the distance between outlines")
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     one, other = _crossings(mask), _crossings(truth)
     if not (len(one) and len(other)):
         return math.hypot(*mask.shape[1:]) if len(one) or len(other) else 0.0
     return (_mean_distance(one, other) + _mean_distance(other, one)) / 2
-
-
-def _check(mask: Tensor, truth: Tensor) -> None:
-    if mask.ndim != 3 or mask.shape[0] != 1 or mask.shape != truth.shape:
-        raise UsageError(
-            f"mask and truth are (1, H, W) of the same size, got {tuple(mask.shape)} and "
-            f"{tuple(truth.shape)}"
-        )
 
 
 def _crossings(mask: Tensor) -> NDArray[np.float64]:

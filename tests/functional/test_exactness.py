@@ -65,11 +65,6 @@ def test_pictures_too_small_for_a_window(size: tuple[int, int]) -> None:
     assert exactness(torch.rand(2, 3, *size), torch.rand(2, 1, *size)).tolist() == [[[[0]]]] * 2
 
 
-def test_a_flat_photograph_explains_nothing() -> None:
-    _, alpha = strands()
-    assert unexplained(torch.full((1, 3, 96, 96), 0.5), alpha).item() == pytest.approx(1, abs=1e-3)
-
-
 def test_half_precision_is_answered_in_kind() -> None:
     photograph, alpha = strands()
     answer = exactness(photograph.half(), alpha.half())

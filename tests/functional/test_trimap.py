@@ -1,4 +1,4 @@
-"""Trimaps from levels, their resizing, and where the unknown lies."""
+"""Trimaps from levels, their resizing, and what they lack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from deep_image_compositing.functional.trimap import (
     pixels_of_share,
     resize_trimap,
     trimap_from_levels,
-    unknown_box,
 )
 
 
@@ -38,16 +37,6 @@ def test_resizing_leaves_only_three_values_and_mixes_to_unknown() -> None:
     assert set(small.unique().tolist()) == {0, 0.5, 1}
     assert (small[..., :3] == 0).all()
     assert (small[..., 7:] == 1).all()
-
-
-def test_the_box_around_the_unknown_grows_to_the_border_at_most() -> None:
-    trimap = torch.zeros(9, 12)
-    assert unknown_box(trimap, 2) is None
-    trimap[1, 4] = trimap[5, 6] = 0.5
-    assert unknown_box(trimap, 0) == (slice(1, 6), slice(4, 7))
-    rows, columns = unknown_box(trimap, 2)
-    assert trimap[rows, columns].shape == (8, 7)
-    assert trimap[unknown_box(trimap, 50)].shape == (9, 12)
 
 
 def test_missing_classes_are_named() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.images import read_image, to_tensor
 from deep_image_compositing.models.refinement.classical import closed_form_system
 
@@ -166,25 +164,6 @@ def test_the_guided_filter_is_the_papers(share: float) -> None:
     assert (known == 0.5).any()
     expected = torch.where(known == 0.5, expected, known.double())
     assert (alpha[0, 0] - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("closed_form", {"epsilon": 0}, "epsilon"),
-        ("closed_form", {"radius": 0}, "radius"),
-        ("knn", {"neighbours": (20,)}, "one number a search"),
-        ("knn", {"neighbours": (0, 10)}, "above 0"),
-        ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
-        ("guided_filter", {"epsilon": -1}, "epsilon"),
-        ("information_flow", {"known_neighbours": 0}, "neighbours must be at least 1"),
-        ("information_flow", {"spatial_weight": -1}, "weights at least 0"),
-        ("information_flow", {"epsilon": 0}, "epsilon above 0"),
-    ],
-)
-def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        registry.create("refiner", name, **options)
 
 
 def test_options_of_information_flow_reach_the_method() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.models.refinement.matting import Picture
 from deep_image_compositing.stages.matting import SolvedMattingRefiner
 
@@ -133,19 +133,3 @@ def test_a_solve_that_did_not_converge_is_said() -> None:
         refiner.iterate(spread.__mul__, np.ones(50), np.copy)
     exact = refiner.iterate(spread.__mul__, np.ones(50), lambda x: x / spread)
     assert np.allclose(exact, 1 / spread)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"trimap": "guess"}, "trimap must be 'from_mask' or 'given', got 'guess'"),
-        ({"band": -0.1}, "long side"),
-        ({"max_side": 0}, "max_side"),
-        ({"max_memory": 0}, "max_memory"),
-        ({"iterations": 0}, "iterations"),
-        ({"tolerance": float("nan")}, "tolerance"),
-    ],
-)
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        RedRefiner(**options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.stages.matting import (
     TrainedMattingRefiner,
     distance,
@@ -159,18 +159,3 @@ def test_the_distance_is_a_mean_over_channels_and_counted_pixels() -> None:
     assert distance(answer, target, unknown).item() == pytest.approx(0.5)
     assert distance(answer, target, torch.zeros_like(unknown)) == 0
     assert distance(answer.half(), target.half(), unknown).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"widths": (0, 4)}, r"of at least 1 pixel, got \(0, 4\)"),
-        ({"widths": (5, 4)}, "the least and the greatest"),
-        ({"widths": (5,)}, "the least and the greatest"),
-        ({"max_memory": 0}, "max_memory must be above 0, got 0"),
-        ({"band": 2}, r"lies in \[0, 1\], got 2"),
-    ],
-)
-def test_wrong_settings_are_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        TrainedRed(**wrong)

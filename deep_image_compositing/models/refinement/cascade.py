@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import exactness
@@ -28,10 +27,9 @@ BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the netw
 class CascadeModel(RefinerModel):
     """Sharpens a rough mask at one size, and the result again at the next.
 
-    One network serves all stages. It is trained on local crops (so that it learns outlines, not
-    subjects) and answers with a correction to the belief of the mask of the stage before: untrained
-    it leaves the mask as it is. What describes it is by default as in the file of ``weights``.
-    A mask that proves to be an exact alpha is not refined at all.
+    One network serves all stages. It is trained on local crops and answers with a correction to the
+    belief of the mask of the stage before. What describes it is by default as in the file of
+    ``weights``. A mask that proves to be an exact alpha is not refined at all.
 
     Args:
         backbone: timm model name, of which only features up to stride 16 are used;
@@ -71,18 +69,15 @@ class CascadeModel(RefinerModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        given: dict[str, Any] = {"backbone": backbone, "sizes": sizes, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given, free=("sizes",))
+        self.save_hyperparameters()
+        options = self.describe(weights, DEFAULTS, locals(), free=("sizes",))
         sizes = tuple(options["sizes"])
         check_range("the number of sizes", len(sizes), 1, 10)
         check_range("each of sizes", sizes, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        self.save_hyperparameters()
-        self.hparams.update(options)
-        if confidence <= 0:
-            raise UsageError(f"confidence must be positive, got {confidence}")
-        if trust <= 0:
-            raise UsageError(f"trust must be positive, got {trust}")
+        for name, factor in (("confidence", confidence), ("trust", trust)):
+            if factor <= 0:
+                raise UsageError(f"{name} must be positive, got {factor}")
         if not 0 <= margin <= 100:
             raise UsageError(f"margin is a share from 0 to 100, got {margin}")
         if zoom < 1:

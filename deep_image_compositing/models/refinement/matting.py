@@ -83,9 +83,8 @@ class MattingModel(RefinerModel):
         dtype = image.dtype if image.device.type == "mps" else torch.float64
         picture, rough = (x.detach()[open_items].to(dtype).clamp(0, 1) for x in (image, mask))
         alpha = trimap.clone()
-        alpha[open_items] = self._matte_small(picture, trimap[open_items].to(dtype), rough).to(
-            alpha.dtype
-        )
+        found = self._matte_small(picture, trimap[open_items].to(dtype), rough)
+        alpha[open_items] = found.to(alpha.dtype)
         return torch.where(trimap == 0.5, alpha.clamp(0, 1), trimap)
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
@@ -114,9 +113,9 @@ class MattingModel(RefinerModel):
 class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
-    A filler implements ``solve`` and ``bytes_needed``, states its ``reach``, and calls
-    ``iterate`` for the solve itself. Where a trimap lacks known subject or background, every
-    constant solves the system: then the mask is kept, with a warning.
+    A filler implements ``solve``, which calls ``iterate``, and ``bytes_needed``, and states its
+    ``reach``. Where a trimap lacks known subject or background, every constant solves the system:
+    then the mask is kept, with a warning.
 
     Args:
         max_memory: memory in GB that one solve may take by its own estimate.
@@ -240,10 +239,9 @@ class TrainedMattingModel(MattingModel):
 def check_memory(
     method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
 ) -> None:
-    """Raise ``CompositingError`` unless ``needed`` bytes fit into ``limit`` GB.
+    """``CompositingError`` with a long side that fits, unless ``needed`` bytes are in ``limit`` GB.
 
-    The message names the long side of a picture of ``size`` (height, width) that would fit, and
-    ``more`` about it.
+    The message says ``more`` about the picture of ``size`` (height, width).
     """
     gigabytes = needed / 1e9
     if gigabytes <= limit:
