@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from deep_image_compositing import registry
-from deep_image_compositing.entries import BUILT_IN, Entry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import accepted_options, declared_options
-from deep_image_compositing.registry import create, get, list_stages, register
+from deep_image_compositing.registry import BUILT_IN, Entry, create, get, list_stages, register
 from deep_image_compositing.stages import fusion, refinement, segmentation
 from tests.conftest import DiscSegmenter, PlainFuser
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
+from deep_image_compositing.functional.resize import resize
 
 
 def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
@@ -67,6 +68,29 @@ def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tenso
     """
     subject = mask > threshold
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
+
+
+def trimap_from_levels(gray: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
+    """Read ``gray`` (B, 1, H, W) in [0, 1] as a trimap.
+
+    Up to ``low`` a pixel is background, from ``high`` on subject, between them unknown.
+    """
+    return ((gray > low).to(gray.dtype) + (gray >= high).to(gray.dtype)) / 2
+
+
+def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample ``trimap`` to ``size`` = (height, width); mixed pixels are unknown."""
+    return trimap_from_levels(resize(trimap, size), 0.01, 0.99)
+
+
+def pixels_of_share(share: float, size: tuple[int, int]) -> int:
+    """A ``share`` of the long side of ``size`` (height, width) in pixels, at least 1 unless 0.
+
+    Raises ``UsageError`` when the share lies outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share of the picture's long side lies in [0, 1], got {share}")
+    return max(1, round(share * max(size))) if share else 0
 
 
 def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:

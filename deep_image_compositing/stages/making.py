@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from deep_image_compositing import registry, weights
-from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
 from deep_image_compositing.options import accepted_options, check_options, misfit
+from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
 """What can fill a slot: a registered name, a name with options, a module or any callable."""

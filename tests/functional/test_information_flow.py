@@ -14,8 +14,8 @@ from PIL import Image
 pytest.importorskip("scipy")
 
 from deep_image_compositing.functional import information_flow as flow
-from deep_image_compositing.functional.solve import conjugate_gradients
-from deep_image_compositing.functional.trimap import trimap_from_levels
+from deep_image_compositing.functional.compose import trimap_from_levels
+from deep_image_compositing.models.refinement.matting import conjugate_gradients
 
 LEMUR = Path(__file__).parents[3] / "shared" / "data" / "lemur"
 """A photograph with its trimap, beside the checkout where there is one."""

@@ -79,20 +79,3 @@ def test_a_good_alpha_is_not_refined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both[1].max() < 0.01
     stage.keep_good = False
     assert stage(photograph, alpha).max() < 0.01
-
-
-def test_gradients_pass_outside_of_training() -> None:
-    stage = create("refiner", "cascade", sizes=(32, 48), **SMALL).eval()
-    stage(torch.rand(2, 3, 40, 50), torch.rand(2, 1, 40, 50)).sum().backward()
-    head = stage.network.head[-1]
-    assert head.weight.grad.abs().sum() > 0
-
-
-def test_untrained_it_leaves_the_outline_where_it_is() -> None:
-    stage = create("refiner", "cascade", **SMALL).eval()
-    mask = torch.rand(1, 1, 40, 60)
-    logits = stage.logits(torch.rand(1, 3, 40, 60), mask)
-    assert torch.allclose(logits, BELIEF * (2 * mask - 1))
-    smooth = torch.linspace(0, 1, 60).expand(1, 1, 40, 60)
-    answer = stage(torch.rand(1, 3, 40, 60), smooth)
-    assert torch.equal(answer > 0.5, smooth > 0.5)

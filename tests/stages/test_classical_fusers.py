@@ -73,16 +73,6 @@ def test_copy_paste_is_hard() -> None:
     assert torch.equal(lower[..., 1:], front[..., 1:])
 
 
-def test_feather_softens_a_hard_mask() -> None:
-    front, back = torch.ones(1, 3, 9, 60), torch.zeros(1, 3, 9, 60)
-    alpha = torch.zeros(1, 1, 9, 60)
-    alpha[..., 30:] = 1
-    row = create("fuser", "feather", sigma=3.0)(front, back, alpha)[0, 0, 4]
-    assert (row.diff() >= 0).all()
-    assert torch.allclose(row + row.flip(0), torch.ones(60), atol=1e-5)
-    assert row[27] == pytest.approx(0.2023, abs=0.01)  # the normal distribution at −2.5 / 3
-
-
 @pytest.mark.parametrize("estimate", ["blur_fusion", "multilevel"])
 def test_estimated_colour_takes_the_old_background_out_of_the_rim(estimate: str) -> None:
     side = 160

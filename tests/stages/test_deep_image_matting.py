@@ -56,25 +56,12 @@ def test_a_published_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> No
             DeepImageMattingRefiner(weights=path)
 
 
-def test_checkpoints_become_weights(tmp_path: Path) -> None:
-    from lightning.pytorch import Trainer
-
-    trainer = Trainer(
-        accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
-    )
-    refiner = DeepImageMattingRefiner(**SMALL)  # type: ignore[arg-type]
-    trainer.strategy.connect(refiner)
-    trainer.save_checkpoint(tmp_path / "own.ckpt", weights_only=True)
+def test_a_published_checkpoint_becomes_a_weights_file(tmp_path: Path) -> None:
     torch.save({"epoch": 12, "state_dict": made()}, tmp_path / "other.ckpt")
-    for name, options in (("own", []), ("other", ["--option", "width=0.125"])):
-        out = str(tmp_path / f"{name}.safetensors")
-        stage = ["--stage", "refiner/deep_image_matting", *options]
-        assert main(["export-weights", str(tmp_path / f"{name}.ckpt"), *stage, "-o", out]) == 0
-        restored = restore_stage("refiner", "deep_image_matting", out)
-        assert restored.hparams["width"] == (0.1 if name == "own" else 0.125)
-    own = restore_stage("refiner", "deep_image_matting", tmp_path / "own.safetensors")
-    for key, value in refiner.network.named_parameters():
-        assert torch.equal(own.network.get_parameter(key), value.half().float()), key
+    out = str(tmp_path / "ours.safetensors")
+    stage = ["--stage", "refiner/deep_image_matting", "--option", "width=0.125"]
+    assert main(["export-weights", str(tmp_path / "other.ckpt"), *stage, "-o", out]) == 0
+    assert restore_stage("refiner", "deep_image_matting", out).hparams["width"] == 0.125
 
 
 def test_a_backbone_is_not_trained_but_what_it_adds_is() -> None:
@@ -115,19 +102,3 @@ def test_phases_train_their_part() -> None:
         core = {"encoder", "bottom", "decoder", "head"}
         expected = {"encoder_decoder": core, "refinement": {"refinement"}}
         assert changed == expected.get(phase, core | {"refinement"})
-
-
-@pytest.mark.slow
-def test_it_learns() -> None:
-    torch.manual_seed(0)
-    batch = scene(4, 64, 64)
-    refiner = DeepImageMattingRefiner(**SMALL, widths=(3, 6)).train()  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(refiner.parameters(), 2e-3)
-    losses = []
-    for _ in range(80):
-        optimizer.zero_grad()
-        loss = refiner.loss(batch).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) < 0.4 * sum(losses[:10])

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.compose import pixels_of_share
 from deep_image_compositing.functional.information_flow import build_system
 from deep_image_compositing.functional.matting import guided_filter
-from deep_image_compositing.functional.solve import Vector
-from deep_image_compositing.functional.trimap import pixels_of_share
 from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.models.refinement.matting import (
     MattingModel,
     Picture,
     SolvedMattingModel,
+    Vector,
 )
 
 _STRIP = 1 << 18

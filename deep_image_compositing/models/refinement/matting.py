@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.functional.compose import trimap_from_mask
-from deep_image_compositing.functional.lift import guided_factors
-from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.functional.solve import Vector, conjugate_gradients
-from deep_image_compositing.functional.trimap import (
-    BAND,
-    missing_class,
+from deep_image_compositing.functional.boxes import bounding_box, grow
+from deep_image_compositing.functional.compose import (
     pixels_of_share,
     resize_trimap,
     trimap_from_levels,
-    unknown_box,
+    trimap_from_mask,
 )
+from deep_image_compositing.functional.lift import guided_factors
+from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import RefinerModel
 
 Picture = NDArray[np.float64]
+Vector = NDArray[np.float64]
+
+BAND = 0.02  # half width of the unknown band as a share of the long side: 10 pixels at 512
 
 
 class MattingModel(RefinerModel):
@@ -160,18 +160,21 @@ class SolvedMattingModel(MattingModel):
         alpha = mask.clone()
         for index in range(len(image)):
             plane = trimap[index, 0]
-            lacking = missing_class(plane)
+            lacking = [name for name, v in (("subject", 1), ("background", 0)) if v not in plane]
             if lacking:
+                known = lacking[0] if len(lacking) == 1 else "pixel"
                 warnings.warn(
-                    f"{self.method}: the trimap has no {lacking}, so the mask is kept as it is; "
-                    + ("mark some" if self.trimap == "given" else "use a smaller band"),
+                    f"{self.method}: the trimap has no known {known}, so the mask is kept as it "
+                    "is; " + ("mark some" if self.trimap == "given" else "use a smaller band"),
                     stacklevel=2,
                 )
                 continue
             height, width = plane.shape
-            box = unknown_box(plane, max(height, width) if self.reach is None else self.reach)
+            box = bounding_box(plane == 0.5)
             if box is None:  # max_side left nothing unknown
                 continue
+            margin = max(height, width) if self.reach is None else self.reach
+            box = grow(box, margin, (height, width))
             part = plane[box]
             unknown = int((part == 0.5).sum())
             needed, more = self.bytes_needed(part.numel(), unknown), f", {unknown} of them unknown"
@@ -252,3 +255,55 @@ def check_memory(
         f"max_memory is {limit:g} GB, into which a long side of {side} pixels would fit: set "
         f"max_side={side}, or raise max_memory"
     )
+
+
+class Solution(NamedTuple):
+    """Result of an iterative solve; ``residual`` is relative to the right-hand side."""
+
+    x: Vector
+    residual: float
+    iterations: int
+    converged: bool
+
+
+def conjugate_gradients(
+    product: Callable[[Vector], Vector],
+    b: Vector,
+    precondition: Callable[[Vector], Vector],
+    *,
+    tolerance: float = 1e-7,
+    iterations: int = 2000,
+) -> Solution:
+    """Solve ``A x = b``, (N,), for a symmetric positive matrix, given by its ``product``.
+
+    ``precondition`` is an approximate inverse of A. The solve ends at a residual of ``tolerance``,
+    relative to ``b``, or after ``iterations`` steps with the best solution so far.
+    """
+    x = np.zeros_like(b)
+    scale = float(np.linalg.norm(b))
+    if scale == 0:
+        return Solution(x, 0.0, 0, True)
+    best, least = x.copy(), 1.0
+    r = b.copy()
+    z = precondition(r)
+    p = z.copy()
+    rho = float(r @ z)
+    for step in range(1, iterations + 1):
+        q = product(p)
+        curvature = float(p @ q)
+        if not curvature > 0:  # rounding is all that is left, or A is not positive
+            break
+        x += rho / curvature * p
+        r -= rho / curvature * q
+        residual = float(np.linalg.norm(r)) / scale
+        if residual <= tolerance:
+            return Solution(x, residual, step, True)
+        if residual < least:
+            best[:], least = x, residual
+        z = precondition(r)
+        before, rho = rho, float(r @ z)
+        p *= rho / before
+        p += z
+    else:
+        step = iterations
+    return Solution(best, least, step, False)
