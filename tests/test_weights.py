@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing import registry, weights
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.errors import ImageError, UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.stages.base import Segmenter
 from deep_image_compositing.stages.making import make_stage
 
@@ -113,27 +113,6 @@ def test_saved_as_half_precision_with_hyper_parameters(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.safetensors, not \.ckpt"):
         weights.save(stage, tmp_path / "toy.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["toy.safetensors"]
-
-
-def test_saving_replaces_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "toy.safetensors"
-    weights.save(Toy(), path)
-    before = path.read_bytes()
-
-    def fail(aside: Path, target: Path) -> None:
-        raise OSError("no space left")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", fail)
-        with pytest.raises(ImageError, match="no space"):
-            weights.save(Toy(channels=3), path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["toy.safetensors"]
-    weights.save(Toy(channels=3), path)
-    assert path.read_bytes() != before
-    assert [p.name for p in tmp_path.iterdir()] == ["toy.safetensors"]
 
 
 @pytest.mark.parametrize("lightning", [False, True])

@@ -30,11 +30,11 @@ def degrade_mask(
 ) -> Tensor:
     """Degrade true alphas into masks such as a segmenter, a coarse annotation or a hand gives.
 
-    Every item draws its own mix. First the outline loses detail: it wanders (blurred alpha plus
-    smooth noise is cut at a level), it is simplified (alpha at a low resolution is cut), or it is
-    cut at a random level. Then, each with some probability, the mask grows or shrinks, loses or
-    gains blobs near its outline, and is softened. Sizes are fractions of the picture's longer side,
-    upper ends at strength 1. The answer has the dtype of ``alpha`` and no gradient.
+    Every item draws its own mix. First the outline wanders (blurred alpha plus smooth noise is cut
+    at a level), is simplified (alpha at a low resolution is cut), or cut at a random level. Then,
+    each with some probability, the mask grows or shrinks, loses or gains blobs near its outline,
+    and is softened. Sizes are fractions of the picture's longer side, upper ends at strength 1. The
+    answer has the dtype of ``alpha`` and no gradient.
 
     Args:
         alpha: true alphas.
@@ -46,8 +46,7 @@ def degrade_mask(
         growth: how far the mask grows or shrinks.
         blobs: size of blobs, and how far from the outline they appear.
         softness: radius of the blur, and pixel of the low resolution that softens.
-        exact: share in [0, 1] of items that keep their alpha, so that a network also learns to
-            leave a good mask alone.
+        exact: share in [0, 1] of items that keep their alpha: good masks are to be left alone.
     """
     sizes = {"jitter": jitter, "coarseness": coarseness, "growth": growth}
     sizes |= {"blobs": blobs, "softness": softness}

@@ -2,7 +2,7 @@
 
 Where two colours mix, a true alpha is locally an affine function of the colour (Levin, Lischinski
 and Weiss, CVPR 2006). How much of its variation such functions leave unexplained tells a matte from
-a mask. Slopes do not count: those of a soft mask and of a smooth photograph explain each other.
+a mask; slopes do not count, as those of a soft mask and of a smooth photograph explain each other.
 """
 
 from __future__ import annotations

@@ -97,9 +97,9 @@ def multilevel_layers(
     The two colours explain each pixel under its alpha while they stay close to their neighbours',
     the closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
     photograph's own colours further into the rim), and everywhere by ``regularization``. Every
-    level starts from the coarser one and is relaxed in two half-steps, every second pixel at a
-    time: ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1
-    the subject's colour is the image's, bit for bit, and where it is 0 the background's is.
+    level starts from the coarser one and is relaxed, every second pixel at a time:
+    ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1 the
+    subject's colour is the image's, bit for bit, and where it is 0 the background's is.
     Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
@@ -181,8 +181,7 @@ def _blur_fusion(
 def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
     """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond the border.
 
-    The sum over 2n pixels is that of two windows of n; windows whose widths are the binary digits
-    of the full width, side by side, make it up.
+    Windows double, and those whose widths are the binary digits of the full one make it up.
     """
     size = x.shape[dim]
     radius = min(radius, size - 1)

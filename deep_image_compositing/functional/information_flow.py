@@ -1,8 +1,8 @@
 """Information flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
 
-Opacity flows from a trimap's known pixels into the unknown ones along four kinds of affinity, whose
-quadratic energies add up to one sparse linear system. Section numbers are the paper's. Here
-``image`` is (H, W, 3) in [0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
+Opacity flows into a trimap's unknown pixels along four kinds of affinity, whose quadratic energies
+add up to one sparse linear system. Section numbers are the paper's. Here ``image`` is (H, W, 3) in
+[0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ def is_unknown(trimap: Array) -> Bools:
 
 
 def features(image: Array, weight: float) -> Array:
-    """Colour of every pixel of ``image`` (H, W, 3) and its place times ``weight``, (H W, 5).
-
-    Places run from 0 to 1 over the picture.
-    """
+    """Colour of every pixel and its place in [0, 1] times ``weight``, (H W, 5)."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     place = weight * np.stack([x / width, y / height], -1)
@@ -90,8 +87,8 @@ def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[
     """Opacity of each unknown pixel as a mixture of ``count`` pixels of either known region.
 
     Section 3.2. Returns the foreground's share and the confidence in it, (H, W) in [0, 1] each: the
-    squared distance of the two colours in the mixture, zero where a region is empty. Where the
-    trimap knows, they are the trimap and 1.
+    squared distance of the two colours in the mixture, 0 where a region is empty. Where the trimap
+    knows, they are the trimap and 1.
     """
     share, confidence = trimap.copy(), np.ones(trimap.shape)
     unknown = is_unknown(trimap)
@@ -206,9 +203,8 @@ def trim_patches(
 def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
     """Grow both known regions over unknown pixels of nearly the same colour.
 
-    The rule of Shahrian et al. (CVPR 2013): a known pixel settles an unknown one at a distance d
-    below ``reach`` pixels if their colours differ by at most ``reach - d`` of 255 levels; the
-    nearest decides.
+    The rule of Shahrian et al. (CVPR 2013): a known pixel at a distance d below ``reach`` settles
+    an unknown one whose colour differs by at most ``reach - d`` of 255 levels; the nearest decides.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -264,8 +260,8 @@ class FlowSystem:
 
     With the known pixels held fast (the paper ties them to the trimap with a weight of 100), the
     minimum solves ``A alpha = right``, (U,), with ``A = mixture^T mixture + rest``, symmetric and
-    positive semidefinite. ``settled`` (H, W) is the trimap, with what ``trim_edges`` settled in the
-    final matte; ``transparent`` says whether the flow from known pixels was left out.
+    positive semidefinite. ``settled`` (H, W) is the trimap and what ``trim_edges`` settled;
+    ``transparent`` says whether the flow from known pixels was left out.
     """
 
     mixture: csr_array

@@ -19,8 +19,7 @@ NEAR = 4  # pixels of the small picture around its rim within which the lifted a
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
     """Make ``alpha`` (B, 1, H, W) exactly 0 or 1 wherever the rim is farther than ``reach``.
 
-    A network's sigmoid never quite arrives, and a trace of the other picture would change pixels
-    that nobody asked to change.
+    A network's sigmoid never quite arrives, and a trace would change pixels that are to stay.
     """
     return torch.where(unknown_band(alpha, reach), alpha, (alpha > 0.5).to(alpha.dtype))
 

@@ -31,9 +31,8 @@ class Halo(NamedTuple):
 class Exactness(NamedTuple):
     """How far the composite is, away from the rim, from the photographs it is made of.
 
-    ``share`` is that of pixels that are right in every bit: of all, and of those that should be the
-    ``subject``'s photograph and the new ``background``; NaN without any. ``worst`` is the largest
-    deviation in 8-bit steps.
+    ``share`` is that of pixels that are right in every bit, of all, of the ``subject``'s and of the
+    new ``background``'s; NaN without any. ``worst`` is the largest deviation in 8-bit steps.
     """
 
     share: float
@@ -62,9 +61,8 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
 def color_error(composite: Tensor, truth: Tensor, where: Tensor) -> float:
     """Mean absolute difference of the channels where ``where`` (1, H, W), in 8-bit steps.
 
-    NaN where that is nowhere. With the true alpha a wrong subject colour shows as alpha times its
-    error, so this is the error of the straight colour weighted by how visible it is, plus that of
-    the background.
+    NaN where that is nowhere. With the true alpha this is the error of the straight colour weighted
+    by how visible it is, plus that of the background.
     """
     check_pair(composite, truth)
     return float((composite - truth).abs()[:, where[0]].mean()) * 255
@@ -142,8 +140,8 @@ def exactness(
 ) -> Exactness:
     """How many pixels away from the rim are the photographs' own, bit for bit.
 
-    Counted are pixels outside the band whose true alpha is exactly 1, which should be those of
-    ``foreground``, and exactly 0, which should be those of ``background``. Pictures are uint8.
+    Outside the band, pixels whose true alpha is exactly 1 should be ``foreground``'s, and those
+    where it is exactly 0 ``background``'s. Pictures are uint8.
     """
     for picture in (composite, foreground, background):
         check_pair(composite, picture)

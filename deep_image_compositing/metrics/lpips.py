@@ -24,8 +24,7 @@ class LPIPS(nn.Module):
     """The distance of two pictures in AlexNet's features, by the published heads.
 
     ``weights`` are torchvision's AlexNet (``alexnet-owt-7be5be79.pth``), or a safetensors file of
-    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` when there is
-    no such file, or it holds another network.
+    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` for others.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -61,8 +60,8 @@ class LPIPS(nn.Module):
     ) -> tuple[float, float]:
         """Distance over the picture, and the mean of its map over ``band`` (1, H, W), boolean.
 
-        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way, else ``UsageError``.
-        Without a band, or with an empty one, the second figure is NaN.
+        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way. Without a band, or with an
+        empty one, the second figure is NaN.
         """
         check_pair(composite, truth, 3)
         size = composite.shape[1:]
@@ -85,7 +84,7 @@ class LPIPS(nn.Module):
 
 
 def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
-    """LPIPS if its weights are at hand, or None, and the reason why it is not, for a report.
+    """LPIPS if its weights are at hand, or None, and the reason why not, for a report.
 
     Raises ``WeightsError`` when ``weights`` are given but not right.
     """

@@ -35,12 +35,9 @@ def max_f_measure(mask: Tensor, truth: Tensor) -> float:
     """The best F-measure that any of 256 thresholds gives this mask, rounded to 8 bits.
 
     ``F = 1.3 · P · R / (0.3 · P + R)`` with precision P and recall R of the pixels at or above a
-    threshold of 0, 1/255, ... 1; the truth is what exceeds 0.5. NaN when that is nothing.
-    (Saliency papers also average P and R over a whole data set first; that has no value a
-    picture.)
-
-    Source:
-        Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
+    threshold of 0, 1/255, ... 1; the truth is what exceeds 0.5. NaN when that is nothing. Source:
+    Achanta et al., CVPR 2009; papers that average P and R over a data set first have no value a
+    picture.
     """
     check_pair(mask, truth, 1)
     subject = (truth > 0.5).flatten()
@@ -60,9 +57,8 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
     An outline is where the picture crosses 0.5 between two neighbours in a row or a column, to a
     fraction of a pixel; each crossing's distance is that to the other outline, taken as straight
-    from its nearest crossing to the next ones. Both ways are averaged, so neither a stray patch nor
-    a missing one goes unseen. The picture's border is no outline. 0 when neither has an outline;
-    the picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
+    between its crossings. The picture's border is no outline. 0 when neither has an outline; the
+    picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the distance between outlines")
     check_pair(mask, truth, 1)

@@ -139,8 +139,8 @@ class DeepImageMattingNetwork(nn.Module):
     def load_vgg(self, pretrained: str) -> None:
         """Begin the encoder with the convolutions of VGG-16; the trimap's weights are 0.
 
-        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm);
-        torchvision's names are the same. Raises ``UsageError`` unless this network has VGG's width.
+        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm) or
+        torchvision's. Raises ``UsageError`` unless this network has VGG's width.
         """
         normed = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
         name = "vgg16_bn" if normed else "vgg16"

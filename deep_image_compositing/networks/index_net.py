@@ -1,7 +1,7 @@
 """IndexNet matting: a MobileNetV2 whose pooling and upsampling follow indices that it learns.
 
-Lu, Dai, Shen and Xu, "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019. What
-the paper leaves open is as in the authors' published model, so that at width 1 its weights fit.
+Lu, Dai, Shen and Xu, "Indices Matter", ICCV 2019. What the paper leaves open is as in the authors'
+published model, so that at width 1 its weights fit.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class IndexNetwork(nn.Module):
         return alpha if self.training else alpha.clamp(0, 1)
 
     def load_encoder(self, pretrained: str) -> None:
-        """Begin the encoder as timm's MobileNetV2, whose layers are the same in the same order.
+        """Begin the encoder as timm's MobileNetV2, whose layers are in the same order.
 
         ``pretrained`` is as for ``Backbone``. Raises ``UsageError`` unless ``width`` is 1.
         """

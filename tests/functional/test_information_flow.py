@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 pytest.importorskip("scipy")
 
 from deep_image_compositing.functional import information_flow as flow
-from deep_image_compositing.functional.compose import trimap_from_levels
 from deep_image_compositing.models.refinement.matting import conjugate_gradients
-
-LEMUR = Path(__file__).parents[3] / "shared" / "data" / "lemur"
-"""A photograph with its trimap, beside the checkout where there is one."""
 
 Array = NDArray[np.float64]
 
@@ -246,40 +239,3 @@ def test_a_known_matte_is_recovered(transparent: bool | None) -> None:
     assert error < abs(trimap - truth)[unknown].mean() / 4
     assert np.array_equal(alpha[~unknown], trimap[~unknown])
     assert transparent in (None, system.transparent)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not LEMUR.is_dir(), reason="needs the photograph of a lemur")
-def test_ranks_as_published_on_a_photograph() -> None:
-    pymatting = pytest.importorskip("pymatting")
-
-    def read(name: str, mode: str = "RGB") -> Array:
-        return np.asarray(Image.open(LEMUR / name).convert(mode)) / 255
-
-    gray = torch.from_numpy(read("lemur_trimap.png", "L"))[None, None]
-    trimap = trimap_from_levels(gray)[0, 0].numpy()
-    alpha = read("lemur_alpha.png", "L")
-    front, back = read("lemur_foreground.png"), read("beach.png")
-    unknown = trimap == 0.5
-
-    def errors(image: Array) -> dict[str, tuple[float, float]]:
-        mattes = {
-            "closed_form": pymatting.estimate_alpha_cf(image, trimap),
-            "knn": pymatting.estimate_alpha_knn(image, trimap),
-            "information_flow": solve(image, trimap)[0],
-        }
-        wrong = {name: (matte - alpha)[unknown] for name, matte in mattes.items()}
-        return {name: (np.mean(d**2), abs(d).sum()) for name, d in wrong.items()}
-
-    # On the photograph itself the alpha at hand is closed form's own answer, rounded to 8 bits:
-    # it ranks only the other two.
-    photograph = errors(read("lemur.png"))
-    assert photograph["closed_form"][0] < 1e-4
-    assert photograph["information_flow"][0] < 0.6 * photograph["knn"][0]
-    assert photograph["information_flow"][1] < 0.8 * photograph["knn"][1]
-    # On a new background that alpha is the truth by construction, and the ranking the paper's.
-    composite = back + alpha[..., None] * (front - back)
-    made = errors(np.round(composite * 255) / 255)
-    for measure in (0, 1):
-        assert made["information_flow"][measure] < 0.9 * made["closed_form"][measure]
-        assert made["information_flow"][measure] < 0.5 * made["knn"][measure]

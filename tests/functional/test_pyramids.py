@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from kornia.filters import filter2d_separable
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.pyramids import (
     BLEND_LEVELS,
     blend_reach,
@@ -58,16 +57,6 @@ def test_max_levels_reaches_one_pixel() -> None:
         shapes = [level.shape[-2:] for level in gaussian_pyramid(torch.zeros(1, 1, *size), levels)]
         assert shapes[-1] == (1, 1)
         assert (1, 1) not in shapes[:-1]
-
-
-def test_no_levels_are_refused() -> None:
-    x = picture(4, 4)
-    for call in (
-        lambda: gaussian_pyramid(x, 0),
-        lambda: laplacian_blend(x, x, x[:, :1], 0),
-    ):
-        with pytest.raises(UsageError, match="at least one level, got levels=0"):
-            call()
 
 
 @settings(max_examples=20, deadline=None)

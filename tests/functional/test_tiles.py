@@ -219,10 +219,6 @@ def test_strips_come_in_order_and_batches_are_bounded(monkeypatch: pytest.Monkey
             end = bottom
         assert asked == [grid.corner(*place) for place in cells.nonzero().tolist()]
     assert max(sizes) == 3
-
-
-def test_nothing_touched_is_no_work() -> None:
-    grid = Grid(200, 200)
     assert not list(work_on_cells(grid, ~every(grid), pytest.fail, 1))
 
 
@@ -240,15 +236,3 @@ def test_constant_answers_that_differ_go_over_into_each_other() -> None:
     assert steps.max() < 0.1
     assert answer[0, 0, 80] == 0
     assert answer[0, 0, -80] == 1
-
-
-def test_tiny_weights_leave_no_dark_corners() -> None:
-    """With 2048 pixels of context the corner of a window weighs 6e-8 and is all there is."""
-    weight = float(
-        Grid(9000, 9000, context=2048)._ramp(4032, 1984, 4192, 9000).double().square()[1024]
-    )
-    assert 0 < weight < 1e-6
-    total = torch.tensor([0.7 * weight, weight]).view(2, 1, 1)
-    answer, covered = tiles._mean(total)
-    assert covered.all()
-    torch.testing.assert_close(answer, torch.full((1, 1, 1), 0.7))

@@ -104,31 +104,6 @@ def test_all_four_equal_the_reference(height: int, width: int, seed: int, given:
         assert math.isnan(values[1])
 
 
-def test_connectivity_by_hand() -> None:
-    truth = torch.zeros(1, 12, 12)
-    truth[0, :6, :6] = 1
-    truth[0, 9, 9] = 1
-    alpha = truth.clone()
-    assert connectivity_error(alpha, truth) == 0
-    # A patch apart from the subject is connected at no level: its degree is 0 where it is seen,
-    # and 1 where it is not.
-    alpha[0, 9, 9] = 0
-    assert connectivity_error(alpha, truth) == pytest.approx(1e-3)
-    # A pixel of the subject that falls to 0.55 is connected up to 0.5. The alpha is 0.05 above
-    # that, which is forgiven; the truth 0.5.
-    alpha[0, 9, 9], alpha[0, 5, 5] = 1, 0.55
-    assert connectivity_error(alpha, truth) == pytest.approx(0.5e-3)
-    # At 0.7 the alpha is 0.0 above its level and the truth 0.3.
-    alpha[0, 5, 5] = 179 / 255
-    assert connectivity_error(alpha, truth) == pytest.approx(0.3e-3)
-    # Pixels that touch at a corner alone are not connected.
-    corner = torch.zeros(1, 4, 4)
-    corner[0, :2, :2] = corner[0, 2, 2] = 1
-    less = corner.clone()
-    less[0, 2, 2] = 0
-    assert connectivity_error(less, corner) == pytest.approx(1e-3)
-
-
 def test_eight_bit_levels_count_as_reached() -> None:
     """102/255 is 0.4: in single precision it must not fall below its level."""
     for level in (51, 102, 153, 204, 255):
