@@ -149,6 +149,20 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
         raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
 
 
+def check_positive(**values: float) -> None:
+    """Raise ``UsageError`` unless every number, by its name, is above 0."""
+    for name, value in values.items():
+        if not value > 0:  # also catches NaN
+            raise UsageError(f"{name} must be above 0, got {_shown(value)}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ``UsageError`` unless ``value`` is one of the ``choices``."""
+    if value not in choices:
+        *most, last = map(repr, choices)
+        raise UsageError(f"{name} must be {', '.join(most)} or {last}, got {_shown(value)}")
+
+
 def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
     """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
     path = Path(given).expanduser()

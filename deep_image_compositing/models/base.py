@@ -128,6 +128,10 @@ class StageModel(nn.Module):
         """Whether the stage has parameters to train."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    def logits(self, *inputs: Any, **named: Any) -> Tensor:
+        """The answer of a mask or alpha before its sigmoid, at the size of the image."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype in which ``forward`` works when it is given tensors of ``dtype``.
 
@@ -163,10 +167,6 @@ class SegmenterModel(StageModel):
         """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
         raise NotImplementedError
 
-    def logits(self, image: Tensor) -> Tensor:
-        """The mask before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
-
 
 class RefinerModel(StageModel):
     """``image, mask → alpha``: make a rough mask exact."""
@@ -176,10 +176,6 @@ class RefinerModel(StageModel):
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
         raise NotImplementedError
-
-    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
 
 
 class FuserModel(StageModel):

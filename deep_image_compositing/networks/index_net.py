@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import pad_to_multiple
 from deep_image_compositing.networks.backbone import Backbone
+from deep_image_compositing.options import check_choice
 
 Indexing = Literal["m2o", "o2o", "holistic"]
 
@@ -73,8 +74,7 @@ class IndexBlock(nn.Module):
         self, channels: int, family: Indexing = "m2o", context: bool = True, nonlinear: bool = True
     ) -> None:
         super().__init__()
-        if family not in ("m2o", "o2o", "holistic"):
-            raise UsageError(f"indexing must be 'm2o', 'o2o' or 'holistic', got {family!r}")
+        check_choice("indexing", family, ("m2o", "o2o", "holistic"))
         self.family = family
         places = 4 if family == "holistic" else 4 * channels
         hidden = places if family != "holistic" else 2 * channels

@@ -113,10 +113,9 @@ class Stage(LightningModule, StageModel):
 
     def training_output(self, batch: Batch) -> Tensor:
         """What ``criterion`` compares with ``target``."""
-        logits = getattr(type(self), "logits", None)
-        if logits in (None, SegmenterModel.logits, RefinerModel.logits):
+        if type(self).logits is StageModel.logits:
             return self.predict_batch(batch)
-        return logits(self, *(batch[name] for name in self.batch_inputs)).sigmoid()
+        return self.logits(*(batch[name] for name in self.batch_inputs)).sigmoid()
 
     def rate_factor(self, name: str) -> float:
         """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""

@@ -15,7 +15,7 @@ from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_choice, check_range
 
 PUBLISHED: dict[str, Any] = {
     "head": "layers",
@@ -132,16 +132,14 @@ class MultiStreamModel(FuserModel):
 
     @staticmethod
     def _check(options: dict[str, Any]) -> None:
-        for name, one, other in (("head", "layers", "rgb"), ("start", "closed_form", "given")):
-            if options[name] not in (one, other):
-                raise UsageError(f"{name} must be {one!r} or {other!r}, got {options[name]!r}")
+        check_choice("head", options["head"], ("layers", "rgb"))
+        check_choice("start", options["start"], ("closed_form", "given"))
+        check_choice("shuffle", options["shuffle"], (1, 2, 4))
         check_range("radius", int(options["radius"]), 1, 1000)
         finer = options["finer_widths"] or (1,)
         for name, widths in (("widths", options["widths"]), ("finer_widths", finer)):
             check_range(f"the number of {name}", len(widths), 1, 10)
             check_range(f"each of {name}", tuple(widths), 1, 4096)
-        if int(options["shuffle"]) not in (1, 2, 4):
-            raise UsageError(f"shuffle must be 1, 2 or 4, got {options['shuffle']}")
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         if self.head == "rgb":

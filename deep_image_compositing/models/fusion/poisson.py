@@ -16,6 +16,7 @@ from deep_image_compositing.functional.boxes import Box, bounding_box, edges
 from deep_image_compositing.functional.compose import erode, over
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.models.base import FuserModel
+from deep_image_compositing.options import check_choice
 
 _SEAM = 3  # pixels inside the mask's outline that keep the background's gradients: OpenCV's number
 _PAD = _SEAM + 2
@@ -40,8 +41,7 @@ class PoissonModel(FuserModel):
         self, mode: Literal["normal", "mixed"] = "normal", threshold: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if mode not in ("normal", "mixed"):
-            raise UsageError(f"mode must be 'normal' or 'mixed', got {mode!r}")
+        check_choice("mode", mode, ("normal", "mixed"))
         if not 0 <= threshold < 1:
             raise UsageError(f"threshold is a level of alpha in [0, 1), got {threshold}")
         if mode == "normal":

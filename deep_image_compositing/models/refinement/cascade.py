@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_positive, check_range
 
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 640), "width": 32}
 """What describes the network, where neither a weights file nor the caller does."""
@@ -75,13 +75,9 @@ class CascadeModel(RefinerModel):
         check_range("the number of sizes", len(sizes), 1, 10)
         check_range("each of sizes", sizes, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        for name, factor in (("confidence", confidence), ("trust", trust)):
-            if factor <= 0:
-                raise UsageError(f"{name} must be positive, got {factor}")
-        if not 0 <= margin <= 100:
-            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
-        if zoom < 1:
-            raise UsageError(f"zoom is a factor of at least 1, got {zoom}")
+        check_positive(confidence=confidence, trust=trust)
+        check_range("margin", margin, 0, 100)
+        check_range("zoom", zoom, 1, math.inf)
         self.sizes = sizes
         self.margin = margin
         self.zoom = zoom

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from deep_image_compositing.models.refinement.matting import (
     SolvedMattingModel,
     Vector,
 )
+from deep_image_compositing.options import check_positive, check_range
 
 _STRIP = 1 << 18
 """Pixels of which pymatting makes a dense table at a time, about 500 bytes for each."""
@@ -53,10 +55,7 @@ class ClosedFormModel(SolvedMattingModel):
 
     def __init__(self, epsilon: float = 1e-7, radius: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not epsilon > 0 or radius < 1:
-            raise UsageError(
-                f"epsilon and radius must be above 0, got epsilon={epsilon}, radius={radius}"
-            )
+        check_positive(epsilon=epsilon, radius=radius)
         import_extra("pymatting", "the refiner 'closed_form'")
         self.save_hyperparameters()
         self.epsilon = epsilon
@@ -125,11 +124,8 @@ class KnnModel(SolvedMattingModel):
                 "neighbours and distance_weights give one number a search, got "
                 f"{neighbours} and {distance_weights}"
             )
-        if min(neighbours) < 1 or min(distance_weights) < 0 or not weight > 0:
-            raise UsageError(
-                "neighbours and weight must be above 0 and distance_weights at least 0, got "
-                f"{neighbours}, {weight} and {distance_weights}"
-            )
+        check_positive(neighbours=min(neighbours), weight=weight)
+        check_range("each of distance_weights", tuple(distance_weights), 0, math.inf)
         import_extra("pymatting", "the refiner 'knn'")
         self.save_hyperparameters()
         self.neighbours = tuple(neighbours)
@@ -191,11 +187,8 @@ class InformationFlowModel(SolvedMattingModel):
         super().__init__(**kwargs)
         counts = (mixture_neighbours, known_neighbours, unknown_neighbours)
         weights = (known_weight, unknown_weight, spatial_weight)
-        if min(counts) < 1 or not min(weights) >= 0 or not epsilon > 0:
-            raise UsageError(
-                "neighbours must be at least 1, weights at least 0 and epsilon above 0, got "
-                f"{counts}, {weights} and {epsilon}"
-            )
+        check_positive(neighbours=min(counts), epsilon=epsilon)
+        check_range("each of the weights", weights, 0, math.inf)
         import_extra("scipy", "the refiner 'information_flow'")
         self.save_hyperparameters()
         self.options = (transparent, trim, *counts, *weights, epsilon)
@@ -223,8 +216,7 @@ class GuidedFilterModel(MattingModel):
     def __init__(self, radius: float = 0.05, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         pixels_of_share(radius, (1, 1))
-        if not epsilon > 0:
-            raise UsageError(f"epsilon must be above 0, got {epsilon}")
+        check_positive(epsilon=epsilon)
         self.save_hyperparameters()
         self.radius = radius
         self.epsilon = epsilon

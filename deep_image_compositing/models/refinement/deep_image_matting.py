@@ -13,6 +13,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.models.refinement.matting import TrainedMattingModel
 from deep_image_compositing.networks import deep_image_matting as networks
 from deep_image_compositing.networks.backbone import Backbone
+from deep_image_compositing.options import check_choice
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
 PUBLISHED |= {"refine": True, "backbone": None}
@@ -60,10 +61,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if phase not in ("all", "encoder_decoder", "refinement"):
-            raise UsageError(
-                f"phase must be 'all', 'encoder_decoder' or 'refinement', got {phase!r}"
-            )
+        check_choice("phase", phase, ("all", "encoder_decoder", "refinement"))
         self.save_hyperparameters()
         layers = None  # published files show by their layers what they are for
         if weights is not None:

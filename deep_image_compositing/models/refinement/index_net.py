@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.models.refinement.matting import TrainedMattingModel
 from deep_image_compositing.networks.index_net import IndexNetwork, from_published, is_published
+from deep_image_compositing.options import check_positive
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 """The network of the paper."""
@@ -52,8 +52,7 @@ class IndexNetModel(TrainedMattingModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not encoder_rate > 0:
-            raise UsageError(f"encoder_rate must be above 0, got {encoder_rate}")
+        check_positive(encoder_rate=encoder_rate)
         self.save_hyperparameters()
         self.encoder_rate = encoder_rate
         options = self.describe(weights, PUBLISHED, locals())

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.functional.boxes import bounding_box, grow
 from deep_image_compositing.functional.compose import (
     pixels_of_share,
@@ -22,6 +22,7 @@ from deep_image_compositing.functional.compose import (
 from deep_image_compositing.functional.lift import guided_factors
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import RefinerModel
+from deep_image_compositing.options import check_choice, check_positive
 
 Picture = NDArray[np.float64]
 Vector = NDArray[np.float64]
@@ -58,11 +59,9 @@ class MattingModel(RefinerModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if trimap not in ("from_mask", "given"):
-            raise UsageError(f"trimap must be 'from_mask' or 'given', got {trimap!r}")
+        check_choice("trimap", trimap, ("from_mask", "given"))
         pixels_of_share(band, (1, 1))
-        if max_side is not None and max_side < 1:
-            raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
+        check_positive(max_side=1 if max_side is None else max_side)
         self.trimap = trimap
         self.band = band
         self.max_side = max_side
@@ -139,9 +138,7 @@ class SolvedMattingModel(MattingModel):
         self.max_memory = max_memory
         self.iterations = iterations
         self.tolerance = tolerance
-        for name in ("max_memory", "iterations", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_positive(max_memory=max_memory, iterations=iterations, tolerance=tolerance)
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
         """Alpha (H, W), of which only what is unknown counts.
@@ -219,8 +216,7 @@ class TrainedMattingModel(MattingModel):
 
     def __init__(self, *, max_memory: float = 4.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not max_memory > 0:
-            raise UsageError(f"max_memory must be above 0, got {max_memory}")
+        check_positive(max_memory=max_memory)
         self.max_memory = max_memory
 
     def bytes_per_pixel(self) -> float:

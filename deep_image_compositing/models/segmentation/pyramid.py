@@ -13,7 +13,7 @@ from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_choice, check_range
 
 STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
 FOUND = 0.3  # belief at which a look has found something, for the next look to take in
@@ -66,10 +66,8 @@ class PyramidModel(SegmenterModel):
         size = int(options["size"])
         check_range("size", size, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        if looks not in (1, 2, 3):
-            raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
-        if not 0 <= margin <= 100:
-            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
+        check_choice("looks", looks, (1, 2, 3))
+        check_range("margin", margin, 0, 100)
         if not 0 <= sure < 1:
             raise UsageError(f"sure is a belief in [0, 1), got {sure}")
         self.size = size
