@@ -30,10 +30,10 @@ def mask_loss(
 ) -> dict[str, Tensor]:
     """Cross-entropy, soft intersection over union and the error of the gradient, in float32.
 
-    Cross-entropy counts pixels, so large subjects weigh most; the soft IoU counts each picture
-    alike. The difference of the spatial gradients sharpens the outline and keeps soft values soft.
-    ``weight`` (B, 1, H, W), at least 0, says how far each pixel's annotation is trusted; ``iou``
-    and ``gradient`` weigh their terms. Returns the terms by name, to be summed.
+    Cross-entropy counts pixels, the soft IoU each picture alike; the difference of the spatial
+    gradients sharpens the outline and keeps soft values soft. ``weight`` (B, 1, H, W), at least 0,
+    says how far each pixel's annotation is trusted; ``iou`` and ``gradient`` weigh their terms.
+    Returns the terms by name, to be summed.
     """
     logits, target = logits.float(), target.float()
     weight = target.new_ones(()) if weight is None else weight.float()
@@ -55,8 +55,7 @@ def mask_loss(
 def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
     """L1 distance of up to ``levels`` band-pass levels of (B, C, H, W), weighted 1, 2, 4 and so on.
 
-    Pyramids are of 2 x 2 means, which makes the loss cheap; a constant offset is the business of
-    the plain L1 term beside it (Hou and Liu, ICCV 2019).
+    As in Hou and Liu, ICCV 2019, but of 2 x 2 means, which is cheap; it ignores constant offsets.
     """
     difference = output.float() - target.float()
     total = difference.new_zeros(())
@@ -73,12 +72,9 @@ def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
 class PerceptualLoss(nn.Module):
     """Mean absolute difference of a frozen timm backbone's features, averaged over its scales.
 
-    As in Johnson et al., ECCV 2016; each feature is divided by the mean magnitude of the target's,
-    so that no scale dominates. The ``backbone`` is ``vgg16`` in the paper; ``weights`` are
-    ``pretrained`` or a checkpoint file.
-
-    Raises:
-        WeightsError: the weights cannot be had; random features are never used in silence.
+    As in Johnson et al., ECCV 2016; each feature is divided by the mean magnitude of the target's.
+    The ``backbone`` is ``vgg16`` in the paper; ``weights`` are ``pretrained`` or a checkpoint file.
+    Raises ``WeightsError`` when they cannot be had; random features are never used in silence.
     """
 
     def __init__(self, backbone: str, weights: str = "pretrained", max_stride: int = 8) -> None:

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, WeightsError
 
 _WORDS: dict[Any, tuple[str, str]] = {
     # type: (one of them, several of them)
@@ -147,6 +147,32 @@ def check_range(name: str, value: float | Sequence[float], low: float, high: flo
     each = value if isinstance(value, Sequence) else [value]
     if not all(low <= number <= high for number in each):  # also catches NaN
         raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise ``UsageError`` unless every number, by its name, is above 0."""
+    for name, value in values.items():
+        if not value > 0:  # also catches NaN
+            raise UsageError(f"{name} must be above 0, got {_shown(value)}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ``UsageError`` unless ``value`` is one of the ``choices``."""
+    if value not in choices:
+        *most, last = map(repr, choices)
+        raise UsageError(f"{name} must be {', '.join(most)} or {last}, got {_shown(value)}")
+
+
+def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
+    """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
+    path = Path(given).expanduser()
+    if not path.is_file():
+        names = ", ".join(map(repr, shipped)) or "none"
+        raise WeightsError(
+            f"no weights {str(given)!r} for {whose}: not a file, and the weights that ship for it "
+            f"are: {names}"
+        )
+    return path
 
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:

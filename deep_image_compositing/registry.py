@@ -1,27 +1,33 @@
 """Named stages: what can fill a slot, and how to make one.
 
-The compositor, the command line and the evaluation look stages up with ``create``,
-``get`` and ``list_stages``. The library's own are listed in
-``deep_image_compositing.entries`` and imported when they are made; others register themselves
-with the ``register`` decorator. Other packages publish stages through the entry-point group
-``deep_image_compositing.stages``: each entry point names a module (imported for its ``register``
-calls), the stage class itself, or a table of ``Entry``, as the library's own, whose stages are
-imported when they are made.
+The compositor, the command line and the evaluation look stages up with ``create``, ``get`` and
+``list_stages``. The library's own stand in the table ``BUILT_IN`` and are imported when they are
+made; others register themselves with the ``register`` decorator. Other packages publish stages
+through the entry-point group ``deep_image_compositing.stages``: each entry point names a module
+(imported for its ``register`` calls), the stage class itself, or a table of ``Entry``.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib
 import importlib.metadata
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from deep_image_compositing.entries import BUILT_IN, Entry
-from deep_image_compositing.errors import UsageError
-from deep_image_compositing.options import check_options
+from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.options import (
+    check_names,
+    check_options,
+    declared_options,
+    existing_weights,
+)
 
 SLOTS = ("segmenter", "refiner", "fuser")
 """The three slots, in the order in which a composite passes through them."""
@@ -30,6 +36,187 @@ ENTRY_POINT_GROUP = "deep_image_compositing.stages"
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered stage.
+
+    Attributes:
+        slot: one of ``deep_image_compositing.registry.SLOTS``.
+        name: the name users type.
+        description: one line that says what it is.
+        source: the paper or package it comes from, or an empty string.
+        made_by: a class or another factory; or ``module:Class``, imported on first use.
+        run_by: what makes it where it is only to run, without Lightning; by default ``made_by``.
+        trained: of one that is imported on first use, the names of its trained weights.
+        file: an option that must name a file.
+    """
+
+    slot: str
+    name: str
+    description: str
+    source: str
+    made_by: Callable[..., Any] | str
+    run_by: str | None = None
+    trained: tuple[str, ...] = ()
+    file: str | None = None
+
+    @property
+    def factory(self) -> Callable[..., Any]:
+        """What is called with the user's keyword arguments to make the stage."""
+        return _found(self.made_by)
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """Likewise, where it is only to run: a plain module, if there is one."""
+        return _found(self.run_by or self.made_by)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the trained weights that ship for this stage, ``default`` first."""
+        if isinstance(self.made_by, str):
+            return self.trained
+        return tuple(getattr(self.made_by, "shipped", {}))
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Find what cannot be right about options without importing the stage.
+
+        Raises:
+            UsageError: an option that it does not take, or one that it lacks.
+            WeightsError: a file that is not there.
+        """
+        if isinstance(self.made_by, str):
+            check_names(self.slot, self.name, declared_options(self.made_by), options)
+        given, file = options.get("weights"), options.get(self.file or "")
+        # What is no path at all is found when the stage is made.
+        if isinstance(given, (str, os.PathLike)) and given not in self.weights:
+            existing_weights(given, f"the {self.slot} {self.name!r}", self.weights)
+        if isinstance(file, (str, os.PathLike)) and not Path(file).expanduser().is_file():
+            raise WeightsError(f"there is no {self.name.upper()} file {file}")
+
+
+def _found(target: Callable[..., Any] | str) -> Callable[..., Any]:
+    """What ``module:Class`` names."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _entry(slot: str, name: str, where: str, description: str, source: str = "") -> Entry:
+    """One of the library's own: ``where`` is the module and the name of its classes.
+
+    The plain module is ``models.<room>.<module>:<Name>Model``, the LightningModule around it
+    ``stages.<room>:<Name><Slot>``.
+    """
+    room = {"segmenter": "segmentation", "refiner": "refinement", "fuser": "fusion"}[slot]
+    module, _, kind = where.partition(":")
+    return Entry(
+        slot,
+        name,
+        description,
+        source,
+        f"deep_image_compositing.stages.{room}:{kind}{slot.title()}",
+        f"deep_image_compositing.models.{room}.{module}:{kind}Model",
+        ("default",) if name in _TRAINED else (),
+        "path" if name == "onnx" else None,
+    )
+
+
+_TRAINED = (
+    "pyramid",
+    "cascade",
+    "deep_image_matting",
+    "index_net",
+    "multi_stream",
+    "single_stream",
+)
+
+BUILT_IN: tuple[Entry, ...] = (
+    _entry(
+        "segmenter", "grabcut", "grabcut:GrabCut",
+        "what differs in colour from the picture's rim, by OpenCV; nothing is learned",
+        "Rother, Kolmogorov and Blake, SIGGRAPH 2004",
+    ),
+    _entry(
+        "segmenter", "onnx", "onnx:Onnx",
+        "any segmentation model exported to ONNX; options say how it takes its input",
+        "onnxruntime",
+    ),
+    _entry(
+        "segmenter", "pyramid", "pyramid:Pyramid",
+        "timm backbone + pyramid pooling + light decoder; salient subjects",
+        "Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
+    ),
+    _entry(
+        "refiner", "cascade", "cascade:Cascade",
+        "refinement network on RGB + mask, run at one size or more, up to 640 pixels",
+        "Zhang et al., WACV 2021, section 3.2",
+    ),
+    _entry(
+        "refiner", "closed_form", "classical:ClosedForm",
+        "closed-form matting inside a trimap, by pymatting; slow and exact",
+        "Levin, Lischinski and Weiss, CVPR 2006",
+    ),
+    _entry(
+        "refiner", "deep_image_matting", "deep_image_matting:DeepImageMatting",
+        "encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
+        "Xu et al., CVPR 2017",
+    ),
+    _entry(
+        "refiner", "guided_filter", "classical:GuidedFilter",
+        "the mask follows the picture's edges inside a trimap; fast, on any device",
+        "He, Sun and Tang, Guided Image Filtering, PAMI 2013",
+    ),
+    _entry(
+        "refiner", "index_net", "index_net:IndexNet",
+        "IndexNet matting inside a trimap: pooling and upsampling by learned indices",
+        "Lu, Dai, Shen and Xu, ICCV 2019",
+    ),
+    _entry(
+        "refiner", "information_flow", "classical:InformationFlow",
+        "information flow matting inside a trimap; hair and holes, slow",
+        "Aksoy, Aydin and Pollefeys, CVPR 2017",
+    ),
+    _entry(
+        "refiner", "knn", "classical:Knn",
+        "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
+        "Chen, Li and Tang, CVPR 2012",
+    ),
+    _entry("refiner", "none", "classical:No", "the mask itself is the alpha"),
+    _entry(
+        "fuser", "alpha", "classical:Alpha",
+        "alpha blending, with the subject's true colour on request",
+    ),
+    _entry(
+        "fuser", "copy_paste", "classical:CopyPaste", "hard cut at a level of alpha, no blending"
+    ),
+    _entry(
+        "fuser", "feather", "classical:Feather", "hard cut whose outline is softened by a Gaussian"
+    ),
+    _entry(
+        "fuser", "laplacian", "classical:Laplacian",
+        "multi-band blending in Laplacian pyramids",
+        "Burt and Adelson, 1983",
+    ),
+    _entry(
+        "fuser", "multi_stream", "multi_stream:MultiStream",
+        "multi-stream fusion network (MLF): two encoders, one decoder for every scale",
+        "Zhang et al., WACV 2021, section 3.3",
+    ),
+    _entry(
+        "fuser", "poisson", "poisson:Poisson",
+        "Poisson cloning: the subject's gradients, the background's colours (OpenCV)",
+        "Perez, Gangnet and Blake, SIGGRAPH 2003",
+    ),
+    _entry(
+        "fuser", "single_stream", "multi_stream:SingleStream",
+        "the same network with one encoder for both pictures (the paper's ablation)",
+        "Zhang et al., WACV 2021, section 4.4",
+    ),
+)  # fmt: skip
+"""The stages of the library."""
 
 _entries: dict[tuple[str, str], Entry] = {(one.slot, one.name): one for one in BUILT_IN}
 _discovered = False

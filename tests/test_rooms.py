@@ -13,7 +13,7 @@ PACKAGE = Path(deep_image_compositing.__file__).parent
 FLOORS = (
     {"errors", "messages", "noise", "readahead"},
     {"conventions", "extras", "files", "options", "running", "settings"},
-    {"devices", "entries", "functional", "images", "ledger", "weights"},
+    {"devices", "functional", "images", "ledger", "weights"},
     {"metrics", "networks", "placement", "registry"},
     {"losses", "models"},
     {"fullsize", "stages"},

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry
-from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import accepted_options, check_options
+from deep_image_compositing.registry import Entry
 from deep_image_compositing.stages.making import describe_stage, make_stage, weights_file
 
 if TYPE_CHECKING:

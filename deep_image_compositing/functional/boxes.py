@@ -38,9 +38,9 @@ def edges(box: Box) -> tuple[int, int, int, int]:
 
 
 def subject_boxes(mask: Tensor, level: float, margin: float) -> list[Box]:
-    """A box around what exceeds ``level`` in each mask; the whole picture where nothing does.
+    """A box around what exceeds ``level`` in each mask, the whole picture where nothing does.
 
-    ``margin`` is added on every side, as a share of the subject's longer side.
+    It grows on every side by ``margin``, a share of the subject's longer side.
     """
     size = (mask.shape[-2], mask.shape[-1])
     boxes = []

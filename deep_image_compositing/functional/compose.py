@@ -11,15 +11,15 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
+from deep_image_compositing.functional.resize import resize
 
 
 def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     """Set a subject over a background: ``alpha · foreground_color + (1 − alpha) · background``.
 
     Colours are straight (not premultiplied) and finite, (B, C, H, W); the result has the widest
-    dtype. Bit for bit, in every precision: where alpha is 0 the result is the background, where it
-    is 1 the foreground colour, and where the two colours are equal that colour. It never leaves
-    the interval between the two colours.
+    dtype. Bit for bit, where alpha is 0 it is the background, where it is 1 the foreground colour,
+    and where the two colours are equal that colour. It never leaves the interval between them.
     """
     # The textbook form a·F + (1−a)·B breaks the third promise (0.1·F + 0.9·F is not F), and
     # B + a·(F−B) the second (B + (F−B) is not F once F−B was rounded). torch.lerp takes the
@@ -35,9 +35,8 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
     """Mark the rim: every pixel within ``radius`` of where the subject becomes background.
 
     The rim is every pixel with ``low < alpha < high``, and both sides of every hard edge, where a
-    pixel at or below ``low`` touches one at or above ``high`` (diagonals count). So a binary mask
-    has a band too, two pixels wide at radius 0. Distance is Chebyshev's. Returns (B, 1, H, W)
-    boolean.
+    pixel at or below ``low`` touches one at or above ``high`` (diagonals count): a binary mask has
+    one of two pixels. Distance is Chebyshev's. Returns (B, 1, H, W) boolean.
     """
     if not low < high:
         raise UsageError(f"the band needs low < high, got low={low} and high={high}")
@@ -49,8 +48,8 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
 def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
     """The 8-connected parts of ``region`` that hold a seed; all (B, 1, H, W) boolean.
 
-    Reconstruction by dilation (Vincent, IEEE Transactions on Image Processing 1993). It takes a
-    pass a pixel of the longest way through a part, so it is meant for reduced pictures.
+    Reconstruction by dilation (Vincent, 1993), for reduced pictures: it takes a pass a pixel of the
+    longest way through a part.
     """
     room = region.float()
     found = room * seeds.float()
@@ -71,16 +70,38 @@ def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tenso
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 
+def trimap_from_levels(gray: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
+    """Read ``gray`` (B, 1, H, W) in [0, 1] as a trimap.
+
+    Up to ``low`` a pixel is background, from ``high`` on subject, between them unknown.
+    """
+    return ((gray > low).to(gray.dtype) + (gray >= high).to(gray.dtype)) / 2
+
+
+def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample ``trimap`` to ``size`` = (height, width); mixed pixels are unknown."""
+    return trimap_from_levels(resize(trimap, size), 0.01, 0.99)
+
+
+def pixels_of_share(share: float, size: tuple[int, int]) -> int:
+    """A ``share`` of the long side of ``size`` (height, width) in pixels, at least 1 unless 0.
+
+    Raises ``UsageError`` when the share lies outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share of the picture's long side lies in [0, 1], got {share}")
+    return max(1, round(share * max(size))) if share else 0
+
+
 def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
     """Soften the outline of a hard mask, in {0, 1}, with a Gaussian that ends at ``reach`` pixels.
 
     Farther away along either axis the result is ``mask``, bit for bit; 22 pixels along both axes
     are 31 across. ``sigma`` is the standard deviation in pixels; 0 returns ``mask``.
     """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
-    if reach < 0:
-        raise UsageError(f"reach is a number of pixels of at least 0, got {reach}")
+    for name, value in (("sigma", sigma), ("reach", reach)):
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{name} is a number of pixels of at least 0, got {value}")
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
         return mask

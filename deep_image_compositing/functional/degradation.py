@@ -30,11 +30,11 @@ def degrade_mask(
 ) -> Tensor:
     """Degrade true alphas into masks such as a segmenter, a coarse annotation or a hand gives.
 
-    Every item draws its own mix. First the outline loses detail: it wanders (blurred alpha plus
-    smooth noise is cut at a level), it is simplified (alpha at a low resolution is cut), or it is
-    cut at a random level. Then, each with some probability, the mask grows or shrinks, loses or
-    gains blobs near its outline, and is softened. Sizes are fractions of the picture's longer side,
-    upper ends at strength 1. The answer has the dtype of ``alpha`` and no gradient.
+    Every item draws its own mix. First the outline wanders (blurred alpha plus smooth noise is cut
+    at a level), is simplified (alpha at a low resolution is cut), or cut at a random level. Then,
+    each with some probability, the mask grows or shrinks, loses or gains blobs near its outline,
+    and is softened. Sizes are fractions of the picture's longer side, upper ends at strength 1. The
+    answer has the dtype of ``alpha`` and no gradient.
 
     Args:
         alpha: true alphas.
@@ -46,12 +46,11 @@ def degrade_mask(
         growth: how far the mask grows or shrinks.
         blobs: size of blobs, and how far from the outline they appear.
         softness: radius of the blur, and pixel of the low resolution that softens.
-        exact: share in [0, 1] of items that keep their alpha, so that a network also learns to
-            leave a good mask alone.
+        exact: share in [0, 1] of items that keep their alpha: good masks are to be left alone.
     """
-    names = ("strength", "jitter", "coarseness", "growth", "blobs", "softness", "exact")
-    sizes = (strength, jitter, coarseness, growth, blobs, softness, exact)
-    for name, value in zip(names, sizes, strict=True):
+    sizes = {"jitter": jitter, "coarseness": coarseness, "growth": growth}
+    sizes |= {"blobs": blobs, "softness": softness}
+    for name, value in {**sizes, "strength": strength, "exact": exact}.items():
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{name} must be a finite number of at least 0, got {value}")
     if exact > 1:
@@ -62,7 +61,7 @@ def degrade_mask(
     changed = min(1.0, strength) * (1 - exact)
     # All decisions of the batch in one draw: one wait for the device instead of dozens.
     draws = _uniform((alpha.shape[0], _DRAWS), generator).tolist()
-    pixels = (scale * jitter, scale * coarseness, scale * growth, scale * blobs, scale * softness)
+    pixels = tuple(scale * size for size in sizes.values())
     items = [
         item if u[0] >= changed else _degraded(item.float(), u, pixels, generator).to(alpha.dtype)
         for item, u in zip(alpha.split(1), draws, strict=True)

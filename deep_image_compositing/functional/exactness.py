@@ -2,7 +2,7 @@
 
 Where two colours mix, a true alpha is locally an affine function of the colour (Levin, Lischinski
 and Weiss, CVPR 2006). How much of its variation such functions leave unexplained tells a matte from
-a mask. Slopes do not count: those of a soft mask and of a smooth photograph explain each other.
+a mask; slopes do not count, as those of a soft mask and of a smooth photograph explain each other.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def unexplained(
 
     Measured in windows around every pixel of 0.02 < alpha < 0.98, less the plane that fits each
     best; of more than ``most``, every second, third and so on. 1 where too few pixels are soft or
-    nothing varies: a binary mask may be right, but does not show it. ``epsilon`` regularises the
-    colour lines, in squared colour units.
+    nothing varies. ``epsilon`` regularises the colour lines, in squared colour units.
     """
     # Small differences of squares: not for half precision, whoever asks for it.
     with torch.autocast(photograph.device.type, enabled=False):

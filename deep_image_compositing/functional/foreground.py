@@ -18,11 +18,10 @@ _EPSILON = 1e-5
 
 
 def box_filter(x: Tensor, radius: int) -> Tensor:
-    """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, at least 1.
+    """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, as far as they go.
 
-    Only pixels of the picture count. The cost grows with the logarithm of the radius. Sums are
-    pairwise, which keeps float32 precise (an integral image would not); half precision is
-    computed in float32. Raises ``UsageError`` for a negative radius.
+    The cost grows with the logarithm of the radius. Sums are pairwise, which keeps float32 precise
+    (an integral image would not); half precision is computed in float32.
     """
     if radius < 0:
         raise UsageError(f"a radius counts pixels and must be at least 0, got {radius}")
@@ -48,10 +47,7 @@ def blur_fusion_foreground(
     Each layer's colour is its mean over a window, weighted by that layer's opacity; what the means
     do not explain of the pixel goes to the subject in proportion to alpha. There is a pass for each
     of ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is
-    0 the background's is.
-
-    Source:
-        Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
+    0 the background's is. Source: Forte, ICIP 2021.
     """
     if not radii:
         raise UsageError("blur fusion needs at least one radius; the published one is (90, 6)")
@@ -69,25 +65,21 @@ def multilevel_foreground(image: Tensor, alpha: Tensor) -> Tensor:
     """The subject's colour by pymatting's multi-level estimation, on the CPU.
 
     Where alpha is 1 it is the image's, bit for bit. ``MissingExtraError`` without pymatting.
-
-    Source:
-        Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020.
+    Source: Germer et al., "Fast Multi-Level Foreground Estimation", ICPR 2020.
     """
     pymatting = import_extra("pymatting", "multi-level colour")
     height, width = image.shape[-2:]
     # It divides by the number of its levels, which one pixel does not have.
     room = (0, int(width == 1), 0, int(height == 1))
-    pictures = F.pad(image.detach().float(), room, mode="replicate").cpu()
-    opacities = F.pad(alpha.detach().float(), room, mode="replicate").cpu()
+    pictures, opacities = (
+        F.pad(x.detach().float(), room, mode="replicate").cpu().permute(0, 2, 3, 1).numpy()
+        for x in (image, alpha)
+    )
     colors = [
-        torch.from_numpy(
-            pymatting.estimate_foreground_ml(
-                np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), opacity[0].numpy()
-            )
-        ).permute(2, 0, 1)
-        for picture, opacity in zip(pictures, opacities, strict=True)
+        torch.from_numpy(pymatting.estimate_foreground_ml(np.ascontiguousarray(p), a[..., 0]))
+        for p, a in zip(pictures, opacities, strict=True)
     ]
-    color = torch.stack(colors)[..., :height, :width].to(image)
+    color = torch.stack(colors).permute(0, 3, 1, 2)[..., :height, :width].to(image)
     return torch.where(alpha == 1, image, color)
 
 
@@ -105,9 +97,9 @@ def multilevel_layers(
     The two colours explain each pixel under its alpha while they stay close to their neighbours',
     the closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
     photograph's own colours further into the rim), and everywhere by ``regularization``. Every
-    level starts from the coarser one and is relaxed in two half-steps, every second pixel at a
-    time: ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1
-    the subject's colour is the image's, bit for bit, and where it is 0 the background's is.
+    level starts from the coarser one and is relaxed, every second pixel at a time:
+    ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1 the
+    subject's colour is the image's, bit for bit, and where it is 0 the background's is.
     Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
@@ -137,16 +129,11 @@ def _mean_color(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def _relax(
-    image: Tensor,
-    alpha: Tensor,
-    colors: Tensor,
-    smoothness: float,
-    regularization: float,
-    steps: int,
+    image: Tensor, alpha: Tensor, colors: Tensor, smoothness: float, least: float, steps: int
 ) -> Tensor:
     """Both layers' colours (B, 6, H, W) after red-black relaxations at one size."""
-    right = regularization + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
-    below = regularization + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
+    right = least + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
+    below = least + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
     rest = 1 - alpha
     total = _neighbours(torch.ones_like(alpha), right, below) + 1e-7  # a lone pixel has none
     own, other, mixed = alpha * alpha + total, rest * rest + total, alpha * rest
@@ -158,13 +145,9 @@ def _relax(
     for _ in range(steps):
         for half in (even, ~even):
             subject, surroundings = (explained + _neighbours(colors, right, below)).split(3, 1)
-            better = torch.cat(
-                [
-                    (other * subject - mixed * surroundings) * scale,
-                    (own * surroundings - mixed * subject) * scale,
-                ],
-                1,
-            )
+            front = (other * subject - mixed * surroundings) * scale
+            back = (own * surroundings - mixed * subject) * scale
+            better = torch.cat([front, back], 1)
             colors = torch.where(half, better.clamp(0, 1), colors)
     return colors
 
@@ -198,8 +181,7 @@ def _blur_fusion(
 def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
     """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond the border.
 
-    The sum over 2n pixels is that of two windows of n; windows whose widths are the binary digits
-    of the full width, side by side, make it up.
+    Windows double, and those whose widths are the binary digits of the full one make it up.
     """
     size = x.shape[dim]
     radius = min(radius, size - 1)

@@ -1,7 +1,7 @@
 """Colour transfer of the subject towards its new background.
 
-Reinhard, Ashikhmin, Gooch and Shirley, "Color Transfer between Images", 2001: in a colour space
-whose axes hardly correlate, shift and scale each axis to another picture's mean and deviation.
+Reinhard et al., "Color Transfer between Images", 2001: in a colour space whose axes hardly
+correlate, shift and scale each axis to another picture's mean and deviation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from deep_image_compositing.functional.precision import widen
 from deep_image_compositing.settings import check_strength
 
 MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
-_FLOOR = 1e-4
-"""Least linear response of a cone before its logarithm, a third of the smallest 8-bit value."""
+_FLOOR = 1e-4  # least linear response of a cone, a third of the smallest 8-bit value
 
 # The paper's matrices: linear RGB to the responses of the three kinds of cones, whose logarithms
 # are turned into lightness, yellow-blue and red-green.
@@ -46,7 +45,7 @@ def transfer_color(
 ) -> Tensor:
     """Move the colours of ``picture``, sRGB-encoded, from one distribution towards another.
 
-    ``source`` is the subject's distribution in it. Deviations are scaled by at most ``MOST`` either
+    ``source`` is the subject's own distribution. Deviations are scaled by at most ``MOST`` either
     way. ``strength`` in [0, 1] says how far to go; at 0 the result is ``picture``.
     """
     check_strength(strength)
@@ -62,8 +61,8 @@ def transfer_color(
 def harmonize(color: Tensor, alpha: Tensor, background: Tensor, strength: float) -> Tensor:
     """Move a subject's straight ``color`` towards those of the background around it.
 
-    Both layers count as far as they are seen. ``strength`` in [0, 1] says how far to go. An item
-    that is all subject, or has none, keeps its colours.
+    Both count as far as they are seen. ``strength`` in [0, 1] says how far to go. An item that is
+    all subject, or has none, keeps its colours.
     """
     subject = ColorStatistics.of(color, alpha)
     scene = ColorStatistics.of(background, 1 - alpha)

@@ -1,8 +1,8 @@
 """Information flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
 
-Opacity flows from a trimap's known pixels into the unknown ones along four kinds of affinity, whose
-quadratic energies add up to one sparse linear system. Section numbers are the paper's. Here
-``image`` is (H, W, 3) in [0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
+Opacity flows into a trimap's unknown pixels along four kinds of affinity, whose quadratic energies
+add up to one sparse linear system. Section numbers are the paper's. Here ``image`` is (H, W, 3) in
+[0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
 """
 
 from __future__ import annotations
@@ -24,30 +24,12 @@ WINDOW = 9  # pixels of the 3 x 3 windows of the spatial flow and of patch trimm
 QUANTUM = (1 / 255) ** 2 / 12  # variance that rounding to 8 bits leaves in a flat patch
 
 
-@dataclass(frozen=True)
-class FlowOptions:
-    """The method's parameters; the defaults are the published ones."""
-
-    mixture_neighbours: int = 20  # K_CM, of the whole picture
-    known_neighbours: int = 7  # K_KU, of each known region
-    unknown_neighbours: int = 5  # K_UU
-    known_weight: float = 0.05  # sigma_KU, of the flow from known to unknown pixels
-    unknown_weight: float = 0.01  # sigma_UU, of the flow among unknown pixels
-    spatial_weight: float = 1.0  # sigma_L, of the flow between neighbours
-    epsilon: float = 1e-6  # of the spatial flow's colour lines, in squared colour units
-    transparent: bool | None = None  # leaves known pixels out; by ``is_highly_transparent`` if None
-    trim: bool = True  # whether ``trim_edges`` also settles pixels of the final matte
-
-
 def is_unknown(trimap: Array) -> Bools:
     return (trimap > 0) & (trimap < 1)
 
 
 def features(image: Array, weight: float) -> Array:
-    """Colour of every pixel of ``image`` (H, W, 3) and its place times ``weight``, (H W, 5).
-
-    Places run from 0 to 1 over the picture.
-    """
+    """Colour of every pixel and its place in [0, 1] times ``weight``, (H W, 5)."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     place = weight * np.stack([x / width, y / height], -1)
@@ -77,8 +59,7 @@ def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) ->
 
     Section 3.1. The correlation matrix of K neighbours in three channels has rank 3, so with the
     ridge on its diagonal, needed as neighbours may share a colour, it is inverted through 3 x 3
-    systems (Woodbury's identity). With a ridge of 1e-3 the weights are almost equal, and mattes
-    worse; from 1e-6 down nothing changes.
+    systems (Woodbury's identity). With a ridge of 1e-3 mattes are worse; below 1e-6 none changes.
     """
     offset = neighbours - targets[:, None]
     inner = np.einsum("nkc,nkd->ncd", offset, offset) + ridge * np.eye(offset.shape[2])
@@ -106,8 +87,8 @@ def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[
     """Opacity of each unknown pixel as a mixture of ``count`` pixels of either known region.
 
     Section 3.2. Returns the foreground's share and the confidence in it, (H, W) in [0, 1] each: the
-    squared distance of the two colours in the mixture, zero where a region is empty. Where the
-    trimap knows, they are the trimap and 1.
+    squared distance of the two colours in the mixture, 0 where a region is empty. Where the trimap
+    knows, they are the trimap and 1.
     """
     share, confidence = trimap.copy(), np.ones(trimap.shape)
     unknown = is_unknown(trimap)
@@ -192,8 +173,8 @@ def trim_patches(
 
     Surroundings are the normal distributions of the colours of 3 x 3 windows, compared by their
     Bhattacharyya distance to the ``count`` windows of most similar mean in either region: at most
-    ``match`` to one, at least ``other`` to the other. The answer may be wrong here and there, so
-    only the flow from known to unknown pixels uses it.
+    ``match`` to one, at least ``other`` to the other. Only the flow from known to unknown pixels
+    uses the answer, which may be wrong here and there.
     """
     unknown = np.flatnonzero(is_unknown(trimap))
     mean, covariance = _patches(image)
@@ -222,9 +203,8 @@ def trim_patches(
 def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
     """Grow both known regions over unknown pixels of nearly the same colour.
 
-    The rule of Shahrian et al. (CVPR 2013): a known pixel settles an unknown one at a distance d
-    below ``reach`` pixels if their colours differ by at most ``reach - d`` of 255 levels; the
-    nearest decides.
+    The rule of Shahrian et al. (CVPR 2013): a known pixel at a distance d below ``reach`` settles
+    an unknown one whose colour differs by at most ``reach - d`` of 255 levels; the nearest decides.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -256,11 +236,10 @@ def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
 
 
 def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> bool:
-    """Whether the unknown pixels' colours are largely mixtures (section 3.5).
+    """Whether the unknown pixels' colours are largely mixtures (section 3.5), as of glass.
 
-    Most unknown pixels of hair have a colour of one known region nearby, few of glass do. So the
-    unknown region's colour histogram is fitted by those of the known ones within 20 pixels;
-    ``misfit`` is the largest norm of what remains for an opaque subject.
+    The unknown region's colour histogram is fitted by those of the known ones within 20 pixels;
+    ``misfit`` is the largest norm of what remains for an opaque subject, such as hair.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -281,8 +260,8 @@ class FlowSystem:
 
     With the known pixels held fast (the paper ties them to the trimap with a weight of 100), the
     minimum solves ``A alpha = right``, (U,), with ``A = mixture^T mixture + rest``, symmetric and
-    positive semidefinite. ``settled`` (H, W) is the trimap, with what ``trim_edges`` settled in the
-    final matte; ``transparent`` says whether the flow from known pixels was left out.
+    positive semidefinite. ``settled`` (H, W) is the trimap and what ``trim_edges`` settled;
+    ``transparent`` says whether the flow from known pixels was left out.
     """
 
     mixture: csr_array
@@ -307,34 +286,47 @@ class FlowSystem:
         return np.where(is_unknown(self.settled), matte, self.settled)
 
 
-def build_system(image: Array, trimap: Array, options: FlowOptions | None = None) -> FlowSystem:
-    """Collect the flows into one system; the trimap has at least one known pixel."""
+def build_system(
+    image: Array,
+    trimap: Array,
+    transparent: bool | None = None,
+    trim: bool = True,
+    mixture_neighbours: int = 20,  # the paper's K_CM, K_KU and K_UU
+    known_neighbours: int = 7,
+    unknown_neighbours: int = 5,
+    known_weight: float = 0.05,  # sigma_KU, sigma_UU and sigma_L
+    unknown_weight: float = 0.01,
+    spatial_weight: float = 1.0,
+    epsilon: float = 1e-6,
+) -> FlowSystem:
+    """Collect the flows into one system; the trimap has at least one known pixel.
+
+    Options are those of ``InformationFlowModel``; their defaults are the published ones.
+    """
     from scipy.sparse import diags_array, eye_array
 
-    options = options or FlowOptions()
-    transparent = options.transparent
     if transparent is None:
         transparent = is_highly_transparent(image, trimap)
     unknown = is_unknown(trimap)
     columns, known = np.flatnonzero(unknown), np.flatnonzero(~unknown)
     fixed = trimap.ravel()[known]
-    mixing = color_mixture_flow(image, unknown, options.mixture_neighbours).tocsc()
+    mixing = color_mixture_flow(image, unknown, mixture_neighbours).tocsc()
     mixture = (eye_array(len(columns)) - mixing[:, columns]).tocsr()
     right = mixture.T @ (mixing[:, known] @ fixed)
-    similar = intra_unknown_flow(image, unknown, options.unknown_neighbours)
-    rest = options.unknown_weight * (diags_array(similar.sum(1)) - similar)
-    local = options.spatial_weight * spatial_flow(image, unknown, options.epsilon).tocsc()
+    similar = intra_unknown_flow(image, unknown, unknown_neighbours)
+    rest = unknown_weight * (diags_array(similar.sum(1)) - similar)
+    local = spatial_weight * spatial_flow(image, unknown, epsilon).tocsc()
     rest = rest + local[:, columns]
     right -= local[:, known] @ fixed
-    edges = trim_edges(image, trimap) if options.trim or not transparent else trimap
+    edges = trim_edges(image, trimap) if trim or not transparent else trimap
     if not transparent:
         share, confidence = known_to_unknown_flow(
-            image, trim_patches(image, trimap), options.known_neighbours
+            image, trim_patches(image, trimap), known_neighbours
         )
-        trust = options.known_weight * np.where(is_unknown(edges), confidence, 1)[unknown]
+        trust = known_weight * np.where(is_unknown(edges), confidence, 1)[unknown]
         rest = rest + diags_array(trust)
         right += trust * np.where(is_unknown(edges), share, edges)[unknown]
-    settled = edges if options.trim else trimap
+    settled = edges if trim else trimap
     return FlowSystem(mixture, rest.tocsr(), right, unknown, settled, transparent)
 
 

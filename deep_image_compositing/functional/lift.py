@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -11,15 +13,13 @@ from deep_image_compositing.functional.foreground import box_filter
 REACH = 22
 """Pixels of the working size around the rim that may be repainted: 22 an axis is 31 across."""
 
-
 NEAR = 4  # pixels of the small picture around its rim within which the lifted alpha may vary
 
 
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
     """Make ``alpha`` (B, 1, H, W) exactly 0 or 1 wherever the rim is farther than ``reach``.
 
-    A network's sigmoid never quite arrives, and a trace of the other picture would change pixels
-    that nobody asked to change.
+    A network's sigmoid never quite arrives, and a trace would change pixels that are to stay.
     """
     return torch.where(unknown_band(alpha, reach), alpha, (alpha > 0.5).to(alpha.dtype))
 
@@ -29,14 +29,9 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
 
     In every square window ``alpha = a · rgb + b`` by least squares, with ``eps`` added to the
     variances; the factors of all windows over a pixel are averaged. 0 where alpha is constant.
-
-    Source:
-        He, Sun and Tang, "Guided Image Filtering", ECCV 2010.
+    Source: He, Sun and Tang, "Guided Image Filtering", ECCV 2010.
     """
-
-    def mean(x: Tensor) -> Tensor:
-        return box_filter(x, radius)
-
+    mean = functools.partial(box_filter, radius=radius)
     varies = dilate(alpha, radius) > erode(alpha, radius)
     where = varies[:, 0].nonzero(as_tuple=True)
     if where[0].numel() == 0:
@@ -67,14 +62,11 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
 
 
 def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
-    """All that a part of the large picture must know of the small one, as channels.
+    """All that a part of the large picture must know of the small one, (B, 8 + 3 a picture, h, w).
 
-    Enlarge them bilinearly, whole or in windows, for ``follow_alpha``, and with the subject's
-    straight colour and the old background's as ``pictures`` for ``follow_guide``.
-
-    Returns:
-        (B, 8 + 3 a picture, h, w): alpha, where it may vary, the guided filter's factors, the
-        photograph, and the pictures.
+    The channels are alpha, where it may vary, the guided filter's factors, the photograph, and the
+    pictures. Enlarge them bilinearly, whole or in windows, for ``follow_alpha``, and with the
+    subject's straight colour and the old background's as ``pictures`` for ``follow_guide``.
     """
     near = unknown_band(alpha, NEAR).to(alpha.dtype)
     pairs = zip(image.split(1), alpha.split(1), strict=True)
@@ -85,12 +77,9 @@ def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
 def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
     """Alpha at full size: the small one, and what the photograph ``image`` shows beyond it.
 
-    What the photograph has beyond its small version becomes alpha by the guided filter's factors.
-    (The plain fast guided filter is worse: it smooths an alpha that is right at the small size.)
-    Away from the small alpha's rim the result is exactly 0 or 1.
-
-    Source:
-        The factors: He and Sun, "Fast Guided Filter", 2015.
+    The latter by the guided filter's factors (He and Sun, "Fast Guided Filter", 2015; that itself
+    is worse: it smooths an alpha that is right at the small size). Away from the small alpha's rim
+    the result is exactly 0 or 1.
     """
     alpha, near, factors, small = guide[:, :8].split((1, 1, 3, 3), 1)
     value = alpha + (factors * (image - small)).sum(1, keepdim=True)

@@ -1,8 +1,8 @@
 """Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
 
 Levin, Lischinski and Weiss (CVPR 2006) find the alpha that is locally an affine function of the
-colour. The product of their Laplacian with an alpha is one colour guided filter (He, Sun and Tang,
-CVPR 2010), so box sums and conjugate gradients solve a batch on any device.
+colour. Their Laplacian times an alpha is one colour guided filter (He, Sun and Tang, CVPR 2010), so
+box sums and conjugate gradients solve a batch on any device.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from deep_image_compositing.functional.resize import resize
 class MattingLaplacian:
     """The matting Laplacian of a batch of pictures, as an operator.
 
-    ``image`` is centred; ``count`` and ``mean`` are the number of pixels and mean of each window,
-    ``factor`` (B, 6, H, W) is the Cholesky factor, row by row, of its regularised covariance.
+    ``image`` is centred; ``count`` and ``mean`` are each window's pixels and mean, ``factor``
+    (B, 6, H, W) the Cholesky factor, row by row, of its regularised covariance.
     """
 
     image: Tensor
@@ -33,10 +33,9 @@ class MattingLaplacian:
 
     @classmethod
     def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
-        """Prepare the operator for ``image`` (B, 3, H, W) in [0, 1].
+        """Prepare the operator for ``image`` (B, 3, H, W) and windows of ``radius`` pixels.
 
-        ``epsilon`` regularises the colour lines, in squared colour units; ``radius`` is the half
-        width of the windows in pixels.
+        ``epsilon`` regularises the colour lines, in squared colour units.
         """
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
@@ -85,11 +84,7 @@ class MattingLaplacian:
 
 
 def solve_alpha(
-    image: Tensor,
-    trimap: Tensor,
-    start: Tensor,
-    iterations: int = 30,
-    epsilon: float = 1e-5,
+    image: Tensor, trimap: Tensor, start: Tensor, iterations: int = 30, epsilon: float = 1e-5
 ) -> Tensor:
     """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``."""
     unknown = (trimap == 0.5).to(image.dtype)
@@ -122,8 +117,8 @@ def solve_alpha(
 def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Carry ``alpha`` (B, 1, h, w) up to the size of ``image`` (B, 3, H, W) along its colours.
 
-    Colour lines are fitted on ``small`` (B, 3, h, w), the reduced picture, and evaluated on the
-    full one (He and Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
+    Colour lines are fitted on ``small``, the reduced picture, and evaluated on the full one (He and
+    Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
     """
     lines = MattingLaplacian.of(small, epsilon).lines(alpha)
     lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -161,10 +156,8 @@ def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> T
 
     In every window the mask is fitted as an affine function of the colour, with a penalty
     ``epsilon``, in squared colour units, on its slope; what the windows over a pixel say is
-    averaged. Double precision keeps small windows of flat colour exact.
-
-    Source:
-        He, Sun and Tang, "Guided Image Filtering", PAMI 2013, with their colour guide.
+    averaged. Double precision keeps small windows of flat colour exact. Source: He, Sun and Tang,
+    "Guided Image Filtering", PAMI 2013.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)
     lines = windows.lines(mask)

@@ -19,14 +19,11 @@ def max_levels(height: int, width: int) -> int:
 
 
 def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Filter and halve ``x`` (B, C, H, W), floating point, again and again.
+    """Filter and halve ``x`` (B, C, H, W), floating point, again and again (Burt, Adelson, 1983).
 
     Each level is the one before under the separable kernel (1, 4, 6, 4, 1) / 16, border pixels
     repeated, every second pixel kept. Returns ``levels`` tensors, finest (``x``) first; sides
     halve rounding up, and a level of one pixel repeats. Raises ``UsageError`` without a level.
-
-    Source:
-        Burt and Adelson, "The Laplacian Pyramid as a Compact Image Code", 1983.
     """
     if levels < 1:
         raise UsageError(f"a pyramid has at least one level, got levels={levels}")
@@ -39,11 +36,10 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 def blend_reach(levels: int) -> int:
     """Pixels beyond which a ``laplacian_blend`` of ``levels`` leaves both inputs alone.
 
-    A pixel of level k lies 2^k pixels from the next, and its kernels, one for every halving,
-    add up to 2 · (2^k − 1) pixels to either side; enlarging it spreads it as far again. So a
-    change of alpha reaches 4 · (2^(levels − 1) − 1) pixels along either axis: 4, 12, 28, 60, 124
-    for 2 to 6 levels. Diagonally that is farther, but there the kernels have all but vanished: with
-    4 levels, what lies more than 32 pixels away adds less than a thousandth of an 8-bit step.
+    A pixel of level k lies 2^k pixels from the next; its kernels, one for every halving, add up to
+    2 · (2^k − 1) pixels to either side, and enlarging it spreads it as far again. Diagonally that
+    is farther, but there the kernels have all but vanished: with 4 levels, what lies more than 32
+    pixels away adds less than a thousandth of an 8-bit step.
     """
     return 4 * (2 ** (levels - 1) - 1)
 
@@ -53,12 +49,10 @@ def laplacian_blend(
 ) -> Tensor:
     """Blend two pictures band by band: a wide seam for coarse detail, a narrow one for fine detail.
 
-    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is the foreground
-    or the background, up to rounding; near the seam it may leave [0, 1] a little. One level is
-    plain alpha blending; no more than ``max_levels`` are used.
-
-    Source:
-        Burt and Adelson, "A Multiresolution Spline with Application to Image Mosaics", 1983.
+    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is one of the
+    pictures, up to rounding; near the seam it may leave [0, 1] a little. One level is plain alpha
+    blending; no more than ``max_levels`` are used. Source: Burt and Adelson, "A Multiresolution
+    Spline with Application to Image Mosaics", 1983.
     """
     levels = min(levels, max_levels(*alpha.shape[-2:]))
     dtype = foreground.dtype

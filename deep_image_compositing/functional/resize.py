@@ -15,9 +15,9 @@ _MODES = (*_SMOOTH, "nearest-exact", "area")
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
 
-    ``mode`` is ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``. Pixel centres keep their
-    place (``align_corners=False``). The first two filter against aliasing when a side shrinks, and
-    only then; ``bicubic`` may overshoot the range of ``x``. Half precision is computed in float32.
+    ``mode`` is ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``; pixel centres keep their
+    place. The first two filter against aliasing when a side shrinks, and only then; ``bicubic`` may
+    overshoot the range of ``x``. Half precision is computed in float32.
     """
     height, width = int(size[0]), int(size[1])
     if height < 1 or width < 1:
@@ -40,8 +40,7 @@ def fit_long_side(
 ) -> tuple[int, int]:
     """Size (height, width) whose longer side is at most ``long_side``, with the aspect kept.
 
-    A smaller picture keeps its size unless ``enlarge``; no side falls below 1. Raises
-    ``UsageError`` when ``long_side`` is less than 1.
+    A smaller picture keeps its size unless ``enlarge``; no side falls below 1.
     """
     if long_side < 1:
         raise UsageError(f"the long side must be at least 1 pixel, got {long_side}")
@@ -56,7 +55,6 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     """Repeat the border of ``x`` at the bottom and right until both sides divide by ``multiple``.
 
     Returns the padded tensor and the original (H, W): crop back with ``out[..., :h, :w]``.
-    Raises ``UsageError`` when ``multiple`` is less than 1.
     """
     if multiple < 1:
         raise UsageError(f"sides cannot be padded to a multiple of {multiple}; use at least 1")

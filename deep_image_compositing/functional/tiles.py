@@ -1,8 +1,8 @@
 """Work on the tiles of a picture that need it, blended without seams.
 
 A picture is divided into square *cells*. Work on a cell is done on its *window*, the cell and some
-context. Answers of overlapping windows are mixed with weights that change linearly across the
-border of the cells; the outermost context, which knows least, counts for nothing.
+context. Overlapping answers are mixed with weights that change linearly across the border of the
+cells; the outermost context, which knows least, counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in o
 class Grid:
     """Cells and windows of a picture of ``height`` x ``width`` pixels.
 
-    ``cell`` is the side of a cell; those at the bottom and on the right may be cut off. ``context``
-    are the pixels around a cell that belong to its window; at least 1 where windows blend.
+    ``cell`` is the side of a cell, ``context`` the pixels around it that belong to its window; at
+    least 1 where windows blend.
     """
 
     height: int
@@ -60,9 +60,8 @@ class Grid:
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Top and left of a cell's window, moved where it would stick out of the picture.
 
-        They are multiples of what divides both cell and context, so that the strides of networks
-        fall on the same pixels in every window. At the bottom and on the right a window may
-        therefore still stick out a little; ``window_of`` fills it.
+        They are multiples of what divides both cell and context, for networks' strides. So a window
+        may still stick out a little at the bottom and on the right; ``window_of`` fills it.
         """
         step = math.gcd(self.cell, self.context)
         return tuple(  # type: ignore[return-value]
@@ -170,8 +169,8 @@ def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -
 def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
     """Windows of ``small`` (1, C, h, w), which shows ``box``, enlarged to the picture's size.
 
-    ``corners`` are the top left of each window, in the picture; beyond ``box`` the border
-    continues. Bilinear. Returns (B, C, window height, window width).
+    ``corners`` are the top left of each, in the picture; beyond ``box`` the border continues.
+    Bilinear. Returns (B, C, window height, window width).
     """
     height, width = grid.window
     top, bottom, left, right = edges(box)
@@ -198,9 +197,8 @@ def work_on_cells(
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Work on the windows of the ``touched`` cells, in batches, and blend the answers.
 
-    Only a strip of the picture, as high as a window, is held in floating point. Given the corners
-    of some windows, ``make`` returns (B, ``channels``, window height, window width) on ``device``,
-    None for the CPU.
+    Only a strip as high as a window is held in floating point. Given the corners of some windows,
+    ``make`` returns (B, ``channels``, window height, window width) on ``device`` (default: CPU).
 
     Yields:
         Strips from the top down, of rows in which anything was done: their first row, the row

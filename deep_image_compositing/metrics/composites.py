@@ -16,10 +16,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 
 HALO_RADIUS = 3
-"""Pixels by which the soft rim is dilated where ``halo`` looks.
-
-Narrower than the band: fringes are a pixel or two wide, and would drown in eleven of them.
-"""
+"""Pixels by which the soft rim is dilated where ``halo`` looks: fringes are a pixel or two wide."""
 
 _WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
@@ -34,9 +31,8 @@ class Halo(NamedTuple):
 class Exactness(NamedTuple):
     """How far the composite is, away from the rim, from the photographs it is made of.
 
-    ``share`` is that of pixels that are right in every bit: of all, and of those that should be the
-    ``subject``'s photograph and the new ``background``; NaN without any. ``worst`` is the largest
-    deviation in 8-bit steps.
+    ``share`` is that of pixels that are right in every bit, of all, of the ``subject``'s and of the
+    new ``background``'s; NaN without any. ``worst`` is the largest deviation in 8-bit steps.
     """
 
     share: float
@@ -48,12 +44,8 @@ class Exactness(NamedTuple):
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity at every pixel and channel, (C, H, W); its mean is the picture's SSIM.
 
-    A Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03, borders mirrored. Raises
-    ``UsageError`` for pictures of 5 pixels or fewer either way.
-
-    Source:
-        Wang et al., "Image quality assessment: from error visibility to structural similarity",
-        2004.
+    As Wang et al. (2004) have it: a Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01,
+    k2 = 0.03; borders mirrored. ``UsageError`` for pictures of 5 pixels or fewer either way.
     """
     check_pair(composite, truth)
     if min(composite.shape[1:]) <= _WINDOW:
@@ -69,9 +61,8 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
 def color_error(composite: Tensor, truth: Tensor, where: Tensor) -> float:
     """Mean absolute difference of the channels where ``where`` (1, H, W), in 8-bit steps.
 
-    NaN where that is nowhere. With the true alpha a wrong subject colour shows as alpha times its
-    error, so this is the error of the straight colour weighted by how visible it is, plus that of
-    the background.
+    NaN where that is nowhere. With the true alpha this is the error of the straight colour weighted
+    by how visible it is, plus that of the background.
     """
     check_pair(composite, truth)
     return float((composite - truth).abs()[:, where[0]].mean()) * 255
@@ -149,8 +140,8 @@ def exactness(
 ) -> Exactness:
     """How many pixels away from the rim are the photographs' own, bit for bit.
 
-    Counted are pixels outside the band whose true alpha is exactly 1, which should be those of
-    ``foreground``, and exactly 0, which should be those of ``background``. Pictures are uint8.
+    Outside the band, pixels whose true alpha is exactly 1 should be ``foreground``'s, and those
+    where it is exactly 0 ``background``'s. Pictures are uint8.
     """
     for picture in (composite, foreground, background):
         check_pair(composite, picture)
@@ -174,12 +165,12 @@ def exactness(
     )
 
 
-def check_pair(composite: Tensor, other: Tensor) -> None:
-    """Raise a UsageError unless both are (C, H, W) of one shape."""
-    if composite.ndim != 3 or composite.shape != other.shape:
+def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:
+    """Raise a UsageError unless both are (C, H, W) of one shape, of so many channels if given."""
+    if one.ndim != 3 or one.shape != other.shape or channels not in (None, one.shape[0]):
         raise UsageError(
-            f"the pictures are (C, H, W) of the same size, got {tuple(composite.shape)} and "
-            f"{tuple(other.shape)}"
+            f"what is compared is ({channels or 'C'}, H, W), both of the same size, got "
+            f"{tuple(one.shape)} and {tuple(other.shape)}"
         )
 
 

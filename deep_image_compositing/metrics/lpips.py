@@ -1,7 +1,6 @@
-"""LPIPS, the learned perceptual distance, over the picture and inside the band; never downloads.
+"""LPIPS (Zhang et al., CVPR 2018) over the picture and inside the band; never downloads.
 
-Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018,
-with torchmetrics' network and heads, and torchvision's AlexNet weights from this machine.
+The network and its heads are torchmetrics', AlexNet's weights torchvision's from this machine.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.metrics.composites import check_pair
 from deep_image_compositing.weights import read_state
 
 SMALLEST = 64  # pixels that a picture needs either way: AlexNet's features of fewer say little
@@ -24,8 +24,7 @@ class LPIPS(nn.Module):
     """The distance of two pictures in AlexNet's features, by the published heads.
 
     ``weights`` are torchvision's AlexNet (``alexnet-owt-7be5be79.pth``), or a safetensors file of
-    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` when there is
-    no such file, or it holds another network.
+    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` for others.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -61,14 +60,10 @@ class LPIPS(nn.Module):
     ) -> tuple[float, float]:
         """Distance over the picture, and the mean of its map over ``band`` (1, H, W), boolean.
 
-        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way, else ``UsageError``.
-        Without a band, or with an empty one, the second figure is NaN.
+        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way. Without a band, or with an
+        empty one, the second figure is NaN.
         """
-        if composite.shape != truth.shape or composite.ndim != 3 or composite.shape[0] != 3:
-            raise UsageError(
-                f"LPIPS compares two pictures (3, H, W), got {tuple(composite.shape)} and "
-                f"{tuple(truth.shape)}"
-            )
+        check_pair(composite, truth, 3)
         size = composite.shape[1:]
         if min(size) < SMALLEST:
             raise UsageError(
@@ -89,7 +84,7 @@ class LPIPS(nn.Module):
 
 
 def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
-    """LPIPS if its weights are at hand, or None, and the reason why it is not, for a report.
+    """LPIPS if its weights are at hand, or None, and the reason why not, for a report.
 
     Raises ``WeightsError`` when ``weights`` are given but not right.
     """

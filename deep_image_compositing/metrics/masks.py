@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.metrics.composites import check_pair
 
 BETA_SQUARED = 0.3
 """Weight of the F-measure as saliency papers have it: precision counts more than recall."""
@@ -25,7 +25,7 @@ _NEIGHBOURS = 3
 
 def iou(mask: Tensor, truth: Tensor) -> float:
     """Intersection over union of what exceeds 0.5; 1 when that is nothing in either."""
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     a, b = mask > 0.5, truth > 0.5
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else 1.0
@@ -35,14 +35,11 @@ def max_f_measure(mask: Tensor, truth: Tensor) -> float:
     """The best F-measure that any of 256 thresholds gives this mask, rounded to 8 bits.
 
     ``F = 1.3 · P · R / (0.3 · P + R)`` with precision P and recall R of the pixels at or above a
-    threshold of 0, 1/255, ... 1; the truth is what exceeds 0.5. NaN when that is nothing.
-    (Saliency papers also average P and R over a whole data set first; that has no value a
-    picture.)
-
-    Source:
-        Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
+    threshold of 0, 1/255, ... 1; the truth is what exceeds 0.5. NaN when that is nothing. Source:
+    Achanta et al., CVPR 2009; papers that average P and R over a data set first have no value a
+    picture.
     """
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     subject = (truth > 0.5).flatten()
     levels = to_bytes(mask).flatten().long()
     hits = torch.bincount(levels[subject], minlength=256).double().flip(0).cumsum(0)
@@ -60,24 +57,15 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
     An outline is where the picture crosses 0.5 between two neighbours in a row or a column, to a
     fraction of a pixel; each crossing's distance is that to the other outline, taken as straight
-    from its nearest crossing to the next ones. Both ways are averaged, so neither a stray patch nor
-    a missing one goes unseen. The picture's border is no outline. 0 when neither has an outline;
-    the picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
+    between its crossings. The picture's border is no outline. 0 when neither has an outline; the
+    picture's diagonal when only one has. Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the distance between outlines")
-    _check(mask, truth)
+    check_pair(mask, truth, 1)
     one, other = _crossings(mask), _crossings(truth)
     if not (len(one) and len(other)):
         return math.hypot(*mask.shape[1:]) if len(one) or len(other) else 0.0
     return (_mean_distance(one, other) + _mean_distance(other, one)) / 2
-
-
-def _check(mask: Tensor, truth: Tensor) -> None:
-    if mask.ndim != 3 or mask.shape[0] != 1 or mask.shape != truth.shape:
-        raise UsageError(
-            f"mask and truth are (1, H, W) of the same size, got {tuple(mask.shape)} and "
-            f"{tuple(truth.shape)}"
-        )
 
 
 def _crossings(mask: Tensor) -> NDArray[np.float64]:

@@ -2,10 +2,9 @@
 
 Definitions are those of Rhemann et al., "A perceptually motivated online benchmark for image
 matting" (CVPR 2009), with the constants and units of Xu et al., "Deep image matting" (CVPR 2017).
-Sums run over the trimap's unknown pixels, or the whole picture without one. Alphas are taken as
-they are; published scripts stretch them to [0, 1] before Gradient, which changes nothing when 0 and
-1 both occur. ``alpha``, ``truth`` and ``trimap`` are (1, H, W) in [0, 1]; shapes that differ raise
-``UsageError``.
+Sums run over the trimap's unknown pixels, or the whole picture without one. Published scripts
+stretch alphas to [0, 1] before Gradient, which changes nothing when 0 and 1 both occur. ``alpha``,
+``truth`` and ``trimap`` are (1, H, W) in [0, 1]; shapes that differ raise ``UsageError``.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.metrics.composites import check_pair
 
 SIGMA = 1.4  # standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares
 STEP = 0.1  # distance of the levels at which Connectivity looks
@@ -53,11 +53,11 @@ def gradient_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -
 def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
     """How differently the two alphas hang together with the subject, in thousands.
 
-    At the levels 0.1, 0.2, ... 1 the pixels that reach the level in both alphas are split into
-    4-connected regions, and the largest is kept. A pixel's connected level ``l`` is the level
-    before the first whose region misses it. Its degree of connectivity in an alpha is
-    ``1 - d`` with ``d = alpha - l``, or 1 where ``d < 0.15``; the error is the sum of absolute
-    differences of the two degrees (p = 1). Raises ``MissingExtraError`` without scipy.
+    At the levels 0.1, 0.2, ... 1 the largest 4-connected region of the pixels that reach the level
+    in both alphas is kept. A pixel's connected level ``l`` is the level before the first whose
+    region misses it. Its degree of connectivity in an alpha is ``1 - d`` with ``d = alpha - l``,
+    or 1 where ``d < 0.15``; the error is the sum of absolute differences of the two degrees
+    (p = 1). Raises ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the measure Connectivity")
     a, t, unknown = (x.numpy() for x in _checked(alpha, truth, trimap))
@@ -75,11 +75,7 @@ def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = Non
 
 def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The two alphas (H, W) in double precision on the CPU, and what is unknown."""
-    if alpha.ndim != 3 or alpha.shape[0] != 1 or alpha.shape != truth.shape:
-        raise UsageError(
-            f"alpha and truth are (1, H, W) of the same size, got {tuple(alpha.shape)} and "
-            f"{tuple(truth.shape)}"
-        )
+    check_pair(alpha, truth, 1)
     if trimap is None:
         unknown = torch.ones(alpha.shape[1:], dtype=torch.bool)
     elif trimap.shape != alpha.shape:
@@ -92,19 +88,15 @@ def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tenso
 
 
 def _magnitude(alpha: Tensor) -> Tensor:
+    scale = SIGMA * math.sqrt(2 * math.pi)
     # The width at which the Gaussian has fallen to a hundredth, as the benchmark's script has it.
     radius = math.ceil(SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * SIGMA * 0.01)))
-    smooth = _gaussian(SIGMA, radius)
-    slope = [-x * g for x, g in zip(range(-radius, radius + 1), smooth, strict=True)]
+    steps = range(-radius, radius + 1)
+    smooth = [math.exp(-((x / SIGMA) ** 2) / 2) / scale for x in steps]
+    slope = [-x * g for x, g in zip(steps, smooth, strict=True)]
     smooth, slope = ([w / math.hypot(*weights) for w in weights] for weights in (smooth, slope))
     plane = F.pad(alpha[None], (radius,) * 4, mode="replicate")[0]
     return torch.hypot(_correlate(plane, smooth, slope), _correlate(plane, slope, smooth))
-
-
-def _gaussian(sigma: float, radius: int) -> list[float]:
-    """Samples of a Gaussian density at -radius ... radius; they add up to 1 only about."""
-    scale = sigma * math.sqrt(2 * math.pi)
-    return [math.exp(-((x / sigma) ** 2) / 2) / scale for x in range(-radius, radius + 1)]
 
 
 def _correlate(plane: Tensor, vertical: Sequence[float], horizontal: Sequence[float]) -> Tensor:

@@ -1,13 +1,10 @@
-"""One base class a slot: what every segmenter, refiner and fuser needs to run.
-
-A model brings its ``forward``; a learned one also ``logits`` (segmenters, refiners).
-"""
+"""One base class a slot: what every segmenter, refiner and fuser needs to run."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -25,8 +22,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Layers:
     """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
 
-    Colours are straight. ``old_background``, what was behind the subject, is what ``finer_layers``
-    needs; None where the fuser does not know.
+    Colours are straight. ``finer_layers`` needs ``old_background``, what was behind the subject.
     """
 
     alpha: Tensor
@@ -35,10 +31,9 @@ class Layers:
 
 
 def own_precision(method: _F) -> _F:
-    """Wrap ``forward`` or ``layers`` so that a stage takes tensors of any floating dtype.
+    """Wrap ``forward`` or ``layers`` to work in ``working_dtype``.
 
-    The method sees them in the dtype of the stage's parameters; without parameters, in their own
-    dtype, half precision as float32. Its answer comes back in the dtype of the first argument.
+    The answer comes back in the dtype of the first argument.
     """
     first = list(inspect.signature(method).parameters)[1]
 
@@ -82,9 +77,8 @@ class StageModel(nn.Module):
     tile_context: int | None = None
     """Pixels around a part of the picture that its answer depends on; None when on the whole.
 
-    Stages that state it are run on large photographs in overlapping tiles along the rim. Tiles
-    blend over half of it, and start at multiples of what divides it and the side of a cell: state
-    twice what must match the whole exactly, and a multiple of the strides.
+    Stages that state it run on large photographs in tiles along the rim, which blend over half of
+    it: state twice what must match the whole exactly, and a multiple of the strides.
     """
 
     def __init__(self) -> None:
@@ -110,13 +104,39 @@ class StageModel(nn.Module):
         self._arguments = {name: call.locals[name] for name in call.args if name != "self"}
         self._arguments |= call.locals.get(call.keywords or "", {})
 
+    def describe(
+        self,
+        weights: str | None,
+        published: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        *,
+        free: Collection[str] = (),
+        layers: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What the networks are to be made with; ``hparams`` hold it from then on.
+
+        A constructor calls this after ``save_hyperparameters``, with its ``locals()`` as the
+        arguments; see ``weights.describe``.
+        """
+        given = {name: arguments[name] for name in published}
+        options = weight_files.describe(self, weights, published, given, free=free, layers=layers)
+        self.hparams.update(options)
+        return options
+
     @property
     def trainable(self) -> bool:
         """Whether the stage has parameters to train."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    def logits(self, *inputs: Any, **named: Any) -> Tensor:
+        """The answer of a mask or alpha before its sigmoid, at the size of the image."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
+
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which ``forward`` works when it is given tensors of ``dtype``."""
+        """The dtype in which ``forward`` works when it is given tensors of ``dtype``.
+
+        It is that of the parameters; without any, ``dtype`` itself, half precision as float32.
+        """
         for parameter in self.parameters():
             return parameter.dtype
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -126,8 +146,13 @@ class StageModel(nn.Module):
         if weights is not None:
             weight_files.load(self, weights)
 
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """``state`` by our own names; for fillers that also read what others published."""
+        return state
+
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As in torch, but counters of batch norms may be missing: they are not shipped."""
+        state_dict = self.renamed(state_dict)
         own = self.state_dict()
         counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
         return super().load_state_dict({**counters, **state_dict}, strict=strict, assign=assign)
@@ -142,10 +167,6 @@ class SegmenterModel(StageModel):
         """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
         raise NotImplementedError
 
-    def logits(self, image: Tensor) -> Tensor:
-        """The mask before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
-
 
 class RefinerModel(StageModel):
     """``image, mask → alpha``: make a rough mask exact."""
@@ -156,16 +177,11 @@ class RefinerModel(StageModel):
         """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
         raise NotImplementedError
 
-    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha before its sigmoid, at the size of ``image``."""
-        raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
-
 
 class FuserModel(StageModel):
     """``foreground, background, alpha → composite``: set the subject into the new background.
 
-    One that works in layers implements ``layers``, from which the cut-out is made; any other
-    ``forward``.
+    A filler implements ``layers``, from which the cut-out is made, or paints in ``forward``.
     """
 
     slot = "fuser"
@@ -191,8 +207,7 @@ class FuserModel(StageModel):
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
         """The layers at a larger size, given those that ``layers`` found at a smaller one.
 
-        Called for tiles along the rim of photographs beyond the working size. ``coarse`` was
-        carried up to that size along the photograph's own detail; it stays where
-        the answer is None.
+        Called for tiles along the rim of photographs beyond the working size, to which ``coarse``
+        was carried up along the photograph's own detail; it stays where the answer is None.
         """
         return None

@@ -1,8 +1,4 @@
-"""Feature extractors from timm, by name.
-
-timm is imported only where it is needed: the encoder of the shipped weights does without, see
-``networks.efficientnet_lite``.
-"""
+"""Feature extractors from timm, by name; the shipped weights' own does without importing timm."""
 
 from __future__ import annotations
 
@@ -20,15 +16,14 @@ from deep_image_compositing.weights import check_finite, read_state
 class Backbone(nn.Module):
     """A timm backbone that takes [0, 1] images and returns one feature map per stride.
 
-    The image is normalised inside with the backbone's own mean and standard deviation. Extra
-    input channels (a mask) get zero weights in the first convolution, so that pretrained features
-    are unchanged at the start. ``channels`` and ``strides`` list the features, finest first.
+    The image is normalised inside as the backbone wants it. ``channels`` and ``strides`` list the
+    features, finest first.
 
     Args:
         name: a timm model name that supports ``features_only``.
         pretrained: None for random weights, ``pretrained`` to fetch timm's own, or the path of a
             checkpoint with timm's parameter names (.safetensors, or .pth without code).
-        extra_channels: channels after the RGB ones.
+        extra_channels: channels after the RGB ones, such as a mask, at first with zero weights.
         max_stride: deepest feature that is kept.
         freeze_stride: features up to this stride keep their weights and statistics in training;
             the early layers are the most general and, on a CPU, most of a step's time.

@@ -33,10 +33,7 @@ class SeparableConv(nn.Sequential):
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling (Zhao et al., CVPR 2017): context at several grids, added to a feature map.
-
-    ``bins`` are the sides of the pooling grids.
-    """
+    """Pyramid pooling (Zhao et al., CVPR 2017): context at grids of ``bins``, added to a map."""
 
     def __init__(self, inputs: int, outputs: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()

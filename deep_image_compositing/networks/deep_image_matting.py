@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.functional.resize import pad_to_multiple
 from deep_image_compositing.networks.backbone import Backbone
 
 CHANNELS = (64, 128, 256, 512, 512)  # channels of the five scales of VGG-16, finest first
@@ -23,13 +24,13 @@ class DeepImageMattingNetwork(nn.Module):
     The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and
     a fourteenth of side ``context``: VGG's own fully connected layer would make it 7; those who
     published PyTorch weights chose 1 or 3. The decoder has one 5 x 5 convolution a scale, before
-    which features return to the places that the encoder's max pooling took them from. Four more
-    convolutions on the image and that alpha correct it, before its sigmoid.
+    which features return to where max pooling took them from. Four more convolutions on the image
+    and that alpha correct it, before its sigmoid.
 
     Not in the paper are ``width``, a factor of all channels; ``batch_norm`` after every convolution
     but the two that give alpha; ``skips``, which add the encoder's features to the decoder's and
-    train much faster from random weights; and ``features``, a backbone of few strides whose
-    features are added to the encoder's, at first times 0.
+    train much faster from random weights; and ``features``, a backbone whose features are added to
+    the encoder's, at first times 0.
     """
 
     mean: Tensor
@@ -73,12 +74,8 @@ class DeepImageMattingNetwork(nn.Module):
         self.head = nn.Conv2d(first, 1, 5, padding=2)
         self.refinement: nn.Sequential | None = None
         if refine:
-            self.refinement = nn.Sequential(
-                convolution(4, first, 3),
-                convolution(first, first, 3),
-                convolution(first, first, 3),
-                nn.Conv2d(first, 1, 3, padding=1),
-            )
+            three = [convolution(inputs, first, 3) for inputs in (4, first, first)]
+            self.refinement = nn.Sequential(*three, nn.Conv2d(first, 1, 3, padding=1))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self._begin()
@@ -110,13 +107,11 @@ class DeepImageMattingNetwork(nn.Module):
 
         Without a refinement stage both are the first.
         """
-        height, width = image.shape[-2:]
-        pad = (0, -width % 32, 0, -height % 32)
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
-        x = F.pad(x, pad, mode="replicate")
+        x, (height, width) = pad_to_multiple(x, 32)
         added = {}
         if self.features is not None:
-            found = self.features(F.pad(image, pad, mode="replicate"))
+            found = self.features(pad_to_multiple(image, 32)[0])
             for (scale, project), feature in zip(self.projections.items(), found, strict=True):
                 added[int(scale)] = project(feature)
         logits = self._encode_and_decode(x, added)
@@ -144,8 +139,8 @@ class DeepImageMattingNetwork(nn.Module):
     def load_vgg(self, pretrained: str) -> None:
         """Begin the encoder with the convolutions of VGG-16; the trimap's weights are 0.
 
-        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm);
-        torchvision's names are the same. Raises ``UsageError`` unless this network has VGG's width.
+        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm) or
+        torchvision's. Raises ``UsageError`` unless this network has VGG's width.
         """
         normed = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
         name = "vgg16_bn" if normed else "vgg16"
@@ -187,62 +182,28 @@ def is_published(state: Mapping[str, Any]) -> bool:
 def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a network must be made with to hold the published ``state``.
 
-    Whether it was trained with ``skips`` cannot be told from its parameters; those that were
-    released were not.
+    Its parameters do not show whether it was trained with ``skips``; none that was released was.
     """
-    names = _published_names()
-
-    def shape(layer: str) -> tuple[int, ...]:
-        found = [state[f"{name}.weight"] for name in names[layer] if f"{name}.weight" in state]
-        return tuple(found[0].shape) if found else ()
-
-    context = shape("bottom.0.0")
+    shapes = {name: value.shape for name, value in from_published(state).items()}
     return {
-        "width": (*shape("encoder.0.0.0"), 0)[0] / CHANNELS[0],
-        "context": context[-1] if context else 1,
+        "width": (*shapes.get("encoder.0.0.0.weight", ()), 0)[0] / CHANNELS[0],
+        "context": (1, *shapes.get("bottom.0.0.weight", ()))[-1],
         "batch_norm": False,
         "skips": False,
-        "refine": bool(shape("refinement.3")),
+        "refine": "refinement.3.weight" in shapes,
     }
 
 
-def from_published(state: Mapping[str, Any], network: DeepImageMattingNetwork) -> dict[str, Tensor]:
-    """The state dict of ``network`` out of a published one.
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict by the names of ``DeepImageMattingNetwork``; others stay.
 
     Two layouts are known: flat names (``conv1_1`` to ``refine_pred``, as in
     github.com/huochaitiantang/pytorch-deep-image-matting) and MMEditing's (``backbone.encoder``,
-    ``backbone.decoder``, ``refiner``), both trained on inputs as this network takes them. Raises
-    ``WeightsError`` for a parameter that is missing, has another shape or was left over.
+    ``backbone.decoder``, ``refiner``), both trained on inputs as this network takes them.
     """
-    own = network.state_dict()
-    kind = 0 if "conv1_1.weight" in state else 1
-    wanted = {
-        f"{layer}.{parameter}": f"{names[kind]}.{parameter}"
-        for layer, names in _published_names().items()
-        for parameter in ("weight", "bias")
-        if f"{layer}.{parameter}" in own
-    }
-    lacking = [key for key in own if key not in wanted]
-    if lacking:
-        raise WeightsError(
-            f"published weights know no {lacking[0]} (batch norm); make the network with "
-            "batch_norm=False"
-        )
-    left = sorted(set(state) - set(wanted.values()))
-    if left:
-        raise WeightsError(
-            f"the published weights hold {left[0]} and {len(left) - 1} more, for which this "
-            "network has no place; is refine=False, or are they of another network?"
-        )
-    for key, name in wanted.items():
-        expected = tuple(own[key].shape)
-        if name not in state:
-            raise WeightsError(
-                f"the published checkpoint lacks {name}, expected with shape {expected}"
-            )
-        if tuple(state[name].shape) != expected:
-            raise WeightsError(
-                f"the published checkpoint has {name} with shape {tuple(state[name].shape)}, "
-                f"expected {expected}"
-            )
-    return {key: state[name] for key, name in wanted.items()}
+    ours = {theirs: own for own, names in _published_names().items() for theirs in names}
+    found = {}
+    for key, value in state.items():
+        layer, _, parameter = key.rpartition(".")
+        found[f"{ours.get(layer, layer)}.{parameter}"] = value
+    return found

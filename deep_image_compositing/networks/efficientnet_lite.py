@@ -1,7 +1,6 @@
-"""EfficientNet-Lite0, the encoder of the shipped weights, so that running them imports no timm.
+"""EfficientNet-Lite0, the encoder of the shipped weights, without timm, which is slow to import.
 
-Importing timm takes longer than a composite. This is timm's ``tf_efficientnet_lite0`` with
-``features_only``: the same parameter names, the same answers to the bit.
+This is timm's ``tf_efficientnet_lite0`` with ``features_only``: the same names and answers.
 """
 
 from __future__ import annotations

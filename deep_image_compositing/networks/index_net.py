@@ -1,7 +1,7 @@
 """IndexNet matting: a MobileNetV2 whose pooling and upsampling follow indices that it learns.
 
-Lu, Dai, Shen and Xu, "Indices Matter: Learning to Index for Deep Image Matting", ICCV 2019. What
-the paper leaves open is as in the authors' published model, so that at width 1 its weights fit.
+Lu, Dai, Shen and Xu, "Indices Matter", ICCV 2019. What the paper leaves open is as in the authors'
+published model, so that at width 1 its weights fit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import pad_to_multiple
 from deep_image_compositing.networks.backbone import Backbone
+from deep_image_compositing.options import check_choice
 
 Indexing = Literal["m2o", "o2o", "holistic"]
 
@@ -37,8 +38,7 @@ def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Indices for pooling and for upsampling, (B, C, 2H, 2W) in (0, 1) each.
 
     ``raw`` (B, C, 4, H, W) holds the places of each 2 x 2 window, row by row. Both are its sigmoid;
-    those for pooling are a softmax of that over each window besides, so that a pooled value is a
-    convex combination.
+    for pooling a softmax over each window follows, so that a pooled value is a convex combination.
     """
     up = raw.sigmoid()
     return tuple(F.pixel_shuffle(x.flatten(1, 2), 2) for x in (up.softmax(2), up))  # type: ignore[return-value]
@@ -47,8 +47,7 @@ def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
 def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
     """Sum of ``indices · x`` over every 2 x 2 window: the paper's indexed pooling (IP).
 
-    ``x`` is (B, C, H, W), H and W even; ``indices`` may have one channel for all. With 1 at each
-    window's maximum this is max pooling, with 1/4 everywhere average pooling.
+    ``x`` is (B, C, H, W), H and W even; ``indices`` may have one channel for all.
     """
     return 4 * F.avg_pool2d(indices * x, 2)
 
@@ -56,8 +55,7 @@ def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
 def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
     """Each value spread over its 2 x 2 window by ``indices``: the paper's indexed upsampling (IU).
 
-    ``x`` is (B, C, H, W), ``indices`` (B, C or 1, 2H, 2W). With 1 at each window's maximum this is
-    max unpooling, with 1 everywhere nearest-neighbour upsampling.
+    ``x`` is (B, C, H, W), ``indices`` (B, C or 1, 2H, 2W).
     """
     return indices * F.interpolate(x, scale_factor=2, mode="nearest")
 
@@ -68,16 +66,15 @@ class IndexBlock(nn.Module):
     ``holistic`` gives one index map for all channels; ``o2o`` (one-to-one) gives each channel its
     own from that channel alone, ``m2o`` (many-to-one) from all of them. With ``context`` a window
     is judged by the 4 x 4 pixels around it, not by its own 2 x 2; if ``nonlinear``, there are a
-    norm, a ReLU6 and a second convolution. The published model computes the four places of a
-    window by four networks side by side; one with four times the channels gives the same numbers.
+    norm, a ReLU6 and a second convolution. In the published model four networks side by side see to
+    the places of a window; one with four times the channels gives the same numbers.
     """
 
     def __init__(
         self, channels: int, family: Indexing = "m2o", context: bool = True, nonlinear: bool = True
     ) -> None:
         super().__init__()
-        if family not in ("m2o", "o2o", "holistic"):
-            raise UsageError(f"indexing must be 'm2o', 'o2o' or 'holistic', got {family!r}")
+        check_choice("indexing", family, ("m2o", "o2o", "holistic"))
         self.family = family
         places = 4 if family == "holistic" else 4 * channels
         hidden = places if family != "holistic" else 2 * channels
@@ -164,10 +161,7 @@ class _NormOfOne(nn.BatchNorm2d):
 
 
 class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling (Chen et al., ECCV 2018) with separable convolutions.
-
-    Each of the five branches has ``branch`` channels; ``dropout`` acts on the outputs.
-    """
+    """Atrous spatial pyramid pooling (Chen et al., ECCV 2018) of five separable branches."""
 
     def __init__(self, inputs: int, branch: int, outputs: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -193,9 +187,9 @@ class AtrousPyramid(nn.Module):
 class IndexNetwork(nn.Module):
     """Alpha of an image and its trimap, at any size.
 
-    Nine levels of encoder and decoder face each other: where the encoder pools, its index block
-    tells the pooling what to keep and the decoder where to put it back; the decoder is also given
-    the features that were weighted for pooling. ``channels`` are those of the encoder's levels.
+    Where the encoder pools, its index block tells the pooling what to keep and the decoder, which
+    is also given the weighted features, where to put it back. ``channels`` are those of the
+    encoder's levels.
 
     ``width`` is a factor of all channels, which are rounded to multiples of 8; at 1 the network is
     the published one, of 5.95 million parameters. (The paper's table counts 8.15 million, those of
@@ -252,10 +246,7 @@ class IndexNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W): in [0, 1], but not cut to that while training.
-
-        Takes an image (B, 3, H, W) in [0, 1] and a trimap (B, 1, H, W) in {0, 0.5, 1}.
-        """
+        """Alpha (B, 1, H, W) in [0, 1], but not cut to that while training."""
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
         x, (height, width) = pad_to_multiple(x, STRIDE)
         given: list[Tensor] = []
@@ -277,7 +268,7 @@ class IndexNetwork(nn.Module):
         return alpha if self.training else alpha.clamp(0, 1)
 
     def load_encoder(self, pretrained: str) -> None:
-        """Begin the encoder as timm's MobileNetV2, whose layers are the same in the same order.
+        """Begin the encoder as timm's MobileNetV2, whose layers are in the same order.
 
         ``pretrained`` is as for ``Backbone``. Raises ``UsageError`` unless ``width`` is 1.
         """
@@ -299,41 +290,25 @@ def is_published(state: Mapping[str, Tensor]) -> bool:
     return any(name.removeprefix("module.").startswith(PUBLISHED) for name in state)
 
 
-def read_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' published weights under the names of ``network``, for its ``load_state_dict``.
+def from_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' published weights by the names of ``network``; what it lacks stays as it is.
 
-    Their checkpoint is ``m2o`` of ``width`` 1 with context and nonlinearity. Raises
-    ``WeightsError`` when a name is missing or unknown or a shape differs; names the first few.
+    Their checkpoint is ``m2o`` of ``width`` 1 with context and nonlinearity.
     """
-    given = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    left = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    left = {name: x for name, x in left.items() if not name.endswith("num_batches_tracked")}
     read: dict[str, Tensor] = {}
-    wrong: list[str] = []
-    for name, own in network.state_dict().items():
+    for name in network.state_dict():
         names = _published_names(name)
-        parts = [given.pop(each, None) for each in names]
-        if name.endswith("num_batches_tracked"):  # which older versions of torch did not count
-            read[name] = own
+        parts = [left[each] for each in names if each in left]
+        if len(parts) < len(names) or len({part.shape for part in parts}) > 1:
             continue
-        shape = (own.shape[0] // len(names), *own.shape[1:])
-        found = [part for part in parts if part is not None and part.shape == shape]
-        for each, part in zip(names, parts, strict=True):
-            if part is None:
-                wrong.append(f"{each} is missing")
-            elif part.shape != shape:
-                wrong.append(f"{each} has shape {tuple(part.shape)}, expected {shape}")
-        if len(found) == len(names):
-            # Four networks side by side, here one: a channel at a time, or one after the other.
-            by_channel = len(names) > 1 and network.indexing == "o2o"
-            read[name] = torch.stack(found, 1).flatten(0, 1) if by_channel else torch.cat(found)
-    wrong += [f"{name} is unknown" for name in given]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise WeightsError(
-            f"these are not the published IndexNet weights for width={network.width:g} and "
-            f"indexing={network.indexing!r}: {', '.join(wrong[:3])}{more}. The authors' own are "
-            "for width=1, indexing='m2o', context and nonlinear"
-        )
-    return read
+        # Four networks side by side, here one: a channel at a time, or one after the other.
+        by_channel = len(names) > 1 and network.indexing == "o2o"
+        read[name] = torch.stack(parts, 1).flatten(0, 1) if by_channel else torch.cat(parts)
+        for each in names:
+            del left[each]
+    return {**read, **left}
 
 
 def _published_names(name: str) -> list[str]:

@@ -34,10 +34,9 @@ class Encoder(nn.Module):
 
 
 class MultiStreamNetwork(nn.Module):
-    """Foreground stream and background stream, fused from coarse to fine.
+    """Foreground stream and background stream, fused from coarse to fine (paper, section 3.3).
 
-    Each decoder step takes the coarser result and both streams' features of its scale, as a
-    Laplacian blend takes both pictures' bands of each level (paper, section 3.3). The paper's
+    Each decoder step takes the coarser result and both streams' features of its scale. The paper's
     dense blocks are plain pairs of convolutions here. ``widths`` are the channels of each scale,
     finest first; without background channels there is a single stream.
 

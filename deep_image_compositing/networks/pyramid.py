@@ -11,9 +11,7 @@ from deep_image_compositing.networks.blocks import PyramidPooling, SeparableConv
 class PyramidNetwork(nn.Module):
     """Encoder, pyramid pooling on the deepest feature, top-down decoder to ``min_stride``.
 
-    The refinement network is the same with a mask as a fourth input channel (``extra_channels``), a
-    shallower encoder (``max_stride``) and a decoder that goes on to stride 2. The decoder has
-    ``width`` channels; the other arguments are as for ``Backbone``.
+    The decoder has ``width`` channels; the other arguments are as for ``Backbone``.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """One base class a slot: what every segmenter, refiner and fuser shares in training and tests.
 
-A stage without parameters is a LightningModule all the same, so that one ``Trainer.test`` compares
-learned and classical ones. What a stage needs to run is in ``models.base``.
+A stage without parameters is a LightningModule too, so that one ``Trainer.test`` compares them all.
 """
 
 from __future__ import annotations
@@ -114,10 +113,9 @@ class Stage(LightningModule, StageModel):
 
     def training_output(self, batch: Batch) -> Tensor:
         """What ``criterion`` compares with ``target``."""
-        logits = getattr(type(self), "logits", None)
-        if logits in (None, SegmenterModel.logits, RefinerModel.logits):
+        if type(self).logits is StageModel.logits:
             return self.predict_batch(batch)
-        return logits(self, *(batch[name] for name in self.batch_inputs)).sigmoid()
+        return self.logits(*(batch[name] for name in self.batch_inputs)).sigmoid()
 
     def rate_factor(self, name: str) -> float:
         """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""
@@ -166,19 +164,17 @@ class Stage(LightningModule, StageModel):
         prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
             target = self.target(batch)
-            pictures = {name: value for name, value in batch.items() if value is not target}
-            pictures = {**pictures, "output": prediction, "target": target}
-            for name in ("weight", "valid"):
-                pictures.pop(name, None)
-            self._log_pictures("val", pictures)
+            hidden = {"weight", "valid", *(name for name in batch if batch[name] is target)}
+            pictures = {name: value for name, value in batch.items() if name not in hidden}
+            self._log_pictures("val", {**pictures, "output": prediction, "target": target})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.test_metrics, batch)
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
         """Predict a batch and measure what is not padding; returns the whole prediction."""
-        prediction = self.predict_batch(batch)
-        counted, rows = batch, prediction
+        prediction = rows = self.predict_batch(batch)
+        counted = batch
         if (valid := batch.get("valid")) is not None:
             counted, rows = {key: value[valid] for key, value in batch.items()}, rows[valid]
         if len(rows):
@@ -192,20 +188,20 @@ class Stage(LightningModule, StageModel):
     def configure_optimizers(self) -> Any:
         if not self.trainable:
             return None
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        factors = {name: self.rate_factor(name) for name in trained}
+        members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                factor = self.rate_factor(name)
+                members.setdefault((factor, True), [])
+                members.setdefault((factor, False), [])
+                members[factor, parameter.ndim > 1].append(parameter)
         groups = [
             {
-                "params": [
-                    p
-                    for name, p in trained.items()
-                    if factors[name] == factor and (p.ndim > 1) == decayed
-                ],
+                "params": members[factor, decayed],
                 "lr": factor * self.learning_rate,
                 "weight_decay": self.weight_decay if decayed else 0.0,
             }
-            for factor in sorted(set(factors.values()), reverse=True)
-            for decayed in (True, False)
+            for factor, decayed in sorted(members, reverse=True)
         ]
         kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
         optimizer = kind(groups, lr=self.learning_rate)
@@ -242,11 +238,8 @@ class Stage(LightningModule, StageModel):
     def _log_pictures(self, split: str, pictures: dict[str, Tensor]) -> None:
         if self.logger is None or not pictures or not self.trainer.is_global_zero:
             return
-        shown = {
-            name: value.detach()[:4]
-            for name, value in pictures.items()
-            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] in (1, 3)
-        }
+        tensors = {name: x.detach()[:4] for name, x in pictures.items() if isinstance(x, Tensor)}
+        shown = {k: x for k, x in tensors.items() if x.ndim == 4 and x.shape[1] in (1, 3)}
         sheet = contact_sheet(shown)
         experiment = getattr(self.logger, "experiment", None)
         if experiment is not None and hasattr(experiment, "add_image"):
@@ -269,11 +262,8 @@ class Segmenter(SegmenterModel, Stage):
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"])
         terms = mask_loss(logits, batch["mask"], batch.get("weight"))
-        pictures = {
-            "image": batch["image"],
-            "target": batch["mask"],
-            "output": logits.detach().sigmoid(),
-        }
+        output = logits.detach().sigmoid()
+        pictures = {"image": batch["image"], "target": batch["mask"], "output": output}
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
 
@@ -290,12 +280,8 @@ class Refiner(RefinerModel, Stage):
     def loss(self, batch: Batch) -> Step:
         logits = self.logits(batch["image"], batch["mask"])
         loss = cross_entropy(logits, batch["alpha"], batch.get("weight"))
-        pictures = {
-            "image": batch["image"],
-            "mask": batch["mask"],
-            "target": batch["alpha"],
-            "output": logits.detach().sigmoid(),
-        }
+        pictures = {name: batch[name] for name in ("image", "mask")}
+        pictures |= {"target": batch["alpha"], "output": logits.detach().sigmoid()}
         return Step(loss, pictures=pictures)
 
 

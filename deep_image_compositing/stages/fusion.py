@@ -63,15 +63,9 @@ class MultiStreamFuser(MultiStreamModel, Fuser):
         terms["alpha_laplacian"] = 0.2 * laplacian_loss(layers.alpha, alpha) / share
         color = (layers.foreground_color - batch["foreground_color"]).abs() * alpha
         terms["color"] = 0.5 * color.mean() / share
-        pictures = {
-            "photograph": batch["foreground"],
-            "mask": batch["mask"],
-            "background": batch["background"],
-            "alpha": alpha,
-            "output alpha": layers.alpha,
-            "target": batch["composite"],
-            "output": output,
-        }
+        pictures = {"photograph": batch["foreground"], "mask": batch["mask"]}
+        pictures |= {"background": batch["background"], "alpha": alpha}
+        pictures |= {"output alpha": layers.alpha, "target": batch["composite"], "output": output}
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
     def _taught(self, batch: Batch) -> tuple[Layers, Batch]:

@@ -9,21 +9,20 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from deep_image_compositing import registry, weights
-from deep_image_compositing.entries import Entry
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
 from deep_image_compositing.options import accepted_options, check_options, misfit
+from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
 """What can fill a slot: a registered name, a name with options, a module or any callable."""
 
 
 def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[..., Any]:
-    """The stage that ``given`` names or is.
+    """The stage that ``given`` names or is; with ``model`` one to run, perhaps without Lightning.
 
     By name, shipped weights are loaded unless the options say ``weights`` themselves; where that is
-    a file, the stage is made as the one in the file was, but for the other options. What is only
-    to run (``model``) need be no LightningModule.
+    a file, the stage is made as the one in the file was, but for the other options.
 
     Raises:
         UsageError: an unknown name or option, a stage of another slot, or something else.
@@ -57,10 +56,9 @@ def check_stage(slot: str, given: StageLike) -> None:
 def restore_stage(
     slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
 ) -> Any:
-    """The stage ``name`` with the weights of a file, made as the stage in the file was made.
+    """The stage ``name`` with the weights of a file or training checkpoint, made as it says.
 
-    ``path`` is a training checkpoint or a weights file; ``options`` replace those in it. Raises as
-    ``make_stage``.
+    ``options`` replace those in it. Raises as ``make_stage``.
     """
     if not Path(path).is_file():
         raise WeightsError(f"there is no checkpoint {path}")
@@ -68,23 +66,17 @@ def restore_stage(
 
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Name, options, and the SHA-256 of every file that is loaded, by slot, as JSON has it.
-
-    Args:
-        stages: registered name and options of each slot.
-
-    Raises:
-        UsageError: a stage that is not registered.
-        WeightsError: weights that are neither shipped nor a file.
-    """
+    """``describe_stage`` of each slot's registered name and options; ``UsageError`` for others."""
     return {
-        slot: describe_stage(registry.get(slot, name), options)
-        for slot, (name, options) in stages.items()
+        slot: describe_stage(registry.get(slot, n), given) for slot, (n, given) in stages.items()
     }
 
 
 def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``describe_stages`` that is one stage."""
+    """Name, options, and the SHA-256 of every file that is loaded, as JSON has it.
+
+    Raises ``WeightsError`` for weights that are neither shipped nor a file.
+    """
     paths = {key: Path(value) for key, value in options.items() if isinstance(value, str)}
     if (file := weights_file(entry, options)) is not None:
         paths["weights"] = file
@@ -94,17 +86,8 @@ def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
-    given = options.get("weights", entry.weights[0] if entry.weights else None)
-    if given is None:
-        return None
-    shipped: Mapping[str, str] = getattr(entry.factory, "shipped", {})
-    path = weights.FOLDER / shipped[given] if given in shipped else Path(str(given)).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"there are no weights {str(given)!r} for the {entry.slot} {entry.name!r}: {path} is "
-            f"no file, and those that ship are: {', '.join(entry.weights) or 'none'}"
-        )
-    return path
+    given = options.get("weights", next(iter(entry.weights), None))
+    return None if given is None else weights.resolve(entry.model, str(given))
 
 
 def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:

@@ -51,12 +51,8 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         trimap = self.random_trimap(batch)
         answer, terms = self.terms(batch, trimap)
         output = torch.where(trimap == 0.5, answer.detach().to(trimap), trimap)
-        pictures = {
-            "image": batch["image"],
-            "trimap": trimap,
-            "target": batch["alpha"],
-            "output": output,
-        }
+        pictures = {"image": batch["image"], "trimap": trimap}
+        pictures |= {"target": batch["alpha"], "output": output}
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
     def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,12 +75,8 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         radii = torch.randint(low, high + 1, (count,)).tolist()
         exact = (torch.rand(count) < 0.5).tolist()
         items = zip(batch["alpha"].split(1), batch["mask"].split(1), radii, exact, strict=True)
-        return torch.cat(
-            [
-                trimap_from_alpha(alpha, radius) if known else trimap_from_mask(mask, radius)
-                for alpha, mask, radius, known in items
-            ]
-        )
+        made = [trimap_from_alpha(a, r) if e else trimap_from_mask(m, r) for a, m, r, e in items]
+        return torch.cat(made)
 
 
 def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:

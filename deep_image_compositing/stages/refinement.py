@@ -8,12 +8,12 @@ from deep_image_compositing.models.refinement.cascade import CascadeModel
 from deep_image_compositing.models.refinement.classical import (
     ClosedFormModel,
     GuidedFilterModel,
+    InformationFlowModel,
     KnnModel,
+    NoModel,
 )
 from deep_image_compositing.models.refinement.deep_image_matting import DeepImageMattingModel
 from deep_image_compositing.models.refinement.index_net import IndexNetModel
-from deep_image_compositing.models.refinement.information_flow import InformationFlowModel
-from deep_image_compositing.models.refinement.none import NoRefinementModel
 from deep_image_compositing.stages.base import Batch, Refiner
 from deep_image_compositing.stages.matting import (
     MattingRefiner,
@@ -44,8 +44,8 @@ class KnnRefiner(KnnModel, SolvedMattingRefiner):
     """``KnnModel`` as a stage."""
 
 
-class NoRefiner(NoRefinementModel, Refiner):
-    """``NoRefinementModel`` as a stage."""
+class NoRefiner(NoModel, Refiner):
+    """``NoModel`` as a stage."""
 
 
 class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):

@@ -1,8 +1,7 @@
 """Trained weights: the files that ship with the package, and reading and writing such files.
 
-A weights file is safetensors: tensors by their name in the stage's ``state_dict`` (stored in half
-precision where they are floating point), and the stage's hyper-parameters as JSON in the header.
-No file is ever unpickled with code in it.
+A weights file is safetensors: tensors by their name in the stage's ``state_dict``, in half
+precision, and its hyper-parameters as JSON in the header. Nothing is unpickled that holds code.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.files import write_bytes
-from deep_image_compositing.options import accepted_options, misfit
+from deep_image_compositing.options import accepted_options, existing_weights, misfit
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
@@ -32,37 +31,25 @@ BEGINNINGS = ("weights", "pretrained")
 """Hyper-parameters that say where weights came from; whatever holds the weights forgets them."""
 
 _DEEPEST = 20
-_TRAINING = (
-    "learning_rate",
-    "weight_decay",
-    "schedule",
-    "warmup_steps",
-    "picture_every",
-    "compile",
-)
+_TRAINING = ["learning_rate", "weight_decay", "schedule", "warmup_steps"]
+_TRAINING += ["picture_every", "compile"]
 
 
-def resolve(stage: StageModel, weights: str | Path) -> Path:
-    """The file that ``weights`` means for ``stage``: a shipped name, or a path.
+def resolve(stage: Any, weights: str | Path) -> Path:
+    """The file that ``weights`` means for a stage or its class: a shipped name, or a path.
 
     Raises:
         WeightsError: when there is no such shipped name and no such file.
     """
-    shipped = type(stage).shipped
-    if str(weights) in shipped:
-        path = FOLDER / shipped[str(weights)]
-        if not path.is_file():
-            raise WeightsError(
-                f"the weights {str(weights)!r} of {type(stage).__name__} are missing from this "
-                f"installation ({path}); reinstall the package"
-            )
-        return path
-    path = Path(weights).expanduser()
+    shipped = getattr(stage, "shipped", {})
+    kind = getattr(stage, "__name__", type(stage).__name__)
+    if str(weights) not in shipped:
+        return existing_weights(weights, kind, shipped)
+    path = FOLDER / str(shipped[str(weights)])
     if not path.is_file():
-        names = ", ".join(map(repr, shipped)) or "none"
         raise WeightsError(
-            f"no weights {str(weights)!r} for {type(stage).__name__}: not a file, and the weights "
-            f"that ship for it are: {names}"
+            f"the weights {str(weights)!r} of {kind} are missing from this installation ({path}); "
+            "reinstall the package"
         )
     return path
 
@@ -83,7 +70,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as error:
             raise _unreadable(path, error) from None
     content = _read_checkpoint(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = content.get("state_dict", content)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
@@ -95,13 +82,23 @@ def _unreadable(path: Path, error: Exception | str) -> WeightsError:
     return WeightsError(f"{path} is not a readable safetensors file: {error}")
 
 
-def _read_checkpoint(path: Path) -> Any:
-    """What torch.save wrote; ``WeightsError`` when it could run code, or is damaged."""
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The table that torch.save wrote; ``WeightsError`` when it could run code, or is damaged.
+
+    It may hold tensors, plain values, and NumPy's single numbers: older training code noted its
+    metrics in those, next to the weights.
+    """
+    make: Any = np.float64(0).__reduce__()[0]
+    numbers = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    # Pickles of NumPy 1 and of NumPy 2 call the same function by different names.
+    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    safe = torch.serialization.safe_globals([*names, np.dtype, *numbers])
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe:
             # torch guesses at files it does not know; what is wrong with them is said below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return _load(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return content if isinstance(content, dict) else {"state_dict": None}
     except OSError as error:
         raise WeightsError(f"{path} could not be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file may fail anywhere inside the unpickler
@@ -115,19 +112,6 @@ def _read_checkpoint(path: Path) -> Any:
             f"{path} is not a checkpoint, or a damaged one; expected .safetensors or what "
             "torch.save writes"
         ) from None
-
-
-def _load(path: Path) -> Any:
-    """What torch.save wrote, as far as it is tensors, plain values and NumPy's single numbers.
-
-    Those numbers are what older training code noted its metrics in, next to the weights.
-    """
-    make: Any = np.float64(0).__reduce__()[0]
-    numbers = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    # Pickles of NumPy 1 and of NumPy 2 call the same function by different names.
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    with torch.serialization.safe_globals([*names, np.dtype, *numbers]):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
@@ -149,8 +133,7 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
         except RecursionError:
             raise _unreadable(path, "its hyper_parameters are nested too deeply") from None
     else:
-        content = _read_checkpoint(path)
-        hyper = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
+        hyper = _read_checkpoint(path).get("hyper_parameters", {})
     if not isinstance(hyper, dict) or not all(isinstance(name, str) for name in hyper):
         raise WeightsError(f"{path}: its hyper_parameters are no table of values by name")
     if not _is_shallow(hyper):
@@ -188,7 +171,10 @@ def _fill(stage: StageModel, path: Path, state: dict[str, Tensor], assign: bool 
     except CompositingError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        reason = _difference(stage, path, state) or str(error).strip().splitlines()[-1].strip()
+        reason = (
+            _difference(stage, path, stage.renamed(state))
+            or str(error).strip().splitlines()[-1].strip()
+        )
         raise WeightsError(f"{path} does not fit {type(stage).__name__}: {reason}") from None
 
 
@@ -204,24 +190,20 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
 
 def _difference(stage: StageModel, path: Path, state: Mapping[str, Tensor]) -> str:
     """What keeps ``state`` from fitting: an option if there is one, else the first tensor."""
-    hyper = read_hyper_parameters(path)
-    options = {name: value for name, value in stage.hparams.items() if name in hyper}
-    for name in (*BEGINNINGS, *_TRAINING):
-        options.pop(name, None)
-    if found := _contradictions(hyper, options):
+    options = {k: v for k, v in stage.hparams.items() if k not in (*BEGINNINGS, *_TRAINING)}
+    if found := _contradictions(read_hyper_parameters(path), options):
         return found
     own = stage.state_dict()
-    lacking = [f"it has no {name}" for name in own if name not in state]
-    lacking = [text for text in lacking if not text.endswith("num_batches_tracked")]
-    shapes = [
+    lacking = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [
         f"{name} is {tuple(state[name].shape)} in it, and {tuple(value.shape)} in the stage"
         for name, value in own.items()
         if name in state and state[name].shape != value.shape
     ]
-    left = [f"it has {name}, and the stage has not" for name in state if name not in own]
-    all_of_them = [*shapes, *lacking, *left]
-    more = f", and {len(all_of_them) - 1} more" if len(all_of_them) > 1 else ""
-    return all_of_them[0] + more if all_of_them else ""
+    wrong += [f"it has no {name}" for name in lacking]
+    wrong += [f"it has {name}, and the stage has not" for name in state if name not in own]
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return wrong[0] + more if wrong else ""
 
 
 def _contradictions(described: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -272,7 +254,6 @@ def save(stage: StageModel, path: str | Path) -> None:
         "stage": type(stage).__name__,
         "hyper_parameters": json.dumps(hyper, default=str, sort_keys=True),
     }
-    # Bytes through images.write_bytes, which writes aside, renames and keeps the usual file mode.
     write_bytes(path, safetensors.torch.save(tensors, metadata=header))
 
 
@@ -294,9 +275,8 @@ def describe(
 ) -> dict[str, Any]:
     """What a stage's networks are to be made with: as its weights file says, else as given.
 
-    So the numbers stand in one place: in the file where there is one, and else in ``published``
-    unless the caller says otherwise. A file that nobody has vouched for is first tried on a
-    network without memory, so that what it says of itself costs nothing when it is wrong.
+    A file that nobody has vouched for is first tried on a network without memory, so that what it
+    says of itself costs nothing when it is wrong.
 
     Args:
         stage: that is being made; its class knows the shipped names.

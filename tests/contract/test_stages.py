@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from deep_image_compositing.conventions import CHANNELS, set_checks
 from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import unknown_band
 from deep_image_compositing.stages.base import Stage
+from deep_image_compositing.stages.making import make_stage
 
 SIZES = [(1, 1), (1, 7), (17, 31), (40, 24)]
 
@@ -197,18 +199,19 @@ class StageContract:
     make: Callable[[], Stage]
     case: Case
     slot: str
+    name: str
 
     @pytest.fixture(autouse=True)
     def _one_stage(self, key: tuple[str, str, str], request: pytest.FixtureRequest) -> None:
-        self.slot, name, _ = key
+        self.slot, self.name, _ = key
         self.case = CASES[key]
         options = dict(self.case.options)
-        if name == "onnx":
+        if self.name == "onnx":
             options["path"] = request.getfixturevalue("onnx_file")
 
         def make() -> Stage:
             torch.manual_seed(0)
-            return registry.create(self.slot, name, **options).eval()
+            return registry.create(self.slot, self.name, **options).eval()
 
         self.make = make
 
@@ -282,27 +285,26 @@ class StageContract:
         strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
         assert torch.allclose(self.run(stage, strided), self.run(stage, tensors), atol=1e-5)
 
-    def test_state_dict_round_trip(self) -> None:
-        stage, other = self.trained(), self.make()
-        other.load_state_dict(stage.state_dict())
-        tensors = inputs(self.slot, 1, 20, 26)
-        assert torch.equal(self.run(other, tensors), self.run(stage, tensors))
-        if self.case.learned:
-            fresh = self.run(self.make(), tensors)
-            assert not torch.equal(fresh, self.run(stage, tensors))
-
     def test_weights_file_round_trip(self, tmp_path: Path) -> None:
-        stage, other = self.trained(), self.make()
-        weights.save(stage, tmp_path / "stage.safetensors")
-        weights.load(other, tmp_path / "stage.safetensors")
-        kept = {n for n in stage.state_dict() if not n.endswith("num_batches_tracked")}
-        for name in kept:
-            stored = stage.state_dict()[name]
-            stored = stored.half().float() if stored.is_floating_point() else stored
-            assert torch.equal(other.state_dict()[name], stored), name
+        stage, others = self.trained(), [self.make()]
+        path = tmp_path / "stage.safetensors"
+        weights.save(stage, path)
+        weights.load(others[0], path)
+        if self.case.learned:  # the file says how it was made
+            others.append(make_stage(self.slot, (self.name, {"weights": str(path)})).eval())
+            told = [json.dumps({**x.hparams, "weights": ""}) for x in (others[1], stage)]
+            assert json.loads(told[0]) == json.loads(told[1])
         tensors = inputs(self.slot, 1, 20, 26)
-        answer, expected = self.run(other, tensors), self.run(stage, tensors)
-        assert torch.allclose(answer, expected, atol=0.02)
+        expected = self.run(stage, tensors)
+        for other in others:
+            for name, stored in stage.state_dict().items():
+                if not name.endswith("num_batches_tracked"):
+                    stored = stored.half().float() if stored.is_floating_point() else stored
+                    assert torch.equal(other.state_dict()[name], stored), name
+            assert torch.allclose(self.run(other, tensors), expected, atol=0.02)
+        if self.case.learned:  # and the constructor alone reads what the networks are
+            alone = type(stage)(weights=str(path))
+            assert alone.state_dict().keys() == stage.state_dict().keys()
 
     def test_lightning_checkpoint_round_trip(self, tmp_path: Path) -> None:
         if not self.case.learned:
@@ -319,6 +321,7 @@ class StageContract:
         assert again.hparams == stage.hparams
         tensors = inputs(self.slot, 1, 20, 26)
         assert torch.equal(self.run(again, tensors), self.run(stage, tensors))
+        assert not torch.equal(self.run(self.make(), tensors), self.run(stage, tensors))
 
     def test_gradient_reaches_every_trainable_parameter(self) -> None:
         stage = self.make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from deep_image_compositing.functional.compose import (
     erode,
     feather,
     over,
+    pixels_of_share,
     reconstruct,
+    resize_trimap,
+    trimap_from_levels,
     trimap_from_mask,
     unknown_band,
 )
@@ -84,12 +88,6 @@ def test_morphology_is_that_of_scipy(height: int, width: int, radius: int, seed:
     assert torch.equal(dilate(x > 0.5, radius), dilate(x, radius) > 0.5)
 
 
-def test_a_negative_radius_is_refused() -> None:
-    for function in (dilate, erode, unknown_band, trimap_from_mask):
-        with pytest.raises(UsageError, match="at least 0, got -1"):
-            function(torch.zeros(1, 1, 3, 3), -1)
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(1, 11),
@@ -120,10 +118,20 @@ def test_the_band_follows_its_definition(height: int, width: int, radius: int, s
     assert torch.equal(unknown_band(alpha[None, None], radius)[0, 0], expected)
 
 
-def test_a_band_without_rim_is_empty_and_levels_are_checked() -> None:
-    assert not unknown_band(torch.ones(1, 1, 4, 4), 9).any()
-    with pytest.raises(UsageError, match="low < high"):
-        unknown_band(torch.ones(1, 1, 4, 4), 1, low=0.9, high=0.1)
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: dilate(x, -1), "at least 0, got -1"),
+        (lambda x: unknown_band(x, -1), "at least 0, got -1"),
+        (lambda x: unknown_band(x, 1, low=0.9, high=0.1), "low < high"),
+        (lambda x: feather(x, -1.0), "sigma"),
+        (lambda x: feather(x, math.nan), "sigma"),
+        (lambda x: feather(x, 1.0, reach=-1), "reach"),
+    ],
+)
+def test_what_is_no_length_is_refused(call: Callable[[Tensor], Tensor], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        call(torch.zeros(1, 1, 3, 3))
 
 
 def test_trimap() -> None:
@@ -150,25 +158,8 @@ def test_feather_is_a_gaussian_that_ends() -> None:
     assert torch.equal(wide[:28], mask[0, 0, 4, :28])
     assert torch.equal(wide[72:], mask[0, 0, 4, 72:])
     assert 0 < wide[28] < wide[71] < 1
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_feather_keeps_dtype_and_any_size(dtype: torch.dtype) -> None:
-    pixel = torch.ones(1, 1, 1, 1, dtype=dtype)
-    assert torch.equal(feather(pixel, 3.0), pixel)
-    mask = torch.zeros(1, 1, 3, 8, dtype=dtype)
-    mask[..., 4:] = 1
-    assert feather(mask, 1.0).dtype == dtype
     assert torch.equal(feather(mask, 0.0), mask)
     assert torch.allclose(feather(mask, 1e308), feather(mask, 1e9))
-
-
-@pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
-def test_feather_refuses_what_is_no_width(sigma: float) -> None:
-    with pytest.raises(UsageError, match="sigma"):
-        feather(torch.zeros(1, 1, 3, 3), sigma)
-    with pytest.raises(UsageError, match="reach"):
-        feather(torch.zeros(1, 1, 3, 3), 1.0, reach=-1)
 
 
 def test_reconstruction_keeps_what_hangs_together_with_a_seed() -> None:
@@ -183,3 +174,28 @@ def test_reconstruction_keeps_what_hangs_together_with_a_seed() -> None:
     wanted[..., 35, :20] = False
     assert torch.equal(reconstruct(seeds, region), wanted)
     assert not reconstruct(torch.zeros_like(seeds), region).any()
+
+
+def test_shares_of_the_long_side_are_whole_pixels() -> None:
+    assert pixels_of_share(0.02, (512, 300)) == 10
+    assert pixels_of_share(0.02, (300, 1024)) == 20
+    assert pixels_of_share(0.02, (1, 7)) == 1
+    assert pixels_of_share(0, (512, 300)) == 0
+    with pytest.raises(UsageError, match=r"lies in \[0, 1\], got -0.1"):
+        pixels_of_share(-0.1, (5, 5))
+
+
+def test_levels_of_eight_bit_files_become_a_trimap() -> None:
+    gray = torch.tensor([0.0, 25, 26, 127, 128, 229, 230, 255]).view(1, 1, 1, 8) / 255
+    expected = [0, 0, 0.5, 0.5, 0.5, 0.5, 1, 1]
+    assert trimap_from_levels(gray).flatten().tolist() == expected
+    assert trimap_from_levels(gray.half()).dtype == torch.float16
+
+
+def test_resizing_leaves_only_three_values_and_mixes_to_unknown() -> None:
+    trimap = torch.zeros(1, 1, 12, 20)
+    trimap[..., 9:] = 1
+    small = resize_trimap(trimap, (6, 10))
+    assert set(small.unique().tolist()) == {0, 0.5, 1}
+    assert (small[..., :3] == 0).all()
+    assert (small[..., 7:] == 1).all()

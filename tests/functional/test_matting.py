@@ -7,13 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.functional.matting import (
-    MattingLaplacian,
-    closed_form,
-    guided_upsample,
-    solve_alpha,
-    window_sum,
-)
+from deep_image_compositing.functional.matting import MattingLaplacian, closed_form, solve_alpha
 
 
 def noise(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
@@ -46,26 +40,10 @@ def clipped_windows(image: np.ndarray, epsilon: float, radius: int) -> np.ndarra
     return matrix
 
 
-@pytest.mark.parametrize("radius", [1, 2, 5])
-@pytest.mark.parametrize("size", [(5, 7), (3, 11), (8, 2)])
-def test_window_sum_is_a_sum_over_windows_cut_at_borders(
-    size: tuple[int, int], radius: int
-) -> None:
-    x = noise(*size)
-    expected = torch.zeros_like(x)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            rows = slice(max(0, i - radius), i + radius + 1)
-            columns = slice(max(0, j - radius), j + radius + 1)
-            expected[..., i, j] = x[..., rows, columns].sum((-2, -1))
-    before = x.clone()
-    assert torch.allclose(window_sum(x, radius), expected)
-    assert torch.equal(x, before)
-
-
 @pytest.mark.parametrize("radius", [1, 2])
-def test_equals_the_definition_window_by_window(radius: int) -> None:
-    image = noise(6, 7)
+@pytest.mark.parametrize("size", [(6, 7), (1, 9), (2, 3)])
+def test_equals_the_definition_window_by_window(size: tuple[int, int], radius: int) -> None:
+    image = noise(*size)
     # The pivots are regularised one by one, which is the ridge itself up to its own size.
     for epsilon in (1e-7, 1e-5):
         expected = clipped_windows(image[0].permute(1, 2, 0).numpy(), epsilon, radius)
@@ -86,34 +64,6 @@ def test_equals_pymatting_where_windows_are_whole() -> None:
     assert np.allclose(ours[rows], theirs.toarray()[rows], atol=1e-4)
     other = cf_laplacian(image[0].permute(1, 2, 0).numpy(), epsilon=1e-1, radius=1)
     assert not np.allclose(ours[rows], other.toarray()[rows], atol=1e-2)
-
-
-@pytest.mark.parametrize("size", [(6, 7), (1, 9), (1, 1), (2, 3)])
-def test_symmetric_positive_and_zero_on_constants(size: tuple[int, int]) -> None:
-    matrix = dense(noise(*size), 1e-5)
-    scale = float(matrix.abs().max()) + 1
-    assert torch.allclose(matrix, matrix.T, atol=1e-9 * scale)
-    assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-9 * scale
-    assert torch.allclose(matrix.sum(1), torch.zeros(len(matrix), dtype=matrix.dtype), atol=1e-9)
-
-
-def test_affine_functions_of_the_colour_cost_nothing_and_others_do() -> None:
-    image = noise(9, 9)
-    line = (image * torch.tensor([0.3, -0.2, 0.5]).view(1, 3, 1, 1)).sum(1, keepdim=True) + 0.1
-    laplacian = MattingLaplacian.of(image, 1e-9)
-    assert float((line * laplacian(line)).sum()) < 1e-6
-    other = noise(9, 9, seed=1)[:, :1]
-    assert float((other * laplacian(other)).sum()) > 0.1
-
-
-def test_items_of_a_batch_are_independent_and_single_precision_suffices() -> None:
-    images, alphas = noise(8, 10, 3), noise(8, 10, 3, seed=1)[:, :1]
-    together = MattingLaplacian.of(images)(alphas)
-    for i in range(3):
-        alone = MattingLaplacian.of(images[i : i + 1])(alphas[i : i + 1])
-        assert torch.allclose(together[i : i + 1], alone)
-    single = MattingLaplacian.of(images.float())(alphas.float())
-    assert torch.allclose(single.double(), together, atol=1e-3)
 
 
 def band(height: int, width: int, low: int, high: int) -> Tensor:
@@ -159,16 +109,6 @@ def test_without_any_known_pixel_it_stays_finite(iterations: int) -> None:
         assert flat.isfinite().all()
 
 
-def test_upsampled_constants_stay_constant() -> None:
-    image = noise(13, 18).float()
-    small = torch.nn.functional.interpolate(image, (7, 9), mode="area")
-    for value in (0.0, 0.3, 1.0):
-        alpha = torch.full((1, 1, 7, 9), value)
-        assert torch.allclose(
-            guided_upsample(image, alpha, small), torch.full((1, 1, 13, 18), value), atol=1e-5
-        )
-
-
 def test_closed_form_keeps_known_pixels() -> None:
     image, trimap = noise(25, 37, 2).float(), band(25, 37, 12, 22).float().expand(2, -1, -1, -1)
     start = noise(25, 37, 2, seed=4).float()[:, :1]
@@ -180,16 +120,3 @@ def test_closed_form_keeps_known_pixels() -> None:
     for i in range(2):
         alone = closed_form(image[i : i + 1], trimap[i : i + 1], start[i : i + 1])
         assert torch.allclose(alone, solved[i : i + 1], atol=1e-4)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 2)])
-def test_closed_form_of_hardly_any_pixels(size: tuple[int, int], value: float) -> None:
-    trimap = torch.full((1, 1, *size), value)
-    solved = closed_form(noise(*size).float(), trimap, torch.full((1, 1, *size), 0.25))
-    assert solved.shape == trimap.shape
-    assert solved.isfinite().all()
-    if value == 0.5:
-        assert torch.allclose(solved, torch.full_like(solved, 0.25), atol=1e-4)
-    else:
-        assert torch.equal(solved, trimap)

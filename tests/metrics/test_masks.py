@@ -65,27 +65,20 @@ def test_straight_outlines(distance: int) -> None:
 @pytest.mark.parametrize("distance", [0.0, 0.2, 0.5, 1.0, 2.5])
 def test_round_outlines_to_a_fraction_of_a_pixel(distance: float) -> None:
     assert outline_distance(disc(20 + distance), disc(20)) == pytest.approx(distance, abs=0.03)
+    # Shifted by d, the outlines' mean distance is that of d·|cos|: 2 d / π.
+    shifted = outline_distance(disc(30, shift=(0, distance)), disc(30))
+    assert shifted == pytest.approx(2 * distance / math.pi, abs=0.05)
 
 
-def test_a_shifted_disc() -> None:
-    """Shifted by d, the outlines' mean distance is that of d·|cos|: 2 d / π."""
-    assert outline_distance(disc(30, shift=(0, 1)), disc(30)) == pytest.approx(
-        2 / math.pi, abs=0.03
-    )
-
-
-def test_it_is_symmetric_and_sees_patches_on_either_side() -> None:
+def test_outlines_that_are_there_only_once_or_not_at_all() -> None:
+    nothing, everything = torch.zeros(1, 30, 40), torch.ones(1, 30, 40)
+    one = nothing.clone()
+    one[0, 0, 0] = 1
     patchy = disc(20)
     patchy[:, :4, :4] = 1
     there, back = outline_distance(patchy, disc(20)), outline_distance(disc(20), patchy)
     assert there == pytest.approx(back)
     assert there > 0.5
-
-
-def test_outlines_that_are_not_there() -> None:
-    nothing, everything = torch.zeros(1, 30, 40), torch.ones(1, 30, 40)
-    one = nothing.clone()
-    one[0, 0, 0] = 1
     assert outline_distance(nothing, everything) == 0
     assert outline_distance(one, everything) == pytest.approx(50)
     assert outline_distance(nothing, one) == pytest.approx(50)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 import sys
 from itertools import pairwise
@@ -105,64 +104,6 @@ def test_all_four_equal_the_reference(height: int, width: int, seed: int, given:
         assert math.isnan(values[1])
 
 
-def test_sad_and_mse_by_hand() -> None:
-    truth = torch.tensor([[[0.0, 1.0, 1.0, 0.5]]])
-    alpha = torch.tensor([[[0.0, 0.5, 0.75, 0.5]]])
-    trimap = torch.tensor([[[0.0, 1.0, 0.5, 0.5]]])
-    assert sad(alpha, truth) == pytest.approx(0.75e-3)
-    assert mse(alpha, truth) == pytest.approx((0.25 + 0.0625) / 4)
-    assert sad(alpha, truth, trimap) == pytest.approx(0.25e-3)
-    assert mse(alpha, truth, trimap) == pytest.approx(0.0625 / 2)
-
-
-def test_gradient_of_a_step_by_hand() -> None:
-    """Along a straight edge the gradient is that of one row: the bell itself, summed in part."""
-    width, half = 21, 4
-    truth = torch.zeros(1, 5, width)
-    truth[..., 10:] = 1
-    x = np.arange(-half, half + 1)
-    bell = np.exp(-(x**2) / (2 * 1.4**2))
-    slope = x * bell
-    bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
-    row = [
-        bell.sum() * sum(s for k, s in zip(x, slope, strict=True) if position + k >= 10)
-        for position in range(width)
-    ]
-    expected = 5 * sum(value**2 for value in row) / 1000
-    assert gradient_error(torch.zeros_like(truth), truth) == pytest.approx(expected, rel=1e-6)
-    assert gradient_error(torch.full_like(truth, 0.3), torch.ones_like(truth)) < 1e-20
-
-
-def test_connectivity_by_hand() -> None:
-    truth = torch.zeros(1, 12, 12)
-    truth[0, :6, :6] = 1
-    truth[0, 9, 9] = 1
-    alpha = truth.clone()
-    assert connectivity_error(alpha, truth) == 0
-    # A patch apart from the subject is connected at no level: its degree is 0 where it is seen,
-    # and 1 where it is not.
-    alpha[0, 9, 9] = 0
-    assert connectivity_error(alpha, truth) == pytest.approx(1e-3)
-    # A pixel of the subject that falls to 0.55 is connected up to 0.5. The alpha is 0.05 above
-    # that, which is forgiven; the truth 0.5.
-    alpha[0, 9, 9], alpha[0, 5, 5] = 1, 0.55
-    assert connectivity_error(alpha, truth) == pytest.approx(0.5e-3)
-    # At 0.7 the alpha is 0.0 above its level and the truth 0.3.
-    alpha[0, 5, 5] = 179 / 255
-    assert connectivity_error(alpha, truth) == pytest.approx(0.3e-3)
-    # Pixels that touch at a corner alone are not connected.
-    corner = torch.zeros(1, 4, 4)
-    corner[0, :2, :2] = corner[0, 2, 2] = 1
-    less = corner.clone()
-    less[0, 2, 2] = 0
-    assert connectivity_error(less, corner) == pytest.approx(1e-3)
-
-
-def test_equal_alphas_have_no_error() -> None:
-    alpha = matte(30, 20, 3)
-    assert [measure(alpha, alpha, trimap_of(alpha)) for measure in ALL] == [0, 0, 0, 0]
-
-
 def test_eight_bit_levels_count_as_reached() -> None:
     """102/255 is 0.4: in single precision it must not fall below its level."""
     for level in (51, 102, 153, 204, 255):
@@ -180,14 +121,6 @@ def test_shapes_must_agree(measure: object) -> None:
 
 
 def test_connectivity_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: object, **kwargs: object) -> object:
-        if name.split(".")[0] == "scipy":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingExtraError, match="Connectivity needs scipy"):
         connectivity_error(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))

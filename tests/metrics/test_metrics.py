@@ -63,13 +63,6 @@ def test_band_psnr_of_equal_pictures_and_of_pictures_without_a_rim() -> None:
     assert values[1].isnan()
 
 
-def test_errors_outside_the_band_do_not_count() -> None:
-    alpha, target = square(side=60), noise(1, 3, 60, 60)
-    wrong = target.clone()
-    wrong[..., 45:, 45:] = 1 - wrong[..., 45:, 45:]
-    assert torch.equal(band_psnr(wrong, target, alpha), band_psnr(target, target, alpha))
-
-
 def test_the_metric_is_the_mean_over_pictures_in_any_batches() -> None:
     target = noise(4, 3, 40, 40)
     composite = (target + 0.05 * noise(4, 3, 40, 40, seed=1)).clamp(0, 1)
@@ -83,18 +76,12 @@ def test_the_metric_is_the_mean_over_pictures_in_any_batches() -> None:
     assert together.compute() == pytest.approx(float(values.nanmean()), abs=1e-4)
     assert apart.compute() == pytest.approx(float(values.nanmean()), abs=1e-4)
     assert BandPSNR.higher_is_better
-
-
-def test_fusion_metrics() -> None:
-    target = noise(2, 3, 40, 40)
-    composite = (target + 0.05 * noise(2, 3, 40, 40, seed=1)).clamp(0, 1)
-    metrics = fusion_metrics()
-    metrics.update(composite, target, alpha=square(2))
-    result = metrics.compute()
+    both = fusion_metrics()
+    both.update(composite, target, alpha=alpha)
+    result = both.compute()
     mse = ((composite - target).numpy() ** 2).mean((1, 2, 3))
     assert result["psnr"] == pytest.approx(float((-10 * np.log10(mse)).mean()), abs=1e-3)
-    expected = float(band_psnr(composite, target, square(2)).mean())
-    assert result["band_psnr"] == pytest.approx(expected, abs=1e-3)
+    assert result["band_psnr"] == together.compute()
 
 
 def test_mask_metrics_equal_numpy_over_all_batches() -> None:
@@ -109,12 +96,3 @@ def test_mask_metrics_equal_numpy_over_all_batches() -> None:
     assert result["f1"] == pytest.approx(2 * both / (a.sum() + b.sum()), abs=1e-6)
     error = np.abs(masks.numpy() - truths.numpy()).mean()
     assert result["mae"] == pytest.approx(float(error), abs=1e-6)
-
-
-def test_mask_metrics_take_half_precision_and_strides() -> None:
-    masks, truths = noise(2, 1, 8, 8).half(), noise(2, 1, 8, 8, seed=1).half()
-    plain, strided = mask_metrics(), mask_metrics()
-    plain.update(masks.float(), truths.float())
-    strided.update(masks.mT.contiguous().mT, truths.mT.contiguous().mT)
-    for name, value in plain.compute().items():
-        assert strided.compute()[name] == pytest.approx(float(value), abs=1e-6)

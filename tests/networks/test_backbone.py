@@ -99,27 +99,18 @@ def test_a_local_checkpoint(checkpoint: Path, suffix: str) -> None:
         assert torch.equal(tensor, state[name]), name
 
 
-def test_a_checkpoint_of_another_backbone(checkpoint: Path) -> None:
+def test_what_cannot_be_had_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no backbone 'lite0'; near: .*efficientnet_lite0"):
+        Backbone("lite0")
+    with pytest.raises(WeightsError, match=r"no checkpoint for the backbone.*none\.pth"):
+        Backbone("test_efficientnet", str(tmp_path / "none.pth"))
     with pytest.raises(WeightsError, match=r"does not fit the timm backbone 'test_resnet': .*"):
         Backbone("test_resnet", str(checkpoint))
-
-
-def test_a_checkpoint_with_another_shape(checkpoint: Path) -> None:
     state = safetensors.torch.load_file(checkpoint)
     state["conv_stem.weight"] = torch.zeros(24, 4, 3, 3)
     safetensors.torch.save_file(state, checkpoint)
     with pytest.raises(WeightsError, match=r"conv_stem\.weight has shape \(24, 4, 3, 3\), exp"):
         Backbone("test_efficientnet", str(checkpoint))
-
-
-def test_no_such_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no checkpoint for the backbone.*none\.pth"):
-        Backbone("test_efficientnet", str(tmp_path / "none.pth"))
-
-
-def test_no_such_backbone() -> None:
-    with pytest.raises(UsageError, match=r"no backbone 'lite0'; near: .*efficientnet_lite0"):
-        Backbone("lite0")
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

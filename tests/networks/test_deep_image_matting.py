@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.networks.deep_image_matting import (
-    DeepImageMattingNetwork,
-    from_published,
-    is_published,
-    published_options,
-)
+from deep_image_compositing.networks.deep_image_matting import DeepImageMattingNetwork
 
 State = dict[str, Tensor]
 
@@ -120,68 +114,12 @@ def test_the_published_network_has_vgg_s_size() -> None:
     assert count(network.refinement) == 64 * (4 + 64 + 64) * 9 + 3 * 64 + 64 * 9 + 1
 
 
-@pytest.mark.parametrize("skips", [False, True])
-@pytest.mark.parametrize("size", [(1, 1), (33, 70), (64, 64)])
-def test_any_size(size: tuple[int, int], skips: bool) -> None:
-    network = DeepImageMattingNetwork(0.1, 3, True, skips).eval()
-    image, trimap = picture(*size)
-    raw, refined = network.stages(image, trimap)
-    assert raw.shape == refined.shape == (2, 1, *size)
-    assert raw.min() >= 0
-    assert raw.max() <= 1
-    assert torch.equal(raw, refined)  # refinement begins with nothing
-    assert torch.equal(network(image, trimap), refined)
-
-
 def test_what_pads_is_cropped_again() -> None:
     network = DeepImageMattingNetwork(0.1).eval()
     image, trimap = picture(40, 50)
     padded = [F.pad(x, (0, 14, 0, 24), mode="replicate") for x in (image, trimap)]
     assert torch.allclose(network(image, trimap), network(*padded)[..., :40, :50], atol=1e-6)
-
-
-@pytest.mark.parametrize("layout", [dict, as_mmediting])
-@pytest.mark.parametrize(("context", "refine"), [(1, True), (3, True), (7, False)])
-def test_published_weights_give_what_they_gave(
-    layout: Callable[[State], State], context: int, refine: bool
-) -> None:
-    flat = made(context, refine)
-    state = layout(flat)
-    assert is_published(state)
-    options = published_options(state)
-    assert options["width"] == 0.125
-    assert (options["context"], options["refine"]) == (context, refine)
-    network = DeepImageMattingNetwork(**options)
-    network.load_state_dict(from_published(state, network))
-    image, trimap = picture(64, 96)
-    with torch.no_grad():
-        answers = network.stages(image, trimap)
-        expected = reference(flat, image, trimap)
-    assert expected[0].std() > 0.005
-    for answer, other in zip(answers, expected, strict=True):
-        assert torch.allclose(answer, other, atol=1e-5)
-    assert torch.equal(*expected) != refine
-
-
-def test_own_weights_are_not_taken_for_published_ones() -> None:
-    assert not is_published(DeepImageMattingNetwork(0.1).state_dict())
-
-
-def test_published_weights_that_do_not_fit_are_named() -> None:
-    state = made()
-    network = DeepImageMattingNetwork(0.125)
-    lacking = {key: value for key, value in state.items() if key != "deconv3_1.bias"}
-    with pytest.raises(WeightsError, match=r"lacks deconv3_1\.bias, expected with shape \(16,\)"):
-        from_published(lacking, network)
-    other = {**state, "conv6_1.weight": torch.zeros(64, 64, 3, 3)}
-    with pytest.raises(WeightsError, match=r"conv6_1\.weight with shape \(64, 64, 3, 3\), exp"):
-        from_published(other, network)
-    with pytest.raises(WeightsError, match=r"hold bn11\.weight and 0 more"):
-        from_published({**state, "bn11.weight": torch.zeros(8)}, network)
-    with pytest.raises(WeightsError, match=r"refine_conv1\.bias and 7 more.*refine=False"):
-        from_published(state, DeepImageMattingNetwork(0.125, refine=False))
-    with pytest.raises(WeightsError, match=r"know no encoder\.0\.0\.1\.weight.*batch_norm=False"):
-        from_published(state, DeepImageMattingNetwork(0.125, batch_norm=True))
+    assert torch.equal(*network.stages(image, trimap))  # refinement begins with nothing
 
 
 # VGG-16
@@ -220,15 +158,6 @@ def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> Non
 def test_vgg_needs_its_width() -> None:
     with pytest.raises(UsageError, match=r"weights of vgg16 need width=1\.0"):
         DeepImageMattingNetwork(0.5).load_vgg("pretrained")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [({"width": 0}, "width must be above 0"), ({"context": 2}, "odd and 1 to 31, got 2")],
-)
-def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        DeepImageMattingNetwork(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_backbone_s_features_change_nothing_at_first() -> None:

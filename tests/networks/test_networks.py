@@ -7,27 +7,13 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.networks.blocks import (
-    ConvNormAct,
-    PyramidPooling,
-    SeparableConv,
-    upsample,
-)
-from deep_image_compositing.networks.multi_stream import Encoder, MultiStreamNetwork
+from deep_image_compositing.networks.blocks import PyramidPooling
+from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
-def test_convolutions_round_sizes_up(size: tuple[int, int], stride: int) -> None:
-    block = ConvNormAct(3, 4, stride=stride).eval()
-    expected = (2, 4, -(-size[0] // stride), -(-size[1] // stride))
-    assert block(noise(2, 3, *size)).shape == expected
-    assert SeparableConv(3, 4, 5).eval()(noise(2, 3, *size)).shape == (2, 4, *size)
 
 
 def test_pyramid_pooling_sees_the_whole_map_and_trains_on_one_item() -> None:
@@ -38,39 +24,14 @@ def test_pyramid_pooling_sees_the_whole_map_and_trains_on_one_item() -> None:
     assert x.grad[0, :, -1, -1].abs().sum() > 0
 
 
-def test_upsample_of_the_same_size_is_the_same_tensor() -> None:
-    x = noise(1, 2, 3, 4)
-    assert upsample(x, x) is x
-    assert upsample(x, noise(1, 1, 5, 9)).shape == (1, 2, 5, 9)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 18)])
-@pytest.mark.parametrize("extra", [0, 1])
-def test_pyramid_network_answers_at_any_size(size: tuple[int, int], extra: int) -> None:
-    network = PyramidNetwork(
-        "test_efficientnet",
-        width=8,
-        extra_channels=extra,
-        max_stride=16 if extra else 32,
-        min_stride=2 if extra else 4,
-    ).eval()
-    mask = noise(2, 1, *size) if extra else None
-    assert network(noise(2, 3, *size), mask).shape == (2, 1, *size)
-    assert len(network.laterals) == 3  # from stride 16 to 2, or from 32 to 4
-
-
-def test_encoder_halves_from_full_size() -> None:
-    features = Encoder(4, (3, 5, 7)).eval()(noise(1, 4, 16, 24))
-    assert [tuple(f.shape[1:]) for f in features] == [(3, 16, 24), (5, 8, 12), (7, 4, 6)]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (19, 26)])
-@pytest.mark.parametrize("background", [0, 4])
-def test_multi_stream_network_begins_at_zero(size: tuple[int, int], background: int) -> None:
-    network = MultiStreamNetwork(5, background, 3, (4, 5, 6)).eval()
-    back = noise(2, background, *size) if background else None
-    change = network(noise(2, 5, *size), back)
-    assert torch.equal(change, torch.zeros(2, 3, *size))
+@pytest.mark.parametrize(("extra", "strides"), [(0, (32, 4)), (1, (16, 2))])
+def test_pyramid_network_decodes_from_its_deepest_to_its_finest_stride(
+    extra: int, strides: tuple[int, int]
+) -> None:
+    network = PyramidNetwork("test_efficientnet", None, 8, extra, *strides).eval()
+    mask = noise(2, 1, 33, 18) if extra else None
+    assert network(noise(2, 3, 33, 18), mask).shape == (2, 1, 33, 18)
+    assert len(network.laterals) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 50)])
@@ -79,15 +40,8 @@ def test_backbone_helps_the_foreground_stream(size: tuple[int, int]) -> None:
     backbone = Backbone("test_efficientnet", extra_channels=2, max_stride=8)
     network = MultiStreamNetwork(5, 4, 3, (4, 6, 8, 10), backbone).eval()
     torch.nn.init.normal_(network.head.weight)
-    inputs = torch.rand(2, 5, *size), torch.rand(2, 4, *size)
-    assert network(*inputs).shape == (2, 3, *size)
-    for name, parameter in backbone.named_parameters():
-        if name.endswith("weight") and parameter.ndim == 4:
-            network.zero_grad()
-            network(*inputs).sum().backward()
-            assert parameter.grad is not None
-            assert parameter.grad.abs().sum() > 0
-            break
+    network(torch.rand(2, 5, *size), torch.rand(2, 4, *size)).sum().backward()
+    assert backbone.body.conv_stem.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("shuffle", [2, 4])
@@ -103,16 +57,6 @@ def test_a_coarser_finest_scale_answers_at_full_size(size: tuple[int, int], shuf
     assert answer.shape == (2, 3, *size)
     if min(size) > 1:  # each of the pixels that go out together has its own weights
         assert answer.diff(dim=-1).abs().min() > 0
-
-
-def test_both_streams_reach_the_output() -> None:
-    network = MultiStreamNetwork(4, 4, 1, (4, 6))
-    torch.nn.init.normal_(network.head.weight)
-    streams = [noise(1, 4, 8, 8, seed=i).requires_grad_() for i in range(2)]
-    network(*streams).sum().backward()
-    for stream in streams:
-        assert stream.grad is not None
-        assert stream.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("size", [(150, 70), (64, 64), (1, 1), (200, 33)])

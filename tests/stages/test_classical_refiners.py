@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +10,10 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.errors import UsageError
-from deep_image_compositing.images import read_image, to_tensor
-from deep_image_compositing.models.refinement.classical import closed_form_system
 
 pytest.importorskip("pymatting")
 
 NAMES = ["closed_form", "knn", "guided_filter", "information_flow"]
-
-LEMUR = Path(__file__).parents[3] / "shared" / "data" / "lemur"
-"""A photograph with its trimap, beside the checkout where there is one."""
 
 
 def scene(height: int = 37, width: int = 53) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,16 +48,6 @@ def test_equals_pymatting_on_the_whole_picture(name: str) -> None:
     assert (alpha - truth).abs().mean() < (trimap - truth).abs().mean() / 2
 
 
-@pytest.mark.skipif(not LEMUR.is_dir(), reason="needs the photograph of a lemur")
-@pytest.mark.parametrize("name", ["closed_form", "knn"])
-def test_equals_pymatting_on_a_photograph(name: str) -> None:
-    image = to_tensor(read_image(LEMUR / "lemur.png").pixels)[None, :, 40:300:2, 100:360:2]
-    known = to_tensor(read_image(LEMUR / "lemur_trimap.png").pixels)[None, :1, 40:300:2, 100:360:2]
-    trimap = torch.where(known < 0.1, 0.0, torch.where(known > 0.9, 1.0, 0.5))
-    alpha = registry.create("refiner", name, trimap="given")(image, trimap)
-    assert (alpha - estimate(name, image, trimap)).abs().max() < 1e-3
-
-
 @pytest.mark.parametrize("radius", [1, 2])
 @pytest.mark.parametrize("strip", [1, 300, 10**6])
 def test_the_region_and_its_strips_change_nothing(
@@ -78,18 +60,6 @@ def test_the_region_and_its_strips_change_nothing(
     monkeypatch.setattr("deep_image_compositing.models.refinement.classical._STRIP", strip)
     part = registry.create("refiner", "closed_form", trimap="given", radius=radius)
     assert (part(image, trimap) - expected).abs().max() < 1e-5
-
-
-def test_the_system_is_pymattings() -> None:
-    from pymatting import cf_laplacian
-
-    image, trimap, _ = scene(9, 12)
-    colors, known = image[0].permute(1, 2, 0).double().numpy(), trimap[0, 0].double().numpy()
-    matrix, right = closed_form_system(colors, known)
-    unknown = known.ravel() == 0.5
-    theirs = cf_laplacian(colors)[unknown].toarray()
-    assert np.allclose(matrix.toarray(), theirs[:, unknown], atol=1e-8)
-    assert np.allclose(right, -theirs[:, ~unknown] @ (known.ravel()[~unknown] == 1), atol=1e-8)
 
 
 def test_without_a_bounded_factor_closed_form_still_converges(
@@ -166,25 +136,6 @@ def test_the_guided_filter_is_the_papers(share: float) -> None:
     assert (known == 0.5).any()
     expected = torch.where(known == 0.5, expected, known.double())
     assert (alpha[0, 0] - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("closed_form", {"epsilon": 0}, "epsilon"),
-        ("closed_form", {"radius": 0}, "radius"),
-        ("knn", {"neighbours": (20,)}, "one number a search"),
-        ("knn", {"neighbours": (0, 10)}, "above 0"),
-        ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
-        ("guided_filter", {"epsilon": -1}, "epsilon"),
-        ("information_flow", {"known_neighbours": 0}, "neighbours must be at least 1"),
-        ("information_flow", {"spatial_weight": -1}, "weights at least 0"),
-        ("information_flow", {"epsilon": 0}, "epsilon above 0"),
-    ],
-)
-def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        registry.create("refiner", name, **options)
 
 
 def test_options_of_information_flow_reach_the_method() -> None:

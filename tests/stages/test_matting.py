@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.models.refinement.matting import Picture
+from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.models.refinement.matting import Picture, conjugate_gradients
 from deep_image_compositing.stages.matting import SolvedMattingRefiner
 
 
@@ -135,17 +135,38 @@ def test_a_solve_that_did_not_converge_is_said() -> None:
     assert np.allclose(exact, 1 / spread)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"trimap": "guess"}, "trimap must be 'from_mask' or 'given', got 'guess'"),
-        ({"band": -0.1}, "long side"),
-        ({"max_side": 0}, "max_side"),
-        ({"max_memory": 0}, "max_memory"),
-        ({"iterations": 0}, "iterations"),
-        ({"tolerance": float("nan")}, "tolerance"),
-    ],
-)
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        RedRefiner(**options)
+# Conjugate gradients
+
+
+def system(size: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    a = random.normal(size=(size, size))
+    return a @ a.T + 0.1 * np.eye(size), random.normal(size=size)
+
+
+def test_equals_a_dense_solve_and_tells_its_residual() -> None:
+    a, b = system()
+    inverse_diagonal = 1 / np.diag(a)
+    solution = conjugate_gradients(a.dot, b, inverse_diagonal.__mul__, tolerance=1e-10)
+    assert solution.converged
+    assert 0 < solution.iterations < 200
+    assert np.allclose(solution.x, np.linalg.solve(a, b))
+    assert solution.residual == pytest.approx(
+        np.linalg.norm(b - a @ solution.x) / np.linalg.norm(b), abs=1e-10
+    )
+
+
+def test_stopped_early_it_says_so_and_gives_the_best_it_had() -> None:
+    a, b = system()
+    solution = conjugate_gradients(a.dot, b, np.copy, iterations=7)
+    assert not solution.converged
+    assert solution.iterations == 7
+    assert 1e-7 < solution.residual <= 1
+    left = np.linalg.norm(b - a @ solution.x) / np.linalg.norm(b)
+    assert solution.residual == pytest.approx(left)
+    solution = conjugate_gradients(np.negative, b, np.copy)  # not a positive matrix
+    assert not solution.converged
+    assert np.isfinite(solution.x).all()
+    zero = conjugate_gradients(a.dot, 0 * b, np.copy)
+    assert zero.converged
+    assert not zero.x.any()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.models.fusion.multi_stream import FINE_RADIUS, band_trimap
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.base import Layers
-from deep_image_compositing.weights import save
 from tests.contract.test_stages import inputs, training_batch
 from tests.functional.test_exactness import rough, strands
 
@@ -41,13 +38,6 @@ def test_given_start_before_training_is_alpha_blending() -> None:
 
 def plain(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return over(tensors["foreground"], tensors["alpha"], tensors["background"])
-
-
-def test_single_stream_has_one_encoder() -> None:
-    double = create("fuser", "multi_stream", widths=(4, 6))
-    single = create("fuser", "single_stream", widths=(4, 6))
-    assert hasattr(double.network, "background_encoder")
-    assert not hasattr(single.network, "background_encoder")
 
 
 def test_an_exact_alpha_is_kept() -> None:
@@ -117,33 +107,3 @@ def test_both_networks_learn_at_every_step(size: int) -> None:
     for name, parameter in fuser.named_parameters():
         assert parameter.grad is not None, name
     assert fuser.network.training
-
-
-@pytest.mark.parametrize("entry", ["multi_stream", "single_stream"])
-def test_networks_are_made_as_the_weights_file_says(entry: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    made = create("fuser", entry, shuffle=2, start="given", **FINER).eval()
-    torch.nn.init.normal_(made.network.head.weight)
-    save(made, tmp_path / "mine.safetensors")
-    again = create("fuser", entry, weights=str(tmp_path / "mine.safetensors")).eval()
-    assert (again.radius, again.start, again.hparams["shuffle"]) == (3, "given", 2)
-    tensors = inputs("fuser", 1, 33, 40)
-    assert torch.allclose(again(*tensors.values()), made(*tensors.values()), atol=2e-2)
-    assert again.finer is not None
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shuffle": 3}, "shuffle must be 1, 2 or 4"),
-        ({"two_sizes": 0.5}, "0 without finer_widths"),
-        ({"two_sizes": 1.5, "finer_widths": (4, 6)}, r"share in \[0, 1\]"),
-        ({"head": "cmyk"}, "'head' of the fuser 'multi_stream' is 'layers' or 'rgb'"),
-        ({"start": "random"}, "'start' of the fuser 'multi_stream' is 'closed_form'"),
-        ({"radius": 0}, "radius"),
-        ({"widths": ()}, "number of widths"),
-    ],
-)
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        create("fuser", "multi_stream", **options)

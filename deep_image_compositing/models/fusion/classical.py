@@ -17,6 +17,7 @@ from deep_image_compositing.functional.foreground import (
 )
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
 from deep_image_compositing.models.base import FuserModel, Layers
+from deep_image_compositing.options import check_choice
 
 
 class CopyPasteModel(FuserModel):
@@ -77,11 +78,7 @@ class AlphaModel(FuserModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if foreground_color not in ("none", "blur_fusion", "multilevel"):
-            raise UsageError(
-                f"there is no foreground_color {foreground_color!r}; choose none, blur_fusion or "
-                "multilevel"
-            )
+        check_choice("foreground_color", foreground_color, ("none", "blur_fusion", "multilevel"))
         if not radii or min(radii) < 1:
             raise UsageError(f"radii must be one or more of at least 1 pixel, got {radii}")
         if foreground_color == "multilevel":

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.exactness import exactness
@@ -16,7 +15,7 @@ from deep_image_compositing.functional.matting import closed_form
 from deep_image_compositing.models.base import FuserModel, Layers
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_choice, check_range
 
 PUBLISHED: dict[str, Any] = {
     "head": "layers",
@@ -47,10 +46,9 @@ def band_trimap(alpha: Tensor, radius: int) -> Tensor:
 class MultiStreamModel(FuserModel):
     """Fuses both photographs with a learned network.
 
-    With the ``layers`` head, the given alpha only marks the rim: in a band around it, alpha starts
-    from the closed-form solution, which the network corrects; under the corrected alpha the
-    subject's colour is estimated from coarse to fine, and the network corrects that too. Outside
-    the band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the composite
+    With the ``layers`` head, the given alpha only marks the rim: in a band around it the network
+    corrects the closed-form alpha, and the subject's colour as estimated under that. Outside the
+    band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the composite
     directly, as published. What describes the networks is by default as in the file of ``weights``,
     or without one as published but for the head.
 
@@ -95,26 +93,20 @@ class MultiStreamModel(FuserModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        given: dict[str, Any] = {"head": head, "widths": widths, "radius": radius, "start": start}
-        given |= {"backbone": backbone, "shuffle": shuffle, "finer_widths": finer_widths}
-        options = weight_files.describe(
-            self, weights, self.published, given, free=("radius", "start")
-        )
-        head, start, shuffle = options["head"], options["start"], int(options["shuffle"])
-        widths, radius = tuple(options["widths"]), int(options["radius"])
+        self.save_hyperparameters()
+        options = self.describe(weights, self.published, locals(), free=("radius", "start"))
+        head, shuffle, widths = options["head"], int(options["shuffle"]), tuple(options["widths"])
         backbone, finer_widths = options["backbone"], options["finer_widths"]
         self._check(options)
         if not 0 <= two_sizes <= 1 or (two_sizes and not (finer_widths and head == "layers")):
             raise UsageError(
                 f"two_sizes is a share in [0, 1], 0 without finer_widths, got {two_sizes}"
             )
-        self.save_hyperparameters()
-        self.hparams.update(options)
         self.keep_exact = keep_exact
         self.two_sizes = two_sizes
         self.head = head
-        self.radius = radius
-        self.start = start
+        self.radius = int(options["radius"])
+        self.start = options["start"]
         self.finer: MultiStreamNetwork | None = None
         if head == "rgb":
             self.tile_context = None  # it paints every pixel
@@ -140,17 +132,14 @@ class MultiStreamModel(FuserModel):
 
     @staticmethod
     def _check(options: dict[str, Any]) -> None:
-        if options["head"] not in ("layers", "rgb"):
-            raise UsageError(f"head must be 'layers' or 'rgb', got {options['head']!r}")
-        if options["start"] not in ("closed_form", "given"):
-            raise UsageError(f"start must be 'closed_form' or 'given', got {options['start']!r}")
+        check_choice("head", options["head"], ("layers", "rgb"))
+        check_choice("start", options["start"], ("closed_form", "given"))
+        check_choice("shuffle", options["shuffle"], (1, 2, 4))
         check_range("radius", int(options["radius"]), 1, 1000)
         finer = options["finer_widths"] or (1,)
         for name, widths in (("widths", options["widths"]), ("finer_widths", finer)):
             check_range(f"the number of {name}", len(widths), 1, 10)
             check_range(f"each of {name}", tuple(widths), 1, 4096)
-        if int(options["shuffle"]) not in (1, 2, 4):
-            raise UsageError(f"shuffle must be 1, 2 or 4, got {options['shuffle']}")
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         if self.head == "rgb":

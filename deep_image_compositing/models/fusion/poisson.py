@@ -1,7 +1,8 @@
-"""The fuser that clones gradients instead of colours."""
+"""The fuser that clones gradients instead of colours, and its solver by fast sine transforms."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.boxes import Box, bounding_box, edges
 from deep_image_compositing.functional.compose import erode, over
-from deep_image_compositing.functional.poisson import poisson_clone
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.models.base import FuserModel
+from deep_image_compositing.options import check_choice
 
 _SEAM = 3  # pixels inside the mask's outline that keep the background's gradients: OpenCV's number
 _PAD = _SEAM + 2
@@ -40,8 +41,7 @@ class PoissonModel(FuserModel):
         self, mode: Literal["normal", "mixed"] = "normal", threshold: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if mode not in ("normal", "mixed"):
-            raise UsageError(f"mode must be 'normal' or 'mixed', got {mode!r}")
+        check_choice("mode", mode, ("normal", "mixed"))
         if not 0 <= threshold < 1:
             raise UsageError(f"threshold is a level of alpha in [0, 1), got {threshold}")
         if mode == "normal":
@@ -96,3 +96,62 @@ def _seamless_clone(foreground: Tensor, background: Tensor, mask: Tensor, box: B
     centre = (left + (right - left) // 2, top + (bottom - top) // 2)
     cloned = cv2.seamlessClone(front, back, where, centre, cv2.NORMAL_CLONE)
     return torch.from_numpy(cloned[top:bottom, left:right]).permute(2, 0, 1) / 255
+
+
+def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mixed: bool) -> Tensor:
+    """Clone the subject's gradients where ``inside`` (1, H, W), boolean.
+
+    Both pictures are (C, H, W), each side at least 3. The result has the background's border and,
+    outside, its gradients; it may leave [0, 1]. With ``mixed``, the stronger of both pictures'
+    gradients is kept inside, per pixel and channel.
+
+    Source:
+        Pérez, Gangnet and Blake, "Poisson Image Editing", SIGGRAPH 2003, equations 10 and 12,
+        on the rectangle as OpenCV's ``seamlessClone`` does.
+    """
+    subject, scene = _gradient(foreground), _gradient(background)
+    if mixed:
+        subject_strength, scene_strength = (down**2 + right**2 for down, right in (subject, scene))
+        inside = inside & (subject_strength > scene_strength)
+    down, right = (torch.where(inside, *pair) for pair in zip(subject, scene, strict=True))
+    divergence = (down[:, 1:-1, 1:-1] - down[:, :-2, 1:-1]) + (
+        right[:, 1:-1, 1:-1] - right[:, 1:-1, :-2]
+    )
+    out = background.clone()
+    out[:, 1:-1, 1:-1] = 0
+    # What the fixed border contributes to the Laplacian moves to the right-hand side.
+    border = out[:, 2:, 1:-1] + out[:, :-2, 1:-1] + out[:, 1:-1, 2:] + out[:, 1:-1, :-2]
+    for channel, right_hand_side in enumerate(divergence - border):  # one by one, to save memory
+        out[channel, 1:-1, 1:-1] = solve_poisson(right_hand_side)
+    return out
+
+
+def solve_poisson(right: Tensor) -> Tensor:
+    """The picture (H, W) whose Laplacian is ``right`` (H, W), with zeros around it."""
+    height, width = right.shape
+    spectrum = _sine_transform(_sine_transform(right, -1), -2)
+    spectrum = spectrum / (_eigenvalues(height, right)[:, None] + _eigenvalues(width, right))
+    scale = 4 * (height + 1) * (width + 1)
+    return _sine_transform(_sine_transform(spectrum, -1), -2) / scale
+
+
+def _eigenvalues(size: int, like: Tensor) -> Tensor:
+    """Of the second difference over ``size`` pixels with zeros beyond, (size,)."""
+    angle = torch.linspace(0, math.pi, size + 2, dtype=like.dtype, device=like.device)
+    return 2 * torch.cos(angle[1:-1]) - 2
+
+
+def _sine_transform(x: Tensor, dim: int) -> Tensor:
+    """Discrete sine transform of type I along ``dim``; twice, it is 2 (n + 1) times the input."""
+    size = x.shape[dim]
+    zero = torch.zeros_like(x.narrow(dim, 0, 1))
+    odd = torch.cat((zero, x, zero, -x.flip(dim)), dim)
+    return -torch.fft.rfft(odd, dim=dim).imag.narrow(dim, 1, size)
+
+
+def _gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward differences of (C, H, W) down and to the right; 0 at the far border."""
+    down, right = torch.zeros_like(x), torch.zeros_like(x)
+    down[:, :-1] = x[:, 1:] - x[:, :-1]
+    right[:, :, :-1] = x[:, :, 1:] - x[:, :, :-1]
+    return down, right

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import weights as weight_files
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_positive, check_range
 
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 640), "width": 32}
 """What describes the network, where neither a weights file nor the caller does."""
@@ -28,10 +27,9 @@ BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the netw
 class CascadeModel(RefinerModel):
     """Sharpens a rough mask at one size, and the result again at the next.
 
-    One network serves all stages. It is trained on local crops (so that it learns outlines, not
-    subjects) and answers with a correction to the belief of the mask of the stage before: untrained
-    it leaves the mask as it is. What describes it is by default as in the file of ``weights``.
-    A mask that proves to be an exact alpha is not refined at all.
+    One network serves all stages. It is trained on local crops and answers with a correction to the
+    belief of the mask of the stage before. What describes it is by default as in the file of
+    ``weights``. A mask that proves to be an exact alpha is not refined at all.
 
     Args:
         backbone: timm model name, of which only features up to stride 16 are used;
@@ -71,22 +69,15 @@ class CascadeModel(RefinerModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        given: dict[str, Any] = {"backbone": backbone, "sizes": sizes, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given, free=("sizes",))
+        self.save_hyperparameters()
+        options = self.describe(weights, DEFAULTS, locals(), free=("sizes",))
         sizes = tuple(options["sizes"])
         check_range("the number of sizes", len(sizes), 1, 10)
         check_range("each of sizes", sizes, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        self.save_hyperparameters()
-        self.hparams.update(options)
-        if confidence <= 0:
-            raise UsageError(f"confidence must be positive, got {confidence}")
-        if trust <= 0:
-            raise UsageError(f"trust must be positive, got {trust}")
-        if not 0 <= margin <= 100:
-            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
-        if zoom < 1:
-            raise UsageError(f"zoom is a factor of at least 1, got {zoom}")
+        check_positive(confidence=confidence, trust=trust)
+        check_range("margin", margin, 0, 100)
+        check_range("zoom", zoom, 1, math.inf)
         self.sizes = sizes
         self.margin = margin
         self.zoom = zoom

@@ -1,9 +1,10 @@
-"""Matting without training: closed form, KNN and the guided filter."""
+"""Refiners without training: closed form, KNN and information flow, the guided filter, none."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,20 +14,30 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
+from deep_image_compositing.functional.compose import pixels_of_share
+from deep_image_compositing.functional.information_flow import build_system
 from deep_image_compositing.functional.matting import guided_filter
-from deep_image_compositing.functional.solve import Vector
-from deep_image_compositing.functional.trimap import pixels_of_share
+from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.models.refinement.matting import (
     MattingModel,
     Picture,
     SolvedMattingModel,
+    Vector,
 )
+from deep_image_compositing.options import check_positive, check_range
 
 _STRIP = 1 << 18
 """Pixels of which pymatting makes a dense table at a time, about 500 bytes for each."""
 
 _FACTOR = 150
 """Most entries a row of the incomplete Cholesky factor; photographs have up to about 80."""
+
+
+class NoModel(RefinerModel):
+    """Returns the mask unchanged."""
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return mask
 
 
 class ClosedFormModel(SolvedMattingModel):
@@ -44,10 +55,7 @@ class ClosedFormModel(SolvedMattingModel):
 
     def __init__(self, epsilon: float = 1e-7, radius: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not epsilon > 0 or radius < 1:
-            raise UsageError(
-                f"epsilon and radius must be above 0, got epsilon={epsilon}, radius={radius}"
-            )
+        check_positive(epsilon=epsilon, radius=radius)
         import_extra("pymatting", "the refiner 'closed_form'")
         self.save_hyperparameters()
         self.epsilon = epsilon
@@ -116,11 +124,8 @@ class KnnModel(SolvedMattingModel):
                 "neighbours and distance_weights give one number a search, got "
                 f"{neighbours} and {distance_weights}"
             )
-        if min(neighbours) < 1 or min(distance_weights) < 0 or not weight > 0:
-            raise UsageError(
-                "neighbours and weight must be above 0 and distance_weights at least 0, got "
-                f"{neighbours}, {weight} and {distance_weights}"
-            )
+        check_positive(neighbours=min(neighbours), weight=weight)
+        check_range("each of distance_weights", tuple(distance_weights), 0, math.inf)
         import_extra("pymatting", "the refiner 'knn'")
         self.save_hyperparameters()
         self.neighbours = tuple(neighbours)
@@ -144,6 +149,60 @@ class KnnModel(SolvedMattingModel):
         return answer.reshape(trimap.shape)
 
 
+class InformationFlowModel(SolvedMattingModel):
+    """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
+
+    The method is ``functional.information_flow``. Colours are compared over the whole picture, so
+    all of it is solved, however narrow the band.
+
+    Args:
+        transparent: whether the subject is glass, gauze or smoke rather than hair or fur: then
+            the flow from the known pixels, which takes most pixels for either subject or
+            background, is left out. None decides by the colours, as the paper does.
+        trim: whether unknown pixels next to known ones of the same colour become known at the end.
+        mixture_neighbours: similar pixels that each unknown one is mixed from.
+        known_neighbours: pixels of each known region that each unknown one is linked to.
+        unknown_neighbours: similar unknown pixels that each is linked to.
+        known_weight: of the flow from known pixels, against 1 for that of colour mixtures.
+        unknown_weight: of the flow among unknown pixels.
+        spatial_weight: of the flow between neighbours in space.
+        epsilon: regularisation of the colour lines of neighbours in space.
+    """
+
+    method = "information_flow"
+
+    def __init__(
+        self,
+        transparent: bool | None = None,
+        trim: bool = True,
+        mixture_neighbours: int = 20,
+        known_neighbours: int = 7,
+        unknown_neighbours: int = 5,
+        known_weight: float = 0.05,
+        unknown_weight: float = 0.01,
+        spatial_weight: float = 1.0,
+        epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        counts = (mixture_neighbours, known_neighbours, unknown_neighbours)
+        weights = (known_weight, unknown_weight, spatial_weight)
+        check_positive(neighbours=min(counts), epsilon=epsilon)
+        check_range("each of the weights", weights, 0, math.inf)
+        import_extra("scipy", "the refiner 'information_flow'")
+        self.save_hyperparameters()
+        self.options = (transparent, trim, *counts, *weights, epsilon)
+
+    def bytes_needed(self, pixels: int, unknown: int) -> float:
+        """By measurement: search trees over the picture, and the flows while they are collected."""
+        return 500 * pixels + 3200 * unknown
+
+    def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
+        system = build_system(image, trimap, *self.options)
+        diagonal = system.diagonal()
+        return system.matte(self.iterate(system.product, system.right, lambda x: x / diagonal))
+
+
 class GuidedFilterModel(MattingModel):
     """Smooths the mask along the picture's colours where the trimap does not know alpha.
 
@@ -157,8 +216,7 @@ class GuidedFilterModel(MattingModel):
     def __init__(self, radius: float = 0.05, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         pixels_of_share(radius, (1, 1))
-        if not epsilon > 0:
-            raise UsageError(f"epsilon must be above 0, got {epsilon}")
+        check_positive(epsilon=epsilon)
         self.save_hyperparameters()
         self.radius = radius
         self.epsilon = epsilon

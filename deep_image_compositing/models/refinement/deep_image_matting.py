@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.models.refinement.matting import TrainedMattingModel
+from deep_image_compositing.networks import deep_image_matting as networks
 from deep_image_compositing.networks.backbone import Backbone
-from deep_image_compositing.networks.deep_image_matting import (
-    DeepImageMattingNetwork,
-    from_published,
-    is_published,
-    published_options,
-)
+from deep_image_compositing.options import check_choice
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
 PUBLISHED |= {"refine": True, "backbone": None}
@@ -29,8 +25,7 @@ FEATURES = 8  # coarsest stride of the backbone's features
 class DeepImageMattingModel(TrainedMattingModel):
     """Predicts alpha inside the trimap with a VGG-16 encoder, an unpooling decoder and a refiner.
 
-    What describes the network is by default as in the file of ``weights``, and as published
-    without one.
+    What describes the network is by default as in the file of ``weights``, else as published.
 
     Args:
         width: factor of all channels, above 0.
@@ -44,13 +39,13 @@ class DeepImageMattingModel(TrainedMattingModel):
             and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
         pretrained: weights of the backbone, or where there is none, of VGG-16 for the encoder:
             None, ``pretrained``, or a file.
-        weights: trained weights: a shipped name, a file of ours, or a published PyTorch
-            checkpoint (see ``networks.deep_image_matting.from_published``); or None.
+        weights: trained weights: a shipped name, a file of ours, or a published PyTorch checkpoint
+            (see ``networks.deep_image_matting.from_published``); or None.
     """
 
     method = "deep_image_matting"
     shipped: ClassVar[dict[str, str]] = {"default": "deep_image_matting.safetensors"}
-    network: DeepImageMattingNetwork
+    network: networks.DeepImageMattingNetwork
 
     def __init__(
         self,
@@ -66,15 +61,13 @@ class DeepImageMattingModel(TrainedMattingModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if phase not in ("all", "encoder_decoder", "refinement"):
-            raise UsageError(
-                f"phase must be 'all', 'encoder_decoder' or 'refinement', got {phase!r}"
-            )
+        check_choice("phase", phase, ("all", "encoder_decoder", "refinement"))
         self.save_hyperparameters()
-        given: dict[str, Any] = {"width": width, "context": context, "batch_norm": batch_norm}
-        given |= {"skips": skips, "refine": refine, "backbone": backbone}
-        options = self._options(weights, given)
-        self.hparams.update(options)
+        layers = None  # published files show by their layers what they are for
+        if weights is not None:
+            state = weight_files.read_state(weight_files.resolve(type(self), weights))
+            layers = networks.published_options(state) if networks.is_published(state) else None
+        options = self.describe(weights, PUBLISHED, locals(), layers=layers)
         if phase == "refinement" and not options["refine"]:
             raise UsageError("there is no refinement stage to train: refine is false")
         self.phase = phase
@@ -83,7 +76,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         if name is not None:
             found = None if weights else pretrained
             features = Backbone(name, found, max_stride=FEATURES, freeze_stride=FEATURES)
-        self.network = DeepImageMattingNetwork(**options, features=features)
+        self.network = networks.DeepImageMattingNetwork(**options, features=features)
         if pretrained is not None and weights is None and name is None:
             self.network.load_vgg(pretrained)
         self.network.to(memory_format=torch.channels_last)
@@ -91,23 +84,11 @@ class DeepImageMattingModel(TrainedMattingModel):
             module.requires_grad_(False)
         self.load_weights(weights)
 
-    def _options(self, weights: str | None, given: dict[str, Any]) -> dict[str, Any]:
-        """What the network is to be made with; published files show it by their layers."""
-        layers = None
-        if weights is not None:
-            state = weight_files.read_state(weight_files.resolve(self, weights))
-            if is_published(state):
-                layers = published_options(state)
-        return weight_files.describe(self, weights, PUBLISHED, given, layers=layers)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As for every stage; published parameter names are translated."""
-        if is_published(state_dict):
-            found = from_published(state_dict, self.network)
-            state_dict = {f"network.{key}": value for key, value in found.items()}
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As for every stage; published names are translated."""
+        if not networks.is_published(state):
+            return state
+        return {f"network.{key}": x for key, x in networks.from_published(state).items()}
 
     def bytes_per_pixel(self) -> float:
         """By measurement in single precision on a CPU, at 0.25 to 4 megapixels.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from deep_image_compositing import weights as weight_files
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.models.refinement.matting import TrainedMattingModel
-from deep_image_compositing.networks.index_net import IndexNetwork, is_published, read_published
+from deep_image_compositing.networks.index_net import IndexNetwork, from_published, is_published
+from deep_image_compositing.options import check_positive
 
 PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 """The network of the paper."""
@@ -18,8 +19,7 @@ PUBLISHED: dict[str, Any] = {"width": 1.0, "indexing": "m2o", "context": True, "
 class IndexNetModel(TrainedMattingModel):
     """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
 
-    What describes the ``IndexNetwork`` is by default as in the file of ``weights``, and as
-    published without one.
+    What describes the network is by default as in the file of ``weights``, else as published.
 
     Args:
         width: factor of all channels; 1 is the published network, of 5.95 million parameters.
@@ -52,13 +52,10 @@ class IndexNetModel(TrainedMattingModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not encoder_rate > 0:
-            raise UsageError(f"encoder_rate must be above 0, got {encoder_rate}")
+        check_positive(encoder_rate=encoder_rate)
         self.save_hyperparameters()
         self.encoder_rate = encoder_rate
-        given = {"width": width, "indexing": indexing, "context": context, "nonlinear": nonlinear}
-        options = weight_files.describe(self, weights, PUBLISHED, given)
-        self.hparams.update(options)
+        options = self.describe(weights, PUBLISHED, locals())
         self.network = IndexNetwork(**options, dropout=dropout)
         if pretrained is not None and weights is None:
             self.network.load_encoder(pretrained)
@@ -69,9 +66,8 @@ class IndexNetModel(TrainedMattingModel):
         """By measurement: nine maps of the picture's size, as wide as the stem."""
         return 9.0 * self.network.channels[0] * next(self.network.parameters()).element_size()
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, and also what the authors published, under their names."""
-        if is_published(state_dict):
-            read = read_published(self.network, state_dict)
-            state_dict = {f"network.{name}": tensor for name, tensor in read.items()}
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As for every stage; the authors' names are translated."""
+        if not is_published(state):
+            return state
+        return {f"network.{key}": x for key, x in from_published(self.network, state).items()}

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.functional.compose import trimap_from_mask
-from deep_image_compositing.functional.lift import guided_factors
-from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.functional.solve import Vector, conjugate_gradients
-from deep_image_compositing.functional.trimap import (
-    BAND,
-    missing_class,
+from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.functional.boxes import bounding_box, grow
+from deep_image_compositing.functional.compose import (
     pixels_of_share,
     resize_trimap,
     trimap_from_levels,
-    unknown_box,
+    trimap_from_mask,
 )
+from deep_image_compositing.functional.lift import guided_factors
+from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import RefinerModel
+from deep_image_compositing.options import check_choice, check_positive
 
 Picture = NDArray[np.float64]
+Vector = NDArray[np.float64]
+
+BAND = 0.02  # half width of the unknown band as a share of the long side: 10 pixels at 512
 
 
 class MattingModel(RefinerModel):
@@ -58,11 +59,9 @@ class MattingModel(RefinerModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if trimap not in ("from_mask", "given"):
-            raise UsageError(f"trimap must be 'from_mask' or 'given', got {trimap!r}")
+        check_choice("trimap", trimap, ("from_mask", "given"))
         pixels_of_share(band, (1, 1))
-        if max_side is not None and max_side < 1:
-            raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
+        check_positive(max_side=1 if max_side is None else max_side)
         self.trimap = trimap
         self.band = band
         self.max_side = max_side
@@ -83,9 +82,8 @@ class MattingModel(RefinerModel):
         dtype = image.dtype if image.device.type == "mps" else torch.float64
         picture, rough = (x.detach()[open_items].to(dtype).clamp(0, 1) for x in (image, mask))
         alpha = trimap.clone()
-        alpha[open_items] = self._matte_small(picture, trimap[open_items].to(dtype), rough).to(
-            alpha.dtype
-        )
+        found = self._matte_small(picture, trimap[open_items].to(dtype), rough)
+        alpha[open_items] = found.to(alpha.dtype)
         return torch.where(trimap == 0.5, alpha.clamp(0, 1), trimap)
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
@@ -114,9 +112,9 @@ class MattingModel(RefinerModel):
 class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
-    A filler implements ``solve`` and ``bytes_needed``, states its ``reach``, and calls
-    ``iterate`` for the solve itself. Where a trimap lacks known subject or background, every
-    constant solves the system: then the mask is kept, with a warning.
+    A filler implements ``solve``, which calls ``iterate``, and ``bytes_needed``, and states its
+    ``reach``. Where a trimap lacks known subject or background, every constant solves the system:
+    then the mask is kept, with a warning.
 
     Args:
         max_memory: memory in GB that one solve may take by its own estimate.
@@ -140,9 +138,7 @@ class SolvedMattingModel(MattingModel):
         self.max_memory = max_memory
         self.iterations = iterations
         self.tolerance = tolerance
-        for name in ("max_memory", "iterations", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_positive(max_memory=max_memory, iterations=iterations, tolerance=tolerance)
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
         """Alpha (H, W), of which only what is unknown counts.
@@ -161,18 +157,21 @@ class SolvedMattingModel(MattingModel):
         alpha = mask.clone()
         for index in range(len(image)):
             plane = trimap[index, 0]
-            lacking = missing_class(plane)
+            lacking = [name for name, v in (("subject", 1), ("background", 0)) if v not in plane]
             if lacking:
+                known = lacking[0] if len(lacking) == 1 else "pixel"
                 warnings.warn(
-                    f"{self.method}: the trimap has no {lacking}, so the mask is kept as it is; "
-                    + ("mark some" if self.trimap == "given" else "use a smaller band"),
+                    f"{self.method}: the trimap has no known {known}, so the mask is kept as it "
+                    "is; " + ("mark some" if self.trimap == "given" else "use a smaller band"),
                     stacklevel=2,
                 )
                 continue
             height, width = plane.shape
-            box = unknown_box(plane, max(height, width) if self.reach is None else self.reach)
+            box = bounding_box(plane == 0.5)
             if box is None:  # max_side left nothing unknown
                 continue
+            margin = max(height, width) if self.reach is None else self.reach
+            box = grow(box, margin, (height, width))
             part = plane[box]
             unknown = int((part == 0.5).sum())
             needed, more = self.bytes_needed(part.numel(), unknown), f", {unknown} of them unknown"
@@ -217,8 +216,7 @@ class TrainedMattingModel(MattingModel):
 
     def __init__(self, *, max_memory: float = 4.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not max_memory > 0:
-            raise UsageError(f"max_memory must be above 0, got {max_memory}")
+        check_positive(max_memory=max_memory)
         self.max_memory = max_memory
 
     def bytes_per_pixel(self) -> float:
@@ -240,10 +238,9 @@ class TrainedMattingModel(MattingModel):
 def check_memory(
     method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
 ) -> None:
-    """Raise ``CompositingError`` unless ``needed`` bytes fit into ``limit`` GB.
+    """``CompositingError`` with a long side that fits, unless ``needed`` bytes are in ``limit`` GB.
 
-    The message names the long side of a picture of ``size`` (height, width) that would fit, and
-    ``more`` about it.
+    The message says ``more`` about the picture of ``size`` (height, width).
     """
     gigabytes = needed / 1e9
     if gigabytes <= limit:
@@ -254,3 +251,55 @@ def check_memory(
         f"max_memory is {limit:g} GB, into which a long side of {side} pixels would fit: set "
         f"max_side={side}, or raise max_memory"
     )
+
+
+class Solution(NamedTuple):
+    """Result of an iterative solve; ``residual`` is relative to the right-hand side."""
+
+    x: Vector
+    residual: float
+    iterations: int
+    converged: bool
+
+
+def conjugate_gradients(
+    product: Callable[[Vector], Vector],
+    b: Vector,
+    precondition: Callable[[Vector], Vector],
+    *,
+    tolerance: float = 1e-7,
+    iterations: int = 2000,
+) -> Solution:
+    """Solve ``A x = b``, (N,), for a symmetric positive matrix, given by its ``product``.
+
+    ``precondition`` is an approximate inverse of A. The solve ends at a residual of ``tolerance``,
+    relative to ``b``, or after ``iterations`` steps with the best solution so far.
+    """
+    x = np.zeros_like(b)
+    scale = float(np.linalg.norm(b))
+    if scale == 0:
+        return Solution(x, 0.0, 0, True)
+    best, least = x.copy(), 1.0
+    r = b.copy()
+    z = precondition(r)
+    p = z.copy()
+    rho = float(r @ z)
+    for step in range(1, iterations + 1):
+        q = product(p)
+        curvature = float(p @ q)
+        if not curvature > 0:  # rounding is all that is left, or A is not positive
+            break
+        x += rho / curvature * p
+        r -= rho / curvature * q
+        residual = float(np.linalg.norm(r)) / scale
+        if residual <= tolerance:
+            return Solution(x, residual, step, True)
+        if residual < least:
+            best[:], least = x, residual
+        z = precondition(r)
+        before, rho = rho, float(r @ z)
+        p *= rho / before
+        p += z
+    else:
+        step = iterations
+    return Solution(best, least, step, False)

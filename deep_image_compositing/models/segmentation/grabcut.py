@@ -13,7 +13,7 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import SegmenterModel
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_positive, check_range
 
 
 class GrabCutModel(SegmenterModel):
@@ -43,8 +43,7 @@ class GrabCutModel(SegmenterModel):
             raise UsageError(f"margin is a share of a side between 0 and 0.5, got {margin}")
         check_range("iterations", iterations, 1, 1000)
         check_range("seed", seed, -(2**31), 2**31 - 1)
-        if size < 1:
-            raise UsageError(f"size must be at least 1, got {size}")
+        check_positive(size=size)
         import_extra("cv2", "the segmenter 'grabcut'")
         self.save_hyperparameters()
         self.margin = margin

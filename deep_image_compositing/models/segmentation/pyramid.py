@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
-from deep_image_compositing.options import check_range
+from deep_image_compositing.options import check_choice, check_range
 
 STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
 FOUND = 0.3  # belief at which a look has found something, for the next look to take in
@@ -25,10 +24,9 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "w
 class PyramidModel(SegmenterModel):
     """Segments the salient subject at a fixed small size and resizes the mask back.
 
-    The whole picture is squeezed to ``size`` x ``size`` pixels, as in training. When not training,
-    what the first look has found is looked at again, closer and in a mirror, and the answers are
-    averaged: a small subject is seen larger, and what is subject only to one of them is rarely
-    subject. What describes the network is by default as in the file of ``weights``.
+    The whole picture is squeezed to ``size`` x ``size`` pixels. When not training, what the first
+    look has found is looked at again, closer and in a mirror, and the answers are averaged. What
+    describes the network is by default as in the file of ``weights``.
 
     Args:
         backbone: timm model name; ``tf_efficientnet_lite0`` where no file says otherwise.
@@ -63,19 +61,15 @@ class PyramidModel(SegmenterModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        given = {"backbone": backbone, "size": size, "width": width}
-        options = weight_files.describe(self, weights, DEFAULTS, given, free=("size",))
+        self.save_hyperparameters()
+        options = self.describe(weights, DEFAULTS, locals(), free=("size",))
         size = int(options["size"])
         check_range("size", size, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        if looks not in (1, 2, 3):
-            raise UsageError(f"looks must be 1, 2 or 3, got {looks}")
-        if not 0 <= margin <= 100:
-            raise UsageError(f"margin is a share from 0 to 100, got {margin}")
+        check_choice("looks", looks, (1, 2, 3))
+        check_range("margin", margin, 0, 100)
         if not 0 <= sure < 1:
             raise UsageError(f"sure is a belief in [0, 1), got {sure}")
-        self.save_hyperparameters()
-        self.hparams.update(options)
         self.size = size
         self.sure = sure
         self.freeze_norms = freeze_norms
