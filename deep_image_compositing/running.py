@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,11 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.messages import printable
+from deep_image_compositing.messages import reporting
 
 _GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
-_BETWEEN_LINES = 60.0  # seconds between lines of progress, where there is no terminal
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -111,11 +109,17 @@ class Guard(Callback):
 
     Args:
         finish: called to finish what is under way, and to start nothing new.
-        show: let ``advance`` draw on standard error: a bar on a terminal, lines elsewhere.
+        show: let ``advance`` show what is being done, see ``messages.reporting``.
+        unit: what it counts.
     """
 
-    def __init__(self, finish: Callable[[], None] | None = None, show: bool = False) -> None:
-        self._finish, self._show = finish, show
+    def __init__(
+        self,
+        finish: Callable[[], None] | None = None,
+        show: bool = False,
+        unit: str = "results",
+    ) -> None:
+        self._finish, self._show, self._unit = finish, show, unit
         self.interrupted = False
         self._launched: list[subprocess.Popen[bytes]] = []
         self._exit = ExitStack()
@@ -131,7 +135,7 @@ class Guard(Callback):
         if self._show and trainer.is_global_zero:
             count = trainer.world_size
             share = f", 1 of {count} processes" if count > 1 else ""
-            self._advance = self._exit.enter_context(_progress(share))
+            self._advance = self._exit.enter_context(reporting(self._unit, share))
 
     on_test_start = on_predict_start
 
@@ -175,32 +179,6 @@ class Guard(Callback):
             finally:
                 for process in self._launched:  # what has not ended by itself
                     process.kill()
-
-
-@contextmanager
-def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda label, done, total: bar.update(
-                task, description=escape(printable(label)) + share, completed=done, total=total
-            )
-        return
-    last, when = "", time.monotonic()
-
-    def line(label: str, done: int, total: int) -> None:
-        nonlocal last, when
-        if label != last or done >= total or time.monotonic() - when >= _BETWEEN_LINES:
-            last, when = label, time.monotonic()
-            _log.info("%s: %d of %d are done%s", label, done, total, share)
-
-    yield line
 
 
 @contextmanager
