@@ -225,9 +225,7 @@ class Compositor:
             )
         with _timed(seconds, "fusion"):
             if cut.everything and frame == "foreground":
-                none = Repainted.of([], [])
-                levels = torch.full((1, *photograph.size), 255, dtype=torch.uint8)
-                fused = Fused(pixels, levels, none)
+                fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
         return Composite(
@@ -266,8 +264,7 @@ class Compositor:
                 belief = to_tensor(photograph.alpha)[None]
             else:
                 image = self._floats(pixels, working)
-                answer = self._ask("segmenter", self.segmenter, image)
-                belief = _checked("segmenter", "mask", answer, image).cpu()
+                belief = self._answer("segmenter", "mask", self.segmenter, image).cpu()
         self._find_subject(belief, photograph.name, given)
         if not given and doubt(belief) > UNSURE:
             _log.warning(
@@ -304,10 +301,7 @@ class Compositor:
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
 
-        def refine(image: Tensor, mask: Tensor) -> Tensor:
-            answer = self._ask("refiner", self.refiner, image, mask)
-            return _checked("refiner", "alpha", answer, image)
-
+        refine = partial(self._answer, "refiner", "alpha", self.refiner)
         large, full = size != working, given and not _learned(self.refiner)
         if large and full and context is not None:
             levels = to_bytes(belief[0])
@@ -346,13 +340,12 @@ class Compositor:
         alpha = cut.alpha
         layers = _method(self.fuser, "layers")
         context = getattr(self.fuser, "tile_context", None)
-        large = max(alpha.shape) > self.work_side
-        tiles = None
-        if large and context is not None and not _learned(self.fuser):
-            tiles = partial(self._fuse_tiles, context=context)
+        in_tiles = max(alpha.shape) > self.work_side and not _learned(self.fuser)
+        tiles = context if in_tiles else None  # of a stage that depends on its surroundings alone
         fused = None
         if layers is not None and tiles is not None:
-            fused = tiles(layers, pixels, backdrop, to_bytes(alpha))
+            fuse = partial(self._painted, layers)
+            fused = fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, tiles, self.device)
         elif layers is not None:
             fused = self._fuse_layers(layers, pixels, backdrop, cut)
         if fused is not None and (fused.layered or not self.harmonize_strength):
@@ -360,34 +353,24 @@ class Compositor:
         # It paints the composite itself, so the colours are moved before it.
         moved = [to_bytes(x[0]) for _, x in self._harmonized(pixels, alpha, backdrop)]
         own = torch.cat(moved, 1) if moved else pixels
+        fuse = partial(self._painted, None)
         if tiles is not None:
-            fused = tiles(None, own, backdrop, to_bytes(alpha))
-            return replace(fused, repainted=_repainted(pixels, own, fused.alpha))
+            fused = fuse_tiles(own, backdrop, to_bytes(alpha), fuse, tiles, self.device)
+            return replace(fused, repainted=Repainted.between(pixels, own, fused.alpha))
         size = (pixels.shape[-2], pixels.shape[-1])
-        foreground, background = self._floats(own, size), self._floats(backdrop, size)
         opacity = as_floats(alpha)[None].to(self.device)
-        answer = self._ask("fuser", self.fuser, foreground, background, opacity)
-        composite = to_bytes(_checked("fuser", "composite", answer, foreground)[0].cpu())
-        return Fused(composite, alpha, _repainted(pixels, own, alpha))
+        composite: Any = fuse(self._floats(own, size), self._floats(backdrop, size), opacity)
+        repainted = Repainted.between(pixels, own, alpha)
+        return Fused(to_bytes(composite[0].cpu()), alpha, repainted)
 
-    def _fuse_tiles(
-        self,
-        layers: Callable[..., Any] | None,
-        pixels: Tensor,
-        backdrop: Tensor,
-        alpha: Tensor,
-        context: int,
-    ) -> Fused:
-        """By a stage without parameters that depends on its neighbourhood alone."""
-
-        def fuse(foreground: Tensor, background: Tensor, opacity: Tensor) -> Any:
-            parts = layers and self._ask("fuser", layers, foreground, background, opacity)
-            if parts is not None:
-                return self._checked_layers(parts, foreground)
-            answer = self._ask("fuser", self.fuser, foreground, background, opacity)
-            return _checked("fuser", "composite", answer, foreground)
-
-        return fuse_tiles(pixels, backdrop, alpha, fuse, context, self.device)
+    def _painted(
+        self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
+    ) -> Layers | Tensor:
+        """The layers of a fuser that is asked for them and has some, else its composite."""
+        parts = layers and self._ask("fuser", layers, front, back, opacity)
+        if parts is not None:
+            return self._checked_layers(parts, front)
+        return self._answer("fuser", "composite", self.fuser, front, back, opacity)
 
     def _fuse_layers(
         self,
@@ -436,7 +419,7 @@ class Compositor:
         own, corrected = pixels.clone(memory_format=torch.preserve_format), torch.zeros(alpha.shape)
         own[part] = to_bytes(color[0].cpu())
         corrected[part] = opacity[0].cpu()
-        return Fused(composite, corrected, _repainted(pixels, own, corrected))
+        return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
 
     @staticmethod
     def _checked_layers(parts: Any, image: Tensor) -> Layers:
@@ -459,8 +442,8 @@ class Compositor:
             opacity = as_floats(fused.alpha[:, rows])[None]
             composite[:, rows] = to_bytes(over(moved, opacity, backdrop[None, :, rows] / 255)[0])
             color[:, rows] = to_bytes(moved[0])
-        repainted = _repainted(pixels, color, fused.alpha)
-        return Fused(composite, fused.alpha, repainted, fused.cells, fused.touched)
+        repainted = Repainted.between(pixels, color, fused.alpha)
+        return replace(fused, composite=composite, repainted=repainted)
 
     def _harmonized(
         self, color: Tensor, alpha: Tensor, backdrop: Tensor
@@ -497,6 +480,10 @@ class Compositor:
     def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
         return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
+
+    def _answer(self, slot: str, name: str, stage: Callable[..., Any], *tensors: Tensor) -> Tensor:
+        """What a stage makes of the tensors, when it keeps the convention of ``name``."""
+        return _checked(slot, name, self._ask(slot, stage, *tensors), tensors[0])
 
     @torch.inference_mode()
     def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
@@ -554,13 +541,6 @@ def _planes(photograph: Photograph) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(photograph.pixels)).permute(2, 0, 1)
-
-
-def _repainted(pixels: Tensor, color: Tensor, alpha: Tensor) -> Repainted:
-    """Where ``color`` (3, H, W), uint8, is not the photograph's, of what shows at all."""
-    changed = (color != pixels).any(0) & (alpha[0] > 0)
-    rows, columns = changed.nonzero(as_tuple=True)
-    return Repainted(rows * pixels.shape[-1] + columns, color[:, rows, columns])
 
 
 @contextmanager

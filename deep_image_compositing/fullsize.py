@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ from deep_image_compositing.models.base import Layers
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
 
+Corners: TypeAlias = list[tuple[int, int]]
+"""Top and left of some windows, in the frame."""
+
 
 class Repainted(NamedTuple):
     """Pixels whose colour is not the photograph's own.
@@ -51,6 +54,12 @@ class Repainted(NamedTuple):
         """The parts put together."""
         none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, 0, dtype=torch.uint8)
         return cls(torch.cat([none[0], *places]), torch.cat([none[1], *colors], 1))
+
+    @classmethod
+    def between(cls, pixels: Tensor, color: Tensor, alpha: Tensor) -> Repainted:
+        """Where ``color`` (3, H, W), uint8, is not the photograph's, of what ``alpha`` shows."""
+        rows, columns = ((color != pixels).any(0) & (alpha[0] > 0)).nonzero(as_tuple=True)
+        return cls(rows * pixels.shape[-1] + columns, color[:, rows, columns])
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
@@ -79,14 +88,6 @@ class Fused:
     cells: int = 0
     touched: int = 0
     layered: bool = True
-
-
-class _Tile(NamedTuple):
-    """A batch of windows: floats (B, 3, h, w) in [0, 1], and their corners in the frame."""
-
-    photograph: Tensor
-    behind: Tensor
-    corners: list[tuple[int, int]]
 
 
 # Alpha
@@ -120,7 +121,7 @@ def lift_refined(
     out = torch.zeros(1, height, width, dtype=torch.uint8)
     fill_cells(grid, ~touched & inside, lambda *span: out[:, *span].fill_(255))
 
-    def make(corners: list[tuple[int, int]]) -> Tensor:
+    def make(corners: Corners) -> Tensor:
         photograph = _windows(pixels, grid, corners, guide.device)
         part = enlarged_windows(guide, grid, corners, (slice(0, height), slice(0, width)))
         lifted = follow_alpha(part, photograph)
@@ -151,7 +152,7 @@ def refine_given(
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
 
-    def make(corners: list[tuple[int, int]]) -> Tensor:
+    def make(corners: Corners) -> Tensor:
         pictures = (_windows(x, grid, corners, device) for x in (pixels, mask))
         return refine(*pictures)
 
@@ -162,7 +163,7 @@ def _levels(
     out: Tensor,
     grid: Grid,
     touched: Tensor,
-    make: Callable[[list[tuple[int, int]]], Tensor],
+    make: Callable[[Corners], Tensor],
     device: torch.device,
 ) -> Tensor:
     """``out`` (1, H, W), uint8, with the answers of ``make`` for the cells that are touched."""
@@ -203,20 +204,20 @@ def fuse_layers(
     old = None if coarse.old_background is None else coarse.old_background.float()
     guide = make_guide(image, alpha, *((color - image,) if old is None else (color, old)))
 
-    def make(tile: _Tile) -> Layers:
-        part = enlarged_windows(guide, grid, tile.corners, box)
+    def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Layers:
+        part = enlarged_windows(guide, grid, corners, box)
         if old is None:
-            lifted = follow_alpha(part, tile.photograph)
-            moved = (tile.photograph + part[:, 8:]).clamp(0, 1)
-            layers = Layers(lifted, torch.where(lifted == 1, tile.photograph, moved))
+            lifted = follow_alpha(part, photograph)
+            moved = (photograph + part[:, 8:]).clamp(0, 1)
+            layers = Layers(lifted, torch.where(lifted == 1, photograph, moved))
         else:
-            layers = Layers(*follow_guide(part, tile.photograph))
-            better = None if finer is None else finer(tile.photograph, tile.behind, layers)
+            layers = Layers(*follow_guide(part, photograph))
+            better = None if finer is None else finer(photograph, behind, layers)
             layers = layers if better is None else better
         if kept is None:
             return layers
-        opacity = _windows(kept, grid, tile.corners, guide.device)
-        own = torch.where(opacity == 1, tile.photograph, layers.foreground_color)
+        opacity = _windows(kept, grid, corners, guide.device)
+        own = torch.where(opacity == 1, photograph, layers.foreground_color)
         return Layers(opacity, own, layers.old_background)
 
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
@@ -249,9 +250,8 @@ def fuse_tiles(
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
     inside = cells_inside(grid, alpha[0] > 127)
 
-    def make(tile: _Tile) -> Tensor | Layers:
-        opacity = _windows(alpha, grid, tile.corners, device)
-        return fuse(tile.photograph, tile.behind, opacity)
+    def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Tensor | Layers:
+        return fuse(photograph, behind, _windows(alpha, grid, corners, device))
 
     return _assemble(pixels, backdrop, grid, touched, inside, make, device, alpha)
 
@@ -262,7 +262,7 @@ def _assemble(
     grid: Grid,
     touched: Tensor,
     inside: Tensor,
-    fuse: Callable[[_Tile], Tensor | Layers],
+    fuse: Callable[[Tensor, Tensor, Corners], Tensor | Layers],
     device: torch.device,
     given: Tensor | None = None,
 ) -> Fused:
@@ -279,10 +279,10 @@ def _assemble(
         composite[:, rows, columns] = pixels[:, rows, columns]
         alpha[:, rows, columns] = 255
 
-    def answer(corners: list[tuple[int, int]]) -> Tensor:
+    def answer(corners: Corners) -> Tensor:
         """Alpha and colour; alpha is -1 where the colour is the composite's."""
         photograph, behind = (_windows(x, grid, corners, device) for x in (pixels, backdrop))
-        made = fuse(_Tile(photograph, behind, corners))
+        made = fuse(photograph, behind, corners)
         if isinstance(made, Layers):
             return torch.cat([made.alpha, made.foreground_color], 1)
         return F.pad(made, (0, 0, 0, 0, 1, 0), value=-1.0)
@@ -332,9 +332,7 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
     return ((high > 2) & (low < 253))[0, 0]
 
 
-def _windows(
-    picture: Tensor, grid: Grid, corners: list[tuple[int, int]], device: torch.device
-) -> Tensor:
+def _windows(picture: Tensor, grid: Grid, corners: Corners, device: torch.device) -> Tensor:
     """Windows (B, C, h, w) of an 8-bit picture as floats in [0, 1] on the device."""
     parts = torch.stack([window_of(picture, corner, grid.window) for corner in corners])
     return parts.to(device).float() / 255
