@@ -62,32 +62,24 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True)
 class Job:
-    """One composite that is to be made.
-
-    Attributes:
-        foreground: file of the photograph with the subject.
-        outputs: files to write, by the arguments of ``Composite.save``; ``path`` must be one.
-        mask: file of its mask, instead of the segmenter's answer.
-    """
+    """One composite that is to be made."""
 
     foreground: Path
+    """The photograph with the subject."""
     outputs: Mapping[str, Path]
+    """Files to write, by the arguments of ``Composite.save``; ``path`` must be one."""
     mask: Path | None = None
+    """Its mask, instead of the segmenter's answer."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the jobs.
-
-    Attributes:
-        made: how many composites were written.
-        kept: how many an earlier run had already written.
-        failures: why the others failed, by their number.
-    """
+    """How many composites were ``made``, or ``kept`` from an earlier run; why others failed."""
 
     made: int
     kept: int
     failures: Mapping[int, str]
+    """Reasons by the number of the job."""
 
 
 def composite_all(
@@ -128,8 +120,7 @@ def composite_all(
         make: gives the compositor of a device.
         record: file in which to note what each composite was made of.
         settings: whatever decides how a composite looks besides the photographs and the placement,
-            as JSON has it: stages, their options and weights, see
-            ``stages.making.describe_stages``.
+            as JSON has it; for stages and their weights see ``stages.making.describe_stages``.
         frame: as for ``Compositor.__call__``.
         scale: likewise.
         position: likewise.
@@ -387,11 +378,7 @@ class _Run(LightningModule):
         self.full = [text for part in full for text in part]
 
     def _wait_for_all(self) -> None:
-        """Meet the other processes; by asking again and again, so that Ctrl-C is heard meanwhile.
-
-        Raises:
-            CompositingError: one of them has ended.
-        """
+        """Meet the other processes, asking again and again, so that Ctrl-C is heard meanwhile."""
         index = self.device.index if self.device.type == "cuda" else None
         here = None if index is None else [index]
         met = torch.distributed.barrier(async_op=True, device_ids=here)

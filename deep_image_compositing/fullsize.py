@@ -8,8 +8,8 @@ not with the area of the picture. What a tile cannot see reaches it from the sma
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.tiles import (
@@ -34,20 +35,20 @@ from deep_image_compositing.models.base import Layers
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
 
+BAND = 256
+"""Rows of a picture whose colours are moved at once."""
+
 Corners: TypeAlias = list[tuple[int, int]]
 """Top and left of some windows, in the frame."""
 
 
 class Repainted(NamedTuple):
-    """Pixels whose colour is not the photograph's own.
-
-    Attributes:
-        places: (N,) int64, their numbers, row after row.
-        colors: (3, N) uint8.
-    """
+    """Pixels whose colour is not the photograph's own."""
 
     places: Tensor
+    """(N,) int64, their numbers, row after row."""
     colors: Tensor
+    """(3, N) uint8."""
 
     @classmethod
     def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
@@ -71,15 +72,10 @@ class Repainted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """What fusing gives, at full size, 8 bits.
+    """What fusing gives: ``composite`` (3, H, W), uint8, and the fuser's own ``alpha`` (1, H, W).
 
-    Attributes:
-        composite: (3, H, W) uint8.
-        alpha: (1, H, W) uint8, the fuser's own.
-        repainted: where the subject's colour is not the photograph's.
-        cells: how many cells the frame has.
-        touched: how many of them were worked on.
-        layered: whether it was made of layers; otherwise the fuser has painted the composite.
+    ``touched`` of the ``cells`` of the frame were worked on. It is ``layered`` unless the fuser has
+    painted the composite itself.
     """
 
     composite: Tensor
@@ -100,18 +96,11 @@ def lift_refined(
     refine: Callable[[Tensor, Tensor], Tensor] | None = None,
     context: int = 0,
 ) -> Tensor:
-    """A small alpha at the photograph's size, along the photograph's own detail.
+    """``alpha`` (1, 1, h, w) of ``image`` at the size of the photograph, along its own detail.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        image: (1, 3, h, w) in [0, 1], the photograph at the small size.
-        alpha: (1, 1, h, w) in [0, 1], the alpha of ``image``.
-        refine: ``image, mask → alpha`` for tiles (B, C, h, w) of the photograph and of the lifted
-            alpha; None where lifting is all.
-        context: pixels around a tile on which the answer of ``refine`` depends.
-
-    Returns:
-        (1, H, W) uint8; exactly 0 or 255 away from the rim.
+    ``pixels`` (3, H, W), uint8, are the photograph, ``image`` (1, 3, h, w) it at the small size.
+    ``refine``, if any, corrects the lifted alpha of tiles; its answer depends on ``context`` pixels
+    around them. Returns (1, H, W) uint8, exactly 0 or 255 away from the rim.
     """
     height, width = pixels.shape[-2:]
     grid = Grid(height, width, context=context)
@@ -137,17 +126,10 @@ def refine_given(
     context: int,
     device: torch.device,
 ) -> Tensor:
-    """The alpha of a stage that sees tiles of a full-size mask.
+    """What ``refine``, on ``device``, makes of tiles of a full-size ``mask`` (1, H, W), uint8.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        mask: (1, H, W) uint8.
-        refine: ``image, mask → alpha`` for tiles (B, C, h, w).
-        context: pixels around a tile on which the answer depends.
-        device: where the stage runs.
-
-    Returns:
-        (1, H, W) uint8; the mask, cut at one half, away from its rim.
+    Its answer depends on ``context`` pixels around a tile. Returns (1, H, W) uint8; away from the
+    rim it is the mask, cut at one half.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
@@ -188,17 +170,11 @@ def fuse_layers(
 ) -> Fused:
     """Carry small layers up to full size, correct them in tiles, and set them over the backdrop.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        backdrop: (3, H, W) uint8, the new background.
-        box: the part of the frame that was worked on at the small size; outside it alpha is 0.
-        image: (1, 3, h, w) in [0, 1], the photograph in the box at the small size.
-        coarse: layers found there; where they lack the old background, the changes of the
-            photograph's colours are carried up.
-        finer: corrections of lifted layers for tiles, None for none.
-        context: pixels around a tile on which the answer of ``finer`` depends.
-        kept: (1, H, W) uint8, the alpha that stays as it is at full size, where the small layers
-            have not changed it; None for theirs.
+    ``pixels`` and ``backdrop`` are (3, H, W) uint8; ``image`` (1, 3, h, w) is the photograph in the
+    ``box`` at the small size, where ``coarse`` was found; outside the box alpha is 0. Where
+    ``coarse`` lacks the old background, the changes of the photograph's colours are carried up;
+    else ``finer``, if any, corrects the lifted layers of tiles, and depends on ``context`` pixels
+    around them. ``kept`` (1, H, W), uint8, is an alpha that stays as it is at full size.
     """
     image, alpha, color = image.float(), coarse.alpha.float(), coarse.foreground_color.float()
     old = None if coarse.old_background is None else coarse.old_background.float()
@@ -236,15 +212,10 @@ def fuse_tiles(
     context: int,
     device: torch.device,
 ) -> Fused:
-    """Composite by a stage that sees nothing but tiles along the rim.
+    """Composite by a stage on ``device`` that sees nothing but tiles along the rim.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        backdrop: (3, H, W) uint8, the new background.
-        alpha: (1, H, W) uint8.
-        fuse: ``foreground, background, alpha →`` layers, or the composite, for tiles.
-        context: pixels around a tile on which the answer depends.
-        device: where the stage runs.
+    ``pixels`` and ``backdrop`` (3, H, W) and ``alpha`` (1, H, W) are uint8; ``fuse`` makes layers,
+    or the composite, of tiles, and depends on ``context`` pixels around them.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
@@ -311,15 +282,52 @@ def _assemble(
     )
 
 
+def harmonize(fused: Fused, pixels: Tensor, backdrop: Tensor, strength: float) -> Fused:
+    """The same with the colours of its layers moved towards those of the ``backdrop``."""
+    if not strength:
+        return fused
+    composite = backdrop.clone(memory_format=torch.preserve_format)
+    composite.copy_(fused.composite)
+    color = fused.repainted.on(pixels)
+    for rows, moved in harmonized(color.clone(), fused.alpha, backdrop, strength):
+        opacity, behind = as_floats(fused.alpha[None, :, rows]), backdrop[None, :, rows] / 255
+        composite[:, rows] = to_bytes(over(moved, opacity, behind)[0])
+        color[:, rows] = to_bytes(moved[0])
+    repainted = Repainted.between(pixels, color, fused.alpha)
+    return replace(fused, composite=composite, repainted=repainted)
+
+
+def harmonized(
+    color: Tensor, alpha: Tensor, backdrop: Tensor, strength: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of rows of ``color`` (3, H, W), uint8, moved towards the backdrop's colours.
+
+    Yields the rows and their new colours (1, 3, rows, W) in [0, 1]; nothing without strength.
+    """
+    if not strength:
+        return
+    # Every few pixels tell as much as all of them; averaging would narrow the distribution.
+    every = slice(None, None, -(-max(alpha.shape) // 1024))
+    some = (..., every, every)
+    weight = as_floats(alpha[some])[None]
+    if not 0 < float(weight.mean()) < 1:
+        return
+    subject = ColorStatistics.of(color[None][some] / 255, weight)
+    scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
+    for start in range(0, color.shape[-2], BAND):
+        rows = slice(start, start + BAND)
+        yield rows, transfer_color(color[None, :, rows] / 255, subject, scene, strength)
+
+
+def as_floats(levels: Tensor) -> Tensor:
+    """A mask or alpha as floats in [0, 1]."""
+    return levels / 255 if levels.dtype == torch.uint8 else levels
+
+
 def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
-    """Where, within ``reach`` pixels, a full-size alpha is not all 0 or all 255.
+    """Where, within ``reach`` pixels, ``alpha`` (1, H, W), uint8, is not all 0 or all 255.
 
-    Args:
-        alpha: (1, H, W) uint8.
-        reach: pixels, at least 0.
-
-    Returns:
-        (h, w) boolean, a value for each block of ``BLOCK`` pixels.
+    Returns (h, w) boolean, a value for each block of ``BLOCK`` pixels.
     """
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.

@@ -30,14 +30,8 @@ def make_trainer(
 ) -> Trainer:
     """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
 
-    Args:
-        callbacks: of the trainer.
-        devices: how many, or the numbers of those that are meant.
-        nodes: machines.
-        accelerator: ``auto``, ``cpu``, ``cuda``, ...
-
-    Raises:
-        UsageError: devices that are not there, or not as many as were launched.
+    ``devices`` are how many, or the numbers of those that are meant. Raises ``UsageError`` where
+    they are not there, or not as many as were launched.
     """
     count = len(devices) if isinstance(devices, list) else devices
     alone = count in (1, "1") and nodes == 1
@@ -63,11 +57,7 @@ def make_trainer(
 
 @contextmanager
 def quiet(least: int = logging.ERROR) -> Iterator[None]:
-    """Without what Lightning says of choices that are made here on purpose.
-
-    Args:
-        least: level below which its log is not shown.
-    """
+    """Without what Lightning says of choices made here on purpose, and its log below ``least``."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -88,13 +78,13 @@ def quiet(least: int = logging.ERROR) -> Iterator[None]:
 
 def stop_on_sigterm() -> None:
     """Let SIGTERM end the run as Ctrl-C does; call when Lightning has set its own handlers."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
     if threading.current_thread() is threading.main_thread():
         # Lightning would note it for the end of a training step; it gives SIGTERM back itself.
-        signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+        signal.signal(signal.SIGTERM, stop)
 
 
 def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
@@ -107,10 +97,8 @@ def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
 class Guard(Callback):
     """Shows how far a run is, and ends one that is told to stop: in order, at once the second time.
 
-    Args:
-        finish: called to finish what is under way, and to start nothing new.
-        show: let ``advance`` show what is being done, see ``messages.reporting``.
-        unit: what it counts.
+    ``finish`` is called to finish what is under way, and to start nothing new. With ``show``,
+    ``advance`` shows what is being done, counted in ``unit``; see ``messages.reporting``.
     """
 
     def __init__(
@@ -165,29 +153,24 @@ class Guard(Callback):
 
     @contextmanager
     def ending(self, trainer: Trainer, farewell: str) -> Iterator[None]:
-        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind."""
-        with signals_restored():
-            try:
-                yield
-            except (SystemExit, KeyboardInterrupt):
-                if trainer.is_global_zero:
-                    _log.warning("%s", farewell)
-                # Lightning has made an exit of the first Ctrl-C.
-                if self.interrupted and trainer.is_global_zero:
-                    raise KeyboardInterrupt from None
-                raise
-            finally:
-                for process in self._launched:  # what has not ended by itself
-                    process.kill()
+        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind.
 
-
-@contextmanager
-def signals_restored() -> Iterator[None]:
-    """Handlers as they were, also where Lightning was stopped before it put them back."""
-    here = threading.current_thread() is threading.main_thread()
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        Handlers of signals are as they were, also where Lightning was stopped before it put them
+        back.
+        """
+        here = threading.current_thread() is threading.main_thread()
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            if trainer.is_global_zero:
+                _log.warning("%s", farewell)
+            # Lightning has made an exit of the first Ctrl-C.
+            if self.interrupted and trainer.is_global_zero:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            for process in self._launched:  # what has not ended by itself
+                process.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -177,7 +177,7 @@ def test_the_user_s_mask_replaces_the_segmenter() -> None:
 def test_a_segmenter_named_is_not_made_when_masks_are_given() -> None:
     compositor = Compositor("pyramid", keep, PlainFuser(), device="cpu")
     result = compositor(noise(40, 60), noise(40, 60, seed=1), mask=disc(40, 60)[0])
-    assert compositor._segmenter is None
+    assert "segmenter" not in vars(compositor)
     assert result.size == (40, 60)
 
 

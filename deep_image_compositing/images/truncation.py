@@ -43,12 +43,7 @@ def lacks_bytes(file: BinaryIO) -> bool:
 
 
 def cannot_be_whole(file: BinaryIO, image: Image.Image) -> bool:
-    """Whether a PNG is too short for its pixels, however well they compress; decodes nothing.
-
-    Args:
-        file: from which the image was opened.
-        image: not decoded yet.
-    """
+    """Whether a PNG is too short for its pixels, however well they compress; decodes nothing."""
     if image.format != "PNG":
         return False
     size = file.seek(0, io.SEEK_END)
@@ -67,13 +62,8 @@ def ends_early(
 
     Where the last pixels are those with which a decoder fills what is missing, the file is decoded
     again: a PNG over other pixels, which stay where no data reach; a JPEG with more data before its
-    end, which a decoder passes over where nothing was missing.
-
-    Args:
-        file: from which the image was read.
-        image: decoded.
-        draft: size that was asked for with ``Image.draft``.
-        read: opens such a file anew.
+    end, which a decoder passes over where nothing was missing. ``draft`` is the size that was
+    asked for with ``Image.draft``; ``read`` opens such a file anew.
     """
     file.seek(0)
     if image.format == "PNG":
