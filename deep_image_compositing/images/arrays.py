@@ -18,17 +18,10 @@ TOLERANCE = 1e-3
 
 
 def to_tensor(pixels: NDArray[Any]) -> Tensor:
-    """A picture as a float32 tensor in [0, 1].
+    """A picture as a float32 tensor (C, H, W) in [0, 1], a copy.
 
-    Args:
-        pixels: uint8 (H, W, C) or (H, W), divided by 255; or float (H, W) in [0, 1], taken as
-            it is (a mask of ``read_mask``).
-
-    Returns:
-        (C, H, W), or (1, H, W) for two axes; a copy.
-
-    Raises:
-        UsageError: another type or number of axes.
+    ``pixels`` are uint8 (H, W, C) or (H, W), or float (H, W) in [0, 1], as ``read_mask`` gives;
+    anything else is a ``UsageError``.
     """
     import torch
 
@@ -46,15 +39,8 @@ def to_tensor(pixels: NDArray[Any]) -> Tensor:
 def to_uint8(image: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
     """A float picture as 8-bit pixels, rounded half up; the inverse of ``to_tensor``.
 
-    Args:
-        image: float tensor (any device) or array (C, H, W) with 1, 3 or 4 channels, or (H, W),
-            in [0, 1].
-
-    Returns:
-        (H, W, C) uint8, or (H, W) for one channel.
-
-    Raises:
-        UsageError: another shape or type, an empty picture, or values outside [0, 1].
+    ``image`` is a tensor (any device) or array (C, H, W) with 1, 3 or 4 channels, or (H, W), in
+    [0, 1]; anything else is a ``UsageError``. Returns (H, W, C), or (H, W) for one channel.
     """
     pixels = quantize(float_planes(as_array(image, "image"), "image"))
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels

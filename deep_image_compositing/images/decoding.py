@@ -51,12 +51,8 @@ def open_picture(source: str | os.PathLike[str] | bytes, name: str | None = None
     """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
 
     For whoever needs no more than a header, or decodes at a scale of its own, as training does.
-    Formats other than photographs', such as EPS, would be handed to programs that run what they
-    hold.
-
-    Args:
-        source: a path, or the bytes of a file.
-        name: what messages call it; by default its path.
+    Other formats, such as EPS, would be handed to programs that run what they hold. Messages call
+    the path or the bytes of a file by ``name``.
 
     Raises:
         ImageError: it has more pixels than the limit of ``read_image``.
@@ -134,10 +130,7 @@ def _load(
     max_side: int | None,
     file: BinaryIO | None,
 ) -> Image.Image:
-    """Decode ``image`` after the checks that its header allows, and turn it upright.
-
-    ``file`` is what it is read from; None for the caller's own image.
-    """
+    """Decode ``image``, from ``file`` unless the caller's own, after all checks; upright."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
     if image.width * image.height > limit:

@@ -186,16 +186,10 @@ def read_mask(
 def longest_sides(
     max_side: int | None, frame: str, scale: float = 1.0
 ) -> tuple[int | None, int | None]:
-    """Pixels on the long side that a composite of at most ``max_side`` needs of its photographs.
+    """``max_side`` of ``read_image`` for both photographs of a composite of at most ``max_side``.
 
-    Args:
-        max_side: of the composite; None for no limit.
-        frame: ``foreground`` or ``background``, whose frame the composite has.
-        scale: with the background's frame, size of the subject's photograph; at 1 it just fits.
-
-    Returns:
-        ``max_side`` of ``read_image`` for the subject's photograph and for the new background.
-        The latter is not reduced where it has to cover a frame of another aspect.
+    The subject's photograph, then the new background, which is not reduced where it has to cover a
+    ``frame`` of another aspect. ``frame`` and ``scale`` are those of ``Compositor.__call__``.
     """
     if max_side is None or frame != "background":
         return max_side, None
@@ -204,10 +198,9 @@ def longest_sides(
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files of a folder by their suffix, sorted; hidden files and subfolders are skipped.
+    """The image files of a folder by their suffix, sorted, but hidden ones and subfolders.
 
-    Raises:
-        ImageError: the folder cannot be listed, or holds no image.
+    Raises ``ImageError`` where it cannot be listed, or holds no image.
     """
     folder = Path(folder)
     try:
