@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,20 +22,18 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from numpy.typing import NDArray
 
 from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.errors import CompositingError, ImageError
+from deep_image_compositing.errors import CompositingError, ImageError, error_text
 from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import (
     ImageSource,
@@ -44,14 +43,16 @@ from deep_image_compositing.images import (
     read_mask,
 )
 from deep_image_compositing.ledger import Ledger, digest
-from deep_image_compositing.messages import progress
-from deep_image_compositing.readahead import AHEAD, THREAD, ReadAhead, Threads
 from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.settings import check_placement, one_device
 
 RECORD = "composites.jsonl"
 """File that says what each composite was made of, next to the composites."""
 
+AHEAD = 2
+"""Photographs that are read ahead, and composites that wait to be written."""
+
+_THREAD = "compositing"
 _FORMAT = 2  # raised whenever the record says something else of the same composite
 _ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -61,32 +62,24 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True)
 class Job:
-    """One composite that is to be made.
-
-    Attributes:
-        foreground: file of the photograph with the subject.
-        outputs: files to write, by the arguments of ``Composite.save``; ``path`` must be one.
-        mask: file of its mask, instead of the segmenter's answer.
-    """
+    """One composite that is to be made."""
 
     foreground: Path
+    """The photograph with the subject."""
     outputs: Mapping[str, Path]
+    """Files to write, by the arguments of ``Composite.save``; ``path`` must be one."""
     mask: Path | None = None
+    """Its mask, instead of the segmenter's answer."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the jobs.
-
-    Attributes:
-        made: how many composites were written.
-        kept: how many an earlier run had already written.
-        failures: why the others failed, by their number.
-    """
+    """How many composites were ``made``, or ``kept`` from an earlier run; why others failed."""
 
     made: int
     kept: int
     failures: Mapping[int, str]
+    """Reasons by the number of the job."""
 
 
 def composite_all(
@@ -127,8 +120,7 @@ def composite_all(
         make: gives the compositor of a device.
         record: file in which to note what each composite was made of.
         settings: whatever decides how a composite looks besides the photographs and the placement,
-            as JSON has it: stages, their options and weights, see
-            ``stages.making.describe_stages``.
+            as JSON has it; for stages and their weights see ``stages.making.describe_stages``.
         frame: as for ``Compositor.__call__``.
         scale: likewise.
         position: likewise.
@@ -164,8 +156,7 @@ def composite_all(
         "placement": placement,
         "background": _digest_of_pixels(new),
     }
-    done = _Done(Path(record))
-    run = _Run(jobs, new, make, compositor, done, about, placement, own, resume, show)
+    run = _Run(jobs, new, make, compositor, Ledger(Path(record)), about, placement, own, resume)
     numbered: int | list[int] = devices
     if devices == 1:
         wanted = compositor.device.type
@@ -173,7 +164,7 @@ def composite_all(
     with quiet(), warnings.catch_warnings():
         # Pillow's warnings are silenced around each reading, which threads do to each other.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        guard = Guard(run.finish)
+        guard = run.guard = Guard(run.finish, show, "photographs")
         trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
         with guard.ending(trainer, _FAREWELL):
             trainer.predict(run, return_predictions=False)
@@ -189,68 +180,17 @@ def composite_all(
 
 def writing() -> bool:
     """Whether threads of a run that was stopped twice are still at work."""
-    return any(thread.name == THREAD for thread in threading.enumerate())
+    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
-# What is done already
-
-
-class _Done:
-    """Which composites are finished, and of what each was made.
+class _Run(LightningModule):
+    """``Trainer.predict`` of all jobs: a step composites one photograph that has been read.
 
     The ledger lies next to the composites. Paths in it are as seen from there, so that a whole
     folder may be moved; an output counts as long as its size and time are as they were.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.ledger = Ledger(path)
-
-    def holds(self, job: Job, made_of: str) -> bool:
-        """Whether all outputs of the job are there, as they were written, and made of this."""
-        entry = self.ledger.entries.get(self._name(job.outputs["path"]), {})
-        files = entry.get("files")
-        if entry.get("made_of") != made_of or not isinstance(files, dict):
-            return False
-        there = {key: self._stamp(path) for key, path in job.outputs.items()}
-        return all(stamp and files.get(key) == stamp for key, stamp in there.items())
-
-    def add(self, job: Job, made_of: str) -> None:
-        """Note that the job is done."""
-        files = {key: self._stamp(path) for key, path in job.outputs.items()}
-        self.ledger.add(self._name(job.outputs["path"]), {"made_of": made_of, "files": files})
-
-    def _name(self, path: Path) -> str:
-        try:
-            return Path(os.path.relpath(path, self.ledger.path.parent)).as_posix()
-        except ValueError:  # on another drive
-            return path.absolute().as_posix()
-
-    def _stamp(self, path: Path) -> list[Any] | None:
-        """Name, size and time of a file; None when it is not there."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return [self._name(path), found.st_size, found.st_mtime_ns]
-
-
-# Running
-
-
-@dataclass
-class _Read:
-    """A photograph as it comes from the readers, or why it does not."""
-
-    number: int
-    made_of: str = ""
-    photograph: Photograph | None = None
-    mask: NDArray[Any] | None = None
-    kept: bool = False
-    error: Exception | None = None
-
-
-class _Run(LightningModule):
-    """``Trainer.predict`` of all jobs: a step composites one photograph that has been read."""
+    guard: Guard
 
     def __init__(
         self,
@@ -258,12 +198,11 @@ class _Run(LightningModule):
         background: Photograph,
         make: Callable[[str], Compositor],
         compositor: Compositor,
-        done: _Done,
+        ledger: Ledger,
         about: Mapping[str, Any],
         placement: dict[str, Any],
         max_side: int | None,
         resume: bool,
-        show: bool,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -272,21 +211,20 @@ class _Run(LightningModule):
         self.background = background
         self.make = make
         self.compositor = compositor
-        self.done = done
+        self.ledger = ledger
         self.about = json.dumps(about, sort_keys=True, default=str)
         self.placement = placement
         self.max_side = max_side
         self.resume = resume
-        self.show = show
         self.full: list[str] = []
         self.outcome = Outcome(0, 0, {})
         self._made = self._kept = 0
         self._failures: dict[int, str] = {}
         self._stopped = False
-        self._reading: ReadAhead[_Read] | None = None
-        self._writers: Threads | None = None
+        self._reading: deque[Future[tuple[str, Photograph | None, Any]]] = deque()
         self._writing: deque[tuple[int, Future[None]]] = deque()
-        self._exit = ExitStack()
+        # Never more at once than may be read ahead, asked for, and wait to be written.
+        self._threads = ThreadPoolExecutor(2 * AHEAD + 1, _THREAD)
 
     # Before
 
@@ -297,60 +235,35 @@ class _Run(LightningModule):
                 for path in folder.iterdir():
                     if _ASIDE.fullmatch(path.name):
                         path.unlink(missing_ok=True)
-        self.done.ledger.begin({"format": _FORMAT})
+        self.ledger.begin({"format": _FORMAT})
 
     def setup(self, stage: str) -> None:
         """Make the stages of this process's device, and read what is done."""
-        self.done.ledger.read()
+        self.ledger.read()
         if self.trainer.world_size > 1 and self.trainer.is_global_zero:
             _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
         made, here = self.compositor.device, self.device
         if made.type != here.type or made.index not in (None, here.index):
             self.compositor = self.make(str(here))
 
-    def predict_dataloader(self) -> ReadAhead[_Read]:
-        """The photographs of this process, in their order."""
+    def predict_dataloader(self) -> Sequence[int]:
+        """The numbers of this process's photographs, in their order."""
         own = range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size)
-        self._reading = ReadAhead(own, self._read, lambda: self._stopped)
-        return self._reading
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Nothing: the compositor moves what stages are to see."""
-        return batch
-
-    def on_predict_start(self) -> None:
-        """Start the writers and the progress bar."""
-        assert self._reading is not None
-        count = self.trainer.world_size
-        label = "compositing" if count == 1 else f"compositing (1 of {count} processes)"
-        show = self.show and self.trainer.is_global_zero
-        self._advance = self._exit.enter_context(
-            progress(label, len(self._reading), show, "photographs")
-        )
-        self._writers = Threads(AHEAD)
+        self._count, self._unread = len(own), iter(own)
+        return own
 
     # In the threads
 
-    def _read(self, number: int) -> _Read:
-        """Read a photograph and its mask, unless its composite is there already."""
-        job, read = self.jobs[number], _Read(number)
-        if self._stopped:
-            return read
-        try:
-            read.made_of = self._made_of(job)
-            if self.resume and self.done.holds(job, read.made_of):
-                read.kept = True
-                return read
-            limit = self.compositor.max_pixels
-            read.photograph = read_image(job.foreground, max_pixels=limit, max_side=self.max_side)
-            if job.mask is not None:
-                read.mask = read_mask(job.mask, size=read.photograph.size, max_pixels=limit)
-        except Exception as error:  # one bad file must not stop the others
-            _log.debug("%s", traceback.format_exc())
-            read.error = error
-        return read
+    def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
+        """What a composite is made of, and the photograph and mask unless it is there already."""
+        made_of = "" if self._stopped else self._made_of(job)
+        if self._stopped or (self.resume and self._is_done(job, made_of)):
+            return made_of, None, None
+        limit = self.compositor.max_pixels
+        photograph = read_image(job.foreground, max_pixels=limit, max_side=self.max_side)
+        if job.mask is None:
+            return made_of, photograph, None
+        return made_of, photograph, read_mask(job.mask, size=photograph.size, max_pixels=limit)
 
     def _made_of(self, job: Job) -> str:
         """SHA-256 of all that decides what a composite looks like.
@@ -360,45 +273,60 @@ class _Run(LightningModule):
         files = [None if path is None else _digest(path) for path in (job.foreground, job.mask)]
         return hashlib.sha256(json.dumps([self.about, files]).encode()).hexdigest()
 
+    def _is_done(self, job: Job, made_of: str) -> bool:
+        """Whether all outputs are there, as they were written, and made of this."""
+        entry = self.ledger.entries.get(self._name(job.outputs["path"]), {})
+        files = entry.get("files")
+        if entry.get("made_of") != made_of or not isinstance(files, dict):
+            return False
+        try:
+            return self._stamps(job).items() <= files.items()
+        except OSError:
+            return False
+
     def _save(self, job: Job, made_of: str, composite: Composite) -> None:
         with torch.inference_mode():
             composite.save(**job.outputs)
-        self.done.add(job, made_of)
+        entry = {"made_of": made_of, "files": self._stamps(job)}
+        self.ledger.add(self._name(job.outputs["path"]), entry)
+
+    def _stamps(self, job: Job) -> dict[str, list[Any]]:
+        """Name, size and time of each output; OSError where one is not there."""
+        found = {key: (self._name(path), path.stat()) for key, path in job.outputs.items()}
+        return {key: [name, at.st_size, at.st_mtime_ns] for key, (name, at) in found.items()}
+
+    def _name(self, path: Path) -> str:
+        try:
+            return Path(os.path.relpath(path, self.ledger.path.parent)).as_posix()
+        except ValueError:  # on another drive
+            return path.absolute().as_posix()
 
     # Step by step
 
-    def predict_step(self, read: _Read, batch_idx: int) -> bool:
+    def predict_step(self, number: int, batch_idx: int) -> bool:
         """Composite one photograph, and hand the result to the writers.
-
-        Args:
-            read: the photograph.
-            batch_idx: not used.
 
         Returns:
             True, because Lightning asks why nothing is returned.
         """
-        # Lightning keeps the batch until the next one is there.
-        photograph, mask = read.photograph, read.mask
-        read.photograph = read.mask = None
         if self._stopped:
             return True
-        if read.kept:
-            self._kept += 1
-            self._advance(1)
-        elif photograph is None or read.error is not None:  # what failed may be the mask
-            self._fail(read.number, read.error)
-        else:
-            try:
-                composite = self.compositor(photograph, self.background, mask, **self.placement)
-            except Exception as error:  # one bad file must not stop the others
-                _log.debug("%s", traceback.format_exc())
-                self._fail(read.number, error)
-            else:
-                assert self._writers is not None
-                self._settle(AHEAD - 1)
-                job = self.jobs[read.number]
-                future = self._writers.submit(self._save, job, read.made_of, composite)
-                self._writing.append((read.number, future))
+        for ahead in itertools.islice(self._unread, AHEAD + 1 - len(self._reading)):
+            self._reading.append(self._threads.submit(self._read, self.jobs[ahead]))
+        reading = self._reading.popleft()
+        try:
+            made_of, photograph, mask = reading.result()
+            if photograph is None:
+                self._kept += 1
+                self._advance()
+                return True
+            composite = self.compositor(photograph, self.background, mask, **self.placement)
+        except Exception as error:  # one bad file must not stop the others
+            self._fail(number, error)
+            return True
+        self._settle(AHEAD - 1)
+        future = self._threads.submit(self._save, self.jobs[number], made_of, composite)
+        self._writing.append((number, future))
         return True
 
     def _settle(self, most: int) -> None:
@@ -409,19 +337,22 @@ class _Run(LightningModule):
             self._writing.popleft()
             if error is None:
                 self._made += 1
-                self._advance(1)
+                self._advance()
                 continue
-            _log.debug("%s", "".join(traceback.format_exception(error)))
             if _is_full(error):
                 # The others will find out by themselves, and all of them end together.
                 self.full.append(str(error))
                 self._stopped = True
             self._fail(number, error)
 
-    def _fail(self, number: int, error: BaseException | None) -> None:
-        known = isinstance(error, CompositingError)
-        self._failures[number] = str(error) if known else f"{type(error).__name__}: {error}"
-        self._advance(1)
+    def _fail(self, number: int, error: BaseException) -> None:
+        _log.debug("%s", "".join(traceback.format_exception(error)))
+        self._failures[number] = error_text(error)
+        self._advance()
+
+    def _advance(self) -> None:
+        done = self._made + self._kept + len(self._failures)
+        self.guard.advance("compositing", done, self._count)
 
     def on_predict_end(self) -> None:
         """Wait for the writers."""
@@ -430,14 +361,9 @@ class _Run(LightningModule):
     def finish(self) -> None:
         """Write what is finished, and start nothing new."""
         self._stopped = True
-        readers = None if self._reading is None else self._reading.threads
-        threads = [some for some in (readers, self._writers) if some is not None]
-        with self._exit:
-            for some in threads:
-                some.close()
-            self._settle(0)
-            for some in threads:
-                some.join()
+        self._threads.shutdown(wait=False)
+        self._settle(0)
+        self._threads.shutdown()
 
     def teardown(self, stage: str) -> None:
         """Learn what has become of the jobs of all processes, once all are done."""
@@ -452,11 +378,7 @@ class _Run(LightningModule):
         self.full = [text for part in full for text in part]
 
     def _wait_for_all(self) -> None:
-        """Meet the other processes; by asking again and again, so that Ctrl-C is heard meanwhile.
-
-        Raises:
-            CompositingError: one of them has ended.
-        """
+        """Meet the other processes, asking again and again, so that Ctrl-C is heard meanwhile."""
         index = self.device.index if self.device.type == "cuda" else None
         here = None if index is None else [index]
         met = torch.distributed.barrier(async_op=True, device_ids=here)
@@ -468,9 +390,6 @@ class _Run(LightningModule):
             raise CompositingError(
                 "another process of this run has ended; the same command with --resume goes on"
             ) from error
-
-
-# Small parts
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -30,8 +30,28 @@ from deep_image_compositing.commands import (
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.messages import PROGRAM, say, show
 
-TRAINING = ("fit", "validate", "test")
-"""Commands whose arguments are LightningCLI's."""
+COMMANDS: tuple[tuple[str, Any, Any, str], ...] = (
+    # name, what adds its arguments, what runs it, and what it does
+    ("composite", composite.add_arguments, composite.run,
+     "set the subject of a photograph into another photograph"),
+    ("stages", stages.add_stages_arguments, stages.list_stages,
+     "list what can fill the three slots"),
+    ("fit", None, None, "train a stage: fit --config recipes/fusion_easy.yaml"),
+    ("validate", None, None, "measure a stage on a recipe's validation data"),
+    ("test", None, None, "measure a stage on a recipe's test data"),
+    ("export-weights", stages.add_export_arguments, stages.export_weights,
+     "turn a training checkpoint into weights"),
+    ("shards", shards.add_arguments, shards.run, "turn data sets into shards for training"),
+    ("teach", teach.add_arguments, teach.run, "let a trained fuser make hard training triplets"),
+    ("benchmark", benchmark.add_arguments, benchmark.run,
+     "time composites, loading or training, as ratios"),
+    ("evaluate", evaluate.add_arguments, evaluate.run,
+     "compare whole methods on a test set, with a report"),
+    ("study", study.add_arguments, study.run, "ask people which method's pictures are best"),
+)  # fmt: skip
+"""Those that nothing runs here have LightningCLI's arguments."""
+
+TRAINING = tuple(name for name, _, run, _ in COMMANDS if run is None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments[:1] == ["--debug"] and arguments[1:2] and arguments[1] in TRAINING:
                 arguments = arguments[1:]
             if arguments and arguments[0] in TRAINING:
-                return _train(arguments)
+                from deep_image_compositing.training import run
+
+                run(arguments[0], arguments[1:])
+                return 0
             options = _parse(arguments)
             code: int = options.run(options)
             return code
@@ -61,13 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(traceback.format_exc(), file=sys.stderr, lines=True)
         say(f"error: {error or 'out of memory'}")
         return 2 if isinstance(error, UsageError) else 1
-
-
-def _train(arguments: list[str]) -> int:
-    from deep_image_compositing.training import run
-
-    run(arguments[0], arguments[1:])
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,42 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        sub.add_argument(
+    for name, add_arguments, run, summary in COMMANDS:
+        if run is None:
+            commands.add_parser(name, help=summary, add_help=False)
+            continue
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-        sub.set_defaults(run=run, parser=sub)
-        return sub
-
-    composite.add_arguments(
-        command(
-            "composite", composite.run, "set the subject of a photograph into another photograph"
-        )
-    )
-    stages.add_stages_arguments(
-        command("stages", stages.list_stages, "list what can fill the three slots")
-    )
-    for name, summary in (
-        ("fit", "train a stage: fit --config recipes/fusion_easy.yaml"),
-        ("validate", "measure a stage on a recipe's validation data"),
-        ("test", "measure a stage on a recipe's test data"),
-    ):
-        commands.add_parser(name, help=summary, add_help=False)
-    stages.add_export_arguments(
-        command("export-weights", stages.export_weights, "turn a training checkpoint into weights")
-    )
-    shards.add_arguments(command("shards", shards.run, "turn data sets into shards for training"))
-    teach.add_arguments(
-        command("teach", teach.run, "let a trained fuser make hard training triplets")
-    )
-    benchmark.add_arguments(
-        command("benchmark", benchmark.run, "time composites, loading or training, as ratios")
-    )
-    evaluate.add_arguments(
-        command("evaluate", evaluate.run, "compare whole methods on a test set, with a report")
-    )
-    study.add_arguments(command("study", study.run, "ask people which method's pictures are best"))
+        command.set_defaults(run=run, parser=command)
+        add_arguments(command)
     return parser
 
 

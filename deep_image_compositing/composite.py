@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.fullsize import Repainted
+from deep_image_compositing.fullsize import Repainted, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -174,11 +174,6 @@ class Composite:
         if "steps" in targets:
             pictures["steps"] = self.steps(), None
         write_images({target: pictures[key] for key, target in targets.items()})
-
-
-def as_floats(levels: Tensor) -> Tensor:
-    """A mask or alpha as floats in [0, 1]."""
-    return levels / 255 if levels.dtype == torch.uint8 else levels
 
 
 def _checker(size: tuple[int, int], side: int = 12) -> Tensor:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from inspect import ismethod
 from typing import Any, Literal
 
@@ -25,21 +25,23 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry
-from deep_image_compositing.composite import Composite, as_floats
+from deep_image_compositing.composite import Composite
 from deep_image_compositing.conventions import check
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
+    as_floats,
     fuse_layers,
     fuse_tiles,
+    harmonize,
+    harmonized,
     lift_refined,
     refine_given,
 )
 from deep_image_compositing.functional.boxes import grow
 from deep_image_compositing.functional.compose import over, unknown_band
-from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -76,26 +78,22 @@ Of the default segmenter's masks of 146 held-out photographs, up to 22 of each g
 UNCHANGED = 0.06
 """Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
 
-_BAND_ROWS = 256
 _MARGIN = 64
 _log = logging.getLogger("deep_image_compositing")
 
 
 @dataclass(frozen=True, eq=False)
 class _CutOut:
-    """What the first two slots give.
-
-    Attributes:
-        mask: (1, h, w) float in [0, 1], or uint8 where that is large.
-        alpha: (1, H, W), likewise.
-        everything: the mask covers the whole photograph.
-        kept: alpha is a given mask that the refiner has left alone; a fuser may do so as well.
-    """
+    """What the first two slots give."""
 
     mask: Tensor
+    """(1, h, w) float in [0, 1], or uint8 where that is large."""
     alpha: Tensor
+    """(1, H, W), likewise."""
     everything: bool = False
+    """The mask covers the whole photograph."""
     kept: bool = False
+    """Alpha is a given mask that the refiner has left alone; a fuser may do so as well."""
 
 
 class Compositor:
@@ -104,8 +102,8 @@ class Compositor:
     Each slot takes a registered name (made with its shipped weights, if it has any), a pair of a
     name and its options, a stage, a plain ``nn.Module``, or any callable with the slot's
     signature: ``image → mask``, ``image, mask → alpha``, ``foreground, background, alpha →
-    composite``; see ``deep_image_compositing.conventions`` for the tensors. Modules are put
-    into evaluation mode and moved to the device.
+    composite``; see ``deep_image_compositing.conventions``. Modules are put into evaluation mode
+    and moved to the device.
 
     Args:
         segmenter: fills the first slot; not made until a photograph comes without a mask.
@@ -115,14 +113,11 @@ class Compositor:
             ``cuda:1``, ``mps``.
         max_pixels: refuse files of more pixels; see ``read_image``.
         work_side: learned stages see pictures of at most this many pixels on the long side;
-            their answers are lifted to full size. Stages without parameters work on what they
-            are given: a refiner on the user's mask at full size, a fuser on the whole frame. A
-            fuser without layers (it paints the composite itself) always gets the whole frame.
-        harmonize: a last step, ``reinhard``: move the subject's colours towards those of the new
-            background that stays visible (see ``deep_image_compositing.functional.harmonize``).
-            With a fuser that works in layers, its colour of the subject is moved, and the rest
-            stays as it was; any other is given the subject's photograph with its colours moved.
-            None for no such step.
+            their answers are lifted to full size. Stages without parameters see a user's mask at
+            full size and the whole frame, as does a fuser that paints the composite itself.
+        harmonize: a last step, or None: ``reinhard`` moves the subject's colours towards those of
+            the new background that stays visible (``deep_image_compositing.functional.harmonize``).
+            A fuser that paints the composite itself is given the photograph so moved.
         harmonize_strength: how far to move them, in [0, 1].
         max_side: make composites of at most this many pixels on the long side; larger
             photographs are reduced, antialiased, as they are read. None keeps the frame's size.
@@ -153,22 +148,19 @@ class Compositor:
         self.max_side = max_side
         self.work_side = work_side
         self.harmonize_strength = harmonize_strength if harmonize else 0.0
-        self._segmenter_like = segmenter
-        self._segmenter: Callable[..., Any] | None = None
+        self._segmenter = segmenter
         for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
             check_stage(slot, given)  # what is wrong is told before anything is loaded
         self.device = choose_device(device)
         if not isinstance(segmenter, str):
-            self._segmenter = self._fill("segmenter", segmenter)
+            self.segmenter = self._fill("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)
         self.fuser = self._fill("fuser", fuser)
 
-    @property
+    @cached_property
     def segmenter(self) -> Callable[..., Any]:
-        """What fills the first slot."""
-        if self._segmenter is None:
-            self._segmenter = self._fill("segmenter", self._segmenter_like)
-        return self._segmenter
+        """What fills the first slot; one that is named is made when it is first asked."""
+        return self._fill("segmenter", self._segmenter)
 
     @torch.no_grad()
     def __call__(
@@ -225,9 +217,7 @@ class Compositor:
             )
         with _timed(seconds, "fusion"):
             if cut.everything and frame == "foreground":
-                none = Repainted.of([], [])
-                levels = torch.full((1, *photograph.size), 255, dtype=torch.uint8)
-                fused = Fused(pixels, levels, none)
+                fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
         return Composite(
@@ -255,30 +245,36 @@ class Compositor:
         seconds: dict[str, float],
     ) -> _CutOut:
         """The subject of ``photograph``: by the segmenter or ``mask``, then by the refiner."""
-        size = photograph.size
+        size, name = photograph.size, photograph.name
         working = fit_long_side(*size, self.work_side)
         given = mask is not None or photograph.alpha is not None
         with _timed(seconds, "segmentation"):
             if mask is not None:
                 belief = to_tensor(read_mask(mask, size=size, max_pixels=self.max_pixels))[None]
             elif photograph.alpha is not None:
-                _log.info("%s: its own alpha is taken as the mask", photograph.name)
+                _log.info("%s: its own alpha is taken as the mask", name)
                 belief = to_tensor(photograph.alpha)[None]
             else:
                 image = self._floats(pixels, working)
-                answer = self._ask("segmenter", self.segmenter, image)
-                belief = _checked("segmenter", "mask", answer, image).cpu()
-        self._find_subject(belief, photograph.name, given)
+                belief = self._answer("segmenter", "mask", self.segmenter, image).cpu()
+        if float((belief >= SUBJECT).float().mean()) < LEAST_SUBJECT:
+            if not given:
+                raise CompositingError(
+                    f"no subject found in {name}; give a mask with --mask (mask=)"
+                )
+            raise CompositingError(
+                f"the mask of {name} is empty: less than {LEAST_SUBJECT:.2%} of it reaches "
+                f"{SUBJECT}; give one that is white where the subject is"
+            )
         if not given and doubt(belief) > UNSURE:
             _log.warning(
                 "%s: it is not clear what the subject is; see --save-steps (save(steps=)) for what "
                 "was found, and give a better mask with --mask (mask=)",
-                photograph.name,
+                name,
             )
         if float(belief.min()) > FULL:
             _log.warning(
-                "%s: the mask covers the whole photograph; all of it is taken as the subject",
-                photograph.name,
+                "%s: the mask covers the whole photograph; all of it is taken as the subject", name
             )
             whole = torch.full((1, *size), 255, dtype=torch.uint8)
             return _CutOut(whole, whole, everything=True, kept=True)
@@ -286,7 +282,7 @@ class Compositor:
             alpha, kept = self._refine(pixels, belief, working, given)
         if float(alpha.max()) < (1 - FULL) * (255 if alpha.dtype == torch.uint8 else 1):
             raise CompositingError(
-                f"nothing is left of the subject in {photograph.name} after refinement; "
+                f"nothing is left of the subject in {name} after refinement; "
                 "give a better mask, or use the refiner 'none'"
             )
         small = belief.shape[-2:] == working
@@ -304,10 +300,7 @@ class Compositor:
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
 
-        def refine(image: Tensor, mask: Tensor) -> Tensor:
-            answer = self._ask("refiner", self.refiner, image, mask)
-            return _checked("refiner", "alpha", answer, image)
-
+        refine = partial(self._answer, "refiner", "alpha", self.refiner)
         large, full = size != working, given and not _learned(self.refiner)
         if large and full and context is not None:
             levels = to_bytes(belief[0])
@@ -327,18 +320,6 @@ class Compositor:
         tiles = None if context is None else refine
         return lift_refined(pixels, image, alpha, tiles, context or 0), False
 
-    @staticmethod
-    def _find_subject(mask: Tensor, name: str, given: bool) -> None:
-        share = float((mask >= SUBJECT).float().mean())
-        if share >= LEAST_SUBJECT:
-            return
-        if given:
-            raise CompositingError(
-                f"the mask of {name} is empty: less than {LEAST_SUBJECT:.2%} of it reaches "
-                f"{SUBJECT}; give one that is white where the subject is"
-            )
-        raise CompositingError(f"no subject found in {name}; give a mask with --mask (mask=)")
-
     # The third slot
 
     def _fuse(self, pixels: Tensor, backdrop: Tensor, cut: _CutOut) -> Fused:
@@ -346,48 +327,38 @@ class Compositor:
         alpha = cut.alpha
         layers = _method(self.fuser, "layers")
         context = getattr(self.fuser, "tile_context", None)
-        large = max(alpha.shape) > self.work_side
-        tiles = None
-        if large and context is not None and not _learned(self.fuser):
-            tiles = partial(self._fuse_tiles, context=context)
+        in_tiles = max(alpha.shape) > self.work_side and not _learned(self.fuser)
+        tiles = context if in_tiles else None  # of a stage that depends on its surroundings alone
         fused = None
         if layers is not None and tiles is not None:
-            fused = tiles(layers, pixels, backdrop, to_bytes(alpha))
+            fuse = partial(self._painted, layers)
+            fused = fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, tiles, self.device)
         elif layers is not None:
             fused = self._fuse_layers(layers, pixels, backdrop, cut)
         if fused is not None and (fused.layered or not self.harmonize_strength):
-            return self._harmonize(fused, pixels, backdrop)
+            return harmonize(fused, pixels, backdrop, self.harmonize_strength)
         # It paints the composite itself, so the colours are moved before it.
-        moved = [to_bytes(x[0]) for _, x in self._harmonized(pixels, alpha, backdrop)]
+        bands = harmonized(pixels, alpha, backdrop, self.harmonize_strength)
+        moved = [to_bytes(color[0]) for _, color in bands]
         own = torch.cat(moved, 1) if moved else pixels
+        fuse = partial(self._painted, None)
         if tiles is not None:
-            fused = tiles(None, own, backdrop, to_bytes(alpha))
-            return replace(fused, repainted=_repainted(pixels, own, fused.alpha))
+            fused = fuse_tiles(own, backdrop, to_bytes(alpha), fuse, tiles, self.device)
+            return replace(fused, repainted=Repainted.between(pixels, own, fused.alpha))
         size = (pixels.shape[-2], pixels.shape[-1])
-        foreground, background = self._floats(own, size), self._floats(backdrop, size)
         opacity = as_floats(alpha)[None].to(self.device)
-        answer = self._ask("fuser", self.fuser, foreground, background, opacity)
-        composite = to_bytes(_checked("fuser", "composite", answer, foreground)[0].cpu())
-        return Fused(composite, alpha, _repainted(pixels, own, alpha))
+        composite: Any = fuse(self._floats(own, size), self._floats(backdrop, size), opacity)
+        repainted = Repainted.between(pixels, own, alpha)
+        return Fused(to_bytes(composite[0].cpu()), alpha, repainted)
 
-    def _fuse_tiles(
-        self,
-        layers: Callable[..., Any] | None,
-        pixels: Tensor,
-        backdrop: Tensor,
-        alpha: Tensor,
-        context: int,
-    ) -> Fused:
-        """By a stage without parameters that depends on its neighbourhood alone."""
-
-        def fuse(foreground: Tensor, background: Tensor, opacity: Tensor) -> Any:
-            parts = layers and self._ask("fuser", layers, foreground, background, opacity)
-            if parts is not None:
-                return self._checked_layers(parts, foreground)
-            answer = self._ask("fuser", self.fuser, foreground, background, opacity)
-            return _checked("fuser", "composite", answer, foreground)
-
-        return fuse_tiles(pixels, backdrop, alpha, fuse, context, self.device)
+    def _painted(
+        self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
+    ) -> Layers | Tensor:
+        """The layers of a fuser that is asked for them and has some, else its composite."""
+        parts = layers and self._ask("fuser", layers, front, back, opacity)
+        if parts is not None:
+            return self._checked_layers(parts, front)
+        return self._answer("fuser", "composite", self.fuser, front, back, opacity)
 
     def _fuse_layers(
         self,
@@ -436,7 +407,7 @@ class Compositor:
         own, corrected = pixels.clone(memory_format=torch.preserve_format), torch.zeros(alpha.shape)
         own[part] = to_bytes(color[0].cpu())
         corrected[part] = opacity[0].cpu()
-        return Fused(composite, corrected, _repainted(pixels, own, corrected))
+        return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
 
     @staticmethod
     def _checked_layers(parts: Any, image: Tensor) -> Layers:
@@ -447,43 +418,6 @@ class Compositor:
             _checked("fuser", "foreground_color", parts.foreground_color, image),
             None if old is None else old.float().clamp(0, 1),
         )
-
-    def _harmonize(self, fused: Fused, pixels: Tensor, backdrop: Tensor) -> Fused:
-        """The same with the subject's colours moved towards the backdrop's, if so asked."""
-        if not self.harmonize_strength:
-            return fused
-        composite = backdrop.clone(memory_format=torch.preserve_format)
-        composite.copy_(fused.composite)
-        color = fused.repainted.on(pixels)
-        for rows, moved in self._harmonized(color.clone(), fused.alpha, backdrop):
-            opacity = as_floats(fused.alpha[:, rows])[None]
-            composite[:, rows] = to_bytes(over(moved, opacity, backdrop[None, :, rows] / 255)[0])
-            color[:, rows] = to_bytes(moved[0])
-        repainted = _repainted(pixels, color, fused.alpha)
-        return Fused(composite, fused.alpha, repainted, fused.cells, fused.touched)
-
-    def _harmonized(
-        self, color: Tensor, alpha: Tensor, backdrop: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Bands of rows of ``color`` (3, H, W), uint8, moved towards the backdrop's colours.
-
-        Yields:
-            The rows and their new colours (1, 3, rows, W) in [0, 1]; nothing without strength.
-        """
-        if not self.harmonize_strength:
-            return
-        # Every few pixels tell as much as all of them; averaging would narrow the distribution.
-        every = slice(None, None, -(-max(alpha.shape) // 1024))
-        some = (..., every, every)
-        weight = as_floats(alpha[some])[None]
-        subject = ColorStatistics.of(color[None][some] / 255, weight)
-        scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
-        if not 0 < float(weight.mean()) < 1:
-            return
-        for start in range(0, color.shape[-2], _BAND_ROWS):
-            rows = slice(start, start + _BAND_ROWS)
-            own = color[None, :, rows] / 255
-            yield rows, transfer_color(own, subject, scene, self.harmonize_strength)
 
     # Stages and tensors
 
@@ -497,6 +431,10 @@ class Compositor:
     def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
         return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
+
+    def _answer(self, slot: str, name: str, stage: Callable[..., Any], *tensors: Tensor) -> Tensor:
+        """What a stage makes of the tensors, when it keeps the convention of ``name``."""
+        return _checked(slot, name, self._ask(slot, stage, *tensors), tensors[0])
 
     @torch.inference_mode()
     def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
@@ -554,13 +492,6 @@ def _planes(photograph: Photograph) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(photograph.pixels)).permute(2, 0, 1)
-
-
-def _repainted(pixels: Tensor, color: Tensor, alpha: Tensor) -> Repainted:
-    """Where ``color`` (3, H, W), uint8, is not the photograph's, of what shows at all."""
-    changed = (color != pixels).any(0) & (alpha[0] > 0)
-    rows, columns = changed.nonzero(as_tuple=True)
-    return Repainted(rows * pixels.shape[-1] + columns, color[:, rows, columns])
 
 
 @contextmanager

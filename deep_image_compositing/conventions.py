@@ -38,16 +38,9 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 
-CHANNELS: dict[str, int] = {
-    "image": 3,
-    "foreground": 3,
-    "background": 3,
-    "composite": 3,
-    "foreground_color": 3,
-    "mask": 1,
-    "alpha": 1,
-    "trimap": 1,
-}
+CHANNELS: dict[str, int] = dict.fromkeys(
+    ("image", "foreground", "background", "composite", "foreground_color"), 3
+) | dict.fromkeys(("mask", "alpha", "trimap"), 1)
 """Channels of every named tensor; the names that ``check`` accepts."""
 
 TOLERANCE = 1e-3
@@ -66,14 +59,9 @@ def set_checks(on: bool) -> bool:
 
 
 def check(**tensors: Tensor) -> None:
-    """Raise ``UsageError`` unless every named tensor keeps the convention of its name.
+    """Raise ``UsageError`` unless every tensor keeps the convention of its name in ``CHANNELS``.
 
-    Args:
-        tensors: tensors by the names of ``CHANNELS``; all must agree in B, H and W.
-
-    Raises:
-        UsageError: not a tensor, not floating point, wrong shape, empty, values that are not
-            finite or lie outside [0, 1] by more than ``TOLERANCE``, or sizes that differ.
+    All must agree in B, H and W; values may lie outside [0, 1] by ``TOLERANCE``.
     """
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():

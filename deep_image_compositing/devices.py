@@ -15,8 +15,7 @@ _log = logging.getLogger("deep_image_compositing")
 def choose_device(device: str | torch.device) -> torch.device:
     """The device that ``device`` means; ``auto`` is a GPU if there is one, else the CPU.
 
-    Raises:
-        UsageError: an explicit device that is not there; it never falls back.
+    Raises ``UsageError`` for an explicit device that is not there; it never falls back.
     """
     text = str(device)
     if text == "auto":

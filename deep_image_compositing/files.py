@@ -40,11 +40,7 @@ def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: aside in the same folder, then renamed.
-
-    Raises:
-        ImageError: the file could not be written; nothing is left behind.
-    """
+    """Write a file whole or not at all: aside in the same folder, then renamed; ``ImageError``."""
     write_files([(path, data)])
 
 

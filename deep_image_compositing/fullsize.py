@@ -8,9 +8,9 @@ not with the area of the picture. What a tile cannot see reaches it from the sma
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.tiles import (
@@ -34,23 +35,32 @@ from deep_image_compositing.models.base import Layers
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
 
+BAND = 256
+"""Rows of a picture whose colours are moved at once."""
+
+Corners: TypeAlias = list[tuple[int, int]]
+"""Top and left of some windows, in the frame."""
+
 
 class Repainted(NamedTuple):
-    """Pixels whose colour is not the photograph's own.
-
-    Attributes:
-        places: (N,) int64, their numbers, row after row.
-        colors: (3, N) uint8.
-    """
+    """Pixels whose colour is not the photograph's own."""
 
     places: Tensor
+    """(N,) int64, their numbers, row after row."""
     colors: Tensor
+    """(3, N) uint8."""
 
     @classmethod
     def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
         """The parts put together."""
         none = torch.zeros(0, dtype=torch.int64), torch.zeros(3, 0, dtype=torch.uint8)
         return cls(torch.cat([none[0], *places]), torch.cat([none[1], *colors], 1))
+
+    @classmethod
+    def between(cls, pixels: Tensor, color: Tensor, alpha: Tensor) -> Repainted:
+        """Where ``color`` (3, H, W), uint8, is not the photograph's, of what ``alpha`` shows."""
+        rows, columns = ((color != pixels).any(0) & (alpha[0] > 0)).nonzero(as_tuple=True)
+        return cls(rows * pixels.shape[-1] + columns, color[:, rows, columns])
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
@@ -62,15 +72,10 @@ class Repainted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """What fusing gives, at full size, 8 bits.
+    """What fusing gives: ``composite`` (3, H, W), uint8, and the fuser's own ``alpha`` (1, H, W).
 
-    Attributes:
-        composite: (3, H, W) uint8.
-        alpha: (1, H, W) uint8, the fuser's own.
-        repainted: where the subject's colour is not the photograph's.
-        cells: how many cells the frame has.
-        touched: how many of them were worked on.
-        layered: whether it was made of layers; otherwise the fuser has painted the composite.
+    ``touched`` of the ``cells`` of the frame were worked on. It is ``layered`` unless the fuser has
+    painted the composite itself.
     """
 
     composite: Tensor
@@ -79,14 +84,6 @@ class Fused:
     cells: int = 0
     touched: int = 0
     layered: bool = True
-
-
-class _Tile(NamedTuple):
-    """A batch of windows: floats (B, 3, h, w) in [0, 1], and their corners in the frame."""
-
-    photograph: Tensor
-    behind: Tensor
-    corners: list[tuple[int, int]]
 
 
 # Alpha
@@ -99,18 +96,11 @@ def lift_refined(
     refine: Callable[[Tensor, Tensor], Tensor] | None = None,
     context: int = 0,
 ) -> Tensor:
-    """A small alpha at the photograph's size, along the photograph's own detail.
+    """``alpha`` (1, 1, h, w) of ``image`` at the size of the photograph, along its own detail.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        image: (1, 3, h, w) in [0, 1], the photograph at the small size.
-        alpha: (1, 1, h, w) in [0, 1], the alpha of ``image``.
-        refine: ``image, mask → alpha`` for tiles (B, C, h, w) of the photograph and of the lifted
-            alpha; None where lifting is all.
-        context: pixels around a tile on which the answer of ``refine`` depends.
-
-    Returns:
-        (1, H, W) uint8; exactly 0 or 255 away from the rim.
+    ``pixels`` (3, H, W), uint8, are the photograph, ``image`` (1, 3, h, w) it at the small size.
+    ``refine``, if any, corrects the lifted alpha of tiles; its answer depends on ``context`` pixels
+    around them. Returns (1, H, W) uint8, exactly 0 or 255 away from the rim.
     """
     height, width = pixels.shape[-2:]
     grid = Grid(height, width, context=context)
@@ -120,7 +110,7 @@ def lift_refined(
     out = torch.zeros(1, height, width, dtype=torch.uint8)
     fill_cells(grid, ~touched & inside, lambda *span: out[:, *span].fill_(255))
 
-    def make(corners: list[tuple[int, int]]) -> Tensor:
+    def make(corners: Corners) -> Tensor:
         photograph = _windows(pixels, grid, corners, guide.device)
         part = enlarged_windows(guide, grid, corners, (slice(0, height), slice(0, width)))
         lifted = follow_alpha(part, photograph)
@@ -136,22 +126,15 @@ def refine_given(
     context: int,
     device: torch.device,
 ) -> Tensor:
-    """The alpha of a stage that sees tiles of a full-size mask.
+    """What ``refine``, on ``device``, makes of tiles of a full-size ``mask`` (1, H, W), uint8.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        mask: (1, H, W) uint8.
-        refine: ``image, mask → alpha`` for tiles (B, C, h, w).
-        context: pixels around a tile on which the answer depends.
-        device: where the stage runs.
-
-    Returns:
-        (1, H, W) uint8; the mask, cut at one half, away from its rim.
+    Its answer depends on ``context`` pixels around a tile. Returns (1, H, W) uint8; away from the
+    rim it is the mask, cut at one half.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
 
-    def make(corners: list[tuple[int, int]]) -> Tensor:
+    def make(corners: Corners) -> Tensor:
         pictures = (_windows(x, grid, corners, device) for x in (pixels, mask))
         return refine(*pictures)
 
@@ -162,7 +145,7 @@ def _levels(
     out: Tensor,
     grid: Grid,
     touched: Tensor,
-    make: Callable[[list[tuple[int, int]]], Tensor],
+    make: Callable[[Corners], Tensor],
     device: torch.device,
 ) -> Tensor:
     """``out`` (1, H, W), uint8, with the answers of ``make`` for the cells that are touched."""
@@ -187,36 +170,30 @@ def fuse_layers(
 ) -> Fused:
     """Carry small layers up to full size, correct them in tiles, and set them over the backdrop.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        backdrop: (3, H, W) uint8, the new background.
-        box: the part of the frame that was worked on at the small size; outside it alpha is 0.
-        image: (1, 3, h, w) in [0, 1], the photograph in the box at the small size.
-        coarse: layers found there; where they lack the old background, the changes of the
-            photograph's colours are carried up.
-        finer: corrections of lifted layers for tiles, None for none.
-        context: pixels around a tile on which the answer of ``finer`` depends.
-        kept: (1, H, W) uint8, the alpha that stays as it is at full size, where the small layers
-            have not changed it; None for theirs.
+    ``pixels`` and ``backdrop`` are (3, H, W) uint8; ``image`` (1, 3, h, w) is the photograph in the
+    ``box`` at the small size, where ``coarse`` was found; outside the box alpha is 0. Where
+    ``coarse`` lacks the old background, the changes of the photograph's colours are carried up;
+    else ``finer``, if any, corrects the lifted layers of tiles, and depends on ``context`` pixels
+    around them. ``kept`` (1, H, W), uint8, is an alpha that stays as it is at full size.
     """
     image, alpha, color = image.float(), coarse.alpha.float(), coarse.foreground_color.float()
     old = None if coarse.old_background is None else coarse.old_background.float()
     guide = make_guide(image, alpha, *((color - image,) if old is None else (color, old)))
 
-    def make(tile: _Tile) -> Layers:
-        part = enlarged_windows(guide, grid, tile.corners, box)
+    def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Layers:
+        part = enlarged_windows(guide, grid, corners, box)
         if old is None:
-            lifted = follow_alpha(part, tile.photograph)
-            moved = (tile.photograph + part[:, 8:]).clamp(0, 1)
-            layers = Layers(lifted, torch.where(lifted == 1, tile.photograph, moved))
+            lifted = follow_alpha(part, photograph)
+            moved = (photograph + part[:, 8:]).clamp(0, 1)
+            layers = Layers(lifted, torch.where(lifted == 1, photograph, moved))
         else:
-            layers = Layers(*follow_guide(part, tile.photograph))
-            better = None if finer is None else finer(tile.photograph, tile.behind, layers)
+            layers = Layers(*follow_guide(part, photograph))
+            better = None if finer is None else finer(photograph, behind, layers)
             layers = layers if better is None else better
         if kept is None:
             return layers
-        opacity = _windows(kept, grid, tile.corners, guide.device)
-        own = torch.where(opacity == 1, tile.photograph, layers.foreground_color)
+        opacity = _windows(kept, grid, corners, guide.device)
+        own = torch.where(opacity == 1, photograph, layers.foreground_color)
         return Layers(opacity, own, layers.old_background)
 
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
@@ -235,23 +212,17 @@ def fuse_tiles(
     context: int,
     device: torch.device,
 ) -> Fused:
-    """Composite by a stage that sees nothing but tiles along the rim.
+    """Composite by a stage on ``device`` that sees nothing but tiles along the rim.
 
-    Args:
-        pixels: (3, H, W) uint8, the photograph.
-        backdrop: (3, H, W) uint8, the new background.
-        alpha: (1, H, W) uint8.
-        fuse: ``foreground, background, alpha →`` layers, or the composite, for tiles.
-        context: pixels around a tile on which the answer depends.
-        device: where the stage runs.
+    ``pixels`` and ``backdrop`` (3, H, W) and ``alpha`` (1, H, W) are uint8; ``fuse`` makes layers,
+    or the composite, of tiles, and depends on ``context`` pixels around them.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
     inside = cells_inside(grid, alpha[0] > 127)
 
-    def make(tile: _Tile) -> Tensor | Layers:
-        opacity = _windows(alpha, grid, tile.corners, device)
-        return fuse(tile.photograph, tile.behind, opacity)
+    def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Tensor | Layers:
+        return fuse(photograph, behind, _windows(alpha, grid, corners, device))
 
     return _assemble(pixels, backdrop, grid, touched, inside, make, device, alpha)
 
@@ -262,7 +233,7 @@ def _assemble(
     grid: Grid,
     touched: Tensor,
     inside: Tensor,
-    fuse: Callable[[_Tile], Tensor | Layers],
+    fuse: Callable[[Tensor, Tensor, Corners], Tensor | Layers],
     device: torch.device,
     given: Tensor | None = None,
 ) -> Fused:
@@ -279,10 +250,10 @@ def _assemble(
         composite[:, rows, columns] = pixels[:, rows, columns]
         alpha[:, rows, columns] = 255
 
-    def answer(corners: list[tuple[int, int]]) -> Tensor:
+    def answer(corners: Corners) -> Tensor:
         """Alpha and colour; alpha is -1 where the colour is the composite's."""
         photograph, behind = (_windows(x, grid, corners, device) for x in (pixels, backdrop))
-        made = fuse(_Tile(photograph, behind, corners))
+        made = fuse(photograph, behind, corners)
         if isinstance(made, Layers):
             return torch.cat([made.alpha, made.foreground_color], 1)
         return F.pad(made, (0, 0, 0, 0, 1, 0), value=-1.0)
@@ -311,15 +282,52 @@ def _assemble(
     )
 
 
+def harmonize(fused: Fused, pixels: Tensor, backdrop: Tensor, strength: float) -> Fused:
+    """The same with the colours of its layers moved towards those of the ``backdrop``."""
+    if not strength:
+        return fused
+    composite = backdrop.clone(memory_format=torch.preserve_format)
+    composite.copy_(fused.composite)
+    color = fused.repainted.on(pixels)
+    for rows, moved in harmonized(color.clone(), fused.alpha, backdrop, strength):
+        opacity, behind = as_floats(fused.alpha[None, :, rows]), backdrop[None, :, rows] / 255
+        composite[:, rows] = to_bytes(over(moved, opacity, behind)[0])
+        color[:, rows] = to_bytes(moved[0])
+    repainted = Repainted.between(pixels, color, fused.alpha)
+    return replace(fused, composite=composite, repainted=repainted)
+
+
+def harmonized(
+    color: Tensor, alpha: Tensor, backdrop: Tensor, strength: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of rows of ``color`` (3, H, W), uint8, moved towards the backdrop's colours.
+
+    Yields the rows and their new colours (1, 3, rows, W) in [0, 1]; nothing without strength.
+    """
+    if not strength:
+        return
+    # Every few pixels tell as much as all of them; averaging would narrow the distribution.
+    every = slice(None, None, -(-max(alpha.shape) // 1024))
+    some = (..., every, every)
+    weight = as_floats(alpha[some])[None]
+    if not 0 < float(weight.mean()) < 1:
+        return
+    subject = ColorStatistics.of(color[None][some] / 255, weight)
+    scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
+    for start in range(0, color.shape[-2], BAND):
+        rows = slice(start, start + BAND)
+        yield rows, transfer_color(color[None, :, rows] / 255, subject, scene, strength)
+
+
+def as_floats(levels: Tensor) -> Tensor:
+    """A mask or alpha as floats in [0, 1]."""
+    return levels / 255 if levels.dtype == torch.uint8 else levels
+
+
 def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
-    """Where, within ``reach`` pixels, a full-size alpha is not all 0 or all 255.
+    """Where, within ``reach`` pixels, ``alpha`` (1, H, W), uint8, is not all 0 or all 255.
 
-    Args:
-        alpha: (1, H, W) uint8.
-        reach: pixels, at least 0.
-
-    Returns:
-        (h, w) boolean, a value for each block of ``BLOCK`` pixels.
+    Returns (h, w) boolean, a value for each block of ``BLOCK`` pixels.
     """
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.
@@ -332,9 +340,7 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
     return ((high > 2) & (low < 253))[0, 0]
 
 
-def _windows(
-    picture: Tensor, grid: Grid, corners: list[tuple[int, int]], device: torch.device
-) -> Tensor:
+def _windows(picture: Tensor, grid: Grid, corners: Corners, device: torch.device) -> Tensor:
     """Windows (B, C, h, w) of an 8-bit picture as floats in [0, 1] on the device."""
     parts = torch.stack([window_of(picture, corner, grid.window) for corner in corners])
     return parts.to(device).float() / 255

@@ -20,14 +20,11 @@ from deep_image_compositing.files import write_bytes
 
 
 class Ledger:
-    """What a job has finished.
+    """What a job has finished, by the file at ``path``, which need not be there yet.
 
-    Args:
-        path: of the file; it need not be there yet.
-
-    Attributes:
-        about: what the job is made from; None without a ledger that can be read.
-        entries: by key, as they were when the file was last read.
+    ``about`` is what the job is made from, None without a ledger that can be read; ``entries`` are
+    by key, as they were when the file was last read. ``ImageError`` says what cannot be read or
+    written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,11 +33,7 @@ class Ledger:
         self.read()
 
     def read(self) -> None:
-        """Read the file again: what other processes have added.
-
-        Raises:
-            ImageError: it is there and cannot be read.
-        """
+        """Read the file again: what other processes have added."""
         self.about: dict[str, Any] | None = None
         self.entries: dict[str, dict[str, Any]] = {}
         try:
@@ -63,20 +56,13 @@ class Ledger:
         """Say what the job is made from, and leave one whole line an entry.
 
         For one process, before any other adds to the file; it is written aside and renamed.
-
-        Raises:
-            ImageError: it could not be written.
         """
         self.about = dict(about)
         lines = [_line({"key": key, "entry": entry}) for key, entry in self.entries.items()]
         write_bytes(self.path, b"".join([_line({"about": self.about}), *lines]))
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Note that the work called ``key`` is finished, and how.
-
-        Raises:
-            ImageError: it could not be written.
-        """
+        """Note that the work called ``key`` is finished, and how."""
         line = _line({"key": key, "entry": entry})
         try:
             with self._lock, open(self.path, "ab", buffering=0) as file:

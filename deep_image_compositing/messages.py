@@ -7,11 +7,16 @@ a line of its own is shown by its number, as Python writes it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 PROGRAM = "deep-image-compositing"
+
+_BETWEEN_LINES = 60.0  # seconds
+_log = logging.getLogger("deep_image_compositing")
 
 _JOINERS = "\u200c\u200d"
 """Invisible, but letters of some scripts and some emoji are written with them."""
@@ -47,10 +52,29 @@ def say(message: object, *, lines: bool = False) -> None:
 def progress(
     label: str, total: int, show: bool, unit: str = "samples"
 ) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error with rate and time left; gives the function that moves it."""
-    if not show:
-        yield lambda steps: None
-        return
+    """Show how far a single job is, as ``reporting`` does; gives the function that moves it."""
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        report(label, done, total)
+
+    with reporting(unit) if show else contextlib.nullcontext(lambda *_: None) as report:
+        yield advance
+
+
+@contextlib.contextmanager
+def reporting(unit: str, more: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is being done: a bar with rate and time left on a terminal, elsewhere log lines.
+
+    Args:
+        unit: what is counted, such as ``photographs``.
+        more: added to each label.
+
+    Yields:
+        The function to call with a label, how many are done, and how many there are.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (
@@ -69,10 +93,24 @@ def progress(
             speed = task.finished_speed or task.speed or 0
             return Text(f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s")
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(escape(printable(label)), total=total)
-        yield lambda steps: bar.advance(task, steps)
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda label, done, total: bar.update(
+                task, description=escape(printable(label + more)), completed=done, total=total
+            )
+        return
+    last, when = "", time.monotonic()
+
+    def line(label: str, done: int, total: int) -> None:
+        nonlocal last, when
+        if label != last or done >= total or time.monotonic() - when >= _BETWEEN_LINES:
+            last, when = label, time.monotonic()
+            _log.info("%s: %d of %d are done%s", label, done, total, more)
+
+    yield line

@@ -17,12 +17,9 @@ from deep_image_compositing.settings import parse_position, placed_size
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a resized photograph lies in a frame, in pixels.
+    """A photograph of ``size`` (height, width), its first row and column at ``top`` and ``left``.
 
-    Attributes:
-        size: (height, width) of the photograph after resizing.
-        top: row of the frame on which its first row falls; negative when it is cut off.
-        left: column of the frame on which its first column falls.
+    In pixels of the frame; negative where it is cut off.
     """
 
     size: tuple[int, int]
@@ -33,12 +30,8 @@ class Placement:
 def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Resize ``picture`` (C, H, W), uint8 or float in [0, 1], to (height, width) ``size``.
 
-    Antialiased where it shrinks; the dtype is kept; the same size returns ``picture`` itself.
-
-    Args:
-        picture: (C, H, W); uint8 on the CPU is resampled in 8 bits, which is fast and small.
-        size: (height, width), each at least 1.
-        mode: ``bicubic`` or ``bilinear``.
+    Antialiased where it shrinks; the dtype is kept, and uint8 resampled in 8 bits, which is fast
+    and small; the same size returns ``picture`` itself. ``mode`` is ``bicubic`` or ``bilinear``.
     """
     height, width = picture.shape[-2:]
     if (height, width) == tuple(size):
@@ -51,16 +44,10 @@ def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> T
 
 
 def cover(background: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale ``background`` until it covers a frame, and crop what sticks out, evenly.
+    """Scale ``background`` (C, H, W) until it covers a frame of ``size``, and crop it evenly.
 
-    Args:
-        background: (C, H, W), uint8 or float in [0, 1].
-        size: (height, width) of the frame.
-
-    Returns:
-        (C, height, width) of the same dtype; ``background`` itself, bit for bit, when it already
-        has that size. The crop is made to the pixel of the source, before scaling, so a source
-        only a few pixels large may be stretched by a fraction of one.
+    Of that size already, it comes back bit for bit. The crop is made to the pixel of the source,
+    before scaling, so a source only a few pixels large may be stretched by a fraction of one.
     """
     height, width = background.shape[-2:]
     frame_height, frame_width = size
@@ -72,14 +59,10 @@ def cover(background: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def subject_box(alpha: Tensor, threshold: float = 0.5) -> Box:
-    """The smallest rows and columns that hold all of ``alpha`` above ``threshold``.
+    """The smallest rows and columns that hold all of ``alpha`` (1, H, W) above ``threshold``.
 
     Where nothing exceeds the threshold, half of the largest alpha takes its place; for an alpha of
     zeros the box is the whole picture.
-
-    Args:
-        alpha: (1, H, W) in [0, 1].
-        threshold: in [0, 1).
     """
     plane = alpha[0]
     threshold = min(threshold, float(plane.max()) / 2)
@@ -90,17 +73,11 @@ def subject_box(alpha: Tensor, threshold: float = 0.5) -> Box:
 def place(
     alpha: Tensor, frame: tuple[int, int], scale: float, position: tuple[float, float]
 ) -> Placement:
-    """Where the photograph of the subject under ``alpha`` lies in a frame.
+    """Where the photograph of the subject under ``alpha`` (1, H, W) lies in a frame.
 
-    Args:
-        alpha: (1, H, W) in [0, 1], the subject's alpha in its own photograph.
-        frame: (height, width) of the frame.
-        scale: size of the subject's photograph; at 1 it just fits into the frame.
-        position: (x, y) in [0, 1] of the subject's bounding box, as in CSS: 0 puts it against
-            the left or top edge of the frame, 0.5 in the middle, 1 against the right or bottom.
-
-    Raises:
-        UsageError: a scale as for ``placed_size``, or a position outside [0, 1].
+    At ``scale`` 1 it just fits. ``position`` (x, y) is that of the subject's bounding box, as in
+    CSS: 0 puts it against the left or top edge of the frame, 1 against the right or bottom. Raises
+    ``UsageError`` for a scale as ``placed_size``, or a position outside [0, 1].
     """
     x, y = parse_position(position)
     size = placed_size((alpha.shape[-2], alpha.shape[-1]), frame, scale)
@@ -115,15 +92,8 @@ def place(
 def paste(picture: Tensor, placement: Placement, frame: tuple[int, int], *, edge: bool) -> Tensor:
     """Resize ``picture`` (C, H, W) and lay it into an empty frame as ``placement`` says.
 
-    Args:
-        picture: uint8 or float in [0, 1].
-        placement: from ``place``.
-        frame: (height, width) of the frame.
-        edge: fill what the picture leaves free by repeating its border (for photographs, so that
-            a network sees plausible colours), instead of with zeros (for masks and alphas).
-
-    Returns:
-        (C, height, width) of the same dtype.
+    What it leaves free is filled with zeros (for masks and alphas), or at an ``edge`` by repeating
+    its border (for photographs, so that a network sees plausible colours).
     """
     mode = "bicubic" if edge else "bilinear"
     resized = resample(picture, placement.size, mode)

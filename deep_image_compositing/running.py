@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,11 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.messages import printable
+from deep_image_compositing.messages import reporting
 
 _GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
 _PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
-_BETWEEN_LINES = 60.0  # seconds between lines of progress, where there is no terminal
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -32,14 +30,8 @@ def make_trainer(
 ) -> Trainer:
     """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
 
-    Args:
-        callbacks: of the trainer.
-        devices: how many, or the numbers of those that are meant.
-        nodes: machines.
-        accelerator: ``auto``, ``cpu``, ``cuda``, ...
-
-    Raises:
-        UsageError: devices that are not there, or not as many as were launched.
+    ``devices`` are how many, or the numbers of those that are meant. Raises ``UsageError`` where
+    they are not there, or not as many as were launched.
     """
     count = len(devices) if isinstance(devices, list) else devices
     alone = count in (1, "1") and nodes == 1
@@ -65,11 +57,7 @@ def make_trainer(
 
 @contextmanager
 def quiet(least: int = logging.ERROR) -> Iterator[None]:
-    """Without what Lightning says of choices that are made here on purpose.
-
-    Args:
-        least: level below which its log is not shown.
-    """
+    """Without what Lightning says of choices made here on purpose, and its log below ``least``."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -90,13 +78,13 @@ def quiet(least: int = logging.ERROR) -> Iterator[None]:
 
 def stop_on_sigterm() -> None:
     """Let SIGTERM end the run as Ctrl-C does; call when Lightning has set its own handlers."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
     if threading.current_thread() is threading.main_thread():
         # Lightning would note it for the end of a training step; it gives SIGTERM back itself.
-        signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+        signal.signal(signal.SIGTERM, stop)
 
 
 def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
@@ -109,13 +97,17 @@ def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
 class Guard(Callback):
     """Shows how far a run is, and ends one that is told to stop: in order, at once the second time.
 
-    Args:
-        finish: called to finish what is under way, and to start nothing new.
-        show: let ``advance`` draw on standard error: a bar on a terminal, lines elsewhere.
+    ``finish`` is called to finish what is under way, and to start nothing new. With ``show``,
+    ``advance`` shows what is being done, counted in ``unit``; see ``messages.reporting``.
     """
 
-    def __init__(self, finish: Callable[[], None] | None = None, show: bool = False) -> None:
-        self._finish, self._show = finish, show
+    def __init__(
+        self,
+        finish: Callable[[], None] | None = None,
+        show: bool = False,
+        unit: str = "results",
+    ) -> None:
+        self._finish, self._show, self._unit = finish, show, unit
         self.interrupted = False
         self._launched: list[subprocess.Popen[bytes]] = []
         self._exit = ExitStack()
@@ -131,7 +123,7 @@ class Guard(Callback):
         if self._show and trainer.is_global_zero:
             count = trainer.world_size
             share = f", 1 of {count} processes" if count > 1 else ""
-            self._advance = self._exit.enter_context(_progress(share))
+            self._advance = self._exit.enter_context(reporting(self._unit, share))
 
     on_test_start = on_predict_start
 
@@ -161,55 +153,24 @@ class Guard(Callback):
 
     @contextmanager
     def ending(self, trainer: Trainer, farewell: str) -> Iterator[None]:
-        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind."""
-        with signals_restored():
-            try:
-                yield
-            except (SystemExit, KeyboardInterrupt):
-                if trainer.is_global_zero:
-                    _log.warning("%s", farewell)
-                # Lightning has made an exit of the first Ctrl-C.
-                if self.interrupted and trainer.is_global_zero:
-                    raise KeyboardInterrupt from None
-                raise
-            finally:
-                for process in self._launched:  # what has not ended by itself
-                    process.kill()
+        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind.
 
-
-@contextmanager
-def _progress(share: str) -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda label, done, total: bar.update(
-                task, description=escape(printable(label)) + share, completed=done, total=total
-            )
-        return
-    last, when = "", time.monotonic()
-
-    def line(label: str, done: int, total: int) -> None:
-        nonlocal last, when
-        if label != last or done >= total or time.monotonic() - when >= _BETWEEN_LINES:
-            last, when = label, time.monotonic()
-            _log.info("%s: %d of %d are done%s", label, done, total, share)
-
-    yield line
-
-
-@contextmanager
-def signals_restored() -> Iterator[None]:
-    """Handlers as they were, also where Lightning was stopped before it put them back."""
-    here = threading.current_thread() is threading.main_thread()
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        Handlers of signals are as they were, also where Lightning was stopped before it put them
+        back.
+        """
+        here = threading.current_thread() is threading.main_thread()
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            if trainer.is_global_zero:
+                _log.warning("%s", farewell)
+            # Lightning has made an exit of the first Ctrl-C.
+            if self.interrupted and trainer.is_global_zero:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            for process in self._launched:  # what has not ended by itself
+                process.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)

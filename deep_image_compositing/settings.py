@@ -35,21 +35,14 @@ def check_strength(strength: float) -> None:
 def check_placement(
     frame: str, scale: float, position: tuple[float, float] | str
 ) -> tuple[float, float]:
-    """(x, y) of a placement that can be.
+    """(x, y) of a placement as ``Compositor.__call__`` takes it.
 
-    Args:
-        frame: ``foreground`` or ``background``.
-        scale: size of the subject's photograph; at 1 it just fits into the frame.
-        position: as ``parse_position`` takes it.
-
-    Raises:
-        UsageError: another frame, a scale that is not positive, or a scale or position that
-            would have no effect.
+    Raises ``UsageError`` for another frame, a scale that is not positive, or a scale or position
+    that would have no effect.
     """
     if frame not in ("foreground", "background"):
         raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
-    if not 0 < scale < float("inf"):
-        raise UsageError(f"scale must be a number above 0, got {scale:g}")
+    _check_scale(scale)
     place = parse_position(position)
     if frame == "foreground" and (scale != 1.0 or place != (0.5, 0.5)):
         raise UsageError(
@@ -59,11 +52,7 @@ def check_placement(
 
 
 def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
-    """(x, y) of a pair of numbers, or of text such as ``0.5,1``.
-
-    Raises:
-        UsageError: when it is neither, or a number lies outside [0, 1].
-    """
+    """(x, y) in [0, 1] of a pair of numbers, or of text such as ``0.5,1``; else ``UsageError``."""
     try:
         parts = position.split(",") if isinstance(position, str) else position
         x, y = (float(part) for part in parts)
@@ -77,11 +66,10 @@ def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
 def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> tuple[int, int]:
     """(height, width) to which a photograph of ``size`` is scaled to be placed in ``frame``.
 
-    Raises:
-        UsageError: a scale that is not positive, or enlarges beyond ``MAX_PLACED_PIXELS``.
+    Raises ``UsageError`` for a scale that is not positive, or enlarges beyond
+    ``MAX_PLACED_PIXELS``.
     """
-    if not 0 < scale < float("inf"):
-        raise UsageError(f"scale must be a number above 0, got {scale:g}")
+    _check_scale(scale)
     factor = scale * min(frame[0] / size[0], frame[1] / size[1])
     height, width = (max(1, round(side * factor)) for side in size)
     if height * width > MAX_PLACED_PIXELS:
@@ -90,6 +78,11 @@ def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> 
             f"pixels; the limit is {MAX_PLACED_PIXELS // 1_000_000} million, use a smaller scale"
         )
     return height, width
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 < scale < float("inf"):
+        raise UsageError(f"scale must be a number above 0, got {scale:g}")
 
 
 def check_device(device: str) -> None:
@@ -101,13 +94,13 @@ def check_device(device: str) -> None:
 def one_device(device: str, devices: int, accelerator: str) -> str:
     """The one kind of device, or the one device, that the three arguments mean.
 
-    Raises:
-        UsageError: no such device, a number that cannot be, or arguments that exclude each other.
+    Raises ``UsageError`` for none such, a number that cannot be, or arguments that exclude each
+    other.
     """
     check_device(device)
     if devices < 1 and devices != -1:
         raise UsageError(f"devices must be at least 1, or -1 for all GPUs, got {devices}")
-    kind = {"gpu": "cuda"}.get(accelerator, accelerator)
+    kind = "cuda" if accelerator == "gpu" else accelerator
     if "auto" not in (device, kind) and device.partition(":")[0] != kind:
         raise UsageError(
             f"the device {device} and the accelerator {accelerator} exclude each other"

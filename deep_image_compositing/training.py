@@ -90,11 +90,10 @@ class Interruptible(Callback):
     """Leaves a checkpoint after the optimiser's step in which the run is told to stop, and stops.
 
     SIGTERM is what batch systems and people send, Ctrl-C does the same (a second one stops at
-    once); SLURM sends the signal of ``sbatch --signal``
-    (SIGUSR1) ahead of the time limit or a pre-emption, upon which the job is also put back in the
-    queue. The handlers only take note: a checkpoint from inside one could fall between two
-    parameters of an optimiser's step. Processes agree to stop, so that none waits for another; an
-    error in the first one ends all that it launched. Where no data arrive, no step is waited for.
+    once); SLURM sends the signal of ``sbatch --signal`` (SIGUSR1) ahead of the time limit or a
+    pre-emption, upon which the job is also put back in the queue. The handlers only take note: a
+    checkpoint from inside one could fall between two parameters of a step. Processes agree to
+    stop, so that none waits for another. Where no data arrive, no step is waited for.
 
     Args:
         every: batches between two agreements of several processes.
@@ -111,6 +110,14 @@ class Interruptible(Callback):
         if threading.current_thread() is not threading.main_thread():
             return
 
+        def take_note(number: int, frame: Any) -> None:
+            if number == signal.SIGINT == self._signal:
+                raise SystemExit(128 + number)
+            self._signal = number
+            if number == signal.SIGINT:
+                _log.warning("stopping after this batch; Ctrl-C again stops at once")
+            signal.setitimer(signal.ITIMER_REAL, self.patience, 1)
+
         def give_up(number: int, frame: Any) -> None:
             if seconds_without_data() >= self.patience:
                 _log.warning(
@@ -119,17 +126,9 @@ class Interruptible(Callback):
                 )
                 self._leave(trainer, self._signal == signal.SIGUSR1)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._take_note)
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, give_up)
-
-    def _take_note(self, number: int, frame: Any) -> None:
-        if number == signal.SIGINT == self._signal:
-            raise SystemExit(128 + number)
-        self._signal = number
-        if number == signal.SIGINT:
-            _log.warning("stopping after this batch; Ctrl-C again stops at once")
-        signal.setitimer(signal.ITIMER_REAL, self.patience, 1)
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), take_note)
+        for number, handler in {**handlers, signal.SIGALRM: give_up}.items():
+            self._before[number] = signal.signal(number, handler)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -140,10 +139,12 @@ class Interruptible(Callback):
             return
         if trainer.world_size > 1 and batch_idx % self.every >= trainer.accumulate_grad_batches:
             return
-        if not _any_process(trainer, self._signal is not None):
+        told, queued = self._signal is not None, self._signal == signal.SIGUSR1
+        if trainer.world_size > 1:  # perhaps only some were told, and by different signals
+            agree = trainer.strategy.reduce_boolean_decision
+            told, queued = agree(told, all=False), agree(queued, all=False)
+        if not told:
             return
-        # Perhaps only some were told, and by different signals.
-        queued = _any_process(trainer, self._signal == signal.SIGUSR1)
         path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
@@ -178,13 +179,6 @@ class Interruptible(Callback):
             signal.setitimer(signal.ITIMER_REAL, 0)
         while self._before:
             signal.signal(*self._before.popitem())
-
-
-def _any_process(trainer: Trainer, here: bool) -> bool:
-    """Whether something is so in any of the processes that train together."""
-    if trainer.world_size == 1:
-        return here
-    return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 
 def _requeue(trainer: Trainer) -> bool:
@@ -259,33 +253,45 @@ _MOST_VALUES, _DEEPEST = 10_000, 50
 
 _HINT = " (fit --help lists all options)"
 
+_SENTENCES = (
+    # What matters of an error of jsonargparse, whose every attempt at a type adds lines, and how it
+    # is said; parsers of nested options have said their part already.
+    (r"(?:[Oo]ption|no option) '([\w.]+)'", "{place}there is no option {0!r}"),
+    (r"([\w.]+: (?:\S+ is (?:no \w+|none of .+)|it cannot be .+))", "{0}"),
+    (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", "{place}{1} is none of {0}"),
+    (r"Expected a <class '(\w+)'>\. Got value: (\S+)", "{place}{1} is no {0}"),
+    (r"arguments are required: (.*)",
+     "nothing says {0}; give a recipe: --config recipes/NAME.yaml"),
+    (r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", "{place}{0} cannot be used: {1}"),
+    (r"- .* expects a .+?: (.{1,200}?)(?:\. Got value.*)?\n[\s\S]*Given value: (.{0,200})",
+     "{place}it cannot be {1}: {0}"),
+    (r"Given value: (.{0,200})", "{place}it cannot be {0}"),
+)  # fmt: skip
+
 
 class _Parser(LightningArgumentParser):
     """A parser that says what is wrong in a sentence, instead of printing its whole usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_condense(message) + _HINT) from None
+        raise UsageError(_condense(message.replace(_HINT, "")) + _HINT) from None
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """The configuration; what reading a file for it raises is an error in a sentence too."""
         try:
             return super().parse_args(args, *rest, **options)
         except UnicodeDecodeError as error:
-            raise UsageError(f"{_not_text(args or ())} is no text in UTF-8: {error}") from None
+            names = (argument.rpartition("=")[2] for argument in args or ())
+            bad = [n for n in names if Path(n).is_file() and error.object in Path(n).read_bytes()]
+            name = bad[0] if bad else "a file of the configuration"
+            raise UsageError(f"{name} is no text in UTF-8: {error}") from None
 
 
-def _not_text(arguments: Sequence[str]) -> str:
-    """The first file among the arguments that is no text."""
-    for argument in arguments:
-        path = Path(argument.partition("=")[2] if argument.startswith("-") else argument)
-        try:
-            if path.is_file():
-                path.read_text("utf-8")
-        except UnicodeDecodeError:
-            return str(path)
-        except OSError:
-            continue
-    return "a file of the configuration"
+def _condense(message: str) -> str:
+    where = re.search(r'Parser key "([\w.]+)"', message)
+    for pattern, sentence in _SENTENCES:
+        if found := list(re.finditer(pattern, message)):
+            return sentence.format(*found[-1].groups(), place=f"{where[1]}: " if where else "")
+    return " ".join(line.strip() for line in message.splitlines())[:300]
 
 
 _parse_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
@@ -319,32 +325,6 @@ def _load_yaml(text: str) -> Any:
                 f"they stand for, and {_DEEPEST} levels: this is none ({text[:40]!r} ...)"
             )
     return _parse_yaml(text)
-
-
-def _condense(message: str) -> str:
-    """What matters of an error of jsonargparse, whose every attempt at a type adds lines.
-
-    Parsers of nested options have condensed their part already.
-    """
-    message = message.replace(_HINT, "")
-    where = re.search(r'Parser key "([\w.]+)"', message)
-    place = f"{where[1]}: " if where else ""
-    if refused := re.findall(r"(?:[Oo]ption|no option) '([\w.]+)'", message):
-        return f"{place}there is no option {refused[-1]!r}"
-    if inner := re.findall(r"[\w.]+: (?:\S+ is (?:no \w+|none of .+)|it cannot be .+)", message):
-        return inner[-1]
-    if choice := re.search(r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", message):
-        return f"{place}{choice[2]} is none of {choice[1]}"
-    if wrong := re.findall(r"Expected a <class '(\w+)'>\. Got value: (\S+)", message):
-        return f"{place}{wrong[-1][1]} is no {wrong[-1][0]}"
-    if missing := re.search(r"arguments are required: (.*)", message):
-        return f"nothing says {missing[1]}; give a recipe: --config recipes/NAME.yaml"
-    if cause := re.search(r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", message):
-        return f"{place}{cause[1]} cannot be used: {cause[2]}"
-    if value := re.search(r"Given value: (.*)", message):
-        reason = re.search(r"- .* expects a .+?: (.+?)(?:\. Got value.*)?\n", message)
-        return f"{place}it cannot be {value[1][:200]}{f': {reason[1][:200]}' if reason else ''}"
-    return " ".join(line.strip() for line in message.splitlines())[:300]
 
 
 class TrainingCLI(LightningCLI):
@@ -473,18 +453,21 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     # Lightning's log is for whoever programs with it, but for the table of the model's parts.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     with quiet(logging.WARNING):
-        # --optimizer and --lr_scheduler are there to take the place of the stage's own.
-        warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden")
-        # Data modules of others may have nothing to validate on.
-        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
-        # Lightning warns whenever arguments are passed beside sys.argv, which is what we are for.
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        # That a run has a folder with checkpoints is what --resume is for.
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")
-        # Our loaders know their length on every rank and divide it among their processes.
-        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
-        # Stages override configure_model to compile their networks; nothing in them is sharded.
-        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
+        for message in (
+            # --optimizer and --lr_scheduler are there to take the place of the stage's own.
+            ".*configure_optimizers` will be overridden",
+            # Data modules of others may have nothing to validate on.
+            "You defined a `validation_step` but have no",
+            # Lightning warns whenever arguments are passed beside sys.argv, which is what we do.
+            "LightningCLI's args parameter",
+            # That a run has a folder with checkpoints is what --resume is for.
+            "Checkpoint directory .* exists",
+            # Our loaders know their length on every rank and divide it among their processes.
+            "Your `IterableDataset` has `__len__` defined",
+            # Stages override configure_model to compile their networks; nothing is sharded.
+            "You're using the WeightAveraging callback with",
+        ):
+            warnings.filterwarnings("ignore", message=message)
         TrainingCLI(
             Stage,
             LightningDataModule,

@@ -523,15 +523,6 @@ def test_the_command_goes_on(
 
 
 @pytest.mark.usefixtures("stub_stages")
-def test_photographs_of_one_stem_get_composites_of_their_own(folder: Path) -> None:
-    photograph = read_image(folder / "in" / "a.png").pixels
-    Image.fromarray(photograph).save(folder / "in" / "a.jpg")
-    assert main(arguments(folder)) == 0
-    made = {path.name for path in (folder / "out").glob("*.png")}
-    assert made == {"a.png.png", "a.jpg.png", "b.png", "c.png", "d.png", "e.png"}
-
-
-@pytest.mark.usefixtures("stub_stages")
 def test_two_photographs_never_share_a_composite(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

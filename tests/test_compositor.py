@@ -18,7 +18,6 @@ from deep_image_compositing.compositor import doubt
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError
 from deep_image_compositing.functional.compose import unknown_band
-from deep_image_compositing.settings import parse_position
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.making import make_stage
 from tests.conftest import DiscSegmenter, LayerFuser, PlainFuser, disc, noise
@@ -75,8 +74,6 @@ def test_composites_of_a_limited_size(frame: Any) -> None:
         again = make()(*small, disc(90, 120)[0, 0].numpy(), frame=frame)
         torch.testing.assert_close(again.composite, result.composite)
     assert make(max_side=200)(front, back).size == (90, 120)
-    with pytest.raises(UsageError, match="must be at least 32 pixels, got 31"):
-        make(max_side=31)
 
 
 @pytest.mark.parametrize("fuser", [LayerFuser(), PlainFuser()], ids=["layers", "plain"])
@@ -126,43 +123,30 @@ def test_nothing_of_the_old_background_hides_in_the_cutout() -> None:
     assert not result.cutout[:3, clear].any()
 
 
-def test_learned_stages_see_no_more_than_the_working_size() -> None:
-    fuser, seen = LayerFuser(), []
+@pytest.mark.parametrize("learned", [True, False])
+def test_only_learned_stages_see_no_more_than_the_working_size(learned: bool) -> None:
+    fuser, seen = LayerFuser().train(), []
 
     class Refiner(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
+            self.weight = nn.Parameter(torch.zeros(1)) if learned else None
 
         def forward(self, image: Tensor, mask: Tensor) -> Tensor:
             seen.append(tuple(image.shape[-2:]))
             return mask
 
-    result = make(refiner=Refiner(), fuser=fuser, work_side=64)(noise(256, 512), noise(9, 9))
-    assert result.size == (256, 512)
-    assert seen == [(32, 64)]
+    mask = disc(256, 512, 0.02)[0]
+    compositor = make(refiner=Refiner(), fuser=fuser, work_side=64)
+    result = compositor(noise(256, 512), noise(9, 9), mask=mask)
+    assert not fuser.training
+    assert seen == [(32, 64) if learned else (256, 512)]
     assert max(fuser.sizes[0]) == 64
-
-
-def test_stages_without_parameters_see_the_whole() -> None:
-    seen = []
-
-    def refiner(image: Tensor, mask: Tensor) -> Tensor:
-        seen.append(tuple(image.shape[-2:]))
-        return mask
-
-    mask = disc(200, 300, 0.02)[0]
-    result = make(refiner=refiner, work_side=64)(noise(200, 300), noise(9, 9), mask=mask)
-    assert seen == [(200, 300)]
     assert torch.allclose(result.alpha, mask, atol=0.5 / 255 + 1e-6)
-
-
-def test_a_small_subject_in_a_large_frame_is_not_shrunk_with_it() -> None:
-    fuser = LayerFuser()
-    mask = torch.zeros(1, 1000, 1000)
-    mask[:, 480:520, 480:520] = 1
-    make(fuser=fuser, work_side=256)(noise(1000, 1000), noise(9, 9), mask=mask)
-    assert fuser.sizes == [(168, 168)]  # the subject and 64 pixels around it, at full size
+    small = torch.zeros(1, 1000, 1000)
+    small[:, 480:520, 480:520] = 1
+    make(fuser=fuser, work_side=256)(noise(1000, 1000), noise(9, 9), mask=small)
+    assert fuser.sizes[1] == (168, 168)  # the subject and 64 pixels around it, at full size
 
 
 def test_the_user_s_mask_replaces_the_segmenter() -> None:
@@ -177,7 +161,7 @@ def test_the_user_s_mask_replaces_the_segmenter() -> None:
 def test_a_segmenter_named_is_not_made_when_masks_are_given() -> None:
     compositor = Compositor("pyramid", keep, PlainFuser(), device="cpu")
     result = compositor(noise(40, 60), noise(40, 60, seed=1), mask=disc(40, 60)[0])
-    assert compositor._segmenter is None
+    assert "segmenter" not in vars(compositor)
     assert result.size == (40, 60)
 
 
@@ -197,6 +181,15 @@ def test_a_photograph_s_own_alpha_is_the_mask(caplog: pytest.LogCaptureFixture) 
     assert "its own alpha is taken as the mask" in caplog.text
 
 
+def test_what_comes_out_and_went_in_are_ordinary_tensors() -> None:
+    given = torch.rand(3, 20, 20), torch.rand(3, 20, 20), disc(20, 20)[0]
+    copies = [x.clone() for x in given]
+    result = make()(*given)
+    result.alpha.add_(0)  # an inference tensor would refuse
+    (result.composite * torch.ones(1, requires_grad=True)).sum().backward()
+    assert all(torch.equal(x, y) for x, y in zip(given, copies, strict=True))
+
+
 def test_paths_pictures_arrays_and_tensors_give_the_same(save: Callable[..., Path]) -> None:
     front, back = noise(30, 40), noise(50, 40, seed=1)
     compositor = make()
@@ -212,32 +205,12 @@ def test_paths_pictures_arrays_and_tensors_give_the_same(save: Callable[..., Pat
         assert torch.equal(compositor(*given).composite, want)
 
 
-def test_results_are_ordinary_tensors() -> None:
-    result = make()(noise(20, 20), noise(20, 20))
-    result.alpha.add_(0)  # an inference tensor would refuse
-    (result.composite * torch.ones(1, requires_grad=True)).sum().backward()
-
-
-def test_the_callers_tensors_are_left_alone() -> None:
-    front = torch.rand(3, 20, 20)
-    back, mask = torch.rand(3, 20, 20), disc(20, 20)[0]
-    copies = [x.clone() for x in (front, back, mask)]
-    make()(front, back, mask=mask)
-    assert all(torch.equal(x, y) for x, y in zip((front, back, mask), copies, strict=True))
-
-
-def test_modules_are_put_into_evaluation_mode() -> None:
-    fuser = LayerFuser().train()
-    make(fuser=fuser)
-    assert not fuser.training
-
-
 # The other frame
 
 
 def test_the_background_s_frame() -> None:
     result = make(fuser=PlainFuser())(
-        noise(100, 100), noise(80, 200, seed=1), frame="background", scale=0.5, position=(1.0, 1.0)
+        noise(100, 100), noise(80, 200, seed=1), frame="background", scale=0.5, position="1,1"
     )
     assert result.size == (80, 200)
     rows, columns = (result.alpha[0] > 0.5).nonzero().unbind(1)
@@ -251,25 +224,28 @@ def test_the_background_s_frame() -> None:
     )
 
 
-def test_position_as_text_is_the_same() -> None:
-    given = {"frame": "background", "scale": 0.3}
-    first = make()(noise(50, 50), noise(60, 90), position="0.2,1", **given)
-    second = make()(noise(50, 50), noise(60, 90), position=(0.2, 1.0), **given)
-    assert torch.equal(first.composite, second.composite)
-
-
-@pytest.mark.parametrize("position", ["0.5", "a,b", "0.5,2", "1,2,3", (0.5,), None, ""])
-def test_positions_that_cannot_be(position: Any) -> None:
-    with pytest.raises(UsageError, match="position"):
-        parse_position(position)
-
-
-def test_scale_and_position_need_the_background_s_frame() -> None:
-    for given in ({"scale": 0.5}, {"position": (0.0, 1.0)}):
-        with pytest.raises(UsageError, match="frame='background'"):
-            make()(noise(9, 9), noise(9, 9), **given)
-    with pytest.raises(UsageError, match="frame must be"):
-        make()(noise(9, 9), noise(9, 9), frame="both")
+@pytest.mark.parametrize(
+    ("made", "called", "message"),
+    [
+        ({"max_side": 31}, {}, "must be at least 32 pixels, got 31"),
+        ({"work_side": 8}, {}, "work_side"),
+        ({"harmonize": "deep"}, {}, "'reinhard' or None, got 'deep'"),
+        ({"harmonize": "reinhard", "harmonize_strength": 2}, {}, r"lies in \[0, 1\], got 2"),
+        ({"refiner": "cascad"}, {}, "did you mean 'cascade'"),
+        ({"segmenter": "nobody"}, {}, "there is no segmenter called 'nobody'"),
+        ({"segmenter": ("pyramid", {"widht": 1})}, {}, r"no option 'widht'; did you mean 'width'"),
+        ({"segmenter": ("onnx", {})}, {}, "needs the option 'path'"),
+        ({"segmenter": LayerFuser()}, {}, "LayerFuser is a fuser and cannot be the segmenter"),
+        ({}, {"frame": "both"}, "frame must be"),
+        ({}, {"scale": 0.5}, "frame='background'"),
+        ({}, {"position": (0.0, 1.0)}, "frame='background'"),
+        *[({}, {"frame": "background", "position": position}, "position")
+          for position in ("0.5", "a,b", "0.5,2", "1,2,3", "", (0.5,), (-0.1, 0.5), None)],
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked(made: dict[str, Any], called: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**made)(noise(9, 9), noise(9, 9), **called)
 
 
 # Harmonising
@@ -338,13 +314,6 @@ def test_a_module_may_have_layers_of_its_own() -> None:
     assert result.size == (40, 50)
 
 
-def test_harmonising_in_some_other_way() -> None:
-    with pytest.raises(UsageError, match="'reinhard' or None, got 'deep'"):
-        make(harmonize="deep")
-    with pytest.raises(UsageError, match=r"lies in \[0, 1\], got 2"):
-        make(harmonize="reinhard", harmonize_strength=2)
-
-
 # A trimap for a mask
 
 
@@ -364,29 +333,25 @@ def test_the_mask_may_be_a_trimap() -> None:
 # No subject, or nothing else
 
 
-def test_no_subject_found() -> None:
-    with pytest.raises(CompositingError, match=r"no subject found in array; give a mask"):
-        make(lambda image: 0.4 * torch.ones_like(image[:, :1]))(noise(30, 30), noise(9, 9))
+SPECK = torch.zeros(1, 300, 300)
+SPECK[:, :2, :4] = 1  # 8 of 90000
+CLEAR = np.dstack([noise(30, 30), np.zeros((30, 30), np.uint8)])
 
 
-def test_a_speck_is_no_subject() -> None:
-    mask = torch.zeros(1, 300, 300)
-    mask[:, :2, :4] = 1  # 8 of 90000
-    with pytest.raises(CompositingError, match="is empty"):
-        make()(noise(300, 300), noise(9, 9), mask=mask)
-
-
-def test_an_empty_mask_and_an_empty_alpha() -> None:
-    with pytest.raises(CompositingError, match="mask of array is empty"):
-        make()(noise(30, 30), noise(9, 9), mask=torch.zeros(1, 30, 30))
-    clear = np.dstack([noise(30, 30), np.zeros((30, 30), np.uint8)])
-    with pytest.raises(CompositingError, match="is empty"):
-        make()(clear, noise(9, 9))
-
-
-def test_a_refiner_that_leaves_nothing() -> None:
-    with pytest.raises(CompositingError, match="nothing is left"):
-        make(refiner=lambda image, mask: mask * 0)(noise(30, 30), noise(9, 9))
+@pytest.mark.parametrize(
+    ("stages", "given", "message"),
+    [
+        ({"segmenter": lambda image: 0.4 * torch.ones_like(image[:, :1])}, (noise(30, 30),),
+         "no subject found in array; give a mask"),
+        ({}, (noise(300, 300), SPECK), "mask of array is empty"),
+        ({}, (noise(30, 30), torch.zeros(1, 30, 30)), "mask of array is empty"),
+        ({}, (CLEAR,), "is empty"),
+        ({"refiner": lambda image, mask: mask * 0}, (noise(30, 30),), "nothing is left"),
+    ],
+)  # fmt: skip
+def test_no_subject(stages: dict[str, Any], given: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(CompositingError, match=message):
+        make(**stages)(given[0], noise(9, 9), *given[1:])
 
 
 def test_a_full_mask_gives_the_photograph_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -414,48 +379,10 @@ def test_names_with_options(stub_stages: None) -> None:
     assert compositor(noise(9, 9), noise(9, 9)).size == (9, 9)
 
 
-def test_an_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(UsageError, match="did you mean 'cascade'"):
-        Compositor(DiscSegmenter(), "cascad", LayerFuser())
-    with pytest.raises(UsageError, match="there is no segmenter called 'nobody'"):
-        Compositor("nobody", keep, LayerFuser())
-
-
-def test_an_unknown_option_says_what_the_stage_takes(stub_stages: None) -> None:
-    with pytest.raises(
-        UsageError, match=r"no option 'softnes'; did you mean 'softness'\? It takes: "
-    ):
-        make_stage("segmenter", ("disc", {"softnes": 1}))
-
-
-def test_an_option_that_is_missing() -> None:
-    import deep_image_compositing.models.segmentation.onnx  # noqa: F401
-
-    with pytest.raises(UsageError, match="needs the option 'path'"):
-        make_stage("segmenter", "onnx")
-
-
-def test_an_error_inside_a_constructor_stays_that_error(own_registry: Any) -> None:
-    from deep_image_compositing.registry import register
-
-    @register("segmenter", "broken", description="raises")
-    class Broken:
-        def __init__(self) -> None:
-            raise KeyError("inside")
-
-    with pytest.raises(KeyError, match="inside"):
-        make_stage("segmenter", "broken")
-
-
 @pytest.mark.parametrize("given", [3, None, ("disc",), ("disc", 3), DiscSegmenter])
 def test_what_cannot_fill_a_slot(given: Any) -> None:
     with pytest.raises(UsageError, match="segmenter"):
         make_stage("segmenter", given)
-
-
-def test_a_stage_of_another_slot() -> None:
-    with pytest.raises(UsageError, match="LayerFuser is a fuser and cannot be the segmenter"):
-        make(LayerFuser())
 
 
 @pytest.mark.parametrize(
@@ -494,42 +421,35 @@ def test_tensors_out_of_range(tensor: Tensor) -> None:
 # Devices
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "xpu", "cuda:-2", ""])
-def test_a_device_that_is_not_there(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["nonsense", "cuda:99", "meta", "xpu", "cuda:-2", "", "cuda", "mps"]
+)
+def test_a_device_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
     with pytest.raises(UsageError, match="there is no device"):
         choose_device(name)
 
 
-def test_cuda_and_mps_are_errors_where_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    for name in ("cuda", "mps"):
-        with pytest.raises(UsageError, match="there is no device"):
-            Compositor(DiscSegmenter(), keep, LayerFuser(), device=name)
-
-
-def test_auto_says_which_device(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with caplog.at_level(logging.INFO, "deep_image_compositing"):
-        assert choose_device("auto").type == "cpu"
-    assert "running on cpu" in caplog.text
-
-
-def test_auto_prefers_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto").type == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen", "said"),
+    [
+        (False, False, "cpu", "running on cpu"),
+        (False, True, "mps", "running on mps"),
+        (True, True, "cuda:0", "a card"),
+    ],
+)
+def test_auto_prefers_a_gpu_and_says_so(
+    cuda: bool, mps: bool, chosen: str, said: str, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     with caplog.at_level(logging.INFO, "deep_image_compositing"):
-        assert choose_device("auto") == torch.device("cuda:0")
-    assert "a card" in caplog.text
+        assert choose_device("auto") == torch.device(chosen)
+    assert said in caplog.text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -544,22 +464,6 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
 
 
 # Saving
-
-
-def test_everything_is_saved(tmp_path: Path) -> None:
-    result = make()(noise(30, 40), noise(9, 9))
-    paths = {name: tmp_path / f"{name}.png" for name in ("alpha", "cutout", "steps")}
-    result.save(tmp_path / "composite.png", **paths)
-    with Image.open(tmp_path / "composite.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), bytes_of(result.composite))
-    with Image.open(paths["alpha"]) as image:
-        assert image.mode == "L"
-        assert image.size == (40, 30)
-    with Image.open(paths["cutout"]) as image:
-        assert image.mode == "RGBA"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "alpha.png", "composite.png", "cutout.png", "steps.png",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("which", ["front", "back", "mask"])
@@ -621,8 +525,3 @@ def test_all_is_saved_or_nothing(
         result.save(tmp_path / "composite.png", **paths)
     assert ".part" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_work_side_has_a_least_value() -> None:
-    with pytest.raises(UsageError, match="work_side"):
-        make(work_side=8)

@@ -116,9 +116,3 @@ def test_a_subject_larger_than_the_frame_is_cut_off() -> None:
 def test_scales_that_cannot_be(scale: float) -> None:
     with pytest.raises(UsageError, match="scale"):
         place(torch.ones(1, 10, 10), (100, 100), scale, (0.5, 0.5))
-
-
-@pytest.mark.parametrize("position", [(-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)])
-def test_positions_that_cannot_be(position: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="position"):
-        place(torch.ones(1, 10, 10), (100, 100), 1.0, position)

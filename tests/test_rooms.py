@@ -11,7 +11,7 @@ import deep_image_compositing
 PACKAGE = Path(deep_image_compositing.__file__).parent
 
 FLOORS = (
-    {"errors", "messages", "noise", "readahead"},
+    {"errors", "messages", "noise"},
     {"conventions", "extras", "files", "options", "running", "settings"},
     {"devices", "functional", "images", "ledger", "weights"},
     {"metrics", "networks", "placement", "registry"},

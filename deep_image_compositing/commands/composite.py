@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import registry, settings
 from deep_image_compositing.commands.arguments import check_outputs, launched, real_paths
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
 _EXTRA_OUTPUTS = ("alpha", "cutout", "steps")
+_LIMITS = ("max_pixels", "max_side", "work_side")
+
+Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
+"""Name and options of what is to fill each slot."""
 
 
 # fmt: off
@@ -102,16 +106,23 @@ def _check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make one composite, or those of a folder; returns the exit code."""
     _check(options)
+    stages = {slot: _named(options, slot) for slot in registry.SLOTS}
+    for slot, (name, given) in stages.items():  # before torch is imported
+        registry.get(slot, name).check(given)
+    start, work = time.perf_counter(), _one
     if Path(options.foreground).is_dir():
-        return _run_folder(options)
-    for name in ("resume", "devices", "accelerator"):
-        if getattr(options, name) not in (None, False):
-            raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
-    start = time.perf_counter()
-    arguments = _compositor_arguments(options)
+        work = _folder
+    else:
+        for name in ("resume", "devices", "accelerator"):
+            if getattr(options, name) not in (None, False):
+                raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
+    return work(options, stages, start)
+
+
+def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
 
-    outputs = _outputs(options, None)
+    outputs = _outputs(options)
     check_outputs(outputs, real_paths(options.foreground, options.background, options.mask))
     # Everything that can be wrong with the files is found before torch is imported.
     own, theirs = longest_sides(options.max_side, options.frame, options.scale)
@@ -119,14 +130,14 @@ def run(options: argparse.Namespace) -> int:
     foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
     background = read_image(options.background, max_pixels=limit, max_side=theirs)
     mask = options.mask and read_mask(options.mask, size=foreground.size, max_pixels=limit)
-    frame = foreground.size if options.frame == "foreground" else background.size
+    frame = foreground.size
     if options.frame == "background":
+        frame = background.size
         settings.placed_size(foreground.size, frame, options.scale)
     for key, path in outputs.items():
         check_writable(path, None if key == "steps" else frame, alpha=key == "cutout")
     placement = {"frame": options.frame, "scale": options.scale, "position": options.position}
-    compositor = _compositor(arguments, options.device)
-    result = compositor(foreground, background, mask, **placement)
+    result = _compositor(options, stages, options.device)(foreground, background, mask, **placement)
     result.save(**outputs)
     height, width = result.size
     seconds = time.perf_counter() - start
@@ -137,9 +148,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_folder(options: argparse.Namespace) -> int:
-    start = time.perf_counter()
-    arguments = _compositor_arguments(options)
+def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
     _check_folders(options)
@@ -162,9 +171,9 @@ def _run_folder(options: argparse.Namespace) -> int:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(arguments, device),
+            lambda device: _compositor(options, stages, device),
             record=Path(options.output) / batch.RECORD,
-            settings=_settings(options),
+            settings=_settings(options, stages),
             frame=options.frame,
             scale=options.scale,
             position=options.position,
@@ -189,14 +198,18 @@ def _run_folder(options: argparse.Namespace) -> int:
     before = f", {outcome.kept} were there already" if outcome.kept else ""
     done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
     show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
-    return _tell_failures(files, failures)
+    if failures:
+        say(f"error: {len(failures)} of {len(files)} failed:")
+    for file in sorted(failures):
+        show(f"  {file.name}: {failures[file]}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _check_folders(options: argparse.Namespace) -> None:
     """Raise ``UsageError`` where a folder is to be written to what is named like a picture."""
     from deep_image_compositing.images import WRITABLE
 
-    for target in _outputs(options, None).values():
+    for target in _outputs(options).values():
         if target.suffix.lower() in WRITABLE and not target.is_dir():
             raise UsageError(
                 f"{target} is the name of a picture, but {options.foreground} is a folder: "
@@ -204,55 +217,57 @@ def _check_folders(options: argparse.Namespace) -> None:
             )
 
 
-def _tell_failures(files: Sequence[Path], failures: Mapping[Path, str]) -> int:
-    if failures:
-        say(f"error: {len(failures)} of {len(files)} failed:")
-        for file in files:
-            if file in failures:
-                show(f"  {file.name}: {failures[file]}", file=sys.stderr)
-    return 1 if failures else 0
+def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, or their folders, by the arguments of ``Composite.save``."""
+    wanted = {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    wanted["path"] = options.output
+    return {key: Path(file) for key, file in wanted.items() if file is not None}
 
 
 def _folder_outputs(
     options: argparse.Namespace, files: Sequence[Path]
 ) -> dict[Path, dict[str, Path]]:
-    """The files to write for each photograph of a folder; their folders are made."""
-    names = _output_names(files)
-    outputs = {file: _outputs(options, names[file]) for file in files}
-    for folder in {target.parent for targets in outputs.values() for target in targets.values()}:
+    """The files to write for each photograph of a folder; their folders are made.
+
+    Of ``a.jpg`` comes ``a.png``; where two photographs share a stem, ``a.jpg.png``.
+    """
+    stems, folders = Counter(file.stem for file in files), _outputs(options)
+    for folder in folders.values():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    return outputs
+    names = {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
+    return {file: {key: to / names[file] for key, to in folders.items()} for file in files}
 
 
-def _compositor(arguments: dict[str, Any], device: str) -> Compositor:
+def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
+    """The mask of every file: the same one, or the one of its stem in a folder; None without."""
+    if given is None or not Path(given).is_dir():
+        return {file: None if given is None else Path(given) for file in files}
+    from deep_image_compositing.images import list_images
+
+    by_stem = {mask.stem: mask for mask in list_images(given)}
+    return {file: by_stem.get(file.stem) for file in files}
+
+
+def _named(options: argparse.Namespace, slot: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of what is to fill a slot."""
+    given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
+    return getattr(options, slot), given
+
+
+def _compositor(options: argparse.Namespace, stages: Stages, device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
-    return Compositor(**arguments, device=device)
-
-
-def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What a compositor is made with; what is wrong with it is told before torch is imported."""
-    for slot, (name, given) in _named(options):
-        registry.get(slot, name).check(given)
-    stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
-    last: dict[str, Any] = {"harmonize": options.harmonize}
+    fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
     if options.harmonize_strength is not None:
-        last["harmonize_strength"] = options.harmonize_strength
-    limits = {name: getattr(options, name) for name in ("max_pixels", "max_side", "work_side")}
-    return {**stages, **last, **limits}
+        fill["harmonize_strength"] = options.harmonize_strength
+    last = {name: getattr(options, name) for name in ("harmonize", *_LIMITS)}
+    return Compositor(**fill, **last, device=device)
 
 
-def _named(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
-    """Each slot with the name and the options of what is to fill it."""
-    for slot in registry.SLOTS:
-        given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
-        yield slot, (getattr(options, slot), given)
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def _settings(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
     """What decides how composites look, besides the photographs; for the record of a folder.
 
     Options that are added later count, unless they are named here.
@@ -264,31 +279,4 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
     others |= {name for slot in registry.SLOTS for name in (slot, f"{slot}_option")}
     rest = {name: value for name, value in vars(options).items() if name not in others}
-    return {**rest, "stages": describe_stages(dict(_named(options)))}
-
-
-def _outputs(options: argparse.Namespace, name: str | None) -> dict[str, Path]:
-    """The files to write, by the arguments of ``Composite.save``; ``name`` in a folder each."""
-    wanted = {"path": options.output}
-    wanted |= {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
-    return {
-        key: Path(target) / name if name else Path(target)
-        for key, target in wanted.items()
-        if target is not None
-    }
-
-
-def _output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """``a.jpg`` becomes ``a.png``; where two inputs share a stem, ``a.jpg.png``."""
-    stems = Counter(file.stem for file in files)
-    return {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
-
-
-def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
-    """The mask of every file: the same one, or the one of its stem in a folder; None without."""
-    if given is None or not Path(given).is_dir():
-        return {file: None if given is None else Path(given) for file in files}
-    from deep_image_compositing.images import list_images
-
-    by_stem = {mask.stem: mask for mask in list_images(given)}
-    return {file: by_stem.get(file.stem) for file in files}
+    return {**rest, "stages": describe_stages(stages)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +18,10 @@ TOLERANCE = 1e-3
 
 
 def to_tensor(pixels: NDArray[Any]) -> Tensor:
-    """A picture as a float32 tensor in [0, 1].
+    """A picture as a float32 tensor (C, H, W) in [0, 1], a copy.
 
-    Args:
-        pixels: uint8 (H, W, C) or (H, W), divided by 255; or float (H, W) in [0, 1], taken as
-            it is (a mask of ``read_mask``).
-
-    Returns:
-        (C, H, W), or (1, H, W) for two axes; a copy.
-
-    Raises:
-        UsageError: another type or number of axes.
+    ``pixels`` are uint8 (H, W, C) or (H, W), or float (H, W) in [0, 1], as ``read_mask`` gives;
+    anything else is a ``UsageError``.
     """
     import torch
 
@@ -40,28 +32,17 @@ def to_tensor(pixels: NDArray[Any]) -> Tensor:
             f"{pixels.dtype} {pixels.shape}"
         )
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    out = np.empty(planes.shape, dtype=np.float32)
     full = np.float32(1 if is_float else 255)
-    # Twice as fast on a CPU as to permute, convert and divide in torch.
-    for channel, rows in bands(planes):
-        np.divide(planes[channel, rows], full, out=out[channel, rows], dtype=np.float32)
-    return torch.from_numpy(out)
+    return torch.from_numpy(np.divide(planes, full, dtype=np.float32, order="C"))
 
 
 def to_uint8(image: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
     """A float picture as 8-bit pixels, rounded half up; the inverse of ``to_tensor``.
 
-    Args:
-        image: float tensor (any device) or array (C, H, W) with 1, 3 or 4 channels, or (H, W),
-            in [0, 1].
-
-    Returns:
-        (H, W, C) uint8, or (H, W) for one channel.
-
-    Raises:
-        UsageError: another shape or type, an empty picture, or values outside [0, 1].
+    ``image`` is a tensor (any device) or array (C, H, W) with 1, 3 or 4 channels, or (H, W), in
+    [0, 1]; anything else is a ``UsageError``. Returns (H, W, C), or (H, W) for one channel.
     """
-    pixels = quantize(float_planes(image, "image"))
+    pixels = quantize(float_planes(as_array(image, "image"), "image"))
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
@@ -71,85 +52,62 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def float_planes(image: Any, name: str) -> Any:
-    """``image`` as checked float (C, H, W): a numpy array, or a tensor when it is off the CPU."""
-    tensor = is_tensor(image)
-    if not tensor and not isinstance(image, np.ndarray):
+def as_array(image: Any, name: str) -> NDArray[Any]:
+    """An array or tensor as an array, which may share its memory."""
+    if is_tensor(image):
+        image = image.detach()
+        half = image.is_floating_point() and image.element_size() < 4  # numpy has no bfloat16
+        return np.asarray((image.float() if half else image).cpu().numpy())
+    if not isinstance(image, np.ndarray):
         raise UsageError(f"{name} must be an array or a tensor, not {type(image).__name__}")
-    shape = tuple(image.shape)
-    kind = f"{str(image.dtype).removeprefix('torch.')} {shape}"
-    expected = "(3, H, W), (1, H, W), (4, H, W) or (H, W)"
-    if not (image.is_floating_point() if tensor else image.dtype.kind == "f"):
-        hint = "" if tensor else "; 8-bit arrays are uint8 (H, W, 3) or (H, W)"
+    return image
+
+
+def float_planes(image: NDArray[Any], name: str) -> NDArray[Any]:
+    """``image`` as float (C, H, W), when it is a picture with values in [0, 1]."""
+    shape = image.shape
+    expected = f"{name} is {image.dtype} {shape}; expected float (3, H, W), (1, H, W), (4, H, W)"
+    if image.dtype.kind != "f":
         raise UsageError(
-            f"{name} is {kind}; expected float {expected} in [0, 1] "
-            f"(divide 8-bit values by 255){hint}"
+            f"{expected} or (H, W) in [0, 1] (divide 8-bit values by 255); 8-bit arrays are uint8 "
+            "(H, W, 3) or (H, W)"
         )
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         hint = "; pass one picture of the batch" if len(shape) == 4 else ""
-        raise UsageError(f"{name} is {kind}; expected float {expected}{hint}")
+        raise UsageError(f"{expected} or (H, W){hint}")
     if 0 in shape:
         raise UsageError(f"{name} is empty: its shape is {shape}")
-    if tensor:
-        image = image.detach()
-        if image.element_size() < 4:  # half precision, which numpy has not or is slow at
-            image = image.float()
-        low, high = (float(v) for v in image.aminmax())
-        if image.device.type == "cpu":
-            image = image.numpy()
-    else:
-        if image.dtype.itemsize < 4:
-            image = image.astype(np.float32)
-        low, high = float(image.min()), float(image.max())
+    low, high = float(image.min()), float(image.max())
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
         raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low:g} to {high:g}")
-    return image
+    return image.astype(np.float32) if image.dtype.itemsize < 4 else image
 
 
 def pixels_of(image: Any, name: str) -> NDArray[np.uint8]:
     """A picture in any form that ``write_image`` takes as checked uint8 (H, W, C)."""
-    planes = is_tensor(image)
-    if str(getattr(image, "dtype", None)) not in ("uint8", "torch.uint8"):
-        return quantize(float_planes(image, name))
-    shape = tuple(image.shape)
+    array, planes = as_array(image, name), is_tensor(image)
+    if array.dtype != np.uint8:
+        return quantize(float_planes(array, name))
+    shape = array.shape
     if 0 in shape:
         raise UsageError(f"{name} is empty: its shape is {shape}")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0 if planes else 2] not in (1, 3, 4)):
         form = "(C, H, W)" if planes else "(H, W, C)"
         raise UsageError(f"{name} is uint8 {shape}; expected (H, W), or {form} with C of 1, 3 or 4")
-    pixels: NDArray[np.uint8] = image.detach().cpu().numpy() if planes else image
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    return pixels.transpose(1, 2, 0) if planes else pixels
+    if len(shape) == 2:
+        return array[..., None]
+    return array.transpose(1, 2, 0) if planes else array
 
 
-def quantize(planes: Any) -> NDArray[np.uint8]:
+def quantize(planes: NDArray[Any]) -> NDArray[np.uint8]:
     """Checked float planes (C, H, W) as uint8 (H, W, C), rounded half up."""
-    if is_tensor(planes):  # off the CPU: convert there, so that a quarter of the bytes travel
-        rounded = planes.mul(255).add_(0.5).clamp_(0, 255).byte()
-        return np.asarray(rounded.permute(1, 2, 0).contiguous().cpu().numpy())
     pixels = np.empty((*planes.shape[1:], planes.shape[0]), dtype=np.uint8)
-    for channel, rows in bands(planes):
-        pixels[rows, :, channel] = round_levels(planes[channel, rows])
+    for channel, plane in enumerate(planes):
+        # Truncates; what is outside [0, 1] by the tolerance still lands on 0 and 255.
+        pixels[..., channel] = plane * 255 + 0.5
     return pixels
-
-
-def bands(planes: NDArray[Any]) -> Iterator[tuple[int, slice]]:
-    """Channel and rows of parts of (C, H, W) planes that stay in the cache."""
-    height, width = planes.shape[1:]
-    rows = max(1, (1 << 16) // max(1, width))
-    for top in range(0, height, rows):
-        for channel in range(planes.shape[0]):
-            yield channel, slice(top, top + rows)
-
-
-def round_levels(plane: NDArray[Any]) -> NDArray[np.uint8]:
-    """Floats of [0, 1], or outside by no more than the tolerance, as 0 to 255, half up."""
-    levels = plane * plane.dtype.type(255)
-    levels += plane.dtype.type(0.5)
-    return levels.astype(np.uint8)  # truncates; -0.001 and 1.001 still land on 0 and 255
 
 
 def split_alpha(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:

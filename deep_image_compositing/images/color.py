@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from deep_image_compositing.errors import ImageError
+from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.files import reason_of
 from deep_image_compositing.images.arrays import TOLERANCE
 
@@ -55,8 +55,8 @@ def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Im
     if icc:
         try:
             return _convert_profile(image, icc)
-        except _ProfileMismatch as mismatch:
-            notes.append(str(mismatch))
+        except UsageError as error:
+            notes.append(str(error))
         except Exception as error:  # lcms raises several kinds, and is optional in Pillow
             reason = reason_of(error)
             notes.append(f"has a colour profile that cannot be used, which is ignored ({reason})")
@@ -74,10 +74,6 @@ def plain_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class _ProfileMismatch(Exception):
-    """A profile for another kind of image than the one it is in."""
-
-
 def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
     """``image`` from the colours of the profile to sRGB, relative colorimetric.
 
@@ -90,7 +86,7 @@ def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
     if mode == "RGB" and image.mode == "L":
         image = image.convert("RGB")
     if mode != image.mode:
-        raise _ProfileMismatch(
+        raise UsageError(
             f"has a colour profile for {space} in a {image.mode} image, which is ignored"
         )
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION

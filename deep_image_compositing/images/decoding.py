@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -50,32 +51,21 @@ def open_picture(source: str | os.PathLike[str] | bytes, name: str | None = None
     """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
 
     For whoever needs no more than a header, or decodes at a scale of its own, as training does.
-    Formats other than photographs', such as EPS, would be handed to programs that run what they
-    hold.
-
-    Args:
-        source: a path, or the bytes of a file.
-        name: what messages call it; by default its path.
+    Other formats, such as EPS, would be handed to programs that run what they hold. Messages call
+    the path or the bytes of a file by ``name``.
 
     Raises:
         ImageError: it has more pixels than the limit of ``read_image``.
         PIL.UnidentifiedImageError: it is of no such format.
         OSError: it cannot be read.
     """
-    limit = pixel_limit(None)
-    name = name or ("the picture" if isinstance(source, bytes) else os.fspath(source))
-    try:
-        image = _open(io.BytesIO(source) if isinstance(source, bytes) else source, limit)
-    except Image.DecompressionBombError as error:
-        raise _bomb(error, name, limit) from error
-    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
-        image.close()
-        raise too_large(name, image.width * image.height, limit)
-    return image
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), name or "the picture", pixel_limit(None))
+    return _open(source, name or os.fspath(source), pixel_limit(None))
 
 
 @contextlib.contextmanager
-def pillow_limit(limit: int) -> Iterator[None]:
+def _pillow_limit(limit: int) -> Iterator[None]:
     """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
 
     Pillow's limit is a module global that warns at once and raises at twice its value, here at
@@ -90,10 +80,18 @@ def pillow_limit(limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = previous
 
 
-def _open(file: str | os.PathLike[str] | IO[bytes], limit: int) -> Image.Image:
-    """What Pillow sees in a file, not decoded yet."""
-    with pillow_limit(limit):
-        return Image.open(file, formats=known_formats())
+def _open(file: str | os.PathLike[str] | IO[bytes], name: str, limit: int) -> Image.Image:
+    """What Pillow sees in a file of no more than ``limit`` pixels, not decoded yet."""
+    try:
+        with _pillow_limit(limit):
+            image = Image.open(file, formats=_known_formats())
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise _too_large(name, int(count[0]) if count else limit + 1, limit) from error
+    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
+        image.close()
+        raise _too_large(name, image.width * image.height, limit)
+    return image
 
 
 @contextlib.contextmanager
@@ -105,24 +103,20 @@ def decoded(
         file: BinaryIO | None = None
         try:
             if isinstance(source, Image.Image):
-                image = source
+                # The caller's own image would stay as small as it was decoded.
+                image, max_side = source, None
             else:
                 file = stack.enter_context(_opened(source, name))
-                image = _open(file, limit)
-                stack.callback(image.close)
-            # The caller's own image would stay as small as it was decoded.
-            side = None if image is source else max_side
-            yield _load(image, name, limit, notes, side, file)
+                image = stack.enter_context(_open(file, name, limit))
+            yield _load(image, name, limit, notes, max_side, file)
         except (ImageError, UsageError):
             raise
-        except Image.DecompressionBombError as error:
-            raise _bomb(error, name, limit) from error
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
         except Exception as error:  # decoders raise nearly anything on broken data
             cut = re.search("truncated|not enough image data", str(error).lower())
             if cut or (file is not None and truncation.lacks_bytes(file)):
-                raise _truncated(name) from error
+                raise ImageError(f"{name} is truncated: the end of the file is missing") from error
             if isinstance(error, UnidentifiedImageError):
                 raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
             raise ImageError(f"{name} cannot be decoded: {reason_of(error)}") from error
@@ -133,18 +127,15 @@ def _load(
     name: str,
     limit: int,
     notes: list[str],
-    max_side: int | None = None,
-    file: BinaryIO | None = None,
+    max_side: int | None,
+    file: BinaryIO | None,
 ) -> Image.Image:
-    """Decode ``image`` after the checks that its header allows, and turn it upright.
-
-    ``file`` is what it is read from; None for the caller's own image.
-    """
+    """Decode ``image``, from ``file`` unless the caller's own, after all checks; upright."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
     if image.width * image.height > limit:
-        raise too_large(name, image.width * image.height, limit)
-    with pillow_limit(limit):
+        raise _too_large(name, image.width * image.height, limit)
+    with _pillow_limit(limit):
         # Phones store previews and gain maps as further frames of a MPO: no news to anybody.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             frame = image.tell() + 1
@@ -163,8 +154,8 @@ def _load(
         # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
         width, height = within(image.size, max_side)
         draft = (2 * width, 2 * height)
-    load_whole(image, file, draft, limit)
-    with pillow_limit(limit):  # after loading, because Pillow itself turns TIFF files
+    load_whole(image, file, draft)
+    with _pillow_limit(limit):  # after loading, because Pillow itself turns TIFF files
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
         except Exception:  # a broken EXIF block is no reason to refuse the picture
@@ -179,10 +170,7 @@ def _load(
 
 
 def load_whole(
-    image: Image.Image,
-    file: BinaryIO | None,
-    draft: tuple[int, int] | None = None,
-    limit: int | None = None,
+    image: Image.Image, file: BinaryIO | None, draft: tuple[int, int] | None = None
 ) -> None:
     """Decode a picture, a JPEG at no less than ``draft`` (width, height).
 
@@ -190,12 +178,12 @@ def load_whole(
         OSError: its data end early, by ``file``, from which it was opened and which is not asked
             where it is None; or anything else that Pillow raises about broken data.
     """
-    if file is not None and truncation.cannot_be_whole(file, image.format):
+    if file is not None and truncation.cannot_be_whole(file, image):
         raise OSError(_EARLY)
     if draft is not None:
         image.draft(None, draft)
     image.load()
-    again = functools.partial(_open, limit=pixel_limit(limit))
+    again = functools.partial(_open, name="", limit=sys.maxsize)  # its size has been looked at
     if file is not None and truncation.ends_early(file, image, draft, again):
         raise OSError(_EARLY)
 
@@ -224,7 +212,7 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def known_formats() -> list[str]:
+def _known_formats() -> list[str]:
     """The formats of ``_FORMATS`` that this Pillow has; call under the lock."""
     Image.init()
     return [form for form in _FORMATS if form in Image.OPEN]
@@ -234,7 +222,7 @@ def _unidentified(file: BinaryIO, name: str) -> str:
     """Why Pillow did not take the file, as far as its first bytes tell."""
     file.seek(0)
     prefix = file.read(16)
-    for form in known_formats():
+    for form in _known_formats():
         accept = Image.OPEN[form][1]
         answer = accept(prefix) if accept else False
         if isinstance(answer, str):
@@ -246,24 +234,15 @@ def _unidentified(file: BinaryIO, name: str) -> str:
             f"{name} is a HEIC file, which Pillow cannot read: convert it to JPEG or PNG, or "
             "register the plug-in of the package pillow-heif"
         )
-    return f"{name} is not an image of a known format: expected {', '.join(known_formats())}"
+    return f"{name} is not an image of a known format: expected {', '.join(_known_formats())}"
 
 
-def _truncated(name: str) -> ImageError:
-    return ImageError(f"{name} is truncated: the end of the file is missing")
-
-
-def too_large(name: str, pixels: int, limit: int) -> ImageError:
+def _too_large(name: str, pixels: int, limit: int) -> ImageError:
     return ImageError(
         f"{name} has {pixels:,} pixels, more than the limit of {limit:,} that guards against "
         f"decompression bombs; if you trust it, use --max-pixels {pixels} (max_pixels=) or set the "
         f"environment variable {MAX_PIXELS_VARIABLE}={pixels}"
     )
-
-
-def _bomb(error: Image.DecompressionBombError, name: str, limit: int) -> ImageError:
-    count = re.search(r"\d+", str(error))
-    return too_large(name, int(count[0]) if count else limit + 1, limit)
 
 
 def pixel_limit(max_pixels: int | None) -> int:

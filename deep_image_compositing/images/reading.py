@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,11 @@ from PIL import Image
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.files import reason_of
 from deep_image_compositing.images.arrays import (
+    as_array,
     float_planes,
     is_tensor,
     pixels_of,
     quantize,
-    round_levels,
     split_alpha,
 )
 from deep_image_compositing.images.color import (
@@ -61,6 +61,13 @@ class Photograph:
     alpha: NDArray[np.uint8] | None
     name: str
     notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for field in ("pixels", "alpha"):
+            if (array := getattr(self, field)) is not None:
+                view = np.ascontiguousarray(array).view()  # the caller's own stays writable
+                view.flags.writeable = False
+                object.__setattr__(self, field, view)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -110,13 +117,12 @@ def read_image(
         pixels, alpha = _reduced(source.pixels, source.alpha, max_side)
         if pixels is source.pixels:
             return source
-        return replace(source, pixels=_read_only(pixels), alpha=_read_only(alpha))
+        return replace(source, pixels=pixels, alpha=alpha)
     notes: list[str] = []
     if is_tensor(source) or isinstance(source, np.ndarray):
         name = "tensor" if is_tensor(source) else "array"
-        pixels, alpha = split_alpha(
-            pixels_of(source, name).copy()
-        )  # the caller's own may change later
+        # A copy, because the caller's own may change later.
+        pixels, alpha = split_alpha(pixels_of(source, name).copy())
         if pixels.shape[2] == 1:
             pixels = pixels.repeat(3, axis=2)
     else:
@@ -125,14 +131,14 @@ def read_image(
             icc = image.info.get("icc_profile")
             opaque, alpha = separate_alpha(image)
             if is_wide(opaque):
-                opaque = Image.fromarray(round_levels(wide_gray(opaque, name, notes)))
+                opaque = Image.fromarray(quantize(wide_gray(opaque, name, notes)[None])[..., 0])
             pixels = np.asarray(to_srgb(opaque, icc, notes))
     if alpha is not None and not cutout:
         how = "partly" if alpha.any() else "fully"
         notes.append(f"is {how} transparent; the colours are read as stored, without it")
     _report(name, notes)
     pixels, alpha = _reduced(pixels, alpha, max_side)
-    return Photograph(_read_only(pixels), _read_only(alpha), name, tuple(notes))
+    return Photograph(pixels, alpha, name, tuple(notes))
 
 
 def read_mask(
@@ -180,16 +186,10 @@ def read_mask(
 def longest_sides(
     max_side: int | None, frame: str, scale: float = 1.0
 ) -> tuple[int | None, int | None]:
-    """Pixels on the long side that a composite of at most ``max_side`` needs of its photographs.
+    """``max_side`` of ``read_image`` for both photographs of a composite of at most ``max_side``.
 
-    Args:
-        max_side: of the composite; None for no limit.
-        frame: ``foreground`` or ``background``, whose frame the composite has.
-        scale: with the background's frame, size of the subject's photograph; at 1 it just fits.
-
-    Returns:
-        ``max_side`` of ``read_image`` for the subject's photograph and for the new background.
-        The latter is not reduced where it has to cover a frame of another aspect.
+    The subject's photograph, then the new background, which is not reduced where it has to cover a
+    ``frame`` of another aspect. ``frame`` and ``scale`` are those of ``Compositor.__call__``.
     """
     if max_side is None or frame != "background":
         return max_side, None
@@ -198,10 +198,9 @@ def longest_sides(
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files of a folder by their suffix, sorted; hidden files and subfolders are skipped.
+    """The image files of a folder by their suffix, sorted, but hidden ones and subfolders.
 
-    Raises:
-        ImageError: the folder cannot be listed, or holds no image.
+    Raises ``ImageError`` where it cannot be listed, or holds no image.
     """
     folder = Path(folder)
     try:
@@ -241,17 +240,13 @@ def _belief(
 
 def _array_belief(source: Any, name: str, notes: list[str]) -> NDArray[np.float32]:
     """The mask (H, W) in [0, 1] of an array or tensor."""
-    if is_tensor(source) and str(source.dtype) == "torch.bool":
-        source = source.cpu().numpy()
-    if str(source.dtype) in ("uint8", "torch.uint8"):
+    array = as_array(source, name)
+    if array.dtype == np.uint8:
         return _belief(*split_alpha(pixels_of(source, name)), notes)
-    if isinstance(source, np.ndarray) and source.dtype == np.bool_:
-        source = source.astype(np.float32)
-    planes = float_planes(source, name)
+    planes = float_planes(array.astype(np.float32) if array.dtype == np.bool_ else array, name)
     if planes.shape[0] != 1:
         return _belief(*split_alpha(quantize(planes)), notes)
-    plane = planes[0].cpu().numpy() if is_tensor(planes) else planes[0]
-    return plane.astype(np.float32).clip(0.0, 1.0)
+    return planes[0].astype(np.float32).clip(0.0, 1.0)
 
 
 def _fit(mask: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray[np.float32]:
@@ -296,19 +291,6 @@ def _reduced(
     both = np.asarray(whole)
     opacity = both[..., 3]
     return np.where(opacity[..., None] > 0, both[..., :3], small), opacity
-
-
-@overload
-def _read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]: ...
-@overload
-def _read_only(array: None) -> None: ...
-def _read_only(array: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-    """A contiguous read-only view; the caller's own array stays writable."""
-    if array is None:
-        return None
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def _name_of(source: Any) -> str:

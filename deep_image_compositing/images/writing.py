@@ -69,37 +69,21 @@ def write_images(
     *,
     quality: int = 95,
 ) -> None:
-    """Write several pictures, all of them or none; see ``write_image``.
-
-    Args:
-        pictures: picture and alpha, or None, by path.
-        quality: of JPEG and WebP.
-
-    Raises:
-        UsageError: as for ``write_image``.
-        ImageError: as for ``write_image``.
-    """
+    """Write several pictures, each with its alpha or None, all or nothing; see ``write_image``."""
     if not 1 <= quality <= 100:
         raise UsageError(f"quality must lie between 1 and 100, got {quality}")
     joined = {path: join_alpha(*picture) for path, picture in pictures.items()}
     for path, pixels in joined.items():
         check_writable(path, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
-    write_files((path, _encode(path, pixels, quality)) for path, pixels in joined.items())
+    write_files((path, _encoded(path, pixels, quality)) for path, pixels in joined.items())
 
 
 def check_writable(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
 ) -> None:
-    """Tell before slow work what would stop ``write_image`` after it.
+    """Raise before slow work what would stop ``write_image`` after it.
 
-    Args:
-        path: of the file.
-        size: (height, width) of the picture, where it is known.
-        alpha: whether the picture has one.
-
-    Raises:
-        UsageError: an unknown suffix, or a format that cannot hold the picture.
-        ImageError: a folder that is not there, or may not be written to.
+    ``size`` (height, width) of the picture where it is known; ``alpha`` whether it has one.
     """
     check_target(path)
     form = WRITABLE.get(Path(path).suffix.lower())
@@ -120,39 +104,31 @@ def check_writable(
         )
 
 
-def _encode(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
+def _encoded(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
     """The file of uint8 pixels (H, W, 1 to 4) in the format of the path's suffix."""
     form = WRITABLE[Path(path).suffix.lower()]
-    try:
-        return _encoded(pixels, form, quality)
-    except (OSError, ValueError, MemoryError) as error:
-        raise ImageError(f"{path} could not be encoded as {form}: {reason_of(error)}") from error
-
-
-def _encoded(pixels: NDArray[np.uint8], form: str, quality: int) -> bytes:
-    pixels = np.ascontiguousarray(pixels)
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     # A gray file must not carry an RGB profile.
     icc = _srgb_profile() if pixels.shape[2] >= 3 else None
-    options: dict[str, Any] = {}
-    if form == "PNG":
-        info = PngImagePlugin.PngInfo()
-        info.add(b"sRGB", b"\0")
+    srgb = PngImagePlugin.PngInfo()
+    srgb.add(b"sRGB", b"\0")
+    options: dict[str, dict[str, Any]] = {
         # Run-length coding of the filtered rows: on photographs 4 times as fast as the default
         # strategy of level 3, and 4 % smaller.
-        options = {"pnginfo": info, "compress_level": 3, "compress_type": 3}
-    elif form == "JPEG":
+        "PNG": {"pnginfo": srgb, "compress_level": 3, "compress_type": 3},
         # Full-resolution colour: the rim of a subject is where halved colour shows.
-        options = {"quality": quality, "subsampling": 0, "icc_profile": icc}
-    elif form == "WEBP":
-        lossless = quality == 100
-        options = {"quality": quality, "lossless": lossless, "exact": True, "method": 2}
-        options["icc_profile"] = icc
-    elif form == "TIFF":
-        predictor = {317: 2}  # differences of neighbours: half the size on photographs
-        options = {"compression": "tiff_lzw", "tiffinfo": predictor, "icc_profile": icc}
+        "JPEG": {"quality": quality, "subsampling": 0, "icc_profile": icc},
+        "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True, "method": 2,
+                 "icc_profile": icc},
+        # Differences of neighbours: half the size on photographs.
+        "TIFF": {"compression": "tiff_lzw", "tiffinfo": {317: 2}, "icc_profile": icc},
+    }  # fmt: skip
     file = io.BytesIO()
-    image.save(file, form, **options)
+    try:
+        pixels = np.ascontiguousarray(pixels)
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        image.save(file, form, **options.get(form, {}))
+    except (OSError, ValueError, MemoryError) as error:
+        raise ImageError(f"{path} could not be encoded as {form}: {reason_of(error)}") from error
     return file.getvalue()
 
 

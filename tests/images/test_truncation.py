@@ -12,11 +12,13 @@ from PIL import Image, PngImagePlugin
 
 from deep_image_compositing import read_image, read_mask
 from deep_image_compositing.errors import ImageError
-from deep_image_compositing.images import truncation
 from tests import photographs
 
 SCENE = 40 + photographs.scene(64, 48) // 2
 BLACK_BELOW = np.concatenate([SCENE[:40], 0 * SCENE[40:]])
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+         (0, 1, 1, 2))  # fmt: skip
+"""First column and row, and steps between them, of the passes of an interlaced PNG."""
 GRAY_BELOW = np.concatenate([SCENE[:32], 0 * SCENE[32:] + 128])
 
 
@@ -32,7 +34,7 @@ def rows_of(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def interlaced(pixels: NDArray[np.uint8]) -> bytes:
-    return b"".join(rows_of(pixels[y::dy, x::dx]) for x, y, dx, dy in truncation._ADAM7)
+    return b"".join(rows_of(pixels[y::dy, x::dx]) for x, y, dx, dy in ADAM7)
 
 
 @pytest.mark.parametrize("lost", [1, 30, 63])
