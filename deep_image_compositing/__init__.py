@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deep_image_compositing.errors import CompositingError, UsageError
     from deep_image_compositing.images import read_image, read_mask, write_image
     from deep_image_compositing.registry import create, list_stages, register
+    from deep_image_compositing.removal import remove
     from deep_image_compositing.stages.base import Fuser, Refiner, Segmenter
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOMES = {
     "create": "registry",
     "list_stages": "registry",
     "register": "registry",
+    "remove": "removal",
     "Fuser": "stages.base",
     "Refiner": "stages.base",
     "Segmenter": "stages.base",
@@ -47,6 +49,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "register",
+    "remove",
     "write_image",
 ]
 

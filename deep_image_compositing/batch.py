@@ -67,7 +67,7 @@ class Job:
     foreground: Path
     """The photograph with the subject."""
     outputs: Mapping[str, Path]
-    """Files to write, by the arguments of ``Composite.save``; ``path`` must be one."""
+    """Files to write, by the arguments of ``Composite.save``; the first stands for the job."""
     mask: Path | None = None
     """Its mask, instead of the segmenter's answer."""
 
@@ -275,7 +275,7 @@ class _Run(LightningModule):
 
     def _is_done(self, job: Job, made_of: str) -> bool:
         """Whether all outputs are there, as they were written, and made of this."""
-        entry = self.ledger.entries.get(self._name(job.outputs["path"]), {})
+        entry = self.ledger.entries.get(self._key(job), {})
         files = entry.get("files")
         if entry.get("made_of") != made_of or not isinstance(files, dict):
             return False
@@ -288,12 +288,15 @@ class _Run(LightningModule):
         with torch.inference_mode():
             composite.save(**job.outputs)
         entry = {"made_of": made_of, "files": self._stamps(job)}
-        self.ledger.add(self._name(job.outputs["path"]), entry)
+        self.ledger.add(self._key(job), entry)
 
     def _stamps(self, job: Job) -> dict[str, list[Any]]:
         """Name, size and time of each output; OSError where one is not there."""
         found = {key: (self._name(path), path.stat()) for key, path in job.outputs.items()}
         return {key: [name, at.st_size, at.st_mtime_ns] for key, (name, at) in found.items()}
+
+    def _key(self, job: Job) -> str:
+        return self._name(job.outputs.get("path") or next(iter(job.outputs.values())))
 
     def _name(self, path: Path) -> str:
         try:

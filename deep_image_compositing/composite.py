@@ -12,11 +12,21 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.fullsize import Repainted, as_floats
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.foreground import box_filter, multilevel_layers
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_images
 from deep_image_compositing.placement import resample
+
+OUTPUTS = ("path", "alpha", "cutout", "steps", "blurred")
+"""What ``Composite.save`` can write."""
+
+BLUR_SIDE = 384
+"""Long side in pixels at which a background is blurred."""
+
+BLUR = 0.02
+"""Radius of one of the three boxes that blur it, as a share of the long side."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,6 +115,20 @@ class Composite:
         """
         return torch.cat([self.cutout_pixels / 255, self.cutout_alpha])
 
+    @property
+    def blurred(self) -> Tensor:
+        """The subject over its own background, blurred, (3, H, W) float in [0, 1].
+
+        Nothing of the subject's colour is in the blur.
+        """
+        size = fit_long_side(*self.size, BLUR_SIDE)
+        small = resize(self.foreground[None], size).clamp(0, 1)
+        alpha = self.cutout_alpha[None]
+        behind = multilevel_layers(small, resize(alpha, size).clamp(0, 1))[1]
+        for _ in range(3):  # three boxes are almost a Gaussian
+            behind = box_filter(behind, round(BLUR * BLUR_SIDE))
+        return over(self.cutout_pixels[None] / 255, alpha, resize(behind, self.size))[0]
+
     def __repr__(self) -> str:
         return f"Composite({self.name!r}, height={self.size[0]}, width={self.size[1]})"
 
@@ -132,13 +156,24 @@ class Composite:
         }
         return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
 
+    def picture(self, output: str) -> tuple[Tensor, Tensor | None]:
+        """The picture, as ``write_image`` takes it, and its alpha, of one of ``OUTPUTS``."""
+        if output == "path":
+            return self.composite_pixels, None
+        if output == "cutout":
+            return self.cutout_pixels, self.cutout_levels
+        if output == "alpha":
+            return self.alpha_levels, None
+        return (self.steps() if output == "steps" else self.blurred), None
+
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
         alpha: str | os.PathLike[str] | None = None,
         cutout: str | os.PathLike[str] | None = None,
         steps: str | os.PathLike[str] | None = None,
+        blurred: str | os.PathLike[str] | None = None,
     ) -> None:
         """Write the composite, and whatever else is asked for: all of it or nothing.
 
@@ -147,14 +182,15 @@ class Composite:
             alpha: file for the alpha, as a gray picture.
             cutout: file for the cut-out, in a format that holds an alpha.
             steps: file for the contact sheet of ``steps``.
+            blurred: file for the subject over its own background, blurred.
 
         Raises:
             UsageError: a suffix that is not known or cannot hold the picture, a path twice, or
                 that of a file of which the composite was made.
             ImageError: a file could not be written.
         """
-        given = {"path": path, "alpha": alpha, "cutout": cutout, "steps": steps}
-        targets = {key: target for key, target in given.items() if target is not None}
+        given = (path, alpha, cutout, steps, blurred)
+        targets = {key: file for key, file in zip(OUTPUTS, given, strict=True) if file is not None}
         taken: set[str] = set()
         for target in targets.values():
             real = os.path.realpath(target)
@@ -165,15 +201,7 @@ class Composite:
                     f"{target} is one of the files that the composite was made of; give another"
                 )
             taken.add(real)
-        pictures: dict[str, tuple[Tensor, Tensor | None]] = {
-            "path": (self.composite_pixels, None),
-            "alpha": (self.alpha_levels, None),
-        }
-        if "cutout" in targets:
-            pictures["cutout"] = self.cutout_pixels, self.cutout_levels
-        if "steps" in targets:
-            pictures["steps"] = self.steps(), None
-        write_images({target: pictures[key] for key, target in targets.items()})
+        write_images({target: self.picture(key) for key, target in targets.items()})
 
 
 def _checker(size: tuple[int, int], side: int = 12) -> Tensor:

@@ -255,7 +255,8 @@ class Compositor:
                 _log.info("%s: its own alpha is taken as the mask", name)
                 belief = to_tensor(photograph.alpha)[None]
             else:
-                image = self._floats(pixels, working)
+                side = getattr(self.segmenter, "long_side", None) or self.work_side
+                image = self._floats(pixels, fit_long_side(*size, side))
                 belief = self._answer("segmenter", "mask", self.segmenter, image).cpu()
         if float((belief >= SUBJECT).float().mean()) < LEAST_SUBJECT:
             if not given:

@@ -80,13 +80,13 @@ def parts(stage: StageModel) -> Exported:
     if stage.slot == "segmenter" and hasattr(stage, "size"):
         module = _WholePicture(network, int(stage.size))  # type: ignore[arg-type]
         return Exported(module, {"image": 3}, "mask",
-            "closer looks at what was found, and dropping patches that are sure nowhere")  # fmt: skip
+            "closer looks at what was found, and dropping stray patches")  # fmt: skip
     if stage.slot == "refiner" and hasattr(stage, "sizes"):
         return Exported(network, {"image": 3, "mask": 1}, "change",
             "the crop around the subject, a run at each size, and leaving exact alphas as they "
             "are: the refiner 'onnx' does it")  # fmt: skip
     if stage.slot == "fuser" and hasattr(network, "foreground_channels"):
-        channels = {"foreground": network.foreground_channels}
+        channels: dict[str, int] = {"foreground": network.foreground_channels}
         if network.background_channels:
             channels["background"] = network.background_channels
         return Exported(network, channels, "change",

@@ -21,9 +21,6 @@ from deep_image_compositing.files import reason_of, write_files
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
 
-PREFIX = "hf://"
-"""What a repository's name follows where a stage can also be a registered name."""
-
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -53,7 +50,7 @@ def save_pretrained(
         "library": "deep_image_compositing",
         "version": __version__,
         "slot": stage.slot,
-        "name": _registered_name(stage),
+        "name": registered_name(stage),
         "class_path": f"{type(stage).__module__}.{type(stage).__qualname__}",
         "options": options,
     }
@@ -77,11 +74,13 @@ def push_to_hub(
     """Upload a stage to ``user/name`` on the Hub, which is made if need be; returns its address.
 
     Args:
-        stage: as for ``save_pretrained``, and so are ``card`` and ``run``.
+        stage: any stage that has weights.
         repository: ``user/name``.
         private: whether a repository that is made is private.
         token: of the account; by default the one that ``hf auth login`` has kept.
         revision: branch to write to; by default the main one.
+        card: as for ``save_pretrained``.
+        run: likewise.
 
     Raises:
         WeightsError: the Hub could not be reached or refused.
@@ -102,59 +101,10 @@ def push_to_hub(
     return f"https://huggingface.co/{repository}"
 
 
-def from_pretrained(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    kind: type[StageModel] | None = None,
-    model: bool = False,
-    **options: Any,
-) -> Any:
-    """The stage that a folder, or the repository ``user/name`` on the Hub, holds.
-
-    Args:
-        source: a folder that is there, else a repository, with or without ``hf://``.
-        revision: branch, tag or commit of the repository.
-        token: of an account that may read it.
-        kind: the class that it has to be; a stage that is not registered needs it.
-        model: the stage is only to run, and need be no LightningModule.
-        options: replace those in ``config.json``.
-
-    Raises:
-        UsageError: ``source`` is neither, or the stage is of another class or slot.
-        WeightsError: the repository cannot be reached, or what it holds is no stage.
-    """
-    from deep_image_compositing.stages.making import make_stage
-
-    folder = locate(source, revision=revision, token=token)
-    config = read_config(folder)
-    file = folder / WEIGHTS
-    if not file.is_file():
-        raise WeightsError(f"{source} holds no {WEIGHTS}; other kinds of weights are not read")
-    slot, name = config["slot"], config.get("name")
-    if kind is not None and kind.__dict__.get("slot") is None and _registered_name(kind) is None:
-        held = config["class_path"]
-        if held != f"{kind.__module__}.{kind.__qualname__}":
-            raise UsageError(f"{source} holds a {held}, not a {kind.__name__}")
-        stage = kind(**{**config["options"], **options})
-        weights.load(stage, file)
-        return stage
-    if not name:
-        raise UsageError(
-            f"{source} holds a {config['class_path']}, which is not registered: import that "
-            "class, and call its own from_pretrained"
-        )
-    made = make_stage(slot, (name, {**options, "weights": str(file)}), model=model)
-    if kind is not None and not isinstance(made, kind):
-        raise UsageError(f"{source} holds the {slot} {name!r}, not a {kind.__name__}")
-    return made
-
-
 def locate(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder that ``source`` is, or that what the Hub has of it was fetched into."""
-    name = str(source).removeprefix(PREFIX)
-    if not str(source).startswith(PREFIX) and Path(source).expanduser().is_dir():
+    name = str(source).removeprefix(registry.HUB)
+    if not str(source).startswith(registry.HUB) and Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     _check_repository(name)
     from huggingface_hub import snapshot_download
@@ -195,7 +145,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     """A model card: what the stage is, how to load it, and what its run's folder tells."""
-    name = _registered_name(stage) or type(stage).__name__
+    name = registered_name(stage) or type(stage).__name__
     parameters = sum(parameter.numel() for parameter in stage.parameters()) / 1e6
     options = json.dumps(dict(stage.hparams), indent=2, sort_keys=True, default=str)
     parts = [
@@ -216,7 +166,7 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
 
 def _training(run: Path) -> str:
     """What the folder of a training run tells: its recipe, and the last measures of each kind."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         recipe = yaml.safe_load((run / "config.yaml").read_text())
@@ -246,7 +196,7 @@ def _last_measures(run: Path) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-def _registered_name(stage: StageModel | type[StageModel]) -> str | None:
+def registered_name(stage: StageModel | type[StageModel]) -> str | None:
     """The name under which the class of ``stage`` can be made, None where it is not registered."""
     kind = stage if isinstance(stage, type) else type(stage)
     path = f"{kind.__module__}:{kind.__qualname__}"

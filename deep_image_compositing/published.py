@@ -87,10 +87,10 @@ PUBLISHED: tuple[Published, ...] = (
     Published("birefnet", "salient subjects, fine structures", "Zheng et al., CAAI AIR 2024",
         _FROM_REMBG + "BiRefNet-general-epoch_244.onnx",
         "md5:7a35a0141cbbc80de11d9c9a28f52697", 973, _MIT_DATA, _BIREFNET),
-    Published("birefnet_lite", "likewise, with a small encoder", "Zheng et al., CAAI AIR 2024",
+    Published("birefnet_lite", "salient subjects; a small encoder", "Zheng et al., CAAI AIR 2024",
         _FROM_REMBG + "BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
         "md5:4fab47adc4ff364be1713e97b7e66334", 224, _MIT_DATA, _BIREFNET),
-    Published("birefnet_massive", "likewise, trained on more data", "Zheng et al., CAAI AIR 2024",
+    Published("birefnet_massive", "salient subjects; more data", "Zheng et al., CAAI AIR 2024",
         _FROM_REMBG + "BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx",
         "md5:33e726a2136a3d59eb0fdf613e31e3e9", 973, _MIT_DATA, _BIREFNET),
     Published("birefnet_portrait", "people", "Zheng et al., CAAI AIR 2024",
@@ -126,15 +126,16 @@ PUBLISHED: tuple[Published, ...] = (
 """Every published model, by name. How each takes its input is read from the code that its authors,
 or rembg at commit 684f8e9, run it with; BiRefNet's output passes a sigmoid, as its authors do."""
 
+NAMES = tuple(one.name for one in PUBLISHED)
+
 
 def get(name: str) -> Published:
     """The published model ``name``; UsageError names the nearest where there is none."""
-    found = {one.name: one for one in PUBLISHED}
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"there is no model {name!r}; {hint}There are: {', '.join(found)}")
-    return found[name]
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise UsageError(f"there is no model {name!r}; {hint} are: {', '.join(NAMES)}")
+    return PUBLISHED[NAMES.index(name)]
 
 
 def folder() -> Path:

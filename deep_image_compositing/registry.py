@@ -17,10 +17,11 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deep_image_compositing import published
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.options import (
     check_names,
@@ -28,9 +29,13 @@ from deep_image_compositing.options import (
     declared_options,
     existing_weights,
 )
+from deep_image_compositing.published import Published
 
 SLOTS = ("segmenter", "refiner", "fuser")
 """The three slots, in the order in which a composite passes through them."""
+
+HUB = "hf://"
+"""What a repository's name begins with where a stage can also be a registered name."""
 
 ENTRY_POINT_GROUP = "deep_image_compositing.stages"
 
@@ -50,6 +55,7 @@ class Entry:
         run_by: what makes it where it is only to run, without Lightning; by default ``made_by``.
         trained: of one that is imported on first use, the names of its trained weights.
         file: an option that must name a file.
+        fixed: options that the name stands for.
     """
 
     slot: str
@@ -60,6 +66,7 @@ class Entry:
     run_by: str | None = None
     trained: tuple[str, ...] = ()
     file: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def factory(self) -> Callable[..., Any]:
@@ -72,21 +79,40 @@ class Entry:
         return _found(self.run_by or self.made_by)
 
     @property
+    def published(self) -> Published | None:
+        """The published model that it runs, whose file is fetched; None for all others."""
+        return published.get(self.fixed["model"]) if "model" in self.fixed else None
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """Names of the trained weights that ship for this stage, ``default`` first."""
         if isinstance(self.made_by, str):
             return self.trained
         return tuple(getattr(self.made_by, "shipped", {}))
 
+    def make(self, options: Mapping[str, Any], *, model: bool = False) -> Any:
+        """The stage, or with ``model`` what only runs; raises as ``create``."""
+        factory = self.model if model else self.factory
+        options = {**self.fixed, **options}
+        check_options(self.slot, self.name, factory, options)
+        return factory(**options)
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Find what cannot be right about options without importing the stage.
 
+        A published model is fetched, so that it is told early if it cannot be.
+
         Raises:
-            UsageError: an option that it does not take, or one that it lacks.
+            UsageError: an option that it does not take, or one that it lacks; or the licence of a
+                published model that has to be accepted.
             WeightsError: a file that is not there.
         """
         if isinstance(self.made_by, str):
-            check_names(self.slot, self.name, declared_options(self.made_by), options)
+            known = {**self.fixed, **options}
+            check_names(self.slot, self.name, declared_options(self.made_by), known)
+        if self.published is not None and options.get("path") is None:
+            accepted = options.get("accept_licence") is True
+            published.fetch(self.published, accept_licence=accepted)
         given, file = options.get("weights"), options.get(self.file or "")
         # What is no path at all is found when the stage is made.
         if isinstance(given, (str, os.PathLike)) and given not in self.weights:
@@ -215,8 +241,18 @@ BUILT_IN: tuple[Entry, ...] = (
         "the same network with one encoder for both pictures (the paper's ablation)",
         "Zhang et al., WACV 2021, section 4.4",
     ),
+    *(
+        replace(
+            _entry(
+                "segmenter", one.name, "published:Published",
+                one.description, one.source,
+            ),
+            fixed={"model": one.name}, file="path",
+        )
+        for one in published.PUBLISHED
+    ),
 )  # fmt: skip
-"""The stages of the library."""
+"""The stages of the library, published models last."""
 
 _entries: dict[tuple[str, str], Entry] = {(one.slot, one.name): one for one in BUILT_IN}
 _discovered = False
@@ -269,9 +305,7 @@ def create(slot: str, name: str, **kwargs: Any) -> Any:
     Raises:
         UsageError: when the name or an argument is unknown, or a value is of the wrong kind.
     """
-    factory = get(slot, name).factory
-    check_options(slot, name, factory, kwargs)
-    return factory(**kwargs)
+    return get(slot, name).make(kwargs)
 
 
 def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:

@@ -109,7 +109,7 @@ def test_a_stage_of_another_kind_is_told(saved: tuple[PyramidSegmenter, Path]) -
 
 def test_what_is_neither_a_folder_nor_a_repository_is_told() -> None:
     with pytest.raises(UsageError, match="neither a folder nor a repository"):
-        hub.from_pretrained("no/such/folder")
+        Segmenter.from_pretrained("no/such/folder")
 
 
 def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(WeightsError, match="could not be fetched from the Hub: no route to host"):
-        hub.from_pretrained("somebody/segmenter")
+        Segmenter.from_pretrained("somebody/segmenter")
 
 
 def test_push_uploads_three_files(

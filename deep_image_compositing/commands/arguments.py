@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from deep_image_compositing.errors import UsageError
 
@@ -21,9 +22,9 @@ def launched(variable: str, given: int | None) -> int:
     return int(os.environ.get(variable, "1")) if given is None else given
 
 
-def real_paths(*paths: str | Path | None) -> set[str]:
-    """The files themselves, whatever links lead to them."""
-    return {os.path.realpath(path) for path in paths if path is not None}
+def real_paths(*given: Any) -> set[str]:
+    """The files themselves, whatever links lead to them; what is no path names none."""
+    return {os.path.realpath(path) for path in given if isinstance(path, (str, os.PathLike))}
 
 
 def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:

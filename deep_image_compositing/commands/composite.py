@@ -1,4 +1,4 @@
-"""The command ``composite``: one photograph, or a folder of them."""
+"""The commands ``composite`` and ``cutout``: of one photograph, or of a folder of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from deep_image_compositing import registry, settings
+from deep_image_compositing import published, registry, settings
+from deep_image_compositing.commands import models
 from deep_image_compositing.commands.arguments import check_outputs, launched, real_paths
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.messages import say, show
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
 _EXTRA_OUTPUTS = ("alpha", "cutout", "steps")
+_STREAM = "-"
+"""What stands for standard input or output in the place of a file."""
+
 _LIMITS = ("max_pixels", "max_side", "work_side")
 
 Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
@@ -30,16 +34,9 @@ Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``composite`` to its parser."""
     add = parser.add_argument
-    add("foreground", help="photograph with the subject, or a folder of them")
+    add("foreground", help="photograph with the subject, or a folder of them; - for standard input")
     add("background", help="photograph that becomes the new background")
-    add("-o", "--output", required=True, metavar="FILE",
-        help="the composite (.png, .jpg, .webp, .tiff, .bmp); for a folder, a folder")
-    add("--mask", metavar="FILE",
-        help="white where the subject is, instead of a segmenter; for a folder, a folder of masks "
-             "of the same names")
-    add("--resume", action="store_true",
-        help="for a folder, leave alone what is done already with the same photographs and "
-             "settings")
+    _add_files(parser, "the composite (.png, .jpg, .webp, .tiff, .bmp; - for standard output)")
     for name, what in (
         ("alpha", "the alpha as a gray picture"),
         ("cutout", "the subject alone, with transparency"),
@@ -54,6 +51,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--harmonize-strength", type=float, metavar="SHARE",
         help="with --harmonize, how far, from 0 to 1; default: 0.5")
     _add_resources(parser.add_argument_group("resources"))
+    parser.set_defaults(wanted="path")
+
+
+def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cutout`` to its parser."""
+    parser.add_argument("foreground", metavar="photograph",
+        help="photograph with the subject, or a folder of them; - for standard input")
+    _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
+    parser.add_argument("--background", metavar="WHAT",
+        help="white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
+             "transparent")
+    _add_stages(parser.add_argument_group("stages"))
+    _add_resources(parser.add_argument_group("resources"))
+    parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", harmonize=None,
+        harmonize_strength=None, **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
+
+
+def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
+    add = parser.add_argument
+    add("-o", "--output", required=True, metavar="FILE", help=f"{output}; for a folder, a folder")
+    add("--mask", metavar="FILE",
+        help="white where the subject is, instead of a segmenter; for a folder, a folder of masks "
+             "of the same names")
+    add("--resume", action="store_true",
+        help="for a folder, leave alone what is done already with the same photographs and "
+             "settings")
 
 
 def _add_placement(group: argparse._ArgumentGroup) -> None:
@@ -72,6 +95,7 @@ def _add_stages(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")
         group.add_argument(f"--{slot}-option", action="append", default=[], metavar="KEY=VALUE",
             help="an option of it, the value as JSON or plain text; repeatable")
+    models.add_models_arguments(group)
 
 
 def _add_resources(group: argparse._ArgumentGroup) -> None:
@@ -103,12 +127,22 @@ def _check(options: argparse.Namespace) -> None:
         settings.check_strength(options.harmonize_strength)
 
 
+def run_cutout(options: argparse.Namespace) -> int:
+    """Cut out one subject, or those of a folder; returns the exit code."""
+    from deep_image_compositing.removal import ask
+
+    options.wanted, options.background = ask(options.background)
+    return run(options)
+
+
 def run(options: argparse.Namespace) -> int:
     """Make one composite, or those of a folder; returns the exit code."""
     _check(options)
+    models.use_folder(options)
     stages = {slot: _named(options, slot) for slot in registry.SLOTS}
     for slot, (name, given) in stages.items():  # before torch is imported
-        registry.get(slot, name).check(given)
+        if not name.startswith(registry.HUB):
+            registry.get(slot, name).check(given)
     start, work = time.perf_counter(), _one
     if Path(options.foreground).is_dir():
         work = _folder
@@ -120,10 +154,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
-    from deep_image_compositing.images import check_writable, longest_sides, read_image, read_mask
+    from deep_image_compositing.images import (
+        check_writable,
+        encode_image,
+        longest_sides,
+        read_image,
+        read_mask,
+    )
 
+    streamed = options.output == _STREAM
     outputs = _outputs(options)
     check_outputs(outputs, real_paths(options.foreground, options.background, options.mask))
+    for name in ("foreground", "background", "mask"):
+        if getattr(options, name) == _STREAM:
+            setattr(options, name, sys.stdin.buffer.read())
     # Everything that can be wrong with the files is found before torch is imported.
     own, theirs = longest_sides(options.max_side, options.frame, options.scale)
     limit = options.max_pixels
@@ -139,11 +183,15 @@ def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
     placement = {"frame": options.frame, "scale": options.scale, "position": options.position}
     result = _compositor(options, stages, options.device)(foreground, background, mask, **placement)
     result.save(**outputs)
+    if streamed:
+        pixels, alpha = result.picture(options.wanted)
+        sys.stdout.buffer.write(encode_image(".png", pixels, alpha=alpha))
+        return 0
     height, width = result.size
     seconds = time.perf_counter() - start
     show(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
     for name in _EXTRA_OUTPUTS:
-        if name in outputs:
+        if name in outputs and name != options.wanted:
             show(f"wrote {outputs[name]} ({name})")
     return 0
 
@@ -196,7 +244,8 @@ def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
     for file in set(files) - set(ready):
         failures[file] = f"there is no mask for {file.name} in {options.mask}"
     before = f", {outcome.kept} were there already" if outcome.kept else ""
-    done = f"wrote {outcome.made} of {len(files)} composites to {options.output}"
+    what = "composites" if options.wanted == "path" else "cut-outs"
+    done = f"wrote {outcome.made} of {len(files)} {what} to {options.output}"
     show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
     if failures:
         say(f"error: {len(failures)} of {len(files)} failed:")
@@ -220,7 +269,8 @@ def _check_folders(options: argparse.Namespace) -> None:
 def _outputs(options: argparse.Namespace) -> dict[str, Path]:
     """The files to write, or their folders, by the arguments of ``Composite.save``."""
     wanted = {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
-    wanted["path"] = options.output
+    if options.output != _STREAM:
+        wanted[options.wanted] = options.output
     return {key: Path(file) for key, file in wanted.items() if file is not None}
 
 
@@ -254,7 +304,10 @@ def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
 def _named(options: argparse.Namespace, slot: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of what is to fill a slot."""
     given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
-    return getattr(options, slot), given
+    name = getattr(options, slot)
+    if options.accept_licence and slot == "segmenter" and name in published.NAMES:
+        given["accept_licence"] = True
+    return name, given
 
 
 def _compositor(options: argparse.Namespace, stages: Stages, device: str) -> Compositor:
@@ -276,6 +329,7 @@ def _settings(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
 
     others = {"foreground", "background", "output", "mask", "run", "debug"}
     others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}
+    others |= {"models", "accept_licence"}
     others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
     others |= {name for slot in registry.SLOTS for name in (slot, f"{slot}_option")}
     rest = {name: value for name, value in vars(options).items() if name not in others}

@@ -41,7 +41,10 @@ def list_stages(options: argparse.Namespace) -> int:
     table = Table("slot", "name", "what it is", "trained weights")
     for entry in entries:
         about = f"{entry.description} ({entry.source})" if entry.source else entry.description
-        table.add_row(entry.slot, entry.name, about, ", ".join(entry.weights) or "-")
+        weights = ", ".join(entry.weights) or "-"
+        if entry.published is not None:
+            weights = f"fetched, {entry.published.megabytes} MB; {entry.published.licence}"
+        table.add_row(entry.slot, entry.name, about, weights)
     Console().print(table)
     return 0
 

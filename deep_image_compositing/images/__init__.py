@@ -26,6 +26,7 @@ from deep_image_compositing.images.reading import (
 from deep_image_compositing.images.writing import (
     WRITABLE,
     check_writable,
+    encode_image,
     write_image,
     write_images,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ImageSource",
     "Photograph",
     "check_writable",
+    "encode_image",
     "list_images",
     "longest_sides",
     "open_picture",

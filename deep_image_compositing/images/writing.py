@@ -78,14 +78,34 @@ def write_images(
     write_files((path, _encoded(path, pixels, quality)) for path, pixels in joined.items())
 
 
+def encode_image(
+    suffix: str,
+    image: NDArray[Any] | Tensor,
+    *,
+    alpha: NDArray[Any] | Tensor | None = None,
+    quality: int = 95,
+) -> bytes:
+    """What ``write_image`` would write to a file of this suffix, such as ``.png``."""
+    pixels, name = join_alpha(image, alpha), f"a picture{suffix}"
+    check_format(name, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
+    return _encoded(name, pixels, quality)
+
+
 def check_writable(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
 ) -> None:
-    """Raise before slow work what would stop ``write_image`` after it.
+    """Raise before slow work what would stop ``write_image`` after it; see ``check_format``."""
+    check_target(path)
+    check_format(path, size, alpha=alpha)
+
+
+def check_format(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
+) -> None:
+    """Raise ``UsageError`` unless the format of a path's suffix holds a picture.
 
     ``size`` (height, width) of the picture where it is known; ``alpha`` whether it has one.
     """
-    check_target(path)
     form = WRITABLE.get(Path(path).suffix.lower())
     if form is None:
         raise UsageError(

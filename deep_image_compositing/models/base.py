@@ -163,6 +163,9 @@ class SegmenterModel(StageModel):
 
     slot = "segmenter"
 
+    long_side: int | None = None
+    """Pixels of the picture it is given, at most; None for the compositor's ``work_side``."""
+
     def forward(self, image: Tensor) -> Tensor:
         """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
         raise NotImplementedError

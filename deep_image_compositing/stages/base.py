@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from deep_image_compositing import hub
 from deep_image_compositing.conventions import check_batch, set_checks
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
@@ -30,6 +31,7 @@ from deep_image_compositing.models.base import (
     SegmenterModel,
     StageModel,
 )
+from deep_image_compositing.stages.making import pretrained_stage
 
 __all__ = ["Batch", "Fuser", "Layers", "Refiner", "Segmenter", "Stage", "Step"]
 
@@ -211,6 +213,29 @@ class Stage(LightningModule, StageModel):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._rate(s, total))
         rate = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": rate}
+
+    def save_pretrained(
+        self, folder: str | Path, *, card: str | None = None, run: str | Path | None = None
+    ) -> Path:
+        """Write weights, options and a model card into a folder; see ``hub.save_pretrained``."""
+        return hub.save_pretrained(self, folder, card=card, run=run)
+
+    def push_to_hub(self, repository: str, **how: Any) -> str:
+        """Upload to ``user/name`` on the Hugging Face Hub; see ``hub.push_to_hub``."""
+        return hub.push_to_hub(self, repository, **how)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """The stage that a folder or a repository holds; see ``making.pretrained_stage``."""
+        made: Self = pretrained_stage(source, kind=cls, revision=revision, token=token, **options)
+        return made
 
     def save_hyperparameters(
         self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, **how: Any

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from deep_image_compositing import registry, weights
+from deep_image_compositing import hub, registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
-from deep_image_compositing.options import accepted_options, check_options, misfit
+from deep_image_compositing.options import accepted_options, misfit
 from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
@@ -33,6 +33,8 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
     if isinstance(given, tuple):
         if len(given) != 2 or not isinstance(given[1], Mapping):
             raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
+        if str(given[0]).startswith(registry.HUB):
+            return pretrained_stage(given[0], slot=slot, model=model, **given[1])
         return _by_name(slot, given[0], dict(given[1]), model)
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
@@ -48,9 +50,58 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
 def check_stage(slot: str, given: StageLike) -> None:
     """Raise what ``make_stage`` would of the name and the options, without making the stage."""
     if isinstance(given, str):
-        registry.get(slot, given)
-    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
+        given = (given, {})
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+        return  # told when it is made
+    if not str(given[0]).startswith(registry.HUB):
         registry.get(slot, given[0]).check(given[1])
+
+
+def pretrained_stage(
+    source: str | Path,
+    *,
+    slot: str | None = None,
+    kind: type | None = None,
+    model: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    **options: Any,
+) -> Any:
+    """The stage that a folder, or a repository on the Hugging Face Hub, holds.
+
+    Args:
+        source: a folder that is there, else ``user/name``, with or without ``hf://``.
+        slot: that it has to fill.
+        kind: the class that it has to be of; one that is not registered is made of this class.
+        model: it is only to run, and need be no LightningModule.
+        revision: branch, tag or commit of the repository.
+        token: of an account that may read it.
+        options: replace those that it was saved with.
+
+    Raises:
+        UsageError: ``source`` is neither, or the stage is of another class or slot.
+        WeightsError: the repository cannot be reached, or what it holds is no stage.
+    """
+    folder = hub.locate(source, revision=revision, token=token)
+    config, file = hub.read_config(folder), folder / hub.WEIGHTS
+    if not file.is_file():
+        raise WeightsError(f"{source} holds no {hub.WEIGHTS}; other kinds of weights are not read")
+    if slot not in (None, config["slot"]):
+        raise UsageError(f"{source} holds a {config['slot']}, which cannot be the {slot}")
+    held, name = config["class_path"], config.get("name")
+    if kind is not None and held == f"{kind.__module__}.{kind.__qualname__}" and not name:
+        stage = kind(**{**config["options"], **options})
+        weights.load(stage, file)
+        return stage
+    if not name:
+        raise UsageError(
+            f"{source} holds a {held}, which is not registered: import that class, and call its "
+            "own from_pretrained"
+        )
+    made = _by_name(config["slot"], name, {**options, "weights": str(file)}, model)
+    if kind is not None and not isinstance(made, kind):
+        raise UsageError(f"{source} holds the {config['slot']} {name!r}, not a {kind.__name__}")
+    return made
 
 
 def restore_stage(
@@ -94,17 +145,12 @@ def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     """The stage ``name`` with its shipped weights, or as a weights file has it."""
     entry = registry.get(slot, name)
     factory = entry.model if model else entry.factory
-
-    def create(options: dict[str, Any]) -> Any:
-        check_options(slot, name, factory, options)
-        return factory(**options)
-
     if entry.weights:
         options.setdefault("weights", entry.weights[0])
     given = options.get("weights")
     path = None if given is None or given in entry.weights else Path(str(given)).expanduser()
     if path is None or not path.is_file():  # a name, or what the stage itself says is no file
-        return create(options)
+        return entry.make(options, model=model)
     accepted = accepted_options(factory)
     loads_itself = accepted is None or "weights" in accepted[0]
     try:
@@ -121,7 +167,7 @@ def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     if not loads_itself:
         del options["weights"]
     try:
-        stage = create({**hyper, **options})
+        stage = entry.make({**hyper, **options}, model=model)
     except UsageError as error:
         if options.keys() - {"weights"}:
             raise

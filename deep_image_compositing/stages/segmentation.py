@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deep_image_compositing.models.segmentation.grabcut import GrabCutModel
 from deep_image_compositing.models.segmentation.onnx import OnnxModel
+from deep_image_compositing.models.segmentation.published import PublishedModel
 from deep_image_compositing.models.segmentation.pyramid import PyramidModel
 from deep_image_compositing.stages.base import Segmenter
 
@@ -18,3 +19,7 @@ class OnnxSegmenter(OnnxModel, Segmenter):
 
 class PyramidSegmenter(PyramidModel, Segmenter):
     """``PyramidModel`` as a stage."""
+
+
+class PublishedSegmenter(PublishedModel, Segmenter):
+    """``PublishedModel`` as a stage."""

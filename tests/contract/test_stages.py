@@ -112,7 +112,8 @@ CASES: dict[tuple[str, str, str], Case] = {
 
 
 def test_every_registered_stage_has_a_case() -> None:
-    entries = {(entry.slot, entry.name) for entry in registry.list_stages()}
+    # Published models are the segmenter "onnx" with other options: tests/test_published.py.
+    entries = {(e.slot, e.name) for e in registry.list_stages() if e.published is None}
     assert entries == {key[:2] for key in CASES}
 
 

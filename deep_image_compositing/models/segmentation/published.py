@@ -24,6 +24,9 @@ class PublishedModel(OnnxModel):
         WeightsError: a file that cannot be fetched, or is not the model's.
     """
 
+    long_side = 2048
+    """Twice what the largest of them look at, so that they see what their authors' code does."""
+
     def __init__(
         self,
         model: str,
