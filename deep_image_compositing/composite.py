@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import take
 from deep_image_compositing.fullsize import Repainted, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
@@ -155,16 +155,7 @@ class Composite:
         """
         given = {"path": path, "alpha": alpha, "cutout": cutout, "steps": steps}
         targets = {key: target for key, target in given.items() if target is not None}
-        taken: set[str] = set()
-        for target in targets.values():
-            real = os.path.realpath(target)
-            if real in taken:
-                raise UsageError(f"{target} is given for two outputs; give each its own file")
-            if real in self.sources:
-                raise UsageError(
-                    f"{target} is one of the files that the composite was made of; give another"
-                )
-            taken.add(real)
+        take(targets.values(), set(self.sources))
         pictures: dict[str, tuple[Tensor, Tensor | None]] = {
             "path": (self.composite_pixels, None),
             "alpha": (self.alpha_levels, None),
