@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import take
 from deep_image_compositing.fullsize import Repainted, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter, multilevel_layers
@@ -191,16 +191,7 @@ class Composite:
         """
         given = (path, alpha, cutout, steps, blurred)
         targets = {key: file for key, file in zip(OUTPUTS, given, strict=True) if file is not None}
-        taken: set[str] = set()
-        for target in targets.values():
-            real = os.path.realpath(target)
-            if real in taken:
-                raise UsageError(f"{target} is given for two outputs; give each its own file")
-            if real in self.sources:
-                raise UsageError(
-                    f"{target} is one of the files that the composite was made of; give another"
-                )
-            taken.add(real)
+        take(targets.values(), set(self.sources))
         write_images({target: self.picture(key) for key, target in targets.items()})
 
 

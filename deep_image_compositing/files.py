@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from deep_image_compositing.errors import CompositingError, ImageError
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 
 _OWN_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
@@ -82,6 +82,15 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     if not writable:
         raise ImageError(f"{path} cannot be written: permission denied")
     return target
+
+
+def take(paths: Iterable[str | os.PathLike[str]], taken: set[str]) -> None:
+    """Add what is to be written to the files ``taken``, links resolved; ``UsageError`` if it is."""
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UsageError(f"{path} is also an input or another output; give another file name")
+        taken.add(real)
 
 
 def reason_of(error: BaseException) -> str:

@@ -186,7 +186,7 @@ BUILT_IN: tuple[Entry, ...] = (
         "Levin, Lischinski and Weiss, CVPR 2006",
     ),
     _entry(
-        "refiner", "deep_image_matting", "deep_image_matting:DeepImageMatting",
+        "refiner", "deep_image_matting", "trained:DeepImageMatting",
         "encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
         "Xu et al., CVPR 2017",
     ),
@@ -196,7 +196,7 @@ BUILT_IN: tuple[Entry, ...] = (
         "He, Sun and Tang, Guided Image Filtering, PAMI 2013",
     ),
     _entry(
-        "refiner", "index_net", "index_net:IndexNet",
+        "refiner", "index_net", "trained:IndexNet",
         "IndexNet matting inside a trimap: pooling and upsampling by learned indices",
         "Lu, Dai, Shen and Xu, ICCV 2019",
     ),

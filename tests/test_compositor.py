@@ -477,7 +477,7 @@ def test_what_it_was_made_of_is_not_overwritten(tmp_path: Path, which: str) -> N
     before = files[which].read_bytes()
     result = make()(str(files["front"]), read_image(files["back"]), files["mask"])
     for path in (files[which], link):
-        with pytest.raises(UsageError, match="one of the files that the composite was made of"):
+        with pytest.raises(UsageError, match="is also an input or another output"):
             result.save(tmp_path / "new.png", alpha=path)
     assert files[which].read_bytes() == before
     assert not (tmp_path / "new.png").exists()
@@ -511,7 +511,7 @@ def test_doubt_goes_from_0_to_4() -> None:
         ({"alpha": "no/such/alpha.png"}, ImageError, "no/such"),
         ({"cutout": "cutout.jpg"}, UsageError, "cannot hold an alpha"),
         ({"steps": "steps.txt"}, UsageError, "which format"),
-        ({"alpha": "composite.png"}, UsageError, "two outputs"),
+        ({"alpha": "composite.png"}, UsageError, "another output"),
         ({"alpha": "folder"}, ImageError, "is a folder"),
     ],
 )

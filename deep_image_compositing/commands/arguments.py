@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import take
 
 
 def slot_and_name(stage: str) -> tuple[str, str]:
@@ -30,12 +31,8 @@ def real_paths(*given: Any) -> set[str]:
 def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
     """Find before the slow work what would stop the outputs from being written.
 
-    ``taken`` are the files that must not be overwritten; the outputs join them.
-
-    Raises:
-        UsageError: a suffix that is no format or cannot hold the picture, one file for two
-            outputs, or an output that is also an input.
-        ImageError: a folder that is not there, or may not be written to.
+    ``taken`` are the files that must not be overwritten; the outputs join them. Raises
+    ``UsageError`` or ``ImageError``, as ``Composite.save`` would.
     """
     from deep_image_compositing.images import check_writable
 
@@ -43,7 +40,4 @@ def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give a file name to write to")
         check_writable(path, alpha=key == "cutout")
-        real = os.path.realpath(path)
-        if real in taken:
-            raise UsageError(f"{path} is also an input or another output; give another file name")
-        taken.add(real)
+    take(outputs.values(), taken)

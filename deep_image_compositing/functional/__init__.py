@@ -2,5 +2,5 @@
 
 Unless a docstring says otherwise: ``image``, ``foreground``, ``background`` and colours are
 (B, 3, H, W) in [0, 1], ``alpha`` and ``mask`` (B, 1, H, W) in [0, 1], ``trimap`` (B, 1, H, W) in
-{0, 0.5, 1}; lengths are in pixels; a number outside its range raises ``UsageError``.
+{0, 0.5, 1}; lengths are in pixels. Stages and settings check what users give.
 """

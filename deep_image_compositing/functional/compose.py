@@ -38,8 +38,6 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
     pixel at or below ``low`` touches one at or above ``high`` (diagonals count): a binary mask has
     one of two pixels. Distance is Chebyshev's. Returns (B, 1, H, W) boolean.
     """
-    if not low < high:
-        raise UsageError(f"the band needs low < high, got low={low} and high={high}")
     clear, opaque = alpha <= low, alpha >= high
     edge = (clear & dilate(opaque, 1)) | (opaque & dilate(clear, 1))
     return dilate(edge | ~(clear | opaque), radius)
@@ -99,9 +97,6 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
     Farther away along either axis the result is ``mask``, bit for bit; 22 pixels along both axes
     are 31 across. ``sigma`` is the standard deviation in pixels; 0 returns ``mask``.
     """
-    for name, value in (("sigma", sigma), ("reach", reach)):
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{name} is a number of pixels of at least 0, got {value}")
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
         return mask
@@ -123,7 +118,7 @@ def dilate(x: Tensor, radius: int) -> Tensor:
     """Grey dilation of ``x`` (B, C, H, W): the maximum over a square of ``2 · radius + 1`` pixels.
 
     For any real dtype, boolean too. Beyond the border, the border pixel repeats. The cost grows
-    with the logarithm of the radius. Raises ``UsageError`` for a negative radius.
+    with the logarithm of the radius.
     """
     return _morphology(x, radius, torch.maximum)
 
@@ -134,8 +129,6 @@ def erode(x: Tensor, radius: int) -> Tensor:
 
 
 def _morphology(x: Tensor, radius: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    if radius < 0:
-        raise UsageError(f"a radius counts pixels and must be at least 0, got {radius}")
     for dim in (-2, -1):
         x = _running(x, min(radius, x.shape[dim] - 1), dim, extreme)
     return x

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.precision import widen
 
@@ -23,8 +22,6 @@ def box_filter(x: Tensor, radius: int) -> Tensor:
     The cost grows with the logarithm of the radius. Sums are pairwise, which keeps float32 precise
     (an integral image would not); half precision is computed in float32.
     """
-    if radius < 0:
-        raise UsageError(f"a radius counts pixels and must be at least 0, got {radius}")
     if radius == 0:
         return x
     dtype = x.dtype
@@ -49,8 +46,6 @@ def blur_fusion_foreground(
     of ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is
     0 the background's is. Source: Forte, ICIP 2021.
     """
-    if not radii:
-        raise UsageError("blur fusion needs at least one radius; the published one is (90, 6)")
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
     subject = surroundings = picture

@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
 
 BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels
@@ -23,10 +22,8 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 
     Each level is the one before under the separable kernel (1, 4, 6, 4, 1) / 16, border pixels
     repeated, every second pixel kept. Returns ``levels`` tensors, finest (``x``) first; sides
-    halve rounding up, and a level of one pixel repeats. Raises ``UsageError`` without a level.
+    halve rounding up, and a level of one pixel repeats.
     """
-    if levels < 1:
-        raise UsageError(f"a pyramid has at least one level, got levels={levels}")
     pyramid = [x]
     for _ in range(levels - 1):
         pyramid.append(_halve(_halve(pyramid[-1], -2), -1))

@@ -8,9 +8,6 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
 
-_SMOOTH = ("bilinear", "bicubic")
-_MODES = (*_SMOOTH, "nearest-exact", "area")
-
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
@@ -20,13 +17,9 @@ def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     overshoot the range of ``x``. Half precision is computed in float32.
     """
     height, width = int(size[0]), int(size[1])
-    if height < 1 or width < 1:
-        raise UsageError(f"both sides of a picture must be at least 1, got {height}x{width}")
-    if mode not in _MODES:
-        raise UsageError(f"there is no resize mode {mode!r}; choose from {', '.join(_MODES)}")
     if x.shape[-2:] == (height, width):
         return x
-    if mode not in _SMOOTH:
+    if mode in ("nearest-exact", "area"):
         return F.interpolate(x, (height, width), mode=mode)
     shrinks = height < x.shape[-2] or width < x.shape[-1]
     # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.
@@ -56,8 +49,6 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
 
     Returns the padded tensor and the original (H, W): crop back with ``out[..., :h, :w]``.
     """
-    if multiple < 1:
-        raise UsageError(f"sides cannot be padded to a multiple of {multiple}; use at least 1")
     height, width = x.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     if bottom or right:

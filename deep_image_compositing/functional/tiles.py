@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import Box, edges
 
 CELL = 96  # side of a cell in pixels
@@ -35,13 +34,6 @@ class Grid:
     width: int
     cell: int = CELL
     context: int = 16
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width, self.cell) < 1 or self.context < 0:
-            raise UsageError(
-                "a grid has sides of at least 1 and no negative context, got "
-                f"{self.height} x {self.width}, cells of {self.cell}, context {self.context}"
-            )
 
     @property
     def rows(self) -> int:

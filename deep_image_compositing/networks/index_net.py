@@ -6,6 +6,7 @@ published model, so that at width 1 its weights fit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
@@ -311,25 +312,26 @@ def from_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[s
     return {**read, **left}
 
 
+_NAMES = (
+    (r"encoder\.0\.(.+)", r"layer0.\1"),
+    (r"encoder\.(\d+)\.(\d+)\.layers\.(.+)", r"layer\1.\2.conv.\3"),
+    (r"context\.whole\.(.+)", r"dconv_pp.global_avg_pool.\1"),
+    (r"context\.join\.(.+)", r"dconv_pp.bottleneck_conv.\1"),
+    *(
+        (rf"context\.branches\.{i}\.(.+)", rf"dconv_pp.aspp{i + 1}.atrous_conv.\1")
+        for i in range(4)
+    ),
+    (r"decoder\.(\d+)\.(.+)", r"decoder_layer\1.dconv.\2"),
+    (r"head\.3\.(.+)", r"pred.1.\1"),
+    (r"head\.(.+)", r"pred.0.\1"),
+)
+
+
 def _published_names(name: str) -> list[str]:
     """What the published model calls a tensor of ours, or the four of which it is made."""
-    part, _, rest = name.partition(".")
-    level, _, inner = rest.partition(".")
-    if part == "encoder":
-        block, _, layer = inner.partition(".layers.")
-        return [f"layer{level}.{block}.conv.{layer}" if layer else f"layer0.{inner}"]
-    if part == "indices":
-        layer = inner.removeprefix("layers.")
-        return [f"index{level}.indexnet{place}.{layer}" for place in (1, 2, 3, 4)]
-    if part == "context":
-        if level == "branches":
-            branch, _, layer = inner.partition(".")
-            return [f"dconv_pp.aspp{int(branch) + 1}.atrous_conv.{layer}"]
-        whole = "global_avg_pool" if level == "whole" else "bottleneck_conv"
-        return [f"dconv_pp.{whole}.{inner}"]
-    if part == "decoder":
-        return [f"decoder_layer{level}.dconv.{inner}"]
-    return [f"pred.1.{inner}" if level == "3" else f"pred.0.{rest}"]
+    if found := re.fullmatch(r"indices\.(\d+)\.layers\.(.+)", name):
+        return [f"index{found[1]}.indexnet{place}.{found[2]}" for place in (1, 2, 3, 4)]
+    return [re.sub(ours, theirs, name) for ours, theirs in _NAMES if re.fullmatch(ours, name)][:1]
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, trimap_from_mask
-from deep_image_compositing.models.refinement.matting import (
-    MattingModel,
-    SolvedMattingModel,
-    TrainedMattingModel,
-)
+from deep_image_compositing.models.refinement.matting import MattingModel, SolvedMattingModel
+from deep_image_compositing.models.refinement.trained import TrainedMattingModel
 from deep_image_compositing.stages.base import Batch, Refiner, Step
 
 EPSILON = 1e-6  # where the losses turn from round to straight (Xu et al., 2017, section 4.1)

@@ -12,8 +12,7 @@ from deep_image_compositing.models.refinement.classical import (
     KnnModel,
     NoModel,
 )
-from deep_image_compositing.models.refinement.deep_image_matting import DeepImageMattingModel
-from deep_image_compositing.models.refinement.index_net import IndexNetModel
+from deep_image_compositing.models.refinement.trained import DeepImageMattingModel, IndexNetModel
 from deep_image_compositing.stages.base import Batch, Refiner
 from deep_image_compositing.stages.matting import (
     MattingRefiner,

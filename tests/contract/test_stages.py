@@ -48,40 +48,36 @@ class Case:
     learned: bool = False
 
 
-BACKBONE = {"backbone": "test_efficientnet", "width": 8}
+def learned(untouched: bool = True, **options: Any) -> Case:
+    return Case(options, untouched, learned=True)
+
+
+PYRAMID: dict[str, Any] = {"backbone": "test_efficientnet", "width": 8, "size": 32}
+CASCADE: dict[str, Any] = {"backbone": "test_efficientnet", "width": 8}
+INDEX_NET: dict[str, Any] = {"width": 0.2, "band": 0.1}
+DIM: dict[str, Any] = {"width": 0.1, "band": 0.1}
+LAYERS: dict[str, Any] = {"widths": (4, 6), "radius": 3}
 
 CASES: dict[tuple[str, str, str], Case] = {
-    ("segmenter", "pyramid", ""): Case({**BACKBONE, "size": 32}, learned=True),
-    ("segmenter", "pyramid", "one look"): Case({**BACKBONE, "size": 32, "looks": 1}, learned=True),
-    ("segmenter", "pyramid", "three looks"): Case(
-        {**BACKBONE, "size": 32, "looks": 3}, learned=True
-    ),
+    ("segmenter", "pyramid", ""): learned(**PYRAMID),
+    ("segmenter", "pyramid", "one look"): learned(**PYRAMID, looks=1),
+    ("segmenter", "pyramid", "three looks"): learned(**PYRAMID, looks=3),
     ("segmenter", "onnx", ""): Case({"path": "made below"}),
     ("segmenter", "grabcut", ""): Case(),
     ("refiner", "none", ""): Case(),
-    ("refiner", "cascade", ""): Case({**BACKBONE, "sizes": (32, 48)}, learned=True),
-    ("refiner", "cascade", "frozen"): Case(
-        {**BACKBONE, "sizes": (32,), "freeze_stride": 4}, learned=True
-    ),
+    ("refiner", "cascade", ""): learned(**CASCADE, sizes=(32, 48)),
+    ("refiner", "cascade", "frozen"): learned(**CASCADE, sizes=(32,), freeze_stride=4),
     ("refiner", "closed_form", ""): Case({"band": 0.1}),
     ("refiner", "closed_form", "given"): Case({"trimap": "given"}),
     ("refiner", "knn", ""): Case({"band": 0.1}),
     ("refiner", "guided_filter", ""): Case({"band": 0.1}),
     ("refiner", "information_flow", ""): Case({"band": 0.1}),
-    ("refiner", "index_net", ""): Case({"width": 0.2, "band": 0.1}, learned=True),
-    ("refiner", "index_net", "one to one, given"): Case(
-        {"width": 0.2, "indexing": "o2o", "trimap": "given"}, learned=True
-    ),
-    ("refiner", "index_net", "holistic"): Case(
-        {"width": 0.2, "indexing": "holistic", "context": False, "band": 0.1}, learned=True
-    ),
-    ("refiner", "deep_image_matting", ""): Case({"width": 0.1, "band": 0.1}, learned=True),
-    ("refiner", "deep_image_matting", "norm"): Case(
-        {"width": 0.1, "band": 0.1, "batch_norm": True, "skips": True}, learned=True
-    ),
-    ("refiner", "deep_image_matting", "raw"): Case(
-        {"width": 0.1, "refine": False, "trimap": "given"}, learned=True
-    ),
+    ("refiner", "index_net", ""): learned(**INDEX_NET),
+    ("refiner", "index_net", "one to one"): learned(width=0.2, indexing="o2o", trimap="given"),
+    ("refiner", "index_net", "holistic"): learned(**INDEX_NET, indexing="holistic", context=False),
+    ("refiner", "deep_image_matting", ""): learned(**DIM),
+    ("refiner", "deep_image_matting", "norm"): learned(**DIM, batch_norm=True, skips=True),
+    ("refiner", "deep_image_matting", "raw"): learned(width=0.1, refine=False, trimap="given"),
     ("fuser", "copy_paste", ""): Case(),
     ("fuser", "feather", ""): Case(),
     ("fuser", "alpha", ""): Case(),
@@ -90,24 +86,13 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("fuser", "laplacian", ""): Case(),
     ("fuser", "poisson", ""): Case(untouched=False),
     ("fuser", "poisson", "mixed"): Case({"mode": "mixed"}, untouched=False),
-    ("fuser", "multi_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
-    ("fuser", "multi_stream", "two sizes"): Case(
-        {
-            "widths": (4, 6),
-            "radius": 3,
-            "shuffle": 2,
-            "finer_widths": (4, 6),
-            "two_sizes": 0.5,
-        },
-        learned=True,
+    ("fuser", "multi_stream", ""): learned(**LAYERS),
+    ("fuser", "multi_stream", "two sizes"): learned(
+        **LAYERS, shuffle=2, finer_widths=(4, 6), two_sizes=0.5
     ),
-    ("fuser", "multi_stream", "given"): Case(
-        {"widths": (4, 6), "radius": 3, "start": "given"}, learned=True
-    ),
-    ("fuser", "multi_stream", "rgb"): Case(
-        {"widths": (4, 6), "head": "rgb"}, untouched=False, learned=True
-    ),
-    ("fuser", "single_stream", ""): Case({"widths": (4, 6), "radius": 3}, learned=True),
+    ("fuser", "multi_stream", "given"): learned(**LAYERS, start="given"),
+    ("fuser", "multi_stream", "rgb"): learned(False, widths=(4, 6), head="rgb"),
+    ("fuser", "single_stream", ""): learned(**LAYERS),
 }
 
 
@@ -194,8 +179,9 @@ def take_steps(stage: Stage, count: int, batch: dict[str, Tensor]) -> None:
         optimizer.step()
 
 
-class StageContract:
-    """What every filler of every slot keeps; parametrised over ``CASES`` below."""
+@pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(filter(None, key)))
+class TestStages:
+    """What every filler of every slot keeps, over all cases."""
 
     make: Callable[[], Stage]
     case: Case
@@ -340,37 +326,17 @@ class StageContract:
             else:
                 assert parameter.grad is None, name
 
-    def test_a_wrong_tensor_is_named(self) -> None:
+    def test_wrong_tensors_are_named_unless_checks_are_turned_off(self) -> None:
         stage, good = self.make(), inputs(self.slot, 2, 9, 12)
         for name in TAKES[self.slot]:
-            tensor = good[name]
-            wrong = {
-                "must have shape": tensor[0],
-                "is empty": tensor[..., :0],
-                "must be floating point": (tensor * 255).to(torch.uint8),
-                "must be a torch tensor": tensor.numpy(),
-                "must lie in": tensor * 255 + 2,
-                "finite": tensor * float("nan"),
-            }
-            wrong["must have shape "] = torch.cat([tensor] * 2, 1)
-            for message, bad in wrong.items():
-                with pytest.raises(UsageError, match=rf"{name}.*{message.strip()}"):
-                    self.run(stage, {**good, name: bad})
-
-    def test_sizes_that_differ_are_named(self) -> None:
-        names = TAKES[self.slot]
-        stage, good = self.make(), inputs(self.slot, 2, 9, 12)
-        for name in names[1:]:
-            for bad in (good[name][..., :-1], good[name][:1]):
-                with pytest.raises(UsageError, match=f"{name}.*must agree"):
-                    self.run(stage, {**good, name: bad})
-
-    def test_checks_can_be_turned_off(self) -> None:
-        stage, tensors = self.make(), inputs(self.slot, 1, 9, 12)
-        checked = self.run(stage, tensors)
-        previous = set_checks(False)
+            with pytest.raises(UsageError, match=f"{name}.*finite"):
+                self.run(stage, {**good, name: good[name] * float("nan")})
+        for name in TAKES[self.slot][1:]:
+            with pytest.raises(UsageError, match=f"{name}.*must agree"):
+                self.run(stage, {**good, name: good[name][..., :-1]})
+        checked, previous = self.run(stage, good), set_checks(False)
         try:
-            assert torch.equal(self.run(stage, tensors), checked)
+            assert torch.equal(self.run(stage, good), checked)
         finally:
             set_checks(previous)
 
@@ -418,11 +384,6 @@ class StageContract:
 
 def as_bytes(x: Tensor) -> Tensor:
     return (x * 255).round().to(torch.uint8)
-
-
-@pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(filter(None, key)))
-class TestStages(StageContract):
-    """The contract over all cases."""
 
 
 def test_a_stage_in_half_precision_takes_single_and_gives_single() -> None:

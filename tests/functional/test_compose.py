@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -116,22 +115,6 @@ def test_the_band_follows_its_definition(height: int, width: int, radius: int, s
         ]
     )
     assert torch.equal(unknown_band(alpha[None, None], radius)[0, 0], expected)
-
-
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda x: dilate(x, -1), "at least 0, got -1"),
-        (lambda x: unknown_band(x, -1), "at least 0, got -1"),
-        (lambda x: unknown_band(x, 1, low=0.9, high=0.1), "low < high"),
-        (lambda x: feather(x, -1.0), "sigma"),
-        (lambda x: feather(x, math.nan), "sigma"),
-        (lambda x: feather(x, 1.0, reach=-1), "reach"),
-    ],
-)
-def test_what_is_no_length_is_refused(call: Callable[[Tensor], Tensor], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        call(torch.zeros(1, 1, 3, 3))
 
 
 def test_trimap() -> None:

@@ -65,15 +65,6 @@ def mixing(target: Array, neighbours: list[Array], ridge: float) -> Array:
     return np.linalg.solve(system, [0.0] * size + [1.0])[:size]
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 20])
-def test_embedding_weights_are_constrained_least_squares(count: int) -> None:
-    random = np.random.default_rng(count)
-    targets, neighbours = random.random((5, 3)), random.random((5, count, 3))
-    weights = flow.embedding_weights(targets, neighbours, 1e-3)
-    for target, around, found in zip(targets, neighbours, weights, strict=True):
-        assert np.allclose(found, mixing(target, list(around), 1e-3), atol=1e-9)
-
-
 def test_color_mixture_flow() -> None:
     image, trimap = noise()
     unknown = trimap == 0.5

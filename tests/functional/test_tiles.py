@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional import tiles
 from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.tiles import (
@@ -72,12 +71,6 @@ def test_the_outermost_context_counts_for_nothing() -> None:
     weight = Grid(400, 400, context=16).weights(1, 1)
     assert weight[:8].max() == weight[:, :8].max() == weight[-8:].max() == 0
     assert weight[64, 64] == 1
-
-
-@pytest.mark.parametrize("sides", [(0, 5, 96, 1), (5, 0, 96, 1), (5, 5, 0, 1), (5, 5, 96, -1)])
-def test_a_grid_that_cannot_be(sides: tuple[int, int, int, int]) -> None:
-    with pytest.raises(UsageError, match="a grid has sides"):
-        Grid(*sides)
 
 
 # Which cells
