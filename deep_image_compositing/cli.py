@@ -46,6 +46,8 @@ COMMANDS: tuple[tuple[str, Any, Any, str], ...] = (
     ("test", None, None, "measure a stage on a recipe's test data"),
     ("export-weights", stages.add_export_arguments, stages.export_weights,
      "turn a training checkpoint into weights"),
+    ("export", stages.add_file_arguments, stages.export_stage,
+     "write a stage's network as ONNX or for torch.export"),
     ("shards", shards.add_arguments, shards.run, "turn data sets into shards for training"),
     ("teach", teach.add_arguments, teach.run, "let a trained fuser make hard training triplets"),
     ("benchmark", benchmark.add_arguments, benchmark.run,

@@ -7,6 +7,7 @@ around it (looks again, solves a linear system) is not in the file; ``Exported.r
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -21,17 +22,20 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import write_bytes
 from deep_image_compositing.models.base import StageModel
+from deep_image_compositing.models.onnx_file import METADATA
+from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
+from deep_image_compositing.networks.pyramid import PyramidNetwork
 
 SUFFIXES = (".onnx", ".pt2")
 
 OPSET = 18
 """Of ONNX: the first whose Resize filters against aliasing."""
 
-METADATA = "deep_image_compositing"
-"""Key of an ONNX file's metadata: slot and options of the stage, as JSON."""
-
 SIDES = {"min": 32, "max": 16384}
 """Sides in pixels of the pictures that an exported network takes."""
+
+MULTIPLE = 32
+"""Of which the sides of pictures have to be multiples where padding cannot be traced."""
 
 
 @dataclass(frozen=True)
@@ -72,36 +76,37 @@ def parts(stage: StageModel) -> Exported:
     """What can be exported of ``stage``.
 
     Raises:
-        UsageError: it has no network of a kind that is known here.
+        UsageError: it has no network, or one of another kind than the library's own.
     """
-    network: Any = getattr(stage, "network", None)
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"{type(stage).__name__} has no network to export")
-    if stage.slot == "segmenter" and hasattr(stage, "size"):
-        module = _WholePicture(network, int(stage.size))  # type: ignore[arg-type]
-        return Exported(module, {"image": 3}, "mask",
-            "closer looks at what was found, and dropping stray patches")  # fmt: skip
-    if stage.slot == "refiner" and hasattr(stage, "sizes"):
-        return Exported(network, {"image": 3, "mask": 1}, "change",
+    network = getattr(stage, "network", None)
+    if isinstance(network, PyramidNetwork) and stage.slot == "segmenter":
+        module = _WholePicture(network, int(stage.hparams["size"]))
+        rest = "closer looks at what was found, and dropping patches that are sure nowhere"
+        return Exported(module, {"image": 3}, "mask", rest)
+    if isinstance(network, PyramidNetwork) and stage.slot == "refiner":
+        rest = (
             "the crop around the subject, a run at each size, and leaving exact alphas as they "
-            "are: the refiner 'onnx' does it")  # fmt: skip
-    if stage.slot == "fuser" and hasattr(network, "foreground_channels"):
-        channels: dict[str, int] = {"foreground": network.foreground_channels}
-        if network.background_channels:
-            channels["background"] = network.background_channels
-        return Exported(network, channels, "change",
-            "the solved alpha and the colours that the network is given, and the colours under "
-            "the alpha that it corrects")  # fmt: skip
-    raise UsageError(f"{type(stage).__name__} cannot be exported: its network takes other inputs")
+            "are, all of which the refiner 'onnx' does"
+        )
+        return Exported(network, {"image": 3, "mask": 1}, "change", rest)
+    if isinstance(network, MultiStreamNetwork):
+        inputs = dict(zip(("foreground", "background"), network.channels, strict=True))
+        rest = (
+            "solving for the alpha and the colours that the network is given, and for the colours "
+            "under the alpha that it corrects"
+        )
+        return Exported(network, {k: v for k, v in inputs.items() if v}, "change", rest)
+    raise UsageError(f"{type(stage).__name__} has no network that can be exported")
 
 
-def export(stage: StageModel, path: str | Path, *, side: int = 256) -> Exported:
-    """Write the network of ``stage`` to a file that takes batches of pictures of any size.
+def export(stage: StageModel, path: str | Path) -> Exported:
+    """Write the network of ``stage`` to a file that takes batches of pictures.
 
     Args:
         stage: a learned stage; it is exported as it answers in evaluation mode.
-        path: ends in ``.onnx``, or in ``.pt2`` for ``torch.export.load``.
-        side: of the pictures that it is tried on.
+        path: ends in ``.onnx``, or in ``.pt2`` for ``torch.export.load``. Sides of the pictures are
+            multiples of 32 and at least 64; those of a segmenter or refiner in ONNX any of at
+            least 32.
 
     Raises:
         UsageError: another suffix, or a stage that has no network to export.
@@ -112,31 +117,35 @@ def export(stage: StageModel, path: str | Path, *, side: int = 256) -> Exported:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} has to end in {' or '.join(SUFFIXES)}")
     exported = parts(stage)
-    module = exported.module.eval()
+    # In channels-last layout, tracing would tie the program to some sizes.
+    module = copy.deepcopy(exported.module).eval().to(memory_format=torch.contiguous_format)
     device = next(module.parameters()).device
-    given = tuple(torch.rand(2, c, side, side, device=device) for c in exported.inputs.values())
-    batch, height, width = (
-        torch.export.Dim("batch", min=1, max=4096),
-        torch.export.Dim("height", **SIDES),
-        torch.export.Dim("width", **SIDES),
-    )
-    shapes = tuple({0: batch, 2: height, 3: width} for _ in given)
+    traced = path.suffix == ".pt2"
+    height, width = 8 * MULTIPLE, 6 * MULTIPLE
+    given = tuple(torch.rand(2, c, height, width, device=device) for c in exported.inputs.values())
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    sides = [torch.export.Dim(name, **SIDES) for name in ("height", "width")]
+    if traced or isinstance(module, MultiStreamNetwork):  # it would pad any other size
+        sides = [MULTIPLE * torch.export.Dim(f"_{name}", min=2, max=512) for name in ("h", "w")]
+    shapes = tuple({0: batch, 2: sides[0], 3: sides[1]} for _ in given)
     with torch.no_grad(), _quiet():
-        if path.suffix == ".pt2":
+        if traced:
             program = torch.export.export(module, given, dynamic_shapes=shapes)
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
             data = buffer.getvalue()
         else:
-            data = _onnx(stage, exported, given, shapes)
+            data = _onnx(stage, exported, module, given, shapes)
     write_bytes(path, data)
     return exported
 
 
-def _onnx(stage: StageModel, exported: Exported, given: Any, shapes: Any) -> bytes:
+def _onnx(
+    stage: StageModel, exported: Exported, module: nn.Module, given: Any, shapes: Any
+) -> bytes:
     import_extra("onnxscript", "export to ONNX")
     program: Any = torch.onnx.export(
-        exported.module,
+        module,
         given,
         dynamo=True,
         dynamic_shapes=shapes,

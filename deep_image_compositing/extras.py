@@ -10,6 +10,7 @@ from deep_image_compositing.errors import MissingExtraError
 
 _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
+    "onnxscript": ("onnxscript", "export"),
     "pymatting": ("pymatting", "matting"),
     "scipy": ("scipy", "matting"),
     "starlette": ("starlette", "study"),

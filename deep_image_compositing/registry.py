@@ -210,6 +210,10 @@ BUILT_IN: tuple[Entry, ...] = (
         "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
         "Chen, Li and Tang, CVPR 2012",
     ),
+    _entry(
+        "refiner", "onnx", "onnx:Onnx",
+        "the network of cascade, exported to ONNX, and what is around it", "onnxruntime",
+    ),
     _entry("refiner", "none", "classical:No", "the mask itself is the alpha"),
     _entry(
         "fuser", "alpha", "classical:Alpha",

@@ -1,9 +1,10 @@
-"""The commands ``stages`` and ``export-weights``."""
+"""The commands ``stages``, ``export-weights`` and ``export``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.commands.arguments import slot_and_name
@@ -28,6 +29,38 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="KEY=VALUE",
         help="an option of the stage, instead of the one in the checkpoint; repeatable",
     )  # fmt: skip
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``export`` to its parser."""
+    add = parser.add_argument
+    add("slot", choices=registry.SLOTS, help="of the stage whose network is exported")
+    add("-o", "--output", required=True, metavar="FILE", help=".onnx, or .pt2 for torch.export")
+    add("--stage", metavar="NAME", help="default: pyramid, cascade or multi_stream")
+    add(
+        "--option", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the stage, such as weights=mine.safetensors; repeatable",
+    )  # fmt: skip
+
+
+def export_stage(options: argparse.Namespace) -> int:
+    """Write the network of a stage to a file; returns the exit code."""
+    defaults = dict(zip(registry.SLOTS, ("pyramid", "cascade", "multi_stream"), strict=True))
+    name = options.stage or defaults[options.slot]
+    given = registry.key_values("--option", options.option)
+    registry.get(options.slot, name).check(given)
+    if Path(options.output).suffix not in (".onnx", ".pt2"):
+        raise UsageError(f"{options.output!r} has to end in .onnx or .pt2")
+    check_target(options.output)
+    from deep_image_compositing.export import export
+    from deep_image_compositing.stages.making import make_stage
+
+    stage: Any = make_stage(options.slot, (name, given), model=True)
+    exported = export(stage, options.output)
+    size = Path(options.output).stat().st_size / 1e6
+    what = f"{options.slot} {name}: {', '.join(exported.inputs)} to {exported.output}"
+    show(f"wrote {options.output} ({size:.1f} MB, {what}); not in it: {exported.rest}")
+    return 0
 
 
 def list_stages(options: argparse.Namespace) -> int:

@@ -52,12 +52,26 @@ class PyramidPooling(nn.Module):
         """(B, inputs, h, w) to (B, outputs, h, w)."""
         parts = [x]
         for bins, branch in zip(self.bins, self.branches, strict=True):
-            parts.append(upsample(branch(F.adaptive_avg_pool2d(x, bins)), x))
+            pool = _pooled if torch.compiler.is_exporting() else F.adaptive_avg_pool2d
+            parts.append(upsample(branch(pool(x, bins)), x))
         return self.fuse(torch.cat(parts, dim=1))
+
+
+def _pooled(x: Tensor, bins: int) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as two matrix products, which ONNX has for any size."""
+
+    def means(size: int) -> Tensor:  # (bins, size)
+        number = torch.arange(bins, device=x.device)[:, None]
+        pixel = torch.arange(size, device=x.device)[None]
+        low, high = number * size // bins, ((number + 1) * size + bins - 1) // bins
+        inside = ((pixel >= low) & (pixel < high)).to(x.dtype)
+        return inside / (high - low).to(x.dtype)
+
+    return means(x.shape[-2]) @ x @ means(x.shape[-1]).T
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear resize of ``x`` to the height and width of ``like``."""
-    if x.shape[-2:] == like.shape[-2:]:
+    if not torch.compiler.is_exporting() and x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -132,8 +132,9 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         stride, kernel = self.stride[0], self.kernel_size[0]
         if stride > 1:
-            missing = [(-(-n // stride) - 1) * stride + kernel - n for n in x.shape[-2:]]
-            tall, wide = (max(n, 0) for n in missing)
+            beyond = kernel - stride  # of the last stride: never negative here
+            whole = [(n + stride - 1) // stride * stride for n in x.shape[-2:]]
+            tall, wide = (beyond + m - n for m, n in zip(whole, x.shape[-2:], strict=True))
             x = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
         return super().forward(x)
 

@@ -56,6 +56,7 @@ class MultiStreamNetwork(nn.Module):
         shuffle: int = 1,
     ) -> None:
         super().__init__()
+        self.channels = (foreground_channels, background_channels)
         self.widths = tuple(widths)
         self.shuffle = shuffle
         self.backbone = backbone
@@ -102,7 +103,7 @@ class MultiStreamNetwork(nn.Module):
         x = self.bottom(torch.cat(levels[-1], 1))
         for level in reversed(range(len(self.fuse))):
             bands = levels[level]
-            if level == 0 and not self.training:
+            if level == 0 and not self.training and not torch.compiler.is_exporting():
                 return self._shuffled(self._finest(bands, x))[..., :height, :width]
             x = self.fuse[level](torch.cat([*bands, upsample(x, bands[0])], 1))
         return self._shuffled(self.head(x))[..., :height, :width]

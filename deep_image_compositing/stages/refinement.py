@@ -12,6 +12,7 @@ from deep_image_compositing.models.refinement.classical import (
     KnnModel,
     NoModel,
 )
+from deep_image_compositing.models.refinement.onnx import OnnxModel
 from deep_image_compositing.models.refinement.trained import DeepImageMattingModel, IndexNetModel
 from deep_image_compositing.stages.base import Batch, Refiner
 from deep_image_compositing.stages.matting import (
@@ -33,6 +34,10 @@ class ClosedFormRefiner(ClosedFormModel, SolvedMattingRefiner):
 
 class GuidedFilterRefiner(GuidedFilterModel, MattingRefiner):
     """``GuidedFilterModel`` as a stage."""
+
+
+class OnnxRefiner(OnnxModel, Refiner):
+    """``models.refinement.onnx.OnnxModel`` as a stage."""
 
 
 class InformationFlowRefiner(InformationFlowModel, SolvedMattingRefiner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +25,69 @@ OUTSIDE = 0.05
 BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the network has its say
 
 
-class CascadeModel(RefinerModel):
+class Cascade(RefinerModel):
+    """What is done around a refinement network, whatever runs it; see ``CascadeModel``."""
+
+    network: nn.Module
+    """``image, mask → correction`` of the mask's logits, at any size."""
+
+    def _settle(
+        self,
+        sizes: Sequence[int],
+        confidence: float,
+        trust: float,
+        margin: float,
+        zoom: float,
+        keep_good: bool,
+    ) -> None:
+        """Check and keep the options that are not the network's."""
+        check_range("the number of sizes", len(sizes), 1, 10)
+        check_range("each of sizes", tuple(sizes), 32, 8192)
+        check_positive(confidence=confidence, trust=trust)
+        check_range("margin", margin, 0, 100)
+        check_range("zoom", zoom, 1, math.inf)
+        self.sizes = tuple(sizes)
+        self.confidence = confidence
+        self.trust = trust
+        self.margin = margin
+        self.zoom = zoom
+        self.keep_good = keep_good
+
+    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
+        """One stage at the picture's own size: alpha (B, 1, H, W) before its sigmoid."""
+        return BELIEF * (2 * mask - 1) + self.network(image, mask)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        if self.training:
+            return self._refined(image, mask)
+        good = mask.new_zeros(len(mask), 1, 1, 1)
+        if self.keep_good:
+            good = exactness(image, mask)
+            if bool((good == 1).all()):
+                return mask
+        alpha = torch.zeros_like(mask)
+        for item, box in enumerate(subject_boxes(mask, OUTSIDE, self.margin)):
+            part = (slice(item, item + 1), slice(None), *box)
+            alpha[part] = self._refined(image[part], mask[part])
+        return torch.lerp(alpha, mask, good)
+
+    def _refined(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha after all stages, each of which sees all of ``image``."""
+        height, width = image.shape[-2:]
+        alpha = mask
+        for size in self.sizes:
+            scale = min(self.zoom, size / max(height, width))
+            stage = (max(1, round(height * scale)), max(1, round(width * scale)))
+            small = resize(image, stage).clamp(0, 1)
+            given = resize(alpha, stage).clamp(0, 1)
+            logits = self.logits(small, given)
+            if not self.training:
+                logits = logits + (self.trust - 1) * BELIEF * (2 * given - 1)
+            alpha = (self.confidence * logits).sigmoid()
+        return resize(alpha, (height, width)).clamp(0, 1)
+
+
+class CascadeModel(Cascade):
     """Sharpens a rough mask at one size, and the result again at the next.
 
     One network serves all stages. It is trained on local crops and answers with a correction to the
@@ -71,19 +134,8 @@ class CascadeModel(RefinerModel):
         super().__init__(**kwargs)
         self.save_hyperparameters()
         options = self.describe(weights, DEFAULTS, locals(), free=("sizes",))
-        sizes = tuple(options["sizes"])
-        check_range("the number of sizes", len(sizes), 1, 10)
-        check_range("each of sizes", sizes, 32, 8192)
         check_range("width", options["width"], 1, 4096)
-        check_positive(confidence=confidence, trust=trust)
-        check_range("margin", margin, 0, 100)
-        check_range("zoom", zoom, 1, math.inf)
-        self.sizes = sizes
-        self.margin = margin
-        self.zoom = zoom
-        self.keep_good = keep_good
-        self.confidence = confidence
-        self.trust = trust
+        self._settle(options["sizes"], confidence, trust, margin, zoom, keep_good)
         self.network = PyramidNetwork(
             options["backbone"],
             None if weights else pretrained,
@@ -98,36 +150,3 @@ class CascadeModel(RefinerModel):
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
-
-    def logits(self, image: Tensor, mask: Tensor) -> Tensor:
-        """One stage at the picture's own size: alpha (B, 1, H, W) before its sigmoid."""
-        return BELIEF * (2 * mask - 1) + self.network(image, mask)
-
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        if self.training:
-            return self._refined(image, mask)
-        good = mask.new_zeros(len(mask), 1, 1, 1)
-        if self.keep_good:
-            good = exactness(image, mask)
-            if bool((good == 1).all()):
-                return mask
-        alpha = torch.zeros_like(mask)
-        for item, box in enumerate(subject_boxes(mask, OUTSIDE, self.margin)):
-            part = (slice(item, item + 1), slice(None), *box)
-            alpha[part] = self._refined(image[part], mask[part])
-        return torch.lerp(alpha, mask, good)
-
-    def _refined(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha after all stages, each of which sees all of ``image``."""
-        height, width = image.shape[-2:]
-        alpha = mask
-        for size in self.sizes:
-            scale = min(self.zoom, size / max(height, width))
-            stage = (max(1, round(height * scale)), max(1, round(width * scale)))
-            small = resize(image, stage).clamp(0, 1)
-            given = resize(alpha, stage).clamp(0, 1)
-            logits = self.logits(small, given)
-            if not self.training:
-                logits = logits + (self.trust - 1) * BELIEF * (2 * given - 1)
-            alpha = (self.confidence * logits).sigmoid()
-        return resize(alpha, (height, width)).clamp(0, 1)

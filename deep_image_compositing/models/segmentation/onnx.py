@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import SegmenterModel
+from deep_image_compositing.models.onnx_file import OnnxFile
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -23,12 +23,6 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
-
-
-_PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""Of onnxruntime's providers, those that are asked for without being told."""
-
-_log = logging.getLogger("deep_image_compositing")
 
 
 class OnnxModel(SegmenterModel):
@@ -41,7 +35,7 @@ class OnnxModel(SegmenterModel):
     Args:
         path: the ``.onnx`` file.
         size: side in pixels of the model's square input, or (height, width); by default the
-            model's own, when its input has a fixed size.
+            model's own, when its input has a fixed size, or was exported by this library.
         channels: order in which the model takes colours.
         mean: one number, or one a channel in the model's order.
         std: likewise; not 0.
@@ -89,7 +83,8 @@ class OnnxModel(SegmenterModel):
         if isinstance(scale, str):
             _check_choice("scale", scale, ("maximum",))
         self.save_hyperparameters()
-        self.path = Path(path).expanduser()
+        self.file = OnnxFile(path, providers, "the segmenter 'onnx'")
+        self.path = self.file.path
         self.channels = channels
         self.mean = _per_channel("mean", mean)
         self.std = _per_channel("std", std)
@@ -102,8 +97,6 @@ class OnnxModel(SegmenterModel):
         self.channel = channel
         self.apply_logits = logits
         self.min_max = min_max
-        self.providers = None if providers is None else tuple(providers)
-        self._session: Any = None
         (given,) = self.session.get_inputs()[:1] or (None,)
         self._input = _describe_input(self.path, given)
         self.size = self._choose_size(size)
@@ -116,42 +109,8 @@ class OnnxModel(SegmenterModel):
 
     @property
     def session(self) -> Any:
-        """The onnxruntime session, opened on first use and again after unpickling."""
-        if self._session is None:
-            try:
-                import onnxruntime
-            except ImportError:
-                raise MissingExtraError("the segmenter 'onnx'", "onnxruntime", "onnx") from None
-            if not self.path.is_file():
-                raise WeightsError(f"there is no ONNX file {self.path}")
-            there = onnxruntime.get_available_providers()
-            wanted = self.providers or [p for p in _PREFERRED if p in there]
-            if absent := sorted(set(wanted) - set(there)):
-                raise UsageError(
-                    f"onnxruntime has no provider {absent[0]!r} here; it has: {', '.join(there)}"
-                )
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
-            try:
-                session = onnxruntime.InferenceSession(
-                    str(self.path), options, providers=list(wanted)
-                )
-            except Exception as error:  # its own classes share no base but Exception
-                reason = str(error).strip().splitlines()[0]
-                raise WeightsError(f"{self.path} is not a readable ONNX model: {reason}") from error
-            used = session.get_providers()  # one that cannot start is passed over in silence
-            if self.providers and used[0] != self.providers[0]:
-                raise UsageError(
-                    f"{self.path} does not run on {self.providers[0]}: onnxruntime fell back to "
-                    f"{used[0]}; mend its installation, or ask for that one"
-                )
-            _log.info("%s runs on onnxruntime's %s", self.path.name, used[0])
-            self._session = session
-        return self._session
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_session": None}
+        """The onnxruntime session."""
+        return self.file.session
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -165,7 +124,7 @@ class OnnxModel(SegmenterModel):
         values = ((small - self.mean) / self.std).numpy()
         masks = [self._belief(self._run(values[i : i + 1])) for i in range(len(values))]
         mask = torch.cat(masks)
-        if self.fit == "pad":
+        if self.fit == "pad" and self.size is not None:
             mask = self._resize(mask, self.size, 0)[..., : inner[0], : inner[1]]
         return self._resize(mask, (height, width), 0).to(image)
 
@@ -214,6 +173,8 @@ class OnnxModel(SegmenterModel):
 
     def _fit_in(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The picture at the model's size, and the part (height, width) of it that it fills."""
+        if self.size is None:
+            return image, (image.shape[-2], image.shape[-1])
         if self.fit == "stretch":
             return self._resize(image, self.size), self.size
         height, width = image.shape[-2:]
@@ -232,13 +193,7 @@ class OnnxModel(SegmenterModel):
         if dtype is np.uint8:
             values = np.rint(values).clip(0, 255)
         feed: dict[str, Any] = {name: np.ascontiguousarray(values.astype(dtype))}
-        try:
-            (raw,) = self.session.run([self.output], feed)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(
-                f"{self.path} could not run at size {self.size}: {reason}"
-            ) from error
+        raw = self.file.run(self.output, feed)
         answer = torch.from_numpy(np.asarray(raw, dtype=np.float32))
         if answer.ndim == 3:  # (1, h, w)
             answer = answer[:, None]
@@ -253,11 +208,14 @@ class OnnxModel(SegmenterModel):
             )
         return answer
 
-    def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int]:
+    def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int] | None:
+        """(height, width) of the input; None for the picture's own."""
         shape = self.session.get_inputs()[0].shape
         own = tuple(shape[1:3] if self._input[2] else shape[2:4])
         fixed = own if all(isinstance(side, int) and side > 0 for side in own) else None
         if size is None:
+            if fixed is None and self.file.described.get("slot") == "segmenter":
+                return None
             if fixed is None:
                 raise UsageError(f"{self.path} takes any input size; say which with size=")
             return fixed

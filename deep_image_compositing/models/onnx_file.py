@@ -1,0 +1,114 @@
+"""An ONNX file and the onnxruntime session that runs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+
+METADATA = "deep_image_compositing"
+"""Key of a file's metadata under which an exported stage is described, as JSON."""
+
+_PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+"""Of onnxruntime's providers, those that are asked for without being told."""
+
+_log = logging.getLogger("deep_image_compositing")
+
+
+class OnnxFile:
+    """An ONNX file, whose session is opened on first use and again after unpickling.
+
+    Args:
+        path: the ``.onnx`` file.
+        providers: onnxruntime's execution providers, in order of preference; the first has to
+            work. By default CUDA where onnxruntime has it, else the CPU.
+        feature: what messages say needs onnxruntime.
+    """
+
+    def __init__(self, path: str | Path, providers: Sequence[str] | None, feature: str) -> None:
+        self.path = Path(path).expanduser()
+        self.providers = None if providers is None else tuple(providers)
+        self.feature = feature
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime session.
+
+        Raises:
+            MissingExtraError: onnxruntime is not installed.
+            UsageError: a provider that is not there, or does not work.
+            WeightsError: no such file, or one that cannot be read.
+        """
+        if self._session is None:
+            self._session = self._open()
+        return self._session
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Slot and options of the stage that was exported to it; empty for any other file."""
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        return found if isinstance(found, dict) else {}
+
+    def run(self, output: str, feed: dict[str, Any]) -> Any:
+        """The array that the output of this name holds for these inputs.
+
+        Raises:
+            WeightsError: the model cannot run on them.
+        """
+        try:
+            (answer,) = self.session.run([output], feed)
+        except Exception as error:  # its own classes share no base but Exception
+            shapes = ", ".join(str(array.shape) for array in feed.values())
+            raise WeightsError(
+                f"{self.path} could not run on {shapes}: {_reason(error)}"
+            ) from error
+        return answer
+
+    def _open(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError(self.feature, "onnxruntime", "onnx") from None
+        if not self.path.is_file():
+            raise WeightsError(f"there is no ONNX file {self.path}")
+        there = onnxruntime.get_available_providers()
+        wanted = self.providers or [name for name in _PREFERRED if name in there]
+        if absent := sorted(set(wanted) - set(there)):
+            raise UsageError(
+                f"onnxruntime has no provider {absent[0]!r} here; it has: {', '.join(there)}"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
+        try:
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=list(wanted))
+        except Exception as error:
+            raise WeightsError(
+                f"{self.path} is not a readable ONNX model: {_reason(error)}"
+            ) from error
+        used = session.get_providers()[0]  # one that cannot start is passed over in silence
+        if self.providers and used != self.providers[0]:
+            raise UsageError(
+                f"{self.path} does not run on {self.providers[0]}: onnxruntime fell back to "
+                f"{used}; mend its installation, or ask for that one"
+            )
+        _log.info("%s runs on onnxruntime's %s", self.path.name, used)
+        return session
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,72 @@
+"""A refinement network that was exported to ONNX, as a refiner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deep_image_compositing.errors import WeightsError
+from deep_image_compositing.models.onnx_file import OnnxFile
+from deep_image_compositing.models.refinement.cascade import DEFAULTS, Cascade
+
+
+class OnnxModel(Cascade):
+    """``cascade`` with its network run by onnxruntime, from what ``export refiner`` has written.
+
+    Args:
+        path: the ``.onnx`` file.
+        sizes: as for ``CascadeModel``, and so are all but the last; by default as exported.
+        confidence: likewise.
+        trust: likewise.
+        margin: likewise.
+        zoom: likewise.
+        keep_good: likewise.
+        providers: onnxruntime's execution providers, in order of preference.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sizes: tuple[int, ...] | None = None,
+        confidence: float = 2.0,
+        trust: float = 1.33,
+        margin: float = 0.4,
+        zoom: float = 1.5,
+        keep_good: bool = True,
+        providers: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        file = OnnxFile(path, providers, "the refiner 'onnx'")
+        names = [one.name for one in file.session.get_inputs()]
+        if names != ["image", "mask"]:
+            raise WeightsError(
+                f"{path} takes {', '.join(names) or 'nothing'}; expected image and mask, as "
+                "`export refiner` writes it"
+            )
+        exported = file.described.get("options", {}).get("sizes")
+        self._settle(
+            sizes or exported or DEFAULTS["sizes"], confidence, trust, margin, zoom, keep_good
+        )
+        self.network = _Network(file)
+
+
+class _Network(nn.Module):
+    """``image, mask → correction`` by onnxruntime."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__()
+        self.file = file
+        self.output = file.session.get_outputs()[0].name
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        feed = {
+            name: np.ascontiguousarray(value.detach().cpu().float().numpy())
+            for name, value in (("image", image), ("mask", mask))
+        }
+        return torch.from_numpy(self.file.run(self.output, feed)).to(image)
