@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.resize import resize
@@ -70,7 +71,7 @@ class CascadeModel(RefinerModel):
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
-        options = self.describe(weights, DEFAULTS, locals(), free=("sizes",))
+        options = weight_files.describe(self, weights, DEFAULTS, locals(), free=("sizes",))
         sizes = tuple(options["sizes"])
         check_range("the number of sizes", len(sizes), 1, 10)
         check_range("each of sizes", sizes, 32, 8192)
