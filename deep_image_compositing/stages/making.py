@@ -87,8 +87,10 @@ def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
 def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
     given = options.get("weights", next(iter(entry.weights), None))
-    if given is None or given in entry.weights:
-        return None if given is None else weights.resolve(entry.model, given)
+    if given is None:
+        return None
+    if given in entry.weights:
+        return weights.resolve(entry.model, given)
     return existing_weights(str(given), f"the {entry.slot} {entry.name!r}", entry.weights)
 
 
