@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -103,25 +103,6 @@ class StageModel(nn.Module):
         call = inspect.getargvalues(frame.f_back)
         self._arguments = {name: call.locals[name] for name in call.args if name != "self"}
         self._arguments |= call.locals.get(call.keywords or "", {})
-
-    def describe(
-        self,
-        weights: str | None,
-        published: Mapping[str, Any],
-        arguments: Mapping[str, Any],
-        *,
-        free: Collection[str] = (),
-        layers: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """What the networks are to be made with; ``hparams`` hold it from then on.
-
-        A constructor calls this after ``save_hyperparameters``, with its ``locals()`` as the
-        arguments; see ``weights.describe``.
-        """
-        given = {name: arguments[name] for name in published}
-        options = weight_files.describe(self, weights, published, given, free=free, layers=layers)
-        self.hparams.update(options)
-        return options
 
     @property
     def trainable(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from deep_image_compositing import hub, registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
-from deep_image_compositing.options import accepted_options, misfit
+from deep_image_compositing.options import accepted_options, existing_weights, misfit
 from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
@@ -138,7 +138,11 @@ def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
 def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
     given = options.get("weights", next(iter(entry.weights), None))
-    return None if given is None else weights.resolve(entry.model, str(given))
+    if given is None:
+        return None
+    if given in entry.weights:
+        return weights.resolve(entry.model, given)
+    return existing_weights(str(given), f"the {entry.slot} {entry.name!r}", entry.weights)
 
 
 def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:

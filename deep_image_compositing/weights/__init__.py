@@ -268,21 +268,22 @@ def describe(
     stage: StageModel,
     weights: str | Path | None,
     published: Mapping[str, Any],
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     *,
     free: Collection[str] = (),
     layers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a stage's networks are to be made with: as its weights file says, else as given.
 
-    A file that nobody has vouched for is first tried on a network without memory, so that what it
+    A constructor asks after ``save_hyperparameters``; the answer becomes part of ``hparams``. A
+    file that nobody has vouched for is first tried on a network without memory, so that what it
     says of itself costs nothing when it is wrong.
 
     Args:
         stage: that is being made; its class knows the shipped names.
         weights: a shipped name, a file, or None.
         published: the options, with the values that hold where neither says anything.
-        given: the options that the caller may have given; None where not.
+        arguments: of the constructor (its ``locals()``); None is an option that was not given.
         free: options that may be given other than in the file, as no tensor depends on them.
         layers: options as the file's tensors show them, where it has no hyper-parameters.
 
@@ -290,8 +291,9 @@ def describe(
         WeightsError: as ``load``, an option that is given other than in the file, or a file
             that describes no network.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: arguments[name] for name in published if arguments[name] is not None}
     if weights is None:
+        stage.hparams.update(published, **chosen)
         return {**published, **chosen}
     path, kind = resolve(stage, weights), type(stage)
     hyper = {**(layers or {}), **read_hyper_parameters(path)}
@@ -307,6 +309,7 @@ def describe(
     options = {**published, **described, **chosen}
     if str(weights) not in kind.shipped:
         _rehearse(kind, path, options)
+    stage.hparams.update(options)
     return options
 
 

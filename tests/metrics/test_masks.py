@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import binary_jaccard_index
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.metrics import iou, max_f_measure, outline_distance
@@ -26,12 +27,14 @@ def half(edge: int, side: int = 32) -> Tensor:
     return mask
 
 
-def test_iou_by_hand() -> None:
+def test_iou_by_hand_and_by_torchmetrics() -> None:
     assert iou(half(8), half(16)) == pytest.approx(16 / 24)
     assert iou(half(8), half(8)) == 1
     assert iou(half(32), half(16)) == 0
     assert iou(half(32), half(32)) == 1  # nothing in either: they agree
     assert iou(torch.full((1, 2, 2), 0.5), torch.ones(1, 2, 2)) == 0
+    found = binary_jaccard_index(disc(20), disc(22, shift=(1, 3)) > 0.5)
+    assert iou(disc(20), disc(22, shift=(1, 3))) == pytest.approx(float(found))
 
 
 def test_max_f_measure_equals_a_loop_over_thresholds() -> None:

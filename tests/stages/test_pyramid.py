@@ -64,16 +64,6 @@ def test_a_third_look_counts_as_much_as_each_before(monkeypatch: pytest.MonkeyPa
     assert len(seen) == 1
 
 
-def test_without_a_subject_the_second_look_takes_in_everything(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answers = [torch.tensor(-8.0), torch.tensor(-4.0)]
-    stage, seen = stage_with_answers(monkeypatch, answers, looks=2)
-    image = torch.rand(1, 3, 64, 64)
-    assert torch.allclose(stage(image), torch.tensor(-6.0).sigmoid())
-    assert torch.allclose(seen[1], image.flip(-1))
-
-
 def test_patches_that_are_sure_nowhere_are_dropped() -> None:
     mask = torch.zeros(2, 1, 200, 320)
     mask[:, :, 50:150, 40:120] = 0.97  # the subject, with a soft edge

@@ -114,8 +114,8 @@ def test_the_loss_is_the_paper_s_over_what_is_unknown() -> None:
 
 def test_with_nothing_unknown_the_loss_is_zero_and_has_a_gradient() -> None:
     batch = scene()
-    del batch["background"]  # without colours the alpha loss is left
-    assert list(TrainedRed().loss(batch).terms) == ["alpha"]
+    colorless = {key: value for key, value in batch.items() if key != "background"}
+    assert list(TrainedRed().loss(colorless).terms) == ["alpha"]
     batch["alpha"] = batch["mask"] = torch.ones_like(batch["mask"])
     refiner = TrainedRed()
     step = refiner.loss(batch)

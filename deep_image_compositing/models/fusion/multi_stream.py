@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.exactness import exactness
@@ -94,7 +95,9 @@ class MultiStreamModel(FuserModel):
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
-        options = self.describe(weights, self.published, locals(), free=("radius", "start"))
+        options = weight_files.describe(
+            self, weights, self.published, locals(), free=("radius", "start")
+        )
         head, shuffle, widths = options["head"], int(options["shuffle"]), tuple(options["widths"])
         backbone, finer_widths = options["backbone"], options["finer_widths"]
         self._check(options)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.exactness import exactness
 from deep_image_compositing.functional.resize import resize
@@ -133,7 +134,7 @@ class CascadeModel(Cascade):
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
-        options = self.describe(weights, DEFAULTS, locals(), free=("sizes",))
+        options = weight_files.describe(self, weights, DEFAULTS, locals(), free=("sizes",))
         check_range("width", options["width"], 1, 4096)
         self._settle(options["sizes"], confidence, trust, margin, zoom, keep_good)
         self.network = PyramidNetwork(

@@ -105,7 +105,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         if weights is not None:
             state = weight_files.read_state(weight_files.resolve(type(self), weights))
             layers = dim.published_options(state) if dim.is_published(state) else None
-        options = self.describe(weights, PAPER_DIM, locals(), layers=layers)
+        options = weight_files.describe(self, weights, PAPER_DIM, locals(), layers=layers)
         if phase == "refinement" and not options["refine"]:
             raise UsageError("there is no refinement stage to train: refine is false")
         self.phase = phase
@@ -193,7 +193,7 @@ class IndexNetModel(TrainedMattingModel):
         check_positive(encoder_rate=encoder_rate)
         self.save_hyperparameters()
         self.encoder_rate = encoder_rate
-        options = self.describe(weights, PAPER_INDEX_NET, locals())
+        options = weight_files.describe(self, weights, PAPER_INDEX_NET, locals())
         self.network = index_net.IndexNetwork(**options, dropout=dropout)
         if pretrained is not None and weights is None:
             self.network.load_encoder(pretrained)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
@@ -62,7 +63,7 @@ class PyramidModel(SegmenterModel):
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
-        options = self.describe(weights, DEFAULTS, locals(), free=("size",))
+        options = weight_files.describe(self, weights, DEFAULTS, locals(), free=("size",))
         size = int(options["size"])
         check_range("size", size, 32, 8192)
         check_range("width", options["width"], 1, 4096)
