@@ -287,8 +287,9 @@ class _Run(LightningModule):
     def _save(self, job: Job, made_of: str, composite: Composite) -> None:
         with torch.inference_mode():
             composite.save(**job.outputs)
-        entry = {"made_of": made_of, "files": self._stamps(job)}
-        self.ledger.add(self._name(job.outputs["path"]), entry)
+        name, files = self._name(job.outputs["path"]), self._stamps(job)
+        self.ledger.add(name, {"made_of": made_of, "files": files})
+        self.ledger.entries.pop(name)  # nobody asks again, and memory stays flat
 
     def _stamps(self, job: Job) -> dict[str, list[Any]]:
         """Name, size and time of each output; OSError where one is not there."""
