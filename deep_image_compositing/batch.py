@@ -252,6 +252,10 @@ class _Run(LightningModule):
         self._count, self._unread = len(own), iter(own)
         return own
 
+    def on_predict_start(self) -> None:
+        """Show that it begins."""
+        self._advance()
+
     # In the threads
 
     def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
