@@ -252,6 +252,10 @@ class _Run(LightningModule):
         self._count, self._unread = len(own), iter(own)
         return own
 
+    def on_predict_start(self) -> None:
+        """Show that it begins."""
+        self._advance()
+
     # In the threads
 
     def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
@@ -287,8 +291,9 @@ class _Run(LightningModule):
     def _save(self, job: Job, made_of: str, composite: Composite) -> None:
         with torch.inference_mode():
             composite.save(**job.outputs)
-        entry = {"made_of": made_of, "files": self._stamps(job)}
-        self.ledger.add(self._key(job), entry)
+        name, files = self._key(job), self._stamps(job)
+        self.ledger.add(name, {"made_of": made_of, "files": files})
+        self.ledger.entries.pop(name)  # nobody asks again, and memory stays flat
 
     def _stamps(self, job: Job) -> dict[str, list[Any]]:
         """Name, size and time of each output; OSError where one is not there."""

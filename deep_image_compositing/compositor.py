@@ -356,9 +356,9 @@ class Compositor:
         self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
     ) -> Layers | Tensor:
         """The layers of a fuser that is asked for them and has some, else its composite."""
-        parts = layers and self._ask("fuser", layers, front, back, opacity)
+        parts = layers and self._layers(layers, front, back, opacity)
         if parts is not None:
-            return self._checked_layers(parts, front)
+            return parts
         return self._answer("fuser", "composite", self.fuser, front, back, opacity)
 
     def _fuse_layers(
@@ -379,25 +379,20 @@ class Compositor:
         foreground = self._floats(pixels[part], at)
         background = self._floats(backdrop[part], at)
         small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(self.device)
-        answer = self._ask("fuser", layers, foreground, background, small)
-        if answer is None:
+        found = self._layers(layers, foreground, background, small)
+        if found is None:
             return None
-        found = self._checked_layers(answer, foreground)
         if at != size:
             kept = cut.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
             near = unknown_band(small, REACH - NEAR)
             found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
             finer = _method(self.fuser, "finer_layers")
             context = getattr(self.fuser, "tile_context", None)
-
-            def better(photograph: Tensor, behind: Tensor, coarse: Layers) -> Layers | None:
-                assert finer is not None
-                answer = self._ask("fuser", finer, photograph, behind, coarse)
-                return None if answer is None else self._checked_layers(answer, photograph)
-
-            can = finer is not None and context is not None and found.old_background is not None
+            better = None
+            if finer is not None and context is not None:
+                better = partial(self._layers, finer)
             return fuse_layers(
-                pixels, backdrop, (rows, columns), foreground, found, better if can else None,
+                pixels, backdrop, (rows, columns), foreground, found, better,
                 context or 0, to_bytes(alpha) if kept else None,
             )  # fmt: skip
         near = unknown_band(small, REACH)
@@ -409,16 +404,6 @@ class Compositor:
         own[part] = to_bytes(color[0].cpu())
         corrected[part] = opacity[0].cpu()
         return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
-
-    @staticmethod
-    def _checked_layers(parts: Any, image: Tensor) -> Layers:
-        """A fuser's layers, float32 in [0, 1], when they keep the conventions."""
-        old = getattr(parts, "old_background", None)
-        return Layers(
-            _checked("fuser", "alpha", parts.alpha, image),
-            _checked("fuser", "foreground_color", parts.foreground_color, image),
-            None if old is None else old.float().clamp(0, 1),
-        )
 
     # Stages and tensors
 
@@ -432,6 +417,18 @@ class Compositor:
     def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
         return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
+
+    def _layers(self, stage: Callable[..., Any], image: Tensor, *others: Any) -> Layers | None:
+        """A fuser's layers, float32 in [0, 1], when they keep the conventions; None without."""
+        parts = self._ask("fuser", stage, image, *others)
+        if parts is None:
+            return None
+        old = getattr(parts, "old_background", None)
+        return Layers(
+            _checked("fuser", "alpha", parts.alpha, image),
+            _checked("fuser", "foreground_color", parts.foreground_color, image),
+            None if old is None else old.float().clamp(0, 1),
+        )
 
     def _answer(self, slot: str, name: str, stage: Callable[..., Any], *tensors: Tensor) -> Tensor:
         """What a stage makes of the tensors, when it keeps the convention of ``name``."""

@@ -61,6 +61,7 @@ def progress(
         report(label, done, total)
 
     with reporting(unit) if show else contextlib.nullcontext(lambda *_: None) as report:
+        advance(0)
         yield advance
 
 

@@ -280,8 +280,9 @@ class _Parser(LightningArgumentParser):
         try:
             return super().parse_args(args, *rest, **options)
         except UnicodeDecodeError as error:
-            names = (argument.rpartition("=")[2] for argument in args or ())
-            bad = [n for n in names if Path(n).is_file() and error.object in Path(n).read_bytes()]
+            names = [argument.rpartition("=")[2] for argument in args or ()]
+            files = [name for name in names if os.path.isfile(name) and os.access(name, os.R_OK)]
+            bad = [name for name in files if error.object in Path(name).read_bytes()]
             name = bad[0] if bad else "a file of the configuration"
             raise UsageError(f"{name} is no text in UTF-8: {error}") from None
 

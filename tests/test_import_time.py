@@ -127,10 +127,6 @@ def test_listing_the_stages_needs_no_torch() -> None:
     assert "torch" not in imported_by(code)
 
 
-def test_reading_pictures_needs_no_torch() -> None:
-    assert "torch" not in imported_by("import deep_image_compositing.images")
-
-
 def test_public_names_are_there_and_no_others() -> None:
     code = (
         "import deep_image_compositing as package\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from deep_image_compositing.messages import printable, show
+from deep_image_compositing.messages import printable, progress, show
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,12 @@ def test_control_characters_are_shown(
 
 def test_a_traceback_keeps_its_lines() -> None:
     assert printable("one\n\x1btwo", lines=True) == "one\n\\x1btwo"
+
+
+def test_without_a_terminal_progress_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), progress("packing", 9, show=True) as advance:
+        for _ in range(9):
+            advance(1)
+    with progress("packing", 9, show=False) as advance:
+        advance(9)
+    assert caplog.messages == ["packing: 0 of 9 are done", "packing: 9 of 9 are done"]

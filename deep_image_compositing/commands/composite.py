@@ -199,7 +199,6 @@ def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
 def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
-    _check_folders(options)
     devices = launched("LOCAL_WORLD_SIZE", options.devices)
     settings.one_device(options.device, devices, options.accelerator or "auto")
     files = list_images(options.foreground)
@@ -254,18 +253,6 @@ def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
     return 1 if failures else 0
 
 
-def _check_folders(options: argparse.Namespace) -> None:
-    """Raise ``UsageError`` where a folder is to be written to what is named like a picture."""
-    from deep_image_compositing.images import WRITABLE
-
-    for target in _outputs(options).values():
-        if target.suffix.lower() in WRITABLE and not target.is_dir():
-            raise UsageError(
-                f"{target} is the name of a picture, but {options.foreground} is a folder: "
-                "name a folder for what is written"
-            )
-
-
 def _outputs(options: argparse.Namespace) -> dict[str, Path]:
     """The files to write, or their folders, by the arguments of ``Composite.save``."""
     wanted = {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
@@ -281,7 +268,15 @@ def _folder_outputs(
 
     Of ``a.jpg`` comes ``a.png``; where two photographs share a stem, ``a.jpg.png``.
     """
+    from deep_image_compositing.images import WRITABLE
+
     stems, folders = Counter(file.stem for file in files), _outputs(options)
+    for folder in folders.values():
+        if folder.suffix.lower() in WRITABLE and not folder.is_dir():
+            raise UsageError(
+                f"{folder} is the name of a picture, but {options.foreground} is a folder: "
+                "name a folder for what is written"
+            )
     for folder in folders.values():
         try:
             folder.mkdir(parents=True, exist_ok=True)
