@@ -101,9 +101,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from deep_image_compositing.evaluation.study.score import write_scores
+    from deep_image_compositing.evaluation.study.score import page, write_scores
 
-    _, page = write_scores(options.folder, options.out)
-    show(page, lines=True)
+    show(page(write_scores(options.folder, options.out), "scores.md"), lines=True)
     show(f"wrote {options.out or Path(options.folder) / 'scores'}")
     return 0

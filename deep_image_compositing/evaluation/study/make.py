@@ -180,9 +180,9 @@ def _render(
                 try:
                     compositor = compositor or method.compositor(device=device)
                     mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
-                    photographs = (str(picture_path(folder, t)) for t in item.tokens()[:2])
-                    composite = compositor(*photographs, mask).composite_pixels
-                    write_image(path, composite, quality=100)
+                    foreground, background, *_ = (picture_path(folder, t) for t in item.tokens())
+                    result = compositor(str(foreground), str(background), mask)
+                    write_image(path, result.composite_pixels, quality=100)
                 except Exception as error:  # one method on one pair must not stop the others
                     _log.debug("%s, %s", pair.name, method.name, exc_info=True)
                     left_out = (*left_out, f"{method.name}: {error_text(error)}")

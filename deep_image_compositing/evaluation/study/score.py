@@ -71,14 +71,11 @@ class Vote(NamedTuple):
         return self.methods.index(method) + 1 if method in self.methods else OTHERS
 
 
-def write_scores(folder: str | Path, out: str | Path | None = None) -> tuple[Scores, str]:
+def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
 
     ``answers.csv`` holds every answer, with numbers in the place of people's names. ``out`` is by
     default ``scores`` in the folder. The study may be served meanwhile.
-
-    Returns:
-        The scores, and the text of ``scores.md``.
 
     Raises:
         UsageError: no study, or no answer.
@@ -111,7 +108,7 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> tuple[Sco
         **{name: page(scores, name) for name in ("scores.md", "scores.svg")},
     }
     write_files((target / name, text.encode()) for name, text in texts.items())
-    return scores, texts["scores.md"]
+    return scores
 
 
 def page(scores: Scores, template: str) -> str:
@@ -155,9 +152,7 @@ def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -
     if not votes:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
     table = np.array([[vote.score(method) for method in study.methods] for vote in votes])
-    sets, people = (
-        np.array(column) for column in ([v.picture_set for v in votes], [v.person for v in votes])
-    )
+    sets = np.array([vote.picture_set for vote in votes])
     answered = [item.name for item in study.shown if (sets == item.name).any()]
     means = np.array([table[sets == name].mean(0) for name in answered])
     won = statistics.wins(dict(zip(study.methods, means.T.tolist(), strict=True)), "lower")
