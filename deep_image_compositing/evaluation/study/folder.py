@@ -67,20 +67,18 @@ class PictureSet:
         return _shuffled(self.results, f"{person} {self.id}")
 
     def check(self, ranking: Any, *, complete: bool) -> Ranking:
-        """The ranking, if it is one: three different results of this set, best first.
+        """The ranking, if it is one: different results of this set, best first, None where free.
 
-        A place may be free, None, unless it is to be ``complete``; UsageError for all else.
+        UsageError for all else, and for free places where it is to be ``complete``.
         """
-        if not isinstance(ranking, list | tuple) or len(ranking) != PLACES:
-            raise UsageError(f"a ranking has {PLACES} places")
-        tokens = [token for token in ranking if token is not None]
-        if not all(isinstance(token, str) and token in self.results for token in tokens):
+        chosen = [x for x in ranking if x is not None] if isinstance(ranking, list) else None
+        if chosen is None or len(ranking) != PLACES or (complete and len(chosen) < PLACES):
+            raise UsageError(f"a ranking has {PLACES} places, free ones only until it is confirmed")
+        if not all(isinstance(token, str) and token in self.results for token in chosen):
             raise UsageError("a ranking names results of its own set")
-        if len(set(tokens)) < len(tokens):
+        if len(set(chosen)) < len(chosen):
             raise UsageError("a ranking names no result twice")
-        if complete and len(tokens) < PLACES:
-            raise UsageError(f"a complete ranking names {PLACES} results, not {len(tokens)}")
-        return list(ranking)
+        return ranking
 
 
 @dataclass(frozen=True)
@@ -126,28 +124,23 @@ class Study:
             raise UsageError(
                 f"{folder} holds no study: make one with deep-image-compositing study make"
             ) from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        except (AttributeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
         """The study of a folder, ready to be shown.
 
-        Raises:
-            UsageError: it is not finished, or has no set to show.
-            DataError: a picture is missing, or as ``read``.
+        UsageError if it is not finished or has no set to show, DataError if a picture is missing.
         """
         study = cls.read(folder)
         if not study.finished:
             raise UsageError(f"the study in {folder} is not finished: run its study make again")
         if not study.shown:
             raise UsageError(f"the study in {folder} has no set that is complete")
-        for item in study.shown:
-            for path in (picture_path(folder, token) for token in item.tokens()):
-                if not path.is_file():
-                    raise DataError(f"{path} of {item.name!r} is missing: make the study again")
+        for name, token in ((item.name, token) for item in study.shown for token in item.tokens()):
+            if not (path := picture_path(folder, token)).is_file():
+                raise DataError(f"{path} of {name!r} is missing: make the study again")
         return study
 
 
@@ -182,9 +175,7 @@ class Answer(NamedTuple):
 class Store(AbstractContextManager["Store"]):
     """The database of one study, made if need be; for any number of threads and processes.
 
-    Raises:
-        DataError: the file is no such database, or cannot be opened.
-        UsageError: it belongs to another study, by its token.
+    DataError if it is no such database or cannot be used, UsageError if it is another study's.
     """
 
     def __init__(self, path: str | Path, study: str) -> None:

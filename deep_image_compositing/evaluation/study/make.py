@@ -70,8 +70,8 @@ def make(
         show: draw a progress bar on standard error.
 
     Raises:
-        UsageError: too few methods or pairs, a folder that holds another study or anybody's
-            answers, or sizes that cannot be.
+        UsageError: too few methods, no pairs, a size that cannot be, or a folder that holds
+            another study or anybody's answers.
         ImageError: the folder cannot be written.
     """
     if len(methods) < PLACES:

@@ -11,7 +11,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -58,19 +58,6 @@ class Scores:
     kendall_w: float | None  # Kendall's concordance: 0, the sets disagree, to 1, all have one order
 
 
-class Vote(NamedTuple):
-    """One confirmed answer: who, which set, and the methods in three places, best first."""
-
-    person: int
-    picture_set: str
-    methods: tuple[str, ...]
-    confirmed: str
-
-    def score(self, method: str) -> int:
-        """1, 2 or 3 for the places, else ``OTHERS``."""
-        return self.methods.index(method) + 1 if method in self.methods else OTHERS
-
-
 def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
 
@@ -88,19 +75,13 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
     if not database.exists():
         raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")
     with Store(database, study.id) as store:
-        votes, begun = read_votes(study, store)
-        scores = score(study, votes, joined=len(store.people()), begun=begun)
+        answers = read_answers(study, store)
+        scores = score(study, store, answers)
     target = Path(folder) / "scores" if out is None else Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
-    answers = [
-        {"person": v.person, "set": v.picture_set, "method": method, "score": v.score(method),
-         "confirmed": v.confirmed}
-        for v in votes
-        for method in study.methods
-    ]  # fmt: skip
     texts = {
         "scores.json": json.dumps(asdict(scores), indent=2) + "\n",
         "scores.csv": _csv([asdict(row) for row in scores.methods]),
@@ -116,44 +97,39 @@ def page(scores: Scores, template: str) -> str:
     return render(template, scores=scores, others=OTHERS)
 
 
-def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
-    """All confirmed answers, with methods in the place of tokens, and how many others were begun.
+def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
+    """The rows of ``answers.csv``: of every confirmed answer, what it says of each method.
 
     DataError for an answer that does not belong to the study.
     """
-    sets = {item.id: item for item in study.shown}
-    votes, begun = [], 0
+    sets, rows = {item.id: item for item in study.shown}, []
     for answer in store.answers():
         item = sets.get(answer.picture_set)
         if item is None:
             raise DataError(f"an answer is of a set that the study lacks: {answer.picture_set!r}")
         if answer.ranking is None:
-            begun += any(token is not None for token in answer.draft)
             continue
+        about = {"person": answer.person, "set": item.name}
         try:
             ranking = item.check(answer.ranking, complete=True)
         except UsageError as error:
             who = f"person {answer.person}'s answer on {item.name!r}"
             raise DataError(f"{who} is broken: {error}") from error
-        methods = tuple(item.results[token] for token in ranking if token is not None)
-        votes.append(Vote(answer.person, item.name, methods, answer.confirmed or ""))
-    return votes, begun
+        places = {item.results[str(token)]: place for place, token in enumerate(ranking, 1)}
+        for method in study.methods:
+            said = {"method": method, "score": places.get(method, OTHERS)}
+            rows.append({**about, **said, "confirmed": answer.confirmed})
+    return rows
 
 
-def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -> Scores:
-    """Score a study by the votes of ``read_votes``; UsageError where there is none.
-
-    Args:
-        study: finished.
-        votes: confirmed answers.
-        joined: people who began.
-        begun: answers that were never confirmed.
-    """
-    if not votes:
+def score(study: Study, store: Store, answers: list[dict[str, Any]]) -> Scores:
+    """Score a study by the rows of ``read_answers``; UsageError where there is none."""
+    if not answers:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
-    table = np.array([[vote.score(method) for method in study.methods] for vote in votes])
-    sets = np.array([vote.picture_set for vote in votes])
-    answered = [item.name for item in study.shown if (sets == item.name).any()]
+    count = len(study.methods)
+    table = np.array([row["score"] for row in answers]).reshape(-1, count)
+    sets = np.array([row["set"] for row in answers[::count]])
+    answered = [item.name for item in study.shown if item.name in sets]
     means = np.array([table[sets == name].mean(0) for name in answered])
     won = statistics.wins(dict(zip(study.methods, means.T.tolist(), strict=True)), "lower")
     rows = [
@@ -163,16 +139,16 @@ def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -
         )
         for name, values in zip(study.methods, table.T, strict=True)
     ]  # fmt: skip
-    count = len(study.methods)
     statistic, p = statistics.friedman(means) if len(answered) > 1 else (None, None)
-    per_person = np.unique([vote.person for vote in votes], return_counts=True)[1]
+    per_person = np.unique([row["person"] for row in answers[::count]], return_counts=True)[1]
+    drafts = [answer.draft for answer in store.answers() if answer.ranking is None]
     return Scores(
         methods=tuple(sorted(rows, key=lambda row: row.score)),
         people=len(per_person),
         people_complete=int((per_person == len(study.shown)).sum()),
-        people_joined=max(joined, len(per_person)),
-        answers=len(votes),
-        answers_incomplete=begun,
+        people_joined=len(store.people()),
+        answers=len(table),
+        answers_incomplete=sum(any(draft) for draft in drafts),
         sets=len(study.shown),
         sets_answered=len(answered),
         sets_left_out=len(study.sets) - len(study.shown),

@@ -79,16 +79,11 @@ def serve(
     """Serve a study until the process is told to stop; answers go to ``answers.sqlite``.
 
     Args:
-        folder: what ``study make`` made.
+        folder: what ``study make`` made; UsageError or DataError where it cannot be served.
         host: address to listen at; ``0.0.0.0`` for the whole network.
-        port: 0 for any free one.
+        port: 0 for any free one; UsageError for one that cannot be had.
         intro: a text file for the first page; paragraphs are parted by empty lines.
         allowed_hosts: further names under which people reach it; see ``create_app``.
-
-    Raises:
-        UsageError: no finished study, or an address that cannot be had.
-        DataError: pictures or answers that cannot be used.
-        MissingExtraError: uvicorn is not installed.
     """
     uvicorn = import_extra("uvicorn", "study serve")
     study = Study.open(folder)
@@ -241,8 +236,7 @@ class _Gate:
     """Adds ``_HEADERS``; refuses requests for another host, and writes from pages of another one.
 
     A page elsewhere can have its own name lead to this machine, and would then read and write in
-    the name of whoever looks at it; but the browser says which name it has asked for. It cannot
-    be an address.
+    the name of whoever looks at it; but that name, never an address, is what the browser asks for.
     """
 
     def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:

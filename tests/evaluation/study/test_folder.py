@@ -74,7 +74,7 @@ def test_sets_that_are_left_out_are_not_shown(tmp_path: Path) -> None:
         (["a", "b", 3], False, "its own set"),
         (["a", "b", ["c"]], False, "its own set"),
         (["a", "b", "a"], False, "twice"),
-        (["a", None, "b"], True, "names 3 results, not 2"),
+        (["a", None, "b"], True, "3 places"),
     ],
 )
 def test_what_is_no_ranking(tmp_path: Path, ranking: object, complete: bool, reason: str) -> None:
@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not what study make writes"):
         Study.read(folder)
     (folder / KEY).write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not what study make writes"):
         Study.read(folder)
 
 
