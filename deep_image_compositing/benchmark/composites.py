@@ -22,7 +22,14 @@ from rich.table import Table
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.benchmark.measuring import PROGRAM, fresh, median, show, write_scene
+from deep_image_compositing.benchmark.measuring import (
+    PICTURES,
+    PROGRAM,
+    fresh,
+    median,
+    show,
+    write_scene,
+)
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import trimap_from_mask
@@ -43,12 +50,12 @@ def pipeline(device: torch.device, quick: bool) -> None:
 
 def start_table(folder: Path, repeats: int) -> Table:
     """Fresh processes on the CPU: seconds, their ratio to ``import torch``, and memory."""
-
-    def composite(part: str) -> list[str]:
-        given = [str(folder / part / f"{name}.jpg") for name in ("photograph", "background")]
-        return [*PROGRAM, "composite", *given, "--device=cpu", "-o", str(folder / "out.png")]
-
-    large, mask = composite("large"), str(folder / "large" / "mask.png")
+    large, pair = (
+        [*PROGRAM, "composite", *(str(folder / part / f"{name}.jpg") for name in PICTURES),
+         "--device=cpu", "-o", str(folder / "out.png")]
+        for part in ("large", "pair")
+    )  # fmt: skip
+    mask = str(folder / "large" / "mask.png")
     table = Table("command", "seconds", "of import torch", "peak MB",
                   title=f"Cold start: fresh processes on the CPU, median of {repeats}")  # fmt: skip
     alone = 0.0
@@ -59,7 +66,7 @@ def start_table(folder: Path, repeats: int) -> Table:
         ("composite, 1.5 megapixels", large, 0),
         ("the same, --mask … --refiner none --fuser laplacian",
          [*large, "--mask", mask, "--refiner=none", "--fuser=laplacian"], 0),
-        ("composite, 768 × 768", composite("pair"), 0),
+        ("composite, 768 × 768", pair, 0),
     ):  # fmt: skip
         runs = [fresh(*arguments, code=code) for _ in range(repeats)]
         seconds = statistics.median(run[0] for run in runs)
@@ -71,8 +78,7 @@ def start_table(folder: Path, repeats: int) -> Table:
 
 def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
     """One pair through pymatting on the CPU, the whole pipeline, and each stage alone."""
-    names = ("photograph", "background")
-    front, back = (read_image(folder / f"{name}.jpg").pixels for name in names)
+    front, back = (read_image(folder / f"{name}.jpg").pixels for name in PICTURES)
     mask = read_mask(folder / "mask.png")
     on = [to_tensor(picture)[None].to(device) for picture in (front, back, mask)]
     given = {"segmenter": on[:1], "refiner": [on[0], on[2]], "fuser": on}
@@ -95,7 +101,7 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
             stage.to(device).eval()
             calls[f"{entry.slot} {entry.name}"] = partial(stage, *given[entry.slot])
     with torch.inference_mode():
-        seconds = {what: median(call, repeats, device) for what, call in calls.items()}
+        seconds = {what: median(call, repeats) for what, call in calls.items()}
     for what, each in seconds.items():
         table.add_row(what, f"{each:.3f}", f"{each / seconds.get(rival, math.nan):.3f}")
     return table
@@ -148,7 +154,7 @@ def measure_scene(folder: Path, device: str, side: int, repeats: int) -> dict[st
     runs = []
     for _ in range(repeats):
         start = time.perf_counter()
-        given = [read_image(folder / f"{name}.jpg") for name in ("photograph", "background")]
+        given = [read_image(folder / f"{name}.jpg") for name in PICTURES]
         read = time.perf_counter() - start
         result = compositor(*given)
         start = time.perf_counter()

@@ -21,6 +21,7 @@ from deep_image_compositing import noise
 from deep_image_compositing.errors import CompositingError
 
 PROGRAM = ("-m", "deep_image_compositing")
+PICTURES = ("photograph", "background")
 
 # A process begins with the peak of the one that has started it: here one that is small.
 _STARTER = """
@@ -51,7 +52,7 @@ def fresh(*arguments: str, code: int = 0) -> tuple[float, float, str]:
     return float(seconds), float(peak), "\n".join(said)
 
 
-def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+def median(call: Callable[[], Any], repeats: int) -> float:
     """Median seconds of ``call``, after one that does not count unless there is just one.
 
     Ends early, after at least one, when 20 seconds have passed.
@@ -60,18 +61,17 @@ def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float
     if repeats > 1:
         call()
     while len(seconds) < repeats and sum(seconds) < 20:
-        synchronise(device)
-        start = time.perf_counter()
+        start = now()
         call()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return statistics.median(seconds)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+def now() -> float:
+    """Seconds on the clock, once the accelerator has done all that it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 def show(table: Table) -> None:
@@ -90,7 +90,7 @@ def write_scene(folder: Path, width: int, height: int) -> None:
     rng, size = np.random.default_rng(2), (width, height)
     cutout = noise.matte(rng, (600, 600)).resize(size, Image.Resampling.BICUBIC)
     alpha = cutout.getchannel("A")
-    for name in ("photograph", "background"):
+    for name in PICTURES:
         picture = noise.photograph(rng, (600, 600)).resize(size)
         if name == "photograph":
             picture.paste(cutout, mask=alpha)
@@ -105,16 +105,16 @@ def write_scene(folder: Path, width: int, height: int) -> None:
 def write_shards(folder: Path, kind: str, count: int, sides: noise.Sides) -> Path:
     """Make samples of a kind, and shards of them with the command ``shards``; returns those."""
     root, out = folder / f"{kind}-files", folder / kind
-    label = {"segmentation": "masks", "mattes": "alphas"}.get(kind, "")
+    images, labels = root / "images", root / ("masks" if kind == "segmentation" else "alphas")
     rng = np.random.default_rng(len(kind))
-    for name in ("images", label):
-        (root / name).mkdir(parents=True, exist_ok=True)
+    for path in (images, labels):
+        path.mkdir(parents=True)
     for number in range(count):
         picture = noise.photograph(rng, sides)
-        (root / "images" / f"{number}.jpg").write_bytes(noise.jpeg(picture))
-        if label:
+        (images / f"{number}.jpg").write_bytes(noise.jpeg(picture))
+        if kind != "backgrounds":
             mask = noise.subject(rng, picture.size)
-            (root / label / f"{number}.png").write_bytes(noise.png(mask))
+            (labels / f"{number}.png").write_bytes(noise.png(mask))
     fresh(*PROGRAM, "shards", kind, "--layout=folders", f"--root={root}", f"--out={out}",
           "--licence=made", "--validation=0", "--shard-samples=20")  # fmt: skip
     return out
