@@ -63,12 +63,15 @@ def test_made_shards_are_whole(tmp_path: Path) -> None:
 def test_the_bare_loop_crops_within_the_picture(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture = noise.photograph(rng, (600, 640))
-    (tmp_path / "a.image.jpg").write_bytes(noise.jpeg(picture))
-    (tmp_path / "a.mask.png").write_bytes(noise.png(noise.subject(rng, picture.size)))
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(noise.jpeg(picture))
+    (tmp_path / "masks/a.png").write_bytes(noise.png(noise.subject(rng, picture.size)))
     plans = training.draw_crops(tmp_path, 20)
-    assert len({box for _, box in plans}) == 20
-    for path, box in plans:
-        training.decode((path, box))
+    assert len({box for *_, box in plans}) == 20
+    for plan in plans:
+        training.decode(plan)
+        box = plan[-1]
         assert min(box) >= 0
         assert box[2] <= picture.width
         assert box[3] <= picture.height

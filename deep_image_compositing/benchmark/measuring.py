@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -14,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from rich.console import Console
-from rich.table import Table
 
 from deep_image_compositing import noise
 from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.images import Photograph, read_image
 
 PROGRAM = ("-m", "deep_image_compositing")
-PICTURES = ("photograph", "background")
+SCENE = ("photograph.jpg", "background.jpg", "mask.png")
 
 # A process begins with the peak of the one that has started it: here one that is small.
 _STARTER = """
@@ -74,36 +72,31 @@ def now() -> float:
     return time.perf_counter()
 
 
-def show(table: Table) -> None:
-    """Print a table: as wide as the terminal, and wide enough where there is none."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if known else 200).print(table)
-
-
 def write_scene(folder: Path, width: int, height: int) -> None:
-    """Write a made subject into ``folder``, the same at every size.
-
-    ``photograph.jpg`` shows it on its old background, ``background.jpg`` is a new one, and
-    ``mask.png`` is what a segmenter might say: binary and blurred.
-    """
+    """Write ``SCENE``, with the same subject at every size; the mask is binary and blurred."""
     folder.mkdir(exist_ok=True)
     rng, size = np.random.default_rng(2), (width, height)
     cutout = noise.matte(rng, (600, 600)).resize(size, Image.Resampling.BICUBIC)
     alpha = cutout.getchannel("A")
-    for name in PICTURES:
+    for name in SCENE[:2]:
         picture = noise.photograph(rng, (600, 600)).resize(size)
-        if name == "photograph":
+        if name == SCENE[0]:
             picture.paste(cutout, mask=alpha)
         grain = rng.integers(-5, 6, (height, width, 1), np.int16)
         pixels = (np.asarray(picture) + grain).clip(0, 255).astype(np.uint8)
-        (folder / f"{name}.jpg").write_bytes(noise.jpeg(Image.fromarray(pixels)))
+        (folder / name).write_bytes(noise.jpeg(Image.fromarray(pixels)))
     alpha.thumbnail((1024, 1024))
     rough = alpha.point(lambda level: 255 * (level > 127)).filter(ImageFilter.BoxBlur(2))
     rough.resize(size, Image.Resampling.BILINEAR).save(folder / "mask.png")
 
 
+def read_scene(folder: Path) -> list[Photograph]:
+    """Both photographs of a scene."""
+    return [read_image(folder / name) for name in SCENE[:2]]
+
+
 def write_shards(folder: Path, kind: str, count: int, sides: noise.Sides) -> Path:
-    """Make samples of a kind, and shards of them with the command ``shards``; returns those."""
+    """Make files of a kind, and of those, with the command ``shards``, the shards returned."""
     root, out = folder / f"{kind}-files", folder / kind
     images, labels = root / "images", root / ("masks" if kind == "segmentation" else "alphas")
     rng = np.random.default_rng(len(kind))

@@ -1,15 +1,12 @@
-"""``benchmark data``, ``train`` and ``gpu``: loading, training, and batches through all stages.
-
-Only speed is measured: data are made of noise, and networks start from random weights.
-"""
+"""``benchmark data``, ``train`` and ``gpu``: speed alone, on noise and from random weights."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import statistics
-import tarfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +21,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deep_image_compositing.benchmark.measuring import median, now, show, write_shards
+from deep_image_compositing.benchmark.measuring import median, now, write_shards
 from deep_image_compositing.data import crops
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import FusionData, RefinementData, SegmentationData
@@ -39,11 +36,9 @@ MINUTES = 6.5  # after which no further way of training is begun
 CROP, BATCH = 256, 8  # of the loading rows: the paper's for segmentation
 ENDLESS = 10**9
 
-# Loading
 
-
-def loading(workers: int, quick: bool) -> None:
-    """Print how fast training data is loaded from shards, beside the decoding alone."""
+def loading(workers: int, quick: bool) -> Iterator[Table]:
+    """How fast training data is loaded from shards, beside the decoding alone."""
     count, sides, batches, turns = (12, (96, 128), 3, 1) if quick else (160, (512, 800), 40, 7)
     table = Table("loading", "workers", "samples/s", "of the bare loop",
                   title=f"Crops of {CROP} × {CROP} of photographs of {sides[0]} to {sides[1]} "
@@ -52,10 +47,7 @@ def loading(workers: int, quick: bool) -> None:
         folder = Path(name)
         shards = write_shards(folder, "segmentation", count, sides)
         scenes = write_shards(folder, "backgrounds", max(40, count // 4), sides)
-        for path in shards.glob("*.tar"):
-            with tarfile.open(path) as tar:
-                tar.extractall(folder / "files", filter="data")
-        plans = draw_crops(folder / "files", batches * BATCH)
+        plans = draw_crops(folder / "segmentation-files", batches * BATCH)
         for number in sorted({1, workers}):
             # Nothing is pasted: a sample is one photograph and one mask, as in the bare loop.
             data = SegmentationData(Source(str(shards), paste=0.0), str(scenes), size=CROP,
@@ -67,43 +59,42 @@ def loading(workers: int, quick: bool) -> None:
             with multiprocessing.Pool(number) as pool:
                 for _ in range(turns):
                     pool.map(decode, plans[: 4 * number * BATCH])  # meanwhile loaders get ready
-                    begin = time.perf_counter()
+                    start = time.perf_counter()
                     pool.map(decode, plans, chunksize=BATCH)
-                    bare = time.perf_counter() - begin
+                    bare = time.perf_counter() - start
                     # Some batches were made meanwhile: as many as may wait do not count.
                     list(islice(loader, 2 * number + 2))
-                    begin = time.perf_counter()
+                    start = time.perf_counter()
                     list(islice(loader, batches))
-                    rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - begin)))
+                    rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - start)))
             bare, own = (statistics.median(each) for each in zip(*rates, strict=True))
             ratio = statistics.median(own / bare for bare, own in rates)
             table.add_row("bare loop", str(number), f"{bare:.0f}")
             table.add_row("shards", str(number), f"{own:.0f}", f"{ratio:.2f}")
             del loader
-    show(table)
+    yield table
 
 
-def draw_crops(files: Path, count: int) -> list[tuple[str, crops.Box]]:
-    """Photographs without suffix, and boxes as training draws them."""
+def draw_crops(files: Path, count: int) -> list[tuple[Path, Path, crops.Box]]:
+    """Photographs, their masks, and boxes as training draws them."""
     rng, plans = np.random.default_rng(0), []
-    for mask in rng.choice(sorted(map(str, files.glob("*.mask.png"))), count):
-        with open_picture(mask) as label:
+    masks = sorted((files / "masks").iterdir())
+    for number in rng.integers(0, len(masks), count):
+        with open_picture(masks[number]) as label:
             box = crops.whole_crop(label.size, crops.subject_box(label), rng)
-        plans.append((mask.removesuffix(".mask.png"), box))
+        plans.append((files / "images" / f"{masks[number].stem}.jpg", masks[number], box))
     return plans
 
 
-def decode(plan: tuple[str, crops.Box]) -> None:
+def decode(plan: tuple[Path, Path, crops.Box]) -> None:
     """A photograph and its mask, cropped to arrays for nobody; JPEG as small as will do."""
-    path, box = plan
-    with open_picture(f"{path}.image.jpg") as image, open_picture(f"{path}.mask.png") as mask:
+    *paths, box = plan
+    image, mask = map(open_picture, paths)
+    with image, mask:
         scale = max(1, min(box[2] - box[0], box[3] - box[1]) / CROP)
         image.draft("RGB", (int(mask.width / scale), int(mask.height / scale)))
         for picture in (image, mask):
             np.array(crops.crop(picture, box, CROP, mask.size))
-
-
-# Training
 
 
 class Meter(Callback):
@@ -130,14 +121,14 @@ class Meter(Callback):
             self.waiting = sum(waits[self.warmup : self.warmup + self.batches]) / seconds
 
 
-def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> None:
-    """Print how fast each slot trains, and before it, with ``batches``, how fast they composite."""
+def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> Iterator[Table]:
+    """How fast each slot trains, and before it, with ``batches``, how fast they composite."""
     end = time.monotonic() + 60 * MINUTES
     if batches:
-        show(batch_table(device, *((1, 64, 1) if quick else (8, 768, 20))))
+        yield batch_table(device, *((1, 64, 1) if quick else (8, 768, 20)))
     with TemporaryDirectory() as folder:
         loaders = workers or min(12, max(1, (os.cpu_count() or 1) - 1))
-        show(train_table(Path(folder), device, loaders, quick, end))
+        yield train_table(Path(folder), device, loaders, quick, end)
 
 
 def train_table(folder: Path, device: torch.device, workers: int, quick: bool, end: float) -> Table:
@@ -204,9 +195,6 @@ def fit(
             torch.distributed.destroy_process_group()
         for name in os.environ.keys() - environment:
             del os.environ[name]
-
-
-# Batches
 
 
 def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Table:
