@@ -115,15 +115,14 @@ def _check_folder(plan: Plan) -> None:
         raise ImageError(f"{out} cannot be written to: permission denied in {name}")
     ledger = plan.ledger()
     if not ledger.path.exists():
-        for name in OWN:
-            if (out / name).exists():
-                raise UsageError(
-                    f"{out} holds {name}, which no evaluation has written: give another --out"
-                )
+        if found := next((name for name in OWN if (out / name).exists()), None):
+            raise UsageError(
+                f"{out} holds {found}, which no evaluation has written: give another --out"
+            )
         return
-    before, now = ledger.about, plan.about()
     if plan.overwrite:
         return
+    before, now = ledger.about, plan.about()
     if before is None or not isinstance(before.get("test_set"), dict):
         raise UsageError(f"{ledger.path} is damaged: give another --out, or --overwrite")
     if before.get("fingerprint") != now["fingerprint"]:

@@ -15,7 +15,7 @@ from deep_image_compositing.evaluation.measures import KEY, MEASURES
 from deep_image_compositing.evaluation.rendering import capital, counted, listed, render
 from deep_image_compositing.evaluation.report import Report, tables
 from deep_image_compositing.evaluation.statistics import Difference
-from deep_image_compositing.files import write_bytes
+from deep_image_compositing.files import write_files
 
 FILES = ("report.json", "report.md", "report.html")
 FEW = 6  # pictures below which an interval says little
@@ -30,27 +30,14 @@ _MASKS = {
 
 
 def write(report: Report, out: Path) -> None:
-    """Write ``report.json``, ``report.md`` and ``report.html`` into the folder ``out``.
-
-    Raises:
-        ImageError: a file could not be written.
-    """
+    """Write ``FILES`` into the folder ``out``; ImageError where they cannot be written."""
     content = json.dumps(report.to_json(), indent=1, allow_nan=False)
-    for name, text in zip(FILES, (content, to_markdown(report), to_html(report)), strict=True):
-        write_bytes(out / name, text.encode())
+    texts = (content, *(page(report, name) for name in FILES[1:]))
+    write_files((out / name, text.encode()) for name, text in zip(FILES, texts, strict=True))
 
 
-def to_markdown(report: Report) -> str:
-    """The report as a Markdown page."""
-    return _page("report.md", report)
-
-
-def to_html(report: Report) -> str:
-    """The report as one page without outside resources; sheets are linked relative to it."""
-    return _page("report.html", report)
-
-
-def _page(template: str, report: Report) -> str:
+def page(report: Report, template: str) -> str:
+    """The report as ``report.md``, or as ``report.html``, one file but for the sheets it shows."""
     return render(
         template, report=report, measures=MEASURES, key=KEY, slots=registry.SLOTS, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
