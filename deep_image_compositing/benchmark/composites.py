@@ -1,7 +1,4 @@
-"""``benchmark pipeline`` and ``benchmark resolution``: seconds and memory of composites.
-
-Against what people use today, closed-form matting with multi-level colours of pymatting.
-"""
+"""``benchmark pipeline`` and ``resolution``: seconds and memory of composites, also pymatting's."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,33 +19,33 @@ from rich.table import Table
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.benchmark.measuring import PROGRAM, fresh, median, show, write_scene
+from deep_image_compositing.benchmark import measuring
+from deep_image_compositing.benchmark.measuring import PROGRAM, fresh, write_scene
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import MissingExtraError, UsageError
 from deep_image_compositing.functional.compose import trimap_from_mask
 from deep_image_compositing.functional.resize import resize
-from deep_image_compositing.images import read_image, read_mask, to_tensor
+from deep_image_compositing.images import read_mask, to_tensor
 from deep_image_compositing.stages.making import make_stage
 
 
-def pipeline(device: torch.device, quick: bool) -> None:
-    """Print cold starts, and one pair through the pipeline, every stage and another method."""
+def pipeline(device: torch.device, quick: bool) -> Iterator[Table]:
+    """Cold starts, and one pair through the pipeline, every stage and another method."""
     with TemporaryDirectory() as name:
         folder, side = Path(name), 96 if quick else 768
         write_scene(folder / "large", *((160, 120) if quick else (1440, 1080)))
         write_scene(folder / "pair", side, side)
-        show(start_table(folder, 1 if quick else 3))
-        show(pair_table(folder / "pair", device, 1 if quick else 5))
+        yield start_table(folder, 1 if quick else 3)
+        yield pair_table(folder / "pair", device, 1 if quick else 5)
 
 
 def start_table(folder: Path, repeats: int) -> Table:
     """Fresh processes on the CPU: seconds, their ratio to ``import torch``, and memory."""
-
-    def composite(part: str) -> list[str]:
-        given = [str(folder / part / f"{name}.jpg") for name in ("photograph", "background")]
-        return [*PROGRAM, "composite", *given, "--device=cpu", "-o", str(folder / "out.png")]
-
-    large, mask = composite("large"), str(folder / "large" / "mask.png")
+    scenes = [[str(folder / part / file) for file in measuring.SCENE] for part in ("large", "pair")]
+    large, pair = (
+        [*PROGRAM, "composite", *scene[:2], "--device=cpu", f"--output={folder / 'out.png'}"]
+        for scene in scenes
+    )
     table = Table("command", "seconds", "of import torch", "peak MB",
                   title=f"Cold start: fresh processes on the CPU, median of {repeats}")  # fmt: skip
     alone = 0.0
@@ -58,8 +55,8 @@ def start_table(folder: Path, repeats: int) -> Table:
         ("composite, a wrong name", [*large, "--segmenter=piramid"], 2),
         ("composite, 1.5 megapixels", large, 0),
         ("the same, --mask … --refiner none --fuser laplacian",
-         [*large, "--mask", mask, "--refiner=none", "--fuser=laplacian"], 0),
-        ("composite, 768 × 768", composite("pair"), 0),
+         [*large, f"--mask={scenes[0][2]}", "--refiner=none", "--fuser=laplacian"], 0),
+        ("composite, 768 × 768", pair, 0),
     ):  # fmt: skip
         runs = [fresh(*arguments, code=code) for _ in range(repeats)]
         seconds = statistics.median(run[0] for run in runs)
@@ -71,8 +68,7 @@ def start_table(folder: Path, repeats: int) -> Table:
 
 def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
     """One pair through pymatting on the CPU, the whole pipeline, and each stage alone."""
-    names = ("photograph", "background")
-    front, back = (read_image(folder / f"{name}.jpg").pixels for name in names)
+    front, back = (photograph.pixels for photograph in measuring.read_scene(folder))
     mask = read_mask(folder / "mask.png")
     on = [to_tensor(picture)[None].to(device) for picture in (front, back, mask)]
     given = {"segmenter": on[:1], "refiner": [on[0], on[2]], "fuser": on}
@@ -97,7 +93,7 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
             stage.to(device).eval()
             calls[f"{entry.slot} {entry.name}"] = partial(stage, *given[entry.slot])
     with torch.inference_mode():
-        seconds = {what: median(call, repeats, device) for what, call in calls.items()}
+        seconds = {what: measuring.median(call, repeats) for what, call in calls.items()}
     for what, each in seconds.items():
         table.add_row(what, f"{each:.3f}", f"{each / seconds.get(rival, math.nan):.3f}")
     return table
@@ -118,11 +114,8 @@ def informed(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
     return Compositor(segment, device=device, **options)
 
 
-# Megapixels
-
-
-def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -> None:
-    """Print seconds and memory of the same made subject at several sizes."""
+def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -> Iterator[Table]:
+    """Seconds and memory of the same made subject at several sizes."""
     parts = ("segmentation", "refinement", "fusion", "all", "read", "write")
     table = Table("megapixels", *parts, "ratio of all", "peak MB", "tiles",
                   title=f"Seconds of one subject at several sizes, on {device}, each in a fresh "
@@ -140,7 +133,7 @@ def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -
         table.add_row(f"{size:g}", *(f"{found[part]:.2f}" for part in parts),
                       f"{found['all'] / first:.2f}", f"{peak:.0f}",
                       f"{touched} of {cells}" if cells else "all")  # fmt: skip
-    show(table)
+    yield table
 
 
 def measure_scene(folder: Path, device: str, side: int, repeats: int) -> dict[str, Any]:
@@ -150,7 +143,7 @@ def measure_scene(folder: Path, device: str, side: int, repeats: int) -> dict[st
     runs = []
     for _ in range(repeats):
         start = time.perf_counter()
-        given = [read_image(folder / f"{name}.jpg") for name in ("photograph", "background")]
+        given = measuring.read_scene(folder)
         read = time.perf_counter() - start
         result = compositor(*given)
         start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from rich.console import Console
-from rich.table import Table
 
 from deep_image_compositing import noise
 from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.images import Photograph, read_image
 
 PROGRAM = ("-m", "deep_image_compositing")
+SCENE = ("photograph.jpg", "background.jpg", "mask.png")
 
 # A process begins with the peak of the one that has started it: here one that is small.
 _STARTER = """
@@ -51,7 +50,7 @@ def fresh(*arguments: str, code: int = 0) -> tuple[float, float, str]:
     return float(seconds), float(peak), "\n".join(said)
 
 
-def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+def median(call: Callable[[], Any], repeats: int) -> float:
     """Median seconds of ``call``, after one that does not count unless there is just one.
 
     Ends early, after at least one, when 20 seconds have passed.
@@ -60,61 +59,55 @@ def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float
     if repeats > 1:
         call()
     while len(seconds) < repeats and sum(seconds) < 20:
-        synchronise(device)
-        start = time.perf_counter()
+        start = now()
         call()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return statistics.median(seconds)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-
-
-def show(table: Table) -> None:
-    """Print a table: as wide as the terminal, and wide enough where there is none."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if known else 200).print(table)
+def now() -> float:
+    """Seconds on the clock, once the accelerator has done all that it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 def write_scene(folder: Path, width: int, height: int) -> None:
-    """Write a made subject into ``folder``, the same at every size.
-
-    ``photograph.jpg`` shows it on its old background, ``background.jpg`` is a new one, and
-    ``mask.png`` is what a segmenter might say: binary and blurred.
-    """
+    """Write ``SCENE``, with the same subject at every size; the mask is binary and blurred."""
     folder.mkdir(exist_ok=True)
     rng, size = np.random.default_rng(2), (width, height)
     cutout = noise.matte(rng, (600, 600)).resize(size, Image.Resampling.BICUBIC)
     alpha = cutout.getchannel("A")
-    for name in ("photograph", "background"):
+    for name in SCENE[:2]:
         picture = noise.photograph(rng, (600, 600)).resize(size)
-        if name == "photograph":
+        if name == SCENE[0]:
             picture.paste(cutout, mask=alpha)
         grain = rng.integers(-5, 6, (height, width, 1), np.int16)
         pixels = (np.asarray(picture) + grain).clip(0, 255).astype(np.uint8)
-        (folder / f"{name}.jpg").write_bytes(noise.jpeg(Image.fromarray(pixels)))
+        (folder / name).write_bytes(noise.jpeg(Image.fromarray(pixels)))
     alpha.thumbnail((1024, 1024))
     rough = alpha.point(lambda level: 255 * (level > 127)).filter(ImageFilter.BoxBlur(2))
     rough.resize(size, Image.Resampling.BILINEAR).save(folder / "mask.png")
 
 
+def read_scene(folder: Path) -> list[Photograph]:
+    """Both photographs of a scene."""
+    return [read_image(folder / name) for name in SCENE[:2]]
+
+
 def write_shards(folder: Path, kind: str, count: int, sides: noise.Sides) -> Path:
-    """Make samples of a kind, and shards of them with the command ``shards``; returns those."""
+    """Make files of a kind, and of those, with the command ``shards``, the shards returned."""
     root, out = folder / f"{kind}-files", folder / kind
-    label = {"segmentation": "masks", "mattes": "alphas"}.get(kind, "")
+    images, labels = root / "images", root / ("masks" if kind == "segmentation" else "alphas")
     rng = np.random.default_rng(len(kind))
-    for name in ("images", label):
-        (root / name).mkdir(parents=True, exist_ok=True)
+    for path in (images, labels):
+        path.mkdir(parents=True)
     for number in range(count):
         picture = noise.photograph(rng, sides)
-        (root / "images" / f"{number}.jpg").write_bytes(noise.jpeg(picture))
-        if label:
+        (images / f"{number}.jpg").write_bytes(noise.jpeg(picture))
+        if kind != "backgrounds":
             mask = noise.subject(rng, picture.size)
-            (root / label / f"{number}.png").write_bytes(noise.png(mask))
+            (labels / f"{number}.png").write_bytes(noise.png(mask))
     fresh(*PROGRAM, "shards", kind, "--layout=folders", f"--root={root}", f"--out={out}",
           "--licence=made", "--validation=0", "--shard-samples=20")  # fmt: skip
     return out

@@ -1,15 +1,12 @@
-"""``benchmark data``, ``train`` and ``gpu``: loading, training, and batches through all stages.
-
-Only speed is measured: data are made of noise, and networks start from random weights.
-"""
+"""``benchmark data``, ``train`` and ``gpu``: speed alone, on noise and from random weights."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import statistics
-import tarfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,12 +17,12 @@ import numpy as np
 import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deep_image_compositing.benchmark.measuring import median, show, synchronise, write_shards
+from deep_image_compositing.benchmark.measuring import median, now, write_shards
+from deep_image_compositing.data import crops
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.modules import FusionData, RefinementData, SegmentationData
 from deep_image_compositing.images import open_picture
@@ -35,19 +32,13 @@ from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import CascadeRefiner
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
 
-MINUTES = 6.5
-"""After which no further way of training is begun."""
-
-CROP, BATCH = 256, 8
-"""Of the loading rows: the paper's for segmentation."""
-
+MINUTES = 6.5  # after which no further way of training is begun
+CROP, BATCH = 256, 8  # of the loading rows: the paper's for segmentation
 ENDLESS = 10**9
 
-# Loading
 
-
-def loading(workers: int, quick: bool) -> None:
-    """Print how fast training data is loaded from shards, beside the decoding alone."""
+def loading(workers: int, quick: bool) -> Iterator[Table]:
+    """How fast training data is loaded from shards, beside the decoding alone."""
     count, sides, batches, turns = (12, (96, 128), 3, 1) if quick else (160, (512, 800), 40, 7)
     table = Table("loading", "workers", "samples/s", "of the bare loop",
                   title=f"Crops of {CROP} × {CROP} of photographs of {sides[0]} to {sides[1]} "
@@ -56,10 +47,7 @@ def loading(workers: int, quick: bool) -> None:
         folder = Path(name)
         shards = write_shards(folder, "segmentation", count, sides)
         scenes = write_shards(folder, "backgrounds", max(40, count // 4), sides)
-        for path in shards.glob("*.tar"):
-            with tarfile.open(path) as tar:
-                tar.extractall(folder / "files", filter="data")
-        plans = draw_crops(folder / "files", batches * BATCH)
+        plans = draw_crops(folder / "segmentation-files", batches * BATCH)
         for number in sorted({1, workers}):
             # Nothing is pasted: a sample is one photograph and one mask, as in the bare loop.
             data = SegmentationData(Source(str(shards), paste=0.0), str(scenes), size=CROP,
@@ -71,49 +59,42 @@ def loading(workers: int, quick: bool) -> None:
             with multiprocessing.Pool(number) as pool:
                 for _ in range(turns):
                     pool.map(decode, plans[: 4 * number * BATCH])  # meanwhile loaders get ready
-                    begin = time.perf_counter()
+                    start = time.perf_counter()
                     pool.map(decode, plans, chunksize=BATCH)
-                    bare = time.perf_counter() - begin
+                    bare = time.perf_counter() - start
                     # Some batches were made meanwhile: as many as may wait do not count.
                     list(islice(loader, 2 * number + 2))
-                    begin = time.perf_counter()
+                    start = time.perf_counter()
                     list(islice(loader, batches))
-                    rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - begin)))
+                    rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - start)))
             bare, own = (statistics.median(each) for each in zip(*rates, strict=True))
             ratio = statistics.median(own / bare for bare, own in rates)
             table.add_row("bare loop", str(number), f"{bare:.0f}")
             table.add_row("shards", str(number), f"{own:.0f}", f"{ratio:.2f}")
             del loader
-    show(table)
+    yield table
 
 
-def draw_crops(files: Path, count: int) -> list[tuple[str, Any]]:
-    """Photographs without suffix and boxes, from everything to the subject, as training crops."""
+def draw_crops(files: Path, count: int) -> list[tuple[Path, Path, crops.Box]]:
+    """Photographs, their masks, and boxes as training draws them."""
     rng, plans = np.random.default_rng(0), []
-    masks = sorted(files.glob("*.mask.png"))
+    masks = sorted((files / "masks").iterdir())
     for number in rng.integers(0, len(masks), count):
-        mask = masks[number]
-        with open_picture(mask) as label:
-            whole = np.array([0, 0, *label.size])
-            subject = label.point(lambda level: 255 * (level > 127)).getbbox() or whole
-        box = whole + (subject - whole) * rng.uniform(0, 1, 4) ** 1.5
-        plans.append((str(mask).removesuffix(".mask.png"), box))
+        with open_picture(masks[number]) as label:
+            box = crops.whole_crop(label.size, crops.subject_box(label), rng)
+        plans.append((files / "images" / f"{masks[number].stem}.jpg", masks[number], box))
     return plans
 
 
-def decode(plan: tuple[str, Any]) -> None:
+def decode(plan: tuple[Path, Path, crops.Box]) -> None:
     """A photograph and its mask, cropped to arrays for nobody; JPEG as small as will do."""
-    path, box = plan
-    with open_picture(f"{path}.image.jpg") as image, open_picture(f"{path}.mask.png") as mask:
-        scale = max(1, min(box[2:] - box[:2]) / CROP)
+    *paths, box = plan
+    image, mask = map(open_picture, paths)
+    with image, mask:
+        scale = max(1, min(box[2] - box[0], box[3] - box[1]) / CROP)
         image.draft("RGB", (int(mask.width / scale), int(mask.height / scale)))
-        part = box * np.tile(np.divide(image.size, mask.size), 2)
-        for picture, inside in ((image, part), (mask, box)):
-            how = Image.Resampling.BILINEAR
-            np.array(picture.resize((CROP, CROP), how, tuple(inside), reducing_gap=2.0))
-
-
-# Training
+        for picture in (image, mask):
+            np.array(crops.crop(picture, box, CROP, mask.size))
 
 
 class Meter(Callback):
@@ -122,42 +103,35 @@ class Meter(Callback):
     def __init__(self, warmup: int, batches: int) -> None:
         self.warmup, self.batches = warmup, batches
         self.rate = self.waiting = float("nan")
-        self.peak = ""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1 - self.warmup
-        if done in (0, self.batches):
-            synchronise(pl_module.device)
         if done == 0:
             if pl_module.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(pl_module.device)
-            self._begin = time.perf_counter()
+            self._begin = now()
         elif done == self.batches:
-            seconds = time.perf_counter() - self._begin
+            seconds = now() - self._begin
             profiler: Any = trainer.profiler  # type: ignore[attr-defined]
             waits = next(each for what, each in profiler.recorded_durations.items()
                          if what.endswith("train_dataloader_next"))  # fmt: skip
             self.rate = self.batches / seconds
             self.waiting = sum(waits[self.warmup : self.warmup + self.batches]) / seconds
-            if pl_module.device.type == "cuda":
-                self.peak = f"{torch.cuda.max_memory_allocated(pl_module.device) / 1e6:.0f}"
 
 
-def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> None:
-    """Print how fast each slot trains, and before it, with ``batches``, how fast they composite."""
-    begin = time.monotonic()
+def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> Iterator[Table]:
+    """How fast each slot trains, and before it, with ``batches``, how fast they composite."""
+    end = time.monotonic() + 60 * MINUTES
     if batches:
-        show(batch_table(device, *((1, 64, 1) if quick else (8, 768, 20))))
+        yield batch_table(device, *((1, 64, 1) if quick else (8, 768, 20)))
     with TemporaryDirectory() as folder:
         loaders = workers or min(12, max(1, (os.cpu_count() or 1) - 1))
-        show(train_table(Path(folder), device, loaders, quick, begin))
+        yield train_table(Path(folder), device, loaders, quick, end)
 
 
-def train_table(
-    folder: Path, device: torch.device, workers: int, quick: bool, begin: float
-) -> Table:
+def train_table(folder: Path, device: torch.device, workers: int, quick: bool, end: float) -> Table:
     """Samples a second of each slot, in float32 as in the paper and in other ways."""
     gpu = device.type == "cuda"
     mattes, scenes = (
@@ -184,7 +158,7 @@ def train_table(
     for slot, stage, module, size, large in slots[: 1 if quick else 3]:
         first = 0.0
         for way, compiled, trainer in ways if slot == "fusion" else ways[:2]:
-            if gpu and time.monotonic() - begin > 60 * MINUTES:
+            if gpu and time.monotonic() > end:
                 table.add_row(f"{slot}, {way}", "left out: time is up")
                 continue
             batch = 2 if quick else 8 if way == "fp32" else large if gpu else 16
@@ -195,8 +169,9 @@ def train_table(
             fit(made, data, device, meter, default_root_dir=folder, **trainer)
             rate = batch * meter.rate
             first = first or rate
+            peak = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}" if gpu else ""
             table.add_row(f"{slot}, {way}", str(data.size), str(batch), f"{rate:.3g}",
-                          f"{rate / first:.2f}", f"{meter.waiting:.1%}", meter.peak)  # fmt: skip
+                          f"{rate / first:.2f}", f"{meter.waiting:.1%}", peak)  # fmt: skip
     return table
 
 
@@ -222,9 +197,6 @@ def fit(
             del os.environ[name]
 
 
-# Batches
-
-
 def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Table:
     """Pairs a second through all three stages, from bytes on the host to bytes on the host."""
     names = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
@@ -248,7 +220,7 @@ def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Ta
                 stage.compile_networks = True
                 stage.configure_model()
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, way != "fp32"):
-            pairs = count / median(composite, repeats, device)
+            pairs = count / median(composite, repeats)
         first = first or pairs
         table.add_row(way, f"{pairs:.1f}", f"{pairs / first:.2f}")
     return table

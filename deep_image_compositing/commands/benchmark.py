@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 _KINDS = {
     "pipeline": ("cold start, composites against closed-form matting, memory; the default", "cpu"),
@@ -40,24 +42,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print.
+    """Measure and print, as wide as the terminal, and wide enough where there is none.
 
     Raises:
         UsageError: a device that is not there.
     """
+    from rich.console import Console
+
     from deep_image_compositing.benchmark import composites, training
     from deep_image_compositing.devices import choose_device
 
     what, quick = options.what, options.quick
     device = choose_device(options.device or _KINDS[what][1])
     if what == "pipeline":
-        composites.pipeline(device, quick)
+        tables = composites.pipeline(device, quick)
     elif what == "resolution":
-        composites.resolution([0.02, 0.1] if quick else options.megapixels, device, quick)
+        tables = composites.resolution([0.02, 0.1] if quick else options.megapixels, device, quick)
     elif what == "data":
-        training.loading(options.workers or 2, quick)
+        tables = training.loading(options.workers or 2, quick)
     else:
-        training.run(device, options.workers, quick, batches=what == "gpu")
+        tables = training.run(device, options.workers, quick, batches=what == "gpu")
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    for table in tables:
+        Console(width=None if known else 200).print(table)
     return 0
 
 

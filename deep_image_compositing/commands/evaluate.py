@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deep_image_compositing.commands.arguments import launched
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.messages import printable, show
 
@@ -17,22 +17,13 @@ if TYPE_CHECKING:
 
     from deep_image_compositing.evaluation.report import Report
 
-_TEST_SETS = ("syntest", "taught", "folders")
-_OPTIONS_OF = {
-    "mattes": ("syntest",),
-    "backgrounds": ("syntest",),
-    "hold_out": ("syntest",),
-    "background_hold_out": ("syntest",),
-    "per_subject": ("syntest",),
-    "size": ("syntest",),
-    "seed": ("syntest",),
-    "triplets": ("taught",),
-    "folder": ("folders",),
-    "samples": ("syntest", "taught"),
-    "split": ("syntest", "taught"),
-    "cache": ("syntest", "taught"),
-}
-"""Options of test sets, and which sets take them."""
+_OPTIONS = {
+    "syntest": ("mattes", "backgrounds", "hold_out", "background_hold_out", "per_subject", "size",
+                "seed", "samples", "split", "cache"),
+    "taught": ("triplets", "samples", "split", "cache"),
+    "folders": ("folder",),
+}  # fmt: skip
+"""Options that each kind of test set takes."""
 
 _PARAMETERS = {"triplets": "shards", "folder": "path"}
 
@@ -62,7 +53,7 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--test-set", choices=_TEST_SETS, default="syntest",
+    add("--test-set", choices=_OPTIONS, default="syntest",
         help="syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
              "default: syntest")
     for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
@@ -111,12 +102,7 @@ def _add_output(report: argparse._ArgumentGroup, resources: argparse._ArgumentGr
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured.
-
-    Raises:
-        UsageError: what can be seen to be wrong before anything is run.
-        CompositingError: files that cannot be used.
-    """
+    """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured."""
     test_set_options = _test_set_options(options)
     if options.no_sheets and options.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
@@ -130,7 +116,6 @@ def run(options: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
-    devices = options.devices
     report = evaluate(
         methods,
         open_test_set(options.test_set, **test_set_options),
@@ -138,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
         # Not asked of the test set: another choice would make another set of it.
         grades=None if options.grades is None else options.grades.split(","),
         reference=options.reference,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if devices is None else devices,
+        devices=launched("LOCAL_WORLD_SIZE", options.devices),
         accelerator=options.accelerator,
         threads=options.threads,
         sheets=0 if options.no_sheets else options.sheets,
@@ -197,17 +182,13 @@ def table_of(report: Report) -> Table:
 
 
 def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What the test set is opened with.
-
-    Raises:
-        UsageError: an option of another set, or one that is missing.
-    """
+    """What the test set is opened with; UsageError for an option of another, or one missing."""
     kind = options.test_set
-    values = {name: getattr(options, name) for name in _OPTIONS_OF}
-    values = {name: value for name, value in values.items() if value is not None}
+    given = {name: getattr(options, name) for names in _OPTIONS.values() for name in names}
+    values = {name: value for name, value in given.items() if value is not None}
     for name in values:
-        if kind not in _OPTIONS_OF[name]:
-            sets = " and ".join(_OPTIONS_OF[name])
+        if name not in _OPTIONS[kind]:
+            sets = " and ".join(each for each, names in _OPTIONS.items() if name in names)
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is an option of --test-set {sets}, not of {kind}")
     if kind == "taught" and "triplets" not in values:

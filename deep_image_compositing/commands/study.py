@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from deep_image_compositing.messages import printable, show
+from deep_image_compositing.messages import show
 
 PROGRAM = "deep-image-compositing study"
 
@@ -88,9 +88,6 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from deep_image_compositing.extras import import_extra
-
-    import_extra("starlette", "study serve")
     from deep_image_compositing.evaluation.study.server import serve
 
     serve(
@@ -104,20 +101,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from deep_image_compositing.evaluation.study.score import page, write_scores
 
-    from deep_image_compositing.evaluation.study.score import write_scores
-
-    scores = write_scores(options.folder, options.out)
-    table = Table("method")
-    for column in ("mean score", f"{scores.level:.0%} interval", "sets won"):
-        table.add_column(column, justify="right")
-    for row in scores.methods:
-        interval = f"{row.low:.2f} – {row.high:.2f}"
-        table.add_row(printable(row.method), f"{row.score:.2f}", interval, f"{row.sets_won:.4g}")
-    Console().print(table)
-    show(scores.summary)
-    show(scores.friedman_sentence)
+    show(page(write_scores(options.folder, options.out), "scores.md"), lines=True)
     show(f"wrote {options.out or Path(options.folder) / 'scores'}")
     return 0

@@ -95,8 +95,7 @@ class Bench(LightningModule):
         self._lpips = (lpips,)  # in a tuple, or Lightning would take it for a part of the module
         self._done = self._total = 0
         self._method: Method | None = None
-        self._compositor: Compositor | None = None
-        self._broken: Exception | None = None  # why the method cannot be made
+        self._compositor: Compositor | Exception | None = None  # or why it cannot be made
         self._warm: set[Any] = set()
         self._cache: dict[int, Sample] = {}
         self._free = CACHE
@@ -196,33 +195,31 @@ class Bench(LightningModule):
     def _use(self, method: Method) -> Compositor:
         """Hold the stages of one method, and of no other; what keeps them from being made stays."""
         if self._method is not method:
-            if self._compositor is not None:
-                self._compositor = None
-                self._free_memory()
-            self._method, self._broken = method, None
+            self._method, self._compositor = method, None
+            self._free_memory()
             self._warm.clear()
             try:
                 self._compositor = method.compositor(device=str(self.device))
             except Exception as error:
-                self._broken = error
-        if self._compositor is None:
-            raise self._broken or AssertionError
+                self._compositor = error
+        if not isinstance(self._compositor, Compositor):
+            raise self._compositor or AssertionError
         return self._compositor
 
     def _sample(self, index: int) -> Sample:
         """A sample, made once where memory allows: every method comes by again."""
-        if index in self._cache:
-            return self._cache[index]
-        try:
-            sample = self.plan.test_set[index]
-        except Exception as error:
-            raise DataError(f"the sample cannot be read: {error_text(error)}") from error
-        pictures = [*vars(sample).values(), *sample.masks.values()]
-        size = sum(picture.nbytes for picture in pictures if isinstance(picture, Tensor))
-        if size <= self._free:
+        if index not in self._cache:
+            try:
+                sample = self.plan.test_set[index]
+            except Exception as error:
+                raise DataError(f"the sample cannot be read: {error_text(error)}") from error
+            pictures = [*vars(sample).values(), *sample.masks.values()]
+            size = sum(picture.nbytes for picture in pictures if isinstance(picture, Tensor))
+            if size > self._free:
+                return sample
             self._free -= size
             self._cache[index] = sample
-        return sample
+        return self._cache[index]
 
     def _composite(
         self, compositor: Compositor, sample: Sample, grade: str

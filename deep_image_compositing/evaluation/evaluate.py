@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -88,7 +88,11 @@ def evaluate(
     )  # fmt: skip
     _check_folder(plan)
     guard = Guard(show=show)
-    with quiet(), _threads(threads):
+    with quiet(), ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        if threads is not None:
+            torch.set_num_threads(threads)
+            os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # of pymatting's compiler
         trainer = make_trainer(guard, devices=devices, nodes=1, accelerator=accelerator)
         bench = Bench(plan, guard.advance)
         with guard.ending(trainer, _FAREWELL.format(out)):
@@ -111,15 +115,14 @@ def _check_folder(plan: Plan) -> None:
         raise ImageError(f"{out} cannot be written to: permission denied in {name}")
     ledger = plan.ledger()
     if not ledger.path.exists():
-        for name in OWN:
-            if (out / name).exists():
-                raise UsageError(
-                    f"{out} holds {name}, which no evaluation has written: give another --out"
-                )
+        if found := next((name for name in OWN if (out / name).exists()), None):
+            raise UsageError(
+                f"{out} holds {found}, which no evaluation has written: give another --out"
+            )
         return
-    before, now = ledger.about, plan.about()
     if plan.overwrite:
         return
+    before, now = ledger.about, plan.about()
     if before is None or not isinstance(before.get("test_set"), dict):
         raise UsageError(f"{ledger.path} is damaged: give another --out, or --overwrite")
     if before.get("fingerprint") != now["fingerprint"]:
@@ -130,16 +133,3 @@ def _check_folder(plan: Plan) -> None:
             f"{out} holds the evaluation of another test set ({how}): give another --out, or "
             "--overwrite to begin anew"
         )
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch, and pymatting's compiler, use so many threads."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-        os.environ.setdefault("NUMBA_NUM_THREADS", str(count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

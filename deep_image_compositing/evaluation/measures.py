@@ -162,21 +162,19 @@ def measure_composite(
     return _sorted(figures)
 
 
-def measure_alpha(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> dict[str, float]:
+def measure_alpha(alpha: Tensor, truth: Tensor) -> dict[str, float]:
     """Measure the refiner's alpha against the truth, both (1, H, W); UsageError if shapes differ.
 
-    Errors count where the trimap (1, H, W) is gray, or in the whole picture. Where nothing is
-    unknown, ``mse`` is absent.
+    Methods are given no trimap, so errors count in the whole picture.
     """
     a, t = _floats(alpha), _floats(truth)
-    unknown = None if trimap is None else _floats(trimap)
     errors = {
         "sad": matting.sad,
         "mse": matting.mse,
         "gradient": matting.gradient_error,
         "connectivity": matting.connectivity_error,
     }
-    return _sorted({key: error(a, t, unknown) for key, error in errors.items()})
+    return _sorted({key: error(a, t, None) for key, error in errors.items()})
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:

@@ -38,9 +38,7 @@ class Method:
     A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
     Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
     may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
-
-    Raises:
-        UsageError: a name that is none for a file, or stages that cannot be read.
+    UsageError for a name that is none for a file, and for stages that cannot be read.
     """
 
     name: str  # in tables and of files: letters, digits and _ . + -

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import KEY, MEASURES
+from deep_image_compositing.evaluation.rendering import capital, counted, listed, render
 from deep_image_compositing.evaluation.report import Report, tables
 from deep_image_compositing.evaluation.statistics import Difference
-from deep_image_compositing.files import write_bytes
+from deep_image_compositing.files import write_files
 
 FILES = ("report.json", "report.md", "report.html")
 FEW = 6  # pictures below which an interval says little
@@ -31,27 +30,14 @@ _MASKS = {
 
 
 def write(report: Report, out: Path) -> None:
-    """Write ``report.json``, ``report.md`` and ``report.html`` into the folder ``out``.
-
-    Raises:
-        ImageError: a file could not be written.
-    """
+    """Write ``FILES`` into the folder ``out``; ImageError where they cannot be written."""
     content = json.dumps(report.to_json(), indent=1, allow_nan=False)
-    for name, text in zip(FILES, (content, to_markdown(report), to_html(report)), strict=True):
-        write_bytes(out / name, text.encode())
+    texts = (content, *(page(report, name) for name in FILES[1:]))
+    write_files((out / name, text.encode()) for name, text in zip(FILES, texts, strict=True))
 
 
-def to_markdown(report: Report) -> str:
-    """The report as a Markdown page."""
-    return _page("report.md", report)
-
-
-def to_html(report: Report) -> str:
-    """The report as one page without outside resources; sheets are linked relative to it."""
-    return _page("report.html", report)
-
-
-def _page(template: str, report: Report) -> str:
+def page(report: Report, template: str) -> str:
+    """The report as ``report.md``, or as ``report.html``, one file but for the sheets it shows."""
     return render(
         template, report=report, measures=MEASURES, key=KEY, slots=registry.SLOTS, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
@@ -60,44 +46,11 @@ def _page(template: str, report: Report) -> str:
     )  # fmt: skip
 
 
-def render(template: str, **values: Any) -> str:
-    """A page made from one of the templates; the study's scores are one too."""
-    from jinja2 import Environment, PackageLoader
-
-    pages = Environment(
-        loader=PackageLoader("deep_image_compositing.evaluation"),
-        trim_blocks=True, lstrip_blocks=True, autoescape=not template.endswith(".md"),
-    )  # fmt: skip
-    pages.filters |= {"counted": counted, "escaped": _escaped, "listed": _listed}
-    pages.filters |= {"line": lambda text: " ".join(text.splitlines()), "capital": _capital}
-    return pages.get_template(template).render(**values).rstrip() + "\n"
-
-
-def _escaped(text: str) -> str:
-    """``text`` without what Markdown takes for its own."""
-    for character in "\\|*_<>[]`":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
 # Words
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """``1 person``, ``2 people``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
 
 def _mask(grade: str) -> str:
     return _MASKS.get(grade, f"in the grade {grade}")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def verdicts(report: Report) -> list[str]:
@@ -108,11 +61,11 @@ def verdicts(report: Report) -> list[str]:
         pairs.sort(key=lambda pair: pair[1].mean)
         most = max((d.count for _, d in pairs), default=FEW)
         if most < FEW:
-            gaps = _listed([f"{m} by {_signed(d)}" for m, d in pairs])
+            gaps = listed([f"{m} by {_signed(d)}" for m, d in pairs])
             where = "" if most > 1 else " on the one picture there is,"
             few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
             differs = f"{reference} differs in {name} from {gaps}"
-            sentences.append(f"{_capital(_mask(grade))},{where} {differs}{few}.")
+            sentences.append(f"{capital(_mask(grade))},{where} {differs}{few}.")
             continue
         for verb, parts in (
             ("is behind", [f"{m} by {_distance(d)}" for m, d in pairs if d.high < 0]),
@@ -120,7 +73,7 @@ def verdicts(report: Report) -> list[str]:
             ("is ahead of", [f"{m} by {_distance(d)}" for m, d in pairs if d.low > 0]),
         ):
             if parts:
-                said = f"{_capital(_mask(grade))}, {reference} {verb} {_listed(parts)} in {name}."
+                said = f"{capital(_mask(grade))}, {reference} {verb} {listed(parts)} in {name}."
                 sentences.append(said)
     if not report.has_truth:
         sentences.append(

@@ -141,18 +141,15 @@ def interest(sample: Sample, rows: Sequence[Row]) -> Tensor:
     """
     if sample.alpha is not None:
         return _softness(sample.alpha)
-    low = high = _small(sample.foreground)
-    softness = torch.zeros_like(low[:, :1])
-    first = True
-    for row in rows:
-        alpha, composite = row.read("alpha"), row.read("composite")
-        if alpha is not None and composite is not None:
-            small, softness = _small(composite), torch.maximum(softness, _softness(alpha))
-            low = small if first else torch.minimum(low, small)
-            high = small if first else torch.maximum(high, small)
-            first = False
-    differing = softness * (high - low).amax(1, keepdim=True)
-    return differing if bool(differing.any()) else softness
+    pairs = ((row.read("alpha"), row.read("composite")) for row in rows)
+    found = [(_softness(a), _small(c)) for a, c in pairs if a is not None and c is not None]
+    if not found:
+        return torch.zeros_like(_small(sample.foreground[:1]))
+    softness, composites = (torch.cat(each) for each in zip(*found, strict=True))
+    low, high = composites.aminmax(dim=0, keepdim=True)
+    softest = softness.amax(0, keepdim=True)
+    differing = softest * (high - low).amax(1, keepdim=True)
+    return differing if bool(differing.any()) else softest
 
 
 def choose_crops(
@@ -171,20 +168,16 @@ def choose_crops(
     high, wide = min(side, height), min(side, width)
     window = (max(1, round(high * rows / height)), max(1, round(wide * columns / width)))
     sums = F.avg_pool2d(interest.double(), window, stride=1)[0, 0]
-    boxes: list[Box] = []
-    while len(boxes) < count and float(sums.max()) > 0:
+    corners: list[tuple[int, int]] = []
+    while len(corners) < count and float(sums.max()) > 0:
         y, x = divmod(int(sums.argmax()), sums.shape[1])
-        top = min(round(y * height / rows), height - high)
-        left = min(round(x * width / columns), width - wide)
-        boxes.append((top, left, top + high, left + wide))
+        top, left = round(y * height / rows), round(x * width / columns)
+        corners.append((min(top, height - high), min(left, width - wide)))
         # What overlaps by more than a corner is not shown twice.
-        sums[
-            max(0, y - window[0] + 1) : y + window[0], max(0, x - window[1] + 1) : x + window[1]
-        ] = 0
-    if not boxes:
-        top, left = (height - high) // 2, (width - wide) // 2
-        boxes.append((top, left, top + high, left + wide))
-    return boxes
+        near = (slice(max(0, at - w + 1), at + w) for at, w in zip((y, x), window, strict=True))
+        sums[tuple(near)] = 0
+    corners = corners or [((height - high) // 2, (width - wide) // 2)]
+    return [(top, left, top + high, left + wide) for top, left in corners]
 
 
 def _softness(alpha: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import runpy
 import shlex
 import signal
@@ -170,11 +171,11 @@ def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
 
 
 def _take_part(browser: httpx2.Client) -> None:
-    browser.post("/api/people", json={"name": "Ann"}).raise_for_status()
-    for item in browser.get("/api/study").json()["person"]["sets"]:
-        results = browser.get(f"/api/sets/{item['id']}").json()["results"]
-        ranking = {"ranking": [result["id"] for result in results[:3]]}
-        browser.put(f"/api/sets/{item['id']}/answer", json=ranking).raise_for_status()
+    browser.post("/join", json={"name": "Ann"}).raise_for_status()
+    while shown := re.search(r'data-set="(\w+)"', page := browser.get("/").text):
+        results = re.findall(r'data-result="(\w+)"', page)
+        answer = {"ranking": results[:3], "confirmed": True}
+        browser.post(f"/sets/{shown[1]}", json=answer).raise_for_status()
 
 
 # Processes that have imported everything

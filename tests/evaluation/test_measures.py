@@ -151,9 +151,7 @@ def test_floats_and_bytes_give_the_same(network: LPIPS) -> None:
     whole = measure_composite(s["foreground"], **s, lpips=network)
     assert measure_composite(f["foreground"], **f, lpips=network) == whole
     mask = bits(noise(1, 70, 90))
-    trimap = torch.where(noise(1, 70, 90, seed=5) > 0.5, 128, 255).byte()
-    expected = measure_alpha(mask, s["alpha"], trimap)
-    assert measure_alpha(mask / 255, f["alpha"], (trimap > 200) / 2 + 0.5) == expected
+    assert measure_alpha(mask / 255, f["alpha"]) == measure_alpha(mask, s["alpha"])
     assert measure_mask(mask / 255, f["alpha"]) == measure_mask(mask, s["alpha"])
 
 
@@ -191,15 +189,11 @@ def test_small_pictures_have_what_can_be_had(size: tuple[int, int], network: LPI
     assert measure_mask(pixels["alpha"], pixels["alpha"])["outline"] == 0
 
 
-def test_errors_of_alphas_are_those_of_the_unknown_pixels() -> None:
+def test_errors_of_alphas_are_those_of_the_whole_picture() -> None:
     truth = sample()["alpha"]
-    trimap = torch.where((truth > 0) & (truth < 255), 128, truth)
     alpha = truth.clone()
     alpha[0, 0, 0] = 255
-    assert measure_alpha(alpha, truth, trimap)["sad"] == 0
     assert measure_alpha(alpha, truth)["sad"] == pytest.approx(1e-3)
-    known = torch.zeros_like(truth)
-    assert measure_alpha(alpha, truth, known) == {"sad": 0, "gradient": 0, "connectivity": 0}
 
 
 def test_outlines_are_measured_at_640() -> None:

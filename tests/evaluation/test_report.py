@@ -84,15 +84,15 @@ def test_what_failed_counts_nowhere_but_there() -> None:
     assert summary.failed == {"ours": 0, "other": 6}
     assert summary.means["other"]["band_psnr"].mean == 30
     assert summary.differences["other"].count == 2
-    cells = row(pages.to_markdown(report), "other")
+    cells = row(pages.page(report, "report.md"), "other")
     assert cells[0] == "other (failed 6 of 8)"
     assert cells[1].startswith("30.00")  # the best mean, but not of all pictures: not bold
-    assert row(pages.to_markdown(report), "ours")[1].startswith("**25.00**")
+    assert row(pages.page(report, "report.md"), "ours")[1].startswith("**25.00**")
 
 
 def test_a_method_without_a_record_is_said_to_miss() -> None:
     report = make({"ours": [*OURS], "other": [*ALIKE[:5]]})
-    assert row(pages.to_markdown(report), "other")[0] == "other (missing 3 of 8)"
+    assert row(pages.page(report, "report.md"), "other")[0] == "other (missing 3 of 8)"
 
 
 def test_the_json_holds_all_of_it() -> None:
@@ -139,7 +139,7 @@ def test_failures_and_warnings_are_counted_by_message() -> None:
 
 def test_what_could_not_be_measured_is_in_the_legend() -> None:
     report = make({"ours": [*OURS]}, left_out={"lpips": "no weights", "band_lpips": "no weights"})
-    legend = pages.to_markdown(report).partition("## Legend")[2]
+    legend = pages.page(report, "report.md").partition("## Legend")[2]
     assert "- **LPIPS and band LPIPS**: Not measured: no weights." in legend
     assert "ties are shared" in legend
     assert "SSIM" not in legend
@@ -149,7 +149,7 @@ def test_what_could_not_be_measured_is_in_the_legend() -> None:
 
 
 def test_markdown_tables_hold_the_figures() -> None:
-    page = pages.to_markdown(make({"under_score": [*WORSE], "ours": [*OURS]}))
+    page = pages.page(make({"under_score": [*WORSE], "ours": [*OURS]}), "report.md")
     head = next(line for line in page.splitlines() if line.startswith("| method |"))
     assert head.startswith("| method | band PSNR (dB) ↑ | wins | PSNR (dB) ↑ | halo ↓ |")
     cells = row(page, "ours")
@@ -229,8 +229,8 @@ def test_a_report_without_truth_says_so() -> None:
         record["measures"] = {"seconds": 1.5}
     assert not report.has_truth
     assert "has no truth" in pages.verdicts(report)[-1]
-    assert row(pages.to_markdown(report), "ours")[1] == "**1.50**"
-    assert Page(pages.to_html(report)).tables == 2
+    assert row(pages.page(report, "report.md"), "ours")[1] == "**1.50**"
+    assert Page(pages.page(report, "report.html")).tables == 2
 
 
 def test_the_terminal_s_table_is_as_wide_as_it_needs() -> None:

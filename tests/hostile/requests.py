@@ -69,12 +69,11 @@ def requests(rng: Random, folder: Path) -> Read:
 
     study = Study.open(sound_study())
     item = study.shown[0]
-    ranking = {"ranking": list(item.results)[:3]}
+    answer = {"ranking": list(item.results)[:3], "confirmed": rng.random() < 0.5}
     method, path, content = rng.choice((
-        ("POST", "/api/people", {"name": "Ann"}), ("POST", "/api/leave", {}),
-        ("PUT", f"/api/sets/{item.id}/draft", ranking), ("GET", "/api/study", None),
-        ("PUT", f"/api/sets/{item.id}/answer", ranking), ("GET", f"/api/sets/{item.id}", None),
-        ("GET", f"/pictures/{item.foreground}.webp", None), ("GET", "/", None),
+        ("POST", "/join", {"name": "Ann"}), ("POST", "/leave", {}), ("GET", "/", None),
+        ("POST", f"/sets/{item.id}", answer), ("GET", "/page/study.css", None),
+        ("GET", f"/pictures/{item.foreground}.webp", None),
     ))  # fmt: skip
     body, headers, deed = dumps(content, rng), dict(HEADERS), rng.randrange(8)
     if deed == 0:
@@ -89,6 +88,7 @@ def requests(rng: Random, folder: Path) -> Read:
         body = rng.choice((spoil(body, rng), b"x" * 10**6, b"--x\r\n" * 99, b"\xff"))
     elif deed < 7:
         body = dumps(junk(content, rng), rng)
+    headers.setdefault("content-length", str(len(body)))
     parts = [body[:9], body[9:], b""] if rng.random() < 0.9 else [body[:9]]
     stranger = rng.random() < 0.2
 
@@ -96,7 +96,8 @@ def requests(rng: Random, folder: Path) -> Read:
         with Store(folder / "answers.sqlite", study.id) as store:
             app = create_app(study, store, sound_study())
             if not stranger and headers.get("cookie") == "":
-                _, answer = asyncio.run(ask(app, "POST", "/api/people", HEADERS, [b"{}", b""]))
+                given = {**HEADERS, "content-length": "2"}
+                _, answer = asyncio.run(ask(app, "POST", "/join", given, [b"{}", b""]))
                 headers["cookie"] = answer[b"set-cookie"].decode().partition(";")[0]
             status, _ = asyncio.run(ask(app, method, path, headers, parts))
         if status >= 500:

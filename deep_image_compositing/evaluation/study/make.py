@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,6 @@ from deep_image_compositing.ledger import differences, digest
 from deep_image_compositing.messages import progress
 from deep_image_compositing.placement import cover, resample
 
-MAX_SIDE = 1024  # long side in pixels of the pictures, unless another is given
-
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -50,7 +48,7 @@ def make(
     methods: Sequence[Method],
     out: str | Path,
     *,
-    max_side: int = MAX_SIDE,
+    max_side: int = 1024,
     seed: int | None = None,
     device: str = "auto",
     show: bool = False,
@@ -72,8 +70,8 @@ def make(
         show: draw a progress bar on standard error.
 
     Raises:
-        UsageError: too few methods or pairs, a folder that holds another study or anybody's
-            answers, or sizes that cannot be.
+        UsageError: too few methods, no pairs, a size that cannot be, or a folder that holds
+            another study or anybody's answers.
         ImageError: the folder cannot be written.
     """
     if len(methods) < PLACES:
@@ -86,7 +84,7 @@ def make(
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    recipe: dict[str, Any] = {
+    recipe = {
         "methods": [method.describe() for method in methods],
         "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
         "max_side": max_side,
@@ -98,11 +96,11 @@ def make(
         device = str(choose_device(device))  # said once, not for every method
     with progress("pictures", missing, show) as advance:
         sets = [
-            _prepare(folder, replace(item, left_out=()), pair, max_side)
+            _write_photographs(folder, item, pair, max_side)
             for item, pair in zip(study.sets, pairs, strict=True)
         ]
         for method in methods:
-            _render(folder, sets, pairs, method, device, advance)
+            sets = list(_render(folder, sets, pairs, method, device, advance))
     finished = replace(study, sets=tuple(sets), finished=True)
     finished.write(folder)
     return finished
@@ -114,12 +112,11 @@ def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
         study = Study.read(folder)
         if (folder / ANSWERS).exists():
             with Store(folder / ANSWERS, study.id) as store:
-                people = len(store.people())
-            if people:
-                raise UsageError(
-                    f"{people} people have taken part in the study in {folder}, so it stays as it "
-                    "is: give another folder"
-                )
+                if people := len(store.people()):
+                    raise UsageError(
+                        f"{people} people have taken part in the study in {folder}, so it stays "
+                        "as it is: give another folder"
+                    )
         if other := ", ".join(differences(study.recipe, recipe)):
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
         return replace(study, finished=False)
@@ -147,7 +144,9 @@ def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     return study
 
 
-def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> PictureSet:
+def _write_photographs(
+    folder: Path, item: PictureSet, pair: PairFiles, max_side: int
+) -> PictureSet:
     """Write the pair's own two pictures, at the size of the results, which the set then has."""
     try:
         photograph, background = read_image(pair.foreground), read_image(pair.background)
@@ -155,41 +154,40 @@ def _prepare(folder: Path, item: PictureSet, pair: PairFiles, max_side: int) -> 
         if pair.mask is not None:
             read_mask(pair.mask, size=size)
         shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
-        for token, picture in zip((item.foreground, item.background), shown, strict=True):
+        for token, picture in zip(item.tokens(), shown, strict=False):
             if not picture_path(folder, token).is_file():
                 write_image(picture_path(folder, token), picture, quality=100)  # without loss
     except (CompositingError, MemoryError) as error:
         return replace(item, left_out=(error_text(error),), size=(0, 0))
-    return replace(item, size=size)
+    return replace(item, left_out=(), size=size)
 
 
 def _render(
     folder: Path,
-    sets: list[PictureSet],
+    sets: Sequence[PictureSet],
     pairs: Sequence[PairFiles],
     method: Method,
     device: str,
     advance: Callable[[int], None],
-) -> None:
+) -> Iterator[PictureSet]:
     """Make a method's pictures that are missing; a set without one says so from now on."""
     compositor = None
-    for number, (item, pair) in enumerate(zip(sets, pairs, strict=True)):
+    for item, pair in zip(sets, pairs, strict=True):
         token = next(token for token, name in item.results.items() if name == method.name)
-        if picture_path(folder, token).is_file():
-            continue
-        if item.size != (0, 0):  # else its photographs cannot be read
-            try:
-                compositor = compositor or method.compositor(device=device)
-                mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
-                foreground = str(picture_path(folder, item.foreground))
-                background = str(picture_path(folder, item.background))
-                composite = compositor(foreground, background, mask).composite_pixels
-                write_image(picture_path(folder, token), composite, quality=100)
-            except Exception as error:  # one method on one pair must not stop the others
-                _log.debug("%s, %s", pair.name, method.name, exc_info=True)
-                reason = f"{method.name}: {error_text(error)}"
-                sets[number] = replace(item, left_out=(*item.left_out, reason))
-        advance(1)
+        path, left_out = picture_path(folder, token), item.left_out
+        if not path.is_file():
+            if item.size != (0, 0):  # else its photographs cannot be read
+                try:
+                    compositor = compositor or method.compositor(device=device)
+                    mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
+                    foreground, background, *_ = (picture_path(folder, t) for t in item.tokens())
+                    result = compositor(str(foreground), str(background), mask)
+                    write_image(path, result.composite_pixels, quality=100)
+                except Exception as error:  # one method on one pair must not stop the others
+                    _log.debug("%s, %s", pair.name, method.name, exc_info=True)
+                    left_out = (*left_out, f"{method.name}: {error_text(error)}")
+            advance(1)
+        yield replace(item, left_out=left_out)
 
 
 def _digests(pair: PairFiles) -> dict[str, str]:

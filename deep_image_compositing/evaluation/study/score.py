@@ -9,17 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import statistics
-from deep_image_compositing.evaluation.pages import counted, render
+from deep_image_compositing.evaluation.rendering import render
 from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
-from deep_image_compositing.files import write_bytes
+from deep_image_compositing.files import write_files
 
 OTHERS = 8  # the score of a result that is not among a person's best three
 
@@ -57,41 +57,6 @@ class Scores:
     p: float | None  # probability of one as large if people could not tell the methods apart
     kendall_w: float | None  # Kendall's concordance: 0, the sets disagree, to 1, all have one order
 
-    @property
-    def summary(self) -> str:
-        """Who said how much, in a sentence."""
-        whole = "the only set" if self.sets == 1 else f"all {self.sets}"
-        return (
-            f"{counted(self.people, 'person', 'people')} gave {counted(self.answers, 'answer')} on "
-            f"{counted(self.sets_answered, 'set')}; {self.people_complete} of them answered "
-            f"{whole}."
-        )
-
-    @property
-    def friedman_sentence(self) -> str:
-        """What Friedman's test says, as a sentence."""
-        if self.friedman is None or self.p is None or self.kendall_w is None:
-            return "Friedman's test needs answers on at least two sets."
-        p = f"p = {self.p:.3g}" if self.p >= 1e-4 else "p < 0.0001"
-        return (
-            f"Friedman's test over {self.sets_answered} sets: chi-square {self.friedman:.2f} with "
-            f"{len(self.methods) - 1} degrees of freedom, {p}; Kendall's W {self.kendall_w:.2f}."
-        )
-
-
-@dataclass(frozen=True)
-class Vote:
-    """One confirmed answer: who, which set, and the methods in three places, best first."""
-
-    person: int
-    picture_set: str
-    methods: tuple[str, ...]
-    confirmed: str
-
-    def score(self, method: str) -> int:
-        """1, 2 or 3 for the places, else ``OTHERS``."""
-        return self.methods.index(method) + 1 if method in self.methods else OTHERS
-
 
 def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
@@ -106,32 +71,24 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
         MissingExtraError: scipy is not installed.
     """
     statistics.require("study score", "study")
-    study = Study.read(folder)
-    database = Path(folder) / ANSWERS
+    study, database = Study.read(folder), Path(folder) / ANSWERS
     if not database.exists():
         raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")
     with Store(database, study.id) as store:
-        votes, begun = read_votes(study, store)
-        scores = score(study, votes, joined=len(store.people()), begun=begun)
+        answers = read_answers(study, store)
+        scores = score(study, store, answers)
     target = Path(folder) / "scores" if out is None else Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
-    answers = (
-        {"person": vote.person, "set": vote.picture_set, "method": method,
-         "score": vote.score(method), "confirmed": vote.confirmed}
-        for vote in votes
-        for method in study.methods
-    )  # fmt: skip
-    for name, text in (
-        ("scores.json", json.dumps(asdict(scores), indent=2) + "\n"),
-        ("scores.csv", _csv(map(asdict, scores.methods))),
-        ("answers.csv", _csv(answers)),
-        ("scores.md", page(scores, "scores.md")),
-        ("scores.svg", page(scores, "scores.svg")),
-    ):
-        write_bytes(target / name, text.encode())
+    texts = {
+        "scores.json": json.dumps(asdict(scores), indent=2) + "\n",
+        "scores.csv": _csv([asdict(row) for row in scores.methods]),
+        "answers.csv": _csv(answers),
+        **{name: page(scores, name) for name in ("scores.md", "scores.svg")},
+    }
+    write_files((target / name, text.encode()) for name, text in texts.items())
     return scores
 
 
@@ -140,87 +97,72 @@ def page(scores: Scores, template: str) -> str:
     return render(template, scores=scores, others=OTHERS)
 
 
-def read_votes(study: Study, store: Store) -> tuple[list[Vote], int]:
-    """All confirmed answers, with methods in the place of tokens, and how many others were begun.
+def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
+    """The rows of ``answers.csv``: of every confirmed answer, what it says of each method.
 
     DataError for an answer that does not belong to the study.
     """
-    sets = {item.id: item for item in study.shown}
-    votes, begun = [], 0
+    sets, rows = {item.id: item for item in study.shown}, []
     for answer in store.answers():
         item = sets.get(answer.picture_set)
         if item is None:
             raise DataError(f"an answer is of a set that the study lacks: {answer.picture_set!r}")
         if answer.ranking is None:
-            begun += any(token is not None for token in answer.draft)
             continue
+        about = {"person": answer.person, "set": item.name}
         try:
             ranking = item.check(answer.ranking, complete=True)
         except UsageError as error:
-            raise DataError(
-                f"person {answer.person}'s answer on {item.name!r} is broken: {error}"
-            ) from error
-        methods = tuple(item.results[token] for token in ranking if token is not None)
-        votes.append(Vote(answer.person, item.name, methods, answer.confirmed or ""))
-    return votes, begun
+            who = f"person {answer.person}'s answer on {item.name!r}"
+            raise DataError(f"{who} is broken: {error}") from error
+        places = {item.results[str(token)]: place for place, token in enumerate(ranking, 1)}
+        for method in study.methods:
+            said = {"method": method, "score": places.get(method, OTHERS)}
+            rows.append({**about, **said, "confirmed": answer.confirmed})
+    return rows
 
 
-def score(study: Study, votes: list[Vote], *, joined: int = 0, begun: int = 0) -> Scores:
-    """Score a study by the votes of ``read_votes``; UsageError where there is none.
-
-    Args:
-        study: finished.
-        votes: confirmed answers.
-        joined: people who began.
-        begun: answers that were never confirmed.
-    """
-    if not votes:
+def score(study: Study, store: Store, answers: list[dict[str, Any]]) -> Scores:
+    """Score a study by the rows of ``read_answers``; UsageError where there is none."""
+    if not answers:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
-    names = [item.name for item in study.shown]
-    answered = [name for name in names if any(vote.picture_set == name for vote in votes)]
-    by_set = {
-        method: [_mean([v.score(method) for v in votes if v.picture_set == s]) for s in answered]
-        for method in study.methods
-    }
-    won = statistics.wins(by_set, "lower")
-    rows = []
-    for method in study.methods:
-        values = [vote.score(method) for vote in votes]
-        interval = statistics.bootstrap_interval(values)
-        places = (values.count(place) for place in range(1, PLACES + 1))
-        rows.append(MethodScore(method, _mean(values), *interval, won[method], *places))
     count = len(study.methods)
-    statistic = p = agreement = None
-    if len(answered) > 1:
-        statistic, p = statistics.friedman([*zip(*by_set.values(), strict=True)])
-        agreement = statistic / (len(answered) * (count - 1))
-    per_person = [sum(v.person == person for v in votes) for person in {v.person for v in votes}]
+    table = np.array([row["score"] for row in answers]).reshape(-1, count)
+    sets = np.array([row["set"] for row in answers[::count]])
+    answered = [item.name for item in study.shown if item.name in sets]
+    means = np.array([table[sets == name].mean(0) for name in answered])
+    won = statistics.wins(dict(zip(study.methods, means.T.tolist(), strict=True)), "lower")
+    rows = [
+        MethodScore(
+            name, float(values.mean()), *statistics.bootstrap_interval(values), won[name],
+            *(int((values == place).sum()) for place in range(1, PLACES + 1)),
+        )
+        for name, values in zip(study.methods, table.T, strict=True)
+    ]  # fmt: skip
+    statistic, p = statistics.friedman(means) if len(answered) > 1 else (None, None)
+    per_person = np.unique([row["person"] for row in answers[::count]], return_counts=True)[1]
+    drafts = [answer.draft for answer in store.answers() if answer.ranking is None]
     return Scores(
         methods=tuple(sorted(rows, key=lambda row: row.score)),
         people=len(per_person),
-        people_complete=sum(number == len(names) for number in per_person),
-        people_joined=max(joined, len(per_person)),
-        answers=len(votes),
-        answers_incomplete=begun,
-        sets=len(names),
+        people_complete=int((per_person == len(study.shown)).sum()),
+        people_joined=len(store.people()),
+        answers=len(table),
+        answers_incomplete=sum(any(draft) for draft in drafts),
+        sets=len(study.shown),
         sets_answered=len(answered),
-        sets_left_out=len(study.sets) - len(names),
+        sets_left_out=len(study.sets) - len(study.shown),
         level=statistics.LEVEL,
         chance=(sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,
         friedman=statistic,
         p=p,
-        kendall_w=agreement,
+        kendall_w=None if statistic is None else statistic / (len(answered) * (count - 1)),
     )
 
 
-def _mean(values: list[int]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    first, *rest = rows
+def _csv(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(first), lineterminator="\n")
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows([first, *rest])
+    writer.writerows(rows)
     return file.getvalue()

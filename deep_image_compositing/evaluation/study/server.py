@@ -1,51 +1,36 @@
-"""The web server of a study: its page, its pictures, and its people's choices.
+"""The web server of a study: its page, its pictures, and what people choose.
 
-A person is known by a cookie; below ``api/`` everything is JSON:
+A person is known by a cookie. ``GET`` gives the page, for ``?set=N`` the person's Nth set, but none
+beyond the first that is open. Bodies are JSON:
 
-========================  ==========================================================
-``GET study``             number of sets; the person, if known, and how far they are
-``POST people``           ``{"name": "..."}``, joins; sets the cookie
-``POST leave``            forgets the cookie, so that somebody else can take part
-``GET sets/ID``           the pictures of a set in the person's order; their choice
-``PUT sets/ID/draft``     ``{"ranking": [TOKEN or null, ...]}``, the choice so far
-``PUT sets/ID/answer``    ``{"ranking": [TOKEN, TOKEN, TOKEN]}``, confirmed
-========================  ==========================================================
+==================  ==========================================================
+``POST join``       ``{"name": "..."}``; sets the cookie
+``POST leave``      ``{}``; forgets it, so that somebody else can take part
+``POST sets/ID``    ``{"ranking": [TOKEN or null, ...], "confirmed": BOOLEAN}``
+==================  ==========================================================
 
 Nothing that is sent tells which method made a picture: names are random tokens, the order is
-shuffled per person, and the headers carry no file dates. Served is what ``study.json`` names and
-nothing else, so no path of a request ever reaches the disk. Only names of its own are answered to,
-and only its own page may write, so that no other site can use it through somebody's browser.
+shuffled per person, and the headers carry no file dates. Of pictures only those of ``study.json``
+are served. Only names of its own are answered to, and only its own page may write, so that no
+other site can use it through somebody's browser.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import socket
 import sys
-from collections.abc import Iterable
-from importlib.resources import files
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError, MissingExtraError, UsageError
+from deep_image_compositing.evaluation.rendering import render
 from deep_image_compositing.evaluation.study.folder import (
     ANSWERS,
-    MAX_NAME,
-    SUFFIX,
+    PLACES,
     Person,
-    PictureSet,
     Store,
     Study,
     picture_path,
@@ -54,20 +39,33 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import check_regular
 from deep_image_compositing.messages import show
 
-MAX_BODY = 4096  # bytes of a request's body; the largest that the page sends has a few hundred
+try:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import Headers, MutableHeaders
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import HTMLResponse, PlainTextResponse, Response
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError:
+    raise MissingExtraError("study serve", "starlette", "study") from None
 
-_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+MAX_BODY = 4096  # bytes of a request's body; the largest that the page sends has a few hundred
+MAX_NAME = 80  # characters of a person's name
+
 _YEAR = 365 * 24 * 3600
-_HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
 
 
 def serve(
@@ -81,21 +79,14 @@ def serve(
     """Serve a study until the process is told to stop; answers go to ``answers.sqlite``.
 
     Args:
-        folder: what ``study make`` made.
+        folder: what ``study make`` made; UsageError or DataError where it cannot be served.
         host: address to listen at; ``0.0.0.0`` for the whole network.
-        port: 0 for any free one.
+        port: 0 for any free one; UsageError for one that cannot be had.
         intro: a text file for the first page; paragraphs are parted by empty lines.
         allowed_hosts: further names under which people reach it; see ``create_app``.
-
-    Raises:
-        UsageError: no finished study, or an address that cannot be had.
-        DataError: pictures or answers that cannot be used.
-        MissingExtraError: uvicorn is not installed.
     """
     uvicorn = import_extra("uvicorn", "study serve")
     study = Study.open(folder)
-    if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     text = None if intro is None else _paragraphs(Path(intro))
     with Store(Path(folder) / ANSWERS, study.id) as store, _listen(host, port) as listener:
         app = create_app(study, store, folder, intro=text, allowed_hosts=[host, *allowed_hosts])
@@ -103,9 +94,9 @@ def serve(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off",
             timeout_graceful_shutdown=5,
         )  # fmt: skip
-        shown = f"[{host}]" if ":" in host else host
+        address = f"[{host}]" if ":" in host else host
         show(
-            f"study at http://{shown}:{listener.getsockname()[1]}/ "
+            f"study at http://{address}:{listener.getsockname()[1]}/ "
             "(Ctrl-C stops the server; answers are kept)"
         )
         sys.stdout.flush()
@@ -127,45 +118,50 @@ def create_app(
 
     It answers to ``allowed_hosts`` besides addresses, ``localhost`` and the machine's own name.
     """
-    api = _Api(study, store, folder, intro)
+    handlers = _Handlers(study, store, folder, intro)
     return Starlette(
         routes=[
-            Route("/", api.page),
-            Route("/page/{name}", api.page),
-            Route("/pictures/{name}", api.picture),
-            Route("/api/study", api.about),
-            Route("/api/people", api.join, methods=["POST"]),
-            Route("/api/leave", api.leave, methods=["POST"]),
-            Route("/api/sets/{set}", api.picture_set),
-            Route("/api/sets/{set}/draft", api.save, methods=["PUT"]),
-            Route("/api/sets/{set}/answer", api.save, methods=["PUT"]),
+            Route("/", handlers.page),
+            Route("/pictures/{name}", handlers.picture),
+            Route("/join", _with_body(handlers.join), methods=["POST"]),
+            Route("/leave", _with_body(handlers.leave), methods=["POST"]),
+            Route("/sets/{set}", _with_body(handlers.save), methods=["POST"]),
+            Mount("/page", StaticFiles(directory=Path(__file__).with_name("page"))),
         ],
         middleware=[Middleware(_Gate, allowed_hosts)],
-        exception_handlers=dict.fromkeys((HTTPException, CompositingError, OSError), _failed),
+        exception_handlers=dict.fromkeys((CompositingError, OSError), _failed),
     )
 
 
-class _Api:
-    """The handlers of one study."""
+class _Handlers:
+    """What is answered to each request."""
 
     def __init__(
         self, study: Study, store: Store, folder: str | Path, intro: list[str] | None
     ) -> None:
         self.study, self.store, self.intro = study, store, intro
         self.sets = {item.id: item for item in study.shown}
-        tokens = (token for item in study.shown for token in item.tokens())
-        self.pictures = {f"{token}{SUFFIX}": picture_path(folder, token) for token in tokens}
-        pages = (files(__package__) / "page").iterdir()
-        self.files = {page.name: page.read_bytes() for page in pages}
+        paths = (picture_path(folder, t) for item in study.shown for t in item.tokens())
+        self.pictures = {path.name: path for path in paths}
         self.cookie = f"study-{study.id[:12]}"  # ports share cookies: two studies need two names
 
     def page(self, request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in self.files:
-            raise HTTPException(404, "there is no such file")
-        kind = f"{_TYPES[name.rpartition('.')[2]]}; charset=utf-8"
-        headers = {"content-type": kind, "cache-control": "no-cache"}
-        return Response(self.files[name], headers=headers)
+        person, counts = self._person(request), (len(self.sets), len(self.study.methods))
+        if person is None:
+            return HTMLResponse(render("study.html", intro=self.intro, counts=counts))
+        sets = self.study.order(person.token)
+        answers = {answer.picture_set: answer for answer in self.store.answers(person)}
+        done = [item.id in answers and answers[item.id].ranking is not None for item in sets]
+        number = 1 + [*done, False].index(False)
+        if asked := re.fullmatch(r"[1-9]\d{0,8}", request.query_params.get("set", "")):
+            number = min(number, int(asked[0]))
+        values: dict[str, Any] = {"person": person, "number": number, "counts": counts}
+        if number <= len(sets):
+            item = sets[number - 1]
+            draft = answers[item.id].draft if item.id in answers else (None,) * PLACES
+            values |= {"item": item, "results": item.order(person.token), "draft": draft}
+            values |= {"done": sum(done), "ahead": sets[number].tokens() if sets[number:] else []}
+        return HTMLResponse(render("study.html", **values))
 
     def picture(self, request: Request) -> Response:
         path = self.pictures.get(request.path_params["name"])
@@ -175,119 +171,72 @@ class _Api:
         headers = {"cache-control": f"private, max-age={_YEAR}, immutable"}
         return Response(path.read_bytes(), media_type="image/webp", headers=headers)
 
-    def about(self, request: Request) -> Response:
-        person, known = self._known(request), None
-        if person is not None:
-            done = {answer.picture_set for answer in self.store.answers(person) if answer.ranking}
-            order = self.study.order(person.token)
-            sets = [{"id": item.id, "answered": item.id in done} for item in order]
-            known = {"name": person.name, "sets": sets}
-        counts = {"sets": len(self.sets), "results": len(self.study.methods)}
-        return _answer({**counts, "intro": self.intro, "person": known})
-
-    async def join(self, request: Request) -> Response:
-        name = (await _body(request)).get("name", "")
+    def join(self, request: Request, body: dict[str, Any]) -> Response:
+        name = body.get("name", "")
         if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
             raise HTTPException(400, f"a name is text of at most {MAX_NAME} characters")
-        person = await run_in_threadpool(self._known, request)
-        if person is None:  # a button pressed twice makes one person
-            person = await run_in_threadpool(self.store.join, name.strip())
-        response = _answer({"name": person.name})
+        # A button pressed twice makes one person.
+        person = self._person(request) or self.store.join(name.strip())
+        response = Response(status_code=204)
+        secure = request.url.scheme == "https"
         response.set_cookie(
-            self.cookie, person.token, max_age=_YEAR, httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
-        )  # fmt: skip
+            self.cookie, person.token, _YEAR, httponly=True, samesite="strict", secure=secure
+        )
         return response
 
-    async def leave(self, request: Request) -> Response:
-        await _body(request)
-        response = _answer({})
+    def leave(self, request: Request, body: dict[str, Any]) -> Response:
+        response = Response(status_code=204)
         response.delete_cookie(self.cookie, httponly=True, samesite="strict")
         return response
 
-    def picture_set(self, request: Request) -> Response:
-        person, item = self._person(request), self._set(request)
-        mine = [answer for answer in self.store.answers(person) if answer.picture_set == item.id]
-        height, width = item.size
-        urls = {token: f"pictures/{token}{SUFFIX}" for token in item.tokens()}
-        content = {
-            "id": item.id,
-            "height": height,
-            "width": width,
-            "foreground": urls[item.foreground],
-            "background": urls[item.background],
-            "results": [{"id": token, "url": urls[token]} for token in item.order(person.token)],
-            "draft": mine[0].draft if mine else (None, None, None),
-            "answered": bool(mine and mine[0].ranking),
-        }
-        return _answer(content)
-
-    async def save(self, request: Request) -> Response:
-        confirmed = request.url.path.endswith("/answer")
-        body = await _body(request)
-        person, item = await run_in_threadpool(self._person, request), self._set(request)
-        try:
-            ranking = item.check(body.get("ranking", ()), complete=confirmed)
-        except UsageError as error:
-            raise HTTPException(400, str(error)) from error
-        await run_in_threadpool(self.store.save, person, item.id, ranking, confirmed=confirmed)
-        return _answer({})
-
-    def _known(self, request: Request) -> Person | None:
-        return self.store.person(request.cookies.get(self.cookie, ""))
-
-    def _person(self, request: Request) -> Person:
-        person = self._known(request)
+    def save(self, request: Request, body: dict[str, Any]) -> Response:
+        person, item = self._person(request), self.sets.get(request.path_params["set"])
         if person is None:
-            raise HTTPException(401, "begin at the first page")
-        return person
-
-    def _set(self, request: Request) -> PictureSet:
-        item = self.sets.get(request.path_params["set"])
+            raise HTTPException(401, "this browser is not known, or not any more")
         if item is None:
             raise HTTPException(404, "there is no such set")
-        return item
+        confirmed = body.get("confirmed") is True
+        ranking = item.check(body.get("ranking"), complete=confirmed)
+        self.store.save(person, item.id, ranking, confirmed=confirmed)
+        return Response(status_code=204)
 
-
-def _answer(content: Any) -> JSONResponse:
-    return JSONResponse(content, headers={"cache-control": "no-store"})
+    def _person(self, request: Request) -> Person | None:
+        return self.store.person(request.cookies.get(self.cookie, ""))
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        show(f"error: {error}", file=sys.stderr)
-        error = HTTPException(500, "the answer could not be stored")
-    headers = {"cache-control": "no-store", **(error.headers or {})}
-    return JSONResponse({"error": error.detail}, error.status_code, headers)
+    if isinstance(error, UsageError):
+        return PlainTextResponse(str(error), 400)
+    show(f"error: {error}", file=sys.stderr)
+    return PlainTextResponse("the answer could not be stored", 500)
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings; no more than ``MAX_BODY`` bytes are read."""
-    # Forms of other sites cannot send this type.
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, "expected application/json")
-    data = b""
-    try:
-        async for part in request.stream():
-            data += part
-            if len(data) > MAX_BODY:
-                raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
-        content = json.loads(data)
-    except ClientDisconnect:  # nobody will read this
-        raise HTTPException(400, "the request broke off") from None
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the request is no JSON") from None
-    if not isinstance(content, dict):
-        raise HTTPException(400, "the request is no JSON object")
-    return content
+def _with_body(handler: Callable[[Request, dict[str, Any]], Response]) -> Any:
+    """A handler that is given the JSON object that the request brings."""
+
+    async def handle(request: Request) -> Response:
+        # Forms of other sites cannot send this type.
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "expected application/json")
+        length = request.headers.get("content-length", "")  # a body without end has none
+        if not re.fullmatch(r"\d{1,4}", length) or int(length) > MAX_BODY:
+            raise HTTPException(413, f"a request has at most {MAX_BODY} bytes, and says how many")
+        try:
+            content = await request.json()
+        except (ValueError, RecursionError, ClientDisconnect):
+            content = None
+        if not isinstance(content, dict):
+            raise HTTPException(400, "the request is no JSON object")
+        return await run_in_threadpool(handler, request, content)
+
+    return handle
 
 
 class _Gate:
     """Adds ``_HEADERS``; refuses requests for another host, and writes from pages of another one.
 
     A page elsewhere can have its own name lead to this machine, and would then read and write in
-    the name of whoever looks at it; but the browser says which name it has asked for. It cannot
-    be an address.
+    the name of whoever looks at it; but that name, never an address, is what the browser asks for.
     """
 
     def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:
@@ -298,20 +247,23 @@ class _Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         origin = headers.get("origin", f"http://{host}")  # only pages of other sites must name it
-        writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        # A web server in front may pass its requests on under another name, and has no port.
-        own_pages, app = {host, *self.names}, self.app
+        app = self.app
         if not self._is_own(host):
             error = "this server has another name; whoever runs it can allow this: --allowed-host"
-            app = JSONResponse({"error": error}, 403)
-        elif writes and origin.partition("://")[2].lower() not in own_pages:
-            app = JSONResponse({"error": "this comes from a page of another site"}, 403)
+            app = PlainTextResponse(error, 403)
+        # A web server in front may pass its requests on under another name, and has no port.
+        elif scope["method"] not in ("GET", "HEAD") and (
+            origin.partition("://")[2].lower() not in {host, *self.names}
+        ):
+            app = PlainTextResponse("this comes from a page of another site", 403)
         await app(scope, receive, send_more)
 
     def _is_own(self, host: str) -> bool:
@@ -323,11 +275,10 @@ class _Gate:
             return False
 
 
-# What it is started with
-
-
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens, so that a taken port is known before anything is announced."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)

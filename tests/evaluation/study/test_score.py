@@ -11,18 +11,21 @@ import pytest
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.study.folder import ANSWERS, Person, Store, Study
-from deep_image_compositing.evaluation.study.score import (
-    Vote,
-    page,
-    read_votes,
-    score,
-    write_scores,
-)
+from deep_image_compositing.evaluation.study.folder import ANSWERS, Store, Study
+from deep_image_compositing.evaluation.study.score import Scores, page, write_scores
 from tests.evaluation.study.made import METHODS, made_study, token
 
 ANN = (("ours", "alpha", "laplacian"), ("ours", "feather", "alpha"), ("alpha", "ours", "feather"))
 BOB = (("alpha", "ours", "feather"), ("ours", "alpha", "feather"))
+
+
+def scored(folder: Path, study: Study, *best: str, sets: int = 99) -> Scores:
+    """The scores where one person says of some sets that these methods are the best."""
+    with Store(folder / ANSWERS, study.id) as store:
+        person = store.join()
+        for item in study.sets[:sets]:
+            store.save(person, item.id, [token(item, method) for method in best], confirmed=True)
+    return write_scores(folder)
 
 
 @pytest.fixture
@@ -88,8 +91,7 @@ def test_friedman_s_test_is_over_the_sets_means(folder: Path) -> None:
 
 def test_sets_that_agree_have_a_concordance_of_one(tmp_path: Path) -> None:
     study = made_study(tmp_path / "study", methods=("a", "b", "c"))
-    votes = [Vote(1, item.name, ("b", "a", "c"), "") for item in study.sets]
-    scores = score(study, votes)
+    scores = scored(tmp_path / "study", study, "b", "a", "c")
     assert scores.kendall_w == pytest.approx(1)
     assert [row.score for row in scores.methods] == [1, 2, 3]
     assert scores.chance == 2
@@ -124,8 +126,7 @@ def test_the_files_say_the_same(folder: Path, tmp_path: Path) -> None:
 def test_the_figure_has_a_bar_for_every_method(tmp_path: Path, count: int) -> None:
     methods = (*tuple(f"method_{i}" for i in range(count - 1)), "a_name<of>sixty_characters" * 2)
     study = made_study(tmp_path / "other", sets=2, methods=methods)
-    votes = [Vote(1, item.name, methods[:3], "") for item in study.sets]
-    scores = score(study, votes)
+    scores = scored(tmp_path / "other", study, *methods[:3])
     figure = ElementTree.fromstring(page(scores, "scores.svg"))
     bars = [element for element in figure.iter() if element.get("class") == "bar"]
     assert len(bars) == count
@@ -151,30 +152,25 @@ def test_nothing_to_score_is_said(tmp_path: Path) -> None:
 
 def test_one_answer_is_scored_without_a_test(tmp_path: Path) -> None:
     study = made_study(tmp_path / "study")
-    scores = score(study, [Vote(1, "pair-0", ("ours", "alpha", "feather"), "")])
+    scores = scored(tmp_path / "study", study, "ours", "alpha", "feather", sets=1)
     assert scores.friedman is scores.p is scores.kendall_w is None
     assert "at least two sets" in page(scores, "scores.md")
     assert "1 person gave 1 answer on 1 set; 0 of them" in page(scores, "scores.md")
     assert "at least two sets" in page(scores, "scores.svg")
 
 
-def _store(study: Study, folder: Path) -> tuple[Store, Person]:
-    store = Store(folder / ANSWERS, study.id)
-    return store, store.join()
-
-
 def test_answers_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     study = made_study(folder)
-    store, ann = _store(study, folder)
-    with store:
+    with Store(folder / ANSWERS, study.id) as store:
+        ann = store.join()
         store.save(ann, study.sets[0].id, [*study.sets[1].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'pair-0' is broken"):
-            read_votes(study, store)
+            write_scores(folder)
         store.save(ann, study.sets[0].id, [*study.sets[0].results][:3], confirmed=True)
         store.save(ann, "unknown", [*study.sets[0].results][:3], confirmed=True)
         with pytest.raises(DataError, match="'unknown'"):
-            read_votes(study, store)
+            write_scores(folder)
 
 
 def test_the_command_prints_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

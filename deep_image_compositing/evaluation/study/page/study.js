@@ -1,584 +1,266 @@
-// The page of the study: the first page, one set after another, the last page.
-// The server keeps all answers; this file keeps only what is on the screen. What a person does is
-// sent at once, and sent again until the server has it.
+// One set of the study, or its first or last page. What a person chooses stands in the page itself,
+// as data-place of the results; it is sent at once, and sent again until the server has it.
 
-const PLACES = ["first", "second", "third"];
-const ZOOMS = [1.5, 2, 3, 4, 6, 8];
-const byId = (id) => document.getElementById(id);
-const letter = (index) => (index < 26 ? String.fromCharCode(65 + index) : String(index + 1));
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const ORDER = ["first", "second", "third"];
+const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
+const find = (selector) => document.querySelector(selector);
+const task = find("#task");
+const cards = [...document.querySelectorAll(".card")];
+const chosen = () => ORDER.map((_, i) => cards.find((card) => card.dataset.place === `${i + 1}`));
+const clamp = (value, low = 0, high = 1) => Math.max(low, Math.min(high, value));
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-let study = null; // what the server says of the study and the person
-let current = null; // the set on the screen
-let position = 0; // its place in the person's order
-let active = 0; // the result that keys mean
-let busy = false; // an answer is on its way
-
-// ---------------------------------------------------------------- talking to the server
-
-class Refused extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-async function ask(path, method = "GET", body = undefined) {
-  const response = await fetch(`api/${path}`, {
-    method,
-    body: body === undefined ? undefined : JSON.stringify(body),
-    headers: body === undefined ? {} : { "content-type": "application/json" },
-    signal: AbortSignal.timeout(20000),
-  });
-  const content = await response.json().catch(() => ({}));
-  if (response.ok) return content;
-  if (response.status >= 500) throw new Error(content.error);
-  throw new Refused(response.status, content.error || response.statusText);
-}
-
-// Like ask, but goes on trying while the server cannot be reached.
-async function insist(...request) {
-  for (let pause = 500; ; pause = Math.min(2 * pause, 5000)) {
-    try {
-      const content = await ask(...request);
-      notice("");
-      return content;
-    } catch (error) {
-      if (error instanceof Refused) throw error;
-      notice("The server cannot be reached. Your choice is kept here, and sent as soon as it answers.");
-      await new Promise((resolve) => setTimeout(resolve, pause));
-    }
-  }
-}
+// Talking to the server
 
 function notice(text) {
-  byId("notice").textContent = text;
-  byId("notice").hidden = !text;
+  find("#notice").textContent = text;
+  find("#notice").hidden = !text;
 }
 
-function say(text) {
-  byId("spoken").textContent = text;
-}
-
-// One request at a time, in the order of the clicks; of drafts that wait, only the last is sent.
-const outbox = {
-  draft: null,
-  running: null,
-  save(set, ranking) {
-    this.draft = { set, ranking: [...ranking] };
-    byId("slots").setAttribute("aria-busy", "true");
-    this.running ??= this.run();
-  },
-  async run() {
-    try {
-      while (this.draft) {
-        const { set, ranking } = this.draft;
-        this.draft = null;
-        await insist(`sets/${set}/draft`, "PUT", { ranking });
-      }
-    } catch (error) {
-      failed(error);
-    } finally {
-      this.running = null;
-      byId("slots").removeAttribute("aria-busy");
+// Goes on trying while the server cannot be reached, or cannot store.
+async function send(path, body) {
+  const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  for (let wait = 500; ; wait = Math.min(2 * wait, 5000)) {
+    const response = await fetch(path, { ...request, signal: AbortSignal.timeout(20000) }).catch(() => null);
+    if (response?.ok) return notice("");
+    if (response?.status >= 400 && response.status < 500) {
+      notice(`Something went wrong: ${await response.text()}. Please load the page again.`);
+      throw new Error(response.statusText);
     }
-  },
-  async flush() {
-    while (this.running) await this.running;
-  },
-};
-
-// A reload must not lose what waits for the server.
-addEventListener("beforeunload", (event) => {
-  if (outbox.running || busy) event.preventDefault();
-});
-
-function failed(error) {
-  if (error.status === 401) {
-    notice("This browser is not known any more. Please begin again.");
-    study.person = null;
-    show("intro");
-  } else {
-    notice(`Something went wrong: ${error.message}. Please load the page again.`);
+    notice("The server cannot be reached. Your choice is kept here, and sent as soon as it answers.");
+    await pause(wait);
   }
 }
 
-// ---------------------------------------------------------------- pages
-
-function show(name) {
-  for (const id of ["intro", "task", "end"]) byId(id).hidden = id !== name;
-  if (name !== "task") {
-    current = null;
-    scrollTo(0, 0);
-  }
-  if (name === "end") byId("end").querySelector("h1").focus();
+// One request at a time, in the order of the clicks; of choices that wait, only the last is sent.
+let waiting = null;
+let sending = null;
+function save(confirmed) {
+  waiting = { ranking: chosen().map((card) => card?.dataset.result ?? null), confirmed };
+  sending ??= (async () => {
+    task.ariaBusy = "true";
+    try {
+      for (let body = waiting; body; body = waiting) {
+        waiting = null;
+        await send(`sets/${task.dataset.set}`, body);
+      }
+    } finally {
+      sending = null;
+      task.ariaBusy = "false";
+    }
+  })();
+  return sending;
 }
 
-async function start() {
-  study = await insist("study");
-  if (!study.person) {
-    byId("intro-sets").textContent = `${plural(study.sets, "set")} of ${plural(study.results, "result")}`;
-    byId("own-intro").hidden = !study.intro;
-    byId("our-intro").hidden = Boolean(study.intro);
-    byId("own-intro").replaceChildren(
-      ...(study.intro || []).map((text) => Object.assign(document.createElement("p"), { textContent: text })),
-    );
-    show("intro");
-    return;
-  }
-  await go(wanted());
-}
+addEventListener("beforeunload", (event) => sending && event.preventDefault());
+addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-const firstOpen = () => {
-  const found = study.person.sets.findIndex((set) => !set.answered);
-  return found < 0 ? study.person.sets.length : found;
-};
-
-// Where the address says; never beyond the first set that is open.
-function wanted() {
-  const said = /^#(\d+)$/.exec(location.hash);
-  return said ? Math.max(0, Math.min(Number(said[1]) - 1, firstOpen())) : firstOpen();
-}
-
-async function go(where) {
-  position = where;
-  const hash = `#${where + 1}`;
-  if (location.hash !== hash) history.pushState(null, "", hash);
-  if (where >= study.person.sets.length) {
-    show("end");
-    return;
-  }
-  try {
-    await load(study.person.sets[where].id);
-  } catch (error) {
-    failed(error);
-  }
-}
-
-addEventListener("popstate", () => {
-  if (study?.person && !busy) outbox.flush().then(() => go(wanted()));
-});
-
-byId("join").addEventListener("submit", async (event) => {
+find("#join")?.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = event.target.querySelector("button");
-  button.disabled = true;
-  try {
-    await insist("people", "POST", { name: byId("name").value.trim() });
-    notice("");
-    await start();
-  } catch (error) {
-    failed(error);
-  }
-  button.disabled = false;
+  await send("join", { name: find("#name").value.trim() });
+  location.assign(".");
+});
+find("#leave")?.addEventListener("click", async () => {
+  await send("leave", {});
+  location.assign(".");
+});
+find("#back")?.addEventListener("click", async (event) => {
+  event.preventDefault();
+  await sending;
+  location.assign(find("#back").href);
 });
 
-byId("again").addEventListener("click", () => go(0));
-byId("leave").addEventListener("click", async () => {
-  await insist("leave", "POST", {});
-  history.replaceState(null, "", location.pathname);
-  byId("name").value = "";
-  await start();
-});
-byId("back").addEventListener("click", () => move(position - 1));
+// Choosing
 
-async function move(where) {
-  if (busy || where < 0) return;
-  await outbox.flush();
-  await go(where);
+let busy = true; // while pictures are loaded, and while an answer is on its way
+let active = null; // the result that keys mean
+
+function activate(card) {
+  active?.classList.remove("active");
+  active = card;
+  active.classList.add("active");
 }
-
-// ---------------------------------------------------------------- a set
-
-async function load(id) {
-  const set = await insist(`sets/${id}`);
-  current = { ...set, ranking: set.draft, ready: false };
-  active = 0;
-  zoomTo(1);
-  show("task");
-  const task = byId("task");
-  task.style.setProperty("--aspect", `${set.width} / ${set.height}`);
-  task.style.setProperty("--ratio", set.width / set.height);
-  byId("where").textContent = `Set ${position + 1} of ${study.person.sets.length}`;
-  byId("progress").max = study.person.sets.length;
-  byId("progress").value = study.person.sets.filter((each) => each.answered).length;
-  byId("back").disabled = position === 0;
-  showBackground(false);
-  byId("map-picture").src = set.foreground;
-  byId("grid").replaceChildren(...set.results.map(card));
-  draw();
-  scrollTo(0, 0);
-  await pictures(set);
-  if (current?.id !== id) return;
-  current.ready = true;
-  draw();
-  focusOn(0, { preventScroll: true });
-  ahead();
-}
-
-function card(result, index) {
-  const item = document.createElement("li");
-  item.className = "card";
-  item.dataset.result = result.id;
-  item.innerHTML = `
-    <button class="pick" type="button"><span class="frame"><img alt="" draggable="false"></span></button>
-    <div class="below"><span class="letter"></span><button class="loupe" type="button">Zoom</button></div>`;
-  item.querySelector(".letter").textContent = letter(index);
-  item.querySelector(".loupe").setAttribute("aria-label", `Zoom, result ${letter(index)}`);
-  const pick = item.querySelector(".pick");
-  pick.addEventListener("click", (event) => {
-    if (!gesture.moved || event.detail === 0) choose(index); // 0: by a key or a reading aid
-  });
-  pick.addEventListener("focus", () => setActive(index));
-  item.addEventListener("pointerenter", (event) => {
-    if (event.pointerType === "mouse") setActive(index);
-  });
-  item.querySelector(".loupe").addEventListener("click", toggleZoom);
-  pannable(pick);
-  return item;
-}
-
-// All results appear together: one that came first would be looked at longest.
-async function pictures(set) {
-  const images = [...byId("grid").querySelectorAll(".frame img")];
-  const all = [[byId("source-picture"), set.foreground], ...images.map((image, i) => [image, set.results[i].url])];
-  let done = 0;
-  const status = byId("loading");
-  const progress = () => {
-    status.textContent = `Loading pictures: ${done} of ${all.length}`;
-  };
-  progress();
-  status.hidden = false;
-  byId("grid").style.visibility = "hidden";
-  await Promise.all(
-    all.map(async ([image, url]) => {
-      for (let tries = 0; current?.id === set.id; tries += 1) {
-        image.src = tries ? `${url}?${tries}` : url;
-        try {
-          await image.decode();
-          break;
-        } catch {
-          if (tries > 1) notice("A picture cannot be loaded yet; trying again.");
-          await new Promise((resolve) => setTimeout(resolve, Math.min(500 * (tries + 1), 5000)));
-        }
-      }
-      done += 1;
-      progress();
-    }),
-  );
-  if (current?.id !== set.id) return;
-  notice("");
-  status.hidden = true;
-  byId("grid").style.visibility = "";
-}
-
-// The pictures of the next set come while this one is looked at.
-function ahead() {
-  const next = study.person.sets[position + 1];
-  if (!next) return;
-  ask(`sets/${next.id}`)
-    .then((set) => {
-      for (const url of [set.foreground, set.background, ...set.results.map((result) => result.url)]) {
-        new Image().src = url;
-      }
-    })
-    .catch(() => {});
-}
-
-const cards = () => [...byId("grid").children];
-const chosen = (index) => current.ranking.indexOf(current.results[index].id);
-const complete = () => current.ranking.every((id) => id !== null);
 
 function draw() {
-  for (const [index, item] of cards().entries()) {
-    const place = chosen(index);
-    item.classList.toggle("chosen", place >= 0);
-    item.classList.toggle("active", index === active);
-    const pick = item.querySelector(".pick");
-    pick.tabIndex = index === active ? 0 : -1;
-    pick.setAttribute("aria-pressed", String(place >= 0));
-    pick.setAttribute("aria-label", `Result ${letter(index)}: ${place >= 0 ? PLACES[place] : "not chosen"}`);
-    item.querySelector(".badge")?.remove();
-    if (place >= 0) pick.append(badge(place));
+  const best = chosen();
+  const letter = (card) => card.querySelector("b").textContent;
+  for (const card of cards) {
+    const pick = card.querySelector(".pick");
+    pick.ariaPressed = String(best.includes(card));
+    pick.ariaLabel = `Result ${letter(card)}: ${ORDER[best.indexOf(card)] ?? "not chosen"}`;
   }
-  byId("slots").replaceChildren(
-    ...current.ranking.map((id, place) => {
-      const item = document.createElement("li");
-      const slot = item.appendChild(document.createElement("button"));
-      slot.type = "button";
-      slot.className = "slot";
-      const index = current.results.findIndex((result) => result.id === id);
-      if (index < 0) {
-        slot.textContent = place + 1;
-        slot.disabled = true;
-        slot.setAttribute("aria-label", `${PLACES[place]}: still free`);
-      } else {
-        slot.classList.add("taken");
-        slot.setAttribute("aria-label", `${PLACES[place]}: result ${letter(index)}; free this place`);
-        slot.append(Object.assign(new Image(), { src: current.results[index].url, alt: "" }), badge(place));
-        slot.addEventListener("click", () => choose(index));
-      }
-      return item;
-    }),
-  );
-  const free = current.ranking.indexOf(null);
-  byId("question").textContent =
-    free < 0 ? "Three are chosen: confirm them" : `Which result is ${["the best", "second best", "third best"][free]}?`;
-  byId("confirm").disabled = !complete() || busy || !current.ready;
-  byId("confirm").textContent = busy ? "Storing…" : "Confirm";
+  for (const [place, slot] of document.querySelectorAll(".slot").entries()) {
+    const card = best[place];
+    slot.disabled = !card;
+    slot.ariaLabel = `${ORDER[place]}: ${card ? `result ${letter(card)}; free this place` : "still free"}`;
+    slot.replaceChildren(card ? card.querySelector("img").cloneNode() : place + 1);
+    slot.onclick = () => put(card, "");
+  }
+  const free = best.indexOf(undefined);
+  const which = ["the best", "second best", "third best"][free];
+  find("#question").textContent = which
+    ? `Which result is ${which}?`
+    : "Three are chosen: confirm them, or click one of them again to free its place";
+  find("#confirm").disabled = busy || free >= 0;
 }
 
-function badge(place) {
-  const mark = document.createElement("span");
-  mark.className = "badge";
-  mark.textContent = place + 1;
-  mark.setAttribute("aria-hidden", "true");
-  return mark;
-}
-
-// A click: gives the best place that is free, or frees the one it has.
-function choose(index) {
-  if (!current?.ready || busy) return;
-  setActive(index);
-  const place = chosen(index);
-  const free = current.ranking.indexOf(null);
-  if (place >= 0) put(index, null);
-  else if (free >= 0) put(index, free);
-  else {
-    byId("question").textContent = "Three are chosen: click one of them again to free its place";
-    say(byId("question").textContent);
-  }
-}
-
-// A key: gives just this place; who had it gets the one that becomes free, if any.
-function put(index, place) {
-  if (!current?.ready || busy) return;
-  const id = current.results[index].id;
-  const before = chosen(index);
-  if (place === null && before < 0) return;
-  const ranking = [...current.ranking];
-  if (before >= 0) ranking[before] = null;
-  if (place !== null && place !== before) {
-    if (before >= 0) ranking[before] = ranking[place];
-    ranking[place] = id;
-  }
-  current.ranking = ranking;
-  outbox.save(current.id, ranking);
+// Gives a result a place, "1" to "3", or none, ""; who has the place gets the one that it had.
+function put(card, place) {
+  if (busy || card.dataset.place === place) return;
+  const other = place && cards.find((each) => each.dataset.place === place);
+  if (other) other.dataset.place = card.dataset.place;
+  card.dataset.place = place;
+  save(false);
   draw();
-  const now = chosen(index);
-  say(`Result ${letter(index)} is ${now >= 0 ? PLACES[now] : "not chosen"}.`);
+}
+
+// Gives it the best place that is free, or frees the one that it has.
+function choose(card) {
+  activate(card);
+  const free = chosen().indexOf(undefined);
+  if (card.dataset.place) put(card, "");
+  else if (free >= 0) put(card, `${free + 1}`);
 }
 
 async function confirm() {
-  if (!current?.ready || busy) return;
-  if (!complete()) {
-    say("Choose three results first.");
-    return;
-  }
+  if (busy || chosen().includes(undefined)) return;
   busy = true;
   draw();
-  const { id, ranking } = current;
-  try {
-    await outbox.flush();
-    await insist(`sets/${id}/answer`, "PUT", { ranking });
-    study.person.sets.find((set) => set.id === id).answered = true;
-  } catch (error) {
-    busy = false;
-    failed(error);
-    return;
-  }
-  busy = false;
-  await go(Math.min(position + 1, firstOpen()));
+  await save(true);
+  location.assign(`?set=${Number(task.dataset.number) + 1}`);
 }
-byId("confirm").addEventListener("click", confirm);
 
-function showBackground(on) {
-  const source = byId("source-picture");
-  source.src = on ? current.background : current.foreground;
-  source.alt = on ? "The new background" : "The photograph that the subject was cut out of";
-  byId("source-name").textContent = on ? "The new background" : "The photograph";
-  byId("other").textContent = on ? "Photograph" : "New background";
-  byId("other").setAttribute("aria-pressed", String(on));
+function toggleBackground() {
+  const [photograph, background] = find("#source").children;
+  [photograph.hidden, background.hidden] = [background.hidden, photograph.hidden];
+  find("#other").ariaPressed = String(photograph.hidden);
 }
-byId("other").addEventListener("click", () => toggleBackground());
-const toggleBackground = () => showBackground(byId("other").getAttribute("aria-pressed") !== "true");
 
-// ---------------------------------------------------------------- zoom: one place for all pictures
+// Zoom: all pictures show the same part. x and y, from 0 to 1, are the point that stays where it is
+// while zooming; so 0 is the left or top end, 1 the right or bottom end.
 
-// x and y, from 0 to 1, are the point of the picture that stays where it is while zooming; so
-// they also say which part is shown: 0 the left or top end, 1 the right or bottom end.
-const view = { zoom: 1, last: 3, x: 0.5, y: 0.35, pointer: null };
-const clamp = (value) => Math.max(0, Math.min(1, value));
+const view = { zoom: 1, last: 3, x: 0.5, y: 0.35 };
+let pointer = null; // where the mouse is on a picture, from 0 to 1
+let drag = null; // the picture that is dragged, and where the pointer was
+let dragged = false; // whether it has moved, so that it is no click
 
-function zoomTo(zoom, x = view.x, y = view.y) {
-  Object.assign(view, { zoom, x: clamp(x), y: clamp(y) });
-  if (zoom > 1) view.last = zoom;
-  const task = byId("task");
-  task.style.setProperty("--zoom", zoom);
-  task.style.setProperty("--x", view.x);
-  task.style.setProperty("--y", view.y);
+function look(zoom, x = view.x, y = view.y) {
+  Object.assign(view, { zoom, last: zoom > 1 ? zoom : view.last, x: clamp(x), y: clamp(y) });
+  for (const name of ["zoom", "x", "y"]) task.style.setProperty(`--${name}`, view[name]);
   task.classList.toggle("zoomed", zoom > 1);
-  byId("zoom").textContent = zoom > 1 ? "Zoom out" : "Zoom in";
-  byId("zoom").setAttribute("aria-pressed", String(zoom > 1));
-  byId("zoom-factor").textContent = `${zoom}×`;
-  byId("zoom-in").disabled = zoom === 1 || zoom === ZOOMS.at(-1);
-  byId("zoom-out").disabled = zoom === 1;
+  find("#zoom").ariaPressed = String(zoom > 1);
+  find("#factor").textContent = `${zoom}×`;
 }
 
-function toggleZoom() {
-  smoothly();
-  if (view.zoom > 1) zoomTo(1);
-  else if (view.pointer) zoomTo(view.last, view.pointer.x, view.pointer.y);
-  else zoomTo(view.last);
+const toggleZoom = () => (view.zoom > 1 ? look(1) : look(view.last, pointer?.x, pointer?.y));
+const stepZoom = (step) => look(ZOOMS[clamp(ZOOMS.indexOf(view.zoom) + step, 0, ZOOMS.length - 1)]);
+
+function place(event, frame) {
+  const box = frame.getBoundingClientRect();
+  return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
 }
 
-function stepZoom(step) {
-  if (view.zoom === 1) {
-    if (step > 0) toggleZoom();
-    return;
+function pan(event) {
+  const now = place(event, drag.frame);
+  const beyond = view.zoom - 1;
+  if (drag.frame.id === "map") {
+    look(view.zoom, (now.x * view.zoom - 0.5) / beyond, (now.y * view.zoom - 0.5) / beyond);
+  } else if (dragged || Math.hypot(event.clientX - drag.clientX, event.clientY - drag.clientY) > 5) {
+    look(view.zoom, view.x - (now.x - drag.x) / beyond, view.y - (now.y - drag.y) / beyond);
+    Object.assign(drag, now);
+    dragged = true;
   }
-  smoothly();
-  const next = ZOOMS.indexOf(view.zoom) + step;
-  zoomTo(next < 0 ? 1 : ZOOMS[Math.min(next, ZOOMS.length - 1)]);
 }
 
-function smoothly() {
-  const task = byId("task");
-  task.classList.add("zooming");
-  setTimeout(() => task.classList.remove("zooming"), 200);
-}
-
-byId("zoom").addEventListener("click", () => {
-  view.pointer = null;
-  toggleZoom();
-});
-byId("zoom-in").addEventListener("click", () => stepZoom(1));
-byId("zoom-out").addEventListener("click", () => stepZoom(-1));
-
-const place = (event, box) => ({
-  x: clamp((event.clientX - box.left) / box.width),
-  y: clamp((event.clientY - box.top) / box.height),
-});
-
-const gesture = { id: null, moved: false, x: 0, y: 0 };
-
-// Dragging moves the part that all pictures show. A click that did not move is left to others.
-function pannable(element) {
-  const frame = element.querySelector(".frame") || element;
-  element.addEventListener("pointermove", (event) => {
-    if (event.pointerType === "mouse") view.pointer = place(event, frame.getBoundingClientRect());
-    if (gesture.id !== event.pointerId) return;
-    const [dx, dy] = [event.clientX - gesture.x, event.clientY - gesture.y];
-    if (!gesture.moved && Math.hypot(dx, dy) < 6) return;
-    if (!gesture.moved) {
-      gesture.moved = true;
-      element.setPointerCapture(event.pointerId);
-      byId("task").classList.add("dragging");
-    }
-    gesture.x = event.clientX;
-    gesture.y = event.clientY;
-    const box = frame.getBoundingClientRect();
-    const beyond = view.zoom - 1;
-    zoomTo(view.zoom, view.x - dx / (box.width * beyond), view.y - dy / (box.height * beyond));
+function listen() {
+  addEventListener("pointerdown", (event) => {
+    const frame = event.target.closest("#map, .frame");
+    const starts = frame && view.zoom > 1 && event.isPrimary && event.button === 0;
+    drag = starts ? { frame, clientX: event.clientX, clientY: event.clientY, ...place(event, frame) } : null;
+    dragged = false;
+    if (frame?.id === "map") pan(event);
   });
-  element.addEventListener("pointerdown", (event) => {
-    gesture.moved = false;
-    gesture.id = view.zoom > 1 && event.isPrimary && event.button === 0 ? event.pointerId : null;
-    gesture.x = event.clientX;
-    gesture.y = event.clientY;
+  addEventListener("pointermove", (event) => {
+    const frame = event.pointerType === "mouse" && event.target.closest?.(".frame");
+    pointer = frame ? place(event, frame) : null;
+    if (drag && event.buttons) pan(event);
   });
-  for (const name of ["pointerup", "pointercancel"]) {
-    element.addEventListener(name, () => {
-      gesture.id = null;
-      byId("task").classList.remove("dragging");
+  addEventListener("pointercancel", () => (drag = null));
+  find("#source").addEventListener("click", (event) => {
+    if (dragged || event.target.closest("#map")) return;
+    pointer = place(event, find("#source"));
+    toggleZoom();
+  });
+  for (const card of cards) {
+    card.querySelector(".pick").addEventListener("click", (event) => {
+      if (!dragged || event.detail === 0) choose(card); // 0: by a key or a reading aid
     });
+    card.querySelector(".pick").addEventListener("focus", () => activate(card));
+    card.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && activate(card));
+    card.querySelector(".loupe").addEventListener("click", toggleZoom);
   }
-  element.addEventListener("pointerleave", () => {
-    if (gesture.id === null) view.pointer = null;
-  });
+  const clicks = { "#zoom": toggleZoom, "#other": toggleBackground, "#confirm": confirm };
+  for (const [id, deed] of Object.entries(clicks)) find(id).addEventListener("click", deed);
+  find("#less").addEventListener("click", () => stepZoom(-1));
+  find("#more").addEventListener("click", () => stepZoom(1));
+  addEventListener("keydown", onKey);
+  // A button is clicked when the space bar comes up again; on results it has zoomed already.
+  addEventListener("keyup", (event) => event.key === " " && event.target.closest?.(".pick") && event.preventDefault());
 }
 
-const source = byId("source");
-pannable(source);
-source.addEventListener("click", (event) => {
-  if (gesture.moved || event.target.closest("#map")) return;
-  view.pointer = place(event, source.getBoundingClientRect());
-  toggleZoom();
-  if (event.pointerType !== "mouse") view.pointer = null;
-});
-
-// The small map: the part that is shown follows the pointer.
-const map = byId("map");
-function follow(event) {
-  const { x, y } = place(event, map.getBoundingClientRect());
-  const middle = (at) => (at - 0.5 / view.zoom) / (1 - 1 / view.zoom);
-  zoomTo(view.zoom, middle(x), middle(y));
-}
-map.addEventListener("pointerdown", (event) => {
-  event.stopPropagation();
-  map.setPointerCapture(event.pointerId);
-  follow(event);
-});
-map.addEventListener("pointermove", (event) => {
-  event.stopPropagation();
-  if (map.hasPointerCapture(event.pointerId)) follow(event);
-});
-
-// ---------------------------------------------------------------- keys
-
-function setActive(index) {
-  active = index;
-  for (const [i, item] of cards().entries()) {
-    item.classList.toggle("active", i === index);
-    item.querySelector(".pick").tabIndex = i === index ? 0 : -1;
-  }
-}
-
-function focusOn(index, options) {
-  setActive(index);
-  cards()[index].querySelector(".pick").focus(options);
-}
-
-function columns() {
-  const tops = cards().map((item) => item.offsetTop);
-  const next = tops.findIndex((top) => top !== tops[0]);
-  return next < 0 ? tops.length : next;
-}
+// Keys
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-addEventListener("keydown", (event) => {
-  if (!current?.ready || event.ctrlKey || event.metaKey || event.altKey) return;
-  const control = event.target.closest?.("button, summary, input, a");
-  const onResult = !control || control.matches(".pick");
+function onKey(event) {
+  if (busy || event.ctrlKey || event.metaKey || event.altKey) return;
+  const onResult = !event.target.closest?.("button:not(.pick), summary, a");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.repeat && !(key in STEPS)) {
+    if (onResult) event.preventDefault();
+    return;
+  }
   if (key in STEPS) {
     const [x, y] = STEPS[key];
-    if (event.shiftKey) {
-      zoomTo(view.zoom, view.x + (0.4 * x) / view.zoom, view.y + (0.4 * y) / view.zoom);
-    } else {
-      const next = active + x + y * columns();
-      if (next >= 0 && next < current.results.length) focusOn(next);
-      cards()[active].scrollIntoView({ block: "nearest" });
+    if (event.shiftKey) look(view.zoom, view.x + (0.4 * x) / view.zoom, view.y + (0.4 * y) / view.zoom);
+    else {
+      const row = cards.findIndex((card) => card.offsetTop !== cards[0].offsetTop);
+      const next = cards[cards.indexOf(active) + x + y * (row < 0 ? cards.length : row)];
+      next?.querySelector(".pick").focus();
     }
-  } else if (event.repeat) {
-    if (onResult && (key === " " || key === "Enter")) event.preventDefault();
-    return;
-  } else if (key === "1" || key === "2" || key === "3") {
-    put(active, chosen(active) === Number(key) - 1 ? null : Number(key) - 1);
-  } else if (key === "0") put(active, null);
-  else if (key === "z" || (key === " " && onResult)) toggleZoom();
-  else if (key === "Escape" && view.zoom > 1) toggleZoom();
+  } else if (["1", "2", "3"].includes(key)) put(active, active.dataset.place === key ? "" : key);
+  else if (key === "0") put(active, "");
+  else if (key === "z" || (key === " " && onResult) || (key === "Escape" && view.zoom > 1)) toggleZoom();
   else if (key === "+" || key === "=") stepZoom(1);
   else if (key === "-") stepZoom(-1);
   else if (key === "b") toggleBackground();
   else if (key === "Enter" && onResult) confirm();
   else return;
   event.preventDefault();
-});
-// A button is clicked when the space bar comes up again; on results it has zoomed already.
-addEventListener("keyup", (event) => {
-  if (event.key === " " && event.target.closest?.(".pick")) event.preventDefault();
-});
+}
 
-start();
+// All results appear together: one that came first would be looked at longest.
+async function load(image) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await image.decode();
+    } catch {
+      if (tries > 1) notice("A picture cannot be loaded yet; trying again.");
+      await pause(Math.min(500 * tries, 5000));
+      image.src = image.src;
+    }
+  }
+}
+
+if (task) {
+  listen();
+  look(1);
+  await Promise.all([...document.images].map(load));
+  notice("");
+  busy = false;
+  find("#grid").classList.remove("waiting");
+  draw();
+  cards[0].querySelector(".pick").focus({ preventScroll: true });
+  // The pictures of the next set come while this one is looked at.
+  for (const token of task.dataset.ahead.split(" ").filter(Boolean)) new Image().src = `pictures/${token}.webp`;
+}
