@@ -22,7 +22,7 @@ import torch
 from deep_image_compositing import registry
 from deep_image_compositing.data.datasets import Mixture, Reading, open_source
 from deep_image_compositing.data.items import Item, Source
-from deep_image_compositing.data.loading import Loader, Sample, Samples
+from deep_image_compositing.data.loading import Loader, Sample, Samples, unpack
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
 from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import DataError, UsageError
@@ -171,7 +171,7 @@ def test_what_stands_in_does_not_depend_on_what_came_before(root: Path) -> None:
 def test_samples_can_be_sent_to_another_process(root: Path) -> None:
     batches = loader({"subject": mix(root / "mattes")}, pictures, 2, 5)
     samples = pickle.loads(pickle.dumps(batches.dataset))
-    assert [text(samples[draws]) for draws in batches.sampler] == texts(iter(batches), 5)
+    assert [text(unpack(samples[draws])) for draws in batches.sampler] == texts(iter(batches), 5)
 
 
 def test_what_changes_the_order_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:

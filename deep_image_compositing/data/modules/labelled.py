@@ -15,8 +15,8 @@ from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.items import Item, Source, check_shares
-from deep_image_compositing.data.loading import Sample
-from deep_image_compositing.data.modules.base import Sources, StageData, nothing
+from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.modules.base import Sources, StageData
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
