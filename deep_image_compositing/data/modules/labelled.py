@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
 from PIL import Image
 from torch import Tensor
 
@@ -94,7 +95,7 @@ class SegmentationData(LabelledData):
         if training and self.augment:
             image = synthesis.jitter_color(image, generator, self.augment)
             gray = synthesis.chance(len(image), 0.08, generator)
-            image = torch.lerp(image, synthesis.luminance(image).expand_as(image), gray)
+            image = torch.lerp(image, rgb_to_grayscale(image).expand_as(image), gray)
             image = synthesis.camera(image, generator, self.augment)
         return {"image": image, "mask": mask, "weight": trust_map(mask, batch["distrust"])}
 
