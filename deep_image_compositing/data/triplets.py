@@ -17,12 +17,7 @@ from torch.utils.data import Dataset
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import LEAST, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import (
-    FileItem,
-    Item,
-    ShardItem,
-    scene_crop,
-)
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, scene_crop
 from deep_image_compositing.data.loading import raise_sent, sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
@@ -63,6 +58,7 @@ class Batches(Dataset[dict[str, Any]]):
             for shard in shards
             for start in range(0, len(shard.numbers), size)
         ]
+        self.samples = sum(len(shard.numbers) for shard in shards)
         self._mixtures = mixtures
         self._tolerance = Tolerance("samples")
 
