@@ -139,6 +139,10 @@ class Index:
         """Samples of a split."""
         return sum(shard.samples for shard in self.splits.get(split, []))
 
+    def counts(self) -> str:
+        """Samples of each split, in words."""
+        return ", ".join(f"{self.count(split)} {split}" for split in self.splits) or "no"
+
     def write(self, folder: str | Path) -> None:
         """Write ``folder/index.json``, whole or not at all."""
         content = {
