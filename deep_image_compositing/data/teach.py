@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.datasets import Mixture, Reading, ShardDataset, open_source
 from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.loading import WorkerLoader, start_worker
+from deep_image_compositing.data.loading import WorkerLoader, raise_sent, start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
 from deep_image_compositing.data.shards import (
     INDEX,
@@ -39,8 +39,17 @@ from deep_image_compositing.data.shards import (
 )  # fmt: skip
 from deep_image_compositing.data.tars import open_by_number
 from deep_image_compositing.data.triplet_recipe import Recipe, check_folder, plan
-from deep_image_compositing.data.triplets import Batches, Teacher, encode_sample
+from deep_image_compositing.data.triplets import (
+    EXACT,
+    PICTURES,
+    Batches,
+    encode_sample,
+    make_easy,
+    make_hard,
+)
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.running import Guard, make_trainer, quiet
@@ -95,21 +104,71 @@ class TripletWriter:
             self.done += len(jobs)
 
 
-class Teaching(Teacher):
-    """Makes the triplets of one process and writes them; when all are done, the index."""
+class Teaching(LightningModule):
+    """Makes the triplets of the shards that are missing; each process writes shards of its own."""
 
     def __init__(
-        self, fuser: Fuser, recipe: Recipe, writer: TripletWriter, advance: Callable[..., None]
+        self,
+        fuser: Fuser,
+        recipe: Recipe,
+        mixtures: Mapping[str, tuple[Mixture, Mixture]],
+        writer: TripletWriter,
+        workers: int,
+        advance: Callable[[str, int, int], None],
     ) -> None:
-        super().__init__(fuser, recipe)
-        self.writer, self.advance = writer, advance
+        super().__init__()
+        self.prepare_data_per_node = False
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.fuser = fuser
+        self.recipe = recipe
+        self.mixtures = mixtures
+        self.writer = writer
+        self.workers = workers
+        self.advance = advance
+
+    def prepare_data(self) -> None:
+        """Clear away what an earlier run did not finish, in one process."""
+        self.writer.out.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.writer.out)
+
+    def setup(self, stage: str) -> None:
+        """Look what is left; Lightning lets no process begin before all have looked."""
+        out = self.writer.out
+        left = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
+        if left and self.trainer.is_global_zero:
+            (out / INDEX).unlink(missing_ok=True)
+        own = left[self.trainer.global_rank :: self.trainer.world_size]
+        self.batches = Batches(self.recipe, own, self.mixtures)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return WorkerLoader(
+            self.batches,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=start_worker,
+        )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        made = super().predict_step(batch, batch_idx)
-        self.writer.add(batch, made, self.device.type)
-        data: TeachData = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.advance("triplets", self.writer.done, data.batches.samples)
-        return made
+        """Hand ``foreground``, ``composite``, ``mask`` and ``alpha``, uint8, to the writer."""
+        raise_sent(batch)
+        color, alpha, old, scene, new = (batch[name].float() / 255 for name in PICTURES)
+        # One generator a sample, so that none depends on the batch that it is in.
+        generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
+        rows = zip(
+            color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
+        )
+        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
+        photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
+        hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
+        rough = [
+            degrade_mask(row, generator, self.recipe.degrade, exact=EXACT)
+            for row, generator in zip(alpha.split(1), generators, strict=True)
+        ]
+        made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
+        pictures = {name: to_bytes(value).cpu() for name, value in made.items()}
+        self.writer.add(batch, pictures, self.device.type)
+        self.advance("triplets", self.writer.done, self.batches.samples)
+        return pictures
 
     def on_predict_end(self) -> None:
         self.writer.finish()
@@ -127,47 +186,6 @@ class Teaching(Teacher):
                 raise DataError(f"{path} is missing: run the same command again")
             index.splits.setdefault(shard.split, []).append(describe(path, len(shard.numbers)))
         index.write(out)
-
-
-class TeachData(LightningDataModule):
-    """Shares the shards that are still to be made among the processes."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        mixtures: Mapping[str, tuple[Mixture, Mixture]],
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self.prepare_data_per_node = False
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.recipe = recipe
-        self.out = out
-        self.mixtures = mixtures
-        self.workers = workers
-
-    def prepare_data(self) -> None:
-        """Clear away what an earlier run did not finish, in one process."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.out)
-
-    def setup(self, stage: str) -> None:
-        """Look what is left; Lightning lets no process begin before all have looked."""
-        assert self.trainer is not None
-        left = [shard for shard in plan(self.recipe) if not (self.out / shard.name).exists()]
-        if left and self.trainer.is_global_zero:
-            (self.out / INDEX).unlink(missing_ok=True)
-        own = left[self.trainer.global_rank :: self.trainer.world_size]
-        self.batches = Batches(self.recipe, own, self.mixtures)
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return WorkerLoader(
-            self.batches,
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=start_worker,
-        )
 
 
 def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mixture, Mixture]]:
@@ -260,13 +278,13 @@ def teach(
             _log.warning("the mattes hold nothing out, so there is no validation split")
         recipe = replace(recipe, validation=0.0)
     check_folder(out, recipe)
-    writer, data = TripletWriter(out, recipe.about()), TeachData(recipe, out, mixtures, workers)
+    writer = TripletWriter(out, recipe.about())
     guard = Guard(writer.abandon, show)
     with quiet():
         trainer = make_trainer(guard, devices=devices, nodes=nodes, accelerator=accelerator)
         with _one_thread(trainer), guard.ending(trainer, _FAREWELL):
-            teaching = Teaching(fuser, recipe, writer, guard.advance)
-            trainer.predict(teaching, data, return_predictions=False)
+            teaching = Teaching(fuser, recipe, mixtures, writer, workers, guard.advance)
+            trainer.predict(teaching, return_predictions=False)
     if not trainer.is_global_zero:
         return None
     if sheet is not None:
