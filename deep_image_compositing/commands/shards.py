@@ -71,11 +71,10 @@ def run(options: argparse.Namespace) -> int:
     own = ("action", "run", "debug", "max_skipped")
     arguments = {name: value for name, value in vars(options).items() if name not in own}
     index = convert(options.action, **arguments, show=True)
-    shards = [shard for part in index.splits.values() for shard in part]
-    counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
-    size, seconds = sum(shard.bytes for shard in shards) / 1e6, time.perf_counter() - start
+    size, seconds = sum(shard.bytes for shard in index.shards) / 1e6, time.perf_counter() - start
     show(
-        f"{options.out}: {counts} samples in {len(shards)} shards ({size:.1f} MB, {seconds:.1f} s)"
+        f"{options.out}: {index.counts()} samples in {len(index.shards)} shards "
+        f"({size:.1f} MB, {seconds:.1f} s)"
     )
     if not index.skipped:
         return 0
@@ -93,9 +92,8 @@ def _verify(options: argparse.Namespace) -> int:
     problems = verify(options.folder, workers=options.workers, show=True)
     for problem in problems:
         show(problem)
-    index = Index.read(options.folder)
-    counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits) or "no"
     if not problems:
+        counts = Index.read(options.folder).counts()
         show(f"{options.folder}: {counts} samples, all as the index says")
     return int(bool(problems))
 

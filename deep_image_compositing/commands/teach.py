@@ -94,9 +94,8 @@ def run(options: argparse.Namespace) -> int:
         **{key: value for key, value in vars(options).items() if key not in own},
     )
     if index is not None:
-        counts = ", ".join(f"{index.count(split)} {split}" for split in index.splits)
         seconds = time.perf_counter() - start
-        show(f"{options.out}: {counts} triplets ({seconds:.1f} s)")
+        show(f"{options.out}: {index.counts()} triplets ({seconds:.1f} s)")
         if options.sheet is not None:
             show(f"wrote {options.sheet}")
     return 0

@@ -12,10 +12,9 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch.utils.data import Dataset
 
 from deep_image_compositing.data import layouts, pool
 from deep_image_compositing.data.encoding import Options, file_names, make_sample
@@ -135,9 +134,9 @@ def convert(
     if todo or not (out / INDEX).exists():
         ledger.entries = results
         ledger.begin({"kind": kind, **about})
-        samples = _Samples([entry for task in todo for entry in task.entries], options)
-        made = pool.run(samples, workers)
-        with progress(f"{kind} {chosen.name}", len(samples), show) as advance:
+        left = [entry for task in todo for entry in task.entries]
+        made = pool.run(partial(_fields, options), left, workers)
+        with progress(f"{kind} {chosen.name}", len(left), show) as advance:
             for task in todo:
                 ledger.add(task.path.name, _write(task, made, advance))
         index = Index(kind, about=about)
@@ -238,21 +237,13 @@ def _finished(out: Path, tasks: Sequence[Task], ledger: Ledger) -> dict[str, Res
 # One shard
 
 
-class _Samples(Dataset[tuple[dict[str, bytes], str]]):
-    """The fields of each entry's sample, or none and why it cannot be used."""
-
-    def __init__(self, entries: Sequence[Entry], options: Options) -> None:
-        self.entries, self.options = entries, options
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> tuple[dict[str, bytes], str]:
-        try:
-            with quiet():  # notes stand in the sample's json
-                return make_sample(self.entries[index], self.options), ""
-        except CompositingError as error:
-            return {}, str(error).replace(f"{self.options.root}/", "")
+def _fields(options: Options, entry: Entry) -> tuple[dict[str, bytes], str]:
+    """The fields of an entry's sample, or none and why it cannot be used."""
+    try:
+        with quiet():  # notes stand in the sample's json
+            return make_sample(entry, options), ""
+    except CompositingError as error:
+        return {}, str(error).replace(f"{options.root}/", "")
 
 
 def _write(

@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +229,7 @@ def open_held_out(
 
     Of a folder of shards only the split ``validation`` where there is one.
     """
-    train, held_out = open_source(source, kinds, reading)
-    if isinstance(train, FolderDataset) and isinstance(held_out, FolderDataset):
-        pairs = {*train.pairs, *held_out.pairs}
-        return FolderDataset(source, sorted(pairs, key=lambda pair: pair.image))
+    train, held_out = open_source(replace(source, hold_out=0.0), kinds, reading)
     return held_out or train
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item
@@ -64,7 +65,7 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, draws: list[Draw]) -> Any:
         try:
-            return default_collate([self.sample(draw) for draw in draws])
+            return pack([self.sample(draw) for draw in draws])
         except (CompositingError, OSError) as error:
             return sent(error)
 
@@ -80,8 +81,7 @@ class Samples(Dataset[Any]):
         rng, indices = np.random.default_rng(draw.seed), draw.items
         for attempt in itertools.count(1):
             try:
-                items = {name: self.mixtures[name][index] for name, index in indices.items()}
-                sample = self.make(rng, items, self.held_out)
+                sample = self.make(rng, _Items(self.mixtures, indices), self.held_out)
                 break
             except TooManyError:
                 raise
@@ -99,6 +99,72 @@ class Samples(Dataset[Any]):
         """Any sample of the same dataset."""
         starts, part = self.mixtures[name].starts, self.mixtures[name].part(index)
         return int(rng.integers(starts[part], starts[part + 1]))
+
+
+class _Items(Mapping[str, Item]):
+    """The items of a sample by name, opened when they are asked for: not all of them are used."""
+
+    def __init__(self, mixtures: Mapping[str, Mixture], indices: Mapping[str, int]) -> None:
+        self._mixtures, self._indices = mixtures, indices
+        self._opened: dict[str, Item] = {}
+
+    def __getitem__(self, name: str) -> Item:
+        if name not in self._opened:
+            self._opened[name] = self._mixtures[name][self._indices[name]]
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def nothing(*shape: int) -> Tensor:
+    """8-bit zeros of a shape, which take no memory and are not sent between processes."""
+    return torch.zeros((), dtype=torch.uint8).expand(shape)
+
+
+def pack(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The samples of a batch, for ``unpack``, in one tensor.
+
+    A loader process opens a file and a connection for each tensor that it sends, which took a sixth
+    of its time.
+    """
+    fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {}
+    for name, value in sorted(samples[0].items(), key=lambda field: -field[1].element_size()):
+        rows = [i for i, sample in enumerate(samples) if 0 not in sample[name].stride()]
+        fields[name] = value.dtype, rows, value.shape
+    data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
+    for name, part in _parts(data, fields):
+        if rows := fields[name][1]:
+            torch.stack([samples[i][name] for i in rows], out=part)
+    return {"data": data, "fields": fields, "count": len(samples)}
+
+
+def unpack(packed: Mapping[str, Any]) -> Sample:
+    """The batch that ``pack`` has made, field by field."""
+    batch, count = {}, packed["count"]
+    for name, part in _parts(packed["data"], packed["fields"]):
+        _, rows, shape = packed["fields"][name]
+        if not rows:
+            part = nothing(count, *shape)
+        elif len(rows) < count:
+            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows).long(), part)
+        batch[name] = part
+    return batch
+
+
+def _sizes(fields: Mapping[str, Any]) -> list[int]:
+    return [len(rows) * math.prod(shape) * kind.itemsize for kind, rows, shape in fields.values()]
+
+
+def _parts(data: Tensor, fields: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Each field as a view of ``data``: the rows that are there."""
+    for (name, (kind, rows, shape)), part in zip(
+        fields.items(), data.split(_sizes(fields)), strict=True
+    ):
+        yield name, part.view(kind).view(len(rows), *shape)
 
 
 def sent(error: Exception) -> dict[str, Any]:
@@ -221,7 +287,7 @@ class Loader(WorkerLoader):
             if batch is None:
                 return
             raise_sent(batch)
-            yield batch
+            yield unpack(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of batches depends on; the position itself is the trainer's."""

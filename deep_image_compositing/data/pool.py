@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from deep_image_compositing.errors import CompositingError, UsageError
 
 
-def run(items: Any, workers: int | None) -> Iterator[Any]:
-    """The items of a map-style dataset, in order, made by several processes that begin at once.
+class _Results(Dataset[Any]):
+    """What a function makes of each item."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self.function, self.items = function, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.function(self.items[index])
+
+
+def run(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None) -> Iterator[Any]:
+    """What ``function`` makes of each of ``items``, in order, by processes that begin at once.
 
     Args:
-        items: with ``__len__`` and ``__getitem__``; what it raises ends all.
+        function: what it raises ends all.
+        items: that can be sent to another process.
         workers: number of processes, by default one a core; a lone one is this process itself.
 
     Raises:
@@ -26,7 +42,7 @@ def run(items: Any, workers: int | None) -> Iterator[Any]:
 
     count = min(workers or os.cpu_count() or 1, len(items))
     loader = WorkerLoader(
-        items,
+        _Results(function, items),
         batch_size=None,
         num_workers=count if count > 1 else 0,
         worker_init_fn=start_worker,

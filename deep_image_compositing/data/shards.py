@@ -57,7 +57,7 @@ QUALITY = 95
 """JPEG quality of what has to be encoded."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Record:
     """One sample as it lies in a shard: its key, unique in its set, and files by field."""
 
@@ -85,10 +85,11 @@ class Record:
     def check(self, *kinds: str) -> None:
         """Raise ``DataError`` unless the sample has what one of ``kinds`` needs."""
         sets = [needed for kind in kinds for needed in KINDS[kind]]
-        if not any(needed <= self.fields.keys() for needed in sets):
+        fields = set(self.fields)
+        if not any(needed <= fields for needed in sets):
             wanted = " or ".join("+".join(sorted(needed)) for needed in sets)
             raise DataError(
-                f"{self.name} has {', '.join(sorted(self.fields)) or 'no fields'}, "
+                f"{self.name} has {', '.join(sorted(fields)) or 'no fields'}, "
                 f"but {' or '.join(kinds)} need {wanted}"
             )
 
@@ -137,6 +138,10 @@ class Index:
     def count(self, split: str) -> int:
         """Samples of a split."""
         return sum(shard.samples for shard in self.splits.get(split, []))
+
+    def counts(self) -> str:
+        """Samples of each split, in words."""
+        return ", ".join(f"{self.count(split)} {split}" for split in self.splits) or "no"
 
     def write(self, folder: str | Path) -> None:
         """Write ``folder/index.json``, whole or not at all."""

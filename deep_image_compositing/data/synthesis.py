@@ -4,12 +4,21 @@ Everywhere, pictures are (B, 3, H, W) and masks and alphas (B, 1, H, W), floats 
 comes back has their shapes. All that is random is drawn from ``generator``, which is on their
 device, so a batch is repeatable from its seed. ``strength`` 0 leaves a picture as it is, 1 is what
 training uses. Data modules call this after the batch has reached the device.
+
+Colour, JPEG and rotation are kornia's functions, not its augmentation classes: those draw from the
+global generator, and noise of one level for the whole batch.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from kornia.enhance import (
+    adjust_contrast_with_mean_subtraction,
+    adjust_saturation_with_gray_subtraction,
+    jpeg_codec_differentiable,
+)
+from kornia.geometry.transform import rotate as turn
 from torch import Generator, Tensor
 
 from deep_image_compositing.functional.compose import over
@@ -36,20 +45,12 @@ def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> 
     saturation = 1 + strength * uniform(b, -0.5, 0.4, generator)
     tint = torch.rand((b, 3, 1, 1), generator=generator, device=image.device)
     x = (image * gain * (1 + 0.16 * strength * (tint - 0.5))).clamp(0, 1) ** gamma
-    gray = luminance(x)
-    x = gray + (x - gray) * saturation
-    mean = gray.mean((2, 3), keepdim=True)
-    return (mean + (x - mean) * contrast).clamp(0, 1)
-
-
-def luminance(image: Tensor) -> Tensor:
-    """Rec. 601 luma (B, 1, H, W) of an sRGB picture (B, 3, H, W)."""
-    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (image * weights).sum(1, keepdim=True)
+    x = adjust_saturation_with_gray_subtraction(x, saturation.view(b))
+    return adjust_contrast_with_mean_subtraction(x, contrast.view(b))
 
 
 def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """What a camera and a file format add to each picture: blur, noise, coarse chroma, blocks.
+    """What a camera and a file format add to each picture: blur, noise, JPEG.
 
     Blur and JPEG hit a part of the batch, noise all of it by a random amount.
     """
@@ -64,8 +65,8 @@ def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor
     x = x + level * (0.6 * noise + 0.6 * grain)
     hit = chance(b, 0.4 * strength, generator).view(b).bool()
     if bool(hit.any()):
-        step = 0.02 + 0.1 * uniform(b, 0, 1, generator)[hit] ** 2
-        x[hit] = quantize_blocks(x[hit], step)
+        quality = 92 - 57 * uniform(b, 0, 1, generator).view(b)[hit] ** 2
+        x[hit] = jpeg_codec_differentiable(x[hit].clamp(0, 1), quality)
     return x.clamp(0, 1)
 
 
@@ -78,55 +79,26 @@ def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1
     return [camera(picture, generator.set_state(state), strength) for picture in pictures]
 
 
-def quantize_blocks(image: Tensor, step: Tensor) -> Tensor:
-    """Quantise 8 x 8 DCT coefficients of luma and half-resolution chroma, as JPEG does.
-
-    One ``step`` (B, 1, 1, 1) for the lowest frequency, in units of [0, 1], grows threefold to the
-    highest. It shows the blocks and the ringing of JPEG, and stays on the device.
-    """
-    y = luminance(image)
-    chroma = image - y
-    h, w = image.shape[-2:]
-    half = F.avg_pool2d(chroma, 2, ceil_mode=True)
-    half = _quantize_plane(half, 1.5 * step)
-    chroma = F.interpolate(half, scale_factor=2, mode="bilinear")[..., :h, :w]
-    return _quantize_plane(y, step) + chroma
-
-
-def _quantize_plane(plane: Tensor, step: Tensor) -> Tensor:
-    b, c, h, w = plane.shape
-    padded = F.pad(plane, (0, -w % 8, 0, -h % 8), mode="replicate")
-    rows, columns = padded.shape[-2] // 8, padded.shape[-1] // 8
-    k = torch.arange(8, device=plane.device, dtype=plane.dtype)
-    basis = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / 16) * 0.5
-    basis = torch.where(k[:, None] == 0, basis / 2**0.5, basis)
-    blocks = padded.view(b, c, rows, 8, columns, 8).permute(0, 1, 2, 4, 3, 5)
-    spectrum = basis @ blocks @ basis.T
-    steps = step.view(b, 1, 1, 1, 1, 1) * (1 + 2 * (k[:, None] + k[None]) / 14)
-    blocks = basis.T @ (torch.round(spectrum / steps) * steps) @ basis
-    return blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)[..., :h, :w]
-
-
 def rotate(pictures: Tensor, generator: Generator, spread: float = 12.0) -> Tensor:
     """Turn half of the ``pictures`` (B, C, H, W) about their centres, all channels together.
 
     ``spread`` is the standard deviation of the angle in degrees; what comes in is mirrored.
     """
-    b, _, h, w = pictures.shape
+    b = len(pictures)
     normal = torch.randn((b,), generator=generator, device=pictures.device)
-    angle = normal * (spread * torch.pi / 180) * chance(b, 0.5, generator).view(b)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # In the units of the grid, where either side is 2 long whatever the aspect.
-    rows = [cos, -sin * (h / w), zero, sin * (w / h), cos, zero]
-    turned = _warp(pictures, pictures, rows, "reflection")
+    angle = normal * spread * chance(b, 0.5, generator).view(b)
+    turned = turn(pictures, angle, padding_mode="reflection", align_corners=False)
     return torch.where((angle != 0).view(b, 1, 1, 1), turned, pictures)
 
 
-def _warp(pictures: Tensor, like: Tensor, rows: list[Tensor], outside: str) -> Tensor:
-    """Pictures through affine maps, from the grid of ``like`` to theirs: six numbers (B,)."""
+def _warp(pictures: Tensor, like: Tensor, rows: list[Tensor]) -> Tensor:
+    """Pictures, and nothing around them, through affine maps of six numbers (B,) each.
+
+    They lead from the grid of ``like`` to that of ``pictures``.
+    """
     theta = torch.stack(rows, 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(like.shape), align_corners=False)
-    return F.grid_sample(pictures, grid, padding_mode=outside, align_corners=False)
+    return F.grid_sample(pictures, grid, align_corners=False)
 
 
 def _soft(planes: Tensor, radius: int = 1) -> Tensor:
@@ -164,7 +136,7 @@ def shrink(
     both = torch.cat([image, mask], 1)
     # Averaged first where it shrinks by more than half, as a sample takes two pixels a side.
     fine = torch.where((size < 0.6).view(b, 1, 1, 1), _soft(both), both)
-    small = _warp(fine, both, [1 / size, zero, x, zero, 1 / size, y], "zeros")
+    small = _warp(fine, both, [1 / size, zero, x, zero, 1 / size, y])
     small = torch.where((size < 1).view(b, 1, 1, 1), small, both)
     return small[:, :3], small[:, 3:]
 
@@ -194,7 +166,7 @@ def accompany(
     zero = torch.zeros_like(size)
     rows = [1 / size, zero, shift[0], zero, 1 / size, shift[1]]
     half = F.interpolate(other, scale_factor=0.5, mode="bilinear", antialias=True)
-    thing = _warp(half, other, rows, "zeros")
+    thing = _warp(half, other, rows)
     color, alpha = thing[:, :3], thing[:, 3:] * hit.view(b, 1, 1, 1)
     return over(color, alpha, image), torch.maximum(mask, alpha)
 

@@ -12,29 +12,23 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from deep_image_compositing.data.crops import planes
-from deep_image_compositing.data.datasets import (
-    Mixture,
-    Reading,
-    ShardDataset,
-    open_source,
-)
+from deep_image_compositing.data.datasets import Mixture, Reading, ShardDataset, open_source
 from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.loading import WorkerLoader, start_worker
+from deep_image_compositing.data.loading import WorkerLoader, raise_sent, start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
 from deep_image_compositing.data.shards import (
     INDEX,
@@ -42,128 +36,107 @@ from deep_image_compositing.data.shards import (
     ShardWriter,
     describe,
     remove_unfinished,
-)
+)  # fmt: skip
 from deep_image_compositing.data.tars import open_by_number
 from deep_image_compositing.data.triplet_recipe import Recipe, check_folder, plan
-from deep_image_compositing.data.triplets import Batches, Teacher, encode_sample
+from deep_image_compositing.data.triplets import (
+    EXACT,
+    PICTURES,
+    Batches,
+    encode_sample,
+    make_easy,
+    make_hard,
+)
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.messages import progress
-from deep_image_compositing.running import end_launched, make_trainer, quiet, stop_on_sigterm
+from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.stages.base import Fuser
 
+_FAREWELL = "stopped; finished shards stay, and the same command goes on from there"
 _log = logging.getLogger("deep_image_compositing")
 
 
-class TripletWriter(BasePredictionWriter):
-    """Writes the shards of one process, and when all processes are done the index."""
+class TripletWriter:
+    """Writes the shards of one process, sample by sample as they are made."""
 
-    def __init__(self, out: Path, recipe: Recipe, show: bool = False) -> None:
-        super().__init__("batch")
-        self.out = out
-        self.recipe = recipe
-        self.show = show
-        self._about = recipe.about()
+    def __init__(self, out: Path, about: dict[str, Any]) -> None:
+        self.out, self.about = out, about
+        self.done = 0
+        self._threads = ThreadPoolExecutor(4)
         self._pending: deque[tuple[str, bool, dict[str, Any]]] = deque()
         self._writer: ShardWriter | None = None
-        self._exit = ExitStack()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stop_on_sigterm()
-        self._threads = self._exit.enter_context(ThreadPoolExecutor(4))
-        data: TeachData = trainer.datamodule  # type: ignore[attr-defined]
-        left = sum(len(numbers) for _, numbers in data.batches.parts)
-        count = trainer.world_size
-        label = f"triplets of this device (1 of {count})" if count > 1 else "triplets"
-        bar = progress(label, left, self.show and trainer.is_global_zero)
-        self._advance = self._exit.enter_context(bar)
-
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def add(self, batch: Mapping[str, Any], pictures: Mapping[str, Tensor], device: str) -> None:
+        """Encode a batch, and write the one before."""
         jobs = {}
         for i, number in enumerate(batch["number"]):
-            key, pictures = f"{number:08d}", {name: value[i] for name, value in prediction.items()}
-            info = {"key": key, **batch["info"][i], "recipe": self._about}
-            info["device"] = pl_module.device.type
-            jobs[key] = self._threads.submit(encode_sample, pictures, batch["jpeg"][i], info)
+            key, own = f"{number:08d}", {name: value[i] for name, value in pictures.items()}
+            info = {"key": key, **batch["info"][i], "recipe": self.about, "device": device}
+            jobs[key] = self._threads.submit(encode_sample, own, batch["jpeg"][i], info)
         self._pending.append((batch["shard"], batch["last"], jobs))
-        while len(self._pending) > 1:  # the device goes on while the last batch is encoded
-            self._write(*self._pending.popleft())
+        self._write(1)  # the device goes on while this one is encoded
 
-    def _write(self, name: str, last: bool, jobs: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            self._writer = ShardWriter(self.out / name).__enter__()
-        for key, job in jobs.items():
-            self._writer.write(key, job.result())
-        if last:
-            writer, self._writer = self._writer, None
-            writer.__exit__(None)
-        self._advance(len(jobs))
+    def finish(self) -> None:
+        """Write what is left."""
+        self._write(0)
+        self._threads.shutdown()
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        while self._pending:
-            self._write(*self._pending.popleft())
-        self._exit.close()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def abandon(self) -> None:
+        """Drop the shard that is not whole."""
+        self._threads.shutdown(cancel_futures=True)
         if self._writer is not None:
-            self._writer.__exit__(type(exception))
-        self._exit.close()
-        end_launched(trainer)
+            self._writer.__exit__(KeyboardInterrupt)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        trainer.strategy.barrier("shards")
-        if not trainer.is_global_zero or (self.out / INDEX).exists():
-            return
-        index = Index("triplets", about=self._about)
-        for shard in plan(self.recipe):
-            path = self.out / shard.name
-            if not path.is_file():
-                raise DataError(f"{path} is missing: run the same command again")
-            index.splits.setdefault(shard.split, []).append(describe(path, len(shard.numbers)))
-        index.write(self.out)
+    def _write(self, left: int) -> None:
+        """Write the batches that wait, but for those ``left``."""
+        while len(self._pending) > left:
+            name, last, jobs = self._pending.popleft()
+            if self._writer is None:
+                self._writer = ShardWriter(self.out / name).__enter__()
+            for key, job in jobs.items():
+                self._writer.write(key, job.result())
+            if last:
+                writer, self._writer = self._writer, None
+                writer.__exit__(None)
+            self.done += len(jobs)
 
 
-class TeachData(LightningDataModule):
-    """Shares the shards that are still to be made among the processes."""
+class Teaching(LightningModule):
+    """Makes the triplets of the shards that are missing; each process writes shards of its own."""
 
     def __init__(
         self,
+        fuser: Fuser,
         recipe: Recipe,
-        out: Path,
         mixtures: Mapping[str, tuple[Mixture, Mixture]],
+        writer: TripletWriter,
         workers: int,
+        advance: Callable[[str, int, int], None],
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.fuser = fuser
         self.recipe = recipe
-        self.out = out
         self.mixtures = mixtures
+        self.writer = writer
         self.workers = workers
+        self.advance = advance
 
     def prepare_data(self) -> None:
         """Clear away what an earlier run did not finish, in one process."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.out)
+        self.writer.out.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.writer.out)
 
     def setup(self, stage: str) -> None:
         """Look what is left; Lightning lets no process begin before all have looked."""
-        assert self.trainer is not None
-        left = [shard for shard in plan(self.recipe) if not (self.out / shard.name).exists()]
+        out = self.writer.out
+        left = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
         if left and self.trainer.is_global_zero:
-            (self.out / INDEX).unlink(missing_ok=True)
+            (out / INDEX).unlink(missing_ok=True)
         own = left[self.trainer.global_rank :: self.trainer.world_size]
         self.batches = Batches(self.recipe, own, self.mixtures)
 
@@ -174,6 +147,45 @@ class TeachData(LightningDataModule):
             num_workers=self.workers,
             worker_init_fn=start_worker,
         )
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Hand ``foreground``, ``composite``, ``mask`` and ``alpha``, uint8, to the writer."""
+        raise_sent(batch)
+        color, alpha, old, scene, new = (batch[name].float() / 255 for name in PICTURES)
+        # One generator a sample, so that none depends on the batch that it is in.
+        generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
+        rows = zip(
+            color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
+        )
+        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
+        photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
+        hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
+        rough = [
+            degrade_mask(row, generator, self.recipe.degrade, exact=EXACT)
+            for row, generator in zip(alpha.split(1), generators, strict=True)
+        ]
+        made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
+        pictures = {name: to_bytes(value).cpu() for name, value in made.items()}
+        self.writer.add(batch, pictures, self.device.type)
+        self.advance("triplets", self.writer.done, self.batches.samples)
+        return pictures
+
+    def on_predict_end(self) -> None:
+        self.writer.finish()
+
+    def teardown(self, stage: str) -> None:
+        """Write the index, in the first process, once the last one is done."""
+        self.trainer.strategy.barrier("shards")
+        out = self.writer.out
+        if not self.trainer.is_global_zero or (out / INDEX).exists():
+            return
+        index = Index("triplets", about=self.writer.about)
+        for shard in plan(self.recipe):
+            path = out / shard.name
+            if not path.is_file():
+                raise DataError(f"{path} is missing: run the same command again")
+            index.splits.setdefault(shard.split, []).append(describe(path, len(shard.numbers)))
+        index.write(out)
 
 
 def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mixture, Mixture]]:
@@ -266,11 +278,13 @@ def teach(
             _log.warning("the mattes hold nothing out, so there is no validation split")
         recipe = replace(recipe, validation=0.0)
     check_folder(out, recipe)
-    writer, data = TripletWriter(out, recipe, show), TeachData(recipe, out, mixtures, workers)
+    writer = TripletWriter(out, recipe.about())
+    guard = Guard(writer.abandon, show)
     with quiet():
-        trainer = make_trainer(writer, devices=devices, nodes=nodes, accelerator=accelerator)
-        with _one_thread(trainer):
-            trainer.predict(Teacher(fuser, recipe), data, return_predictions=False)
+        trainer = make_trainer(guard, devices=devices, nodes=nodes, accelerator=accelerator)
+        with _one_thread(trainer), guard.ending(trainer, _FAREWELL):
+            teaching = Teaching(fuser, recipe, mixtures, writer, workers, guard.advance)
+            trainer.predict(teaching, return_predictions=False)
     if not trainer.is_global_zero:
         return None
     if sheet is not None:

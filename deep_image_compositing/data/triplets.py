@@ -1,4 +1,4 @@
-"""Triplets for the next fuser: what they are made of, and how the teaching fuser makes them."""
+"""Triplets for the next fuser: what they are made of, how they are made and how they are stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
@@ -17,13 +16,8 @@ from torch.utils.data import Dataset
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import LEAST, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import (
-    FileItem,
-    Item,
-    ShardItem,
-    scene_crop,
-)
-from deep_image_compositing.data.loading import raise_sent, sent
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, scene_crop
+from deep_image_compositing.data.loading import sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
 from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
@@ -38,8 +32,8 @@ from deep_image_compositing.stages.base import Fuser
 TRIES = 100
 """Draws after which nothing that fits is expected to be found any more."""
 
-_EXACT = 0.2  # share of masks that stay exact, as in FusionData
-_PICTURES = ("color", "alpha", "old", "scene", "new")
+EXACT = 0.2  # share of masks that stay exact, as in FusionData
+PICTURES = ("color", "alpha", "old", "scene", "new")
 
 
 class TooSmallError(DataError):
@@ -63,6 +57,7 @@ class Batches(Dataset[dict[str, Any]]):
             for shard in shards
             for start in range(0, len(shard.numbers), size)
         ]
+        self.samples = sum(len(shard.numbers) for shard in shards)
         self._mixtures = mixtures
         self._tolerance = Tolerance("samples")
 
@@ -76,7 +71,7 @@ class Batches(Dataset[dict[str, Any]]):
         except (CompositingError, OSError) as error:
             return sent(error)
         batch: dict[str, Any] = {name: [each[name] for each in samples] for name in samples[0]}
-        stacked = {name: torch.stack(batch[name]) for name in _PICTURES}
+        stacked = {name: torch.stack(batch[name]) for name in PICTURES}
         return {**batch, **stacked, "shard": shard.name, "last": numbers[-1] == shard.numbers[-1]}
 
     def _sample(self, shard: Shard, number: int) -> dict[str, Any]:
@@ -198,7 +193,7 @@ def make_easy(
     )
     photograph = over(color, alpha, old)
     photograph, scene = synthesis.one_camera([photograph, scene], generator, augment)
-    return photograph, scene, degrade_mask(alpha, generator, degrade, exact=_EXACT)
+    return photograph, scene, degrade_mask(alpha, generator, degrade, exact=EXACT)
 
 
 def make_hard(
@@ -228,34 +223,6 @@ def make_hard(
     alpha = to_bytes(layers.alpha).float() / 255
     color = layers.foreground_color.clamp(0, 1)
     return over(color, alpha, scene), over(color, alpha, new), alpha
-
-
-class Teacher(LightningModule):
-    """Runs a fuser on the parts of triplets; ``predict_step`` gives finished 8-bit pictures."""
-
-    def __init__(self, fuser: Fuser, recipe: Recipe) -> None:
-        super().__init__()
-        self.fuser = fuser
-        self.recipe = recipe
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """``foreground``, ``composite`` (B, 3, H, W), ``mask``, ``alpha`` (B, 1, H, W), uint8."""
-        raise_sent(batch)
-        color, alpha, old, scene, new = (batch[name].float() / 255 for name in _PICTURES)
-        # One generator a sample, so that none depends on the batch that it is in.
-        generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
-        rows = zip(
-            color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
-        )
-        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
-        photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
-        hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
-        rough = [
-            degrade_mask(row, generator, self.recipe.degrade, exact=_EXACT)
-            for row, generator in zip(alpha.split(1), generators, strict=True)
-        ]
-        made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
-        return {name: to_bytes(value).cpu() for name, value in made.items()}
 
 
 def encode_jpeg(picture: Tensor) -> bytes:

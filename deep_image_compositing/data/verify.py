@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
-
-from torch.utils.data import Dataset
 
 from deep_image_compositing.data import pool
 from deep_image_compositing.data.folders import quiet
@@ -43,7 +42,7 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
     ]
     problems += [f"{name}: the index has it twice" for name in sorted(names) if names[name] > 1]
     reports = {}
-    found = pool.run(_Checked(folder, index), workers)
+    found = pool.run(partial(check_shard, folder, index.kind), index.shards, workers)
     with progress("verifying", sum(shard.samples for shard in index.shards), show) as advance:
         for shard, report in zip(index.shards, found, strict=True):
             reports[shard.name] = report
@@ -58,22 +57,9 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
     return problems
 
 
-class _Checked(Dataset[tuple[list[str], list[str]]]):
-    """Of each shard the keys in it, and what is wrong with it."""
-
-    def __init__(self, folder: Path, index: Index) -> None:
-        self.folder, self.index = folder, index
-
-    def __len__(self) -> int:
-        return len(self.index.shards)
-
-    def __getitem__(self, number: int) -> tuple[list[str], list[str]]:
-        shard = self.index.shards[number]
-        return check_shard(self.folder / shard.name, self.index.kind, shard)
-
-
-def check_shard(path: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
+def check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
     """The keys in a shard of a ``kind``, and everything that is not as the index says."""
+    path = folder / shard.name
     keys: list[str] = []
     problems: list[str] = []
     if not path.is_file():

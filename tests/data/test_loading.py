@@ -22,7 +22,7 @@ import torch
 from deep_image_compositing import registry
 from deep_image_compositing.data.datasets import Mixture, Reading, open_source
 from deep_image_compositing.data.items import Item, Source
-from deep_image_compositing.data.loading import Loader, Sample, Samples
+from deep_image_compositing.data.loading import Loader, Sample, Samples, nothing, pack, unpack
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
 from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import DataError, UsageError
@@ -171,7 +171,35 @@ def test_what_stands_in_does_not_depend_on_what_came_before(root: Path) -> None:
 def test_samples_can_be_sent_to_another_process(root: Path) -> None:
     batches = loader({"subject": mix(root / "mattes")}, pictures, 2, 5)
     samples = pickle.loads(pickle.dumps(batches.dataset))
-    assert [text(samples[draws]) for draws in batches.sampler] == texts(iter(batches), 5)
+    assert [text(unpack(samples[draws])) for draws in batches.sampler] == texts(iter(batches), 5)
+
+
+def test_a_batch_is_its_samples_in_a_row() -> None:
+    # Of an odd number of bytes, so that what follows would not be aligned; the last is for none.
+    there = torch.arange(27, dtype=torch.uint8).view(3, 3, 3)
+    samples = [
+        {"own": there + i, "some": there if i == 1 else nothing(3, 3, 3), "none": nothing(1, 2),
+         "valid": torch.tensor(i == 0), "at": torch.tensor([0.5, i]), "seed": torch.tensor(2**60)}
+        for i in range(3)
+    ]  # fmt: skip
+    batch = unpack(pack(samples))
+    assert set(batch) == set(samples[0])
+    for name, value in batch.items():
+        expected = torch.stack([sample[name] for sample in samples])
+        assert value.dtype == expected.dtype
+        assert torch.equal(value, expected), name
+
+
+def test_an_item_that_a_sample_does_not_use_is_not_read(root: Path, tmp_path: Path) -> None:
+    trees.shards(tmp_path / "scenes", "backgrounds", 4)
+    mixtures = {"subject": mix(root / "mattes"), "scene": mix(tmp_path / "scenes", 0.0)}
+    len(mixtures["scene"])
+    shutil.rmtree(tmp_path / "scenes")
+
+    def draw(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+        return {"drawn": torch.tensor(number(items["subject"]))}
+
+    assert len(list(loader(mixtures, draw, 2, 5, tolerance=0.0))) == 5
 
 
 def test_what_changes_the_order_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:

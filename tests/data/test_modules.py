@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deep_image_compositing.data.crops import outline_crop
 from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.loading import unpack
 from deep_image_compositing.data.modules import (
     FusionData,
     MattingData,
@@ -117,7 +118,7 @@ def test_a_module_can_be_sent_to_another_process(kind: type[StageData], root: Pa
     data.trainer = SimpleNamespace(lock=(i for i in ()))  # type: ignore[assignment]  # cannot be
     samples = pickle.loads(pickle.dumps(loader.dataset))
     for draws, one in made:
-        two = samples[draws]
+        two = unpack(samples[draws])
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 

@@ -77,19 +77,6 @@ def test_no_strength_no_effect(effect: Callable[..., Tensor]) -> None:
     assert torch.allclose(effect(image, seeded(), 0.0), image, atol=1e-6)
 
 
-def test_quantisation_fades_with_its_step() -> None:
-    gray = noise(2, 1, 13, 21).expand(-1, 3, -1, -1)  # chroma is halved, luma is not
-    errors = [
-        float((synthesis.quantize_blocks(gray, torch.full((2, 1, 1, 1), step)) - gray).abs().max())
-        for step in (1e-6, 0.01, 0.1)
-    ]
-    assert errors[0] < 1e-5
-    assert errors[0] < errors[1] < errors[2]
-    flat = torch.full((1, 3, 16, 16), 0.5)
-    coarse = synthesis.quantize_blocks(flat, torch.full((1, 1, 1, 1), 0.3))
-    assert coarse.std() < 1e-5  # a flat block has one coefficient, so it stays flat
-
-
 def test_uniform_and_chance() -> None:
     draws = synthesis.uniform(500, 2.0, 3.0, seeded())
     assert draws.shape == (500, 1, 1, 1)
@@ -98,11 +85,6 @@ def test_uniform_and_chance() -> None:
     hits = synthesis.chance(500, 0.3, seeded())
     assert set(hits.unique().tolist()) == {0.0, 1.0}
     assert 0.2 < hits.mean() < 0.4
-
-
-def test_luminance_weights_sum_to_one() -> None:
-    gray = noise(1, 1, 4, 4)
-    assert torch.allclose(synthesis.luminance(gray.expand(-1, 3, -1, -1)), gray, atol=1e-6)
 
 
 def test_paste_replaces_the_scene_of_chosen_pictures() -> None:

@@ -36,11 +36,6 @@ def batches_trained(trainer: Trainer) -> int:
     return int(progress.processed)
 
 
-def nothing(*shape: int) -> Tensor:
-    """8-bit zeros of a shape, which take no memory."""
-    return torch.zeros((), dtype=torch.uint8).expand(shape)
-
-
 class StageData(LightningDataModule):
     """Data of one slot; each slot says what a sample is and what is made of a batch.
 

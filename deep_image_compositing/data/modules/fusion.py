@@ -13,8 +13,8 @@ from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item, ShardItem, check_shares
-from deep_image_compositing.data.loading import Sample
-from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, nothing
+from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.modules.base import Sources, StageData, as_sources
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.functional.degradation import degrade_mask
 

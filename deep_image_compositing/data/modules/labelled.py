@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.color import rgb_to_grayscale
 from PIL import Image
 from torch import Tensor
 
@@ -15,8 +16,8 @@ from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.items import Item, Source, check_shares
-from deep_image_compositing.data.loading import Sample
-from deep_image_compositing.data.modules.base import Sources, StageData, nothing
+from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.modules.base import Sources, StageData
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -94,7 +95,7 @@ class SegmentationData(LabelledData):
         if training and self.augment:
             image = synthesis.jitter_color(image, generator, self.augment)
             gray = synthesis.chance(len(image), 0.08, generator)
-            image = torch.lerp(image, synthesis.luminance(image).expand_as(image), gray)
+            image = torch.lerp(image, rgb_to_grayscale(image).expand_as(image), gray)
             image = synthesis.camera(image, generator, self.augment)
         return {"image": image, "mask": mask, "weight": trust_map(mask, batch["distrust"])}
 
