@@ -40,6 +40,7 @@ def test_the_page_of_slots_names_every_stage(slot: str) -> None:
         entry.name
         for entry in registry.list_stages(slot)
         if entry.factory.__module__.startswith("deep_image_compositing.")
+        and entry.published is None  # those are on a page of their own
     }
     assert listed == own
 

@@ -154,3 +154,12 @@ def test_masks_are_those_of_rembg(monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.from_numpy(astronaut.copy()).permute(2, 0, 1)[None] / 255
     mask = PublishedModel("u2netp", path=str(path))(image)[0, 0]
     assert np.abs((mask.numpy() * 255).round().astype(int) - expected).max() <= 1
+
+
+def test_the_page_on_models_lists_each_as_it_is() -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "models.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{one.name}` | {one.description} | {one.megabytes} MB | {one.licence} | {one.source} |"
+        for one in published.PUBLISHED
+    ]

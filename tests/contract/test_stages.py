@@ -65,6 +65,7 @@ CASES: dict[tuple[str, str, str], Case] = {
     ("segmenter", "onnx", ""): Case({"path": "made below"}),
     ("segmenter", "grabcut", ""): Case(),
     ("refiner", "none", ""): Case(),
+    ("refiner", "onnx", ""): Case({"path": "made below", "sizes": (32,)}),
     ("refiner", "cascade", ""): learned(**CASCADE, sizes=(32, 48)),
     ("refiner", "cascade", "frozen"): learned(**CASCADE, sizes=(32,), freeze_stride=4),
     ("refiner", "closed_form", ""): Case({"band": 0.1}),
@@ -143,30 +144,51 @@ def training_batch(slot: str, batch: int = 3, side: int = 32) -> dict[str, Tenso
     }
 
 
-@pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that gives the sharpened red channel of an 8 x 8 picture."""
+def onnx_model(
+    folder: Path, inputs: dict[str, tuple[int, Any]], nodes: list[tuple[str, list[str], str]]
+) -> str:
+    """Save a small ONNX model: channels and side of each input, and ``kernel`` and ``bias``."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    kernel = np.array([8.0, 0, 0], np.float32)
+    channels = sum(count for count, _ in inputs.values())
+    kernel = np.array([8.0] + [0] * (channels - 1), np.float32)
+    shapes = {name: [1, count, side, side] for name, (count, side) in inputs.items()}
+    side = next(iter(inputs.values()))[1]
     graph = helper.make_graph(
         [
-            helper.make_node("Conv", ["picture", "kernel", "bias"], ["logits"]),
-            helper.make_node("Sigmoid", ["logits"], ["mask"]),
+            helper.make_node(what, taken, [made], **({"axis": 1} if what == "Concat" else {}))
+            for what, taken, made in nodes
         ],
         "red",
-        [helper.make_tensor_value_info("picture", kind, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("mask", kind, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(nodes[-1][2], kind, [1, 1, side, side])],
         [
-            helper.make_tensor("kernel", kind, (1, 3, 1, 1), kernel),
+            helper.make_tensor("kernel", kind, (1, channels, 1, 1), kernel),
             helper.make_tensor("bias", kind, (1,), [-4.0]),
         ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path = tmp_path_factory.mktemp("onnx") / "red.onnx"
-    onnx.save(made, path)
-    return str(path)
+    onnx.save(made, folder / "red.onnx")
+    return str(folder / "red.onnx")
+
+
+@pytest.fixture(scope="module")
+def onnx_segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that gives the sharpened red channel of an 8 x 8 picture."""
+    nodes = [("Conv", ["picture", "kernel", "bias"], "logits"), ("Sigmoid", ["logits"], "mask")]
+    return onnx_model(tmp_path_factory.mktemp("onnx"), {"picture": (3, 8)}, nodes)
+
+
+@pytest.fixture(scope="module")
+def onnx_refiner(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that corrects masks of any size by the red channel."""
+    nodes = [
+        ("Concat", ["image", "mask"], "both"),
+        ("Conv", ["both", "kernel", "bias"], "change"),
+    ]
+    inputs = {"image": (3, None), "mask": (1, None)}
+    return onnx_model(tmp_path_factory.mktemp("onnx"), inputs, nodes)
 
 
 def take_steps(stage: Stage, count: int, batch: dict[str, Tensor]) -> None:
@@ -194,7 +216,7 @@ class TestStages:
         self.case = CASES[key]
         options = dict(self.case.options)
         if self.name == "onnx":
-            options["path"] = request.getfixturevalue("onnx_file")
+            options["path"] = request.getfixturevalue(f"onnx_{self.slot}")
 
         def make() -> Stage:
             torch.manual_seed(0)
