@@ -1,12 +1,12 @@
 """How well segmenters find subjects, in which photographs they don't, and what the refiner adds.
 
-    python recipes/measure_masks.py data --segmenter 'u2netp=rembg(path=u2netp.onnx)' --list
+    python recipes/measure_masks.py data --segmenter 'u2netp=u2netp(path=u2netp.onnx)' --list
 
 measures, on photographs held out of training (groups.py), mean IoU, the share of photographs below
 an IoU of 0.5 and the time that masks take, as a multiple of the first segmenter's: of ``pyramid``
-and of every further ``--segmenter NAME=STAGE``, options as for ``evaluate``; ``rembg(path=FILE)``
-is an ONNX file of the U2-Net family. With ``--refiner cascade`` also how far the refiner moves the
-outlines, in pixels of a picture whose long side is 640.
+and of every further ``--segmenter NAME=STAGE``, options as for ``evaluate``. With ``--refiner
+cascade`` also how far the refiner moves the outlines, in pixels of a picture whose long side is
+640.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.metrics.masks import iou, outline_distance
 from deep_image_compositing.placement import cover, paste, place
-from deep_image_compositing.stages.segmentation import OnnxSegmenter
 
 SIDE = 640
 BUSY = ("mattes", "cutouts")
@@ -52,33 +51,6 @@ WHOLE = {
 
 Picture = tuple[str, Tensor, Tensor]
 """A name, the photograph (1, 3, H, W) and its true mask (1, 1, H, W)."""
-
-
-class Rembg(OnnxSegmenter):
-    """The U2-Net family as the package rembg runs it.
-
-    The picture is stretched by Lanczos' filter and divided by its own maximum; the answer is
-    stretched to [0, 1].
-    """
-
-    def __init__(self, path: str, **options: Any) -> None:
-        imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-        super().__init__(path, **{**imagenet, **options})
-
-    def forward(self, image: Tensor) -> Tensor:
-        small = resized(image, self.size)
-        values = (small / small.amax().clamp_min(1 / 255) - self.mean) / self.std
-        answer = self._run(values.numpy())
-        low, high = answer.amin(), answer.amax()
-        height, width = image.shape[-2:]
-        return resized((answer - low) / (high - low).clamp_min(1e-6), (height, width))
-
-
-def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """A picture (1, C, H, W) in 8 bits, by Lanczos' filter at (height, width)."""
-    planes = (picture[0] * 255).round().to(torch.uint8).numpy()
-    image = Image.fromarray(planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0))
-    return tensor(image.resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def main() -> None:
@@ -161,12 +133,9 @@ def arguments() -> argparse.Namespace:
 def make(slot: str, text: str) -> torch.nn.Module:
     try:
         name, given = parse_stage(text)
-        if (slot, name) == ("segmenter", "rembg"):
-            stage: torch.nn.Module = Rembg(**given)
-        else:
-            if "default" in registry.get(slot, name).weights:
-                given = {"weights": "default", **given}
-            stage = registry.create(slot, name, **given)
+        if "default" in registry.get(slot, name).weights:
+            given = {"weights": "default", **given}
+        stage: torch.nn.Module = registry.create(slot, name, **given)
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None
     return torch.inference_mode()(stage.eval())

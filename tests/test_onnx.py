@@ -284,3 +284,32 @@ def test_real_portrait_models(name: str) -> None:
         found = stage(image)[0, 0].numpy() > 0.5
         scores.append((found & true).sum() / (found | true).sum())
     assert np.mean(scores) > 0.7
+
+
+def test_a_model_can_be_fed_and_read_as_rembg_does_it(model: Callable[..., str]) -> None:
+    dark = torch.linspace(0.1, 0.5, 64).expand(1, 3, 64, 64)
+    options = {"scale": "maximum", "resample": "lanczos", "min_max": True}
+    found = create("segmenter", "onnx", path=model(size=(64, 64)), **options)(dark)
+    # Divided by its maximum of 0.5 the darkest is 0.2, which is then stretched to 0.
+    assert found[0, 0, 0, [0, -1]].tolist() == pytest.approx([0, 1], abs=0.01)
+    assert found[0, 0, 5, 32] == pytest.approx(32 / 63, abs=0.01)
+
+
+def test_logits_can_be_told_by_their_range(model: Callable[..., str]) -> None:
+    picture = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    inside = create("segmenter", "onnx", path=model(size=(64, 64)), logits="auto")(picture)
+    torch.testing.assert_close(inside[0, 0], picture[0, 0])
+    file = model(((8.0, 0.0, 0.0),), size=(64, 64), name="steep.onnx")
+    outside = create("segmenter", "onnx", path=file, logits="auto")(picture)
+    torch.testing.assert_close(outside[0, 0], (8 * picture[0, 0]).sigmoid())
+
+
+def test_padding_can_be_black(model: Callable[..., str]) -> None:
+    file, wide = model(size=(8, 8)), torch.ones(1, 3, 4, 8)
+    seen = {
+        padding: create("segmenter", "onnx", path=file, fit="pad", padding=padding)._fit_in(wide)[0]
+        for padding in ("edge", "black")
+    }
+    assert seen["edge"].min() == 1
+    assert seen["black"][:, :, 4:].max() == 0
+    assert seen["black"][:, :, :4].min() == 1

@@ -206,7 +206,7 @@ def test_masks_are_measured_on_what_is_held_out(
     (davis / "labels.tsv").write_text("name\tdoubt\n6_1\t0.1\n6_2\t0.6\n")
     out, sheet = tmp_path / "masks.json", tmp_path / "worst.png"
     sets = "people,davis,pasted,animals pasted"
-    arguments = ["--segmenter", f"bright=rembg(path={brightness}, mean=0, std=1)", "--sets", sets]
+    arguments = ["--segmenter", f"bright=onnx(path={brightness})", "--sets", sets]
     arguments += ["--refiner", "cascade", "--list", "--sheet", str(sheet), "--worst", "3"]
     run(monkeypatch, "measure_masks", tmp_path / "data", "--out", out, *arguments)
     said = capsys.readouterr().out
@@ -225,18 +225,6 @@ def test_masks_are_measured_on_what_is_held_out(
     with Image.open(sheet) as picture:
         assert picture.width > 4 * 256
         assert picture.height > 3 * 256
-
-
-def test_a_model_of_the_u2_net_family_is_fed_as_rembg_does(
-    brightness: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(RECIPES)
-    rembg = runpy.run_path(str(RECIPES / "measure_masks.py"))["Rembg"]
-    dark = torch.linspace(0.1, 0.5, 64).expand(1, 3, 64, 64)
-    found = rembg(str(brightness), mean=0, std=1)(dark)
-    # Divided by its maximum of 0.5 the darkest is 0.2, which is then stretched to 0.
-    assert found[0, 0, 0, [0, -1]].tolist() == pytest.approx([0, 1], abs=0.01)
-    assert found[0, 0, 5, 32] == pytest.approx(32 / 63, abs=0.01)
 
 
 @pytest.mark.slow
