@@ -22,6 +22,7 @@ from deep_image_compositing.commands import (
     benchmark,
     composite,
     evaluate,
+    serve,
     shards,
     stages,
     study,
@@ -116,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         command(
             "composite", composite.run, "set the subject of a photograph into another photograph"
         )
+    )
+    serve.add_arguments(
+        command("serve", serve.run, "open a page, and an interface for programs, for composites")
     )
     stages.add_stages_arguments(
         command("stages", stages.list_stages, "list what can fill the three slots")

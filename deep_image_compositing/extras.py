@@ -11,6 +11,7 @@ from deep_image_compositing.errors import MissingExtraError
 _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
     "pymatting": ("pymatting", "matting"),
+    "python_multipart": ("python-multipart", "serve"),
     "scipy": ("scipy", "matting"),
     "starlette": ("starlette", "study"),
     "uvicorn": ("uvicorn", "study"),

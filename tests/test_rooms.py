@@ -20,7 +20,7 @@ FLOORS = (
     {"composite", "data"},
     {"compositor", "training"},
     {"benchmark", "evaluation"},
-    {"batch"},
+    {"batch", "serving"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(f"--save-{name}", metavar="FILE", help=f"also write {what}")
     _add_placement(parser.add_argument_group("placement"))
-    _add_stages(parser.add_argument_group("stages"))
+    add_stages(parser.add_argument_group("stages"))
     add = parser.add_argument_group("last step").add_argument
     add("--harmonize", choices=("reinhard",),
         help="move the subject's colours towards the new background's; default: not")
@@ -62,7 +62,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         help="with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
 
 
-def _add_stages(group: argparse._ArgumentGroup) -> None:
+def add_stages(group: argparse._ArgumentGroup) -> None:
     defaults = ("pyramid", "cascade", "multi_stream")
     for slot, default in zip(registry.SLOTS, defaults, strict=True):
         group.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")

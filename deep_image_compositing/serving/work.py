@@ -1,0 +1,206 @@
+"""What a worker process does: photographs in, one picture out. The only part that uses torch."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deep_image_compositing import registry
+from deep_image_compositing.composite import Composite, as_floats
+from deep_image_compositing.compositor import Compositor, doubt
+from deep_image_compositing.errors import (
+    CompositingError,
+    ImageError,
+    MissingExtraError,
+    UsageError,
+)
+from deep_image_compositing.functional.compose import dilate, unknown_band
+from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.resize import fit_long_side
+from deep_image_compositing.functional.strokes import SIDE, spread_strokes
+from deep_image_compositing.images import Photograph, read_image, read_mask, to_tensor, write_image
+from deep_image_compositing.placement import resample
+from deep_image_compositing.serving.jobs import FORMATS, Answer, Job, Stage
+from deep_image_compositing.settings import placed_size
+from deep_image_compositing.stages.making import make_stage
+
+CUTOUT_FUSER: Stage = ("alpha", (("foreground_color", "blur_fusion"),))
+"""What takes the old background's colour out of a cut-out that has no new background yet."""
+
+_BAND = 0.02  # of the long side, around what strokes have changed: there the refiner decides
+_STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400), (CompositingError, 422))
+_device = "cpu"
+
+
+def start(device: str, stages: tuple[Stage, ...]) -> None:
+    """Get ready for jobs on ``device``: stages that most of them need are made.
+
+    Raises:
+        CompositingError: a device that is not there, or stages that cannot be made.
+    """
+    global _device
+    _device = device
+    logging.getLogger("deep_image_compositing").setLevel(logging.ERROR)
+    _compositor(stages)
+
+
+def perform(job: Job) -> Answer:
+    """The picture that a job asks for, or why it cannot be had."""
+    try:
+        if job.output == "mask":
+            result, picture, alpha = _masked(job)
+        else:
+            result = _composited(_without_form(job))
+            picture, alpha = {
+                "composite": (result.composite_pixels, None),
+                "cutout": (result.cutout_pixels, result.cutout_levels),
+                "alpha": (result.alpha_levels, None),
+            }[job.output]
+        spent = [f"{name};dur={1000 * value:.0f}" for name, value in result.seconds.items()]
+        headers = {"content-type": FORMATS[job.form], "server-timing": ", ".join(spent)}
+        if not job.mask:
+            headers["x-subject-doubt"] = f"{doubt(as_floats(result.mask_levels)):.3f}"
+        return Answer(200, _file(picture, alpha, job.form), headers)
+    except CompositingError as error:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        return Answer(status, str(error).replace("image in memory", "the mask").encode())
+    except Exception:
+        traceback.print_exc()
+        return Answer(500, b"the picture could not be made; the server's log says why")
+
+
+@functools.lru_cache(maxsize=2)
+def _composited(job: Job) -> Composite:
+    """The last ones are kept: who asks for a composite may want its cut-out and alpha next."""
+    photograph = _read("foreground", job.foreground, job.max_pixels)
+    segmenter, refiner, fuser = job.stages
+    new: Photograph | np.ndarray[Any, Any] = np.full((1, 1, 3), 128, np.uint8)
+    if job.background:
+        new = _read("background", job.background, job.max_pixels)
+        if job.frame == "background":
+            height, width = placed_size(photograph.size, new.size, job.scale)
+            if job.max_pixels is not None and height * width > job.max_pixels:
+                raise UsageError(
+                    f"scale {job.scale:g} would enlarge the subject's photograph to {width} x "
+                    f"{height} pixels, and {job.max_pixels:,} are the most; use a smaller scale"
+                )
+    else:
+        fuser = CUTOUT_FUSER
+    compositor = _compositor(
+        (segmenter, refiner, fuser), job.harmonize, job.harmonize_strength, job.max_pixels
+    )
+    mask = job.mask or None
+    frame: Any = job.frame
+    return compositor(
+        photograph, new, mask, frame=frame, scale=job.scale, position=job.position
+    )
+
+
+def _masked(job: Job) -> tuple[Composite, Tensor, None]:
+    """The subject's alpha after strokes, as a composite's ``alpha_levels`` are."""
+    plain = replace(_without_form(job), strokes=b"")
+    if not job.strokes:
+        result = _composited(plain)
+        return result, result.alpha_levels, None
+    photograph = _read("foreground", job.foreground, job.max_pixels)
+    marks = _marks(_read("strokes", job.strokes, job.max_pixels), photograph.size)
+    belief, alpha = _before(plain, photograph, bool((marks > 0).any()))
+    small = fit_long_side(*photograph.size, SIDE)
+    image = resample(to_tensor(photograph.pixels), small, "bilinear")[None]
+    spread = spread_strokes(image, _shrunk(marks, small)[None])[0]
+    # From -1, 0 and 1 to a smooth outline at full size, in 8 bits.
+    levels = resample(to_bytes((spread + 1) / 2), photograph.size, "bilinear")
+    belongs, excluded = (levels > 191) | (marks > 0), (levels < 64) | (marks < 0)
+    belongs &= marks >= 0
+    excluded &= marks <= 0
+    new = belief.masked_fill(belongs, 255).masked_fill(excluded, 0)
+    changed = (new >= 128) != (belief >= 128)
+    result = _composited(replace(plain, mask=_file(new, None, "png")))
+    band = max(2, round(_BAND * max(photograph.size)))
+    open_band = unknown_band(as_floats(new)[None], band)[0]
+    exact = torch.where(open_band, to_bytes(as_floats(result.alpha_levels)), new)
+    levels = torch.where(dilate(changed[None], band)[0], exact, alpha)
+    return result, levels.masked_fill(marks > 0, 255).masked_fill(marks < 0, 0), None
+
+
+def _before(job: Job, photograph: Photograph, may_be_empty: bool) -> tuple[Tensor, Tensor]:
+    """Mask and alpha before any stroke, (1, H, W) uint8 each; a given mask is both."""
+    if job.mask:
+        given = read_mask(job.mask, size=photograph.size, max_pixels=job.max_pixels)
+        belief = to_bytes(to_tensor(given))
+        return belief, belief
+    try:
+        result = _composited(job)
+    except (UsageError, ImageError, MissingExtraError):
+        raise
+    except CompositingError:  # nothing was found, so that the strokes say all
+        if not may_be_empty:
+            raise
+        nothing = torch.zeros((1, *photograph.size), dtype=torch.uint8)
+        return nothing, nothing
+    return to_bytes(result.mask), to_bytes(result.alpha)
+
+
+def _marks(strokes: Photograph, size: tuple[int, int]) -> Tensor:
+    """1 where a stroke is green, -1 where it is red, 0 elsewhere: (1, H, W) int8."""
+    red, green = strokes.pixels[..., 0] >= 128, strokes.pixels[..., 1] >= 128
+    seen = np.ones_like(red) if strokes.alpha is None else strokes.alpha >= 128
+    marks = torch.from_numpy((seen & green & ~red) * np.int8(1) - (seen & red & ~green))
+    rows, columns = (
+        (torch.arange(there) * have // there) for there, have in zip(size, marks.shape, strict=True)
+    )
+    return marks[rows][:, columns][None]
+
+
+def _shrunk(marks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Marks (1, H, W) at another size: where a quarter of a pixel is marked, all of it is."""
+    kinds = [resample((marks == sign).float(), size, "bilinear") >= 0.25 for sign in (1, -1)]
+    return kinds[0].float() - (kinds[1] & ~kinds[0]).float()
+
+
+def _compositor(
+    stages: tuple[Stage, ...],
+    harmonize: Any = None,
+    strength: float = 0.5,
+    max_pixels: int | None = None,
+) -> Compositor:
+    made = [_stage(slot, *stage) for slot, stage in zip(registry.SLOTS, stages, strict=True)]
+    return Compositor(
+        *made, device=_device, max_pixels=max_pixels, harmonize=harmonize,
+        harmonize_strength=strength,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=12)
+def _stage(slot: str, name: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    return make_stage(slot, (name, dict(options)), model=True)
+
+
+def _read(field: str, data: bytes, max_pixels: int | None) -> Photograph:
+    """A photograph that messages call by its field."""
+    try:
+        photograph = read_image(data, max_pixels=max_pixels, cutout=True)
+    except ImageError as error:
+        raise ImageError(str(error).replace("image in memory", f"the {field}")) from error
+    return replace(photograph, name=f"the {field}")
+
+
+def _without_form(job: Job) -> Job:
+    return replace(job, output="", form="")
+
+
+def _file(picture: Tensor, alpha: Tensor | None, form: str) -> bytes:
+    """The file that ``Composite.save`` would write."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"picture.{form}")
+        write_image(path, picture, alpha=alpha)
+        return path.read_bytes()
