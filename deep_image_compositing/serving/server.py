@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import sys
@@ -64,6 +65,8 @@ def serve(
     made = None
     if token is None and not is_loopback(host):
         token = made = secrets.token_urlsafe(32)
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise UsageError("a token is made of ASCII letters, digits and signs, without spaces")
     pool = Pool(make_workers(devices, dict(defaults), seconds), queue)
     app = create_app(
         pool, defaults=defaults, max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds,

@@ -48,7 +48,7 @@ async function refresh() {
   try {
     if (photos.foreground && stale.cut) {
       say("Looking for the subject …", true);
-      await findSubject(own.signal);
+      say(await findSubject(own.signal));
     }
     if (photos.foreground && photos.background && stale.composite && cut()?.blob && mode !== "brush") {
       say("Making the composite …", true);
@@ -59,7 +59,7 @@ async function refresh() {
       await Object.assign(new Image(), { src: result.url }).decode();
       stale.composite = false;
       say(`Composite made in ${((performance.now() - start) / 1000).toFixed(1)} s.`);
-    } else if (own === running) say(cut()?.told ?? "");
+    }
   } catch (error) {
     if (own !== running || error.name === "AbortError") return;
     say("");
@@ -73,20 +73,21 @@ async function findSubject(signal) {
   const count = brush.strokes.length;
   const fields = { foreground: photos.foreground.file, ...chosen("segmenter", "refiner") };
   if (count) fields.strokes = await brush.picture();
-  let told = "";
+  let told = count ? "The mask has followed." : "Subject found.";
   try {
     const { blob, doubt } = await send("mask", fields, signal);
     cuts[count] = await readMask(blob);
     if (!count && doubt > 0.5) told = "It is not clear what the subject is: the brush can say so.";
   } catch (error) {
     if (error.status !== 422 || count) throw error;
-    cuts[0] = { ...await readMask(null), blob: null };
+    cuts[0] = await readMask(null);
     told = "No subject was found: paint over it with the brush.";
     mode = "brush";
   }
-  cuts[count].told = told || "Subject found.";
+  if (!count) placing.position = [0.5, cuts[0].box[3] > 0.99 ? 1 : 0.5]; // what is cut off below stays below
   stale.cut = false;
   brush.draw(false);
+  return told;
 }
 
 /** Fields of what is asked for; a mask that strokes have led is final, so that no refiner may change it. */

@@ -70,7 +70,7 @@ export class Placing {
     this.from.moved ||= Number(Math.hypot(place[0] - this.from.place[0], place[1] - this.from.place[1]) > 0.004);
     if (!this.from.moved) return;
     if (this.scaling) {
-      const grown = (place[0] - this.from.place[0]) / this.from.width + (place[1] - this.from.place[1]) / this.from.height;
+      const grown = (place[0] - this.from.place[0]) / this.from.width - (place[1] - this.from.place[1]) / this.from.height;
       this.resize(this.from.scale * Math.max(0.05, 1 + grown));
     } else this.moveBy(dx, dy);
   }

@@ -50,15 +50,15 @@ export class View {
     const box = this.stage.getBoundingClientRect();
     const [width, height] = this.size;
     const fit = Math.min(box.width / width, box.height / height);
-    const [w, h] = [width * fit, height * fit];
-    // No farther than until an edge of the picture is in the middle's reach.
+    const [w, h] = [Math.round(width * fit), Math.round(height * fit)];
+    // No farther than until its edge is at the stage's.
     const [most_x, most_y] = [Math.max(0, (w * this.zoom - box.width) / 2), Math.max(0, (h * this.zoom - box.height) / 2)];
     this.x = Math.min(most_x, Math.max(-most_x, this.x));
     this.y = Math.min(most_y, Math.max(-most_y, this.y));
     const style = this.sheet.style;
     style.width = `${w}px`;
     style.height = `${h}px`;
-    style.transform = `translate(${this.x - (w * this.zoom) / 2}px, ${this.y - (h * this.zoom) / 2}px) scale(${this.zoom})`;
+    style.transform = `translate(${Math.round(this.x - (w * this.zoom) / 2)}px, ${Math.round(this.y - (h * this.zoom) / 2)}px) scale(${this.zoom})`;
     this.stage.style.setProperty("--zoom", this.zoom);
     this.stage.classList.toggle("zoomed", this.zoom > 1);
   }
