@@ -39,6 +39,16 @@ const event = kind === "paste" ? new ClipboardEvent("paste", { ...options, clipb
 document.querySelector(selector).dispatchEvent(event);
 """
 
+_LISTEN = """
+const fetch = window.fetch;
+window.asked = [];
+window.fetch = (address, options) => {
+  const fields = [...(options?.body ?? [])].filter(([name, value]) => typeof value === "string");
+  window.asked.push([address, Object.fromEntries(fields)]);
+  return fetch(address, options);
+};
+"""
+
 
 class Server:
     """``serve`` as people run it, on any free port."""
@@ -126,6 +136,7 @@ class Page:
 
     def open(self, url: str) -> None:
         self.browser.get(url)
+        self.do(_LISTEN)
         self.until("document.querySelector('#fuser') !== null")
 
     def drop(self, selector: str, *files: Path, kind: str = "drop") -> None:
@@ -149,5 +160,11 @@ class Page:
         self._waiting.until(lambda _: path.exists() and path.stat().st_size > 0)
         return path.read_bytes()
 
+    def asked(self) -> list[tuple[str, dict[str, str]]]:
+        """Addresses that the page has asked for since it was opened, and the texts of the forms."""
+        found: list[tuple[str, dict[str, str]]] = self.do("return window.asked")
+        return found
+
     def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser")]
+        log = self.browser.get_log("browser")
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
