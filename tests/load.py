@@ -40,7 +40,9 @@ class Load(NamedTuple):
     memory: list[int]
 
 
-def run(server: Server, requests: int, clients: int, *, kill: bool = False, side: int = 256) -> Load:
+def run(
+    server: Server, requests: int, clients: int, *, kill: bool = False, side: int = 256
+) -> Load:
     """Send requests, each with a new background of one colour, and look at every answer."""
     front = Image.open(ASTRONAUT).convert("RGB").resize((side, side))
     mask = Image.new("L", front.size)

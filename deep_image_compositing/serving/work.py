@@ -102,9 +102,7 @@ def _composited(job: Job) -> Composite:
     )
     mask = job.mask or None
     frame: Any = job.frame
-    return compositor(
-        photograph, new, mask, frame=frame, scale=job.scale, position=job.position
-    )
+    return compositor(photograph, new, mask, frame=frame, scale=job.scale, position=job.position)
 
 
 def _masked(job: Job) -> tuple[Composite, Tensor, None]:

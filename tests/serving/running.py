@@ -152,7 +152,9 @@ class Page:
     def settled(self, text: str) -> None:
         """Wait until the page says so, and nothing is under way."""
         status = "document.querySelector('#status').textContent"
-        self.until(f"{status}.includes(arguments[0]) && document.querySelector('#progress').hidden", text)
+        self.until(
+            f"{status}.includes(arguments[0]) && document.querySelector('#progress').hidden", text
+        )
 
     def downloaded(self, name: str) -> bytes:
         """A file that the browser has saved."""

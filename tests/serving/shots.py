@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
                     page.do("document.activeElement.blur()")
                     page.settled("Composite made")
                 shot = Image.open(io.BytesIO(page.browser.get_screenshot_as_png())).convert("RGB")
-                shot.save(folder / f"{name}.png")
+                shot.save(folder / f"{name}.jpg", quality=90, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,9 @@ def shown(page: Page) -> float:
 
 
 def zoom(page: Page) -> float:
-    return float(page.do("return new DOMMatrix(document.querySelector('#sheet').style.transform).a"))
+    return float(
+        page.do("return new DOMMatrix(document.querySelector('#sheet').style.transform).a")
+    )
 
 
 def dragged(page: Page, photos: tuple[Path, Path], folder: Path) -> None:

@@ -85,7 +85,11 @@ def test_photographs_are_upright_and_results_tell_nothing_of_them() -> None:
         ({"background": encode(scene())[:200]}, 400, "the background is truncated"),
         ({"mask": b"no picture"}, 400, "the mask is not an image"),
         ({"mask": encode(disk(32, 24))}, 400, "the mask is 24 x 32 pixels"),
-        ({"mask": encode(np.zeros((24, 32), np.uint8))}, 422, "the mask of the foreground is empty"),
+        (
+            {"mask": encode(np.zeros((24, 32), np.uint8))},
+            422,
+            "the mask of the foreground is empty",
+        ),
         ({"max_pixels": 700}, 400, "the foreground has 768 pixels, more than the limit of 700"),
         ({"frame": "background", "scale": 40.0, "max_pixels": 100_000}, 400, "smaller scale"),
         ({"stages": (*PLAIN[:2], ("feather", (("sigma", -1),)))}, 400, "sigma is a number"),
@@ -151,7 +155,9 @@ def test_strokes_of_both_colours_count_exactly_where_they_are() -> None:
     after = opened(work.perform(job))
     assert (after[48:52, 102:128] == 0).all()
     assert (after[32:88, 22:76] == 255).all(), "another colour stays"
-    drawn = strokes((160, 120), ("#00ff00", [(100, 10), (150, 10)], 5), ("#ff0000", [(40, 60)] * 2, 9))
+    drawn = strokes(
+        (160, 120), ("#00ff00", [(100, 10), (150, 10)], 5), ("#ff0000", [(40, 60)] * 2, 9)
+    )
     job = Job(encode(ground), mask=encode(mask), strokes=drawn, stages=PLAIN, output="mask")
     assert opened(work.perform(job))[10, 125] == 255
 
@@ -165,7 +171,9 @@ def test_strokes_say_all_where_nothing_was_found(monkeypatch: pytest.MonkeyPatch
             return torch.zeros_like(image[:, :1])
 
     made = work._stage
-    monkeypatch.setattr(work, "_stage", lambda slot, *more: Blind() if slot == "segmenter" else made(slot, *more))
+    monkeypatch.setattr(
+        work, "_stage", lambda slot, *more: Blind() if slot == "segmenter" else made(slot, *more)
+    )
     job = {"foreground": encode(ground), "stages": PLAIN, "output": "mask"}
     assert work.perform(Job(**job)).status == 422
     drawn = strokes((80, 60), ("#00ff00", [(25, 30), (45, 30)], 4))

@@ -230,7 +230,7 @@ async function take(name, file) {
   const zone = find(`#zone-${name}`);
   zone.classList.add("filled");
   Object.assign(zone.querySelector("img"), { src: url, hidden: false });
-  zone.querySelector("small").textContent = `${file.name || "Pasted photograph"}, ${width} × ${height}`;
+  zone.querySelector("small").textContent = `${file.name || "Pasted photograph"}, ${width}\u00a0×\u00a0${height}`;
   stale.composite = true;
   if (name === "foreground") {
     stale.cut = true;

@@ -21,6 +21,7 @@ export class View {
   resize(width, height) {
     const same = this.size[0] === width && this.size[1] === height;
     this.size = [width, height];
+    this.stage.style.setProperty("--aspect", width / height);
     same ? this.show() : this.fit();
   }
 
