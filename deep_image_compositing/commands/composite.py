@@ -235,9 +235,11 @@ def _compositor(arguments: dict[str, Any], device: str) -> Compositor:
 
 def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """What a compositor is made with; what is wrong with it is told before torch is imported."""
-    for slot, (name, given) in _named(options):
+    for slot, (name, given) in named_stages(options):
         registry.get(slot, name).check(given)
-    stages = {slot: (name, given) if given else name for slot, (name, given) in _named(options)}
+    stages = {
+        slot: (name, given) if given else name for slot, (name, given) in named_stages(options)
+    }
     last: dict[str, Any] = {"harmonize": options.harmonize}
     if options.harmonize_strength is not None:
         last["harmonize_strength"] = options.harmonize_strength
@@ -245,7 +247,7 @@ def _compositor_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {**stages, **last, **limits}
 
 
-def _named(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
+def named_stages(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
     """Each slot with the name and the options of what is to fill it."""
     for slot in registry.SLOTS:
         given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
@@ -264,7 +266,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
     others |= {name for slot in registry.SLOTS for name in (slot, f"{slot}_option")}
     rest = {name: value for name, value in vars(options).items() if name not in others}
-    return {**rest, "stages": describe_stages(dict(_named(options)))}
+    return {**rest, "stages": describe_stages(dict(named_stages(options)))}
 
 
 def _outputs(options: argparse.Namespace, name: str | None) -> dict[str, Path]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from deep_image_compositing import registry, settings
-from deep_image_compositing.commands.composite import add_stages
+from deep_image_compositing.commands.composite import add_stages, named_stages
+from deep_image_compositing.extras import import_extra
+from deep_image_compositing.serving.jobs import Settings
 
 
 # fmt: off
@@ -28,41 +30,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("limits").add_argument
     add("--queue", type=int, default=32, metavar="N",
         help="requests that may wait before others are turned away; default: 32")
-    add("--max-bytes", type=int, default=100_000_000, metavar="N",
+    add("--max-bytes", type=int, default=Settings.max_bytes, metavar="N",
         help="of a request; default: 100 million")
-    add("--max-pixels", type=int, default=50_000_000, metavar="N",
+    add("--max-pixels", type=int, default=Settings.max_pixels, metavar="N",
         help="of a photograph; default: 50 million")
-    add("--seconds", type=float, default=120.0,
+    add("--seconds", type=float, default=Settings.seconds,
         help="in which a request must have arrived, and then be worked off; default: 120")
 # fmt: on
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
-    from deep_image_compositing.extras import import_extra
-
-    import_extra("starlette", "serve", "serve")
+    for package in ("starlette", "uvicorn", "python_multipart"):
+        import_extra(package, "serve", "serve")
     from deep_image_compositing.serving.server import serve
 
     devices = options.device or ["auto"]
     for device in devices:
         settings.check_device(device)
     defaults = {}
-    for slot in registry.SLOTS:
-        given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
-        name = getattr(options, slot)
+    for slot, (name, given) in named_stages(options):
         registry.get(slot, name).check(given)
         defaults[slot] = (name, tuple(sorted(given.items())))
-    serve(
-        options.host,
-        options.port,
+    chosen = Settings(
         token=options.token,
-        devices=devices,
+        names=tuple(options.allowed_host),
         defaults=defaults,
-        queue=options.queue,
         max_bytes=options.max_bytes,
         max_pixels=options.max_pixels,
         seconds=options.seconds,
-        names=options.allowed_host,
     )
+    serve(chosen, options.host, options.port, devices, options.queue)
     return 0

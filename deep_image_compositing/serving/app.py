@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -25,47 +24,23 @@ from deep_image_compositing import __version__
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.serving.gate import Gate, refuse
 from deep_image_compositing.serving.jobs import (
-    DEFAULTS,
     OPTIONS,
     PICTURES,
     Answer,
-    Stage,
+    Settings,
     list_choices,
     read_job,
 )
 from deep_image_compositing.serving.pool import Busy, Pool
-
-MAX_BYTES = 100_000_000
-MAX_PIXELS = 50_000_000
-SECONDS = 120.0
 
 _MAX_TEXT = 10_000  # bytes of a field that is no file
 _RETRY = "5"  # seconds after which whoever was turned away may come again
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
-def create_app(
-    pool: Pool,
-    *,
-    defaults: Mapping[str, Stage] = DEFAULTS,
-    max_bytes: int = MAX_BYTES,
-    max_pixels: int | None = MAX_PIXELS,
-    seconds: float = SECONDS,
-    names: tuple[str, ...] = (),
-    token: str | None = None,
-) -> Starlette:
-    """The application, for one ASGI server process.
-
-    Args:
-        pool: has the workers; whoever runs the application starts and stops it.
-        defaults: what fills the slots unless a client says otherwise.
-        max_bytes: of a request.
-        max_pixels: of a photograph.
-        seconds: in which a request must have arrived.
-        names: as in ``Gate``.
-        token: as in ``Gate``.
-    """
-    api = _Api(pool, defaults, max_bytes, max_pixels, seconds)
+def create_app(pool: Pool, settings: Settings) -> Starlette:
+    """The application, for one ASGI server process; who runs it starts and stops the pool."""
+    api = _Api(pool, settings)
     return Starlette(
         routes=[
             Route("/", api.page),
@@ -75,9 +50,9 @@ def create_app(
             Route("/api/stages", api.stages),
             *(Route(f"/api/{kind}", api.make, methods=["POST"]) for kind in PICTURES),
         ],
-        middleware=[Middleware(Gate, names, token)],
+        middleware=[Middleware(Gate, settings.names, settings.token)],
         exception_handlers={
-            HTTPException: _failed, UsageError: _wrong, Busy: _busy, Exception: _broken,
+            HTTPException: _failed, UsageError: _failed, Busy: _failed, Exception: _failed,
         },
     )  # fmt: skip
 
@@ -85,16 +60,8 @@ def create_app(
 class _Api:
     """The handlers."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        defaults: Mapping[str, Stage],
-        max_bytes: int,
-        max_pixels: int | None,
-        seconds: float,
-    ) -> None:
-        self.pool, self.defaults = pool, defaults
-        self.max_bytes, self.max_pixels, self.seconds = max_bytes, max_pixels, seconds
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self.pool, self.settings = pool, settings
         folder = files(__package__)
         self.files = {page.name: page.read_bytes() for page in (folder / "page").iterdir()}
         self.openapi = json.loads((folder / "openapi.json").read_bytes())
@@ -124,8 +91,8 @@ class _Api:
         return JSONResponse(self.openapi)
 
     async def stages(self, request: Request) -> Response:
-        limits = {"bytes": self.max_bytes, "pixels": self.max_pixels}
-        return JSONResponse({**list_choices(self.defaults), "limits": limits})
+        limits = {"bytes": self.settings.max_bytes, "pixels": self.settings.max_pixels}
+        return JSONResponse({**list_choices(self.settings.defaults), "limits": limits})
 
     async def make(self, request: Request) -> Response:
         """A picture; the place in the queue is taken before its files are read."""
@@ -133,7 +100,7 @@ class _Api:
         try:
             with self.pool.place():
                 pictures, fields = await self._form(request, kind)
-                job = read_job(kind, pictures, fields, self.defaults, self.max_pixels)
+                job = read_job(kind, pictures, fields, self.settings)
                 answer = await _while_there(request, self.pool.run(job))
         except Busy:
             await self._arrived(request, _passed_over)  # else its sender would not hear why
@@ -154,18 +121,18 @@ class _Api:
 
     async def _arrived(self, request: Request, read: Any, *more: Any) -> Any:
         """What ``read`` makes of a request's body, within the limits of bytes and seconds."""
-        whole, received = request._receive, 0
+        most, received = self.settings.max_bytes, 0
 
         async def receive() -> Message:
             nonlocal received
-            message = await whole()
+            message = await request.receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise HTTPException(413, f"a request has at most {self.max_bytes:,} bytes here")
+            if received > most:
+                raise HTTPException(413, f"a request has at most {most:,} bytes here")
             return message
 
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.settings.seconds):
                 return await read(Request(request.scope, receive), *more)
         except TimeoutError:
             raise HTTPException(408, "the request did not arrive in time") from None
@@ -208,17 +175,11 @@ async def _while_there(request: Request, work: Any) -> Answer:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return refuse(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-def _wrong(request: Request, error: Exception) -> Response:
-    return refuse(400, str(error))
-
-
-def _busy(request: Request, error: Exception) -> Response:
-    return refuse(503, "too many requests wait already; try again soon", {"retry-after": _RETRY})
-
-
-def _broken(request: Request, error: Exception) -> Response:
+    """The answer to whatever was raised."""
+    if isinstance(error, HTTPException):
+        return refuse(error.status_code, str(error.detail), dict(error.headers or {}))
+    if isinstance(error, UsageError):
+        return refuse(400, str(error))
+    if isinstance(error, Busy):
+        return refuse(503, "too many requests wait; try again soon", {"retry-after": _RETRY})
     return refuse(500, "the server failed; its log says why")

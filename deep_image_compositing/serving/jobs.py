@@ -60,6 +60,27 @@ DEFAULTS: dict[str, Stage] = {
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What whoever runs the server decides.
+
+    Attributes:
+        token: what clients must know; None for whoever comes.
+        names: under which the server is reached, besides addresses and the machine's own.
+        defaults: what fills the slots unless a client says otherwise, with options of any kind.
+        max_bytes: of a request.
+        max_pixels: of a photograph, also as it is placed.
+        seconds: in which a request must have arrived, and again in which it must be worked off.
+    """
+
+    token: str | None = None
+    names: tuple[str, ...] = ()
+    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)
+    max_bytes: int = 100_000_000
+    max_pixels: int = 50_000_000
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True)
 class Job:
     """One picture to make; equal jobs make equal pictures.
 
@@ -108,27 +129,18 @@ def read_job(
     kind: str,
     pictures: Mapping[str, bytes],
     given: Sequence[tuple[str, str]],
-    defaults: Mapping[str, Stage],
-    max_pixels: int | None,
+    settings: Settings,
 ) -> Job:
-    """The job that a form means.
-
-    Args:
-        kind: a key of ``PICTURES``.
-        pictures: files by their fields.
-        given: the other fields, as text.
-        defaults: what fills the slots unless the form says otherwise, with the options that
-            whoever runs the server has set.
-        max_pixels: as in ``Job``.
+    """The job that the fields of a form mean: files, and texts by their names.
 
     Raises:
         UsageError: fields that are unknown, missing, given twice or wrong.
     """
     fields: dict[str, list[str]] = {}
     for name, text in given:
-        fields.setdefault(name, []).append(text)
-    _check_fields(kind, pictures, fields)
-    single = {name: texts[0].strip() for name, texts in fields.items()}
+        fields.setdefault(name, []).append(text.strip())
+    _check_names(kind, pictures, fields)
+    single = {name: texts[0] for name, texts in fields.items()}
     form = _choice(single, "format", FORMATS)
     output = _choice(single, "output", OUTPUTS) if kind == "composite" else kind
     if output == "cutout" and form == "jpeg":
@@ -140,8 +152,8 @@ def read_job(
     scale = _number(single, "scale", 1.0)
     place = check_placement(frame, scale, single.get("position", "0.5,0.5"))
     return Job(
-        **{name: data for name, data in pictures.items() if data},
-        stages=tuple(_stage(slot, single, fields, defaults) for slot in registry.SLOTS),
+        **pictures,
+        stages=tuple(_stage(slot, fields, settings.defaults[slot]) for slot in registry.SLOTS),
         harmonize=None if harmonize == "none" else harmonize,
         harmonize_strength=strength,
         frame=frame,
@@ -149,7 +161,7 @@ def read_job(
         position=place,
         output=output,
         form=form,
-        max_pixels=max_pixels,
+        max_pixels=settings.max_pixels,
     )
 
 
@@ -172,28 +184,22 @@ def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]
     }
 
 
-def _check_fields(
-    kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]
-) -> None:
-    for names, known, what in (
-        (pictures, PICTURES[kind], "file"),
-        (fields, OPTIONS[kind], "text"),
-    ):
-        for name in names:
-            if name in known:
-                continue
-            if name in (*PICTURES[kind], *OPTIONS[kind]):
-                raise UsageError(f"the field {name!r} is not a {what}")
-            near = difflib.get_close_matches(name, [*PICTURES[kind], *OPTIONS[kind]], n=1)
+def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
+    files, texts = PICTURES[kind], OPTIONS[kind]
+    for name in (*pictures, *fields):
+        if name not in (files if name in pictures else texts):
+            near = difflib.get_close_matches(name, (*files, *texts), n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            every = ", ".join((*PICTURES[kind], *OPTIONS[kind]))
-            raise UsageError(f"there is no field {name!r}; {hint}There are: {every}")
-    for name in PICTURES[kind]:
+            raise UsageError(
+                f"the field {name!r} is none of these; {hint}There are the files "
+                f"{', '.join(files)} and the texts {', '.join(texts)}"
+            )
+    for name in files:
         if name not in ("mask", "strokes") and not pictures.get(name):
             raise UsageError(f"the field {name!r} is missing: send a photograph in it, as a file")
-    for name, texts in fields.items():
-        if len(texts) > 1 and not name.endswith("_option"):
-            raise UsageError(f"the field {name!r} is given {len(texts)} times")
+    for name, values in fields.items():
+        if len(values) > 1 and not name.endswith("_option"):
+            raise UsageError(f"the field {name!r} is given {len(values)} times")
 
 
 def _choice(given: Mapping[str, str], name: str, choices: Sequence[str] | Mapping[str, Any]) -> str:
@@ -211,24 +217,17 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
         raise UsageError(f"{name} is a number, not {given[name]!r}") from None
 
 
-def _stage(
-    slot: str,
-    single: Mapping[str, str],
-    fields: Mapping[str, list[str]],
-    defaults: Mapping[str, Stage],
-) -> Stage:
-    own, preset = defaults[slot]
-    name = single.get(slot) or own
-    entry = registry.get(slot, name)
-    if entry.file is not None and name != own:
-        raise UsageError(f"the {slot} {name!r} needs a file, which only this server can be given")
+def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
+    own, preset = default
+    name = fields.get(slot, [""])[0] or own
+    if registry.get(slot, name).file is not None and name != own:
+        raise UsageError(f"the {slot} {name!r} needs a file, which no form can name")
     options = registry.key_values(f"{slot}_option", fields.get(f"{slot}_option", ()))
     safe = SAFE_OPTIONS.get((slot, name), ())
     for key, value in options.items():
-        if key not in safe:
-            allowed = f"it takes: {', '.join(safe)}" if safe else "it takes none here"
-            raise UsageError(f"the {slot} {name!r} takes no option {key!r} from a form; {allowed}")
-        if not isinstance(value, (bool, float, int, str)):
-            raise UsageError(f"the option {key!r} of the {slot} {name!r} is one value")
-    merged = {**dict(preset), **options} if name == own else options
-    return name, tuple(sorted(merged.items()))
+        if key not in safe or not isinstance(value, (bool, float, int, str)):
+            raise UsageError(
+                f"the {slot} {name!r} takes no {key}={value!r} from a form, but single values of: "
+                f"{', '.join(safe) or 'nothing'}"
+            )
+    return name, tuple(sorted({**(dict(preset) if name == own else {}), **options}.items()))

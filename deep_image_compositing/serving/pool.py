@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.serving.jobs import DEFAULTS, Answer, Job, Stage
+from deep_image_compositing.serving.jobs import Answer, Job, Stage
 
 WORK = "deep_image_compositing.serving.work"
 
@@ -151,13 +151,6 @@ class Pool:
         """End all workers at once."""
         for worker in self.workers:
             worker.stop()
-
-
-def make_workers(
-    devices: Sequence[str], defaults: dict[str, Stage] = DEFAULTS, seconds: float = 120
-) -> list[Worker]:
-    """A worker for each device."""
-    return [Worker(device, tuple(defaults.values()), seconds) for device in devices]
 
 
 def _ask(pipe: Connection, job: Job) -> Any:

@@ -9,72 +9,54 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 
+import uvicorn
+from starlette.applications import Starlette
+
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.extras import import_extra
 from deep_image_compositing.messages import say, show
-from deep_image_compositing.serving.app import MAX_BYTES, MAX_PIXELS, SECONDS, create_app
-from deep_image_compositing.serving.jobs import DEFAULTS, Stage
-from deep_image_compositing.serving.pool import Pool, make_workers
+from deep_image_compositing.serving.app import create_app
+from deep_image_compositing.serving.jobs import Settings
+from deep_image_compositing.serving.pool import Pool, Worker
 
 TOKEN_VARIABLE = "DEEP_IMAGE_COMPOSITING_TOKEN"
 """Environment variable that holds the token, where none is given."""
 
 
 def serve(
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
-    token: str | None = None,
-    devices: Sequence[str] = ("auto",),
-    defaults: Mapping[str, Stage] = DEFAULTS,
-    queue: int = 32,
-    max_bytes: int = MAX_BYTES,
-    max_pixels: int | None = MAX_PIXELS,
-    seconds: float = SECONDS,
-    names: Sequence[str] = (),
+    settings: Settings, host: str, port: int, devices: Sequence[str], queue: int = 32
 ) -> None:
     """Serve the page and the interface until the process is told to stop.
 
     Args:
-        host: address to listen at; one that others can reach needs a token.
+        settings: where others than this machine can reach ``host``, a token is needed: its own,
+            else that of the environment variable, else a random one, which is shown.
+        host: address to listen at.
         port: 0 for any free one.
-        token: what clients must know; None for that of the environment variable
-            ``DEEP_IMAGE_COMPOSITING_TOKEN``, or a random one, which is shown, where one is needed.
         devices: one worker for each.
-        defaults: what fills the slots unless a client says otherwise.
         queue: requests that may wait.
-        max_bytes: of a request.
-        max_pixels: of a photograph.
-        seconds: in which a request must have arrived, and again in which it must be worked off.
-        names: further names under which it is reached.
 
     Raises:
         UsageError: an address or a device that cannot be had, or a limit that leaves nothing.
-        MissingExtraError: what the extra ``serve`` installs is not there.
     """
-    for module in ("uvicorn", "python_multipart"):
-        import_extra(module, "serve", "serve")
-    limits = {"queue": queue, "max-bytes": max_bytes, "seconds": seconds, "max-pixels": max_pixels}
-    for name, limit in limits.items():
-        if limit is not None and not limit >= (name != "queue"):
-            raise UsageError(f"--{name} is too small: {limit}")
-    token = token or os.environ.get(TOKEN_VARIABLE) or None
-    made = None
-    if token is None and not is_loopback(host):
-        token = made = secrets.token_urlsafe(32)
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
+    for name in ("max_bytes", "max_pixels", "seconds"):
+        if not getattr(settings, name) > 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be more than 0")
+    if queue < 0:
+        raise UsageError("--queue must be at least 0")
+    token = settings.token or os.environ.get(TOKEN_VARIABLE) or None
+    made = None if token or is_loopback(host) else secrets.token_urlsafe(32)
+    if token and not re.fullmatch(r"[!-~]+", token):
         raise UsageError("a token is made of ASCII letters, digits and signs, without spaces")
-    pool = Pool(make_workers(devices, dict(defaults), seconds), queue)
-    app = create_app(
-        pool, defaults=defaults, max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds,
-        names=(host, *names), token=token,
-    )  # fmt: skip
+    settings = replace(settings, token=token or made, names=(host, *settings.names))
+    stages = tuple(settings.defaults.values())
+    pool = Pool([Worker(device, stages, settings.seconds) for device in devices], queue)
     try:
         with listen(host, port) as listener:
-            asyncio.run(_run(app, pool, host, listener, made))
+            asyncio.run(_run(create_app(pool, settings), pool, host, listener, made))
     except KeyboardInterrupt:  # told to stop, which is how it is meant to end
         show("stopped")
     finally:
@@ -82,16 +64,8 @@ def serve(
 
 
 async def _run(
-    app: object, pool: Pool, host: str, listener: socket.socket, token: str | None
+    app: Starlette, pool: Pool, host: str, listener: socket.socket, token: str | None
 ) -> None:
-    uvicorn = import_extra("uvicorn", "serve", "serve")
-
-    class Server(uvicorn.Server):  # type: ignore[misc, name-defined]
-        def handle_exit(self, number: int, frame: FrameType | None) -> None:
-            if not self.should_exit and pool.taken:
-                say("finishing what is under way; Ctrl-C again ends it at once")
-            super().handle_exit(number, frame)
-
     await pool.start()
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}/"
@@ -103,7 +77,20 @@ async def _run(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off"
     )
-    await Server(config).serve(sockets=[listener])
+    await _Server(config, pool).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says why it does not end at once."""
+
+    def __init__(self, config: uvicorn.Config, pool: Pool) -> None:
+        super().__init__(config)
+        self._pool = pool
+
+    def handle_exit(self, number: int, frame: FrameType | None) -> None:
+        if not self.should_exit and self._pool.taken:
+            say("finishing what is under way; Ctrl-C again ends it at once")
+        super().handle_exit(number, frame)
 
 
 def is_loopback(host: str) -> bool:

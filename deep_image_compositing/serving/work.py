@@ -173,9 +173,9 @@ def _compositor(
     strength: float = 0.5,
     max_pixels: int | None = None,
 ) -> Compositor:
-    made = [_stage(slot, *stage) for slot, stage in zip(registry.SLOTS, stages, strict=True)]
+    segmenter, refiner, fuser = map(_stage, registry.SLOTS, *zip(*stages, strict=True))
     return Compositor(
-        *made, device=_device, max_pixels=max_pixels, harmonize=harmonize,
+        segmenter, refiner, fuser, device=_device, max_pixels=max_pixels, harmonize=harmonize,
         harmonize_strength=strength,
     )  # fmt: skip
 
@@ -184,7 +184,7 @@ def _compositor(
 def _stage(slot: str, name: str, options: tuple[tuple[str, Any], ...]) -> Any:
     stage = make_stage(slot, (name, dict(options)), model=True)
     if slot != "fuser" and isinstance(stage, nn.Module):
-        stage.forward = _remembering(stage.forward)  # type: ignore[method-assign]
+        stage.forward = _remembering(stage.forward)
     return stage
 
 

@@ -145,8 +145,8 @@ STROKE = ((206, 268), (243, 250), (287, 234))
 
 def opacity(page: Page, x: int, y: int) -> int:
     """Alpha from 0 to 255 of the subject, as the page shows it."""
-    script = "return document.querySelector('#subject').getContext('2d').getImageData(...arguments, 1, 1).data[3]"
-    return int(page.do(script, x, y))
+    canvas = "document.querySelector('#subject').getContext('2d')"
+    return int(page.do(f"return {canvas}.getImageData(...arguments, 1, 1).data[3]", x, y))
 
 
 def brushed(page: Page, photos: tuple[Path, Path], folder: Path) -> None:

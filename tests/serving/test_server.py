@@ -85,9 +85,9 @@ def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
         (["--device=cuda:77", "--port=0"], "no device 'cuda:77'"),
         (["--fuser=alpah"], "did you mean 'alpha'"),
         (["--segmenter=onnx"], "needs the option 'path'"),
-        (["--queue=-1"], "--queue is too small"),
-        (["--max-bytes=0"], "--max-bytes is too small"),
-        (["--seconds=nan"], "--seconds is too small"),
+        (["--queue=-1"], "--queue must be"),
+        (["--max-bytes=0"], "--max-bytes must be"),
+        (["--seconds=nan"], "--seconds must be"),
         (["--token=a b"], "without spaces"),
     ],
 )
