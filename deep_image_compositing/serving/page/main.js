@@ -10,7 +10,7 @@ const SLOTS = { segmenter: "Finds it", refiner: "Refines it", fuser: "Sets it in
 const HELP = {
   compare: "Drag across the picture, or move the slider. Wheel, fingers, + and − zoom; 0 shows all of it.",
   move: "Drag the subject, and its corner to scale it. Keys: arrows move it, comma and full stop scale it.",
-  brush: "Bright is what belongs to the subject. Paint roughly; the mask follows the picture’s edges. Keys: arrows, space begins and ends a stroke.",
+  brush: "Blue is what does not belong. Paint roughly; the mask follows. Keys: arrows, space begins and ends a stroke.",
 };
 
 const find = (selector) => document.querySelector(selector);
@@ -55,10 +55,10 @@ async function refresh() {
       const start = performance.now();
       const { blob } = await send("composite", wanted(), own.signal);
       if (result) URL.revokeObjectURL(result.url);
-      result = { blob, url: URL.createObjectURL(blob) };
+      result = { blob, url: URL.createObjectURL(blob), frame: frame() };
       await Object.assign(new Image(), { src: result.url }).decode();
       stale.composite = false;
-      say(`Composite made in ${((performance.now() - start) / 1000).toFixed(1)} s.`);
+      say(`Composite made in ${((performance.now() - start) / 1000).toFixed(1)} s. ${cut().hint}`.trim());
     }
   } catch (error) {
     if (own !== running || error.name === "AbortError") return;
@@ -73,21 +73,22 @@ async function findSubject(signal) {
   const count = brush.strokes.length;
   const fields = { foreground: photos.foreground.file, ...chosen("segmenter", "refiner") };
   if (count) fields.strokes = await brush.picture();
-  let told = count ? "The mask has followed." : "Subject found.";
+  let hint = "";
+  let blob = null;
   try {
-    const { blob, doubt } = await send("mask", fields, signal);
-    cuts[count] = await readMask(blob);
-    if (!count && doubt > 0.5) told = "It is not clear what the subject is: the brush can say so.";
+    const answer = await send("mask", fields, signal);
+    blob = answer.blob;
+    if (!count && answer.doubt > 0.5) hint = "It is not clear what the subject is: the brush can say so.";
   } catch (error) {
     if (error.status !== 422 || count) throw error;
-    cuts[0] = await readMask(null);
-    told = "No subject was found: paint over it with the brush.";
+    hint = "No subject was found: paint over it with the brush.";
     mode = "brush";
   }
-  if (!count) placing.position = [0.5, cuts[0].box[3] > 0.99 ? 1 : 0.5]; // what is cut off below stays below
+  cuts[count] = { ...(await readMask(blob)), hint };
+  placing.position ??= [0.5, cuts[count].box[3] > 0.99 ? 1 : 0.5]; // what is cut off below stays below
   stale.cut = false;
   brush.draw(false);
-  return told;
+  return hint || (count ? "The mask has followed." : "Subject found.");
 }
 
 /** Fields of what is asked for; a mask that strokes have led is final, so that no refiner may change it. */
@@ -145,7 +146,7 @@ function show() {
     picture("#under", behind.url);
     view.resize(behind.width, behind.height);
   }
-  picture("#result", result && mode !== "brush" && both && (fresh || mode === "compare") ? result.url : null);
+  picture("#result", result && mode !== "brush" && both && (fresh || (mode === "compare" && result.frame === frame())) ? result.url : null);
   find("#divider").hidden = mode !== "compare" || find("#result").hidden;
   find("#subject").hidden = !now || mode === "compare" || (mode === "move" && fresh);
   find("#paint").hidden = find("#cursor").hidden = mode !== "brush";
@@ -235,6 +236,7 @@ async function take(name, file) {
   if (name === "foreground") {
     stale.cut = true;
     cuts = [];
+    placing.position = null;
     brush.clear(width, height);
   }
   if (result) URL.revokeObjectURL(result.url);

@@ -14,7 +14,7 @@ const rounded = (value) => Math.round(value * 1e4) / 1e4;
 export class Placing {
   /** `changed` is called while the subject moves, `settled` once it is let go. */
   constructor(subject, box, changed, settled) {
-    Object.assign(this, { subject, box, changed, settled, scale: 1, position: [0.5, 0.5], cut: null, frame: null });
+    Object.assign(this, { subject, box, changed, settled, scale: 1, position: null, cut: null, frame: null });
   }
 
   /** Draw the subject where it is; `cut` has the photograph's size and its subject's box in [0, 1]. */

@@ -75,7 +75,8 @@ export class View {
     this.stage.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (this.pointers.size === 1) this.tool?.down(this.place(event), event);
-    else if (this.pointers.size === 2) this.tool?.cancel?.();
+    else this.tool?.cancel?.();
+    this.several = this.pointers.size > 1; // until all fingers are up, no stroke and no drag
   }
 
   move(event) {
@@ -90,7 +91,7 @@ export class View {
       if (this.tool?.pinch) this.tool.pinch(factor);
       else this.zoomBy(factor, x, y);
       this.panBy((now[0] - last[0]) / 2, (now[1] - last[1]) / 2);
-    } else if (this.pointers.size === 1) this.tool?.move(this.place(event), now[0] - last[0], now[1] - last[1]);
+    } else if (!this.several) this.tool?.move(this.place(event), now[0] - last[0], now[1] - last[1]);
     this.pointers.set(event.pointerId, now);
   }
 
