@@ -168,6 +168,8 @@ async def _while_there(request: Request, work: Any) -> Answer:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise HTTPException(400, "the request broke off")  # nobody will read this
+        if task.cancelled():
+            raise HTTPException(503, "the server was stopped")
         return task.result()
     finally:
         task.cancel()

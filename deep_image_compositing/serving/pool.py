@@ -54,7 +54,7 @@ class Worker:
 
         Raises:
             UsageError: it cannot work on the device.
-            EOFError: it has ended instead.
+            CompositingError: it has ended instead.
         """
         if self.alive and self._pipe is not None:
             return self._pipe
@@ -67,7 +67,10 @@ class Worker:
         self._process.start()
         theirs.close()
         self.starts += 1
-        wrong = await asyncio.to_thread(self._pipe.recv)
+        try:
+            wrong = await asyncio.to_thread(self._pipe.recv)
+        except _LOST:
+            raise CompositingError(f"the process for {self.device} ended as it began") from None
         if wrong is not None:
             raise UsageError(wrong)
         return self._pipe
@@ -148,7 +151,9 @@ class Pool:
         await asyncio.gather(*(worker.start() for worker in self.workers))
 
     def stop(self) -> None:
-        """End all workers at once."""
+        """End all workers at once, with what they do."""
+        for task in self._under_way:  # else a job whose worker ends would be tried once more
+            task.cancel()
         for worker in self.workers:
             worker.stop()
 

@@ -59,29 +59,31 @@ def serve(
             asyncio.run(_run(create_app(pool, settings), pool, host, listener, made))
     except KeyboardInterrupt:  # told to stop, which is how it is meant to end
         show("stopped")
-    finally:
-        pool.stop()
 
 
 async def _run(
     app: Starlette, pool: Pool, host: str, listener: socket.socket, token: str | None
 ) -> None:
-    await pool.start()
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
-    if token is not None:
-        show(f"the token of this run is {token}")
-        show(f"open the page once with {address}?token={token}")
-    show(f"serving at {address} (Ctrl-C stops it)")
-    sys.stdout.flush()
+    """Serve while the workers live, which end here: a thread may wait for each."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off"
     )
-    await _Server(config, pool).serve(sockets=[listener])
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    try:
+        await pool.start()
+        if token is not None:
+            show(f"the token of this run is {token}")
+            show(f"open the page once with {address}?token={token}")
+        show(f"serving at {address} (Ctrl-C stops it)")
+        sys.stdout.flush()
+        await _Server(config, pool).serve(sockets=[listener])
+    finally:
+        pool.stop()
 
 
 class _Server(uvicorn.Server):
-    """Says why it does not end at once."""
+    """Says why it does not end at once, and ends the workers."""
 
     def __init__(self, config: uvicorn.Config, pool: Pool) -> None:
         super().__init__(config)
@@ -91,6 +93,12 @@ class _Server(uvicorn.Server):
         if not self.should_exit and self._pool.taken:
             say("finishing what is under way; Ctrl-C again ends it at once")
         super().handle_exit(number, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._pool.stop()
+        if left := set(self.server_state.tasks):  # whose work is not waited for; they hear of it
+            await asyncio.wait(left, timeout=1)
 
 
 def is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -230,6 +231,84 @@ def test_a_token_opens_the_interface_and_the_page(
     assert "samesite=lax" in cookie
     assert own.get("/").status_code == 200  # the client has kept the cookie
     assert post(own).status_code == 200
+
+
+class Slow(InProcess):
+    """A worker that waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def perform(self, job: Job) -> Answer:
+        await self.go.wait()
+        return await super().perform(job)
+
+
+def test_who_leaves_while_waiting_is_not_worked_for() -> None:
+    """By ASGI itself: the test client never leaves."""
+    boundary = b"--b\r\nContent-Disposition: form-data; name=%b; filename=f\r\n\r\n%b\r\n"
+    scope = {
+        "type": "http", "method": "POST", "path": "/api/cutout", "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")],
+    }  # fmt: skip
+
+    async def ask(app: Any, name: bytes, leaves: bool) -> int:
+        body = boundary % (b"foreground", name) + b"--b--\r\n"
+        events = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if len(events) == 1 and not leaves:
+                await asyncio.Event().wait()
+            return events.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return int(sent[0]["status"])
+
+    async def run() -> None:
+        worker = Slow()
+        pool = Pool([worker])
+        app = create_app(pool, Settings(seconds=5))
+        first = asyncio.ensure_future(ask(app, b"first", leaves=False))
+        await asyncio.sleep(0.2)
+        assert await ask(app, b"second", leaves=True) == 400
+        worker.go.set()
+        assert await first == 200
+        assert await ask(app, b"third", leaves=False) == 200
+        assert [job.foreground for job in worker.jobs] == [b"first", b"third"]
+        assert pool.taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_request_that_does_not_arrive_is_told(worker: InProcess) -> None:
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def run() -> None:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/mask",
+            "query_string": b"",
+            "headers": headers,
+        }
+        await create_app(Pool([worker]), Settings(seconds=0.05))(scope, never, send)
+        assert sent[0]["status"] == 408
+        assert b"in time" in sent[1]["body"]
+
+    asyncio.run(run())
 
 
 def test_the_description_is_of_these_routes(client: Callable[..., TestClient]) -> None:

@@ -53,6 +53,21 @@ def test_ctrl_c_finishes_what_is_under_way() -> None:
     assert "Traceback" not in wrong
 
 
+def test_a_second_ctrl_c_ends_it_at_once() -> None:
+    with serving() as server, ThreadPoolExecutor(1) as threads:
+        files = {"foreground": ASTRONAUT.read_bytes(), "background": ROCKET.read_bytes()}
+        url = f"{server.url}api/composite"
+        sent = threads.submit(httpx2.post, url, files=files, timeout=60)
+        while httpx2.get(f"{server.url}health").json()["requests"] < 1:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.stderr is not None
+        assert "Ctrl-C again" in server.process.stderr.readline()
+        code, said, wrong = server.end()
+        assert (code, said.strip(), wrong) == (0, "stopped", "")
+        assert sent.result().status_code == 503
+
+
 def test_an_address_that_others_reach_needs_a_token() -> None:
     with serving("--host=0.0.0.0") as server:
         token = next(line.split()[-1] for line in server.said if line.startswith("the token"))
