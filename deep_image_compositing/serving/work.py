@@ -35,8 +35,12 @@ from deep_image_compositing.serving.jobs import FORMATS, Answer, Job, Stage
 from deep_image_compositing.settings import placed_size
 from deep_image_compositing.stages.making import make_stage
 
-CUTOUT_FUSER: Stage = ("alpha", (("foreground_color", "blur_fusion"),))
-"""What takes the old background's colour out of a cut-out that has no new background yet."""
+ALONE: dict[str, Stage] = {
+    "cutout": ("alpha", (("foreground_color", "blur_fusion"),)),
+    "mask": ("copy_paste", ()),
+}
+"""Fusers where there is no new background, by output: one that takes the old one's colour out of
+the subject, and one that costs nothing, as masks have no colour."""
 
 _BAND = 0.02  # of the long side, around what strokes have changed: there the refiner decides
 _STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400), (CompositingError, 422))
@@ -61,7 +65,7 @@ def perform(job: Job) -> Answer:
         if job.output == "mask":
             result, picture, alpha = _masked(job)
         else:
-            result = _composited(_without_form(job))
+            result = _composited(_essence(job))
             picture, alpha = {
                 "composite": (result.composite_pixels, None),
                 "cutout": (result.cutout_pixels, result.cutout_levels),
@@ -84,7 +88,6 @@ def perform(job: Job) -> Answer:
 def _composited(job: Job) -> Composite:
     """The last ones are kept: who asks for a composite may want its cut-out and alpha next."""
     photograph = _read("foreground", job.foreground, job.max_pixels)
-    segmenter, refiner, fuser = job.stages
     new: Photograph | np.ndarray[Any, Any] = np.full((1, 1, 3), 128, np.uint8)
     if job.background:
         new = _read("background", job.background, job.max_pixels)
@@ -95,11 +98,7 @@ def _composited(job: Job) -> Composite:
                     f"scale {job.scale:g} would enlarge the subject's photograph to {width} x "
                     f"{height} pixels, and {job.max_pixels:,} are the most; use a smaller scale"
                 )
-    else:
-        fuser = CUTOUT_FUSER
-    compositor = _compositor(
-        (segmenter, refiner, fuser), job.harmonize, job.harmonize_strength, job.max_pixels
-    )
+    compositor = _compositor(job.stages, job.harmonize, job.harmonize_strength, job.max_pixels)
     mask = job.mask or None
     frame: Any = job.frame
     return compositor(photograph, new, mask, frame=frame, scale=job.scale, position=job.position)
@@ -107,7 +106,7 @@ def _composited(job: Job) -> Composite:
 
 def _masked(job: Job) -> tuple[Composite, Tensor, None]:
     """The subject's alpha after strokes, as a composite's ``alpha_levels`` are."""
-    plain = replace(_without_form(job), strokes=b"")
+    plain = replace(_essence(job), strokes=b"")
     if not job.strokes:
         result = _composited(plain)
         return result, result.alpha_levels, None
@@ -212,8 +211,10 @@ def _read(field: str, data: bytes, max_pixels: int | None) -> Photograph:
     return replace(photograph, name=f"the {field}")
 
 
-def _without_form(job: Job) -> Job:
-    return replace(job, output="", form="")
+def _essence(job: Job) -> Job:
+    """The job without what only the form of its answer depends on, and with its fuser."""
+    fuser = job.stages[2] if job.background else ALONE[job.output]
+    return replace(job, stages=(*job.stages[:2], fuser), output="", form="")
 
 
 def _file(picture: Tensor, alpha: Tensor | None, form: str) -> bytes:

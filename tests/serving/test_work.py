@@ -81,7 +81,6 @@ def test_photographs_are_upright_and_results_tell_nothing_of_them() -> None:
     ("change", "status", "said"),
     [
         ({"foreground": b"no picture"}, 400, "the foreground is not an image"),
-        ({"background": b""}, 200, ""),
         ({"background": encode(scene())[:200]}, 400, "the background is truncated"),
         ({"mask": b"no picture"}, 400, "the mask is not an image"),
         ({"mask": encode(disk(32, 24))}, 400, "the mask is 24 x 32 pixels"),
@@ -105,14 +104,14 @@ def test_what_is_wrong_is_told_by_the_form_s_own_names(
     }  # fmt: skip
     answer = work.perform(Job(**{**job, **change}))
     assert answer.status == status
-    assert status == 200 or said in answer.body.decode()
+    assert said in answer.body.decode()
 
 
 def test_an_error_of_ours_is_no_one_else_s_business(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(work, "read_image", lambda *given, **more: 1 / 0)
-    answer = work.perform(Job(encode(scene())))
+    answer = work.perform(Job(encode(scene()), output="mask"))
     assert answer.status == 500
     assert b"division" not in answer.body
     assert "ZeroDivisionError" in capsys.readouterr().err
