@@ -42,7 +42,7 @@ ALONE: dict[str, Stage] = {
 """Fusers where there is no new background, by output: one that takes the old one's colour out of
 the subject, and one that costs nothing, as masks have no colour."""
 
-_BAND = 0.02  # of the long side, around what strokes have changed: there the refiner decides
+_BAND = 0.02  # of the long side, within which the refiner may change what strokes have said
 _STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400), (CompositingError, 422))
 _device = "cpu"
 
@@ -112,41 +112,36 @@ def _masked(job: Job) -> tuple[Composite, Tensor, None]:
         return result, result.alpha_levels, None
     photograph = _read("foreground", job.foreground, job.max_pixels)
     marks = _marks(_read("strokes", job.strokes, job.max_pixels), photograph.size)
-    belief, alpha = _before(plain, photograph, bool((marks > 0).any()))
+    before = _before(plain, photograph, bool((marks > 0).any()))
     small = fit_long_side(*photograph.size, SIDE)
     image = resample(to_tensor(photograph.pixels), small, "bilinear")[None]
     spread = spread_strokes(image, _shrunk(marks, small)[None])[0]
-    # From -1, 0 and 1 to a smooth outline at full size, in 8 bits.
+    # Between -1, 0 and 1 there is a smooth outline at full size, in 8 bits.
     levels = resample(to_bytes((spread + 1) / 2), photograph.size, "bilinear")
-    belongs, excluded = (levels > 191) | (marks > 0), (levels < 64) | (marks < 0)
-    belongs &= marks >= 0
-    excluded &= marks <= 0
-    new = belief.masked_fill(belongs, 255).masked_fill(excluded, 0)
-    changed = (new >= 128) != (belief >= 128)
-    result = _composited(replace(plain, mask=_file(new, None, "png")))
+    said = torch.where(marks != 0, marks, (levels > 191).char() - (levels < 64).char())
+    rough = before.masked_fill(said > 0, 255).masked_fill(said < 0, 0)
+    result = _composited(replace(plain, mask=_file(rough, None, "png")))
+    # The refiner decides along the outline, and nowhere but near what has changed.
     band = max(2, round(_BAND * max(photograph.size)))
-    open_band = unknown_band(as_floats(new)[None], band)[0]
-    exact = torch.where(open_band, to_bytes(as_floats(result.alpha_levels)), new)
-    levels = torch.where(dilate(changed[None], band)[0], exact, alpha)
-    return result, levels.masked_fill(marks > 0, 255).masked_fill(marks < 0, 0), None
+    near_outline = unknown_band(as_floats(rough)[None], band)[0]
+    exact = torch.where(near_outline, to_bytes(result.alpha), rough)
+    changed = (rough >= 128) != (before >= 128)
+    after = torch.where(dilate(changed[None], band)[0], exact, before)
+    return result, after.masked_fill(marks > 0, 255).masked_fill(marks < 0, 0), None
 
 
-def _before(job: Job, photograph: Photograph, may_be_empty: bool) -> tuple[Tensor, Tensor]:
-    """Mask and alpha before any stroke, (1, H, W) uint8 each; a given mask is both."""
+def _before(job: Job, photograph: Photograph, may_be_empty: bool) -> Tensor:
+    """The alpha before any stroke, (1, H, W) uint8; a given mask is one."""
     if job.mask:
         given = read_mask(job.mask, size=photograph.size, max_pixels=job.max_pixels)
-        belief = to_bytes(to_tensor(given))
-        return belief, belief
+        return to_bytes(to_tensor(given))
     try:
-        result = _composited(job)
-    except (UsageError, ImageError, MissingExtraError):
-        raise
-    except CompositingError:  # nothing was found, so that the strokes say all
-        if not may_be_empty:
+        return to_bytes(_composited(job).alpha)
+    except CompositingError as error:
+        if type(error) is not CompositingError or not may_be_empty:
             raise
-        nothing = torch.zeros((1, *photograph.size), dtype=torch.uint8)
-        return nothing, nothing
-    return to_bytes(result.mask), to_bytes(result.alpha)
+        # Nothing was found, so that the strokes say all.
+        return torch.zeros((1, *photograph.size), dtype=torch.uint8)
 
 
 def _marks(strokes: Photograph, size: tuple[int, int]) -> Tensor:
