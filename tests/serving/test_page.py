@@ -187,6 +187,19 @@ def brushed(page: Page, photos: tuple[Path, Path], folder: Path) -> None:
     assert made == (folder / "brushed.png").read_bytes()
 
 
+def pinch(page: Page, factor: float) -> None:
+    """Two fingers on the picture, moved apart or together."""
+    box = page.find("#stage").rect
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    y -= page.do("return scrollY")
+    for kind, apart in (("Start", 50), ("Move", 50 * factor**0.5), ("Move", 50 * factor)):
+        points = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+        touch = {"type": f"touch{kind}", "touchPoints": points}
+        page.browser.execute_cdp_cmd("Input.dispatchTouchEvent", touch)
+    end = {"type": "touchEnd", "touchPoints": []}
+    page.browser.execute_cdp_cmd("Input.dispatchTouchEvent", end)
+
+
 def test_what_goes_wrong_is_told_and_nothing_is_wider_than_a_phone(
     server: Server, photos: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -199,8 +212,18 @@ def test_what_goes_wrong_is_told_and_nothing_is_wider_than_a_phone(
         assert "cannot show wrong.png" in page.find("#notice").text
         page.find("#notice button").click()
         assert not page.find("#notice").is_displayed()
-        page.drop("body", *photos)
+        for name, path in zip(("foreground", "background"), photos, strict=True):
+            page.find(f"#zone-{name} input").send_keys(str(path))
+            page.settled("Composite made" if name == "background" else "Subject found")
+        pinch(page, 2)
+        assert zoom(page) == pytest.approx(2, rel=0.1)
+        page.find("#zoom-fit").click()
+        page.find("[data-to=move]").click()
         page.settled("Composite made")
+        pinch(page, 0.5)
+        page.until("!document.querySelector('#result').hidden")
+        assert zoom(page) == 1
+        assert float(page.asked()[-1][1]["scale"]) == pytest.approx(0.5, rel=0.1)
         for mode in ("compare", "move", "brush"):
             page.find(f"[data-to={mode}]").click()
             page.until("document.querySelector('#progress').hidden")

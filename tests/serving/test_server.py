@@ -22,6 +22,7 @@ from tests.load import run
 from tests.serving.running import ASTRONAUT, ROCKET, serving
 
 
+@pytest.mark.slow
 def test_many_clients_at_once_while_a_worker_is_killed() -> None:
     with serving("--queue=30") as server:
         first = server.workers()
@@ -35,6 +36,7 @@ def test_many_clients_at_once_while_a_worker_is_killed() -> None:
         assert server.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_what_is_under_way() -> None:
     with serving() as server, ThreadPoolExecutor(2) as threads:
         files = {"foreground": ASTRONAUT.read_bytes(), "background": ROCKET.read_bytes()}
@@ -53,6 +55,7 @@ def test_ctrl_c_finishes_what_is_under_way() -> None:
     assert "Traceback" not in wrong
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once() -> None:
     with serving() as server, ThreadPoolExecutor(1) as threads:
         files = {"foreground": ASTRONAUT.read_bytes(), "background": ROCKET.read_bytes()}
@@ -68,6 +71,7 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
         assert sent.result().status_code == 503
 
 
+@pytest.mark.slow
 def test_an_address_that_others_reach_needs_a_token() -> None:
     with serving("--host=0.0.0.0") as server:
         token = next(line.split()[-1] for line in server.said if line.startswith("the token"))

@@ -271,12 +271,10 @@ async function download(output) {
   const form = output === "cutout" && find("#format").value === "jpeg" ? "png" : find("#format").value;
   let blob = output === "composite" && form === "png" && !stale.composite ? result?.blob : null;
   if (!blob) {
-    const both = photos.background !== null;
-    const { frame: _, fuser: __, background, ...alone } = wanted();
-    const fields = both ? { ...wanted(), output } : alone;
-    if (!both) for (const name of ["scale", "position", "harmonize", "harmonize_strength"]) delete fields[name];
-    const kind = both ? "composite" : output === "alpha" ? "mask" : "cutout";
-    if (kind === "mask" && fields.mask) fields.refiner = "none";
+    const { foreground, mask, segmenter, refiner } = wanted();
+    const [kind, fields] = photos.background
+      ? ["composite", { ...wanted(), output }]
+      : [output === "alpha" ? "mask" : "cutout", { foreground, mask, segmenter, refiner }];
     say("Making the file …", true);
     try {
       ({ blob } = await send(kind, { ...fields, format: form }));
