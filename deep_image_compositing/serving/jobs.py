@@ -33,9 +33,9 @@ OPTIONS = {
 
 SAFE_OPTIONS = {
     ("segmenter", "grabcut"): ("margin",),
-    ("segmenter", "pyramid"): ("looks", "margin", "sure"),
+    ("segmenter", "pyramid"): ("margin", "sure"),
     ("refiner", "cascade"): ("confidence", "keep_good", "margin", "trust", "zoom"),
-    ("refiner", "closed_form"): ("epsilon", "radius"),
+    ("refiner", "closed_form"): ("epsilon",),
     ("refiner", "guided_filter"): ("epsilon", "radius"),
     ("refiner", "information_flow"): ("transparent", "trim"),
     ("refiner", "knn"): ("weight",),
@@ -47,7 +47,7 @@ SAFE_OPTIONS = {
     ("fuser", "poisson"): ("mode", "threshold"),
     ("fuser", "single_stream"): ("keep_exact",),
 }
-"""Options of stages that clients may set: none that names a file or makes a network larger."""
+"""Options of stages that clients may set: none that names a file, and none that makes the work larger."""
 
 Stage: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
 """Name and options of what is to fill a slot."""
