@@ -47,7 +47,7 @@ SAFE_OPTIONS = {
     ("fuser", "poisson"): ("mode", "threshold"),
     ("fuser", "single_stream"): ("keep_exact",),
 }
-"""Options of stages that clients may set: none that names a file, and none that makes the work larger."""
+"""Options of stages that clients may set: none names a file, none makes the work larger."""
 
 Stage: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
 """Name and options of what is to fill a slot."""

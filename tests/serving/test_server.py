@@ -21,6 +21,9 @@ from deep_image_compositing.serving.server import TOKEN_VARIABLE, is_loopback
 from tests.load import run
 from tests.serving.running import ASTRONAUT, ROCKET, serving
 
+LIGHT = ("--segmenter=grabcut", "--refiner=none", "--fuser=alpha")
+"""Stages without weights, for servers that make nothing."""
+
 
 @pytest.mark.slow
 def test_many_clients_at_once_while_a_worker_is_killed() -> None:
@@ -73,14 +76,14 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
 
 @pytest.mark.slow
 def test_an_address_that_others_reach_needs_a_token() -> None:
-    with serving("--host=0.0.0.0") as server:
+    with serving("--host=0.0.0.0", *LIGHT) as server:
         token = next(line.split()[-1] for line in server.said if line.startswith("the token"))
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         assert re.fullmatch(r"[\w-]{40,}", token)
         assert httpx2.get(f"{url}api/stages").status_code == 401
         bearer = {"authorization": f"Bearer {token}"}
         assert httpx2.get(f"{url}api/stages", headers=bearer).status_code == 200
-    with serving(environment={TOKEN_VARIABLE: "own"}) as server:
+    with serving(*LIGHT, environment={TOKEN_VARIABLE: "own"}) as server:
         assert "own" not in "".join(server.said)
         assert httpx2.get(server.url).status_code == 401
         assert httpx2.get(f"{server.url}?token=own").status_code == 303
