@@ -12,6 +12,7 @@ _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
     "onnxscript": ("onnxscript", "export"),
     "pymatting": ("pymatting", "matting"),
+    "python_multipart": ("python-multipart", "serve"),
     "scipy": ("scipy", "matting"),
     "starlette": ("starlette", "study"),
     "uvicorn": ("uvicorn", "study"),

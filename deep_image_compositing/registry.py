@@ -300,6 +300,15 @@ def get(slot: str, name: str) -> Entry:
     return _entries[slot, name]
 
 
+def check(slot: str, name: str, options: Mapping[str, Any]) -> None:
+    """Find what cannot be right about a stage without importing it; see ``Entry.check``.
+
+    A repository (``hf://user/name``) is looked at when the stage is made.
+    """
+    if not name.startswith(HUB):
+        get(slot, name).check(options)
+
+
 def create(slot: str, name: str, **kwargs: Any) -> Any:
     """Make the stage ``name`` of ``slot`` with the constructor arguments ``kwargs``.
 

@@ -45,12 +45,16 @@ def test_the_page_of_slots_names_every_stage(slot: str) -> None:
     assert listed == own
 
 
-def test_the_command_line_page_has_every_option() -> None:
-    page = (ROOT / "docs/command-line.md").read_text()
-    actions = _parser()._subparsers._group_actions[0].choices["composite"]._actions  # type: ignore[union-attr,index]
+@pytest.mark.parametrize(
+    ("command", "name", "among"),
+    [("composite", "command-line", "--work-side"), ("serve", "serve", "--max-pixels")],
+)
+def test_a_page_has_every_option_of_a_command(command: str, name: str, among: str) -> None:
+    page = (ROOT / f"docs/{name}.md").read_text()
+    actions = _parser()._subparsers._group_actions[0].choices[command]._actions  # type: ignore[union-attr,index]
     options = [text for action in actions for text in action.option_strings]
-    assert "--work-side" in options
-    absent = [o for o in options if f"`{o}`" not in page and o not in ("-h", "--help")]
+    assert among in options
+    absent = [o for o in options if f"`{o}`" not in page and o not in ("-h", "--help", "--debug")]
     assert not absent
 
 

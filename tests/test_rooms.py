@@ -20,7 +20,7 @@ FLOORS = (
     {"composite", "data"},
     {"compositor", "training"},
     {"benchmark", "evaluation", "removal"},
-    {"batch"},
+    {"batch", "serving"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(f"--save-{name}", metavar="FILE", help=f"also write {what}")
     _add_placement(parser.add_argument_group("placement"))
-    _add_stages(parser.add_argument_group("stages"))
+    add_stages(parser.add_argument_group("stages"))
     add = parser.add_argument_group("last step").add_argument
     add("--harmonize", choices=("reinhard",),
         help="move the subject's colours towards the new background's; default: not")
@@ -62,7 +62,7 @@ def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", metavar="WHAT",
         help="white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
              "transparent")
-    _add_stages(parser.add_argument_group("stages"))
+    add_stages(parser.add_argument_group("stages"))
     _add_resources(parser.add_argument_group("resources"))
     parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", harmonize=None,
         harmonize_strength=None, **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
@@ -89,7 +89,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
         help="with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
 
 
-def _add_stages(group: argparse._ArgumentGroup) -> None:
+def add_stages(group: argparse._ArgumentGroup) -> None:
     defaults = ("pyramid", "cascade", "multi_stream")
     for slot, default in zip(registry.SLOTS, defaults, strict=True):
         group.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")
@@ -139,10 +139,9 @@ def run(options: argparse.Namespace) -> int:
     """Make one composite, or those of a folder; returns the exit code."""
     _check(options)
     models.use_folder(options)
-    stages = {slot: _named(options, slot) for slot in registry.SLOTS}
+    stages = {slot: named_stage(options, slot) for slot in registry.SLOTS}
     for slot, (name, given) in stages.items():  # before torch is imported
-        if not name.startswith(registry.HUB):
-            registry.get(slot, name).check(given)
+        registry.check(slot, name, given)
     start, work = time.perf_counter(), _one
     if Path(options.foreground).is_dir():
         work = _folder
@@ -296,7 +295,7 @@ def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
     return {file: by_stem.get(file.stem) for file in files}
 
 
-def _named(options: argparse.Namespace, slot: str) -> tuple[str, dict[str, Any]]:
+def named_stage(options: argparse.Namespace, slot: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of what is to fill a slot."""
     given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
     name = getattr(options, slot)

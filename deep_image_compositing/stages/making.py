@@ -53,8 +53,7 @@ def check_stage(slot: str, given: StageLike) -> None:
         given = (given, {})
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
         return  # told when it is made
-    if not str(given[0]).startswith(registry.HUB):
-        registry.get(slot, given[0]).check(given[1])
+    registry.check(slot, str(given[0]), given[1])
 
 
 def pretrained_stage(

@@ -121,7 +121,7 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
         return _run_in_shell(line, folder)
     if words[0] == PROGRAM:
         arguments = shortened(words[1:], folder)
-        if arguments[:2] == ["study", "serve"]:
+        if "serve" in arguments[:2]:
             return _serve(arguments, folder)
         if "--devices=2" in arguments or "--trainer.devices=2" in arguments:  # it starts itself
             return _run_in_shell(shlex.join([PROGRAM, *arguments]), folder)
@@ -148,7 +148,7 @@ def _run_in_shell(line: str, folder: Path) -> tuple[int | None, str]:
 
 
 def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    """Start the server, take part in the study, and stop it as Ctrl-C does."""
+    """Start the server, take part if it is a study's, and stop it as Ctrl-C does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -163,7 +163,8 @@ def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
         while not page and process.poll() is None and time.monotonic() < last:
             with contextlib.suppress(httpx2.ConnectError):
                 page = browser.get("/").text
-                _take_part(browser)
+                if arguments[0] == "study":
+                    _take_part(browser)
             time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=PATIENCE)

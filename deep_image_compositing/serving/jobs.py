@@ -1,0 +1,243 @@
+"""What a client may ask for: fields of a form become a job for a worker; imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from deep_image_compositing import published, registry
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.settings import check_placement, check_strength
+
+FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+OUTPUTS = ("composite", "cutout", "alpha")
+
+PICTURES = {
+    "composite": ("foreground", "background", "mask"),
+    "cutout": ("foreground", "mask"),
+    "mask": ("foreground", "mask", "strokes"),
+}
+"""Fields that are files, by what is asked for; ``mask`` and ``strokes`` may be left out."""
+
+OPTIONS = {
+    "composite": (
+        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "harmonize",
+        "harmonize_strength", "frame", "scale", "position", "format", "output",
+    ),
+    "cutout": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
+    "mask": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
+}  # fmt: skip
+"""Fields that are text, likewise."""
+
+SAFE_OPTIONS = {
+    ("segmenter", "grabcut"): ("margin",),
+    ("segmenter", "pyramid"): ("margin", "sure"),
+    ("refiner", "cascade"): ("confidence", "keep_good", "margin", "trust", "zoom"),
+    ("refiner", "closed_form"): ("epsilon",),
+    ("refiner", "guided_filter"): ("epsilon", "radius"),
+    ("refiner", "information_flow"): ("transparent", "trim"),
+    ("refiner", "knn"): ("weight",),
+    ("fuser", "alpha"): ("foreground_color",),
+    ("fuser", "copy_paste"): ("threshold",),
+    ("fuser", "feather"): ("sigma",),
+    ("fuser", "laplacian"): ("levels",),
+    ("fuser", "multi_stream"): ("keep_exact",),
+    ("fuser", "poisson"): ("mode", "threshold"),
+    ("fuser", "single_stream"): ("keep_exact",),
+}
+"""Options of stages that clients may set: none names a file, none makes the work larger."""
+
+Stage: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
+"""Name and options of what is to fill a slot."""
+
+DEFAULTS: dict[str, Stage] = {
+    "segmenter": ("pyramid", ()),
+    "refiner": ("cascade", ()),
+    "fuser": ("multi_stream", ()),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What whoever runs the server decides.
+
+    Attributes:
+        token: what clients must know; None for whoever comes.
+        names: under which the server is reached, besides addresses and the machine's own.
+        defaults: what fills the slots unless a client says otherwise, with options of any kind.
+        max_bytes: of a request.
+        max_pixels: of a photograph, also as it is placed.
+        seconds: in which a request must have arrived, and again in which it must be worked off.
+    """
+
+    token: str | None = None
+    names: tuple[str, ...] = ()
+    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)
+    max_bytes: int = 100_000_000
+    max_pixels: int = 50_000_000
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make; equal jobs make equal pictures.
+
+    Attributes:
+        foreground: the file with the subject.
+        background: the file of the new background; empty where only the subject matters.
+        mask: the file of a mask; empty for the segmenter's.
+        strokes: a PNG in which green belongs to the subject and red does not; empty for none.
+        stages: what fills the slots, in their order.
+        output: ``composite``, ``cutout``, ``alpha`` or ``mask``.
+        form: a key of ``FORMATS``.
+        max_pixels: of each file, and of the subject's photograph as placed.
+    """
+
+    foreground: bytes
+    background: bytes = b""
+    mask: bytes = b""
+    strokes: bytes = b""
+    stages: tuple[Stage, ...] = tuple(DEFAULTS.values())
+    harmonize: str | None = None
+    harmonize_strength: float = 0.5
+    frame: str = "foreground"
+    scale: float = 1.0
+    position: tuple[float, float] = (0.5, 0.5)
+    output: str = "composite"
+    form: str = "png"
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker gives back: a picture, or why there is none.
+
+    Attributes:
+        status: of HTTP.
+        body: the file of the picture, or a sentence.
+        headers: of the answer.
+    """
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def read_job(
+    kind: str,
+    pictures: Mapping[str, bytes],
+    given: Sequence[tuple[str, str]],
+    settings: Settings,
+) -> Job:
+    """The job that the fields of a form mean: files, and texts by their names.
+
+    Raises:
+        UsageError: fields that are unknown, missing, given twice or wrong.
+    """
+    fields: dict[str, list[str]] = {}
+    for name, text in given:
+        fields.setdefault(name, []).append(text.strip())
+    _check_names(kind, pictures, fields)
+    single = {name: texts[0] for name, texts in fields.items()}
+    form = _choice(single, "format", FORMATS)
+    output = _choice(single, "output", OUTPUTS) if kind == "composite" else kind
+    if output == "cutout" and form == "jpeg":
+        raise UsageError("JPEG cannot hold the transparency of a cut-out; use png or webp")
+    harmonize = _choice(single, "harmonize", ("none", "reinhard"))
+    strength = _number(single, "harmonize_strength", 0.5)
+    check_strength(strength)
+    frame = _choice(single, "frame", ("foreground", "background"))
+    scale = _number(single, "scale", 1.0)
+    place = check_placement(frame, scale, single.get("position", "0.5,0.5"))
+    return Job(
+        **pictures,
+        stages=tuple(_stage(slot, fields, settings.defaults[slot]) for slot in registry.SLOTS),
+        harmonize=None if harmonize == "none" else harmonize,
+        harmonize_strength=strength,
+        frame=frame,
+        scale=scale,
+        position=place,
+        output=output,
+        form=form,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]]]:
+    """The stages that clients may name, by slot, as ``/api/stages`` tells them."""
+    return {
+        slot: [
+            {
+                "name": entry.name,
+                "description": entry.description,
+                "source": entry.source,
+                "trained": bool(entry.weights),
+                "default": entry.name == defaults[slot][0],
+                "options": list(SAFE_OPTIONS.get((slot, entry.name), ())),
+            }
+            for entry in registry.list_stages(slot)
+            if _is_offered(entry, defaults[slot][0])
+        ]
+        for slot in registry.SLOTS
+    }
+
+
+def _is_offered(entry: registry.Entry, own: str) -> bool:
+    """Whether clients may name a stage: ``own`` fills the slot unless they do.
+
+    A published model whose file is there already is offered; none is fetched for a client.
+    """
+    if entry.published is not None and published.path_of(entry.published).is_file():
+        return True
+    return entry.file is None or entry.name == own
+
+
+def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
+    files, texts = PICTURES[kind], OPTIONS[kind]
+    for name in (*pictures, *fields):
+        if name not in (files if name in pictures else texts):
+            near = difflib.get_close_matches(name, (*files, *texts), n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"the field {name!r} is none of these; {hint}There are the files "
+                f"{', '.join(files)} and the texts {', '.join(texts)}"
+            )
+    for name in files:
+        if name not in ("mask", "strokes") and not pictures.get(name):
+            raise UsageError(f"the field {name!r} is missing: send a photograph in it, as a file")
+    for name, values in fields.items():
+        if len(values) > 1 and not name.endswith("_option"):
+            raise UsageError(f"the field {name!r} is given {len(values)} times")
+
+
+def _choice(given: Mapping[str, str], name: str, choices: Sequence[str] | Mapping[str, Any]) -> str:
+    """The value of a field; the first choice where it is not given."""
+    value = given.get(name) or next(iter(choices))
+    if value not in choices:
+        raise UsageError(f"{name} is {' or '.join(choices)}, not {value!r}")
+    return value
+
+
+def _number(given: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(given.get(name) or default)
+    except ValueError:
+        raise UsageError(f"{name} is a number, not {given[name]!r}") from None
+
+
+def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
+    own, preset = default
+    name = fields.get(slot, [""])[0] or own
+    if name != own and not _is_offered(registry.get(slot, name), own):
+        raise UsageError(f"the {slot} {name!r} needs a file that is not on the server")
+    options = registry.key_values(f"{slot}_option", fields.get(f"{slot}_option", ()))
+    safe = SAFE_OPTIONS.get((slot, name), ())
+    for key, value in options.items():
+        if key not in safe or not isinstance(value, (bool, float, int, str)):
+            raise UsageError(
+                f"the {slot} {name!r} takes no {key}={value!r} from a form, but single values of: "
+                f"{', '.join(safe) or 'nothing'}"
+            )
+    return name, tuple(sorted({**(dict(preset) if name == own else {}), **options}.items()))

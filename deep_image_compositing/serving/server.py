@@ -1,0 +1,127 @@
+"""Listening: an address, a token, workers that are ready, and an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.messages import say, show
+from deep_image_compositing.serving.app import create_app
+from deep_image_compositing.serving.jobs import Settings
+from deep_image_compositing.serving.pool import Pool, Worker
+
+TOKEN_VARIABLE = "DEEP_IMAGE_COMPOSITING_TOKEN"
+"""Environment variable that holds the token, where none is given."""
+
+
+def serve(
+    settings: Settings, host: str, port: int, devices: Sequence[str], queue: int = 32
+) -> None:
+    """Serve the page and the interface until the process is told to stop.
+
+    Args:
+        settings: where others than this machine can reach ``host``, a token is needed: its own,
+            else that of the environment variable, else a random one, which is shown.
+        host: address to listen at.
+        port: 0 for any free one.
+        devices: one worker for each.
+        queue: requests that may wait.
+
+    Raises:
+        UsageError: an address or a device that cannot be had, or a limit that leaves nothing.
+    """
+    for name in ("max_bytes", "max_pixels", "seconds"):
+        if not getattr(settings, name) > 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be more than 0")
+    if queue < 0:
+        raise UsageError("--queue must be at least 0")
+    token = settings.token or os.environ.get(TOKEN_VARIABLE) or None
+    made = None if token or is_loopback(host) else secrets.token_urlsafe(32)
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise UsageError("a token is made of ASCII letters, digits and signs, without spaces")
+    settings = replace(settings, token=token or made, names=(host, *settings.names))
+    stages = tuple(settings.defaults.values())
+    pool = Pool([Worker(device, stages, settings.seconds) for device in devices], queue)
+    try:
+        with listen(host, port) as listener:
+            asyncio.run(_run(create_app(pool, settings), pool, host, listener, made))
+    except KeyboardInterrupt:  # told to stop, which is how it is meant to end
+        show("stopped")
+
+
+async def _run(
+    app: Starlette, pool: Pool, host: str, listener: socket.socket, token: str | None
+) -> None:
+    """Serve while the workers live, which end here: a thread may wait for each."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, lifespan="off"
+    )
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    try:
+        await pool.start()
+        if token is not None:
+            show(f"the token of this run is {token}")
+            show(f"open the page once with {address}?token={token}")
+        show(f"serving at {address} (Ctrl-C stops it)")
+        sys.stdout.flush()
+        await _Server(config, pool).serve(sockets=[listener])
+    finally:
+        pool.stop()
+
+
+class _Server(uvicorn.Server):
+    """Says why it does not end at once, and ends the workers."""
+
+    def __init__(self, config: uvicorn.Config, pool: Pool) -> None:
+        super().__init__(config)
+        self._pool = pool
+
+    def handle_exit(self, number: int, frame: FrameType | None) -> None:
+        if not self.should_exit and self._pool.taken:
+            say("finishing what is under way; Ctrl-C again ends it at once")
+        super().handle_exit(number, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._pool.stop()
+        if left := set(self.server_state.tasks):  # whose work is not waited for; they hear of it
+            await asyncio.wait(left, timeout=1)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens at ``host``."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that a taken port is known before anything slow.
+
+    Raises:
+        UsageError: an address that cannot be had.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
+            "--host or --port"
+        ) from error
