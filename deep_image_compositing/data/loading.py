@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
+from deep_image_compositing.data.shards import Lazy
 from deep_image_compositing.data.streaming import StreamedDataset
 from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.data.transfer import kill_programs
@@ -81,7 +82,8 @@ class Samples(Dataset[Any]):
         rng, indices = np.random.default_rng(draw.seed), draw.items
         for attempt in itertools.count(1):
             try:
-                sample = self.make(rng, _Items(self.mixtures, indices), self.held_out)
+                items = Lazy(indices, lambda name, index: self.mixtures[name][index])
+                sample = self.make(rng, items, self.held_out)
                 break
             except TooManyError:
                 raise
@@ -99,25 +101,6 @@ class Samples(Dataset[Any]):
         """Any sample of the same dataset."""
         starts, part = self.mixtures[name].starts, self.mixtures[name].part(index)
         return int(rng.integers(starts[part], starts[part + 1]))
-
-
-class _Items(Mapping[str, Item]):
-    """The items of a sample by name, opened when they are asked for: not all of them are used."""
-
-    def __init__(self, mixtures: Mapping[str, Mixture], indices: Mapping[str, int]) -> None:
-        self._mixtures, self._indices = mixtures, indices
-        self._opened: dict[str, Item] = {}
-
-    def __getitem__(self, name: str) -> Item:
-        if name not in self._opened:
-            self._opened[name] = self._mixtures[name][self._indices[name]]
-        return self._opened[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
 
 
 def nothing(*shape: int) -> Tensor:

@@ -12,10 +12,10 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
@@ -55,6 +55,32 @@ INDEX = "index.json"
 FORMAT = 1
 QUALITY = 95
 """JPEG quality of what has to be encoded."""
+
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class Lazy(Mapping[str, Made], Generic[Given, Made]):
+    """A mapping whose values are made, of what is ``given``, when they are first asked for."""
+
+    def __init__(self, given: Mapping[str, Given], make: Callable[[str, Given], Made]) -> None:
+        self._given, self._make = given, make
+        self._made: dict[str, Made] = {}
+
+    def __getitem__(self, name: str) -> Made:
+        if name not in self._made:
+            self._made[name] = self._make(name, self._given[name])
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would make the value
+        return name in self._given
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
 
 
 @dataclass(eq=False)

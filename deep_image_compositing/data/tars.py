@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from deep_image_compositing.data.shards import FIELDS, Record
+from deep_image_compositing.data.shards import FIELDS, Lazy, Record
 from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError
 
@@ -98,8 +98,9 @@ class Shard:
         """Sample ``number``, whose fields are read when asked for; DataError if there is none."""
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
-        key, fields = self.members[number]
-        return Record(key, _Fields(self, fields), self.name, self._whole.setdefault(number, set()))
+        key, places = self.members[number]
+        fields = Lazy(places, lambda _, place: self.read(*place))
+        return Record(key, fields, self.name, self._whole.setdefault(number, set()))
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the file; safe for several at once."""
@@ -142,25 +143,6 @@ class Shard:
         if not self.members or self.members[-1][0] != key:
             self.members.append((key, {}))
         self.members[-1][1][field] = offset, size
-
-
-class _Fields(Mapping[str, bytes]):
-    """The fields of a sample, read at each access."""
-
-    def __init__(self, shard: Shard, places: Mapping[str, tuple[int, int]]) -> None:
-        self._shard, self._places = shard, places
-
-    def __getitem__(self, field: str) -> bytes:
-        return self._shard.read(*self._places[field])
-
-    def __contains__(self, field: object) -> bool:  # a Mapping's own would read the field
-        return field in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
