@@ -170,15 +170,21 @@ def planes(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class ShardSample(NamedTuple):
-    """Where a sample lies in shards."""
+    """A sample in a shard."""
 
+    path: str  # of the source that names the shard
     url: str
     number: int
     key: str
+    cache: str | None
+
+    def open(self) -> ShardItem:
+        """The sample, undecoded; DataError where the shard is not whole."""
+        return ShardItem(Source(self.path), _open(self.url, self.cache)[self.number])
 
 
 class Shards:
-    """The samples of one kind in a folder of shards, a pattern or a URL, by number.
+    """The samples of one kind in a folder of shards, a pattern or a URL.
 
     ``split`` is one of a folder's, None for all; shards from elsewhere are kept in ``cache``.
 
@@ -188,7 +194,6 @@ class Shards:
     """
 
     def __init__(self, path: str, kind: str, split: str | None, cache: str | None) -> None:
-        self.path, self.cache = path, cache
         self.about: dict[str, Any] = {"path": path}
         found = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
         folder = local_path(path)
@@ -214,15 +219,11 @@ class Shards:
             for number in range(len(shard)):
                 record = shard[number]
                 record.check(kind)
-                self.samples.append(ShardSample(url, number, record.key))
+                self.samples.append(ShardSample(path, url, number, record.key, cache))
                 licences.add(str(record.info().get("licence") or "not stated"))
         if not self.samples:
             raise UsageError(f"{path} holds no samples")
         self.about |= {"samples": len(self.samples), "licences": sorted(licences)}
-
-    def read(self, sample: ShardSample) -> ShardItem:
-        """The sample, undecoded."""
-        return ShardItem(Source(self.path), _open(sample.url, self.cache)[sample.number])
 
 
 def _open(url: str, cache: str | None) -> Shard:

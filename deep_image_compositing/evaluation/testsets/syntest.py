@@ -152,8 +152,7 @@ class SynTest(base.TestSet):
                 shards = base.Shards(path, kind, split, cache)
                 about |= shards.about
                 self._inputs += shards.inputs
-                for s in shards.samples:
-                    inputs.append(Input(s.key, f"{s.url}: {s.key}", partial(shards.read, s)))
+                inputs += [Input(s.key, f"{s.url}: {s.key}", s.open) for s in shards.samples]
             else:
                 pairs, total = _held_out(path, kind, share)
                 about |= {"samples": total, "hold_out": share, "used": len(pairs)}

@@ -45,15 +45,14 @@ class Taught(base.TestSet):
         ]
         if not self._sources:
             raise UsageError("the test set taught needs the shards that teach has written")
-        self._samples = [(source, s) for source in self._sources for s in source.samples][:samples]
-        self._names = base.unique_names(sample.key for _, sample in self._samples)
+        self._samples = [s for source in self._sources for s in source.samples][:samples]
+        self._names = base.unique_names(sample.key for sample in self._samples)
 
     def names(self) -> list[str]:
         return self._names
 
     def __getitem__(self, index: int) -> base.Sample:
-        source, place = self._samples[index]
-        item = source.read(place)
+        item = self._samples[index].open()
 
         def picture(field: str, mode: str = "RGB") -> Tensor:
             return base.planes(np.asarray(item.picture(field).convert(mode)))
@@ -76,7 +75,7 @@ class Taught(base.TestSet):
             "sources": [source.about for source in self._sources],
             "samples": [
                 {"name": name, "shard": sample.url, "key": sample.key}
-                for name, (_, sample) in zip(self._names, self._samples, strict=True)
+                for name, sample in zip(self._names, self._samples, strict=True)
             ],
         }
 

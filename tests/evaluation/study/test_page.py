@@ -190,6 +190,11 @@ def test_a_whole_study(folder: Path, running: Server, tmp_path: Path) -> None:
             best = wanted(item, number)
             orders.append([item.results[result] for result in page.order()])
             assert page.badges() == {}
+            if number == 2:
+                browser.back()
+                page.arrive(1)
+                browser.forward()
+                page.arrive(2)
             if number in (2, 9):
                 by_keys(page, best)
             elif number == 3:

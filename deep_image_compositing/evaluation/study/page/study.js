@@ -253,6 +253,7 @@ async function load(image) {
 }
 
 if (task) {
+  history.replaceState(null, "", `?set=${task.dataset.number}`); // so that the browser's Back finds it
   listen();
   look(1);
   await Promise.all([...document.images].map(load));
