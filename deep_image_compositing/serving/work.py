@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry
-from deep_image_compositing.composite import Composite, as_floats
+from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor, doubt
 from deep_image_compositing.errors import (
     CompositingError,
@@ -25,11 +23,18 @@ from deep_image_compositing.errors import (
     MissingExtraError,
     UsageError,
 )
+from deep_image_compositing.fullsize import as_floats
 from deep_image_compositing.functional.compose import dilate, unknown_band
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.functional.strokes import SIDE, spread_strokes
-from deep_image_compositing.images import Photograph, read_image, read_mask, to_tensor, write_image
+from deep_image_compositing.images import (
+    Photograph,
+    encode_image,
+    read_image,
+    read_mask,
+    to_tensor,
+)
 from deep_image_compositing.placement import resample
 from deep_image_compositing.serving.jobs import FORMATS, Answer, Job, Stage
 from deep_image_compositing.settings import placed_size
@@ -75,7 +80,7 @@ def perform(job: Job) -> Answer:
         headers = {"content-type": FORMATS[job.form], "server-timing": ", ".join(spent)}
         if not job.mask:
             headers["x-subject-doubt"] = f"{doubt(as_floats(result.mask_levels)):.3f}"
-        return Answer(200, _file(picture, alpha, job.form), headers)
+        return Answer(200, encode_image(f".{job.form}", picture, alpha=alpha), headers)
     except CompositingError as error:
         status = next(status for kind, status in _STATUS if isinstance(error, kind))
         return Answer(status, str(error).replace("image in memory", "the mask").encode())
@@ -120,7 +125,7 @@ def _masked(job: Job) -> tuple[Composite, Tensor, None]:
     levels = resample(to_bytes((spread + 1) / 2), photograph.size, "bilinear")
     said = torch.where(marks != 0, marks, (levels > 191).char() - (levels < 64).char())
     rough = before.masked_fill(said > 0, 255).masked_fill(said < 0, 0)
-    result = _composited(replace(plain, mask=_file(rough, None, "png")))
+    result = _composited(replace(plain, mask=encode_image(".png", rough)))
     # The refiner decides along the outline, and nowhere but near what has changed.
     band = max(2, round(_BAND * max(photograph.size)))
     near_outline = unknown_band(as_floats(rough)[None], band)[0]
@@ -210,11 +215,3 @@ def _essence(job: Job) -> Job:
     """The job without what only the form of its answer depends on, and with its fuser."""
     fuser = job.stages[2] if job.background else ALONE[job.output]
     return replace(job, stages=(*job.stages[:2], fuser), output="", form="")
-
-
-def _file(picture: Tensor, alpha: Tensor | None, form: str) -> bytes:
-    """The file that ``Composite.save`` would write."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"picture.{form}")
-        write_image(path, picture, alpha=alpha)
-        return path.read_bytes()
