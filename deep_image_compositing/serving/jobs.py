@@ -26,7 +26,7 @@ OPTIONS = {
         *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "harmonize",
         "harmonize_strength", "frame", "scale", "position", "format", "output",
     ),
-    "cutout": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
+    "cutout": (*registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "format"),
     "mask": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
 }  # fmt: skip
 """Fields that are text, likewise."""

@@ -36,16 +36,13 @@ from deep_image_compositing.images import (
     to_tensor,
 )
 from deep_image_compositing.placement import resample
+from deep_image_compositing.removal import ask
 from deep_image_compositing.serving.jobs import FORMATS, Answer, Job, Stage
 from deep_image_compositing.settings import placed_size
 from deep_image_compositing.stages.making import make_stage
 
-ALONE: dict[str, Stage] = {
-    "cutout": ("alpha", (("foreground_color", "blur_fusion"),)),
-    "mask": ("copy_paste", ()),
-}
-"""Fusers where there is no new background, by output: one that takes the old one's colour out of
-the subject, and one that costs nothing, as masks have no colour."""
+COLOURLESS: Stage = ("copy_paste", ())
+"""The fuser where a mask is all that is asked for: it costs nothing."""
 
 _BAND = 0.02  # of the long side, within which the refiner may change what strokes have said
 _STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400), (CompositingError, 422))
@@ -93,7 +90,7 @@ def perform(job: Job) -> Answer:
 def _composited(job: Job) -> Composite:
     """The last ones are kept: who asks for a composite may want its cut-out and alpha next."""
     photograph = _read("foreground", job.foreground, job.max_pixels)
-    new: Photograph | np.ndarray[Any, Any] = np.full((1, 1, 3), 128, np.uint8)
+    new: Any = ask(None)[1]  # as for any cut-out
     if job.background:
         new = _read("background", job.background, job.max_pixels)
         if job.frame == "background":
@@ -213,5 +210,5 @@ def _read(field: str, data: bytes, max_pixels: int | None) -> Photograph:
 
 def _essence(job: Job) -> Job:
     """The job without what only the form of its answer depends on, and with its fuser."""
-    fuser = job.stages[2] if job.background else ALONE[job.output]
+    fuser = COLOURLESS if job.output == "mask" else job.stages[2]
     return replace(job, stages=(*job.stages[:2], fuser), output="", form="")

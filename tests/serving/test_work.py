@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from deep_image_compositing import remove
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.serving import work
 from deep_image_compositing.serving.jobs import Answer, Job
@@ -63,6 +64,11 @@ def test_composite_cutout_and_alpha_are_the_library_s(
     for form in ("jpeg", "webp"):
         job = Job(front, back, stages=stages, form=form, **harmony, **options)
         assert opened(work.perform(job)).shape[:2] == expected.size
+
+
+def test_a_cut_out_is_what_remove_makes() -> None:
+    front = small(ASTRONAUT)
+    assert work.perform(Job(front, output="cutout")).body == remove(front)
 
 
 def test_photographs_are_upright_and_results_tell_nothing_of_them() -> None:

@@ -271,10 +271,12 @@ async function download(output) {
   const form = output === "cutout" && find("#format").value === "jpeg" ? "png" : find("#format").value;
   let blob = output === "composite" && form === "png" && !stale.composite ? result?.blob : null;
   if (!blob) {
-    const { foreground, mask, segmenter, refiner } = wanted();
-    const [kind, fields] = photos.background
-      ? ["composite", { ...wanted(), output }]
-      : [output === "alpha" ? "mask" : "cutout", { foreground, mask, segmenter, refiner }];
+    const { foreground, mask, segmenter, refiner, fuser } = wanted();
+    const alone = { foreground, mask, segmenter, refiner };
+    let [kind, fields] = ["composite", { ...wanted(), output }];
+    if (!photos.background) {
+      [kind, fields] = output === "alpha" ? ["mask", alone] : ["cutout", { ...alone, fuser }];
+    }
     say("Making the file …", true);
     try {
       ({ blob } = await send(kind, { ...fields, format: form }));
