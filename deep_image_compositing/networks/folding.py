@@ -29,7 +29,7 @@ def fold_norms(module: nn.Module) -> None:
     for (first, convolution), (second, norm) in pairwise(children):
         if not isinstance(module, _IN_ORDER) or not isinstance(convolution, nn.Conv2d):
             continue
-        if type(norm) in (nn.BatchNorm2d, NormAct):
+        if isinstance(norm, nn.BatchNorm2d) and type(norm) in (nn.BatchNorm2d, NormAct):
             setattr(module, first, fuse_conv_bn_eval(convolution, norm))
             acts = isinstance(norm, NormAct) and norm.act
             setattr(module, second, nn.ReLU6(inplace=True) if acts else nn.Identity())

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_image_compositing import hub, registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
+from deep_image_compositing.networks.folding import fold_norms
 from deep_image_compositing.options import accepted_options, existing_weights, misfit
 from deep_image_compositing.registry import Entry
 
@@ -35,7 +36,7 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
             raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
         if str(given[0]).startswith(registry.HUB):
             return pretrained_stage(given[0], slot=slot, model=model, **given[1])
-        return _by_name(slot, given[0], dict(given[1]), model)
+        return _ready(_by_name(slot, given[0], dict(given[1]), model), model)
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
         raise UsageError(
@@ -97,7 +98,7 @@ def pretrained_stage(
             f"{source} holds a {held}, which is not registered: import that class, and call its "
             "own from_pretrained"
         )
-    made = _by_name(config["slot"], name, {**options, "weights": str(file)}, model)
+    made = _ready(_by_name(config["slot"], name, {**options, "weights": str(file)}, model), model)
     if kind is not None and not isinstance(made, kind):
         raise UsageError(f"{source} holds the {config['slot']} {name!r}, not a {kind.__name__}")
     return made
@@ -142,6 +143,13 @@ def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     if given in entry.weights:
         return weights.resolve(entry.model, given)
     return existing_weights(str(given), f"the {entry.slot} {entry.name!r}", entry.weights)
+
+
+def _ready(stage: Any, model: bool) -> Any:
+    """A stage as it was made; one that is only to run in its fastest form."""
+    if model and isinstance(stage, nn.Module):
+        fold_norms(stage)
+    return stage
 
 
 def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
