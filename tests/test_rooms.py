@@ -12,7 +12,7 @@ PACKAGE = Path(deep_image_compositing.__file__).parent
 
 FLOORS = (
     {"errors", "messages", "noise"},
-    {"conventions", "extras", "files", "options", "running", "settings"},
+    {"conventions", "extras", "files", "options", "running", "settings", "web"},
     {"devices", "functional", "images", "ledger", "published", "weights"},
     {"metrics", "networks", "placement", "registry"},
     {"hub", "losses", "models"},

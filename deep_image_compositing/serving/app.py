@@ -22,7 +22,6 @@ from starlette.types import Message
 
 from deep_image_compositing import __version__
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.serving.gate import Gate, refuse
 from deep_image_compositing.serving.jobs import (
     OPTIONS,
     PICTURES,
@@ -32,6 +31,7 @@ from deep_image_compositing.serving.jobs import (
     read_job,
 )
 from deep_image_compositing.serving.pool import Busy, Pool
+from deep_image_compositing.web import Gate
 
 _MAX_TEXT = 10_000  # bytes of a field that is no file
 _RETRY = "5"  # seconds after which whoever was turned away may come again
@@ -50,7 +50,7 @@ def create_app(pool: Pool, settings: Settings) -> Starlette:
             Route("/api/stages", api.stages),
             *(Route(f"/api/{kind}", api.make, methods=["POST"]) for kind in PICTURES),
         ],
-        middleware=[Middleware(Gate, settings.names, settings.token)],
+        middleware=[Middleware(Gate, settings.names, refuse, settings.token)],
         exception_handlers={
             HTTPException: _failed, UsageError: _failed, Busy: _failed, Exception: _failed,
         },
@@ -185,3 +185,8 @@ def _failed(request: Request, error: Exception) -> Response:
     if isinstance(error, Busy):
         return refuse(503, "too many requests wait; try again soon", {"retry-after": _RETRY})
     return refuse(500, "the server failed; its log says why")
+
+
+def refuse(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The one form in which errors are told: ``{"error": "a sentence"}``."""
+    return JSONResponse({"error": error}, status, {"cache-control": "no-store", **(headers or {})})

@@ -21,6 +21,7 @@ from deep_image_compositing.messages import say, show
 from deep_image_compositing.serving.app import create_app
 from deep_image_compositing.serving.jobs import Settings
 from deep_image_compositing.serving.pool import Pool, Worker
+from deep_image_compositing.web import listen
 
 TOKEN_VARIABLE = "DEEP_IMAGE_COMPOSITING_TOKEN"
 """Environment variable that holds the token, where none is given."""
@@ -107,21 +108,3 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a taken port is known before anything slow.
-
-    Raises:
-        UsageError: an address that cannot be had.
-    """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
-            "--host or --port"
-        ) from error

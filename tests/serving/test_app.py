@@ -16,9 +16,9 @@ pytest.importorskip("python_multipart")
 from starlette.testclient import TestClient
 
 from deep_image_compositing.serving.app import create_app
-from deep_image_compositing.serving.gate import COOKIE
 from deep_image_compositing.serving.jobs import OPTIONS, OUTPUTS, PICTURES, Answer, Job, Settings
 from deep_image_compositing.serving.pool import Pool
+from deep_image_compositing.web import COOKIE
 from tests.serving.light import InProcess
 
 FORM = {"content-type": "multipart/form-data"}

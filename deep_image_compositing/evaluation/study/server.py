@@ -17,9 +17,7 @@ other site can use it through somebody's browser.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -50,6 +48,8 @@ try:
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from deep_image_compositing.web import Gate, listen
 except ImportError:
     raise MissingExtraError("study serve", "starlette", "study") from None
 
@@ -57,15 +57,6 @@ MAX_BODY = 4096  # bytes of a request's body; the largest that the page sends ha
 MAX_NAME = 80  # characters of a person's name
 
 _YEAR = 365 * 24 * 3600
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 
 
 def serve(
@@ -88,7 +79,7 @@ def serve(
     uvicorn = import_extra("uvicorn", "study serve")
     study = Study.open(folder)
     text = None if intro is None else _paragraphs(Path(intro))
-    with Store(Path(folder) / ANSWERS, study.id) as store, _listen(host, port) as listener:
+    with Store(Path(folder) / ANSWERS, study.id) as store, listen(host, port) as listener:
         app = create_app(study, store, folder, intro=text, allowed_hosts=[host, *allowed_hosts])
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off",
@@ -128,7 +119,7 @@ def create_app(
             Route("/sets/{set}", _with_body(handlers.save), methods=["POST"]),
             Mount("/page", StaticFiles(directory=Path(__file__).with_name("page"))),
         ],
-        middleware=[Middleware(_Gate, allowed_hosts)],
+        middleware=[Middleware(Gate, allowed_hosts, _refuse)],
         exception_handlers=dict.fromkeys((CompositingError, OSError), _failed),
     )
 
@@ -232,61 +223,8 @@ def _with_body(handler: Callable[[Request, dict[str, Any]], Response]) -> Any:
     return handle
 
 
-class _Gate:
-    """Adds ``_HEADERS``; refuses requests for another host, and writes from pages of another one.
-
-    A page elsewhere can have its own name lead to this machine, and would then read and write in
-    the name of whoever looks at it; but that name, never an address, is what the browser asks for.
-    """
-
-    def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:
-        own = socket.gethostname()
-        self.app = app
-        self.names = {name.lower() for name in ("localhost", own, f"{own}.local", *allowed)} - {""}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
-        origin = headers.get("origin", f"http://{host}")  # only pages of other sites must name it
-        app = self.app
-        if not self._is_own(host):
-            error = "this server has another name; whoever runs it can allow this: --allowed-host"
-            app = PlainTextResponse(error, 403)
-        # A web server in front may pass its requests on under another name, and has no port.
-        elif scope["method"] not in ("GET", "HEAD") and (
-            origin.partition("://")[2].lower() not in {host, *self.names}
-        ):
-            app = PlainTextResponse("this comes from a page of another site", 403)
-        await app(scope, receive, send_more)
-
-    def _is_own(self, host: str) -> bool:
-        found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host)
-        name = found[1] if found else ""
-        try:
-            return name in self.names or ipaddress.ip_address(name.strip("[]")) is not None
-        except ValueError:
-            return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a taken port is known before anything is announced."""
-    if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
-            "--host or --port"
-        ) from error
+def _refuse(status: int, error: str, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(error, status, headers)
 
 
 def _paragraphs(path: Path) -> list[str]:

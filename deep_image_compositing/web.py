@@ -1,6 +1,6 @@
-"""Who is answered: hosts, origins and tokens are checked here, and nothing else is let through.
+"""What both web servers share: where they listen, and whom they answer.
 
-A page elsewhere can have its own name lead to this machine, and would then read and write in the
+Hosts, origins and tokens are checked here, and nothing else is let through. A page elsewhere can have its own name lead to this machine, and would then read and write in the
 name of whoever looks at it; but the browser says which name it has asked for. It cannot be an
 address.
 """
@@ -11,13 +11,15 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deep_image_compositing.errors import UsageError
 
 COOKIE = "deep-image-compositing"
 
@@ -25,17 +27,17 @@ OPEN = ("/health",)
 """Paths that are answered without a token: whoever watches over a server has none."""
 
 _YEAR = 365 * 24 * 3600
-_HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-)
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+"""Of every answer that does not set them otherwise."""
 
 
 class Gate:
@@ -44,20 +46,30 @@ class Gate:
     Args:
         app: what is behind it.
         names: under which it is reached, besides addresses, ``localhost`` and the machine's own.
+        refuse: makes the answer to what is not let through of a status and a sentence.
         token: as ``Authorization: Bearer TOKEN``, or ``?token=TOKEN`` once, which becomes a
             cookie; None for whoever comes.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str] = (), token: str | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: Iterable[str],
+        refuse: Callable[..., Response],
+        token: str | None = None,
+    ) -> None:
         own = socket.gethostname()
         self.app = app
         self.names = {name.lower() for name in ("localhost", own, f"{own}.local", *names)} - {""}
+        self.refuse = refuse
         self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         if scope["type"] == "http":
@@ -70,11 +82,13 @@ class Gate:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if not is_own(host, self.names):
-            return refuse(403, "this server has another name; it can be allowed: --allowed-host")
+            return self.refuse(
+                403, "this server has another name; it can be allowed: --allowed-host"
+            )
         origin = headers.get("origin", f"http://{host}")  # only browsers name it
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin.partition("://")[2].lower() not in {host, *self.names}:
-            return refuse(403, "this comes from a page of another site")
+            return self.refuse(403, "this comes from a page of another site")
         if self.token is None or scope["path"] in OPEN:
             return None
         offered = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
@@ -89,15 +103,10 @@ class Gate:
         if any(map(self._is_token, given)):
             return None
         error = "a token is needed: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"
-        return refuse(401, error, {"www-authenticate": "Bearer"})
+        return self.refuse(401, error, {"www-authenticate": "Bearer"})
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self.token or "").encode())
-
-
-def refuse(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one form in which errors are told: ``{"error": "a sentence"}``."""
-    return JSONResponse({"error": error}, status, {"cache-control": "no-store", **(headers or {})})
 
 
 def is_own(host: str, names: Iterable[str]) -> bool:
@@ -108,3 +117,21 @@ def is_own(host: str, names: Iterable[str]) -> bool:
         return name in names or ipaddress.ip_address(name.strip("[]")) is not None
     except ValueError:
         return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that a taken port is known before anything slow.
+
+    Raises:
+        UsageError: an address that cannot be had.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
+            "--host or --port"
+        ) from error
