@@ -1,8 +1,8 @@
 """What both web servers share: where they listen, and whom they answer.
 
-Hosts, origins and tokens are checked here, and nothing else is let through. A page elsewhere can have its own name lead to this machine, and would then read and write in the
-name of whoever looks at it; but the browser says which name it has asked for. It cannot be an
-address.
+Hosts, origins and tokens are checked here, and nothing else is let through. A page elsewhere can
+have its own name lead to this machine, and would then read and write in the name of whoever looks
+at it; but the browser says which name it has asked for. It cannot be an address.
 """
 
 from __future__ import annotations

@@ -91,9 +91,10 @@ class _Server(uvicorn.Server):
         self._pool = pool
 
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
-        if not self.should_exit and self._pool.taken:
-            say("finishing what is under way; Ctrl-C again ends it at once")
+        first = not self.should_exit
         super().handle_exit(number, frame)
+        if first and self._pool.taken:
+            say("finishing what is under way; Ctrl-C again ends it at once")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
