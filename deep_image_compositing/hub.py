@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.files import reason_of, write_files
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD = _FILES = "model.safetensors", "config.json", "README.md"
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -38,13 +38,13 @@ def save_pretrained(
         run: folder of the training run that the card describes: its data, steps and measures.
 
     Raises:
-        WeightsError: the stage has no parameters, or a tensor holds NaN or infinite values.
-        ImageError: a file could not be written.
+        WeightsError: the stage has no parameters, was made only to run, or a tensor holds NaN or
+            infinite values.
+        ImageError: the folder or a file could not be written.
     """
     if not stage.state_dict():
         raise WeightsError(f"{type(stage).__name__} has no weights to save")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     options = {k: v for k, v in stage.hparams.items() if k not in weights.BEGINNINGS}
     config = {
         "library": "deep_image_compositing",
@@ -56,8 +56,12 @@ def save_pretrained(
     }
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     written = card if card is not None else model_card(stage, run)
-    weights.save(stage, folder / WEIGHTS)
-    write_files([(folder / CONFIG, text.encode()), (folder / CARD, written.encode())])
+    contents = (weights.encode(stage), text.encode(), written.encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"the folder {folder} cannot be made: {reason_of(error)}") from error
+    write_files((folder / name, data) for name, data in zip(_FILES, contents, strict=True))
     return folder
 
 
@@ -110,9 +114,7 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
-            name, revision=revision, token=token, allow_patterns=[WEIGHTS, CONFIG, CARD]
-        )
+        found = snapshot_download(name, revision=revision, token=token, allow_patterns=list(_FILES))
     except Exception as error:  # its errors, and those of its HTTP library, share no base
         raise WeightsError(
             f"{name} could not be fetched from the Hub: {_said(error)}. Without a connection, "

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.files import reason_of
+from deep_image_compositing.files import reason_of, write_bytes
 from deep_image_compositing.messages import progress
 
 VARIABLE = "DIC_MODELS"
@@ -167,16 +167,16 @@ def check_licence(model: Published, accepted: bool = False) -> None:
             "--accept-licence (accept_licence=True) once"
         )
     _make_folder(marker.parent)
-    marker.write_text(f"{model.licence}\n")
+    write_bytes(marker, f"{model.licence}\n".encode())
 
 
-def fetch(model: Published, *, accept_licence: bool = False, show: bool | None = None) -> Path:
+def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) -> Path:
     """The model's file: the one in the folder, or else the authors', fetched and checked.
 
     Args:
         model: which.
         accept_licence: accept a licence that excludes commercial use; remembered.
-        show: a progress bar; by default where standard error is a terminal.
+        show: how far it is.
 
     Raises:
         UsageError: a licence that has to be accepted first.
@@ -191,7 +191,7 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool | None =
     _make_folder(path.parent)
     aside = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        found = _receive(model, aside, sys.stderr.isatty() if show is None else show)
+        found = _receive(model, aside, show)
         _check(path, found, model, fetched=True)
         os.replace(aside, path)
     except (OSError, HTTPException, urllib.error.URLError) as error:
@@ -210,14 +210,14 @@ def _receive(model: Published, aside: Path, show: bool) -> str:
     request = urllib.request.Request(
         model.address, headers={"User-Agent": "deep-image-compositing"}
     )
-    digest = hashlib.new(model.hash.partition(":")[0])
+    digest = hashlib.new(model.hash.partition(":")[0], usedforsecurity=False)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(aside, "xb") as file:
         length = int(answer.headers.get("Content-Length") or 0)
         total = max(1, (length or model.megabytes * 1_000_000) // CHUNK)
         with progress(f"fetching {model.name}", total, show, "MiB") as advance:
             received = 0
             while chunk := answer.read(CHUNK):
-                file.write(chunk)
+                _write(file, chunk, aside.parent)
                 digest.update(chunk)
                 received += len(chunk)
                 advance(1)
@@ -226,9 +226,19 @@ def _receive(model: Published, aside: Path, show: bool) -> str:
     return digest.hexdigest()
 
 
+def _write(file: BinaryIO, chunk: bytes, folder: Path) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot hold the model: {reason_of(error)}") from error
+
+
 def _digest(path: Path, hash: str) -> str:
+    kind = hash.partition(":")[0]
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, hash.partition(":")[0]).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(kind, usedforsecurity=False)
+        ).hexdigest()
 
 
 def _check(path: Path, found: str, model: Published, fetched: bool = False) -> None:

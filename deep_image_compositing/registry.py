@@ -100,8 +100,6 @@ class Entry:
     def check(self, options: Mapping[str, Any]) -> None:
         """Find what cannot be right about options without importing the stage.
 
-        A published model is fetched, so that it is told early if it cannot be.
-
         Raises:
             UsageError: an option that it does not take, or one that it lacks; or the licence of a
                 published model that has to be accepted.
@@ -110,9 +108,8 @@ class Entry:
         if isinstance(self.made_by, str):
             known = {**self.fixed, **options}
             check_names(self.slot, self.name, declared_options(self.made_by), known)
-        if self.published is not None and options.get("path") is None:
-            accepted = options.get("accept_licence") is True
-            published.fetch(self.published, accept_licence=accepted)
+        if self.published is not None:
+            published.check_licence(self.published, options.get("accept_licence") is True)
         given, file = options.get("weights"), options.get(self.file or "")
         # What is no path at all is found when the stage is made.
         if isinstance(given, (str, os.PathLike)) and given not in self.weights:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from PIL import Image, ImageColor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.images import encode_image, write_image
-from deep_image_compositing.images.arrays import is_tensor
+from deep_image_compositing.images import encode_image
+from deep_image_compositing.images.arrays import is_tensor, join_alpha
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
@@ -57,7 +55,12 @@ def remove(
     wanted, behind = ask(background)
     given: Any = photograph
     result = (compositor or _default())(given, behind, mask)
-    return _like(photograph, *result.picture(wanted), output)
+    if not is_path:
+        return _like(photograph, *result.picture(wanted))
+    path: Any = Path(output if output is not None else Path(given).with_suffix(".cutout.png"))
+    files: dict[str, Any] = {wanted: path}
+    result.save(**files)
+    return path
 
 
 def ask(background: Any) -> tuple[str, Any]:
@@ -67,7 +70,7 @@ def ask(background: Any) -> tuple[str, Any]:
         background: as for ``remove``.
 
     Raises:
-        UsageError: it begins with # and is no colour.
+        UsageError: text that is no colour, nor a file that is there.
     """
     if background is None:
         return "cutout", Image.new("RGB", (1, 1), NEUTRAL)
@@ -76,11 +79,17 @@ def ask(background: Any) -> tuple[str, Any]:
     if background == "blur":
         return "blurred", Image.new("RGB", (1, 1), NEUTRAL)
     try:
-        color = ImageColor.getrgb(background)[:3]
+        color = ImageColor.getrgb(background)
     except ValueError:
         if background.startswith("#"):
             raise UsageError(f"{background!r} is no colour; write it as #rrggbb") from None
+        if not os.path.exists(background):
+            raise UsageError(
+                f"{background!r} is neither a colour, nor blur, nor a file that is there"
+            ) from None
         return "path", background
+    if len(color) != 3:
+        raise UsageError(f"the colour {background!r} is transparent; write it as #rrggbb")
     return "path", Image.new("RGB", (1, 1), color)
 
 
@@ -91,12 +100,8 @@ def _default() -> Compositor:
     return Compositor()
 
 
-def _like(given: Any, picture: Any, alpha: Any, output: Any) -> Any:
+def _like(given: Any, picture: Any, alpha: Any) -> Any:
     """A picture and its alpha in the form in which the photograph was given."""
-    if isinstance(given, (str, os.PathLike)):
-        path = Path(output) if output is not None else Path(given).with_suffix(".cutout.png")
-        write_image(path, picture, alpha=alpha)
-        return path
     if is_tensor(given):
         import torch
 
@@ -104,8 +109,7 @@ def _like(given: Any, picture: Any, alpha: Any, output: Any) -> Any:
 
         planes = [picture] if alpha is None else [picture, alpha]
         return torch.cat([as_floats(plane) for plane in planes])
-    file = encode_image(".png", picture, alpha=alpha)
-    if isinstance(given, bytes):
-        return file
-    made = Image.open(io.BytesIO(file))
-    return made if isinstance(given, Image.Image) else np.asarray(made)
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return encode_image(".png", picture, alpha=alpha)
+    pixels = join_alpha(picture, alpha)
+    return Image.fromarray(pixels) if isinstance(given, Image.Image) else pixels

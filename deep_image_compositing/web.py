@@ -12,10 +12,10 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from http.cookies import SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -94,12 +94,13 @@ class Gate:
         offered = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if not writes and offered and self._is_token(offered):
             answer = RedirectResponse("/", 303)  # so that it stays in no list of visited pages
-            answer.set_cookie(COOKIE, offered, max_age=_YEAR, httponly=True, samesite="lax")
+            secure = scope["scheme"] == "https"
+            answer.set_cookie(COOKIE, offered, _YEAR, httponly=True, samesite="lax", secure=secure)
             return answer
-        cookies = SimpleCookie(headers.get("cookie", ""))
+        cookies = cookie_parser(headers.get("cookie", ""))
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         given = [bearer.strip()] if kind.lower() == "bearer" else []
-        given += [cookies[COOKIE].value] if COOKIE in cookies else []
+        given += [cookies[COOKIE]] if COOKIE in cookies else []
         if any(map(self._is_token, given)):
             return None
         error = "a token is needed: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"

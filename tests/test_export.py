@@ -105,6 +105,16 @@ def test_a_compositor_of_exports_makes_the_same_picture(
     assert (one.composite - other.composite).abs().max() <= 1.5 / 255
 
 
+@pytest.mark.slow
+def test_the_refiner_is_as_it_was_exported(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    options = {"trust": 3.0, "confidence": 1.0, "keep_good": False, "sizes": (64,)}
+    export(make_stage("refiner", ("cascade", options), model=True), tmp_path / "a.onnx")  # type: ignore[arg-type]
+    made: Any = make_stage("refiner", ("onnx", {"path": str(tmp_path / "a.onnx"), "zoom": 2.0}))
+    assert (made.trust, made.confidence, made.keep_good) == (3.0, 1.0, False)
+    assert (made.sizes, made.zoom) == ((64,), 2.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from deep_image_compositing import Compositor, Segmenter, hub
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.models.segmentation.pyramid import PyramidModel
+from deep_image_compositing.stages.making import describe_stages
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
 
 SMALL = {"size": 64, "width": 16, "looks": 1}
@@ -158,3 +159,27 @@ def test_the_card_tells_what_the_run_tells(
     assert "train: my/pairs" in card
     assert "300 steps" in card
     assert "| val/iou | 0.75 |" in card
+
+
+def test_a_stage_that_was_made_to_run_is_not_saved(tmp_path: Path) -> None:
+    made: Any = Compositor(device="cpu").segmenter
+    with pytest.raises(WeightsError, match=r"made only to run.*deep_image_compositing\.create"):
+        hub.save_pretrained(made, tmp_path / "segmenter")
+    assert not (tmp_path / "segmenter").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    saved: tuple[PyramidSegmenter, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match="cannot be made"):
+        saved[0].save_pretrained(tmp_path / "file")
+
+
+def test_a_folder_s_record_knows_a_stage_of_the_hub(
+    saved: tuple[PyramidSegmenter, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(saved[1]))
+    described = describe_stages({"segmenter": ("hf://somebody/segmenter", {})})["segmenter"]
+    assert described["name"].endswith("PyramidSegmenter")
+    assert len(described["sha256"]["weights"]) == 64

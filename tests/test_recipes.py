@@ -19,7 +19,7 @@ from torch import nn
 
 from deep_image_compositing import registry
 from deep_image_compositing.cli import main
-from deep_image_compositing.models.refinement import deep_image_matting, index_net
+from deep_image_compositing.models.refinement.trained import PAPER_DIM, PAPER_INDEX_NET
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.stages.making import make_stage
 from tests import runs
@@ -107,15 +107,15 @@ def test_the_numbers_of_deep_image_matting() -> None:
     values = read("deep_image_matting")
     assert values["data.size"] == 320
     assert values["model.learning_rate"] == 1e-5
-    assert {values.get(f"model.{name}") for name in deep_image_matting.PUBLISHED} == {None}
-    assert deep_image_matting.PUBLISHED["width"] == 1.0
-    assert not deep_image_matting.PUBLISHED["skips"]
+    assert {values.get(f"model.{name}") for name in PAPER_DIM} == {None}
+    assert PAPER_DIM["width"] == 1.0
+    assert not PAPER_DIM["skips"]
 
 
 def test_the_numbers_of_index_net() -> None:
     values = read("index_net")
-    assert {values[f"model.{name}"] for name in index_net.PUBLISHED} == {None}
-    assert (index_net.PUBLISHED["width"], index_net.PUBLISHED["indexing"]) == (1.0, "m2o")
+    assert {values[f"model.{name}"] for name in PAPER_INDEX_NET} == {None}
+    assert (PAPER_INDEX_NET["width"], PAPER_INDEX_NET["indexing"]) == (1.0, "m2o")
     assert values["model.learning_rate"] == 1e-2
     assert values["model.encoder_rate"] == 1e-2
     assert (values["data.size"], values["data.batch_size"]) == (320, 16)

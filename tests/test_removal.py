@@ -80,7 +80,9 @@ def test_a_blurred_background_has_nothing_of_the_subject_in_it(compositor: Compo
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (disc(), {"background": "#ff88"[:4] + "zz"}, "is no colour"),
+        (disc(), {"background": "#ff8zzz"}, "is no colour"),
+        (disc(), {"background": "#ff880080"}, "is transparent"),
+        (disc(), {"background": "whit"}, "neither a colour, nor blur, nor a file"),
         (disc(), {"output": "x.png"}, "output names the file"),
     ],
 )
@@ -124,3 +126,17 @@ def test_standard_input_and_output(tmp_path: Path, command: str) -> None:
     picture = Image.open(io.BytesIO(done.stdout))
     assert picture.size == (80, 60)
     assert picture.mode == ("RGBA" if command == "cutout" else "RGB")
+
+
+def test_a_photograph_is_not_written_over(compositor: Compositor, tmp_path: Path) -> None:
+    Image.fromarray(disc()).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UsageError, match="also an input"):
+        remove(tmp_path / "a.png", output=tmp_path / "a.png", compositor=compositor)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_standard_input_is_one_photograph(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert main(["composite", "-", "-", "-o", str(tmp_path / "a.png"), *LIGHT]) == 2
+    assert main(["cutout", str(tmp_path / "in"), "-o", "-", *LIGHT]) == 2

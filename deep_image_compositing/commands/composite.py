@@ -143,8 +143,13 @@ def run(options: argparse.Namespace) -> int:
     for slot, (name, given) in stages.items():  # before torch is imported
         registry.check(slot, name, given)
     start, work = time.perf_counter(), _one
+    inputs = [options.foreground, options.background, options.mask]
+    if inputs.count(_STREAM) > 1:
+        raise UsageError("standard input (-) can be one of the pictures only")
     if Path(options.foreground).is_dir():
         work = _folder
+        if _STREAM in (*inputs, options.output):
+            raise UsageError(f"{options.foreground} is a folder: - is for one photograph")
     else:
         for name in ("resume", "devices", "accelerator"):
             if getattr(options, name) not in (None, False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from deep_image_compositing import registry, settings
 from deep_image_compositing.commands import models
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     for slot in registry.SLOTS:
         name, given = named_stage(options, slot)
         registry.check(slot, name, given)
-        defaults[slot] = (name, tuple(sorted(given.items())))
+        defaults[slot] = (name, tuple((key, _frozen(given[key])) for key in sorted(given)))
     chosen = Settings(
         token=options.token,
         names=tuple(options.allowed_host),
@@ -65,3 +66,8 @@ def run(options: argparse.Namespace) -> int:
     )
     serve(chosen, options.host, options.port, devices, options.queue)
     return 0
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON with tuples for lists, so that stages are told apart by their options."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -48,7 +48,10 @@ def export_stage(options: argparse.Namespace) -> int:
     defaults = dict(zip(registry.SLOTS, ("pyramid", "cascade", "multi_stream"), strict=True))
     name = options.stage or defaults[options.slot]
     given = registry.key_values("--option", options.option)
-    registry.get(options.slot, name).check(given)
+    entry = registry.get(options.slot, name)
+    entry.check(given)
+    if entry.published is not None:
+        raise UsageError(f"the {options.slot} {name!r} is an ONNX file already")
     if Path(options.output).suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{options.output!r} has to end in .onnx or .pt2")
     check_target(options.output)

@@ -108,6 +108,11 @@ def nothing(*shape: int) -> Tensor:
     return torch.zeros((), dtype=torch.uint8).expand(shape)
 
 
+def _is_nothing(value: Tensor) -> bool:
+    """Whether a field is what ``nothing`` gives: one zero for all of it."""
+    return value.ndim > 0 and not any(value.stride()) and value.numel() > 1 and not value.any()
+
+
 def pack(samples: Sequence[Sample]) -> dict[str, Any]:
     """The samples of a batch, for ``unpack``, in one tensor.
 
@@ -116,7 +121,7 @@ def pack(samples: Sequence[Sample]) -> dict[str, Any]:
     """
     fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {}
     for name, value in sorted(samples[0].items(), key=lambda field: -field[1].element_size()):
-        rows = [i for i, sample in enumerate(samples) if 0 not in sample[name].stride()]
+        rows = [i for i, sample in enumerate(samples) if not _is_nothing(sample[name])]
         fields[name] = value.dtype, rows, value.shape
     data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
     for name, part in _parts(data, fields):

@@ -74,6 +74,9 @@ class StageModel(nn.Module):
     shipped: ClassVar[dict[str, str]] = {}
     """Trained weights in the package: name to file name."""
 
+    folded = False
+    """Whether it can only run, since its norms have been folded; see ``networks.folding``."""
+
     tile_context: int | None = None
     """Pixels around a part of the picture that its answer depends on; None when on the whole.
 

@@ -15,9 +15,7 @@ from deep_image_compositing.errors import MissingExtraError, UsageError, Weights
 METADATA = "deep_image_compositing"
 """Key of a file's metadata under which an exported stage is described, as JSON."""
 
-_PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""Of onnxruntime's providers, those that are asked for without being told."""
-
+_CUDA = "CUDAExecutionProvider"
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -27,7 +25,7 @@ class OnnxFile:
     Args:
         path: the ``.onnx`` file.
         providers: onnxruntime's execution providers, in order of preference; the first has to
-            work. By default CUDA where onnxruntime has it, else the CPU.
+            work. By default that of the device on which it is run.
         feature: what messages say needs onnxruntime.
     """
 
@@ -35,7 +33,14 @@ class OnnxFile:
         self.path = Path(path).expanduser()
         self.providers = None if providers is None else tuple(providers)
         self.feature = feature
+        self.device = torch.device("cpu")
         self._session: Any = None
+
+    def move(self, device: torch.device) -> None:
+        """Run on another device from now on, unless ``providers`` say where."""
+        if device != self.device and self.providers is None:
+            self._session = None
+        self.device = device
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
@@ -86,16 +91,20 @@ class OnnxFile:
         if not self.path.is_file():
             raise WeightsError(f"there is no ONNX file {self.path}")
         there = onnxruntime.get_available_providers()
-        wanted = self.providers or [name for name in _PREFERRED if name in there]
+        wanted: list[Any] = list(self.providers or ["CPUExecutionProvider"])
         if absent := sorted(set(wanted) - set(there)):
             raise UsageError(
                 f"onnxruntime has no provider {absent[0]!r} here; it has: {', '.join(there)}"
             )
+        if self.providers is None and self.device.type == "cuda":
+            wanted.insert(0, (_CUDA, {"device_id": self.device.index or 0}))
+            if _CUDA not in there:
+                wanted = wanted[1:]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()  # as all other stages
         try:
-            session = onnxruntime.InferenceSession(str(self.path), options, providers=list(wanted))
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
         except Exception as error:
             raise WeightsError(
                 f"{self.path} is not a readable ONNX model: {_reason(error)}"
@@ -106,7 +115,13 @@ class OnnxFile:
                 f"{self.path} does not run on {self.providers[0]}: onnxruntime fell back to "
                 f"{used}; mend its installation, or ask for that one"
             )
-        _log.info("%s runs on onnxruntime's %s", self.path.name, used)
+        if self.providers is None and self.device.type == "cuda" and used != _CUDA:
+            _log.warning(
+                "%s runs on the CPU, not on %s: onnxruntime has no CUDA that works here; install "
+                "onnxruntime-gpu", self.path.name, self.device,
+            )  # fmt: skip
+        else:
+            _log.info("%s runs on onnxruntime's %s", self.path.name, used)
         return session
 
 

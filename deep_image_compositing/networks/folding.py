@@ -21,10 +21,13 @@ _IN_ORDER = (nn.Sequential, EfficientNetLite, InvertedResidual, SeparableBlock)
 def fold_norms(module: nn.Module) -> None:
     """Fold batch norms into convolutions, in place: the same answers, a good deal faster.
 
-    Answers change by rounding alone. The network can be neither trained on nor saved by its
-    former names; other kinds of norms, and timm's, stay as they are.
+    Answers change by rounding alone. The network can be neither trained on nor saved; other kinds
+    of norms, and whatever timm makes, stay as they are. For the library's own networks: somebody
+    else's ``nn.Sequential`` may be looked into from outside.
     """
     module.eval()
+    if type(module).__module__.startswith("timm."):
+        return
     children = list(module.named_children())
     for (first, convolution), (second, norm) in pairwise(children):
         if not isinstance(module, _IN_ORDER) or not isinstance(convolution, nn.Conv2d):

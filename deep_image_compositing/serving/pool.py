@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError, UsageError, error_text
 from deep_image_compositing.serving.jobs import Answer, Job, Stage
 
 WORK = "deep_image_compositing.serving.work"
 
 _TRIES = 2
+_log = logging.getLogger("deep_image_compositing")
 _LOST = (EOFError, OSError)  # what a pipe raises whose other end is gone
 
 
@@ -87,6 +89,10 @@ class Worker:
                 self.stop()
                 said = f"it took longer than {self._seconds:g} seconds, which is the limit here"
                 return Answer(504, said.encode())
+            except UsageError as error:  # it was ready once, and cannot be made ready again
+                self.stop()
+                _log.error("the worker on %s cannot start: %s", self.device, error)
+                return Answer(503, b"the worker cannot start; the server's log says why")
             except (*_LOST, CompositingError):
                 self.stop()
         return Answer(500, b"the process that makes the pictures ended twice; try smaller ones")
@@ -166,11 +172,12 @@ def _ask(pipe: Connection, job: Job) -> Any:
 def _work(pipe: Connection, module: str, device: str, stages: tuple[Stage, ...]) -> None:
     """The process: jobs come and answers go through ``pipe``, until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which finishes
+    _log.setLevel(logging.ERROR)  # what a photograph's own answer says already
     work = importlib.import_module(module)
     try:
         work.start(device, stages)
-    except CompositingError as error:
-        pipe.send(str(error))
+    except Exception as error:
+        pipe.send(error_text(error))
         return
     pipe.send(None)
     with contextlib.suppress(*_LOST):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from deep_image_compositing.errors import (
     ImageError,
     MissingExtraError,
     UsageError,
+    WeightsError,
 )
 from deep_image_compositing.fullsize import as_floats
 from deep_image_compositing.functional.compose import dilate, unknown_band
@@ -45,7 +45,7 @@ COLOURLESS: Stage = ("copy_paste", ())
 """The fuser where a mask is all that is asked for: it costs nothing."""
 
 _BAND = 0.02  # of the long side, within which the refiner may change what strokes have said
-_STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400), (CompositingError, 422))
+_STATUS = ((MissingExtraError, 501), (UsageError, 400), (ImageError, 400))
 _device = "cpu"
 
 
@@ -57,7 +57,6 @@ def start(device: str, stages: tuple[Stage, ...]) -> None:
     """
     global _device
     _device = device
-    logging.getLogger("deep_image_compositing").setLevel(logging.ERROR)
     _compositor(stages)
 
 
@@ -79,7 +78,10 @@ def perform(job: Job) -> Answer:
             headers["x-subject-doubt"] = f"{doubt(as_floats(result.mask_levels)):.3f}"
         return Answer(200, encode_image(f".{job.form}", picture, alpha=alpha), headers)
     except CompositingError as error:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        if isinstance(error, WeightsError):  # not the client's fault, and it names files
+            traceback.print_exc()
+            return Answer(500, b"a stage could not be made; the server's log says why")
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
         return Answer(status, str(error).replace("image in memory", "the mask").encode())
     except Exception:
         traceback.print_exc()

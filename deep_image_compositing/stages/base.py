@@ -234,7 +234,7 @@ class Stage(LightningModule, StageModel):
         **options: Any,
     ) -> Self:
         """The stage that a folder or a repository holds; see ``making.pretrained_stage``."""
-        made: Self = pretrained_stage(source, kind=cls, revision=revision, token=token, **options)
+        made: Self = pretrained_stage(source, options, kind=cls, revision=revision, token=token)
         return made
 
     def save_hyperparameters(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from deep_image_compositing import hub, registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.ledger import digest
 from deep_image_compositing.networks.folding import fold_norms
-from deep_image_compositing.options import accepted_options, existing_weights, misfit
+from deep_image_compositing.options import accepted_options, check_options, existing_weights, misfit
 from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
@@ -35,8 +35,8 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
         if len(given) != 2 or not isinstance(given[1], Mapping):
             raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
         if str(given[0]).startswith(registry.HUB):
-            return pretrained_stage(given[0], slot=slot, model=model, **given[1])
-        return _ready(_by_name(slot, given[0], dict(given[1]), model), model)
+            return pretrained_stage(given[0], given[1], slot=slot, model=model)
+        return _by_name(slot, given[0], dict(given[1]), model)
     if isinstance(given, type) or not callable(given):
         hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
         raise UsageError(
@@ -59,27 +59,28 @@ def check_stage(slot: str, given: StageLike) -> None:
 
 def pretrained_stage(
     source: str | Path,
+    options: Mapping[str, Any] | None = None,
     *,
     slot: str | None = None,
     kind: type | None = None,
     model: bool = False,
     revision: str | None = None,
     token: str | None = None,
-    **options: Any,
 ) -> Any:
     """The stage that a folder, or a repository on the Hugging Face Hub, holds.
 
     Args:
         source: a folder that is there, else ``user/name``, with or without ``hf://``.
+        options: replace those that it was saved with.
         slot: that it has to fill.
         kind: the class that it has to be of; one that is not registered is made of this class.
         model: it is only to run, and need be no LightningModule.
         revision: branch, tag or commit of the repository.
         token: of an account that may read it.
-        options: replace those that it was saved with.
 
     Raises:
-        UsageError: ``source`` is neither, or the stage is of another class or slot.
+        UsageError: ``source`` is neither, the stage is of another class or slot, or an option
+            that it does not take.
         WeightsError: the repository cannot be reached, or what it holds is no stage.
     """
     folder = hub.locate(source, revision=revision, token=token)
@@ -90,7 +91,9 @@ def pretrained_stage(
         raise UsageError(f"{source} holds a {config['slot']}, which cannot be the {slot}")
     held, name = config["class_path"], config.get("name")
     if kind is not None and held == f"{kind.__module__}.{kind.__qualname__}" and not name:
-        stage = kind(**{**config["options"], **options})
+        given = {**config["options"], **(options or {})}
+        check_options(config["slot"], kind.__name__, kind, given)
+        stage = kind(**given)
         weights.load(stage, file)
         return stage
     if not name:
@@ -98,7 +101,8 @@ def pretrained_stage(
             f"{source} holds a {held}, which is not registered: import that class, and call its "
             "own from_pretrained"
         )
-    made = _ready(_by_name(config["slot"], name, {**options, "weights": str(file)}, model), model)
+    given = {**(options or {}), "weights": str(file)}
+    made = _by_name(config["slot"], name, given, model)
     if kind is not None and not isinstance(made, kind):
         raise UsageError(f"{source} holds the {config['slot']} {name!r}, not a {kind.__name__}")
     return made
@@ -117,10 +121,20 @@ def restore_stage(
 
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """``describe_stage`` of each slot's registered name and options; ``UsageError`` for others."""
+    """``describe_stage`` of each slot's name and options; ``UsageError`` for unknown names."""
     return {
-        slot: describe_stage(registry.get(slot, n), given) for slot, (n, given) in stages.items()
+        slot: _describe_folder(hub.locate(name), options)
+        if name.startswith(registry.HUB)
+        else describe_stage(registry.get(slot, name), options)
+        for slot, (name, options) in stages.items()
     }
+
+
+def _describe_folder(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``describe_stage`` of one that a folder or a repository holds."""
+    config, file = hub.read_config(folder), folder / hub.WEIGHTS
+    files = {"weights": digest(file)} if file.is_file() else {}
+    return {"name": config["class_path"], "options": dict(options), "sha256": files}
 
 
 def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,14 +159,16 @@ def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
     return existing_weights(str(given), f"the {entry.slot} {entry.name!r}", entry.weights)
 
 
-def _ready(stage: Any, model: bool) -> Any:
-    """A stage as it was made; one that is only to run in its fastest form."""
-    if model and isinstance(stage, nn.Module):
+def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
+    """The stage ``name``; one of the library's own that is only to run, in its fastest form."""
+    stage = _made(slot, name, options, model)
+    if model and registry.get(slot, name).run_by is not None:
         fold_norms(stage)
+        stage.folded = True
     return stage
 
 
-def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
+def _made(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     """The stage ``name`` with its shipped weights, or as a weights file has it."""
     entry = registry.get(slot, name)
     factory = entry.model if model else entry.factory

@@ -159,6 +159,7 @@ def load(stage: StageModel, weights: str | Path) -> None:
         WeightsError: as ``resolve`` and ``read_state``, when names or shapes differ, or a
             tensor holds NaN or infinite values.
     """
+    _check_whole(stage)
     path = resolve(stage, weights)
     _fill(stage, path, read_state(path))
 
@@ -237,13 +238,19 @@ def save(stage: StageModel, path: str | Path) -> None:
         UsageError: when the path does not end in ``.safetensors``.
         WeightsError: a tensor holds NaN or infinite values.
     """
-    import safetensors.torch
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"weights are written as .safetensors, not {path.suffix or 'no suffix'}")
+    write_bytes(path, encode(stage))
+
+
+def encode(stage: StageModel) -> bytes:
+    """What ``save`` writes; raises ``WeightsError`` likewise."""
+    import safetensors.torch
+
+    _check_whole(stage)
     state = stage.state_dict()
-    check_finite(path, state)
+    check_finite(f"the weights of {type(stage).__name__}", state)
     tensors = {
         name: _halved(value).contiguous()
         for name, value in state.items()
@@ -254,7 +261,16 @@ def save(stage: StageModel, path: str | Path) -> None:
         "stage": type(stage).__name__,
         "hyper_parameters": json.dumps(hyper, default=str, sort_keys=True),
     }
-    write_bytes(path, safetensors.torch.save(tensors, metadata=header))
+    data: bytes = safetensors.torch.save(tensors, metadata=header)
+    return data
+
+
+def _check_whole(stage: StageModel) -> None:
+    if stage.folded:
+        raise WeightsError(
+            f"this {type(stage).__name__} was made only to run, and has no weights of its own to "
+            "save or load; make one with deep_image_compositing.create"
+        )
 
 
 def _halved(value: Tensor) -> Tensor:

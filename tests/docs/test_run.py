@@ -148,6 +148,9 @@ def test_blocks_that_are_not_run_are_counted() -> None:
         "there are no shards at example.org": 1,
         "it needs two machines": 2,
         "it needs SLURM": 2,
+        "fetches a model": 2,
+        "fetches a repository": 1,
+        "needs the file": 1,
     }
 
 

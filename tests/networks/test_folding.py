@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from deep_image_compositing import Compositor, registry
+from deep_image_compositing import Compositor, Segmenter, registry
 from deep_image_compositing.networks.folding import fold_norms
+from deep_image_compositing.stages.making import make_stage
 
 LEARNED = [(one.slot, one.name) for one in registry.list_stages() if one.weights]
 
@@ -51,3 +52,17 @@ def test_norms_whose_order_is_not_known_stay() -> None:
     module = Parallel().eval()
     fold_norms(module)
     assert norms(module) == 1
+
+
+def test_stages_of_others_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tapped(Segmenter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layers[0](image).sigmoid()
+
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register("segmenter", "tapped", description="looks into its layers")(Tapped)
+    assert norms(make_stage("segmenter", "tapped", model=True)) == 1  # type: ignore[arg-type]

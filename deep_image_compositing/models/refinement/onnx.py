@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 
 from deep_image_compositing.errors import WeightsError
 from deep_image_compositing.models.onnx_file import OnnxFile
-from deep_image_compositing.models.refinement.cascade import DEFAULTS, Cascade
+from deep_image_compositing.models.refinement.cascade import DEFAULTS, Cascade, CascadeModel
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(CascadeModel).parameters.items()
+    if name in ("confidence", "trust", "margin", "zoom", "keep_good")
+}
 
 
 class OnnxModel(Cascade):
@@ -25,18 +32,18 @@ class OnnxModel(Cascade):
         margin: likewise.
         zoom: likewise.
         keep_good: likewise.
-        providers: onnxruntime's execution providers, in order of preference.
+        providers: onnxruntime's execution providers, as for the segmenter ``onnx``.
     """
 
     def __init__(
         self,
         path: str,
         sizes: tuple[int, ...] | None = None,
-        confidence: float = 2.0,
-        trust: float = 1.33,
-        margin: float = 0.4,
-        zoom: float = 1.5,
-        keep_good: bool = True,
+        confidence: float | None = None,
+        trust: float | None = None,
+        margin: float | None = None,
+        zoom: float | None = None,
+        keep_good: bool | None = None,
         providers: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,10 +56,14 @@ class OnnxModel(Cascade):
                 f"{path} takes {', '.join(names) or 'nothing'}; expected image and mask, as "
                 "`export refiner` writes it"
             )
-        exported = file.described.get("options", {}).get("sizes")
-        self._settle(
-            sizes or exported or DEFAULTS["sizes"], confidence, trust, margin, zoom, keep_good
-        )
+        given = (sizes, confidence, trust, margin, zoom, keep_good)
+        exported = file.described.get("options")
+        known = {**DEFAULTS, **_DEFAULTS, **(exported if isinstance(exported, dict) else {})}
+        chosen: list[Any] = [
+            known[name] if value is None else value
+            for name, value in zip(("sizes", *_DEFAULTS), given, strict=True)
+        ]
+        self._settle(*chosen)
         self.network = _Network(file)
 
 
@@ -65,6 +76,7 @@ class _Network(nn.Module):
         self.output = file.session.get_outputs()[0].name
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        self.file.move(image.device)
         feed = {
             name: np.ascontiguousarray(value.detach().cpu().float().numpy())
             for name, value in (("image", image), ("mask", mask))

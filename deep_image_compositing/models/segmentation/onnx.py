@@ -16,6 +16,7 @@ from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import SegmenterModel
 from deep_image_compositing.models.onnx_file import OnnxFile
+from deep_image_compositing.options import check_choice
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -53,8 +54,10 @@ class OnnxModel(SegmenterModel):
             several, else sigmoid. ``auto``: do so where the output leaves [0, 1].
         min_max: stretch the mask so that it spans [0, 1].
         providers: onnxruntime's execution providers, in order of preference; the first has to
-            work. By default CUDA where onnxruntime has it, else the CPU; the log says which.
+            work. By default that of the device on which it is run; the log says which.
     """
+
+    known_as = "onnx"
 
     def __init__(
         self,
@@ -75,15 +78,15 @@ class OnnxModel(SegmenterModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check_choice("channels", channels, ("RGB", "BGR"))
-        _check_choice("fit", fit, ("stretch", "pad"))
-        _check_choice("padding", padding, ("edge", "black"))
-        _check_choice("resample", resample, ("bilinear", "lanczos"))
-        _check_choice("logits", logits, (False, True, "auto"))
+        check_choice("channels", channels, ("RGB", "BGR"))
+        check_choice("fit", fit, ("stretch", "pad"))
+        check_choice("padding", padding, ("edge", "black"))
+        check_choice("resample", resample, ("bilinear", "lanczos"))
+        check_choice("logits", logits, (False, True, "auto"))
         if isinstance(scale, str):
-            _check_choice("scale", scale, ("maximum",))
+            check_choice("scale", scale, ("a number", "maximum"))
         self.save_hyperparameters()
-        self.file = OnnxFile(path, providers, "the segmenter 'onnx'")
+        self.file = OnnxFile(path, providers, f"the segmenter {self.known_as!r}")
         self.path = self.file.path
         self.channels = channels
         self.mean = _per_channel("mean", mean)
@@ -113,6 +116,7 @@ class OnnxModel(SegmenterModel):
         return self.file.session
 
     def forward(self, image: Tensor) -> Tensor:
+        self.file.move(image.device)
         height, width = image.shape[-2:]
         small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
         if self.channels == "BGR":
@@ -253,8 +257,3 @@ def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
     if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
         raise UsageError(f"{name} must be one number, or three in a list, got {value!r}")
     return torch.tensor(numbers).view(1, -1, 1, 1)
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")

@@ -36,6 +36,7 @@ class PublishedModel(OnnxModel):
         **kwargs: Any,
     ) -> None:
         chosen = published.get(model)
+        self.known_as = model
         if path is None:
             file = str(published.fetch(chosen, accept_licence=accept_licence))
         else:

@@ -84,7 +84,9 @@ async function findSubject(signal) {
     hint = "No subject was found: paint over it with the brush.";
     mode = "brush";
   }
-  cuts[count] = { ...(await readMask(blob)), hint };
+  const found = await readMask(blob);
+  signal.throwIfAborted(); // by now there may be another photograph
+  cuts[count] = { ...found, hint };
   placing.position ??= [0.5, cuts[count].box[3] > 0.99 ? 1 : 0.5]; // what is cut off below stays below
   stale.cut = false;
   brush.draw(false);
