@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.extras import import_extra
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.messages import show
 
 PROGRAM = "deep-image-compositing study"
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "machine only")
     add("--port", type=int, default=8000, help="0 for any free one; default: 8000")
     add("--intro", metavar="FILE",
-        help="text of the first page in place of ours; paragraphs are parted by empty lines")
+        help="text of the first page in place of ours; its lines stay as they are")
     add("--allowed-host", action="append", default=[], metavar="NAME",
         help="one more name under which people reach it, that of a web server in front of it, say; "
              "repeatable")
@@ -88,21 +91,36 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    for package in ("starlette", "uvicorn"):
+        import_extra(package, "study serve", "study")
     from deep_image_compositing.evaluation.study.server import serve
 
     serve(
         options.folder,
         options.host,
         options.port,
-        intro=options.intro,
+        intro="" if options.intro is None else _read_intro(Path(options.intro)),
         allowed_hosts=options.allowed_host,
     )
     return 0
 
 
-def _score(options: argparse.Namespace) -> int:
-    from deep_image_compositing.evaluation.study.score import page, write_scores
+def _read_intro(path: Path) -> str:
+    check_regular(path, UsageError)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from error
+    if not text:
+        raise UsageError(f"{path} is empty; it is to tell people what they take part in")
+    return text
 
-    show(page(write_scores(options.folder, options.out), "scores.md"), lines=True)
-    show(f"wrote {options.out or Path(options.folder) / 'scores'}")
+
+def _score(options: argparse.Namespace) -> int:
+    from deep_image_compositing.evaluation.study.score import write_scores
+
+    out = Path(options.out or Path(options.folder) / "scores")
+    write_scores(options.folder, out)
+    show((out / "scores.md").read_text(encoding="utf-8").rstrip(), lines=True)
+    show(f"wrote {out}")
     return 0

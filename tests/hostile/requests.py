@@ -69,9 +69,9 @@ def requests(rng: Random, folder: Path) -> Read:
 
     study = Study.open(sound_study())
     item = study.shown[0]
-    answer = {"ranking": list(item.results)[:3], "confirmed": rng.random() < 0.5}
+    answer = {"ranking": list(item.results)[:3]}
     method, path, content = rng.choice((
-        ("POST", "/join", {"name": "Ann"}), ("POST", "/leave", {}), ("GET", "/", None),
+        ("POST", "/join", {"name": "Ann"}), ("GET", "/", None),
         ("POST", f"/sets/{item.id}", answer), ("GET", "/page/study.css", None),
         ("GET", f"/pictures/{item.foreground}.webp", None),
     ))  # fmt: skip

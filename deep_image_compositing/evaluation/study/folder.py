@@ -15,9 +15,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.files import write_bytes
@@ -27,10 +26,10 @@ PICTURES = "pictures"
 ANSWERS = "answers.sqlite"
 PLACES = 3  # how many of the results a person puts in order
 
-Ranking = Sequence[str | None]  # tokens of results, best first; None where a place is free
-
 _VERSION = 1
-_SCHEMA = f"""
+_NOW = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
+# Answers of older servers without a ranking were begun and not confirmed; drafts are not read.
+_SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
@@ -42,7 +41,7 @@ CREATE TABLE IF NOT EXISTS answers (
   person INTEGER NOT NULL REFERENCES people (id), picture_set TEXT NOT NULL,
   draft TEXT NOT NULL, ranking TEXT, confirmed TEXT, PRIMARY KEY (person, picture_set)
 ) WITHOUT ROWID;
-PRAGMA user_version = {_VERSION};
+PRAGMA user_version = 1;
 """
 
 
@@ -62,23 +61,20 @@ class PictureSet:
         """Every picture of the set."""
         return [self.foreground, self.background, *self.results]
 
+    def paths(self, folder: str | Path) -> list[Path]:
+        """Their files."""
+        return [picture_path(folder, token) for token in self.tokens()]
+
     def order(self, person: str) -> list[str]:
         """The results in the order in which ``person``, a token, sees them: always the same."""
         return _shuffled(self.results, f"{person} {self.id}")
 
-    def check(self, ranking: Any, *, complete: bool) -> Ranking:
-        """The ranking, if it is one: different results of this set, best first, None where free.
-
-        UsageError for all else, and for free places where it is to be ``complete``.
-        """
-        chosen = [x for x in ranking if x is not None] if isinstance(ranking, list) else None
-        if chosen is None or len(ranking) != PLACES or (complete and len(chosen) < PLACES):
-            raise UsageError(f"a ranking has {PLACES} places, free ones only until it is confirmed")
-        if not all(isinstance(token, str) and token in self.results for token in chosen):
-            raise UsageError("a ranking names results of its own set")
-        if len(set(chosen)) < len(chosen):
-            raise UsageError("a ranking names no result twice")
-        return ranking
+    def check(self, ranking: Any) -> list[str]:
+        """The ranking, if it is the best three results of this set, best first; else UsageError."""
+        tokens = ranking if isinstance(ranking, list) else []
+        if len(tokens) != PLACES or sum(token in tokens for token in self.results) != PLACES:
+            raise UsageError(f"a ranking is {PLACES} different results of its own set, best first")
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -101,10 +97,11 @@ class Study:
         by_id = {item.id: item for item in self.shown}
         return [by_id[name] for name in _shuffled(by_id, f"{person} {self.id}")]
 
-    def write(self, folder: str | Path) -> None:
+    def write(self, folder: str | Path) -> Study:
         """Write ``study.json``, whole or not at all; ImageError where it cannot be."""
         content = {"version": _VERSION, **asdict(self)}
         write_bytes(Path(folder) / KEY, (json.dumps(content, indent=2) + "\n").encode())
+        return self
 
     @classmethod
     def read(cls, folder: str | Path) -> Study:
@@ -121,26 +118,20 @@ class Study:
             content["methods"] = tuple(content["methods"])
             return cls(**content)
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(
-                f"{folder} holds no study: make one with deep-image-compositing study make"
-            ) from None
+            raise UsageError(f"{folder} holds no study: make one with study make") from None
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not what study make writes: {error!r}") from error
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """The study of a folder, ready to be shown.
-
-        UsageError if it is not finished or has no set to show, DataError if a picture is missing.
-        """
+        """The study of a folder that can be shown; UsageError and DataError say why it cannot."""
         study = cls.read(folder)
-        if not study.finished:
-            raise UsageError(f"the study in {folder} is not finished: run its study make again")
-        if not study.shown:
-            raise UsageError(f"the study in {folder} has no set that is complete")
-        for name, token in ((item.name, token) for item in study.shown for token in item.tokens()):
-            if not (path := picture_path(folder, token)).is_file():
-                raise DataError(f"{path} of {name!r} is missing: make the study again")
+        if not (study.finished and study.shown):
+            why = "is not finished, or no set of it is complete: run its study make again"
+            raise UsageError(f"the study in {folder} {why}")
+        for item in study.shown:
+            if lost := [path for path in item.paths(folder) if not path.is_file()]:
+                raise DataError(f"{lost[0]} of {item.name!r} is missing: make the study again")
         return study
 
 
@@ -154,96 +145,57 @@ def _shuffled(items: Iterable[str], salt: str) -> list[str]:
     return sorted(items, key=lambda item: hashlib.sha256(f"{salt} {item}".encode()).digest())
 
 
-class Person(NamedTuple):
-    """Somebody who takes part: a number, the secret of their browser, and a name, or none."""
-
-    id: int
-    token: str
-    name: str
-
-
-class Answer(NamedTuple):
-    """What one person, by number, has said about one set, by token."""
-
-    person: int
-    picture_set: str
-    draft: Ranking  # what they see chosen; it may have free places
-    ranking: Ranking | None  # what they confirmed last; None until they did
-    confirmed: str | None  # when, in UTC
-
-
 class Store(AbstractContextManager["Store"]):
-    """The database of one study, made if need be; for any number of threads and processes.
+    """The database of a study, made if need be, for any number of threads and processes.
 
     DataError if it is no such database or cannot be used, UsageError if it is another study's.
     """
 
     def __init__(self, path: str | Path, study: str) -> None:
-        self._path, self._lock = Path(path), threading.Lock()
+        self._path, self._lock = path, threading.Lock()
         try:
-            self._database = sqlite3.connect(
-                self._path, timeout=30, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, 30, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise DataError(f"{path} cannot be used: {error}") from error
         try:
-            version, *_ = self._run("PRAGMA user_version")[0]
-            if version not in (0, _VERSION):
-                raise DataError(f"{path} has version {version}; expected {_VERSION}")
             for statement in _SCHEMA.split(";"):
                 self._run(statement)
             self._run("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", study)
             if self._run("SELECT id FROM study") != [(study,)]:
                 raise UsageError(f"{path} holds the answers of another study: move it away")
         except BaseException:
-            self.close()
+            self._db.close()
             raise
 
-    def close(self) -> None:
-        """Close the database; what was stored is on the disk already."""
-        self._database.close()
-
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._db.close()
 
-    def join(self, name: str = "") -> Person:
-        """Somebody new, with a random token; an empty name to stay anonymous."""
+    def join(self, name: str = "") -> str:
+        """The token of somebody new, which is a secret of their browser; no name is anonymous."""
         token = secrets.token_urlsafe(24)
-        insert = (
-            "INSERT INTO people (token, name, joined) VALUES (?, ?, ?) RETURNING id, token, name"
-        )
-        return Person(*self._run(insert, token, name, _now())[0])
+        self._run(f"INSERT INTO people (token, name, joined) VALUES (?, ?, {_NOW})", token, name)
+        return token
 
-    def people(self) -> list[Person]:
-        """Everybody, in the order of joining."""
-        return [Person(*row) for row in self._run("SELECT id, token, name FROM people ORDER BY id")]
+    def people(self) -> dict[str, str]:
+        """Everybody's token and name, in the order of joining."""
+        return dict(self._run("SELECT token, name FROM people ORDER BY id"))
 
-    def person(self, token: str) -> Person | None:
-        """Who has this token; None if nobody has."""
-        rows = self._run("SELECT id, token, name FROM people WHERE token = ?", token)
-        return Person(*rows[0]) if rows else None
+    def save(self, person: str, picture_set: str, ranking: Sequence[str]) -> None:
+        """Keep what somebody, by token, confirmed; it takes the place of an earlier answer."""
+        row = f"SELECT id, ?2, ?3, ?3, {_NOW} FROM people WHERE token = ?1"
+        self._run(f"INSERT OR REPLACE INTO answers {row}", person, picture_set, json.dumps(ranking))
 
-    def save(self, person: Person, picture_set: str, ranking: Ranking, *, confirmed: bool) -> None:
-        """Keep what somebody chose; until that is confirmed, too, an earlier answer counts."""
-        text = json.dumps(ranking)
-        self._run(
-            "INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET draft = ?3, "
-            "ranking = coalesce(?4, ranking), confirmed = coalesce(?5, confirmed)",
-            person.id, picture_set, text, *((text, _now()) if confirmed else (None, None)),
-        )  # fmt: skip
+    def answers(self, person: str | None = None) -> list[tuple[int, str, list[str], str]]:
+        """All that was confirmed, or what one person, by token, did; DataError if it is broken.
 
-    def answers(self, person: Person | None = None) -> list[Answer]:
-        """All that was said, or what one person said; DataError for a row that is broken."""
-        rows = self._run(
-            "SELECT person, picture_set, draft, ranking, confirmed FROM answers "
-            "WHERE ?1 IS NULL OR person = ?1 ORDER BY person, picture_set",
-            None if person is None else person.id,
-        )
+        Each: the person's number, the set's token, the ranking, best first, and when, in UTC.
+        """
+        select = "SELECT person, picture_set, ranking, confirmed FROM answers"
+        joined = "JOIN people ON id = person WHERE ranking IS NOT NULL"
+        some = "AND (?1 IS NULL OR token = ?1) ORDER BY person, picture_set"
         try:
-            return [
-                Answer(who, what, json.loads(draft), ranking and json.loads(ranking), when)
-                for who, what, draft, ranking, when in rows
-            ]
+            rows = self._run(f"{select} {joined} {some}", person)
+            return [(who, what, json.loads(said), when) for who, what, said, when in rows]
         except ValueError as error:
             raise DataError(f"{self._path} holds an answer that is none: {error}") from error
 
@@ -251,10 +203,6 @@ class Store(AbstractContextManager["Store"]):
         """One statement, which is one transaction."""
         try:
             with self._lock:
-                return self._database.execute(statement, values).fetchall()
+                return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise DataError(f"{self._path} cannot be used: {error}") from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -14,24 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.devices import choose_device
-from deep_image_compositing.errors import (
-    CompositingError,
-    DataError,
-    ImageError,
-    UsageError,
-    error_text,
-)
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, error_text
 from deep_image_compositing.evaluation.methods import Method
-from deep_image_compositing.evaluation.study.folder import (
-    ANSWERS,
-    KEY,
-    PICTURES,
-    PLACES,
-    PictureSet,
-    Store,
-    Study,
-    picture_path,
-)
+from deep_image_compositing.evaluation.study import folder as kept
+from deep_image_compositing.evaluation.study.folder import PLACES, PictureSet, Store, Study
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.evaluation.testsets.base import planes
 from deep_image_compositing.functional.resize import fit_long_side
@@ -40,6 +26,7 @@ from deep_image_compositing.ledger import differences, digest
 from deep_image_compositing.messages import progress
 from deep_image_compositing.placement import cover, resample
 
+_Work = list[tuple[PictureSet, PairFiles]]
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -64,67 +51,62 @@ def make(
         methods: at least three.
         out: the folder; made if it is not there.
         max_side: long side in pixels of the pictures; smaller photographs keep their size.
-        seed: draws the tokens, for the same study twice; whoever knows it can tell the methods
-            apart. None for tokens that nobody can guess.
+        seed: draws the tokens, for the same study twice; None for tokens that nobody can guess.
         device: as for ``Compositor``.
         show: draw a progress bar on standard error.
 
     Raises:
-        UsageError: too few methods, no pairs, a size that cannot be, or a folder that holds
-            another study or anybody's answers.
-        ImageError: the folder cannot be written.
+        UsageError: an argument that cannot be, or a folder with another study or with answers.
+        ImageError: what cannot be read or written.
     """
     if len(methods) < PLACES:
-        raise UsageError(
-            f"people choose the best {PLACES} results of each set, so a study needs at least "
-            f"{PLACES} methods, got {len(methods)}"
-        )
+        raise UsageError(f"a study needs at least {PLACES} methods, got {len(methods)}")
     if not pairs:
         raise UsageError("a study needs at least one pair of photographs")
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    recipe = {
-        "methods": [method.describe() for method in methods],
-        "pairs": [{"name": pair.name, "sha256": _digests(pair)} for pair in pairs],
-        "max_side": max_side,
-        "seed": seed,
-    }
+    described = [method.describe() for method in methods]
+    try:
+        digests = [{kind: digest(file) for kind, file in pair.files().items()} for pair in pairs]
+    except OSError as error:
+        raise ImageError(f"{error.filename} cannot be read: {error.strerror}") from error
+    given = [{"name": p.name, "sha256": d} for p, d in zip(pairs, digests, strict=True)]
+    recipe = {"methods": described, "pairs": given, "max_side": max_side, "seed": seed}
     study = _begin(folder, recipe)
-    missing = sum(not picture_path(folder, t).is_file() for s in study.sets for t in s.results)
-    if missing:
-        device = str(choose_device(device))  # said once, not for every method
-    with progress("pictures", missing, show) as advance:
-        sets = [
-            _write_photographs(folder, item, pair, max_side)
-            for item, pair in zip(study.sets, pairs, strict=True)
-        ]
+    device = str(choose_device(device))  # said once, not for every method
+    left_out: dict[str, list[str]] = {item.id: [] for item in study.sets}
+    work: _Work = []
+    for item, pair in zip(study.sets, pairs, strict=True):
+        size = (0, 0)
+        try:
+            size = _write_given(folder, item, pair, max_side)
+        except (CompositingError, MemoryError) as error:
+            left_out[item.id].append(error_text(error))
+        work.append((replace(item, size=size), pair))
+    with progress("pictures", len(work) * len(methods), show) as advance:
         for method in methods:
-            sets = list(_render(folder, sets, pairs, method, device, advance))
-    finished = replace(study, sets=tuple(sets), finished=True)
-    finished.write(folder)
-    return finished
+            for name, reason in _render(folder, method, work, device, advance):
+                left_out[name].append(reason)
+    sets = tuple(replace(item, left_out=tuple(left_out[item.id])) for item, _ in work)
+    return replace(study, sets=sets, finished=True).write(folder)
 
 
 def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    if (folder / KEY).exists():
+    if (folder / kept.KEY).exists():
         study = Study.read(folder)
-        if (folder / ANSWERS).exists():
-            with Store(folder / ANSWERS, study.id) as store:
-                if people := len(store.people()):
-                    raise UsageError(
-                        f"{people} people have taken part in the study in {folder}, so it stays "
-                        "as it is: give another folder"
-                    )
+        if (folder / kept.ANSWERS).exists():
+            with Store(folder / kept.ANSWERS, study.id) as store:
+                if store.people():
+                    raise UsageError(f"people took part, so {folder} stays as it is: give another")
         if other := ", ".join(differences(study.recipe, recipe)):
             raise UsageError(f"{folder} holds a study of other {other}: give another folder")
-        return replace(study, finished=False)
+        return study
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty and holds no study: give another folder")
-        (folder / PICTURES).mkdir()
+        (folder / kept.PICTURES).mkdir(parents=True)
     except OSError as error:
         raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     seed = recipe["seed"]
@@ -134,64 +116,43 @@ def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
         return f"{draws.getrandbits(128):032x}"
 
     names = tuple(method["name"] for method in recipe["methods"])
-    identity = token()
-    sets = tuple(
+    sets = (
         PictureSet(token(), pair["name"], token(), token(), {token(): name for name in names})
         for pair in recipe["pairs"]
     )
-    study = Study(identity, names, sets, recipe)
-    study.write(folder)
-    return study
+    return Study(token(), names, tuple(sets), recipe).write(folder)
 
 
-def _write_photographs(
-    folder: Path, item: PictureSet, pair: PairFiles, max_side: int
-) -> PictureSet:
-    """Write the pair's own two pictures, at the size of the results, which the set then has."""
-    try:
-        photograph, background = read_image(pair.foreground), read_image(pair.background)
-        size = fit_long_side(*photograph.size, max_side)
-        if pair.mask is not None:
-            read_mask(pair.mask, size=size)
-        shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
-        for token, picture in zip(item.tokens(), shown, strict=False):
-            if not picture_path(folder, token).is_file():
-                write_image(picture_path(folder, token), picture, quality=100)  # without loss
-    except (CompositingError, MemoryError) as error:
-        return replace(item, left_out=(error_text(error),), size=(0, 0))
-    return replace(item, left_out=(), size=size)
+def _write_given(folder: Path, item: PictureSet, pair: PairFiles, side: int) -> tuple[int, int]:
+    """Write the pair's own two pictures at the size of the results, (height, width)."""
+    photograph, background = read_image(pair.foreground), read_image(pair.background)
+    size = fit_long_side(*photograph.size, side)
+    if pair.mask is not None:
+        read_mask(pair.mask, size=size)
+    shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
+    for path, picture in zip(item.paths(folder), shown, strict=False):
+        if not path.is_file():
+            write_image(path, picture, quality=100)  # without loss
+    return size
 
 
 def _render(
-    folder: Path,
-    sets: Sequence[PictureSet],
-    pairs: Sequence[PairFiles],
-    method: Method,
-    device: str,
-    advance: Callable[[int], None],
-) -> Iterator[PictureSet]:
-    """Make a method's pictures that are missing; a set without one says so from now on."""
+    folder: Path, method: Method, work: _Work, device: str, advance: Callable[[int], None]
+) -> Iterator[tuple[str, str]]:
+    """Make a method's pictures that are missing; the sets where that fails, and why."""
     compositor = None
-    for item, pair in zip(sets, pairs, strict=True):
+    for item, pair in work:
         token = next(token for token, name in item.results.items() if name == method.name)
-        path, left_out = picture_path(folder, token), item.left_out
-        if not path.is_file():
-            if item.size != (0, 0):  # else its photographs cannot be read
-                try:
-                    compositor = compositor or method.compositor(device=device)
-                    mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
-                    foreground, background, *_ = (picture_path(folder, t) for t in item.tokens())
-                    result = compositor(str(foreground), str(background), mask)
-                    write_image(path, result.composite_pixels, quality=100)
-                except Exception as error:  # one method on one pair must not stop the others
-                    _log.debug("%s, %s", pair.name, method.name, exc_info=True)
-                    left_out = (*left_out, f"{method.name}: {error_text(error)}")
-            advance(1)
-        yield replace(item, left_out=left_out)
-
-
-def _digests(pair: PairFiles) -> dict[str, str]:
-    try:
-        return {kind: digest(path) for kind, path in pair.files().items()}
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+        path = kept.picture_path(folder, token)
+        advance(1)
+        if path.is_file() or item.size == (0, 0):  # 0: its photographs cannot be read
+            continue
+        try:
+            compositor = compositor or method.compositor(device=device)
+            mask = None if pair.mask is None else read_mask(pair.mask, size=item.size)
+            foreground, background, *_ = map(str, item.paths(folder))
+            result = compositor(foreground, background, mask)
+            write_image(path, result.composite_pixels, quality=100)
+        except Exception as error:  # one method on one pair must not stop the others
+            _log.debug("%s, %s", pair.name, method.name, exc_info=True)
+            yield item.id, f"{method.name}: {error_text(error)}"

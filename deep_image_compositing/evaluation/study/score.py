@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,79 +21,39 @@ from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Stor
 from deep_image_compositing.files import write_files
 
 OTHERS = 8  # the score of a result that is not among a person's best three
+_WORDS = ("first", "second", "third")
 
 
-@dataclass(frozen=True)
-class MethodScore:
-    """What people thought of one method."""
-
-    method: str  # its name
-    score: float  # mean over all answers, from 1, always first, to 8, never among three
-    low: float  # lower end of its confidence interval, by drawing answers anew
-    high: float  # upper end
-    sets_won: float  # sets in which its mean score was the lowest; a tie is shared
-    first: int  # how often it was chosen as the best
-    second: int  # as the second best
-    third: int  # as the third best
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A scored study."""
-
-    methods: tuple[MethodScore, ...]  # best first
-    people: int  # who confirmed at least one answer
-    people_complete: int  # who answered every set
-    people_joined: int  # who began, answers or not
-    answers: int  # confirmed ones
-    answers_incomplete: int  # begun and never confirmed; they do not count
-    sets: int  # that people are shown
-    sets_answered: int  # of which at least one answer was confirmed
-    sets_left_out: int  # that could not be made
-    level: float  # of the confidence intervals
-    chance: float  # the mean score of a method among equals
-    friedman: float | None  # statistic over the sets' mean scores; None below two answered sets
-    p: float | None  # probability of one as large if people could not tell the methods apart
-    kendall_w: float | None  # Kendall's concordance: 0, the sets disagree, to 1, all have one order
-
-
-def write_scores(folder: str | Path, out: str | Path | None = None) -> Scores:
+def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
 
     ``answers.csv`` holds every answer, with numbers in the place of people's names. ``out`` is by
-    default ``scores`` in the folder. The study may be served meanwhile.
-
-    Raises:
-        UsageError: no study, or no answer.
-        DataError: answers that cannot be read.
-        ImageError: a file that cannot be written.
-        MissingExtraError: scipy is not installed.
+    default ``scores`` in the folder. The study may be served meanwhile. Returns ``score``'s.
+    UsageError for no study or no answer, DataError for answers that cannot be read, ImageError
+    for a file that cannot be written, MissingExtraError without scipy.
     """
     statistics.require("study score", "study")
     study, database = Study.read(folder), Path(folder) / ANSWERS
     if not database.exists():
         raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")
     with Store(database, study.id) as store:
-        answers = read_answers(study, store)
-        scores = score(study, store, answers)
+        answers, joined = read_answers(study, store), len(store.people())
+    scores = score(study, answers, joined)
     target = Path(folder) / "scores" if out is None else Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
+    shown = {"scores": scores, "others": OTHERS}
     texts = {
-        "scores.json": json.dumps(asdict(scores), indent=2) + "\n",
-        "scores.csv": _csv([asdict(row) for row in scores.methods]),
+        "scores.md": render("scores.md", **shown),
+        "scores.svg": render("scores.svg", **shown),
+        "scores.json": json.dumps(scores, indent=2) + "\n",
+        "scores.csv": _csv(scores["methods"]),
         "answers.csv": _csv(answers),
-        **{name: page(scores, name) for name in ("scores.md", "scores.svg")},
     }
     write_files((target / name, text.encode()) for name, text in texts.items())
     return scores
-
-
-def page(scores: Scores, template: str) -> str:
-    """The scores as a page, ``scores.md``, or as its figure, ``scores.svg``."""
-    return render(template, scores=scores, others=OTHERS)
 
 
 def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
@@ -103,27 +62,27 @@ def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
     DataError for an answer that does not belong to the study.
     """
     sets, rows = {item.id: item for item in study.shown}, []
-    for answer in store.answers():
-        item = sets.get(answer.picture_set)
+    for person, picture_set, said, confirmed in store.answers():
+        item = sets.get(picture_set)
         if item is None:
-            raise DataError(f"an answer is of a set that the study lacks: {answer.picture_set!r}")
-        if answer.ranking is None:
-            continue
-        about = {"person": answer.person, "set": item.name}
+            raise DataError(f"an answer is of a set that the study lacks: {picture_set!r}")
         try:
-            ranking = item.check(answer.ranking, complete=True)
+            ranking = item.check(said)
         except UsageError as error:
-            who = f"person {answer.person}'s answer on {item.name!r}"
+            who = f"person {person}'s answer on {item.name!r}"
             raise DataError(f"{who} is broken: {error}") from error
-        places = {item.results[str(token)]: place for place, token in enumerate(ranking, 1)}
+        places = {item.results[token]: place for place, token in enumerate(ranking, 1)}
         for method in study.methods:
-            said = {"method": method, "score": places.get(method, OTHERS)}
-            rows.append({**about, **said, "confirmed": answer.confirmed})
+            row = {"person": person, "set": item.name, "method": method}
+            rows.append({**row, "score": places.get(method, OTHERS), "confirmed": confirmed})
     return rows
 
 
-def score(study: Study, store: Store, answers: list[dict[str, Any]]) -> Scores:
-    """Score a study by the rows of ``read_answers``; UsageError where there is none."""
+def score(study: Study, answers: list[dict[str, Any]], joined: int) -> dict[str, Any]:
+    """What ``scores.json`` holds, by the rows of ``read_answers``; UsageError where there is none.
+
+    ``joined`` people began. Friedman's test is over the sets' means, None below two answered sets.
+    """
     if not answers:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
     count = len(study.methods)
@@ -132,32 +91,29 @@ def score(study: Study, store: Store, answers: list[dict[str, Any]]) -> Scores:
     answered = [item.name for item in study.shown if item.name in sets]
     means = np.array([table[sets == name].mean(0) for name in answered])
     won = statistics.wins(dict(zip(study.methods, means.T.tolist(), strict=True)), "lower")
-    rows = [
-        MethodScore(
-            name, float(values.mean()), *statistics.bootstrap_interval(values), won[name],
-            *(int((values == place).sum()) for place in range(1, PLACES + 1)),
-        )
-        for name, values in zip(study.methods, table.T, strict=True)
-    ]  # fmt: skip
+    methods = []
+    for name, values in zip(study.methods, table.T, strict=True):
+        low, high = statistics.bootstrap_interval(values)
+        row = {"method": name, "score": float(values.mean()), "low": low, "high": high}
+        chosen = {word: int((values == n).sum()) for n, word in enumerate(_WORDS, 1)}
+        methods.append({**row, "sets_won": won[name], **chosen})
     statistic, p = statistics.friedman(means) if len(answered) > 1 else (None, None)
     per_person = np.unique([row["person"] for row in answers[::count]], return_counts=True)[1]
-    drafts = [answer.draft for answer in store.answers() if answer.ranking is None]
-    return Scores(
-        methods=tuple(sorted(rows, key=lambda row: row.score)),
-        people=len(per_person),
-        people_complete=int((per_person == len(study.shown)).sum()),
-        people_joined=len(store.people()),
-        answers=len(table),
-        answers_incomplete=sum(any(draft) for draft in drafts),
-        sets=len(study.shown),
-        sets_answered=len(answered),
-        sets_left_out=len(study.sets) - len(study.shown),
-        level=statistics.LEVEL,
-        chance=(sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,
-        friedman=statistic,
-        p=p,
-        kendall_w=None if statistic is None else statistic / (len(answered) * (count - 1)),
-    )
+    return {
+        "methods": sorted(methods, key=lambda row: row["score"]),  # best first
+        "people": len(per_person),  # who confirmed at least one answer
+        "people_complete": int((per_person == len(study.shown)).sum()),
+        "people_joined": joined,
+        "answers": len(table),
+        "sets": len(study.shown),
+        "sets_answered": len(answered),
+        "sets_left_out": len(study.sets) - len(study.shown),
+        "level": statistics.LEVEL,  # of the confidence intervals
+        "chance": (sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,  # among equals
+        "friedman": statistic,
+        "p": p,  # probability of one as large if people could not tell the methods apart
+        "kendall_w": None if statistic is None else statistic / (len(answered) * (count - 1)),
+    }
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -149,7 +149,8 @@ def test_what_fails_leaves_its_set_out_and_no_other(
 def test_a_study_with_answers_is_never_touched(tmp_path: Path, pairs: list[PairFiles]) -> None:
     folder = tmp_path / "study"
     study = make(pairs, METHODS, folder, device="cpu")
-    Store(folder / ANSWERS, study.id).close()
+    with Store(folder / ANSWERS, study.id):
+        pass
     make(pairs, METHODS, folder, device="cpu")  # nobody has come yet
     with Store(folder / ANSWERS, study.id) as store:
         store.join("Ann")

@@ -161,10 +161,6 @@ class Page:
         (found,) = self.parts()
         return found
 
-    def settle(self) -> None:
-        """Wait until nothing moves any more."""
-        self.until("!document.getAnimations().length")
-
     def errors(self) -> list[str]:
         return [entry["message"] for entry in self.browser.get_log("browser")]
 
@@ -271,7 +267,6 @@ def reloaded_in_the_middle(page: Page, best: list[str]) -> None:
     order = page.order()
     page.click(best[0])
     page.click(best[1])
-    page.until("document.querySelector('#task').ariaBusy == 'false'")
     page.browser.refresh()
     page.arrive(5)
     assert page.order() == order
@@ -280,32 +275,33 @@ def reloaded_in_the_middle(page: Page, best: list[str]) -> None:
 
 
 def zoomed(page: Page, best: list[str]) -> None:
-    """All results show the same part, wherever one zooms or drags; dragging chooses nothing."""
-    assert page.part()[0] == 1
+    """All results show the same part, wherever one points; that chooses nothing."""
     picture = page.find(f".card[data-result='{best[1]}'] .pick")
     width, height = picture.size["width"], picture.size["height"]
-    corner = ActionChains(page.browser)
-    corner.move_to_element_with_offset(picture, width // 4, -height // 4).send_keys("z").perform()
-    page.settle()
+
+    def point(x: float, y: float) -> None:
+        corner = ActionChains(page.browser)
+        corner.move_to_element_with_offset(picture, int(x * width), int(y * height)).perform()
+
+    assert page.part()[0] == 1
+    point(0.25, -0.25)
+    page.press("z")
     assert page.part() == pytest.approx((3, 0.75, 0.25), abs=0.02)
-    ActionChains(page.browser).drag_and_drop_by_offset(picture, 40, 20).perform()
-    moved = (3, 0.75 - 40 / (2 * width), 0.25 - 20 / (2 * height))
-    assert page.part() == pytest.approx(moved, abs=0.02)
-    assert page.badges() == {}
+    point(-0.2, 0.1)
+    assert page.part() == pytest.approx((3, 0.3, 0.6), abs=0.02)
     for _ in range(10):
         keys = ActionChains(page.browser).key_down(Keys.SHIFT).send_keys(Keys.ARROW_LEFT)
         keys.key_up(Keys.SHIFT).perform()
     assert page.part()[:2] == (3, 0), "the edge is the end"
     page.press("+")
-    page.settle()
     assert page.part()[:2] == (4, 0)
-    page.press(" ")
-    page.settle()
+    page.find("#zoom").send_keys(Keys.ARROW_RIGHT)
+    assert page.part()[0] == 4.5
+    page.press("z")
     assert page.part()[0] == 1
-    assert page.badges() == {}, "the space bar chooses nothing"
     page.find(f".card[data-result='{best[0]}'] .loupe").click()
-    page.settle()
-    assert page.part()[0] == 4
+    assert page.part()[0] == 3
+    assert page.badges() == {}
     for result in best:
         page.click(result)
     photograph = page.find("#source > img")
@@ -313,21 +309,20 @@ def zoomed(page: Page, best: list[str]) -> None:
     assert not photograph.is_displayed()
     page.find("#other").click()
     assert photograph.is_displayed()
-    page.click(best[2])  # back from the button to the results
+    page.click(best[2])  # back from the box to the results
     page.click(best[2])
 
 
 def server_killed_in_the_middle(page: Page, running: Server, best: list[str]) -> None:
+    """What is chosen stays, and the button can be pressed again."""
     page.click(best[0])
-    page.until("document.querySelector('#task').ariaBusy == 'false'")
     running.kill()
     page.click(best[1])
-    page.until("!document.querySelector('#notice').hidden")
-    assert "cannot be reached" in page.find("#notice").text
     page.click(best[2])
+    page.find("#confirm").click()
+    page.until("document.querySelector('#notice').textContent")
+    assert "cannot be reached" in page.find("#notice").text
     running.start()
-    page.until("document.querySelector('#notice').hidden")
-    assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
 
 
 def earlier_answer_changed(page: Page, chosen: dict[str, list[str]]) -> None:
@@ -370,10 +365,9 @@ def scores_are_what_was_clicked(
     found = json.loads((out / "scores.json").read_text())
     assert {row["method"]: row["score"] for row in found["methods"]} == expected
     assert (found["people"], found["people_complete"], found["answers"]) == (1, 1, SETS)
-    assert found["answers_incomplete"] == 0
     with Store(folder / ANSWERS, study.id) as store:
-        stored = {answer.picture_set: answer.ranking for answer in store.answers()}
-        assert [person.name for person in store.people()] == ["Ann"]
+        stored = {name: ranking for _, name, ranking, _ in store.answers()}
+        assert [*store.people().values()] == ["Ann"]
     assert stored == {item.id: chosen[item.name] for item in study.sets}
 
 
@@ -409,9 +403,9 @@ def test_two_people_in_two_browsers(folder: Path, running: Server, tmp_path: Pat
         for browser in browsers:
             browser.quit()
     with Store(folder / ANSWERS, study.id) as store:
-        assert [person.name for person in store.people()] == ["Ann", ""]
+        assert [*store.people().values()] == ["Ann", ""]
         for person, mine in zip(store.people(), chosen, strict=True):
-            found = {answer.picture_set: answer.ranking for answer in store.answers(person)}
+            found = {name: ranking for _, name, ranking, _ in store.answers(person)}
             assert found == mine
 
 
@@ -422,8 +416,8 @@ def test_somebody_else_can_begin_where_one_has_ended(tmp_path: Path) -> None:
     try:
         with serving(folder) as running:
             page = Page(browser, study)
+            browser.get(running.url)
             for name in ("Ann", "Bob"):
-                browser.get(running.url)
                 page.join(name)
                 page.until("document.activeElement?.matches('.pick')")
                 for result in page.order():
@@ -435,7 +429,7 @@ def test_somebody_else_can_begin_where_one_has_ended(tmp_path: Path) -> None:
     finally:
         browser.quit()
     with Store(folder / ANSWERS, study.id) as store:
-        assert [person.name for person in store.people()] == ["Ann", "Bob"]
+        assert [*store.people().values()] == ["Ann", "Bob"]
         assert len(store.answers()) == 2
 
 
