@@ -53,7 +53,7 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
-from deep_image_compositing.models.base import FuserModel, Layers
+from deep_image_compositing.models.base import FuserModel, Layers, StageModel
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
 from deep_image_compositing.settings import check_placement, check_sides, check_strength
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
@@ -144,14 +144,13 @@ class Compositor:
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
-        self.max_pixels = max_pixels
-        self.max_side = max_side
-        self.work_side = work_side
+        self.max_pixels, self.max_side, self.work_side = max_pixels, max_side, work_side
         self.harmonize_strength = harmonize_strength if harmonize else 0.0
         self._segmenter = segmenter
         for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
             check_stage(slot, given)  # what is wrong is told before anything is loaded
         self.device = choose_device(device)
+        self._named_device = str(device) != "auto"
         if not isinstance(segmenter, str):
             self.segmenter = self._fill("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)
@@ -412,6 +411,8 @@ class Compositor:
         stage = make_stage(slot, given, model=True)
         if isinstance(stage, nn.Module):
             stage = stage.to(self.device).eval()
+        if self._named_device and isinstance(stage, StageModel):
+            stage.use(self.device)
         return stage
 
     def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:

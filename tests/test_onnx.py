@@ -313,3 +313,21 @@ def test_padding_can_be_black(model: Callable[..., str]) -> None:
     assert seen["edge"].min() == 1
     assert seen["black"][:, :, 4:].max() == 0
     assert seen["black"][:, :, :4].min() == 1
+
+
+def test_a_gpu_that_was_asked_for_and_not_got_is_an_error(
+    model: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    if "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
+        pytest.skip("onnxruntime has CUDA here")
+    gpu, picture = torch.device("cuda", 1), torch.rand(1, 3, 8, 8)
+    asked = create("segmenter", "onnx", path=model())
+    with pytest.raises(UsageError, match=r"cannot run on cuda:1.*onnxruntime-gpu"):
+        asked.use(gpu)
+    chosen = create("segmenter", "onnx", path=model())
+    chosen.file.move(gpu)  # what device="auto" comes to
+    assert chosen.file.session is not None
+    assert "it runs on the CPU" in caplog.text
+    named = create("segmenter", "onnx", path=model(), providers=["CPUExecutionProvider"])
+    named.use(gpu)
+    assert named(picture).shape == (1, 1, 8, 8)

@@ -125,6 +125,13 @@ class StageModel(nn.Module):
             return parameter.dtype
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
+    def use(self, device: torch.device) -> None:
+        """Told the device that a user has named; for stages that run outside of torch.
+
+        Raises:
+            UsageError: it cannot run there.
+        """
+
     def load_weights(self, weights: str | None) -> None:
         """Load shipped weights by name or a file's, unless None. A constructor calls this last."""
         if weights is not None:

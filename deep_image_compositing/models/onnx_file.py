@@ -34,13 +34,19 @@ class OnnxFile:
         self.providers = None if providers is None else tuple(providers)
         self.feature = feature
         self.device = torch.device("cpu")
+        self.asked = False
         self._session: Any = None
 
-    def move(self, device: torch.device) -> None:
-        """Run on another device from now on, unless ``providers`` say where."""
+    def move(self, device: torch.device, asked: bool = False) -> None:
+        """Run on another device from now on, unless ``providers`` say where.
+
+        Where it has been ``asked`` for, that onnxruntime cannot use it is an error and no warning.
+        """
         if device != self.device and self.providers is None:
             self._session = None
-        self.device = device
+        self.device, self.asked = device, self.asked or asked
+        if asked and self._session is None:
+            self._session = self._open()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
@@ -116,10 +122,13 @@ class OnnxFile:
                 f"{used}; mend its installation, or ask for that one"
             )
         if self.providers is None and self.device.type == "cuda" and used != _CUDA:
-            _log.warning(
-                "%s runs on the CPU, not on %s: onnxruntime has no CUDA that works here; install "
-                "onnxruntime-gpu", self.path.name, self.device,
-            )  # fmt: skip
+            said = (
+                f"{self.path.name} cannot run on {self.device}: onnxruntime has no CUDA that works "
+                'here; install onnxruntime-gpu, or set providers=["CPUExecutionProvider"]'
+            )
+            if self.asked:
+                raise UsageError(said)
+            _log.warning("%s; it runs on the CPU", said)
         else:
             _log.info("%s runs on onnxruntime's %s", self.path.name, used)
         return session

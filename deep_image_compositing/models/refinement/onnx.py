@@ -64,7 +64,11 @@ class OnnxModel(Cascade):
             for name, value in zip(("sizes", *_DEFAULTS), given, strict=True)
         ]
         self._settle(*chosen)
+        self.file = file
         self.network = _Network(file)
+
+    def use(self, device: torch.device) -> None:
+        self.file.move(device, asked=True)
 
 
 class _Network(nn.Module):

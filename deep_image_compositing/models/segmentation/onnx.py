@@ -115,6 +115,9 @@ class OnnxModel(SegmenterModel):
         """The onnxruntime session."""
         return self.file.session
 
+    def use(self, device: torch.device) -> None:
+        self.file.move(device, asked=True)
+
     def forward(self, image: Tensor) -> Tensor:
         self.file.move(image.device)
         height, width = image.shape[-2:]
