@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -169,6 +170,10 @@ class Guard(Callback):
             if self.interrupted and trainer.is_global_zero:
                 raise KeyboardInterrupt from None
             raise
+        else:
+            if trainer.world_size > 1 and torch.distributed.is_initialized():
+                # Its threads would else meet the interpreter's end, which may abort the process.
+                torch.distributed.destroy_process_group()
         finally:
             for process in self._launched:  # what has not ended by itself
                 process.kill()

@@ -642,7 +642,7 @@ def test_two_processes_are_stopped_together(folder: Path, waits: bool) -> None:
     ])  # fmt: skip
     runs.wait_until(lambda: len(list(out.glob("[!.]*.png"))) >= 4, process)
     if waits:
-        time.sleep(1)
+        time.sleep(0.3)
     process.send_signal(signal.SIGINT)  # the first process alone; from a terminal, all of them
     said = runs.finish(process)
     assert process.returncode == 130, said
