@@ -233,6 +233,14 @@ def test_a_token_opens_the_interface_and_the_page(
     assert post(own).status_code == 200
 
 
+@pytest.mark.parametrize("foreign", ["a/b=1", "a@b=1", 'x={"a": 1}', "é=1", "=;;"])
+def test_cookies_of_others_do_not_lock_anybody_out(
+    client: Callable[..., TestClient], foreign: str
+) -> None:
+    cookies = f"{foreign}; {COOKIE}=sesame".encode()
+    assert client(token="sesame").get("/", headers={"cookie": cookies}).status_code == 200
+
+
 class Slow(InProcess):
     """A worker that waits until it is let go."""
 
