@@ -43,3 +43,8 @@ def error_text(error: BaseException) -> str:
     """What a record or a table says of an error: the message, with its kind where that is news."""
     known = isinstance(error, CompositingError)
     return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, which may go on for pages; or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

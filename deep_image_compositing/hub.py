@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
-from deep_image_compositing.errors import ImageError, UsageError, WeightsError
+from deep_image_compositing.errors import ImageError, UsageError, WeightsError, first_line
 from deep_image_compositing.files import reason_of, write_files
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
         except Exception as error:  # its errors, and those of its HTTP library, share no base
             raise WeightsError(
-                f"{repository} could not be written to the Hub: {_said(error)}"
+                f"{repository} could not be written to the Hub: {first_line(error)}"
             ) from error
     return f"https://huggingface.co/{repository}"
 
@@ -117,7 +117,7 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
         found = snapshot_download(name, revision=revision, token=token, allow_patterns=list(_FILES))
     except Exception as error:  # its errors, and those of its HTTP library, share no base
         raise WeightsError(
-            f"{name} could not be fetched from the Hub: {_said(error)}. Without a connection, "
+            f"{name} could not be fetched from the Hub: {first_line(error)}. Without a connection, "
             "give a folder that holds its files"
         ) from error
     return Path(found)
@@ -153,8 +153,7 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     parts = [
         "---\nlibrary_name: deep_image_compositing\ntags: [image-matting, image-segmentation]\n---",
         f"# {stage.slot} `{name}`",
-        f"{parameters:.1f} million parameters, for "
-        "[deep_image_compositing](https://pypi.org/project/deep-image-compositing/).",
+        f"{parameters:.1f} million parameters, for the Python package `deep-image-compositing`.",
         "```python\nfrom deep_image_compositing import Compositor\n\n"
         f'compositor = Compositor({stage.slot}="hf://user/name")\n```',
         f"## Options\n\n```json\n{options}\n```",
@@ -211,8 +210,3 @@ def registered_name(stage: StageModel | type[StageModel]) -> str | None:
 def _check_repository(name: str) -> None:
     if not _REPOSITORY.fullmatch(name):
         raise UsageError(f"{name!r} is neither a folder nor a repository, user/name")
-
-
-def _said(error: Exception) -> str:
-    """The first line of an error, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

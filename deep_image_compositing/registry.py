@@ -34,6 +34,9 @@ from deep_image_compositing.published import Published
 SLOTS = ("segmenter", "refiner", "fuser")
 """The three slots, in the order in which a composite passes through them."""
 
+DEFAULTS = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
+"""What fills the slots unless somebody says otherwise."""
+
 HUB = "hf://"
 """What a repository's name begins with where a stage can also be a registered name."""
 

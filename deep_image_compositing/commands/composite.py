@@ -90,8 +90,7 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
 
 
 def add_stages(group: argparse._ArgumentGroup) -> None:
-    defaults = ("pyramid", "cascade", "multi_stream")
-    for slot, default in zip(registry.SLOTS, defaults, strict=True):
+    for slot, default in registry.DEFAULTS.items():
         group.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")
         group.add_argument(f"--{slot}-option", action="append", default=[], metavar="KEY=VALUE",
             help="an option of it, the value as JSON or plain text; repeatable")

@@ -45,8 +45,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_stage(options: argparse.Namespace) -> int:
     """Write the network of a stage to a file; returns the exit code."""
-    defaults = dict(zip(registry.SLOTS, ("pyramid", "cascade", "multi_stream"), strict=True))
-    name = options.stage or defaults[options.slot]
+    name = options.stage or registry.DEFAULTS[options.slot]
     given = registry.key_values("--option", options.option)
     entry = registry.get(options.slot, name)
     entry.check(given)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
+from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError, first_line
 
 METADATA = "deep_image_compositing"
 """Key of a file's metadata under which an exported stage is described, as JSON."""
@@ -85,7 +85,7 @@ class OnnxFile:
         except Exception as error:  # its own classes share no base but Exception
             shapes = ", ".join(str(array.shape) for array in feed.values())
             raise WeightsError(
-                f"{self.path} could not run on {shapes}: {_reason(error)}"
+                f"{self.path} could not run on {shapes}: {first_line(error)}"
             ) from error
         return answer
 
@@ -113,7 +113,7 @@ class OnnxFile:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
         except Exception as error:
             raise WeightsError(
-                f"{self.path} is not a readable ONNX model: {_reason(error)}"
+                f"{self.path} is not a readable ONNX model: {first_line(error)}"
             ) from error
         used = session.get_providers()[0]  # one that cannot start is passed over in silence
         if self.providers and used != self.providers[0]:
@@ -132,7 +132,3 @@ class OnnxFile:
         else:
             _log.info("%s runs on onnxruntime's %s", self.path.name, used)
         return session
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -52,11 +52,7 @@ SAFE_OPTIONS = {
 Stage: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
 """Name and options of what is to fill a slot."""
 
-DEFAULTS: dict[str, Stage] = {
-    "segmenter": ("pyramid", ()),
-    "refiner": ("cascade", ()),
-    "fuser": ("multi_stream", ()),
-}
+DEFAULTS: dict[str, Stage] = {slot: (name, ()) for slot, name in registry.DEFAULTS.items()}
 
 
 @dataclass(frozen=True)
