@@ -1,8 +1,8 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
-The flow is segment → refine → fuse. Photographs stay 8-bit tensors at their full size; stages see
-float copies, learned stages at most ``work_side`` pixels on the long side. What they find is
-carried to full size and corrected there in tiles along the subject's rim (see
+The flow is segment → refine → fuse → harmonize. Photographs stay 8-bit tensors at their full size;
+stages see float copies, learned stages at most ``work_side`` pixels on the long side. What they
+find is carried to full size and corrected there in tiles along the subject's rim (see
 ``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
 and a pixel that no stage changed comes out as it went in.
 """
@@ -33,11 +33,11 @@ from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
     as_floats,
+    change_between,
     fuse_layers,
     fuse_tiles,
-    harmonize,
-    harmonized,
     lift_refined,
+    recolor_subject,
     refine_given,
 )
 from deep_image_compositing.functional.boxes import grow
@@ -53,9 +53,9 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
-from deep_image_compositing.models.base import FuserModel, Layers, StageModel
+from deep_image_compositing.models.base import FuserModel, HarmonizerModel, Layers, StageModel
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
-from deep_image_compositing.settings import check_placement, check_sides, check_strength
+from deep_image_compositing.settings import check_placement, check_sides
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
@@ -79,6 +79,7 @@ UNCHANGED = 0.06
 """Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
 
 _MARGIN = 64
+_BASE_METHODS = (FuserModel.layers, FuserModel.finer_layers, HarmonizerModel.recoloring)
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -102,23 +103,20 @@ class Compositor:
     Each slot takes a registered name (made with its shipped weights, if it has any), a pair of a
     name and its options, a stage, a plain ``nn.Module``, or any callable with the slot's
     signature: ``image → mask``, ``image, mask → alpha``, ``foreground, background, alpha →
-    composite``; see ``deep_image_compositing.conventions``. Modules are put into evaluation mode
-    and moved to the device.
+    composite``, ``composite, mask → composite``; see ``deep_image_compositing.conventions``.
+    Modules are put into evaluation mode and moved to the device.
 
     Args:
         segmenter: fills the first slot; not made until a photograph comes without a mask.
         refiner: fills the second slot.
         fuser: fills the third slot.
+        harmonizer: fills the fourth slot; ``none`` leaves colours as they are.
         device: ``auto`` (a GPU if there is one, and says so in the log), ``cpu``, ``cuda``,
             ``cuda:1``, ``mps``.
         max_pixels: refuse files of more pixels; see ``read_image``.
         work_side: learned stages see pictures of at most this many pixels on the long side;
             their answers are lifted to full size. Stages without parameters see a user's mask at
             full size and the whole frame, as does a fuser that paints the composite itself.
-        harmonize: a last step, or None: ``reinhard`` moves the subject's colours towards those of
-            the new background that stays visible (``deep_image_compositing.functional.harmonize``).
-            A fuser that paints the composite itself is given the photograph so moved.
-        harmonize_strength: how far to move them, in [0, 1].
         max_side: make composites of at most this many pixels on the long side; larger
             photographs are reduced, antialiased, as they are read. None keeps the frame's size.
 
@@ -133,21 +131,17 @@ class Compositor:
         segmenter: StageLike = "pyramid",
         refiner: StageLike = "cascade",
         fuser: StageLike = "multi_stream",
+        harmonizer: StageLike = "none",
         device: str | torch.device = "auto",
         max_pixels: int | None = None,
         work_side: int = 896,
-        harmonize: Literal["reinhard"] | None = None,
-        harmonize_strength: float = 0.5,
         max_side: int | None = None,
     ) -> None:
         check_sides(work_side, max_side)
-        if harmonize not in (None, "reinhard"):
-            raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
-        check_strength(harmonize_strength)
         self.max_pixels, self.max_side, self.work_side = max_pixels, max_side, work_side
-        self.harmonize_strength = harmonize_strength if harmonize else 0.0
         self._segmenter = segmenter
-        for slot, given in zip(registry.SLOTS, (segmenter, refiner, fuser), strict=True):
+        filled = segmenter, refiner, fuser, harmonizer
+        for slot, given in zip(registry.SLOTS, filled, strict=True):
             check_stage(slot, given)  # what is wrong is told before anything is loaded
         self.device = choose_device(device)
         self._named_device = str(device) != "auto"
@@ -155,6 +149,7 @@ class Compositor:
             self.segmenter = self._fill("segmenter", segmenter)
         self.refiner = self._fill("refiner", refiner)
         self.fuser = self._fill("fuser", fuser)
+        self.harmonizer = self._fill("harmonizer", harmonizer)
 
     @cached_property
     def segmenter(self) -> Callable[..., Any]:
@@ -219,6 +214,9 @@ class Compositor:
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
+        with _timed(seconds, "harmonization"):
+            if not cut.everything:
+                fused = self._harmonize(fused, pixels, backdrop)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
@@ -328,28 +326,17 @@ class Compositor:
         layers = _method(self.fuser, "layers")
         context = getattr(self.fuser, "tile_context", None)
         in_tiles = max(alpha.shape) > self.work_side and not _learned(self.fuser)
-        tiles = context if in_tiles else None  # of a stage that depends on its surroundings alone
-        fused = None
-        if layers is not None and tiles is not None:
+        if in_tiles and context is not None:  # it depends on its surroundings alone
             fuse = partial(self._painted, layers)
-            fused = fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, tiles, self.device)
-        elif layers is not None:
-            fused = self._fuse_layers(layers, pixels, backdrop, cut)
-        if fused is not None and (fused.layered or not self.harmonize_strength):
-            return harmonize(fused, pixels, backdrop, self.harmonize_strength)
-        # It paints the composite itself, so the colours are moved before it.
-        bands = harmonized(pixels, alpha, backdrop, self.harmonize_strength)
-        moved = [to_bytes(color[0]) for _, color in bands]
-        own = torch.cat(moved, 1) if moved else pixels
-        fuse = partial(self._painted, None)
-        if tiles is not None:
-            fused = fuse_tiles(own, backdrop, to_bytes(alpha), fuse, tiles, self.device)
-            return replace(fused, repainted=Repainted.between(pixels, own, fused.alpha))
+            return fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, context, self.device)
+        fused = layers and self._fuse_layers(layers, pixels, backdrop, cut)
+        if fused is not None:
+            return fused
         size = (pixels.shape[-2], pixels.shape[-1])
+        pictures = self._floats(pixels, size), self._floats(backdrop, size)
         opacity = as_floats(alpha)[None].to(self.device)
-        composite: Any = fuse(self._floats(own, size), self._floats(backdrop, size), opacity)
-        repainted = Repainted.between(pixels, own, alpha)
-        return Fused(to_bytes(composite[0].cpu()), alpha, repainted)
+        composite = self._answer("fuser", "composite", self.fuser, *pictures, opacity)[0]
+        return Fused(to_bytes(composite.cpu()), alpha, Repainted.of([], []), layered=False)
 
     def _painted(
         self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
@@ -403,6 +390,25 @@ class Compositor:
         own[part] = to_bytes(color[0].cpu())
         corrected[part] = opacity[0].cpu()
         return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
+
+    # The fourth slot
+
+    def _harmonize(self, fused: Fused, pixels: Tensor, backdrop: Tensor) -> Fused:
+        """With other colours of the subject, found on a small composite."""
+        stage = self.harmonizer
+        strength = getattr(stage, "strength", 1.0)
+        if not strength:
+            return fused
+        find = _method(stage, "recoloring")
+        side = getattr(stage, "long_side", None) if find else None
+        at = fit_long_side(*pixels.shape[-2:], min(side or self.work_side, self.work_side))
+        composite = self._floats(fused.composite, at)
+        mask = resize(as_floats(fused.alpha)[None].to(self.device), at).clamp(0, 1)
+        recolor = find and self._ask("harmonizer", find, composite, mask)
+        if recolor is None:  # it answers with pictures, whose strength is its own matter
+            answer = self._answer("harmonizer", "composite", stage, composite, mask)
+            recolor, strength = change_between(composite, answer, mask), 1.0
+        return recolor_subject(fused, pixels, backdrop, recolor, strength, self.device)
 
     # Stages and tensors
 
@@ -466,7 +472,7 @@ def _learned(stage: Callable[..., Any]) -> bool:
 def _method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
     """The stage's own method ``name``; not what a module merely calls so, and not the base's."""
     found = getattr(stage, name, None)
-    inherited = getattr(type(stage), name, None) is getattr(FuserModel, name)
+    inherited = getattr(type(stage), name, None) in _BASE_METHODS
     return found if ismethod(found) and not inherited else None
 
 

@@ -8,9 +8,9 @@ not with the area of the picture. What a tile cannot see reaches it from the sma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
-from deep_image_compositing.functional.harmonize import ColorStatistics, transfer_color
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.resize import spread
 from deep_image_compositing.functional.tiles import (
     Grid,
     cells_inside,
@@ -30,7 +30,7 @@ from deep_image_compositing.functional.tiles import (
     window_of,
     work_on_cells,
 )
-from deep_image_compositing.models.base import Layers
+from deep_image_compositing.models.base import Layers, Recoloring
 
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
@@ -282,41 +282,72 @@ def _assemble(
     )
 
 
-def harmonize(fused: Fused, pixels: Tensor, backdrop: Tensor, strength: float) -> Fused:
-    """The same with the colours of its layers moved towards those of the ``backdrop``."""
-    if not strength:
-        return fused
-    composite = backdrop.clone(memory_format=torch.preserve_format)
+# Colours
+
+
+def recolor_subject(
+    fused: Fused,
+    pixels: Tensor,
+    backdrop: Tensor,
+    recolor: Recoloring,
+    strength: float,
+    device: torch.device,
+) -> Fused:
+    """The same with the subject's colours moved by ``recolor``, on ``device``, so far.
+
+    What is layered is set over the ``backdrop`` again; a composite that a fuser has painted is
+    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8.
+    """
+    seen = fused.alpha[0] > 0
+    composite = torch.empty_like(fused.composite)
     composite.copy_(fused.composite)
     color = fused.repainted.on(pixels)
-    for rows, moved in harmonized(color.clone(), fused.alpha, backdrop, strength):
-        opacity, behind = as_floats(fused.alpha[None, :, rows]), backdrop[None, :, rows] / 255
-        composite[:, rows] = to_bytes(over(moved, opacity, behind)[0])
-        color[:, rows] = to_bytes(moved[0])
+    height, width = seen.shape
+    for start in range(0, height, BAND):
+        used = seen[start : start + BAND].any(0).nonzero()
+        if not len(used):
+            continue
+        rows = slice(start, min(start + BAND, height))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        part = (..., rows, columns)
+        place = (start / height, columns.start / width, rows.stop / height, columns.stop / width)
+
+        def move(picture: Tensor, part: Any = part, place: Any = place) -> Tensor:
+            own = picture[part][None].to(device).float() / 255
+            return torch.lerp(own, recolor(own, place), strength)
+
+        opacity = as_floats(fused.alpha[part])[None].to(device)
+        moved = move(color)
+        if fused.layered:
+            mixed = over(moved, opacity, backdrop[part][None].to(device) / 255)
+        else:
+            own = composite[part][None].to(device).float() / 255
+            mixed = torch.lerp(own, move(composite), opacity)
+        composite[part] = to_bytes(mixed[0]).cpu()
+        color[part] = to_bytes(moved[0]).cpu()
     repainted = Repainted.between(pixels, color, fused.alpha)
     return replace(fused, composite=composite, repainted=repainted)
 
 
-def harmonized(
-    color: Tensor, alpha: Tensor, backdrop: Tensor, strength: float
-) -> Iterator[tuple[slice, Tensor]]:
-    """Bands of rows of ``color`` (3, H, W), uint8, moved towards the backdrop's colours.
+def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
+    """The change from one small picture (1, 3, h, w) to another, for any size.
 
-    Yields the rows and their new colours (1, 3, rows, W) in [0, 1]; nothing without strength.
+    ``mask`` (1, 1, h, w) says how much of each pixel is the subject; the change of pixels that are
+    half subject or less is that of the subject near them.
     """
-    if not strength:
-        return
-    # Every few pixels tell as much as all of them; averaging would narrow the distribution.
-    every = slice(None, None, -(-max(alpha.shape) // 1024))
-    some = (..., every, every)
-    weight = as_floats(alpha[some])[None]
-    if not 0 < float(weight.mean()) < 1:
-        return
-    subject = ColorStatistics.of(color[None][some] / 255, weight)
-    scene = ColorStatistics.of(backdrop[None][some] / 255, 1 - weight)
-    for start in range(0, color.shape[-2], BAND):
-        rows = slice(start, start + BAND)
-        yield rows, transfer_color(color[None, :, rows] / 255, subject, scene, strength)
+    weight = torch.where(mask > 0.5, mask, 0)
+    change = (after - before) * weight.clamp_min(1e-6).reciprocal() * (weight > 0)
+    for radius in (2, 8, 32):
+        known = (weight > 0).to(change.dtype)
+        near, share = (F.avg_pool2d(x, 2 * radius + 1, 1, radius) for x in (change * known, known))
+        change = torch.where(weight > 0, change, near / share.clamp_min(1e-6))
+        weight = torch.maximum(weight, share)
+
+    def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
+        size = (colors.shape[-2], colors.shape[-1])
+        return (colors + spread(change, size, place)).clamp(0, 1)
+
+    return recolor
 
 
 def as_floats(levels: Tensor) -> Tensor:

@@ -31,10 +31,15 @@ from deep_image_compositing.options import (
 )
 from deep_image_compositing.published import Published
 
-SLOTS = ("segmenter", "refiner", "fuser")
-"""The three slots, in the order in which a composite passes through them."""
+SLOTS = ("segmenter", "refiner", "fuser", "harmonizer")
+"""The slots, in the order in which a composite passes through them."""
 
-DEFAULTS = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
+DEFAULTS = {
+    "segmenter": "pyramid",
+    "refiner": "cascade",
+    "fuser": "multi_stream",
+    "harmonizer": "none",
+}
 """What fills the slots unless somebody says otherwise."""
 
 HUB = "hf://"
@@ -136,7 +141,7 @@ def _entry(slot: str, name: str, where: str, description: str, source: str = "")
     The plain module is ``models.<room>.<module>:<Name>Model``, the LightningModule around it
     ``stages.<room>:<Name><Slot>``.
     """
-    room = {"segmenter": "segmentation", "refiner": "refinement", "fuser": "fusion"}[slot]
+    room = _ROOMS[slot]
     module, _, kind = where.partition(":")
     return Entry(
         slot,
@@ -150,6 +155,13 @@ def _entry(slot: str, name: str, where: str, description: str, source: str = "")
     )
 
 
+_ROOMS = {
+    "segmenter": "segmentation",
+    "refiner": "refinement",
+    "fuser": "fusion",
+    "harmonizer": "harmonization",
+}
+
 _TRAINED = (
     "pyramid",
     "cascade",
@@ -157,6 +169,7 @@ _TRAINED = (
     "index_net",
     "multi_stream",
     "single_stream",
+    "color_map",
 )
 
 BUILT_IN: tuple[Entry, ...] = (
@@ -244,6 +257,21 @@ BUILT_IN: tuple[Entry, ...] = (
         "fuser", "single_stream", "multi_stream:SingleStream",
         "the same network with one encoder for both pictures (the paper's ablation)",
         "Zhang et al., WACV 2021, section 4.4",
+    ),
+    _entry(
+        "harmonizer", "color_map", "color_map:ColorMap",
+        "a small network finds one smooth colour transform, applied at any size",
+    ),
+    _entry("harmonizer", "none", "classical:No", "the subject keeps its colours"),
+    _entry(
+        "harmonizer", "reinhard", "classical:Reinhard",
+        "the subject's colours take the mean and deviation of the scene's",
+        "Reinhard et al., Color Transfer between Images, 2001",
+    ),
+    _entry(
+        "harmonizer", "white_balance", "classical:WhiteBalance",
+        "the subject's average tint becomes the scene's, in linear light; brightness stays",
+        "von Kries, 1902",
     ),
     *(
         replace(

@@ -26,10 +26,10 @@ def check_sides(work_side: int, max_side: int | None = None) -> None:
             )
 
 
-def check_strength(strength: float) -> None:
-    """Raise ``UsageError`` unless the strength of a harmonisation lies in [0, 1]."""
-    if not 0 <= strength <= 1:
-        raise UsageError(f"the strength of a harmonisation lies in [0, 1], got {strength}")
+def check_strength(strength: object) -> None:
+    """Raise ``UsageError`` unless the strength of a harmonizer is a number in [0, 1]."""
+    if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+        raise UsageError(f"the strength of a harmonizer lies in [0, 1], got {strength}")
 
 
 def check_placement(

@@ -229,8 +229,8 @@ def test_the_background_s_frame() -> None:
     [
         ({"max_side": 31}, {}, "must be at least 32 pixels, got 31"),
         ({"work_side": 8}, {}, "work_side"),
-        ({"harmonize": "deep"}, {}, "'reinhard' or None, got 'deep'"),
-        ({"harmonize": "reinhard", "harmonize_strength": 2}, {}, r"lies in \[0, 1\], got 2"),
+        ({"harmonizer": "deep"}, {}, "there is no harmonizer called 'deep'"),
+        ({"harmonizer": ("reinhard", {"strength": 2})}, {}, r"lies in \[0, 1\], got 2"),
         ({"refiner": "cascad"}, {}, "did you mean 'cascade'"),
         ({"segmenter": "nobody"}, {}, "there is no segmenter called 'nobody'"),
         ({"segmenter": ("pyramid", {"widht": 1})}, {}, r"no option 'widht'; did you mean 'width'"),
@@ -257,7 +257,7 @@ def test_harmonising_moves_the_subject_and_nothing_else(fuser: nn.Module, side: 
     front, back = noise(side, side) // 2, 128 + noise(side, side, seed=1) // 2
     plain = make(fuser=fuser)(front, back)
     moved, half = (
-        make(fuser=fuser, harmonize="reinhard", harmonize_strength=strength)(front, back)
+        make(fuser=fuser, harmonizer=("reinhard", {"strength": strength}))(front, back)
         for strength in (1.0, 0.5)
     )
     clear = plain.cutout[3] == 0
@@ -278,10 +278,10 @@ def test_harmonising_is_off_and_without_strength_nothing() -> None:
     front, back = noise(60, 60) // 2, noise(60, 60, seed=1)
     results = [
         make(**given)(front, back)
-        for given in ({}, {"harmonize": "reinhard", "harmonize_strength": 0.0})
+        for given in ({}, {"harmonizer": ("reinhard", {"strength": 0.0})})
     ]
     assert torch.equal(results[0].composite, results[1].composite)
-    full = make(harmonize="reinhard")(front, back, mask=torch.ones(1, 60, 60))
+    full = make(harmonizer="reinhard")(front, back, mask=torch.ones(1, 60, 60))
     np.testing.assert_array_equal(bytes_of(full.composite), front)
 
 
@@ -290,7 +290,7 @@ def test_harmonising_in_tiles_is_harmonising_as_a_whole(fuser: str) -> None:
     front, back = noise(150, 220) // 2, 128 + noise(150, 220, seed=1) // 2
     mask = disc(150, 220)[0]
     whole, tiles = (
-        make(fuser=fuser, harmonize="reinhard", work_side=side)(front, back, mask).composite
+        make(fuser=fuser, harmonizer="reinhard", work_side=side)(front, back, mask).composite
         for side in (512, 64)
     )
     plain = make(fuser=fuser, work_side=64)(front, back, mask).composite

@@ -45,11 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--save-{name}", metavar="FILE", help=f"also write {what}")
     _add_placement(parser.add_argument_group("placement"))
     add_stages(parser.add_argument_group("stages"))
-    add = parser.add_argument_group("last step").add_argument
-    add("--harmonize", choices=("reinhard",),
-        help="move the subject's colours towards the new background's; default: not")
-    add("--harmonize-strength", type=float, metavar="SHARE",
-        help="with --harmonize, how far, from 0 to 1; default: 0.5")
     _add_resources(parser.add_argument_group("resources"))
     parser.set_defaults(wanted="path")
 
@@ -64,8 +59,8 @@ def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
              "transparent")
     add_stages(parser.add_argument_group("stages"))
     _add_resources(parser.add_argument_group("resources"))
-    parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", harmonize=None,
-        harmonize_strength=None, **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
+    parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5",
+        **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
 
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
@@ -91,9 +86,13 @@ def _add_placement(group: argparse._ArgumentGroup) -> None:
 
 def add_stages(group: argparse._ArgumentGroup) -> None:
     for slot, default in registry.DEFAULTS.items():
-        group.add_argument(f"--{slot}", default=default, metavar="NAME", help=f"default: {default}")
+        names = [f"--{slot}", *(["--harmonize"] if slot == "harmonizer" else [])]
+        group.add_argument(*names, default=default, metavar="NAME", help=f"default: {default}")
         group.add_argument(f"--{slot}-option", action="append", default=[], metavar="KEY=VALUE",
             help="an option of it, the value as JSON or plain text; repeatable")
+    group.add_argument("--harmonize-strength", dest="harmonizer_option", action="append",
+        type="strength={}".format, metavar="SHARE",
+        help="how far the harmonizer goes, from 0 to 1; short for --harmonizer-option strength=")
     models.add_models_arguments(group)
 
 
@@ -120,10 +119,11 @@ def _check(options: argparse.Namespace) -> None:
     settings.check_sides(options.work_side, options.max_side)
     settings.check_placement(options.frame, options.scale, options.position)
     settings.check_device(options.device)
-    if options.harmonize_strength is not None:
-        if options.harmonize is None:
-            raise UsageError("--harmonize-strength takes effect only with --harmonize")
-        settings.check_strength(options.harmonize_strength)
+    name, given = named_stage(options, "harmonizer")
+    if "strength" in given:
+        settings.check_strength(given["strength"])
+        if name == "none":
+            raise UsageError("--harmonize-strength takes effect only with --harmonize NAME")
 
 
 def run_cutout(options: argparse.Namespace) -> int:
@@ -312,10 +312,8 @@ def _compositor(options: argparse.Namespace, stages: Stages, device: str) -> Com
     from deep_image_compositing.compositor import Compositor
 
     fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
-    if options.harmonize_strength is not None:
-        fill["harmonize_strength"] = options.harmonize_strength
-    last = {name: getattr(options, name) for name in ("harmonize", *_LIMITS)}
-    return Compositor(**fill, **last, device=device)
+    limits = {name: getattr(options, name) for name in _LIMITS}
+    return Compositor(**fill, **limits, device=device)
 
 
 def _settings(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Methods: what fills the three slots, by name; the bench and the study choose theirs here.
+"""Methods: what fills the slots, by name; the bench and the study choose theirs here.
 
-A method is a triple of stages as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
+A method names a stage a slot as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
 anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage without
 weights, which would otherwise be measured as its random numbers.
 """
@@ -45,6 +45,7 @@ class Method:
     segmenter: str
     refiner: str
     fuser: str
+    harmonizer: str = registry.DEFAULTS["harmonizer"]
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -56,7 +57,10 @@ class Method:
             parse_stage(getattr(self, slot))
 
     def __str__(self) -> str:
-        return f"{self.name}={self.segmenter},{self.refiner},{self.fuser}"
+        stages = [getattr(self, slot) for slot in registry.SLOTS]
+        if stages[-1] == registry.DEFAULTS["harmonizer"]:
+            stages.pop()
+        return f"{self.name}={','.join(stages)}"
 
     def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
@@ -89,10 +93,11 @@ class Method:
 
         self.check()
         # A name alone, such as the segmenter's, is made when it is needed.
-        segmenter, refiner, fuser = (
-            (entry.name, options) if options else entry.name for entry, options in self.stages()
-        )
-        return Compositor(segmenter, refiner, fuser, device=device, **kwargs)
+        stages: dict[str, Any] = {
+            entry.slot: (entry.name, options) if options else entry.name
+            for entry, options in self.stages()
+        }
+        return Compositor(**stages, device=device, **kwargs)
 
     def describe(self) -> dict[str, Any]:
         """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
@@ -141,11 +146,11 @@ def _split(text: str) -> list[str]:
 
 
 def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER`` means; UsageError for anything else."""
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, else UsageError."""
     name, equals, rest = text.partition("=")
     stages = _split(rest)
-    if not equals or len(stages) != len(registry.SLOTS):
-        raise UsageError(f"a method is NAME=SEGMENTER,REFINER,FUSER, got {text!r}")
+    if not equals or len(stages) not in (3, len(registry.SLOTS)):
+        raise UsageError(f"a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], got {text!r}")
     return Method(name.strip(), *stages)
 
 

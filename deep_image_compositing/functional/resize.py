@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,3 +55,22 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     if bottom or right:
         x = F.pad(x, (0, right, 0, bottom), mode="replicate")
     return x, (height, width)
+
+
+def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float, float]) -> Tensor:
+    """A grid (B, C, gh, gw) over a picture, at the pixels of a part of it, bilinear.
+
+    ``place`` is the part: top, left, bottom and right as shares of the picture. Returns (B, C, h,
+    w), where ``size`` = (h, w) is that of the part.
+    """
+    top, left, bottom, right = place
+    down = _weights(grid.shape[-2], size[0], top, bottom).to(grid)
+    across = _weights(grid.shape[-1], size[1], left, right).to(grid)
+    return torch.einsum("hy,bcyx,wx->bchw", down, grid, across)
+
+
+def _weights(cells: int, pixels: int, low: float, high: float) -> Tensor:
+    """(pixels, cells) shares of the cells in pixels that lie from ``low`` to ``high``."""
+    center = low + (high - low) * (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels
+    position = (center * cells - 0.5).clamp(0, cells - 1)
+    return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp_min(0).float()

@@ -24,6 +24,12 @@ from deep_image_compositing.metrics.composites import (
     halo,
     ssim_map,
 )
+from deep_image_compositing.metrics.harmonization import (
+    ForegroundError,
+    SquareError,
+    foreground_error,
+    square_error,
+)
 from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
 from deep_image_compositing.metrics.matting import connectivity_error, gradient_error, mse, sad
 
@@ -31,15 +37,19 @@ __all__ = [
     "BAND_RADIUS",
     "BandPSNR",
     "Exactness",
+    "ForegroundError",
     "Halo",
     "PicturePSNR",
+    "SquareError",
     "band_psnr",
     "color_error",
     "connectivity_error",
     "exactness",
+    "foreground_error",
     "fusion_metrics",
     "gradient_error",
     "halo",
+    "harmonization_metrics",
     "iou",
     "mask_metrics",
     "max_f_measure",
@@ -48,6 +58,7 @@ __all__ = [
     "picture_psnr",
     "rim_band",
     "sad",
+    "square_error",
     "ssim_map",
 ]
 
@@ -82,4 +93,14 @@ def mask_metrics() -> MetricCollection:
 def fusion_metrics() -> MetricCollection:
     """Metrics of composites: PSNR in dB over the picture and inside the rim band."""
     metrics: dict[str, Any] = {"psnr": PicturePSNR(), "band_psnr": BandPSNR()}
+    return MetricCollection(metrics, compute_groups=False)
+
+
+def harmonization_metrics() -> MetricCollection:
+    """Metrics of harmonised composites: PSNR in dB, MSE and foreground MSE of 8-bit values."""
+    metrics: dict[str, Any] = {
+        "psnr": PicturePSNR(),
+        "mse": SquareError(),
+        "fmse": ForegroundError(),
+    }
     return MetricCollection(metrics, compute_groups=False)

@@ -53,9 +53,9 @@ class _MeanOverPictures(MeanMetric):
 
 
 class PicturePSNR(_MeanOverPictures):
-    """Mean over pictures of ``picture_psnr``; takes and ignores the band metrics' ``alpha``."""
+    """Mean over pictures of ``picture_psnr``; takes and ignores what other metrics need."""
 
-    def update(self, preds: Tensor, target: Tensor, alpha: Tensor | None = None) -> None:  # type: ignore[override]
+    def update(self, preds: Tensor, target: Tensor, **others: Tensor) -> None:  # type: ignore[override]
         super().update(picture_psnr(preds, target))
 
 

@@ -1,4 +1,4 @@
-"""One base class a slot: what every segmenter, refiner and fuser needs to run."""
+"""One base class a slot: what every segmenter, refiner, fuser and harmonizer needs to run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,19 @@ from torch import Tensor, nn
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.settings import check_strength
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+Recoloring: TypeAlias = Callable[[Tensor, tuple[float, float, float, float]], Tensor]
+"""A smooth transform of colours (B, 3, h, w), sRGB in [0, 1], to such colours.
+
+The second argument is the place of the colours: top, left, bottom and right as shares of the
+picture's height and width. The size does not matter.
+"""
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""The place of a whole picture."""
 
 
 @dataclass
@@ -64,7 +75,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class StageModel(nn.Module):
-    """Base of ``SegmenterModel``, ``RefinerModel`` and ``FuserModel``.
+    """Base of ``SegmenterModel``, ``RefinerModel``, ``FuserModel`` and ``HarmonizerModel``.
 
     Constructors raise ``UsageError`` for an option outside its range, ``WeightsError`` for weights
     that cannot be read or do not fit, and ``MissingExtraError`` for a package that is missing.
@@ -204,4 +215,44 @@ class FuserModel(StageModel):
         Called for tiles along the rim of photographs beyond the working size, to which ``coarse``
         was carried up along the photograph's own detail; it stays where the answer is None.
         """
+        return None
+
+
+class HarmonizerModel(StageModel):
+    """``composite, mask → composite``: make the subject's light agree with the scene's.
+
+    Outside the mask the composite stays as it is, bit for bit. A filler implements ``recoloring``,
+    which is found on a small picture and applied at any size, or else ``forward``.
+
+    Args:
+        strength: how far to go, in [0, 1]; at 0 colours stay as they are.
+    """
+
+    slot = "harmonizer"
+
+    long_side: int | None = 512
+    """Pixels of the composite it is given, at most; None for the compositor's ``work_side``."""
+
+    def __init__(self, *, strength: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_strength(strength)
+        self.strength = strength
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "recoloring" in vars(cls):
+            cls.recoloring = own_precision(cls.recoloring)  # type: ignore[method-assign]
+
+    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
+        """``composite`` (B, 3, H, W) with other colours where ``mask`` (B, 1, H, W) is not 0."""
+        recolor = self.recoloring(composite, mask)
+        if recolor is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} implements neither forward nor recoloring"
+            )
+        moved = torch.lerp(composite, recolor(composite, WHOLE), self.strength)
+        return torch.lerp(composite, moved, mask)
+
+    def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring | None:
+        """The transform of the subject's colours at full strength; None for no such transform."""
         return None

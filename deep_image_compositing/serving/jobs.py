@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from deep_image_compositing import published, registry
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.settings import check_placement, check_strength
+from deep_image_compositing.settings import check_placement
 
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 OUTPUTS = ("composite", "cutout", "alpha")
@@ -23,10 +23,12 @@ PICTURES = {
 
 OPTIONS = {
     "composite": (
-        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "harmonize",
-        "harmonize_strength", "frame", "scale", "position", "format", "output",
+        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "frame", "scale",
+        "position", "format", "output",
     ),
-    "cutout": (*registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "format"),
+    "cutout": (
+        *registry.SLOTS[:3], *(f"{slot}_option" for slot in registry.SLOTS[:3]), "format",
+    ),
     "mask": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
 }  # fmt: skip
 """Fields that are text, likewise."""
@@ -46,6 +48,9 @@ SAFE_OPTIONS = {
     ("fuser", "multi_stream"): ("keep_exact",),
     ("fuser", "poisson"): ("mode", "threshold"),
     ("fuser", "single_stream"): ("keep_exact",),
+    ("harmonizer", "color_map"): ("strength",),
+    ("harmonizer", "reinhard"): ("strength",),
+    ("harmonizer", "white_balance"): ("strength",),
 }
 """Options of stages that clients may set: none names a file, none makes the work larger."""
 
@@ -96,8 +101,6 @@ class Job:
     mask: bytes = b""
     strokes: bytes = b""
     stages: tuple[Stage, ...] = tuple(DEFAULTS.values())
-    harmonize: str | None = None
-    harmonize_strength: float = 0.5
     frame: str = "foreground"
     scale: float = 1.0
     position: tuple[float, float] = (0.5, 0.5)
@@ -141,17 +144,12 @@ def read_job(
     output = _choice(single, "output", OUTPUTS) if kind == "composite" else kind
     if output == "cutout" and form == "jpeg":
         raise UsageError("JPEG cannot hold the transparency of a cut-out; use png or webp")
-    harmonize = _choice(single, "harmonize", ("none", "reinhard"))
-    strength = _number(single, "harmonize_strength", 0.5)
-    check_strength(strength)
     frame = _choice(single, "frame", ("foreground", "background"))
     scale = _number(single, "scale", 1.0)
     place = check_placement(frame, scale, single.get("position", "0.5,0.5"))
     return Job(
         **pictures,
         stages=tuple(_stage(slot, fields, settings.defaults[slot]) for slot in registry.SLOTS),
-        harmonize=None if harmonize == "none" else harmonize,
-        harmonize_strength=strength,
         frame=frame,
         scale=scale,
         position=place,

@@ -37,7 +37,7 @@ from deep_image_compositing.images import (
 )
 from deep_image_compositing.placement import resample
 from deep_image_compositing.removal import ask
-from deep_image_compositing.serving.jobs import FORMATS, Answer, Job, Stage
+from deep_image_compositing.serving.jobs import DEFAULTS, FORMATS, Answer, Job, Stage
 from deep_image_compositing.settings import placed_size
 from deep_image_compositing.stages.making import make_stage
 
@@ -102,7 +102,7 @@ def _composited(job: Job) -> Composite:
                     f"scale {job.scale:g} would enlarge the subject's photograph to {width} x "
                     f"{height} pixels, and {job.max_pixels:,} are the most; use a smaller scale"
                 )
-    compositor = _compositor(job.stages, job.harmonize, job.harmonize_strength, job.max_pixels)
+    compositor = _compositor(job.stages, job.max_pixels)
     mask = job.mask or None
     frame: Any = job.frame
     return compositor(photograph, new, mask, frame=frame, scale=job.scale, position=job.position)
@@ -165,23 +165,16 @@ def _shrunk(marks: Tensor, size: tuple[int, int]) -> Tensor:
     return kinds[0].float() - (kinds[1] & ~kinds[0]).float()
 
 
-def _compositor(
-    stages: tuple[Stage, ...],
-    harmonize: Any = None,
-    strength: float = 0.5,
-    max_pixels: int | None = None,
-) -> Compositor:
-    segmenter, refiner, fuser = map(_stage, registry.SLOTS, *zip(*stages, strict=True))
-    return Compositor(
-        segmenter, refiner, fuser, device=_device, max_pixels=max_pixels, harmonize=harmonize,
-        harmonize_strength=strength,
-    )  # fmt: skip
+def _compositor(stages: tuple[Stage, ...], max_pixels: int | None = None) -> Compositor:
+    made = map(_stage, registry.SLOTS, *zip(*stages, strict=True))
+    filled = dict(zip(registry.SLOTS, made, strict=True))
+    return Compositor(**filled, device=_device, max_pixels=max_pixels)
 
 
 @functools.lru_cache(maxsize=12)
 def _stage(slot: str, name: str, options: tuple[tuple[str, Any], ...]) -> Any:
     stage = make_stage(slot, (name, dict(options)), model=True)
-    if slot != "fuser" and isinstance(stage, nn.Module):
+    if slot in ("segmenter", "refiner") and isinstance(stage, nn.Module):
         stage.forward = _remembering(stage.forward)
     return stage
 
@@ -212,5 +205,5 @@ def _read(field: str, data: bytes, max_pixels: int | None) -> Photograph:
 
 def _essence(job: Job) -> Job:
     """The job without what only the form of its answer depends on, and with its fuser."""
-    fuser = COLOURLESS if job.output == "mask" else job.stages[2]
-    return replace(job, stages=(*job.stages[:2], fuser), output="", form="")
+    last = (COLOURLESS, DEFAULTS["harmonizer"]) if job.output == "mask" else job.stages[2:]
+    return replace(job, stages=(*job.stages[:2], *last), output="", form="")

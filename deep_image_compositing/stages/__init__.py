@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["Fuser", "Refiner", "Segmenter", "Stage", "fusion", "refinement", "segmentation"]
+__all__ = [
+    "Fuser",
+    "Harmonizer",
+    "Refiner",
+    "Segmenter",
+    "Stage",
+    "fusion",
+    "harmonization",
+    "refinement",
+    "segmentation",
+]
 
 
 def __getattr__(name: str) -> Any:

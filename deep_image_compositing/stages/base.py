@@ -22,10 +22,16 @@ from deep_image_compositing import hub
 from deep_image_compositing.conventions import check_batch, set_checks
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.losses import PerceptualLoss, cross_entropy, mask_loss
-from deep_image_compositing.metrics import fusion_metrics, mask_metrics
+from deep_image_compositing.losses import (
+    PerceptualLoss,
+    cross_entropy,
+    mask_loss,
+    subject_loss,
+)
+from deep_image_compositing.metrics import fusion_metrics, harmonization_metrics, mask_metrics
 from deep_image_compositing.models.base import (
     FuserModel,
+    HarmonizerModel,
     Layers,
     RefinerModel,
     SegmenterModel,
@@ -33,7 +39,7 @@ from deep_image_compositing.models.base import (
 )
 from deep_image_compositing.stages.making import pretrained_stage
 
-__all__ = ["Batch", "Fuser", "Layers", "Refiner", "Segmenter", "Stage", "Step"]
+__all__ = ["Batch", "Fuser", "Harmonizer", "Layers", "Refiner", "Segmenter", "Stage", "Step"]
 
 Batch = dict[str, Tensor]
 
@@ -48,7 +54,7 @@ class Step:
 
 
 class Stage(LightningModule, StageModel):
-    """Base of the three slot classes; use ``Segmenter``, ``Refiner`` or ``Fuser``.
+    """Base of the slots' classes; use ``Segmenter``, ``Refiner``, ``Fuser`` or ``Harmonizer``.
 
     Args:
         learning_rate: of Adam (AdamW when ``weight_decay`` is set).
@@ -368,3 +374,26 @@ class Fuser(FuserModel, Stage):
         # Where there is no true alpha, the rim is that of the mask that the fuser was given.
         alpha = batch.get("alpha", batch["mask"])
         metrics.update(prediction, batch["composite"], alpha=alpha)
+
+
+class Harmonizer(HarmonizerModel, Stage):
+    """``composite, mask → composite``: make the subject's light agree with the scene's.
+
+    Training batches hold ``composite``, ``mask`` and ``image``: the photograph whose subject was
+    given other colours. A filler implements ``recoloring(composite, mask)`` or ``forward``.
+    """
+
+    batch_inputs = ("composite", "mask")
+    batch_target = "image"
+
+    def loss(self, batch: Batch) -> Step:
+        output = self.predict_batch(batch)
+        terms = subject_loss(output, batch["image"], batch["mask"])
+        total = torch.stack(list(terms.values())).sum()
+        return Step(total, terms, {**batch, "output": output})
+
+    def make_metrics(self) -> MetricCollection:
+        return harmonization_metrics()
+
+    def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
+        metrics.update(prediction, batch["image"], mask=batch["mask"])

@@ -1,4 +1,4 @@
-"""Train segmenter, refiner and fuser on what pack.py has packed, in minutes on one GPU.
+"""Train the default stages on what pack.py has packed, in minutes on one GPU.
 
     python recipes/default/train.py runs/packed runs/gpu --minutes 9.5 --device cuda
 
@@ -6,8 +6,7 @@ The photographs are decoded once and stay in the device's memory, where crops ar
 in batches; loader processes only draw where to cut. Each stage gets a share of the minutes. In its
 first seconds its pace is measured, while the learning rate rises; then that falls as a cosine over
 as many steps as there is time for. A checkpoint is written every minute; what is left at the end
-are averages of the weights, ``segmenter.safetensors``, ``refiner.safetensors`` and
-``fuser.safetensors``.
+are averages of the weights, ``segmenter.safetensors`` and so on.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules import (
     LOOK,
     FusionData,
+    HarmonizationData,
     RefinementData,
     SegmentationData,
     StageData,
@@ -75,8 +75,9 @@ class Plan:
 
 
 PLANS = {
-    "segmenter": Plan("pyramid", 0.6, ("segmentation", 384), 320, 64, 1e-3),
-    "refiner": Plan("cascade", 0.2, ("segmentation", 384), 256, 64, 7e-4),
+    "segmenter": Plan("pyramid", 0.5, ("segmentation", 384), 320, 64, 1e-3),
+    "refiner": Plan("cascade", 0.15, ("segmentation", 384), 256, 64, 7e-4),
+    "harmonizer": Plan("color_map", 0.15, ("segmentation", 384), 256, 32, 1e-3),
     "fuser": Plan("multi_stream(two_sizes=0.25)", 0.2, ("mattes", 768), 192, 32, 5e-4),
 }
 
@@ -267,6 +268,25 @@ class ResidentSegmentation(Resident, SegmentationData):
         }
 
 
+class ResidentHarmonization(Resident, HarmonizationData):
+    """Whole photographs and their subjects."""
+
+    def open(self) -> dict[str, tuple[Mixture, Mixture]]:
+        return {"subject": self.bank.mix(segmentation=1)}
+
+    def _labelled(
+        self,
+        rng: np.random.Generator,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: crops.Box,
+        scene_scale: float,
+    ) -> Sample:
+        subject = items["subject"]
+        assert isinstance(subject, Row)
+        return {"image": subject.crop(box, bool(rng.random() < 0.5))}
+
+
 class ResidentRefinement(Resident, RefinementData):
     """Crops of outlines, and what surrounds them for the segmenter to look at."""
 
@@ -432,6 +452,8 @@ def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> Non
         own, found = parse_stage(options.segmenter)[0], options.out / "segmenter.safetensors"
         mine = {"segmenter_weights": str(found)} if found.is_file() else {}
         data = ResidentRefinement("packed", segmenter=own, own=0.6, **mine, **common)
+    elif slot == "harmonizer":
+        data = ResidentHarmonization("packed", **common)
     else:
         data = ResidentFusion("packed", degrade=3.0, **common)
     data.bank = bank

@@ -7,6 +7,7 @@ about it, so what is made of it depends on nothing else.
 
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, batches_trained
 from deep_image_compositing.data.modules.fusion import FusionData, MattingData
+from deep_image_compositing.data.modules.harmonization import HarmonizationData
 from deep_image_compositing.data.modules.labelled import (
     LOOK,
     RefinementData,
@@ -17,6 +18,7 @@ from deep_image_compositing.data.modules.labelled import (
 __all__ = [
     "LOOK",
     "FusionData",
+    "HarmonizationData",
     "MattingData",
     "RefinementData",
     "SegmentationData",

@@ -1,0 +1,115 @@
+"""Colour transfer of a subject towards its new background.
+
+Reinhard et al., "Color Transfer between Images", 2001: in a colour space whose axes hardly
+correlate, shift and scale each axis to another picture's mean and deviation. Von Kries, 1902: scale
+the responses of the three kinds of cones, as eyes do under another light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deep_image_compositing.functional.precision import widen
+
+MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
+_FLOOR = 1e-4  # least linear response of a cone, a third of the smallest 8-bit value
+
+# The paper's matrices: linear RGB to the responses of the three kinds of cones, whose logarithms
+# are turned into lightness, yellow-blue and red-green.
+_CONES = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
+_AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5), 0.0))
+_LUMA = (0.2126, 0.7152, 0.0722)  # of linear sRGB
+
+
+@dataclass(frozen=True)
+class ColorStatistics:
+    """Distribution of a picture's colours in ``to_lab``: mean and deviation, (B, 3, 1, 1) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, picture: Tensor, weight: Tensor) -> ColorStatistics:
+        """Measure ``picture`` (B, 3, H, W) in [0, 1] with pixel weights ``weight`` (B, 1, H, W)."""
+        lab, weight = to_lab(picture), widen(weight)
+        mean = weighted_mean(lab, weight)
+        return cls(mean, weighted_mean((lab - mean) ** 2, weight).sqrt())
+
+
+def transfer_color(picture: Tensor, source: ColorStatistics, target: ColorStatistics) -> Tensor:
+    """Move the colours of ``picture``, sRGB-encoded, from one distribution to another.
+
+    ``source`` is the subject's own. Deviations are scaled by at most ``MOST`` either way.
+    """
+    factor = (target.deviation / source.deviation.clamp_min(1e-6)).clamp(1 / MOST, MOST)
+    factor = torch.where(source.deviation > 1e-6, factor, 1)
+    moved = (to_lab(picture) - source.mean) * factor + target.mean
+    return from_lab(moved).to(picture.dtype)
+
+
+def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
+    """Factors (B, 3, 1, 1) of the cones' responses that give a subject the scene's average tint.
+
+    They lie in [1 / ``MOST``, ``MOST``], and leave the subject's average luminance as it is.
+    """
+    cones = to_cones(composite).clamp_min(_FLOOR)
+    subject, scene = weighted_mean(cones, mask), weighted_mean(cones, 1 - mask)
+    gains = scene / subject
+    inverse = _inverse(cones)
+    luma = cones.new_tensor(_LUMA)
+
+    def luminance(response: Tensor) -> Tensor:
+        return torch.einsum("i,ij,bjhw->bhw", luma, inverse, response)[:, None]
+
+    gains = gains * luminance(subject) / luminance(gains * subject).clamp_min(_FLOOR)
+    return gains.clamp(1 / MOST, MOST)
+
+
+def adapt(picture: Tensor, gains: Tensor) -> Tensor:
+    """Colours (B, 3, H, W), sRGB in [0, 1], with their cones' responses times ``gains``."""
+    from kornia.color import linear_rgb_to_rgb
+
+    cones = to_cones(picture) * gains
+    linear = _product(_inverse(cones), cones).clamp(0, 1)
+    return linear_rgb_to_rgb(linear).clamp(0, 1).to(picture.dtype)
+
+
+def weighted_mean(picture: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, 1, 1) means of ``picture`` (B, C, H, W) with pixel weights (B, 1, H, W)."""
+    total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
+    return (weight * picture).sum((2, 3), keepdim=True) / total
+
+
+def to_cones(picture: Tensor) -> Tensor:
+    """Responses of the three kinds of cones to colours (B, 3, H, W), sRGB in [0, 1]."""
+    from kornia.color import rgb_to_linear_rgb
+
+    linear = rgb_to_linear_rgb(widen(picture))
+    return _product(linear.new_tensor(_CONES), linear)
+
+
+def to_lab(picture: Tensor) -> Tensor:
+    """Colours (B, 3, H, W), sRGB in [0, 1], as Ruderman's lαβ, which is not CIELAB."""
+    cones = to_cones(picture)
+    return _product(cones.new_tensor(_AXES), cones.clamp_min(_FLOOR).log10())
+
+
+def from_lab(lab: Tensor) -> Tensor:
+    """The inverse of ``to_lab``, cut off at [0, 1]."""
+    from kornia.color import linear_rgb_to_rgb
+
+    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
+    linear = _product(_inverse(lab), cones).clamp(0, 1)
+    return linear_rgb_to_rgb(linear).clamp(0, 1)
+
+
+def _inverse(like: Tensor) -> Tensor:
+    return torch.linalg.inv(torch.tensor(_CONES, dtype=torch.float64)).to(like)
+
+
+def _product(matrix: Tensor, picture: Tensor) -> Tensor:
+    """``matrix`` (3, 3) times every colour of ``picture`` (B, 3, H, W)."""
+    return torch.einsum("ij,bjhw->bihw", matrix, picture)

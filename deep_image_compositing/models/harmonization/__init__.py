@@ -1,0 +1,1 @@
+"""Harmonizers: ``composite, mask → composite``."""
