@@ -22,6 +22,7 @@ class NoModel(HarmonizerModel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
+        self.strength = 0.0
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
         return lambda colors, place: colors
