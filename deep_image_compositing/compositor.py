@@ -401,7 +401,7 @@ class Compositor:
             return fused
         find = _method(stage, "recoloring")
         side = getattr(stage, "long_side", None) if find else None
-        at = fit_long_side(*pixels.shape[-2:], min(side or self.work_side, self.work_side))
+        at = fit_long_side(*pixels.shape[-2:], side or self.work_side)
         composite = self._floats(fused.composite, at)
         mask = resize(as_floats(fused.alpha)[None].to(self.device), at).clamp(0, 1)
         recolor = find and self._ask("harmonizer", find, composite, mask)

@@ -37,6 +37,8 @@ class ReinhardModel(HarmonizerModel):
         strength: how far to go, in [0, 1]. All the way is too far for most subjects.
     """
 
+    long_side = 1024  # in a smaller picture, averages would narrow the distributions
+
     def __init__(self, strength: float = 0.5, **kwargs: Any) -> None:
         super().__init__(strength=strength, **kwargs)
         self.save_hyperparameters()
