@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.files import take
-from deep_image_compositing.fullsize import Repainted, as_floats
+from deep_image_compositing.fullsize import Recolored, Repainted, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter, multilevel_layers
 from deep_image_compositing.functional.precision import to_bytes
@@ -47,7 +47,7 @@ class Composite:
         name: what the subject's photograph is called.
         device: where the stages ran.
         sources: files that it was made of, which ``save`` does not overwrite.
-        seconds: time spent in ``segmentation``, ``refinement`` and ``fusion``.
+        seconds: time spent in ``segmentation``, ``refinement``, ``fusion`` and ``harmonization``.
         tiles: how many cells of the frame were worked on at full size, and how many it has;
             (0, 0) where the stages saw all of it.
     """
@@ -55,7 +55,7 @@ class Composite:
     composite_pixels: Tensor
     foreground_pixels: Tensor
     background_pixels: Tensor
-    repainted: Repainted
+    repainted: Repainted | Recolored
     cutout_levels: Tensor
     mask_levels: Tensor
     alpha_levels: Tensor

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import spread
@@ -35,7 +36,7 @@ from deep_image_compositing.models.base import Layers, Recoloring
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
 
-BAND = 256
+BAND = 64
 """Rows of a picture whose colours are moved at once."""
 
 Corners: TypeAlias = list[tuple[int, int]]
@@ -70,6 +71,17 @@ class Repainted(NamedTuple):
         return out
 
 
+class Recolored(NamedTuple):
+    """Colours that are the photograph's own nowhere; as ``Repainted``."""
+
+    pixels: Tensor
+    """(3, H, W) uint8."""
+
+    def on(self, pixels: Tensor) -> Tensor:
+        """A copy of these colours."""
+        return self.pixels.clone()
+
+
 @dataclass(frozen=True, eq=False)
 class Fused:
     """What fusing gives: ``composite`` (3, H, W), uint8, and the fuser's own ``alpha`` (1, H, W).
@@ -80,7 +92,7 @@ class Fused:
 
     composite: Tensor
     alpha: Tensor
-    repainted: Repainted
+    repainted: Repainted | Recolored
     cells: int = 0
     touched: int = 0
     layered: bool = True
@@ -296,15 +308,14 @@ def recolor_subject(
     """The same with the subject's colours moved by ``recolor``, on ``device``, so far.
 
     What is layered is set over the ``backdrop`` again; a composite that a fuser has painted is
-    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8.
+    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8. The composite
+    is written to in its own memory, only where alpha is not 0.
     """
-    seen = fused.alpha[0] > 0
-    composite = torch.empty_like(fused.composite)
-    composite.copy_(fused.composite)
-    color = fused.repainted.on(pixels)
-    height, width = seen.shape
+    composite, color = fused.composite, fused.repainted.on(pixels)
+    full = 255 if fused.alpha.dtype == torch.uint8 else 1
+    height, width = composite.shape[-2:]
     for start in range(0, height, BAND):
-        used = seen[start : start + BAND].any(0).nonzero()
+        used = (fused.alpha[0, start : start + BAND] > 0).any(0).nonzero()
         if not len(used):
             continue
         rows = slice(start, min(start + BAND, height))
@@ -313,35 +324,38 @@ def recolor_subject(
         place = (start / height, columns.start / width, rows.stop / height, columns.stop / width)
 
         def move(picture: Tensor, part: Any = part, place: Any = place) -> Tensor:
-            own = picture[part][None].to(device).float() / 255
-            return torch.lerp(own, recolor(own, place), strength)
+            own = picture[part].contiguous().to(device)[None] / 255
+            moved = recolor(own, place)
+            return (moved if strength == 1 else torch.lerp(own, moved, strength))[0]
 
-        opacity = as_floats(fused.alpha[part])[None].to(device)
+        opacity = fused.alpha[part]
         moved = move(color)
-        if fused.layered:
-            mixed = over(moved, opacity, backdrop[part][None].to(device) / 255)
-        else:
-            own = composite[part][None].to(device).float() / 255
-            mixed = torch.lerp(own, move(composite), opacity)
-        composite[part] = to_bytes(mixed[0]).cpu()
-        color[part] = to_bytes(moved[0]).cpu()
-    repainted = Repainted.between(pixels, color, fused.alpha)
-    return replace(fused, composite=composite, repainted=repainted)
+        seen = moved if fused.layered else move(composite)
+        behind = backdrop[part] if fused.layered else composite[part]
+        at = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
+        rim = [x[:, *at][None, :, None].to(device) for x in (seen, as_floats(opacity), behind)]
+        mixed = over(rim[0], rim[1], rim[2] / 255)[0, :, 0]
+        levels = to_bytes(moved).cpu()
+        color[part] = levels
+        levels = levels if fused.layered else to_bytes(seen).cpu()
+        target = composite[part]
+        target.copy_(torch.where(opacity == full, levels, target))
+        target[:, *at] = to_bytes(mixed).cpu()
+    return replace(fused, repainted=Recolored(color))
 
 
 def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
     """The change from one small picture (1, 3, h, w) to another, for any size.
 
-    ``mask`` (1, 1, h, w) says how much of each pixel is the subject; the change of pixels that are
-    half subject or less is that of the subject near them.
+    ``mask`` (1, 1, h, w) says how much of each pixel is the subject. Where that is half or less,
+    and less than half of the most there is, the change is that of the subject near the pixel.
     """
-    weight = torch.where(mask > 0.5, mask, 0)
-    change = (after - before) * weight.clamp_min(1e-6).reciprocal() * (weight > 0)
+    known = mask > mask.max().mul(0.5).clamp_max(0.5)
+    change = torch.where(known, (after - before) / mask.clamp_min(1e-6), 0)
     for radius in (2, 8, 32):
-        known = (weight > 0).to(change.dtype)
-        near, share = (F.avg_pool2d(x, 2 * radius + 1, 1, radius) for x in (change * known, known))
-        change = torch.where(weight > 0, change, near / share.clamp_min(1e-6))
-        weight = torch.maximum(weight, share)
+        near, share = (window_sum(x, radius) for x in (change * known, known.to(change)))
+        change = torch.where(known, change, near / share.clamp_min(1e-6))
+        known = known | (share > 0)
 
     def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
         size = (colors.shape[-2], colors.shape[-1])

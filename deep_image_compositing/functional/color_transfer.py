@@ -7,6 +7,7 @@ the responses of the three kinds of cones, as eyes do under another light.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,8 +47,13 @@ def transfer_color(picture: Tensor, source: ColorStatistics, target: ColorStatis
     """
     factor = (target.deviation / source.deviation.clamp_min(1e-6)).clamp(1 / MOST, MOST)
     factor = torch.where(source.deviation > 1e-6, factor, 1)
-    moved = (to_lab(picture) - source.mean) * factor + target.mean
-    return from_lab(moved).to(picture.dtype)
+    # What is done along the axes, and the way there and back, is one product of logarithms.
+    axes = factor.new_tensor(_AXES)
+    matrix = axes.T @ (factor[..., 0] * axes)
+    offset = axes.T @ (target.mean - source.mean * factor)[..., 0]
+    cones = to_cones(picture).clamp_min_(_FLOOR).log_()
+    moved = torch.baddbmm(math.log(10) * offset, matrix, cones.flatten(2)).exp_()
+    return _encoded(_product(_inverse(cones), moved.view_as(cones))).to(picture.dtype)
 
 
 def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
@@ -70,11 +76,10 @@ def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
 
 def adapt(picture: Tensor, gains: Tensor) -> Tensor:
     """Colours (B, 3, H, W), sRGB in [0, 1], with their cones' responses times ``gains``."""
-    from kornia.color import linear_rgb_to_rgb
-
-    cones = to_cones(picture) * gains
-    linear = _product(_inverse(cones), cones).clamp(0, 1)
-    return linear_rgb_to_rgb(linear).clamp(0, 1).to(picture.dtype)
+    linear = to_linear(picture)
+    cones = linear.new_tensor(_CONES)
+    matrix = _inverse(linear) @ (gains[..., 0].to(linear) * cones)
+    return _encoded(_product(matrix, linear)).to(picture.dtype)
 
 
 def weighted_mean(picture: Tensor, weight: Tensor) -> Tensor:
@@ -83,11 +88,16 @@ def weighted_mean(picture: Tensor, weight: Tensor) -> Tensor:
     return (weight * picture).sum((2, 3), keepdim=True) / total
 
 
-def to_cones(picture: Tensor) -> Tensor:
-    """Responses of the three kinds of cones to colours (B, 3, H, W), sRGB in [0, 1]."""
+def to_linear(picture: Tensor) -> Tensor:
+    """Linear light of colours (B, 3, H, W), sRGB in [0, 1]."""
     from kornia.color import rgb_to_linear_rgb
 
-    linear = rgb_to_linear_rgb(widen(picture))
+    return rgb_to_linear_rgb(widen(picture))
+
+
+def to_cones(picture: Tensor) -> Tensor:
+    """Responses of the three kinds of cones to colours (B, 3, H, W), sRGB in [0, 1]."""
+    linear = to_linear(picture)
     return _product(linear.new_tensor(_CONES), linear)
 
 
@@ -99,11 +109,15 @@ def to_lab(picture: Tensor) -> Tensor:
 
 def from_lab(lab: Tensor) -> Tensor:
     """The inverse of ``to_lab``, cut off at [0, 1]."""
+    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
+    return _encoded(_product(_inverse(lab), cones))
+
+
+def _encoded(linear: Tensor) -> Tensor:
+    """sRGB of linear light, cut off at [0, 1]."""
     from kornia.color import linear_rgb_to_rgb
 
-    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
-    linear = _product(_inverse(lab), cones).clamp(0, 1)
-    return linear_rgb_to_rgb(linear).clamp(0, 1)
+    return linear_rgb_to_rgb(linear.clamp_(0, 1)).clamp_(0, 1)
 
 
 def _inverse(like: Tensor) -> Tensor:
@@ -111,5 +125,5 @@ def _inverse(like: Tensor) -> Tensor:
 
 
 def _product(matrix: Tensor, picture: Tensor) -> Tensor:
-    """``matrix`` (3, 3) times every colour of ``picture`` (B, 3, H, W)."""
-    return torch.einsum("ij,bjhw->bihw", matrix, picture)
+    """``matrix`` (3, 3), or (B, 3, 3), times every colour of ``picture`` (B, 3, H, W)."""
+    return (matrix @ picture.flatten(2)).view_as(picture)

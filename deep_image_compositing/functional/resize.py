@@ -64,13 +64,31 @@ def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float
     w), where ``size`` = (h, w) is that of the part.
     """
     top, left, bottom, right = place
-    down = _weights(grid.shape[-2], size[0], top, bottom).to(grid)
-    across = _weights(grid.shape[-1], size[1], left, right).to(grid)
-    return torch.einsum("hy,bcyx,wx->bchw", down, grid, across)
+    down = _position(grid.shape[-2], size[0], top, bottom)
+    across = _position(grid.shape[-1], size[1], left, right)
+    if max(grid.shape[-2:]) > _FEW:
+        return _between(_between(grid, -2, down), -1, across)
+    first, last = (
+        (1 - (position[:, None] - torch.arange(cells)).abs()).clamp_min(0).to(grid)
+        for position, cells in ((down, grid.shape[-2]), (across, grid.shape[-1]))
+    )
+    return first @ grid @ last.T
 
 
-def _weights(cells: int, pixels: int, low: float, high: float) -> Tensor:
-    """(pixels, cells) shares of the cells in pixels that lie from ``low`` to ``high``."""
+_FEW = 32
+"""Cells a side up to which a product with their weights is quicker than looking up two of them."""
+
+
+def _position(cells: int, pixels: int, low: float, high: float) -> Tensor:
+    """(pixels,) where, counted in cells, the pixels lie that go from ``low`` to ``high``."""
     center = low + (high - low) * (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels
-    position = (center * cells - 0.5).clamp(0, cells - 1)
-    return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp_min(0).float()
+    return (center * cells - 0.5).clamp(0, cells - 1)
+
+
+def _between(grid: Tensor, dim: int, position: Tensor) -> Tensor:
+    """``grid`` at positions along one axis, between two cells each."""
+    before = position.floor().clamp_max(max(0, grid.shape[dim] - 2)).long()
+    after = (before + 1).clamp_max(grid.shape[dim] - 1)
+    share = (position - before).to(grid)
+    first, second = (grid.index_select(dim, at.to(grid.device)) for at in (before, after))
+    return torch.lerp(first, second, share[:, None] if dim == -2 else share)

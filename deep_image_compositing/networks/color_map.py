@@ -22,10 +22,9 @@ LEVELS = 16
 """Of each channel's distribution that the network is told."""
 
 
-def monomials(colors: Tensor) -> Tensor:
-    """1, r, g, b, r², g², b², rg, gb, rb of ``colors`` (B, 3, H, W), as (B, 10, H, W)."""
-    other = torch.cat([colors[:, 1:], colors[:, :1]], 1)
-    return torch.cat([torch.ones_like(colors[:, :1]), colors, colors**2, colors * other], 1)
+def squares(colors: Tensor) -> Tensor:
+    """r², g², b², rg, gb, br of ``colors`` (B, 3, H, W), as (B, 6, H, W)."""
+    return torch.cat([colors * colors, colors * colors.roll(-1, 1)], 1)
 
 
 class ColorMapNetwork(nn.Module):

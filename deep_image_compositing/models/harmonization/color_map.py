@@ -11,7 +11,7 @@ from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.resize import resize, spread
 from deep_image_compositing.models.base import HarmonizerModel, Recoloring
 from deep_image_compositing.models.harmonization.classical import is_partial
-from deep_image_compositing.networks.color_map import ColorMapNetwork, monomials
+from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
 
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 256, "width": 128}
@@ -89,11 +89,13 @@ def apply_color_map(
 
     Args:
         colors: sRGB in [0, 1].
-        polynomial: (B, 3, 10), coefficients of ``monomials`` that are added to the colours.
+        polynomial: (B, 3, 10), coefficients of 1, r, g, b and ``squares`` that are added to the colours.
         grid: (B, 6, gh, gw), factors less one, and offsets, over the whole picture.
         place: top, left, bottom and right as shares of the picture.
     """
     polynomial, grid = polynomial.to(colors.dtype), grid.to(colors.dtype)
-    moved = colors + torch.einsum("bck,bkhw->bchw", polynomial, monomials(colors))
+    constant, linear, rest = polynomial.split((1, 3, MONOMIALS - 4), 2)
+    added = torch.baddbmm(constant, linear, colors.flatten(2)) + rest @ squares(colors).flatten(2)
+    moved = colors + added.view_as(colors)
     factor, offset = spread(grid, (colors.shape[-2], colors.shape[-1]), place).chunk(2, 1)
     return torch.addcmul(moved + offset, moved, factor).clamp(0, 1)
