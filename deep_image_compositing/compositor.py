@@ -53,7 +53,13 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
-from deep_image_compositing.models.base import FuserModel, HarmonizerModel, Layers, StageModel
+from deep_image_compositing.models.base import (
+    FuserModel,
+    HarmonizerModel,
+    Layers,
+    Recoloring,
+    StageModel,
+)
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
 from deep_image_compositing.settings import check_placement, check_sides
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
@@ -110,7 +116,8 @@ class Compositor:
         segmenter: fills the first slot; not made until a photograph comes without a mask.
         refiner: fills the second slot.
         fuser: fills the third slot.
-        harmonizer: fills the fourth slot; ``none`` leaves colours as they are.
+        harmonizer: fills the fourth slot; ``none`` leaves colours as they are, and so does every
+            other one before a background of one colour, which has no light to agree with.
         device: ``auto`` (a GPU if there is one, and says so in the log), ``cpu``, ``cuda``,
             ``cuda:1``, ``mps``.
         max_pixels: refuse files of more pixels; see ``read_image``.
@@ -397,18 +404,26 @@ class Compositor:
         """With other colours of the subject, found on a small composite."""
         stage = self.harmonizer
         strength = getattr(stage, "strength", 1.0)
-        if not strength:
+        if not strength or _is_plain(backdrop):
             return fused
         find = _method(stage, "recoloring")
         side = getattr(stage, "long_side", None) if find else None
         at = fit_long_side(*pixels.shape[-2:], side or self.work_side)
         composite = self._floats(fused.composite, at)
         mask = resize(as_floats(fused.alpha)[None].to(self.device), at).clamp(0, 1)
-        recolor = find and self._ask("harmonizer", find, composite, mask)
-        if recolor is None:  # it answers with pictures, whose strength is its own matter
+        found = find and self._ask("harmonizer", find, composite, mask)
+        if found is not None:
+            recolor = partial(self._recolored, found)
+        else:  # it answers with pictures, whose strength is its own matter
             answer = self._answer("harmonizer", "composite", stage, composite, mask)
             recolor, strength = change_between(composite, answer, mask), 1.0
         return recolor_subject(fused, pixels, backdrop, recolor, strength, self.device)
+
+    def _recolored(self, recolor: Recoloring, colors: Tensor, place: Any) -> Tensor:
+        """What a harmonizer's transform makes of colours."""
+        return _checked(
+            "harmonizer", "composite", self._ask("harmonizer", recolor, colors, place), colors
+        )
 
     # Stages and tensors
 
@@ -474,6 +489,12 @@ def _method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
     found = getattr(stage, name, None)
     inherited = getattr(type(stage), name, None) in _BASE_METHODS
     return found if ismethod(found) and not inherited else None
+
+
+def _is_plain(pixels: Tensor) -> bool:
+    """Whether a picture (3, H, W) has one colour only."""
+    first = pixels[:, :1, :1]
+    return all(torch.equal(part, first.expand_as(part)) for part in (pixels[:, :1], pixels))
 
 
 def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:

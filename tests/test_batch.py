@@ -513,7 +513,8 @@ def test_the_command_goes_on(
     for option in (
         ["--work-side", "64"],
         ["--max-side", "32"],
-        ["--harmonize", "reinhard"],
+        ["--harmonizer", "reinhard"],
+        ["--harmonizer", "reinhard", "--harmonize-strength", "0.4"],
         ["--segmenter-option", "softness=0.2"],
         ["--fuser", "alpha"],
         ["--save-cutout", str(folder / "cutouts")],

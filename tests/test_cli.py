@@ -105,12 +105,17 @@ def test_options_of_stages_and_the_last_step_are_passed_on(pair: list[str], tmp_
         [],
         ["--segmenter-option", "softness=0.9"],
         ["--fuser", "plain"],
-        ["--harmonize", "reinhard"],
+        ["--harmonizer", "white_balance"],
+        ["--harmonizer", "reinhard"],
         ["--harmonize", "reinhard", "--harmonize-strength", "0.9"],
+        ["--harmonizer", "reinhard", "--harmonizer-option", "strength=0.9"],
+        ["--harmonize", "none"],
     ):
         assert main(["composite", *pair, "-o", out, *STUBS, *more]) == 0
         made.append(pixels(Path(out)).tobytes())
-    assert len(set(made)) == 5
+    assert made[-2] == made[-3]
+    assert made[-1] == made[0]
+    assert len(set(made)) == 6
 
 
 @pytest.mark.usefixtures("stub_stages")
@@ -335,9 +340,12 @@ def test_calls_that_cannot_be_right(
         (["--device", "nonsense"], "there is no device 'nonsense'"),
         (["--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["--work-side", "1"], "work_side"),
-        (["--harmonize", "deep"], "'reinhard'"),
+        (["--harmonize", "deep"], "there is no harmonizer called 'deep'"),
+        (["--harmonizer", "rheinhard"], "did you mean 'reinhard'"),
         (["--harmonize-strength", "1"], "only with --harmonize"),
         (["--harmonize", "reinhard", "--harmonize-strength", "2"], "got 2"),
+        (["--harmonizer", "reinhard", "--harmonizer-option", "strength=x"], "got 'x'"),
+        (["--harmonizer", "reinhard", "--harmonizer-option", "strenght=1"], "mean 'strength'?"),
         (["--frame", "background", "--scale", "0"], "scale"),
         (["--frame", "background", "--scale", "nan"], "scale"),
         (["--frame", "background", "--position", "2,2"], "position"),

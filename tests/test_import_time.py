@@ -76,7 +76,8 @@ def test_a_call_that_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) 
         [*placed, "--scale", "nan"], [*placed, "--position", "2,0"],
         [*placed, "--scale", "1e6"], ["--work-side", "3"], ["--max-side", "3"],
         ["--max-pixels", "0"], ["--device", "gpu"], ["--harmonize-strength", "0.5"],
-        ["--harmonize", "reinhard", "--harmonize-strength", "2"], ["--resume"], ["--mask", "none"],
+        ["--harmonize", "reinhard", "--harmonize-strength", "2"], ["--harmonizer", "rheinhard"],
+        ["--harmonizer=color_map", "--harmonizer-option=width"], ["--resume"], ["--mask", "none"],
         ["--save-cutout", "cutout.jpg"], ["--save-alpha", "alpha"], ["--save-steps", "no/a.png"],
         ["--save-alpha", "front.png"], ["--mask", "pipe.png"], ["-o", "wide.webp"],
     ]  # fmt: skip

@@ -176,8 +176,8 @@ def configs(rng: Random, folder: Path) -> Read:
 
 
 OWN = (
-    "scale", "position", "harmonize-strength", "max-side", "work-side", "max-pixels", "mask",
-    "frame", "harmonize", "fuser", "device", "save-alpha", "save-steps",
+    "scale", "position", "harmonizer-option", "harmonize-strength", "max-side", "work-side", "max-pixels", "mask",
+    "frame", "harmonizer", "harmonize", "fuser", "device", "save-alpha", "save-steps",
 )  # fmt: skip
 """Options of ``composite`` itself."""
 

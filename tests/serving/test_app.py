@@ -54,14 +54,17 @@ def post(client: TestClient, kind: str = "composite", files: Any = PAIR, **field
 def test_a_form_becomes_a_job(client: Callable[..., TestClient], worker: InProcess) -> None:
     answer = post(
         client(), files={**PAIR, "mask": b"where"}, refiner="none", fuser="feather",
-        fuser_option="sigma=3.5", harmonize="reinhard", harmonize_strength="0.25",
+        fuser_option="sigma=3.5", harmonizer="reinhard", harmonizer_option="strength=0.25",
         frame="background", scale="0.5", position="0.25,1", format="webp", output="alpha",
     )  # fmt: skip
     assert (answer.status_code, answer.content) == (200, b"a picture")
     assert answer.headers["cache-control"] == "no-store"
-    stages = (("pyramid", ()), ("none", ()), ("feather", (("sigma", 3.5),)))
+    stages = (
+        ("pyramid", ()), ("none", ()), ("feather", (("sigma", 3.5),)),
+        ("reinhard", (("strength", 0.25),)),
+    )  # fmt: skip
     assert worker.jobs == [
-        Job(b"front", b"back", b"where", b"", stages, "reinhard", 0.25, "background", 0.5,
+        Job(b"front", b"back", b"where", b"", stages, "background", 0.5,
             (0.25, 1.0), "alpha", "webp", 50_000_000)
     ]  # fmt: skip
 
@@ -84,13 +87,14 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         "segmenter": ("onnx", (("path", "own.onnx"),)),
         "refiner": ("cascade", (("trust", 1.5), ("zoom", 1.2))),
         "fuser": ("alpha", ()),
+        "harmonizer": ("none", ()),
     }
     own = client(defaults=defaults)
     listed = own.get("/api/stages").json()
     assert [entry["name"] for entry in listed["segmenter"] if entry["default"]] == ["onnx"]
     assert post(own, refiner_option="zoom=1.4").status_code == 200
     assert worker.jobs[0].stages == (
-        defaults["segmenter"], ("cascade", (("trust", 1.5), ("zoom", 1.4))), ("alpha", ()),
+        defaults["segmenter"], ("cascade", (("trust", 1.5), ("zoom", 1.4))), ("alpha", ()), ("none", ()),
     )  # fmt: skip
     assert post(own, refiner="none").status_code == 200
     assert worker.jobs[1].stages[1] == ("none", ())
@@ -115,8 +119,10 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         (PAIR, {"refiner": "none", "refiner_option": "a=1"}, "single values of: nothing"),
         (PAIR, {"refiner_option": "zoom=[1]"}, "takes no zoom=[1]"),
         (PAIR, {"refiner_option": "zoom"}, "KEY=VALUE"),
-        (PAIR, {"harmonize": "yes"}, "none or reinhard"),
-        (PAIR, {"harmonize": "reinhard", "harmonize_strength": "2"}, "in [0, 1]"),
+        (PAIR, {"harmonizer": "rheinhard"}, "did you mean 'reinhard'"),
+        (PAIR, {"harmonizer": "reinhard", "harmonizer_option": "strength=2"}, "in [0, 1]"),
+        (PAIR, {"harmonizer": "reinhard", "harmonizer_option": "weights=x"}, "takes no weights="),
+        (PAIR, {"harmonizer_option": "strength=1"}, "single values of: nothing"),
         (PAIR, {"frame": "photo"}, "foreground or background"),
         (PAIR, {"scale": "0.5"}, "only with"),
         (PAIR, {"frame": "background", "scale": "-1"}, "above 0"),
@@ -337,8 +343,9 @@ def test_the_description_is_of_these_routes(client: Callable[..., TestClient]) -
     defaults = {field.name: field.default for field in dataclasses.fields(Job)}
     assert fields["output"]["enum"] == list(OUTPUTS)
     assert fields["scale"]["default"] == defaults["scale"]
-    assert fields["harmonize_strength"]["default"] == defaults["harmonize_strength"]
-    for name in ("format", "frame", "harmonize", "output"):
+    for slot, name in registry.DEFAULTS.items():
+        assert fields[slot]["default"] == name
+    for name in ("format", "frame", "output"):
         schema = schemas["Format"] if name == "format" else fields[name]
         for value in schema["enum"]:
             assert post(own, **{name: value}).status_code == 200

@@ -21,7 +21,7 @@ from tests.photographs import disk, encode, oriented, scene
 pytest.importorskip("skimage")
 from tests.serving.running import ASTRONAUT, ROCKET
 
-PLAIN = (("pyramid", ()), ("none", ()), ("alpha", ()))
+PLAIN = (("pyramid", ()), ("none", ()), ("alpha", ()), ("none", ()))
 
 
 @pytest.fixture(autouse=True)
@@ -49,20 +49,23 @@ def test_composite_cutout_and_alpha_are_the_library_s(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     front, back = small(ASTRONAUT), small(ROCKET)
-    stages = (("pyramid", ()), ("cascade", ()), ("feather", (("sigma", 3.0),)))
-    harmony = {"harmonize": "reinhard", "harmonize_strength": 0.7}
-    compositor = Compositor("pyramid", "cascade", ("feather", {"sigma": 3.0}), "cpu", **harmony)
+    stages = (
+        ("pyramid", ()), ("cascade", ()), ("feather", (("sigma", 3.0),)),
+        ("reinhard", (("strength", 0.7),)),
+    )  # fmt: skip
+    last = ("feather", {"sigma": 3.0}), ("reinhard", {"strength": 0.7})
+    compositor = Compositor("pyramid", "cascade", *last, device="cpu")
     expected = compositor(front, back, **options)
     names = {output: tmp_path / f"{output}.png" for output in ("path", "cutout", "alpha")}
     expected.save(**names)
     for output, name in (("composite", "path"), ("cutout", "cutout"), ("alpha", "alpha")):
-        answer = work.perform(Job(front, back, stages=stages, output=output, **harmony, **options))
+        answer = work.perform(Job(front, back, stages=stages, output=output, **options))
         assert answer.body == names[name].read_bytes()
         assert answer.headers["content-type"] == "image/png"
     assert "segmentation;dur=" in answer.headers["server-timing"]
     assert 0 < float(answer.headers["x-subject-doubt"]) < 0.5
     for form in ("jpeg", "webp"):
-        job = Job(front, back, stages=stages, form=form, **harmony, **options)
+        job = Job(front, back, stages=stages, form=form, **options)
         assert opened(work.perform(job)).shape[:2] == expected.size
 
 
@@ -137,7 +140,7 @@ def strokes(size: tuple[int, int], *lines: tuple[str, list[tuple[int, int]], int
 
 def test_the_mask_follows_a_stroke_on_the_helmet_and_changes_nowhere_else() -> None:
     front = ASTRONAUT.read_bytes()
-    stages = (("pyramid", ()), ("cascade", ()), ("alpha", ()))
+    stages = (("pyramid", ()), ("cascade", ()), ("alpha", ()), ("none", ()))
     before = opened(work.perform(Job(front, stages=stages, output="mask")))
     line = [(330, 430), (390, 400), (460, 375)]
     drawn = strokes((512, 512), ("#00ff00", line, 14))
