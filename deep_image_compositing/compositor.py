@@ -1,8 +1,8 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
-The flow is segment → refine → fuse. Photographs stay 8-bit tensors at their full size; stages see
-float copies, learned stages at most ``work_side`` pixels on the long side. What they find is
-carried to full size and corrected there in tiles along the subject's rim (see
+The flow is segment → refine → fuse → shadow. Photographs stay 8-bit tensors at their full size;
+stages see float copies, learned stages at most ``work_side`` pixels on the long side. What they
+find is carried to full size and corrected there in tiles along the subject's rim (see
 ``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
 and a pixel that no stage changed comes out as it went in.
 """
@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -55,7 +55,8 @@ from deep_image_compositing.images import (
 )
 from deep_image_compositing.models.base import FuserModel, Layers, StageModel
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
-from deep_image_compositing.settings import check_placement, check_sides, check_strength
+from deep_image_compositing.settings import Shadow, check_placement, check_sides, check_strength
+from deep_image_compositing.shadows import find_shade, floor_row, lay_shade
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
@@ -119,6 +120,10 @@ class Compositor:
             the new background that stays visible (``deep_image_compositing.functional.harmonize``).
             A fuser that paints the composite itself is given the photograph so moved.
         harmonize_strength: how far to move them, in [0, 1].
+        shadow: what the subject throws on the ground of the new background: None, ``contact``,
+            ``cast``, or a pair of one of these and its options, as
+            ``("cast", {"direction": "left", "softness": 0.2})``; see
+            ``deep_image_compositing.settings.Shadow``.
         max_side: make composites of at most this many pixels on the long side; larger
             photographs are reduced, antialiased, as they are read. None keeps the frame's size.
 
@@ -139,8 +144,10 @@ class Compositor:
         harmonize: Literal["reinhard"] | None = None,
         harmonize_strength: float = 0.5,
         max_side: int | None = None,
+        shadow: Shadow | str | tuple[str, Mapping[str, Any]] | None = None,
     ) -> None:
         check_sides(work_side, max_side)
+        self.shadow = Shadow.of(shadow)
         if harmonize not in (None, "reinhard"):
             raise UsageError(f"harmonize must be 'reinhard' or None, got {harmonize!r}")
         check_strength(harmonize_strength)
@@ -205,8 +212,10 @@ class Compositor:
         backdrop = _planes(new)
         if frame == "foreground":
             backdrop = cover(backdrop, photograph.size)
+            floor = floor_row(cut.alpha, photograph.size)
         else:
             where = place(as_floats(cut.alpha), new.size, scale, (x, y))
+            floor = floor_row(cut.alpha, new.size, where)
             pixels = paste(pixels, where, new.size, edge=True)
             belief = resize(as_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
             cut = replace(
@@ -219,6 +228,11 @@ class Compositor:
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
+        shade = None
+        if self.shadow is not None:
+            with _timed(seconds, "shadow"):
+                shade = find_shade(fused.alpha, backdrop, self.shadow, floor, photograph.name)
+                lay_shade(fused.composite, backdrop, fused.alpha, shade)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
@@ -227,6 +241,8 @@ class Compositor:
             cutout_levels=fused.alpha,
             mask_levels=cut.mask,
             alpha_levels=cut.alpha,
+            shade=shade,
+            floor=floor,
             name=photograph.name,
             device=str(self.device),
             sources=_files(foreground, background, mask),

@@ -81,7 +81,7 @@ def find_stands(alpha: Tensor, cut: float | None = None) -> list[Stand]:
     Returns:
         Nothing where all of it is cut off.
     """
-    stands = []
+    stands: list[Stand] = []
     parts = _parts(alpha)
     for part in parts:
         stand = _stand(part, cut)

@@ -32,7 +32,7 @@ SMALL = 0.06
 NARROW = 0.12
 """Deviation of a light's columns and rows, as a share of the picture's; others are several."""
 
-SIDEWAYS = 25.0
+SIDEWAYS = 35.0
 """Degrees by which a shadow beside the subject falls backward: light comes over one's shoulder."""
 
 HARD, SOFT = 4.5, 1.2
@@ -88,11 +88,14 @@ def _against(stops: Tensor) -> float | None:
     rows, columns = (upper > bright - 0.7).nonzero(as_tuple=True)
     if bright < -1 or bright - float(stops.median()) < GLARE or len(rows) > SMALL * stops.numel():
         return None
-    spread = max(float(x.double().std(correction=0)) / n for x, n in ((rows, height), (columns, width)))
-    if spread > NARROW:
+    if max(_deviation(rows) / height, _deviation(columns) / width) > NARROW:
         return None
     at = (float(columns.double().mean()) + 0.5) / width - 0.5
     return math.degrees(math.atan2(-1.0, -2 * at)) % 360
+
+
+def _deviation(places: Tensor) -> float:
+    return float(places.double().std(correction=0))
 
 
 def _aside(stops: Tensor) -> float | None:

@@ -17,9 +17,9 @@ from deep_image_compositing.functional.ground import Stand
 
 LAYERS = (
     # reach of darkness under what hovers, blur, depth on the ground, darkness
-    (0.03, 0.022, 0.10, 0.75),
-    (0.12, 0.08, 0.30, 0.50),
-    (0.50, 0.24, 0.60, 0.30),
+    (0.05, 0.03, 0.10, 1.00),
+    (0.35, 0.12, 0.30, 0.85),
+    (1.50, 0.32, 0.60, 0.75),
 )
 """A contact shadow: a core, what is close, and what is around; lengths are shares of the size."""
 
@@ -96,7 +96,7 @@ def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) 
         weight = torch.exp(-gap.clamp_min(0) / (reach * stand.size)) * shown
         across = blur * stand.size * 2 * softness
         along = max(flat * across, 0.4)
-        first, last = ground - flat * depth * stand.size, ground + 0.7 * along
+        first, last = ground - flat * depth * stand.size, ground + along
         span = (rows - first + 0.5).clamp(0, 1) * (last - rows + 0.5).clamp(0, 1)
         dark = gaussian(span * (weight[at] * inside), along, across).clamp(0, 1)
         left *= 1 - strength * darkness * dark
@@ -123,7 +123,7 @@ def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tenso
         across = least * 2**step
         part = (1 - (level - step).abs()).clamp_min(0)
         shade += part * gaussian(thrown, max(flat * across, 0.4), across).clamp(0, 1)
-    faded = 1 - (0.2 + 0.6 * fall.softness) * (heights / tall).clamp(0, 1)
+    faded = 1 - (0.1 + 0.5 * fall.softness) * (heights / tall).clamp(0, 1)
     return (strength * faded * shade).clamp(0, 1)
 
 
@@ -152,14 +152,22 @@ def _thrown(stand: Stand, plane: Plane, fall: Fall) -> tuple[Tensor, Tensor, Ten
     places = torch.stack([across, upright], -1) / size * 2 - 1
     found = F.grid_sample(stand.alpha[None, None], places[None], align_corners=False)
     thick = _THICK * stand.size * rise / focal * abs(cosine)
-    spread = min(round(thick * _FINE), plane.height * _FINE - 1)
-    found = F.max_pool2d(F.pad(found, (0, 0, 0, spread)), (spread + 1, 1), 1)
-    found = F.avg_pool2d(found, (_FINE, 1))[0, 0]
+    found = F.avg_pool2d(_behind(found, round(thick * _FINE)), (_FINE, 1))[0, 0]
     # Of what lies at the end of the ground nothing is known.
     rows = plane.rows()
     high, scale = heights(rows)
     found = found * ((rows - plane.horizon) / (0.1 * rise)).clamp(0, 1)
     return found, high, scale
+
+
+def _behind(x: Tensor, rows: int) -> Tensor:
+    """The maximum of each pixel of ``x`` (1, 1, h, w) and so many below it; windows double."""
+    span = 1
+    while span <= rows:
+        step = min(span, rows + 1 - span)
+        x = torch.maximum(x, F.pad(x[..., step:, :], (0, 0, 0, min(step, x.shape[-2]))))
+        span += step
+    return x
 
 
 def gaussian(x: Tensor, along: float, across: float) -> Tensor:
