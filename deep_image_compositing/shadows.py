@@ -36,7 +36,7 @@ SUBJECT_SIDE = 512
 PLANE_SIDE = 1280
 """Pixels on the long side of the ground on which a shade is found, at most."""
 
-STRENGTH = {"contact": 0.8, "cast": 0.8}
+STRENGTH = {"contact": 0.85, "cast": 0.8}
 """Share of the light that is taken away unless it is said; of a soft cast shadow half of that."""
 
 SOFTNESS = 0.5
@@ -170,13 +170,12 @@ def find_shade(
     fall = _fall(shadow, background)
     plane, scale, size = _plane(box, frame, fall)
     top, _, left, _ = edges(box)
-    small = resample(levels[..., box[0], box[1]].float() / 255, size, "bilinear")[0]
+    small = resample(levels[..., box[0], box[1]], size, "bilinear")[0] / 255
     cut = None if floor is None else (floor - top) * scale
     stands = find_stands(small, cut)
     if not stands:
         _log.warning(
-            "%s: the subject is cut off below, so there is no ground for its shadow; with "
-            "--frame background (frame='background') or another photograph there is",
+            "%s: the subject is cut off below, so no ground is there for its shadow, and it has none",
             name or "the photograph",
         )
         return nothing

@@ -17,9 +17,9 @@ from deep_image_compositing.functional.ground import Stand
 
 LAYERS = (
     # reach of darkness under what hovers, blur, depth on the ground, darkness
-    (0.05, 0.03, 0.10, 1.00),
-    (0.35, 0.12, 0.30, 0.85),
-    (1.50, 0.32, 0.60, 0.75),
+    (0.12, 0.03, 0.12, 1.00),
+    (0.40, 0.12, 0.35, 0.90),
+    (1.50, 0.32, 0.60, 0.80),
 )
 """A contact shadow: a core, what is close, and what is around; lengths are shares of the size."""
 
