@@ -175,7 +175,7 @@ def find_shade(
     stands = find_stands(small, cut)
     if not stands:
         _log.warning(
-            "%s: the subject is cut off below, so no ground is there for its shadow, and it has none",
+            "%s: the subject is cut off below; there is no ground for a shadow, and it gets none",
             name or "the photograph",
         )
         return nothing

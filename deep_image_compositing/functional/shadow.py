@@ -151,7 +151,7 @@ def _thrown(stand: Stand, plane: Plane, fall: Fall) -> tuple[Tensor, Tensor, Ten
     size = across.new_tensor([stand.alpha.shape[1], stand.alpha.shape[0]])
     places = torch.stack([across, upright], -1) / size * 2 - 1
     found = F.grid_sample(stand.alpha[None, None], places[None], align_corners=False)
-    thick = _THICK * stand.size * rise / focal * abs(cosine)
+    thick = _THICK * stand.size * rise / focal
     found = F.avg_pool2d(_behind(found, round(thick * _FINE)), (_FINE, 1))[0, 0]
     # Of what lies at the end of the ground nothing is known.
     rows = plane.rows()
