@@ -30,10 +30,10 @@ from deep_image_compositing.functional.shadow import (
 from deep_image_compositing.placement import Placement, resample
 from deep_image_compositing.settings import DIRECTIONS, Shadow
 
-SUBJECT_SIDE = 512
+SUBJECT_SIDE = 384
 """Pixels on the long side of the subject from whose alpha a shade is found."""
 
-PLANE_SIDE = 1280
+PLANE_SIDE = 960
 """Pixels on the long side of the ground on which a shade is found, at most."""
 
 STRENGTH = {"contact": 0.85, "cast": 0.8}

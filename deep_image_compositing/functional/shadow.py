@@ -98,7 +98,7 @@ def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) 
         along = max(flat * across, 0.4)
         first, last = ground - flat * depth * stand.size, ground + along
         span = (rows - first + 0.5).clamp(0, 1) * (last - rows + 0.5).clamp(0, 1)
-        dark = gaussian(span * (weight[at] * inside), along, across).clamp(0, 1)
+        dark = gaussians(span * (weight[at] * inside), [(along, across)])[0]
         left *= 1 - strength * darkness * dark
     return 1 - left
 
@@ -119,10 +119,10 @@ def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tenso
     row, _, _ = stand.line()
     flat = plane.flatness(row)
     shade = torch.zeros_like(thrown)
-    for step in range(steps + 1):
-        across = least * 2**step
-        part = (1 - (level - step).abs()).clamp_min(0)
-        shade += part * gaussian(thrown, max(flat * across, 0.4), across).clamp(0, 1)
+    blurs = [least * 2**step for step in range(steps + 1)]
+    blurred = gaussians(thrown, [(max(flat * blur, 0.4), blur) for blur in blurs])
+    for step, soft in enumerate(blurred):
+        shade += soft * (1 - (level - step).abs()).clamp_min(0)
     faded = 1 - (0.1 + 0.5 * fall.softness) * (heights / tall).clamp(0, 1)
     return (strength * faded * shade).clamp(0, 1)
 
@@ -170,16 +170,21 @@ def _behind(x: Tensor, rows: int) -> Tensor:
     return x
 
 
-def gaussian(x: Tensor, along: float, across: float) -> Tensor:
-    """``x`` (h, w), blurred by Gaussians of deviation ``along`` rows and ``across`` columns.
+def gaussians(x: Tensor, deviations: list[tuple[float, float]]) -> list[Tensor]:
+    """``x`` (h, w) in [0, 1], blurred by Gaussians of (rows, columns) as their deviations.
 
     It is continued from the other side: what counts has to lie apart from the borders.
     """
     height, width = x.shape
-    rows = torch.fft.fftfreq(height, dtype=torch.float64)[:, None] * along
-    columns = torch.fft.rfftfreq(width, dtype=torch.float64) * across
-    response = torch.exp(-2 * math.pi**2 * (rows**2 + columns**2)).to(x.dtype)
-    return torch.fft.irfft2(torch.fft.rfft2(x) * response, s=(height, width))
+    rows = torch.fft.fftfreq(height)[:, None].square()
+    columns = torch.fft.rfftfreq(width).square()
+    spectrum = torch.fft.rfft2(x)
+    blurred = []
+    for along, across in deviations:
+        response = torch.exp(-2 * math.pi**2 * (rows * along**2))
+        response = response * torch.exp(-2 * math.pi**2 * (columns * across**2))
+        blurred.append(torch.fft.irfft2(spectrum * response, s=(height, width)).clamp(0, 1))
+    return blurred
 
 
 def join_shades(shades: list[Tensor]) -> Tensor:
