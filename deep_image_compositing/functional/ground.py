@@ -6,6 +6,7 @@ pixel lies between 0 and 1. ``deep_image_compositing.functional.shadow`` draws o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -111,12 +112,42 @@ def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
     columns = torch.arange(len(lowest), dtype=lowest.dtype, device=lowest.device)
     distance = (columns[:, None] - columns).abs()
     support = (lowest - SLOPE * distance).amax(1)
-    touches = there & ~cut_off & (lowest >= support - max(0.5, NEAR * size))
+    slack = max(0.5, NEAR * size)
+    touches = _rest(lowest, there & ~cut_off & (lowest >= support - slack), slack)
     firm = touches & (lowest >= support - max(0.5, 0.1 * NEAR * size))
     if not firm.any():
         return None
     ground = _interpolate(columns, columns[firm], lowest[firm])
     return Stand(alpha, lowest, ground, touches, cut_off, size)
+
+
+def _rest(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
+    """``touches`` (w,) without what hangs: from which the outline goes down, at either end.
+
+    What rests on the ground ends where the outline goes up, as a foot does; the underside of a car
+    ends at its wheels.
+    """
+    rows, kept = lowest.tolist(), touches.tolist()
+    start = 0
+    while start < len(rows):
+        if not kept[start]:
+            start += 1
+            continue
+        stop = start
+        while stop < len(rows) and kept[stop]:
+            stop += 1
+        before = _next_row(rows, range(start, -1, -1), slack)
+        after = _next_row(rows, range(stop - 1, len(rows)), slack)
+        if max(before, after) > max(rows[start:stop]):
+            kept[start:stop] = [False] * (stop - start)
+        start = stop
+    return torch.tensor(kept, device=touches.device)
+
+
+def _next_row(rows: list[float], columns: range, slack: float) -> float:
+    """The first of ``rows``, along ``columns``, that differs from the first by over ``slack``."""
+    first = rows[columns[0]]
+    return next((rows[x] for x in columns if abs(rows[x] - first) > slack), -math.inf)
 
 
 def _lowest(alpha: Tensor) -> Tensor:
