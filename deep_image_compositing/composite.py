@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
 from deep_image_compositing.fullsize import Recolored, Repainted, as_floats
 from deep_image_compositing.functional.compose import over
@@ -18,8 +20,10 @@ from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_images
 from deep_image_compositing.placement import resample
+from deep_image_compositing.settings import Shadow
+from deep_image_compositing.shadows import Shade, find_shade, lay_shade, shadow_levels, under
 
-OUTPUTS = ("path", "alpha", "cutout", "steps", "blurred")
+OUTPUTS = ("path", "alpha", "cutout", "steps", "blurred", "shadow", "shadowed")
 """What ``Composite.save`` can write."""
 
 BLUR_SIDE = 384
@@ -44,10 +48,13 @@ class Composite:
             refiner's; uint8, or float in [0, 1] where stages saw the whole frame.
         mask_levels: (1, h, w), the segmenter's or the user's, at the size at which it was found.
         alpha_levels: (1, H, W), the refiner's, before the fuser.
+        shade: what the subject's shadow takes of the light; None without a shadow.
+        floor: row of the frame at which the subject is cut off from its ground; None if it is not.
         name: what the subject's photograph is called.
         device: where the stages ran.
         sources: files that it was made of, which ``save`` does not overwrite.
-        seconds: time spent in ``segmentation``, ``refinement``, ``fusion`` and ``harmonization``.
+        seconds: time spent in ``segmentation``, ``refinement``, ``fusion``, ``harmonization`` and
+            ``shadow``.
         tiles: how many cells of the frame were worked on at full size, and how many it has;
             (0, 0) where the stages saw all of it.
     """
@@ -59,6 +66,8 @@ class Composite:
     cutout_levels: Tensor
     mask_levels: Tensor
     alpha_levels: Tensor
+    shade: Shade | None = None
+    floor: int | None = None
     name: str = ""
     device: str = "cpu"
     sources: frozenset[str] = frozenset()
@@ -129,6 +138,37 @@ class Composite:
             behind = box_filter(behind, round(BLUR * BLUR_SIDE))
         return over(self.cutout_pixels[None] / 255, alpha, resize(behind, self.size))[0]
 
+    @property
+    def shadow(self) -> Tensor:
+        """The shadow as a layer, (4, H, W) float in [0, 1]: black, then its opacity.
+
+        Laid over ``background`` in sRGB values, as editors do, and under ``cutout``, it gives the
+        composite, as far as one opacity can for three channels.
+        """
+        levels = shadow_levels(self.background_pixels, self._shade())
+        return torch.cat([torch.zeros(3, *self.size), levels / 255])
+
+    def with_shadow(self, shadow: Shadow | str | tuple[str, Mapping[str, Any]]) -> Composite:
+        """The same composite with a shadow, as ``Compositor`` takes it; this one stays as it is.
+
+        Raises ``UsageError`` for a shadow that cannot be, or if it has one.
+        """
+        wanted = Shadow.of(shadow)
+        if self.shade is not None:
+            raise UsageError("this composite has a shadow already; add it to one without")
+        if wanted is None:
+            return self
+        background, alpha = self.background_pixels, self.cutout_levels
+        shade = find_shade(alpha, background, wanted, self.floor, self.name)
+        pixels = self.composite_pixels.clone(memory_format=torch.preserve_format)
+        lay_shade(pixels, background, alpha, shade)
+        return replace(self, composite_pixels=pixels, shade=shade)
+
+    def _shade(self) -> Shade:
+        if self.shade is None:
+            raise UsageError("there is no shadow to save; ask for one with --shadow (shadow=)")
+        return self.shade
+
     def __repr__(self) -> str:
         return f"Composite({self.name!r}, height={self.size[0]}, width={self.size[1]})"
 
@@ -154,6 +194,9 @@ class Composite:
             "cut-out": cutout,
             "composite": resample(self.composite_pixels, size) / 255,
         }
+        if self.shade is not None:
+            light = 1 - self.shade.resized(size[0] / self.size[0]).full(size)
+            pictures["shadow"] = light
         return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
 
     def picture(self, output: str) -> tuple[Tensor, Tensor | None]:
@@ -164,6 +207,12 @@ class Composite:
             return self.cutout_pixels, self.cutout_levels
         if output == "alpha":
             return self.alpha_levels, None
+        if output in ("shadow", "shadowed"):
+            white = output == "shadowed"
+            levels = shadow_levels(self.background_pixels, self._shade(), white=white)
+            if white:
+                return under(self.cutout_pixels, self.cutout_levels, levels)
+            return torch.zeros(3, *self.size, dtype=torch.uint8), levels
         return (self.steps() if output == "steps" else self.blurred), None
 
     def save(
@@ -174,6 +223,8 @@ class Composite:
         cutout: str | os.PathLike[str] | None = None,
         steps: str | os.PathLike[str] | None = None,
         blurred: str | os.PathLike[str] | None = None,
+        shadow: str | os.PathLike[str] | None = None,
+        shadowed: str | os.PathLike[str] | None = None,
     ) -> None:
         """Write the composite, and whatever else is asked for: all of it or nothing.
 
@@ -183,13 +234,15 @@ class Composite:
             cutout: file for the cut-out, in a format that holds an alpha.
             steps: file for the contact sheet of ``steps``.
             blurred: file for the subject over its own background, blurred.
+            shadow: file for the layer ``shadow``, in a format that holds an alpha.
+            shadowed: file for the cut-out with its shadow under it, likewise; exact over white.
 
         Raises:
             UsageError: a suffix that is not known or cannot hold the picture, a path twice, or
-                that of a file of which the composite was made.
+                that of a file of which the composite was made; a shadow where there is none.
             ImageError: a file could not be written.
         """
-        given = (path, alpha, cutout, steps, blurred)
+        given = (path, alpha, cutout, steps, blurred, shadow, shadowed)
         targets = {key: file for key, file in zip(OUTPUTS, given, strict=True) if file is not None}
         take(targets.values(), set(self.sources))
         write_images({target: self.picture(key) for key, target in targets.items()})

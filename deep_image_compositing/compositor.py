@@ -1,8 +1,8 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
-The flow is segment → refine → fuse → harmonize. Photographs stay 8-bit tensors at their full size;
-stages see float copies, learned stages at most ``work_side`` pixels on the long side. What they
-find is carried to full size and corrected there in tiles along the subject's rim (see
+The flow is segment → refine → fuse → harmonize → shadow. Photographs stay 8-bit tensors at their
+full size; stages see float copies, learned stages at most ``work_side`` pixels on the long side.
+What they find is carried to full size and corrected there in tiles along the subject's rim (see
 ``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
 and a pixel that no stage changed comes out as it went in.
 """
@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -61,7 +61,8 @@ from deep_image_compositing.models.base import (
     StageModel,
 )
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
-from deep_image_compositing.settings import check_placement, check_sides
+from deep_image_compositing.settings import Shadow, check_placement, check_sides
+from deep_image_compositing.shadows import find_shade, floor_row, lay_shade
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
@@ -124,6 +125,10 @@ class Compositor:
         work_side: learned stages see pictures of at most this many pixels on the long side;
             their answers are lifted to full size. Stages without parameters see a user's mask at
             full size and the whole frame, as does a fuser that paints the composite itself.
+        shadow: what the subject throws on the ground of the new background: None, ``contact``,
+            ``cast``, or a pair of one of these and its options, as
+            ``("cast", {"direction": "left", "softness": 0.2})``; see
+            ``deep_image_compositing.settings.Shadow``.
         max_side: make composites of at most this many pixels on the long side; larger
             photographs are reduced, antialiased, as they are read. None keeps the frame's size.
 
@@ -143,8 +148,10 @@ class Compositor:
         max_pixels: int | None = None,
         work_side: int = 896,
         max_side: int | None = None,
+        shadow: Shadow | str | tuple[str, Mapping[str, Any]] | None = None,
     ) -> None:
         check_sides(work_side, max_side)
+        self.shadow = Shadow.of(shadow)
         self.max_pixels, self.max_side, self.work_side = max_pixels, max_side, work_side
         self._segmenter = segmenter
         filled = segmenter, refiner, fuser, harmonizer
@@ -207,8 +214,10 @@ class Compositor:
         backdrop = _planes(new)
         if frame == "foreground":
             backdrop = cover(backdrop, photograph.size)
+            floor = floor_row(cut.alpha, photograph.size)
         else:
             where = place(as_floats(cut.alpha), new.size, scale, (x, y))
+            floor = floor_row(cut.alpha, new.size, where)
             pixels = paste(pixels, where, new.size, edge=True)
             belief = resize(as_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
             cut = replace(
@@ -224,6 +233,11 @@ class Compositor:
         with _timed(seconds, "harmonization"):
             if not cut.everything:
                 fused = self._harmonize(fused, pixels, backdrop)
+        shade = None
+        if self.shadow is not None:
+            with _timed(seconds, "shadow"):
+                shade = find_shade(fused.alpha, backdrop, self.shadow, floor, photograph.name)
+                lay_shade(fused.composite, backdrop, fused.alpha, shade)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
@@ -232,6 +246,8 @@ class Compositor:
             cutout_levels=fused.alpha,
             mask_levels=cut.mask,
             alpha_levels=cut.alpha,
+            shade=shade,
+            floor=floor,
             name=photograph.name,
             device=str(self.device),
             sources=_files(foreground, background, mask),

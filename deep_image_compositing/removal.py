@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageColor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.images import encode_image
 from deep_image_compositing.images.arrays import is_tensor, join_alpha
+from deep_image_compositing.settings import Shadow
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
@@ -29,6 +31,7 @@ def remove(
     *,
     mask: ImageSource | None = None,
     output: str | os.PathLike[str] | None = None,
+    shadow: Shadow | str | tuple[str, Mapping[str, Any]] | None = None,
     compositor: Compositor | None = None,
 ) -> _T:
     """The subject of a photograph without its background, in the form of what was given.
@@ -42,6 +45,8 @@ def remove(
             ``white`` or ``#rrggbb``; or another photograph, in any form ``Compositor`` takes.
         mask: where the subject is, instead of the segmenter's answer.
         output: file to write, for a path; by default ``NAME.cutout.png`` beside the photograph.
+        shadow: what the subject throws on the ground, as ``Compositor`` takes it: under a
+            transparent cut-out as well, where it is black with an opacity that is exact over white.
         compositor: that does the work; by default one with the default stages, made once.
 
     Raises:
@@ -52,9 +57,12 @@ def remove(
     is_path = isinstance(photograph, (str, os.PathLike))
     if output is not None and not is_path:
         raise UsageError("output names the file to write for a path; what is given is none")
-    wanted, behind = ask(background)
+    worker = compositor or _default()
+    wanted, behind = ask(background, worker.shadow if shadow is None else shadow)
     given: Any = photograph
-    result = (compositor or _default())(given, behind, mask)
+    result = worker(given, behind, mask)
+    if shadow is not None:
+        result = result.with_shadow(shadow)
     if not is_path:
         return _like(photograph, *result.picture(wanted))
     path: Any = Path(output if output is not None else Path(given).with_suffix(".cutout.png"))
@@ -63,20 +71,27 @@ def remove(
     return path
 
 
-def ask(background: Any) -> tuple[str, Any]:
+def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
     """Which output of a composite is wanted, and what stands behind the subject meanwhile.
 
     Args:
         background: as for ``remove``.
+        shadow: likewise.
 
     Raises:
-        UsageError: text that is no colour, nor a file that is there.
+        UsageError: text that is no colour, nor a file that is there; a shadow that cannot be.
     """
+    shaded = Shadow.of(shadow) is not None
     if background is None:
-        return "cutout", Image.new("RGB", (1, 1), NEUTRAL)
+        return "shadowed" if shaded else "cutout", Image.new("RGB", (1, 1), NEUTRAL)
     if not isinstance(background, str):
         return "path", background
     if background == "blur":
+        if shaded:
+            raise UsageError(
+                "a blurred background is the photograph's own, with the shadow that is in it; "
+                "leave the shadow out, or take another background"
+            )
         return "blurred", Image.new("RGB", (1, 1), NEUTRAL)
     try:
         color = ImageColor.getrgb(background)

@@ -6,6 +6,9 @@ The compositor checks by these functions, and the command line does so before it
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from deep_image_compositing.errors import UsageError
 
@@ -28,8 +31,9 @@ def check_sides(work_side: int, max_side: int | None = None) -> None:
 
 def check_strength(strength: object) -> None:
     """Raise ``UsageError`` unless the strength of a harmonizer is a number in [0, 1]."""
-    if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-        raise UsageError(f"the strength of a harmonizer lies in [0, 1], got {strength}")
+    is_number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not (is_number and 0 <= strength <= 1):
+        raise UsageError(f"the strength of a harmonizer lies in [0, 1], got {strength!r}")
 
 
 def check_placement(
@@ -108,3 +112,79 @@ def one_device(device: str, devices: int, accelerator: str) -> str:
     if devices != 1 and ":" in device:
         raise UsageError(f"the device {device} is one, but {devices} devices are wanted")
     return kind if device == "auto" else device
+
+
+# Shadows
+
+SHADOWS: dict[str, tuple[str, ...]] = {
+    "contact": ("strength", "softness"),
+    "cast": ("strength", "softness", "direction", "length"),
+}
+"""Kinds of shadows, and the options that each takes."""
+
+DIRECTIONS = {"right": 35.0, "behind": 90.0, "left": 145.0, "front": 270.0}
+"""Words for the direction of a shadow, in degrees; beside the subject it falls a little back."""
+
+LONGEST = 4.0
+"""Length of a shadow at most, in heights of its subject."""
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """What kind of shadow is wanted; None where the background or a default decides."""
+
+    kind: str
+    strength: float | None = None
+    """Share of the light, in [0, 1], that it takes away where it is darkest."""
+    softness: float | None = None
+    """In [0, 1]: of the light, 0 a bare sun and 1 a gray sky."""
+    direction: float | None = None
+    """Whither it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in front."""
+    length: float | None = None
+    """How long it is cast, in heights of the subject."""
+
+    @classmethod
+    def of(cls, given: Shadow | str | tuple[str, Mapping[str, Any]] | None) -> Shadow | None:
+        """The shadow that is meant: a kind, or a pair of a kind and its options; None stays.
+
+        Raises ``UsageError`` for another kind, an option that it does not take, or a value that
+        cannot be.
+        """
+        if given is None or isinstance(given, cls):
+            return given
+        kind, options = (given, {}) if isinstance(given, str) else _pair(given)
+        taken = SHADOWS.get(kind)
+        if taken is None:
+            raise UsageError(f"there is no shadow {kind!r}; use {' or '.join(SHADOWS)}")
+        for name in options:
+            if name not in taken:
+                raise UsageError(
+                    f"the shadow {kind!r} takes no option {name!r}; it takes: {', '.join(taken)}"
+                )
+        values = {name: _shadow_value(name, value) for name, value in options.items()}
+        return cls(kind, **values)
+
+
+def _pair(given: Any) -> tuple[str, Mapping[str, Any]]:
+    try:
+        kind, options = given
+        return str(kind), dict(options)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"shadow must be {' or '.join(map(repr, SHADOWS))}, or a pair of one and its options, "
+            f"got {given!r}"
+        ) from None
+
+
+def _shadow_value(name: str, value: Any) -> float:
+    """A checked option of a shadow."""
+    if name == "direction" and isinstance(value, str) and value in DIRECTIONS:
+        return DIRECTIONS[value]
+    words = f", or {', '.join(DIRECTIONS)}" if name == "direction" else ""
+    low, high = {"direction": (-360.0, 360.0), "length": (0.05, LONGEST)}.get(name, (0.0, 1.0))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and low <= value <= high):
+        raise UsageError(
+            f"the shadow's {name} is a number from {low:g} to {high:g}{words}; got {value!r}"
+        )
+    return float(value) % 360 if name == "direction" else float(value)

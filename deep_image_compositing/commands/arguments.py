@@ -9,6 +9,9 @@ from typing import Any
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
 
+TRANSPARENT = ("cutout", "shadow", "shadowed")
+"""What ``Composite.save`` writes with an alpha."""
+
 
 def slot_and_name(stage: str) -> tuple[str, str]:
     """The parts of ``--stage SLOT/NAME``."""
@@ -39,5 +42,5 @@ def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
     for key, path in outputs.items():
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give a file name to write to")
-        check_writable(path, alpha=key == "cutout")
+        check_writable(path, alpha=key in TRANSPARENT)
     take(outputs.values(), taken)

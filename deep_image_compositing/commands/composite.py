@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import published, registry, settings
 from deep_image_compositing.commands import models
-from deep_image_compositing.commands.arguments import check_outputs, launched, real_paths
+from deep_image_compositing.commands.arguments import (
+    TRANSPARENT,
+    check_outputs,
+    launched,
+    real_paths,
+)
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.messages import say, show
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
-_EXTRA_OUTPUTS = ("alpha", "cutout", "steps")
+_EXTRA_OUTPUTS = ("alpha", "cutout", "steps", "shadow")
 _STREAM = "-"
 """What stands for standard input or output in the place of a file."""
 
@@ -41,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("alpha", "the alpha as a gray picture"),
         ("cutout", "the subject alone, with transparency"),
         ("steps", "a labelled contact sheet of all steps"),
+        ("shadow", "with --shadow, the shadow as a layer: black, with transparency"),
     ):
         add(f"--save-{name}", metavar="FILE", help=f"also write {what}")
     _add_placement(parser.add_argument_group("placement"))
     add_stages(parser.add_argument_group("stages"))
+    _add_shadow(parser.add_argument_group("shadow"))
     _add_resources(parser.add_argument_group("resources"))
     parser.set_defaults(wanted="path")
 
@@ -58,6 +65,7 @@ def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
         help="white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
              "transparent")
     add_stages(parser.add_argument_group("stages"))
+    _add_shadow(parser.add_argument_group("shadow"))
     _add_resources(parser.add_argument_group("resources"))
     parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5",
         **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
@@ -96,6 +104,16 @@ def add_stages(group: argparse._ArgumentGroup) -> None:
     models.add_models_arguments(group)
 
 
+def _add_shadow(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--shadow", choices=tuple(settings.SHADOWS),
+        help="what the subject throws on the ground: contact, or cast, which includes it; "
+             "default: none")
+    add("--shadow-option", action="append", default=[], metavar="KEY=VALUE",
+        help="strength, softness; of cast also direction (left, right, behind, front or degrees) "
+             "and length; repeatable")
+
+
 def _add_resources(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; default: auto")
@@ -119,6 +137,12 @@ def _check(options: argparse.Namespace) -> None:
     settings.check_sides(options.work_side, options.max_side)
     settings.check_placement(options.frame, options.scale, options.position)
     settings.check_device(options.device)
+    _shadow(options)
+    check_harmonizer(options)
+
+
+def check_harmonizer(options: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for a strength that cannot be, or has no effect."""
     name, given = named_stage(options, "harmonizer")
     if "strength" in given:
         settings.check_strength(given["strength"])
@@ -126,11 +150,29 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError("--harmonize-strength takes effect only with --harmonize NAME")
 
 
+def _shadow(options: argparse.Namespace) -> settings.Shadow | None:
+    """The shadow that is asked for, or ``UsageError``."""
+    given = registry.key_values("--shadow-option", options.shadow_option)
+    if options.shadow is None:
+        for name, value in (("--shadow-option", given), ("--save-shadow", options.save_shadow)):
+            if value:
+                raise UsageError(f"{name} takes effect only with --shadow")
+        return None
+    return settings.Shadow.of((options.shadow, given))
+
+
 def run_cutout(options: argparse.Namespace) -> int:
     """Cut out one subject, or those of a folder; returns the exit code."""
     from deep_image_compositing.removal import ask
 
-    options.wanted, options.background = ask(options.background)
+    given = options.background
+    options.wanted, options.background = ask(given, _shadow(options))
+    is_file = isinstance(options.background, str)
+    if options.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
+        raise UsageError(
+            "--harmonizer takes effect only before another photograph (--background FILE), not "
+            f"before {'a transparent background' if given is None else given}"
+        )
     return run(options)
 
 
@@ -182,7 +224,7 @@ def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
         frame = background.size
         settings.placed_size(foreground.size, frame, options.scale)
     for key, path in outputs.items():
-        check_writable(path, None if key == "steps" else frame, alpha=key == "cutout")
+        check_writable(path, None if key == "steps" else frame, alpha=key in TRANSPARENT)
     placement = {"frame": options.frame, "scale": options.scale, "position": options.position}
     result = _compositor(options, stages, options.device)(foreground, background, mask, **placement)
     result.save(**outputs)
@@ -313,7 +355,7 @@ def _compositor(options: argparse.Namespace, stages: Stages, device: str) -> Com
 
     fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
     limits = {name: getattr(options, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, device=device)
+    return Compositor(**fill, **limits, shadow=_shadow(options), device=device)
 
 
 def _settings(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from deep_image_compositing import registry, settings
 from deep_image_compositing.commands import models
-from deep_image_compositing.commands.composite import add_stages, named_stage
+from deep_image_compositing.commands.composite import add_stages, check_harmonizer, named_stage
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.serving.jobs import Settings
 
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
         settings.check_device(device)
     defaults = {}
     models.use_folder(options)
+    check_harmonizer(options)
     for slot in registry.SLOTS:
         name, given = named_stage(options, slot)
         registry.check(slot, name, given)

@@ -114,7 +114,7 @@ def from_lab(lab: Tensor) -> Tensor:
 
 
 def _encoded(linear: Tensor) -> Tensor:
-    """sRGB of linear light, cut off at [0, 1]."""
+    """Linear light as sRGB, cut off at [0, 1]."""
     from kornia.color import linear_rgb_to_rgb
 
     return linear_rgb_to_rgb(linear.clamp_(0, 1)).clamp_(0, 1)

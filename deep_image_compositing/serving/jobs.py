@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from deep_image_compositing import published, registry
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.settings import check_placement
+from deep_image_compositing.settings import SHADOWS, Shadow, check_placement, check_strength
 
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 OUTPUTS = ("composite", "cutout", "alpha")
@@ -23,8 +23,8 @@ PICTURES = {
 
 OPTIONS = {
     "composite": (
-        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "frame", "scale",
-        "position", "format", "output",
+        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "shadow", "shadow_option",
+        "frame", "scale", "position", "format", "output",
     ),
     "cutout": (
         *registry.SLOTS[:3], *(f"{slot}_option" for slot in registry.SLOTS[:3]), "format",
@@ -94,6 +94,7 @@ class Job:
         output: ``composite``, ``cutout``, ``alpha`` or ``mask``.
         form: a key of ``FORMATS``.
         max_pixels: of each file, and of the subject's photograph as placed.
+        shadow: what the subject throws on the ground; None for nothing.
     """
 
     foreground: bytes
@@ -107,6 +108,7 @@ class Job:
     output: str = "composite"
     form: str = "png"
     max_pixels: int | None = None
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def read_job(
         output=output,
         form=form,
         max_pixels=settings.max_pixels,
+        shadow=_shadow(single, fields.get("shadow_option", ())),
     )
 
 
@@ -221,6 +224,16 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
         raise UsageError(f"{name} is a number, not {given[name]!r}") from None
 
 
+def _shadow(given: Mapping[str, str], options: Sequence[str]) -> Shadow | None:
+    kind = _choice(given, "shadow", ("none", *SHADOWS))
+    values = registry.key_values("shadow_option", options)
+    if kind != "none":
+        return Shadow.of((kind, values))
+    if values:
+        raise UsageError("shadow_option takes effect only with shadow=contact or shadow=cast")
+    return None
+
+
 def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
     own, preset = default
     name = fields.get(slot, [""])[0] or own
@@ -234,4 +247,6 @@ def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
                 f"the {slot} {name!r} takes no {key}={value!r} from a form, but single values of: "
                 f"{', '.join(safe) or 'nothing'}"
             )
+    if slot == "harmonizer" and "strength" in options:
+        check_strength(options["strength"])
     return name, tuple(sorted({**(dict(preset) if name == own else {}), **options}.items()))

@@ -38,7 +38,7 @@ from deep_image_compositing.images import (
 from deep_image_compositing.placement import resample
 from deep_image_compositing.removal import ask
 from deep_image_compositing.serving.jobs import DEFAULTS, FORMATS, Answer, Job, Stage
-from deep_image_compositing.settings import placed_size
+from deep_image_compositing.settings import Shadow, placed_size
 from deep_image_compositing.stages.making import make_stage
 
 COLOURLESS: Stage = ("copy_paste", ())
@@ -102,7 +102,7 @@ def _composited(job: Job) -> Composite:
                     f"scale {job.scale:g} would enlarge the subject's photograph to {width} x "
                     f"{height} pixels, and {job.max_pixels:,} are the most; use a smaller scale"
                 )
-    compositor = _compositor(job.stages, job.max_pixels)
+    compositor = _compositor(job.stages, job.max_pixels, job.shadow)
     mask = job.mask or None
     frame: Any = job.frame
     return compositor(photograph, new, mask, frame=frame, scale=job.scale, position=job.position)
@@ -165,10 +165,12 @@ def _shrunk(marks: Tensor, size: tuple[int, int]) -> Tensor:
     return kinds[0].float() - (kinds[1] & ~kinds[0]).float()
 
 
-def _compositor(stages: tuple[Stage, ...], max_pixels: int | None = None) -> Compositor:
+def _compositor(
+    stages: tuple[Stage, ...], max_pixels: int | None = None, shadow: Shadow | None = None
+) -> Compositor:
     made = map(_stage, registry.SLOTS, *zip(*stages, strict=True))
     filled = dict(zip(registry.SLOTS, made, strict=True))
-    return Compositor(**filled, device=_device, max_pixels=max_pixels)
+    return Compositor(**filled, device=_device, max_pixels=max_pixels, shadow=shadow)
 
 
 @functools.lru_cache(maxsize=12)

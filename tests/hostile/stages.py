@@ -176,8 +176,9 @@ def configs(rng: Random, folder: Path) -> Read:
 
 
 OWN = (
-    "scale", "position", "harmonizer-option", "harmonize-strength", "max-side", "work-side", "max-pixels", "mask",
-    "frame", "harmonizer", "harmonize", "fuser", "device", "save-alpha", "save-steps",
+    "scale", "position", "harmonizer-option", "harmonize-strength", "shadow-option", "max-side",
+    "work-side", "max-pixels", "mask", "frame", "harmonizer", "harmonize", "shadow", "fuser",
+    "device", "save-alpha", "save-steps", "save-shadow",
 )  # fmt: skip
 """Options of ``composite`` itself."""
 

@@ -15,9 +15,11 @@ pytest.importorskip("python_multipart")
 
 from starlette.testclient import TestClient
 
+from deep_image_compositing import registry
 from deep_image_compositing.serving.app import create_app
 from deep_image_compositing.serving.jobs import OPTIONS, OUTPUTS, PICTURES, Answer, Job, Settings
 from deep_image_compositing.serving.pool import Pool
+from deep_image_compositing.settings import Shadow
 from deep_image_compositing.web import COOKIE
 from tests.serving.light import InProcess
 
@@ -55,6 +57,7 @@ def test_a_form_becomes_a_job(client: Callable[..., TestClient], worker: InProce
     answer = post(
         client(), files={**PAIR, "mask": b"where"}, refiner="none", fuser="feather",
         fuser_option="sigma=3.5", harmonizer="reinhard", harmonizer_option="strength=0.25",
+        shadow="cast", shadow_option=["direction=left", "length=0.5"],
         frame="background", scale="0.5", position="0.25,1", format="webp", output="alpha",
     )  # fmt: skip
     assert (answer.status_code, answer.content) == (200, b"a picture")
@@ -65,7 +68,8 @@ def test_a_form_becomes_a_job(client: Callable[..., TestClient], worker: InProce
     )  # fmt: skip
     assert worker.jobs == [
         Job(b"front", b"back", b"where", b"", stages, "background", 0.5,
-            (0.25, 1.0), "alpha", "webp", 50_000_000)
+            (0.25, 1.0), "alpha", "webp", 50_000_000,
+            Shadow("cast", direction=145.0, length=0.5))
     ]  # fmt: skip
 
 
@@ -94,7 +98,8 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
     assert [entry["name"] for entry in listed["segmenter"] if entry["default"]] == ["onnx"]
     assert post(own, refiner_option="zoom=1.4").status_code == 200
     assert worker.jobs[0].stages == (
-        defaults["segmenter"], ("cascade", (("trust", 1.5), ("zoom", 1.4))), ("alpha", ()), ("none", ()),
+        defaults["segmenter"], ("cascade", (("trust", 1.5), ("zoom", 1.4))), ("alpha", ()),
+        ("none", ()),
     )  # fmt: skip
     assert post(own, refiner="none").status_code == 200
     assert worker.jobs[1].stages[1] == ("none", ())
@@ -123,6 +128,10 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         (PAIR, {"harmonizer": "reinhard", "harmonizer_option": "strength=2"}, "in [0, 1]"),
         (PAIR, {"harmonizer": "reinhard", "harmonizer_option": "weights=x"}, "takes no weights="),
         (PAIR, {"harmonizer_option": "strength=1"}, "single values of: nothing"),
+        (PAIR, {"shadow": "long"}, "none or contact or cast"),
+        (PAIR, {"shadow": "contact", "shadow_option": "length=1"}, "takes no option 'length'"),
+        (PAIR, {"shadow": "cast", "shadow_option": "length=9"}, "from 0.05 to 4"),
+        (PAIR, {"shadow_option": "strength=1"}, "only with shadow="),
         (PAIR, {"frame": "photo"}, "foreground or background"),
         (PAIR, {"scale": "0.5"}, "only with"),
         (PAIR, {"frame": "background", "scale": "-1"}, "above 0"),
@@ -345,7 +354,7 @@ def test_the_description_is_of_these_routes(client: Callable[..., TestClient]) -
     assert fields["scale"]["default"] == defaults["scale"]
     for slot, name in registry.DEFAULTS.items():
         assert fields[slot]["default"] == name
-    for name in ("format", "frame", "output"):
+    for name in ("format", "frame", "output", "shadow"):
         schema = schemas["Format"] if name == "format" else fields[name]
         for value in schema["enum"]:
             assert post(own, **{name: value}).status_code == 200

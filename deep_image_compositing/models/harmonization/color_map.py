@@ -89,7 +89,8 @@ def apply_color_map(
 
     Args:
         colors: sRGB in [0, 1].
-        polynomial: (B, 3, 10), coefficients of 1, r, g, b and ``squares`` that are added to the colours.
+        polynomial: (B, 3, 10), what is added to the colours: coefficients of 1, r, g, b and
+            ``squares``.
         grid: (B, 6, gh, gw), factors less one, and offsets, over the whole picture.
         place: top, left, bottom and right as shares of the picture.
     """

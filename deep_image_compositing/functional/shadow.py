@@ -1,0 +1,229 @@
+"""The shadow that a subject throws on the ground: its shade, and what that does to a background.
+
+A shade is the share of light that is taken away, in [0, 1]: a smooth plane, found at a small size
+from the alpha alone. ``deep_image_compositing.shadows`` carries it to full size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_image_compositing.functional.ground import Stand
+
+LAYERS = (
+    # reach of darkness under what hovers, blur, depth on the ground, darkness
+    (0.12, 0.03, 0.12, 1.00),
+    (0.40, 0.12, 0.35, 0.90),
+    (1.50, 0.32, 0.60, 0.80),
+)
+"""A contact shadow: a core, what is close, and what is around; lengths are shares of the size."""
+
+LEAST = 0.004
+"""A shade up to this is none: it would change an 8-bit value by less than one half."""
+
+FLATTEST, STEEPEST = 0.15, 0.5
+"""Least and most by which the ground is shortened in a picture."""
+
+LEVEL = 0.25
+"""Least sine of a cast shadow's direction: one that falls just sideways would be a line."""
+
+_THICK = 0.3  # of a subject's size: how thick it is along the line of sight
+_FINE = 4  # rows at which the cast shadow is sampled for each of the plane's
+_BASE = 0.006  # of a subject's height: blur of a cast shadow where it starts
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The part of the ground on which a shade is found, and how the camera sees it; in pixels.
+
+    Its origin is that of the alpha, beyond whose borders it reaches.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    horizon: float
+    """Row at which the ground ends."""
+    focal: float
+    """Focal length of the camera."""
+
+    def flatness(self, row: float) -> float:
+        """By how much the ground at ``row`` is shortened: the slope at which it is seen."""
+        return min(STEEPEST, max(FLATTEST, (row - self.horizon) / self.focal))
+
+    def rows(self, fine: int = 1) -> Tensor:
+        """(height · fine, 1) rows of the pixels' centres."""
+        return self.top + (torch.arange(self.height * fine)[:, None] + 0.5) / fine
+
+    def columns(self) -> Tensor:
+        """(width,) columns of the pixels' centres."""
+        return self.left + torch.arange(self.width) + 0.5
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How a cast shadow falls."""
+
+    direction: float
+    """Whither, in degrees on the ground: 0 is right, 90 away from the viewer, 180 left."""
+    length: float
+    """Of the shadow of something that is 1 high."""
+    softness: float
+    """In [0, 1]: of the light, from a bare sun to a gray sky."""
+
+
+def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) -> Tensor:
+    """Shade around the places where a subject touches the ground, (height, width) of the plane.
+
+    What is close above the ground takes light from it as well, the less the higher it is.
+    ``strength`` scales it, and ``softness``, 0.5 as a rule, its blur.
+    """
+    gap = stand.ground - stand.lowest
+    shown = stand.lowest.isfinite() & ~stand.cut
+    columns = (plane.columns() - 0.5).long()
+    inside = (columns >= 0) & (columns < len(gap))
+    at = columns.clamp(0, len(gap) - 1)
+    ground, rows = stand.ground[at], plane.rows()
+    flat = plane.flatness(float(stand.ground[stand.touches].max()))
+    left = torch.ones(plane.height, plane.width)
+    for reach, blur, depth, darkness in LAYERS:
+        weight = torch.exp(-gap.clamp_min(0) / (reach * stand.size)) * shown
+        across = blur * stand.size * 2 * softness
+        along = max(flat * across, 0.4)
+        first, last = ground - flat * depth * stand.size, ground + along
+        span = (rows - first + 0.5).clamp(0, 1) * (last - rows + 0.5).clamp(0, 1)
+        dark = gaussians(span * (weight[at] * inside), [(along, across)])[0]
+        left *= 1 - strength * darkness * dark
+    return 1 - left
+
+
+def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tensor:
+    """Shade of the shadow that a subject casts, (height, width) of the plane.
+
+    The subject, taken for an upright card of some thickness, is laid on the ground, as the camera
+    sees it. It grows softer and fainter with the distance from what casts it.
+    """
+    thrown, heights, scale = _thrown(stand, plane, fall)
+    tall = max(stand.height, 1.0)
+    penumbra = (0.015 + 0.25 * fall.softness**2) * math.hypot(1, fall.length)
+    least = max(0.5, _BASE * tall * (1 + 4 * fall.softness))
+    wanted = (least + penumbra * heights.clamp(0, tall)) * scale
+    steps = max(1, math.ceil(math.log2((least + penumbra * tall) / least)))
+    level = (wanted / least).clamp_min(1).log2().clamp(0, steps)
+    row, _, _ = stand.line()
+    flat = plane.flatness(row)
+    shade = torch.zeros_like(thrown)
+    blurs = [least * 2**step for step in range(steps + 1)]
+    blurred = gaussians(thrown, [(max(flat * blur, 0.4), blur) for blur in blurs])
+    for step, soft in enumerate(blurred):
+        shade += soft * (1 - (level - step).abs()).clamp_min(0)
+    faded = 1 - (0.1 + 0.5 * fall.softness) * (heights / tall).clamp(0, 1)
+    return (strength * faded * shade).clamp(0, 1)
+
+
+def _thrown(stand: Stand, plane: Plane, fall: Fall) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the light is blocked, from which height, and how far off things look smaller there.
+
+    (height, width) each. The camera sees a point at depth d behind the subject and at the column x
+    beside it at x · f / (f + d), and as much closer to the horizon.
+    """
+    angle = math.radians(fall.direction)
+    sine, cosine = math.sin(angle), math.cos(angle)
+    sine = math.copysign(max(abs(sine), LEVEL), sine)
+    row, middle, slope = stand.line()
+    rise = max(row - plane.horizon, FLATTEST * plane.focal)
+    focal = rise / plane.flatness(row)
+
+    def heights(rows: Tensor) -> tuple[Tensor, Tensor]:
+        base = row + slope * (plane.columns() - middle)
+        scale = 1 - ((base - rows) / rise).clamp(max=0.95)
+        return focal * (1 - scale) / scale / (fall.length * sine), scale
+
+    high, scale = heights(plane.rows(_FINE))
+    across = middle + (plane.columns() - middle) / scale - high * fall.length * cosine
+    upright = row + slope * (across - middle) - high
+    size = across.new_tensor([stand.alpha.shape[1], stand.alpha.shape[0]])
+    places = torch.stack([across, upright], -1) / size * 2 - 1
+    found = F.grid_sample(stand.alpha[None, None], places[None], align_corners=False)
+    thick = _THICK * stand.size * rise / focal
+    found = F.avg_pool2d(_behind(found, round(thick * _FINE)), (_FINE, 1))[0, 0]
+    # Of what lies at the end of the ground nothing is known.
+    rows = plane.rows()
+    high, scale = heights(rows)
+    found = found * ((rows - plane.horizon) / (0.1 * rise)).clamp(0, 1)
+    return found, high, scale
+
+
+def _behind(x: Tensor, rows: int) -> Tensor:
+    """The maximum of each pixel of ``x`` (1, 1, h, w) and so many below it; windows double."""
+    span = 1
+    while span <= rows:
+        step = min(span, rows + 1 - span)
+        x = torch.maximum(x, F.pad(x[..., step:, :], (0, 0, 0, min(step, x.shape[-2]))))
+        span += step
+    return x
+
+
+def gaussians(x: Tensor, deviations: list[tuple[float, float]]) -> list[Tensor]:
+    """``x`` (h, w) in [0, 1], blurred by Gaussians of (rows, columns) as their deviations.
+
+    It is continued from the other side: what counts has to lie apart from the borders.
+    """
+    height, width = x.shape
+    rows = torch.fft.fftfreq(height)[:, None].square()
+    columns = torch.fft.rfftfreq(width).square()
+    spectrum = torch.fft.rfft2(x)
+    blurred = []
+    for along, across in deviations:
+        response = torch.exp(-2 * math.pi**2 * (rows * along**2))
+        response = response * torch.exp(-2 * math.pi**2 * (columns * across**2))
+        blurred.append(torch.fft.irfft2(spectrum * response, s=(height, width)).clamp(0, 1))
+    return blurred
+
+
+def join_shades(shades: list[Tensor]) -> Tensor:
+    """What several shades take of the light together; exactly 0 where that is next to nothing."""
+    left = torch.stack([1 - shade for shade in shades]).prod(0)
+    return ((1 - left - LEAST) / (1 - LEAST)).clamp(0, 1)
+
+
+# Light
+
+
+def to_linear(color: Tensor) -> Tensor:
+    """sRGB-encoded values in [0, 1] as linear light (IEC 61966-2-1)."""
+    return torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055).pow(2.4))
+
+
+def from_linear(light: Tensor) -> Tensor:
+    """The inverse of ``to_linear``."""
+    bright = 1.055 * light.clamp_min(0.0031308).pow(1 / 2.4) - 0.055
+    return torch.where(light <= 0.0031308, light * 12.92, bright)
+
+
+def darken(background: Tensor, shade: Tensor) -> Tensor:
+    """``background`` (..., 3, H, W), sRGB in [0, 1], less the share ``shade`` of its linear light.
+
+    ``shade`` is (..., 1, H, W) in [0, 1]; where it is 0 the background stays, bit for bit.
+    """
+    shaded = from_linear(to_linear(background) * (1 - shade))
+    return torch.where(shade > 0, torch.minimum(shaded, background), background)
+
+
+def opacity_over(background: Tensor, shade: Tensor) -> Tensor:
+    """Opacity (..., 1, H, W) of black which, over ``background``, comes closest to ``darken``.
+
+    It is laid over as editors do, in sRGB values: of each pixel the least squares over its three
+    channels. On a black background it is that for a white one.
+    """
+    shaded = darken(background, shade)
+    power = background.square().sum(-3, keepdim=True)
+    kept = (background * shaded).sum(-3, keepdim=True) / power.clamp_min(1e-12)
+    kept = torch.where(power > 1e-4, kept, from_linear(1 - shade))
+    return (1 - kept).clamp(0, 1)
