@@ -347,15 +347,18 @@ def recolor_subject(
 def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
     """The change from one small picture (1, 3, h, w) to another, for any size.
 
-    ``mask`` (1, 1, h, w) says how much of each pixel is the subject. Where that is half or less,
-    and less than half of the most there is, the change is that of the subject near the pixel.
+    ``mask`` (1, 1, h, w) says how much of each pixel is the subject. Where that is less than almost
+    the most there is, colours are mixed, and the change is that of the subject near the pixel.
     """
-    known = mask > mask.max().mul(0.5).clamp_max(0.5)
-    change = torch.where(known, (after - before) / mask.clamp_min(1e-6), 0)
+    own = (after - before) / mask.clamp_min(1e-6)
+    most = mask.max()
+    known = (mask > 0) & (mask >= 0.95 * most)
+    change = torch.where(known, own, 0)
     for radius in (2, 8, 32):
         near, share = (window_sum(x, radius) for x in (change * known, known.to(change)))
         change = torch.where(known, change, near / share.clamp_min(1e-6))
         known = known | (share > 0)
+    change = torch.where(known | (mask < 0.5 * most), change, own)
 
     def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
         size = (colors.shape[-2], colors.shape[-1])

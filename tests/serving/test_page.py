@@ -14,6 +14,7 @@ pytest.importorskip("selenium")
 
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from deep_image_compositing.compositor import Compositor
 from tests.serving.running import ASTRONAUT, CHROMIUM, DRIVER, ROCKET, Page, Server, serving
@@ -136,6 +137,37 @@ def dragged(page: Page, photos: tuple[Path, Path], folder: Path) -> None:
     result = compositor(*photos, frame="background", scale=0.5, position=(x, y))
     result.save(folder / "dragged.png")
     assert made == (folder / "dragged.png").read_bytes()
+
+
+def test_light_and_shadow(server: Server, photos: tuple[Path, Path], tmp_path: Path) -> None:
+    with Page(tmp_path / "profile") as page:
+        page.open(server.url)
+        assert not page.find("#strength").is_enabled()
+        page.drop("body", *photos)
+        page.settled("Composite made")
+        Select(page.find("#shadow")).select_by_value("cast")
+        Select(page.find("#direction")).select_by_value("left")
+        Select(page.find("#harmonizer")).select_by_value("reinhard")
+        page.settled("Composite made")
+        sent = page.asked()[-1][1]
+        assert "harmonizer_option" not in sent  # the server's, or the library's, own
+        assert (sent["shadow"], sent["shadow_option"]) == ("cast", "direction=left")
+        page.find("#strength").send_keys(Keys.ARROW_RIGHT)
+        page.find("[name=frame][value=background]").click()
+        page.settled("Composite made")
+        page.until("!document.querySelector('[data-output=composite]').disabled")
+        page.find("[data-output=composite]").click()
+        made = page.downloaded("astronaut-composite.png")
+        sent = page.asked()[-1][1]
+        assert sent["harmonizer_option"] == "strength=0.55"
+        compositor = Compositor(
+            fuser="alpha", harmonizer=("reinhard", {"strength": 0.55}),
+            shadow=("cast", {"direction": "left"}), device="cpu",
+        )  # fmt: skip
+        position = sent["position"]
+        compositor(*photos, frame="background", position=position).save(tmp_path / "lit.png")
+        assert made == (tmp_path / "lit.png").read_bytes()
+        assert page.errors() == []
 
 
 HELMET = (220, 290)

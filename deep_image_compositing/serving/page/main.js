@@ -7,6 +7,10 @@ import { View } from "./view.js";
 
 const SHOWN = 1600; // long side in pixels at which the cut-out is drawn
 const SLOTS = { segmenter: "Finds it", refiner: "Refines it", fuser: "Sets it in" };
+const COLOURS = {
+  none: "as they are", color_map: "match, learned", reinhard: "match, classical", white_balance: "white balance",
+};
+const FARTHEST = ["color_map"]; // what goes all the way unless told otherwise, others half
 const HELP = {
   compare: "Drag across the picture, or move the slider. Wheel, fingers, + and − zoom; 0 shows all of it.",
   move: "Drag the subject, and its corner to scale it. Keys: arrows move it, comma and full stop scale it.",
@@ -100,7 +104,15 @@ function wanted() {
   if (brush.strokes.length) Object.assign(fields, { mask: cut().blob, refiner: "none" });
   fields.frame = frame();
   if (frame() === "background") Object.assign(fields, { scale: placing.scale, position: placing.position.join() });
-  if (find("#harmonize").checked) Object.assign(fields, { harmonize: "reinhard", harmonize_strength: find("#strength").value });
+  return Object.assign(fields, light());
+}
+
+/** Fields of colours and shadow; a slider that nobody has moved leaves its share to the server. */
+function light() {
+  const fields = { ...chosen("harmonizer"), shadow: find("#shadow").value };
+  const strength = find("#strength");
+  if (!strength.disabled && strength.dataset.moved) fields.harmonizer_option = `strength=${strength.value}`;
+  if (fields.shadow === "cast" && find("#direction").value) fields.shadow_option = `direction=${find("#direction").value}`;
   return fields;
 }
 
@@ -165,7 +177,8 @@ function show() {
   for (const name of ["compare", "move", "brush"]) find(`#under-${name}`).hidden = mode !== name || (name === "compare" && !result);
   for (const button of every("#downloads button")) button.disabled = !now?.blob || (button.dataset.output === "composite" && !both);
   find("#undo").disabled = brush.strokes.length === 0;
-  find("#strength").disabled = !find("#harmonize").checked;
+  find("#strength").disabled = (find("#harmonizer").value || "none") === "none";
+  find("#direction").disabled = find("#shadow").value !== "cast";
   find("#help").textContent = HELP[mode] ?? "";
   stage.classList.toggle("working", running !== null);
   view.tool = { compare: comparing, move: placing, brush }[mode] ?? null;
@@ -342,7 +355,13 @@ addEventListener("keydown", (event) => {
 });
 for (const button of every("[data-to]")) button.addEventListener("click", () => enter(button.dataset.to));
 for (const button of every("#downloads button")) button.addEventListener("click", () => download(button.dataset.output));
-for (const input of every("input[name=frame], #harmonize, #strength")) input.addEventListener("change", () => changed());
+for (const input of every("input[name=frame], #strength, #shadow, #direction")) input.addEventListener("change", () => changed());
+find("#strength").addEventListener("input", ({ target }) => (target.dataset.moved = "yes"));
+find("#harmonizer").addEventListener("change", ({ target }) => {
+  find("#strength").value = FARTHEST.includes(target.value) ? 1 : 0.5;
+  delete find("#strength").dataset.moved;
+  changed();
+});
 for (const input of every("input[name=brush]")) input.addEventListener("change", () => (brush.sign = Number(input.value)));
 find("#split").addEventListener("input", (event) => split(event.target.value));
 find("#scale").addEventListener("input", (event) => placing.resize(Number(event.target.value)));
@@ -358,15 +377,22 @@ find("#zoom-fit").addEventListener("click", () => view.fit());
 find("#notice button").addEventListener("click", () => tell(""));
 find("form").addEventListener("submit", (event) => event.preventDefault());
 
+/** A choice of stages, by these words or else by their names. */
+function fill(select, entries, words = {}) {
+  for (const { name, description, default: own } of entries) {
+    select.append(Object.assign(new Option(words[name] ?? name, name, own, own), { title: description }));
+  }
+  return select;
+}
+
 try {
   const told = await stages();
   limits = told.limits;
+  fill(find("#harmonizer"), told.harmonizer, COLOURS);
+  if (FARTHEST.includes(find("#harmonizer").value)) find("#strength").value = 1;
   for (const [slot, label] of Object.entries(SLOTS)) {
     const line = document.createElement("label");
-    const select = Object.assign(document.createElement("select"), { id: slot });
-    for (const entry of told[slot]) {
-      select.append(Object.assign(new Option(entry.name, entry.name, entry.default, entry.default), { title: entry.description }));
-    }
+    const select = fill(Object.assign(document.createElement("select"), { id: slot }), told[slot]);
     select.addEventListener("change", () => changed(slot !== "fuser"));
     line.className = "wide";
     line.append(Object.assign(document.createElement("span"), { textContent: label }), select);
