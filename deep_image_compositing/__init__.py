@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deep_image_compositing.images import read_image, read_mask, write_image
     from deep_image_compositing.registry import create, list_stages, register
     from deep_image_compositing.removal import remove
-    from deep_image_compositing.stages.base import Fuser, Refiner, Segmenter
+    from deep_image_compositing.stages.base import Fuser, Harmonizer, Refiner, Segmenter
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "register": "registry",
     "remove": "removal",
     "Fuser": "stages.base",
+    "Harmonizer": "stages.base",
     "Refiner": "stages.base",
     "Segmenter": "stages.base",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "CompositingError",
     "Compositor",
     "Fuser",
+    "Harmonizer",
     "Refiner",
     "Segmenter",
     "UsageError",

@@ -41,7 +41,7 @@ COMMANDS: tuple[tuple[str, Any, Any, str], ...] = (
     ("serve", serve.add_arguments, serve.run,
      "open a page, and an interface for programs, for composites"),
     ("stages", stages.add_stages_arguments, stages.list_stages,
-     "list what can fill the three slots"),
+     "list what can fill the four slots"),
     ("models", models.add_arguments, models.run,
      "list, fetch and find published segmenters"),
     ("fit", None, None, "train a stage: fit --config recipes/fusion_easy.yaml"),
