@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box, bounding_box, edges
-from deep_image_compositing.functional.ground import find_stands
+from deep_image_compositing.functional.ground import Stand, find_stands
 from deep_image_compositing.functional.light import guess_light
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
@@ -22,7 +22,9 @@ from deep_image_compositing.functional.shadow import (
     Fall,
     Plane,
     cast_shade,
+    cast_span,
     contact_shade,
+    contact_span,
     darken,
     join_shades,
     opacity_over,
@@ -33,8 +35,8 @@ from deep_image_compositing.settings import DIRECTIONS, Shadow
 SUBJECT_SIDE = 384
 """Pixels on the long side of the subject from whose alpha a shade is found."""
 
-PLANE_SIDE = 960
-"""Pixels on the long side of the ground on which a shade is found, at most."""
+PLANE_SIDE = 768
+"""Pixels that a subject and the length of its shadow take side by side, at most."""
 
 STRENGTH = {"contact": 0.85, "cast": 0.8}
 """Share of the light that is taken away unless it is said; of a soft cast shadow half of that."""
@@ -168,11 +170,13 @@ def find_shade(
     if box is None:
         return nothing
     fall = _fall(shadow, background)
-    plane, scale, size = _plane(box, frame, fall)
-    top, _, left, _ = edges(box)
+    top, bottom, left, right = edges(box)
+    height, width = bottom - top, right - left
+    aside = 0.0 if fall is None else fall.length * height
+    scale = min(SUBJECT_SIDE / max(height, width), PLANE_SIDE / (width + aside))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = resample(levels[..., box[0], box[1]], size, "bilinear")[0] / 255
-    cut = None if floor is None else (floor - top) * scale
-    stands = find_stands(small, cut)
+    stands = find_stands(small, None if floor is None else (floor - top) * scale)
     if not stands:
         _log.warning(
             "%s: the subject is cut off below; there is no ground for a shadow, and it gets none",
@@ -180,11 +184,11 @@ def find_shade(
         )
         return nothing
     darkness = STRENGTH["contact"] if shadow.strength is None else shadow.strength
-    softness = shadow.softness if shadow.kind == "contact" else None
-    shades = [
-        contact_shade(stand, plane, darkness, 0.5 if softness is None else softness)
-        for stand in stands
-    ]
+    softness = SOFTNESS
+    if shadow.kind == "contact" and shadow.softness is not None:
+        softness = shadow.softness
+    plane = _plane(stands, (top, left), frame, scale, softness, fall)
+    shades = [contact_shade(stand, plane, darkness, softness) for stand in stands]
     if fall is not None:
         darkness = shadow.strength or STRENGTH["cast"] * (1 - 0.4 * fall.softness)
         shades += [cast_shade(stand, plane, fall, darkness) for stand in stands]
@@ -210,43 +214,37 @@ def _fall(shadow: Shadow, background: Tensor) -> Fall | None:
 
 
 def _plane(
-    box: Box, frame: tuple[int, int], fall: Fall | None
-) -> tuple[Plane, float, tuple[int, int]]:
-    """The ground around a subject in a ``box`` of the frame.
+    stands: list[Stand],
+    corner: tuple[int, int],
+    frame: tuple[int, int],
+    scale: float,
+    softness: float,
+    fall: Fall | None,
+) -> Plane:
+    """The ground that the shadows of ``stands`` reach, in pixels of their alpha.
 
-    Also its pixels in one of the frame's, and the size (height, width) of the subject's alpha.
+    The alpha lies in the frame at ``corner`` (top, left), enlarged by ``scale``.
     """
-    top, bottom, left, right = edges(box)
-    height, width = bottom - top, right - left
-    reach = 0.8 * math.sqrt(height * width)
-    focal, horizon = FOCAL * max(frame), HORIZON * frame[0]
-    first, last = bottom - 0.5 * height - reach / 2, bottom + reach / 2
-    start, end = left - reach, right + reach
-    if fall is not None:
-        long = height * fall.length
-        soft = 0.75 * (0.015 + 0.25 * fall.softness**2) * height * math.hypot(1, fall.length)
-        angle = math.radians(fall.direction)
-        aside, away = long * math.cos(angle), long * math.sin(angle)
-        start, end = start - soft + min(0, aside), end + soft + max(0, aside)
-        if away > 0:
-            first -= 0.5 * away + 0.5 * soft
-        else:
-            last -= 1.2 * away - 0.5 * soft
-    # What lies far outside the frame is never seen.
-    margin = max(frame) / 4
-    first, last = max(first, -margin), min(last, frame[0] + margin)
-    start, end = max(start, -margin), min(end, frame[1] + margin)
-    scale = min(SUBJECT_SIDE / max(height, width), PLANE_SIDE / max(last - first, end - start))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    plane = Plane(
-        math.floor((first - top) * scale),
-        math.floor((start - left) * scale),
-        _even(math.ceil((last - first) * scale) + 1),
-        _even(math.ceil((end - start) * scale) + 1),
-        (horizon - top) * scale,
-        focal * scale,
+    top, left = corner
+    camera = Plane(0, 0, 0, 0, (HORIZON * frame[0] - top) * scale, FOCAL * max(frame) * scale)
+    spans = []
+    for stand in stands:
+        spans.append(contact_span(stand, camera, softness))
+        if fall is not None:
+            spans.append(cast_span(stand, camera, fall))
+    first, start = (math.floor(min(span[side] for span in spans)) for side in (0, 2))
+    last, end = (math.ceil(max(span[side] for span in spans)) for side in (1, 3))
+    # What lies outside the frame is never seen, but a blur carries it in.
+    margin = max(frame) * scale / 4
+    first, last = max(first, -top * scale - margin), min(last, (frame[0] - top) * scale + margin)
+    start, end = max(start, -left * scale - margin), min(end, (frame[1] - left) * scale + margin)
+    return replace(
+        camera,
+        top=math.floor(first),
+        left=math.floor(start),
+        height=_even(math.ceil(last - first)),
+        width=_even(math.ceil(end - start)),
     )
-    return plane, scale, size
 
 
 def _even(length: int) -> int:

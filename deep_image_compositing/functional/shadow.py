@@ -103,6 +103,22 @@ def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) 
     return 1 - left
 
 
+def contact_span(stand: Stand, plane: Plane, softness: float) -> tuple[float, float, float, float]:
+    """Top, bottom, left and right of what ``contact_shade`` reaches; beyond it is next to 0."""
+    _, blur, depth, _ = LAYERS[-1]
+    rows = stand.ground[stand.touches]
+    across = blur * stand.size * 2 * softness + 1
+    along = plane.flatness(float(rows.max())) * across + 1
+    high = plane.flatness(float(rows.max())) * depth * stand.size + 3 * along
+    width = stand.alpha.shape[1]
+    return (
+        float(stand.ground.min()) - high,
+        float(stand.ground.max()) + 4 * along,
+        -3 * across,
+        width + 3 * across,
+    )
+
+
 def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tensor:
     """Shade of the shadow that a subject casts, (height, width) of the plane.
 
@@ -111,8 +127,7 @@ def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tenso
     """
     thrown, heights, scale = _thrown(stand, plane, fall)
     tall = max(stand.height, 1.0)
-    penumbra = (0.015 + 0.25 * fall.softness**2) * math.hypot(1, fall.length)
-    least = max(0.5, _BASE * tall * (1 + 4 * fall.softness))
+    penumbra, least = _blurs(tall, fall)
     wanted = (least + penumbra * heights.clamp(0, tall)) * scale
     steps = max(1, math.ceil(math.log2((least + penumbra * tall) / least)))
     level = (wanted / least).clamp_min(1).log2().clamp(0, steps)
@@ -127,18 +142,56 @@ def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tenso
     return (strength * faded * shade).clamp(0, 1)
 
 
+def cast_span(stand: Stand, plane: Plane, fall: Fall) -> tuple[float, float, float, float]:
+    """Top, bottom, left and right of what ``cast_shade`` reaches, as ``contact_span``."""
+    sine, cosine = _direction(fall)
+    row, middle, slope = stand.line()
+    rise, focal = _view(plane, row)
+    tall, width = max(stand.height, 1.0), stand.alpha.shape[1]
+    penumbra, least = _blurs(tall, fall)
+    soft = 3 * (least + penumbra * tall)
+    far = tall * fall.length * sine
+    back = max(far, 0) + _THICK * stand.size + soft
+    front = min(max(-far, 0) + soft, 0.8 * focal)
+    near = focal / (focal - front)
+    aside = tall * fall.length * cosine
+    tilt = abs(slope) * (width / 2 + abs(aside) + soft)
+    return (
+        row - tilt - rise * back / (focal + back),
+        row + tilt + rise * front / (focal - front),
+        middle + (min(0, aside) - middle - soft) * near,
+        middle + (width + max(0, aside) - middle + soft) * near,
+    )
+
+
+def _direction(fall: Fall) -> tuple[float, float]:
+    """Sine, not too small, and cosine of the direction."""
+    angle = math.radians(fall.direction)
+    sine = math.sin(angle)
+    return math.copysign(max(abs(sine), LEVEL), sine), math.cos(angle)
+
+
+def _view(plane: Plane, row: float) -> tuple[float, float]:
+    """Rows from the ground at ``row`` to the horizon, and the focal length that suits them."""
+    rise = max(row - plane.horizon, FLATTEST * plane.focal)
+    return rise, rise / plane.flatness(row)
+
+
+def _blurs(tall: float, fall: Fall) -> tuple[float, float]:
+    """By how much the blur grows with the height of what casts a shadow, and where it starts."""
+    penumbra = (0.015 + 0.25 * fall.softness**2) * math.hypot(1, fall.length)
+    return penumbra, max(0.5, _BASE * tall * (1 + 4 * fall.softness))
+
+
 def _thrown(stand: Stand, plane: Plane, fall: Fall) -> tuple[Tensor, Tensor, Tensor]:
     """Where the light is blocked, from which height, and how far off things look smaller there.
 
     (height, width) each. The camera sees a point at depth d behind the subject and at the column x
     beside it at x · f / (f + d), and as much closer to the horizon.
     """
-    angle = math.radians(fall.direction)
-    sine, cosine = math.sin(angle), math.cos(angle)
-    sine = math.copysign(max(abs(sine), LEVEL), sine)
+    sine, cosine = _direction(fall)
     row, middle, slope = stand.line()
-    rise = max(row - plane.horizon, FLATTEST * plane.focal)
-    focal = rise / plane.flatness(row)
+    rise, focal = _view(plane, row)
 
     def heights(rows: Tensor) -> tuple[Tensor, Tensor]:
         base = row + slope * (plane.columns() - middle)
