@@ -17,7 +17,7 @@ from deep_image_compositing.fullsize import Fused, Repainted, change_between, re
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring
 from deep_image_compositing.models.harmonization.color_map import ColorMapModel, apply_color_map
-from tests.conftest import LayerFuser, PlainFuser, disc, noise
+from tests.conftest import PlainFuser, disc, noise
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def levels(result: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("side", [2000, 120])
-@pytest.mark.parametrize("fuser", [LayerFuser(), PlainFuser(), "alpha"])
+@pytest.mark.parametrize("fuser", ["alpha", "feather", PlainFuser()])
 @pytest.mark.parametrize("own", [call, Plain(), OnlyForward(), Recolors()])
 def test_anything_with_the_slot_s_signature_may_fill_it(own: Any, fuser: Any, side: int) -> None:
     front, back = smooth(280, 300, 1), smooth(280, 300, 2)
