@@ -232,8 +232,8 @@ def _plane(
         spans.append(contact_span(stand, camera, softness))
         if fall is not None:
             spans.append(cast_span(stand, camera, fall))
-    first, start = (math.floor(min(span[side] for span in spans)) for side in (0, 2))
-    last, end = (math.ceil(max(span[side] for span in spans)) for side in (1, 3))
+    first, start = (min(span[side] for span in spans) for side in (0, 2))
+    last, end = (max(span[side] for span in spans) for side in (1, 3))
     # What lies outside the frame is never seen, but a blur carries it in.
     margin = max(frame) * scale / 4
     first, last = max(first, -top * scale - margin), min(last, (frame[0] - top) * scale + margin)
