@@ -424,10 +424,11 @@ class Compositor:
             return fused
         find = _method(stage, "recoloring")
         side = getattr(stage, "long_side", None) if find else None
-        at = fit_long_side(*pixels.shape[-2:], side or self.work_side)
+        at = fit_long_side(pixels.shape[-2], pixels.shape[-1], side or self.work_side)
         composite = self._floats(fused.composite, at)
         mask = resize(as_floats(fused.alpha)[None].to(self.device), at).clamp(0, 1)
         found = find and self._ask("harmonizer", find, composite, mask)
+        recolor: Recoloring
         if found is not None:
             recolor = partial(self._recolored, found)
         else:  # it answers with pictures, whose strength is its own matter

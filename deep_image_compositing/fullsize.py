@@ -332,15 +332,16 @@ def recolor_subject(
         moved = move(color)
         seen = moved if fused.layered else move(composite)
         behind = backdrop[part] if fused.layered else composite[part]
-        at = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
-        rim = [x[:, *at][None, :, None].to(device) for x in (seen, as_floats(opacity), behind)]
+        y, x = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
+        parts = seen, as_floats(opacity), behind
+        rim = [one[:, y, x][None, :, None].to(device) for one in parts]
         mixed = over(rim[0], rim[1], rim[2] / 255)[0, :, 0]
         levels = to_bytes(moved).cpu()
         color[part] = levels
         levels = levels if fused.layered else to_bytes(seen).cpu()
         target = composite[part]
         target.copy_(torch.where(opacity == full, levels, target))
-        target[:, *at] = to_bytes(mixed).cpu()
+        target[:, y, x] = to_bytes(mixed).cpu()
     return replace(fused, repainted=Recolored(color))
 
 

@@ -31,8 +31,8 @@ def check_sides(work_side: int, max_side: int | None = None) -> None:
 
 def check_strength(strength: object) -> None:
     """Raise ``UsageError`` unless the strength of a harmonizer is a number in [0, 1]."""
-    is_number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if not (is_number and 0 <= strength <= 1):
+    number = strength if isinstance(strength, (int, float)) else -1
+    if isinstance(strength, bool) or not 0 <= number <= 1:
         raise UsageError(f"the strength of a harmonizer lies in [0, 1], got {strength!r}")
 
 

@@ -359,6 +359,21 @@ def test_values_that_cannot_be(
     assert list(tmp_path.glob("out*")) == []
 
 
+@pytest.mark.usefixtures("stub_stages")
+def test_a_cut_out_is_harmonized_with_a_photograph_alone(
+    pair: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    made, harmonized = [], ["--harmonizer", "reinhard"]
+    for more in ([], harmonized):
+        call = ["cutout", pair[0], "--background", pair[1], "-o", str(tmp_path / "out.png")]
+        assert main([*call, *STUBS, *more]) == 0
+        made.append(pixels(tmp_path / "out.png").tobytes())
+    assert made[0] != made[1]
+    for background, name in (([], "a transparent background"), (["--background", "blur"], "blur")):
+        said = fails(2, "cutout", pair[0], "-o", tmp_path / "no.png", *background, *harmonized)
+        assert f"only before another photograph (--background FILE), not before {name}" in said
+
+
 # Stopping, debugging, logging
 
 

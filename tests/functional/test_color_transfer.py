@@ -9,8 +9,11 @@ from torch import Tensor
 from deep_image_compositing.functional.color_transfer import (
     MOST,
     ColorStatistics,
+    adapt,
     from_lab,
+    light_gains,
     to_lab,
+    to_linear,
     transfer_color,
 )
 
@@ -73,3 +76,17 @@ def test_flat_subjects_are_shifted_and_hardly_flat_ones_not_blown_up() -> None:
     before = ColorStatistics.of(nearly, alpha)
     after = ColorStatistics.of(transfer_color(nearly, before, target), alpha)
     assert torch.allclose(after.deviation, MOST * before.deviation, rtol=1e-3)
+
+
+def test_a_subject_takes_the_scene_s_tint_and_keeps_its_brightness() -> None:
+    composite = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    mask[..., :4] = 1
+    composite[..., 4:] = torch.tensor([0.6, 0.5, 0.35]).view(3, 1, 1)
+    moved = adapt(composite, light_gains(composite, mask))[..., :4]
+    linear = [to_linear(picture)[0, :, 0, 0] for picture in (composite, moved, composite[..., 4:])]
+    luma = linear[0].new_tensor([0.2126, 0.7152, 0.0722])
+    assert torch.isclose(linear[0] @ luma, linear[1] @ luma)
+    assert torch.allclose(linear[1] / linear[1].sum(), linear[2] / linear[2].sum(), atol=1e-6)
+    same = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
+    assert torch.allclose(adapt(composite, light_gains(composite, same)), composite)

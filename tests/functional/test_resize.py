@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize
+from deep_image_compositing.functional.resize import (
+    fit_long_side,
+    pad_to_multiple,
+    resize,
+    spread,
+)
 
 MODES = ("bilinear", "bicubic", "nearest-exact", "area")
 
@@ -66,3 +72,13 @@ def test_padding_repeats_the_border_and_crops_back(height: int, width: int, mult
     assert padded.shape[-1] - width < multiple
     assert torch.equal(padded[..., :h, :w], x)
     assert torch.equal(padded[..., -1, -1], x[..., -1, -1])
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (8, 5), (40, 3), (50, 70)])
+def test_a_grid_is_spread_bilinearly_over_any_part(cells: tuple[int, int]) -> None:
+    grid = torch.rand(2, 3, *cells)
+    whole = spread(grid, (96, 120), (0, 0, 1, 1))
+    expected = F.interpolate(grid, (96, 120), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
+    part = spread(grid, (24, 40), (24 / 96, 60 / 120, 48 / 96, 100 / 120))
+    torch.testing.assert_close(part, whole[..., 24:48, 60:100], atol=1e-5, rtol=0)

@@ -16,6 +16,7 @@ from deep_image_compositing import remove
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.serving import work
 from deep_image_compositing.serving.jobs import Answer, Job
+from deep_image_compositing.settings import Shadow
 from tests.photographs import disk, encode, oriented, scene
 
 pytest.importorskip("skimage")
@@ -67,6 +68,18 @@ def test_composite_cutout_and_alpha_are_the_library_s(
     for form in ("jpeg", "webp"):
         job = Job(front, back, stages=stages, form=form, **options)
         assert opened(work.perform(job)).shape[:2] == expected.size
+
+
+def test_a_shadow_is_the_library_s() -> None:
+    front, back, mask = encode(scene()), encode(scene(seed=1)), encode(disk())
+    shadow = Shadow("contact", strength=0.9)
+    plain, shaded = (
+        work.perform(Job(front, back, mask, stages=PLAIN, shadow=one)) for one in (None, shadow)
+    )
+    expected = Compositor("pyramid", "none", "alpha", shadow=shadow, device="cpu")
+    whole = expected(front, back, mask).composite_pixels.permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(opened(shaded), whole)
+    assert (opened(plain) != opened(shaded)).any()
 
 
 def test_a_cut_out_is_what_remove_makes() -> None:
