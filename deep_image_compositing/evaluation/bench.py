@@ -29,7 +29,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deep_image_compositing import __version__
+from deep_image_compositing import __version__, registry
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import DataError, ImageError, error_text
@@ -175,6 +175,7 @@ class Bench(LightningModule):
             key = _key(name, grade, method.name)
             try:
                 compositor, sample = self._use(method), self._sample(index)
+                record |= sample.about(grade)
                 with _warnings(notes):
                     result, cost = self._composite(compositor, sample, grade)
                     record["size"] = list(result.size)
@@ -229,7 +230,7 @@ class Bench(LightningModule):
         That is once a size on a GPU, which prepares for each, elsewhere once a method; and once
         more where the segmenter is needed, too.
         """
-        given = sample.foreground, sample.background, sample.masks[grade]
+        given = sample.given(grade)
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
         segments = given[2] is None
         if not {(size, segments), (size, True)} & self._warm:
@@ -242,17 +243,7 @@ class Bench(LightningModule):
     def _measures(
         self, sample: Sample, grade: str, result: Composite, cost: measures.Cost
     ) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        if sample.composite is not None:
-            figures |= measures.measure_composite(
-                result.composite_pixels, sample.composite, sample.alpha, sample.foreground,
-                sample.background, sample.old_background, sample.foreground_color, self._lpips[0],
-            )  # fmt: skip
-        if sample.alpha is not None:
-            # No trimap was given, so nothing of the picture is known beforehand.
-            figures |= measures.measure_alpha(result.cutout_alpha, sample.alpha)
-            if sample.masks[grade] is None:
-                figures |= measures.measure_mask(result.mask, sample.alpha)
+        figures = sample.measure(grade, result, self._lpips[0])
         figures["seconds"] = cost.seconds
         figures |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
         figures["peak_memory"] = cost.peak_memory
@@ -304,7 +295,10 @@ class Bench(LightningModule):
             return
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
-            sheet = sheets.draw(self._sample(self.names.index(name)), grade, rows)
+            sample = self._sample(self.names.index(name))
+            whole = self.plan.test_set.slots == registry.SLOTS
+            draw = sheets.draw if whole else sheets.draw_colors
+            sheet = draw(sample, grade, rows)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))

@@ -2,14 +2,21 @@
 
 Errors are of 8-bit values, so that squares span 0 to 65025. MSE and PSNR are as in Tsai et al.,
 "Deep Image Harmonization", CVPR 2017; fMSE is from Cun and Pun, "Improving the Harmony of the
-Composite Image by Spatial-Separated Attention Module", TIP 2020.
+Composite Image by Spatial-Separated Attention Module", TIP 2020; SSIM, also of the subject alone,
+as in Guo et al., "Intrinsic Image Harmonization", CVPR 2021. Each is a number a picture, at the
+size and precision of the pictures that are given; benchmarks average these over pictures, which are
+first reduced to 256 x 256, or left as they are ("full resolution"), and rounded to 8 bits.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from deep_image_compositing.metrics.band import _MeanOverPictures
+from deep_image_compositing.metrics.composites import SMALLEST, ssim_map
 
 
 def square_error(preds: Tensor, target: Tensor) -> Tensor:
@@ -21,6 +28,18 @@ def foreground_error(preds: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """fMSE: MSE of each picture where its ``mask`` (B, 1, H, W) exceeds one half; else NaN."""
     inside = (mask > 0.5).float()
     return (_squares(preds, target) * inside).sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
+
+
+def similarity(preds: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """SSIM of each picture, (B,): the mean of ``ssim_map``, with ``mask`` where that exceeds 0.5.
+
+    NaN for a picture below 6 pixels either way, or where the mask is nowhere.
+    """
+    if min(preds.shape[-2:]) < SMALLEST:
+        return torch.full((len(preds),), math.nan, device=preds.device)
+    maps = torch.stack([ssim_map(one, true) for one, true in zip(preds, target, strict=True)])
+    inside = torch.ones_like(maps[:, :1]) if mask is None else (mask > 0.5).float()
+    return (maps * inside).sum((1, 2, 3)) / (maps.shape[1] * inside.sum((1, 2, 3)))
 
 
 def _squares(preds: Tensor, target: Tensor) -> Tensor:
@@ -43,3 +62,10 @@ class ForegroundError(_MeanOverPictures):
 
     def update(self, preds: Tensor, target: Tensor, mask: Tensor) -> None:  # type: ignore[override]
         super().update(foreground_error(preds, target, mask))
+
+
+class Similarity(_MeanOverPictures):
+    """Mean over pictures of ``similarity``; takes and ignores what other metrics need."""
+
+    def update(self, preds: Tensor, target: Tensor, **others: Tensor) -> None:  # type: ignore[override]
+        super().update(similarity(preds, target))
