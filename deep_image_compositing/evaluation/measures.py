@@ -25,7 +25,6 @@ from deep_image_compositing.metrics import (
     masks,
     matting,
     picture_psnr,
-    similarity,
     square_error,
 )
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
@@ -204,16 +203,17 @@ def measure_colors(
     c, t, m, g = (_floats(picture)[None] for picture in (composite, truth, mask, given))
     composites.check_pair(c[0], t[0])
     composites.check_pair(g[0], t[0])
-    composites.check_pair(m[0], t[0, :1], 1)
+    composites.check_alpha(t[0], m[0])
     psnr = picture_psnr(c, t)
     figures = {
         "psnr": psnr,
-        "ssim": similarity(c, t),
         "fmse": foreground_error(c, t, m),
         "square_error": square_error(c, t),
-        "foreground_ssim": similarity(c, t, m),
         "outside": 255 * ((c - g).abs() * (m == 0)).amax(),
     }
+    if min(c.shape[-2:]) >= composites.SMALLEST:
+        similar = composites.ssim_map(c[0], t[0])
+        figures |= {"ssim": similar.mean(), "foreground_ssim": similar[:, m[0, 0] > 0.5].mean()}
     if torch.equal(g, t):
         figures["change"] = 255 * (c - g).abs().mean(1, keepdim=True)[m > 0.5].mean()
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from deep_image_compositing.evaluation.statistics import (
     Difference,
     bootstrap_interval,
     paired_difference,
+    ratio_interval,
     wins,
 )
 from deep_image_compositing.evaluation.testsets.harmonization import SHARES, STRENGTHS
@@ -144,15 +145,18 @@ class Report:
             for key in MEASURES
             if any(key in one for own in figures.values() for one in own)
         }
-        given = {name: r["given_fmse"] for (_, name), r in found.items() if "given_fmse" in r}
-        if given and "fmse" in table:
-            table["fmse_share"] = {m: self._shares(row, given) for m, row in table["fmse"].items()}
         means: dict[str, dict[str, Mean]] = {method: {} for method in rows}
         for key, columns in table.items():
             for method, column in columns.items():
                 if values := [value for value in column if value == value]:
                     mean = sum(values) / len(values)
                     means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
+        for method, own in rows.items():  # how much of the error that was given is left
+            known = [r for r in own if "given_fmse" in r and "fmse" in r.get("measures", {})]
+            parts = ([r["measures"]["fmse"] for r in known], [r["given_fmse"] for r in known])
+            if sum(parts[1]):
+                share = Mean(sum(parts[0]) / sum(parts[1]), *ratio_interval(*parts), len(known))
+                means[method]["fmse_share"] = share
         return Summary(
             measured={m: sum("measures" in record for record in own) for m, own in rows.items()},
             failed={m: sum("error" in record for record in own) for m, own in rows.items()},
@@ -164,12 +168,6 @@ class Report:
                 if self.key in table and method != self.reference
             },
         )
-
-    def _shares(self, fmse: Sequence[float], given: Mapping[str, float]) -> list[float]:
-        """Each fMSE by the mean of those given, so that their mean is the ratio of the means."""
-        names = [name for name, value in zip(self.names, fmse, strict=True) if value == value]
-        whole = sum(given.get(name, 0.0) for name in names) / max(1, len(names))
-        return [value / whole if whole else float("nan") for value in fmse]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
@@ -262,46 +260,35 @@ def grouped_tables(report: Report, grade: str, key: str) -> Iterator[Table]:
     """The means of a measure, a column a group of samples, for every way of grouping them."""
     records = [record for record in report.records if record["grade"] == grade]
     for kind, words in GROUPINGS.items():
-        groups = {r["sample"]: r["groups"][kind] for r in records if kind in r.get("groups", ())}
-        names = list(dict.fromkeys(groups.values()))
-        names.sort(key=lambda name: _STEPS.index(name) if name in _STEPS else -1)
-        columns: list[dict[str, Mean]] = []
+        members: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            if kind in record.get("groups", ()):
+                members.setdefault(record["groups"][kind], []).append(record)
+        names = sorted(members, key=lambda name: _STEPS.index(name) if name in _STEPS else -1)
+        columns = [_means(members[name], key) for name in names]
+        heads = []
         for name in names:
-            columns.append({})
-            for method in report.method_names:
-                values = [
-                    r["measures"][key]
-                    for r in records
-                    if r["method"] == method
-                    and groups.get(r["sample"]) == name
-                    and key in r.get("measures", ())
-                ]
-                if values:
-                    mean = sum(values) / len(values)
-                    columns[-1][method] = Mean(mean, *bootstrap_interval(values), len(values))
-        counts = [sum(group == name for group in groups.values()) for name in names]
-        arrow, unit = head(key)[1:]
+            count = len({record["sample"] for record in members[name]})
+            heads.append(Head(f"{name} ({count})", *head(key)[1:]))
+        rows = [
+            Row(method, "", [Cell.of(key, c[method], [*c.values()]) if method in c else None
+                             for c in columns])
+            for method in report.method_names
+        ]  # fmt: skip
         if len(names) > 1:
-            yield Table(
-                f"{MEASURES[key].name} {words}",
-                [
-                    Head(f"{name} ({count})", arrow, unit)
-                    for name, count in zip(names, counts, strict=True)
-                ],
-                [
-                    Row(
-                        method,
-                        "",
-                        [
-                            Cell.of(key, column[method], [*column.values()])
-                            if method in column
-                            else None
-                            for column in columns
-                        ],
-                    )
-                    for method in report.method_names
-                ],
-            )
+            yield Table(f"{MEASURES[key].name} {words}", heads, rows)
+
+
+def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:
+    """The mean of a measure by method."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        if key in record.get("measures", ()):
+            values.setdefault(record["method"], []).append(record["measures"][key])
+    return {
+        method: Mean(sum(own) / len(own), *bootstrap_interval(own), len(own))
+        for method, own in values.items()
+    }
 
 
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:

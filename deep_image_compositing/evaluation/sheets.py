@@ -113,20 +113,19 @@ def draw_colors(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
     """
     given, truth, mask = sample.given(grade)[0], sample.composite, sample.masks.get(grade)
     assert truth is not None
-    size = f"{given.shape[-1]} x {given.shape[-2]}"
-    pictures = {
-        f"{sample.name}, {size} pixels, {grade}": given,
-        **{row.caption(): row.read("composite") for row in rows},
-    }
+    title = f"{sample.name}, {given.shape[-1]} x {given.shape[-2]} pixels"
     columns = [
-        _Column(label, picture, f"error x {GAIN}, {label.split(':')[0].split('  ')[0]}",
-                None if picture is None else _error(picture, truth))
-        for label, picture in pictures.items()
-    ]  # fmt: skip
-    columns[1:1] = [_Column("mask", mask), _Column("truth", truth)]
+        _Column(title, given, f"{grade}, error x {GAIN}", _error(given, truth)),
+        _Column("mask", mask),
+        _Column("truth", truth, "  "),
+    ]
+    for row in rows:
+        result = row.read("composite")
+        last = None if result is None else _error(result, truth)
+        columns.append(_Column(row.caption(), result, f"error x {GAIN}, {row.name}", last))
     parts = (
         {column.label: _unit(column.picture) for column in columns},
-        {column.note + " " * n: _unit(column.last) for n, column in enumerate(columns)},
+        {column.note: _unit(column.last) for column in columns},
     )
     return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
 

@@ -2,10 +2,10 @@
 
 Errors are of 8-bit values, so that squares span 0 to 65025. MSE and PSNR are as in Tsai et al.,
 "Deep Image Harmonization", CVPR 2017; fMSE is from Cun and Pun, "Improving the Harmony of the
-Composite Image by Spatial-Separated Attention Module", TIP 2020; SSIM, also of the subject alone,
-as in Guo et al., "Intrinsic Image Harmonization", CVPR 2021. Each is a number a picture, at the
-size and precision of the pictures that are given; benchmarks average these over pictures, which are
-first reduced to 256 x 256, or left as they are ("full resolution"), and rounded to 8 bits.
+Composite Image by Spatial-Separated Attention Module", TIP 2020; SSIM as in Guo et al.,
+"Intrinsic Image Harmonization", CVPR 2021. Each is a number a picture, at the size and precision of
+the pictures that are given; benchmarks average these over pictures, which are first reduced to
+256 x 256, or left as they are ("full resolution"), and rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -30,16 +30,11 @@ def foreground_error(preds: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (_squares(preds, target) * inside).sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
 
 
-def similarity(preds: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """SSIM of each picture, (B,): the mean of ``ssim_map``, with ``mask`` where that exceeds 0.5.
-
-    NaN for a picture below 6 pixels either way, or where the mask is nowhere.
-    """
+def similarity(preds: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each picture, (B,): the mean of ``ssim_map``; NaN below 6 pixels either way."""
     if min(preds.shape[-2:]) < SMALLEST:
         return torch.full((len(preds),), math.nan, device=preds.device)
-    maps = torch.stack([ssim_map(one, true) for one, true in zip(preds, target, strict=True)])
-    inside = torch.ones_like(maps[:, :1]) if mask is None else (mask > 0.5).float()
-    return (maps * inside).sum((1, 2, 3)) / (maps.shape[1] * inside.sum((1, 2, 3)))
+    return torch.stack([ssim_map(*pair).mean() for pair in zip(preds, target, strict=True)])
 
 
 def _squares(preds: Tensor, target: Tensor) -> Tensor:

@@ -172,8 +172,8 @@ def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
     """The pairs of a folder, by name; ``more`` kinds of pictures may be there for some of them."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    found = {kind: pictures_in(root / kind) for kind in ("foreground", "background", "mask", *more)}
-    foregrounds, common = found.pop("foreground"), pictures_in(root).get("background")
+    found = {kind: _pictures(root / kind) for kind in ("foreground", "background", "mask", *more)}
+    foregrounds, common = found.pop("foreground"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
     for pictures in found.values():
@@ -191,7 +191,7 @@ def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
     return pairs
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
+def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures in a folder by their names without suffix, which must differ."""
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

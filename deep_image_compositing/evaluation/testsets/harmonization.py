@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL
 import torch
 from torch import Tensor
 
+from deep_image_compositing.data import layouts
 from deep_image_compositing.data.datasets import is_shards
-from deep_image_compositing.data.folders import Pair, read_pair
-from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.shards import KINDS
+from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.items import FileItem, Item, Source
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import measures
 from deep_image_compositing.evaluation.methods import ALONE
 from deep_image_compositing.evaluation.testsets import base
-from deep_image_compositing.evaluation.testsets.folders import pictures_in
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
-from deep_image_compositing.images import read_image, read_mask, to_uint8
 from deep_image_compositing.metrics import foreground_error
 from deep_image_compositing.placement import resample
 
@@ -39,13 +37,13 @@ if TYPE_CHECKING:
     from deep_image_compositing.composite import Composite
     from deep_image_compositing.metrics.lpips import LPIPS
 
+Given: TypeAlias = base.Paths | Sequence[Source]
+"""One path or several, or sources."""
+
 RECOLORED, UNTOUCHED = "recolored", "untouched"
 
-TRIPLE = ("composite", "image", "mask")
-"""Folders in a plain folder of triples."""
-
-COMPOSITE = "composite.jpg"
-"""Field of a shard whose samples have a composite of their own."""
+KINDS = ("harmonization", "segmentation", "mattes")
+"""Kinds of samples that it is made of; the first have composites of their own."""
 
 STRENGTHS = (("faint", 200.0), ("middle", 1000.0), ("strong", float("inf")))
 """How strongly a composite is off, by what its fMSE stays below."""
@@ -57,7 +55,6 @@ LEAST = 1.0
 """Least fMSE of a recoloured subject: colours are drawn anew below it, at most ``_DRAWS`` times."""
 
 _DRAWS = 20
-_FOLDERS = ", ".join(f"{name}/NAME.*" for name in TRIPLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +93,7 @@ class Input(NamedTuple):
     name: str  # unique in the set
     where: str  # the file, or the shard and the key in it
     group: str
-    read: Callable[[], dict[str, Tensor]]  # by the names of ``TRIPLE``; uint8, all of one size
+    open: Callable[[], Item]
 
 
 class Harmonization(base.TestSet):
@@ -106,10 +103,10 @@ class Harmonization(base.TestSet):
     a harmonizer should leave alone.
 
     Args:
-        photographs: photographs with masks or alphas: plain folders, shards, patterns, URLs, or
-            sources, of which what they hold out is used. Folders ``composite/``, ``image/`` and
-            ``mask/`` with files of the same names, and shards of the kind ``harmonization``, have
-            composites of their own.
+        photographs: photographs with masks or alphas, as ``HarmonizationData`` takes them: plain
+            folders, shards, patterns, URLs, or sources, of which what they hold out is used. Of
+            iHarmony4 as published it is the split for tests. Also by the name of a group, by which
+            the report tells them apart; without one, that is the name of the path.
         hold_out: share of plain folders that training with this ``hold_out`` has not seen: only
             these photographs are used; None for all.
         split: of folders of shards; None for all.
@@ -130,7 +127,7 @@ class Harmonization(base.TestSet):
 
     def __init__(
         self,
-        photographs: base.Paths | Sequence[Source],
+        photographs: Given | Mapping[str, Given],
         hold_out: float | None = None,
         split: str | None = "validation",
         samples: int | None = None,
@@ -148,10 +145,13 @@ class Harmonization(base.TestSet):
         self._sources: list[dict[str, Any]] = []
         self._inputs: list[list[Any]] = []
         found: list[Input] = []
-        for each in [photographs] if isinstance(photographs, str | Path) else photographs:
-            given = isinstance(each, Source)
-            source = each if isinstance(each, Source) else Source(str(each))
-            found += self._open(source, source.hold_out if given else hold_out, split, cache)
+        groups = photographs if isinstance(photographs, Mapping) else {"": photographs}
+        for group, given in groups.items():
+            for each in [given] if isinstance(given, str | Path) else given:
+                known = isinstance(each, Source)
+                source = each if isinstance(each, Source) else Source(str(each))
+                share = source.hold_out if known else hold_out
+                found += self._open(group or Path(source.path).name, source, share, split, cache)
         if not found:
             raise UsageError(
                 "nothing is left to measure: give photographs with masks, and a larger share that "
@@ -163,33 +163,35 @@ class Harmonization(base.TestSet):
         self._samples = [one for one in every if one in chosen]
 
     def _open(
-        self, source: Source, share: float | None, split: str | None, cache: str | None
+        self,
+        group: str,
+        source: Source,
+        share: float | None,
+        split: str | None,
+        cache: str | None,
     ) -> list[Input]:
         """What there is in a source, of which the ``share`` that is held out."""
-        path, folder = source.path, Path(source.path).expanduser()
-        about: dict[str, Any] = {"kind": "photographs", "path": path}
+        path, about = source.path, {"kind": "photographs", "path": source.path}
         self._sources.append(about)
         if is_shards(path):
-            kinds = tuple(kind for kind in (self.name, "segmentation", "mattes") if kind in KINDS)
-            shards = base.Shards(path, kinds, split, cache)
+            shards = base.Shards(path, KINDS, split, cache)
             about |= shards.about
             self._inputs += shards.inputs
-            read = [(s.key, f"{s.url}: {s.key}", partial(_read_shard, s)) for s in shards.samples]
-            return [Input(key, where, folder.name, call) for key, where, call in read]
-        if all((folder / name).is_dir() for name in TRIPLE):
-            triples = _triples(folder)
-            about["samples"] = len(triples)
-            self._inputs += [base.stat_of(file) for files in triples for file in files]
-            read = [
-                (files[0].stem, str(files[0]), partial(_read_files, *files)) for files in triples
-            ]
+            return [Input(s.key, f"{s.url}: {s.key}", group, s.open) for s in shards.samples]
+        if pairs := _test_split(path):
+            about |= {"samples": len(pairs), "split": "test"}
         else:
-            pairs, total = base.held_out(source, ("segmentation", "mattes"), share)
+            pairs, total = base.held_out(source, KINDS, share)
             about |= {"samples": total, "hold_out": share, "used": len(pairs)}
             about |= {} if source.doubt is None else {"doubt": source.doubt}
-            self._inputs += [base.stat_of(f) for p in pairs for f in (p.image, p.label) if f]
-            read = [(p.image.stem, str(p.image), partial(_read_pair, p)) for p in pairs]
-        return [Input(f"{folder.name}-{n}", where, folder.name, call) for n, where, call in read]
+        found = []
+        for pair in pairs:
+            files = [file for file in (pair.composite, pair.image, pair.label) if file]
+            self._inputs += [base.stat_of(file) for file in files]
+            item = partial(FileItem, source, pair)
+            name = f"{Path(path).name}-{files[0].stem}"
+            found.append(Input(name, str(files[0]), group, item))
+        return found
 
     def _draw(self, *words: str) -> int:
         """A number of 63 bits that follows from the seed and some words."""
@@ -216,12 +218,18 @@ class Harmonization(base.TestSet):
         )
 
     def _read(self, one: Input) -> dict[str, Tensor]:
-        """What there is of a sample, reduced to the set's size."""
+        """What there is of a sample, uint8, reduced to the set's size."""
         with base.naming(one.where):
-            pictures = one.read()
-            height, width = pictures["image"].shape[-2:]
-            size = fit_long_side(height, width, self.size or max(height, width))
-            return {kind: resample(picture, size) for kind, picture in pictures.items()}
+            item = one.open()
+            if not item.has_scene:
+                raise DataError(
+                    "it is a cut-out: a harmonizer needs a photograph around the subject"
+                )
+            read = {"image": item.image(), "mask": item.label(), "composite": item.composite()}
+            pictures = {k: base.planes(np.asarray(v)) for k, v in read.items() if v is not None}
+        height, width = pictures["image"].shape[-2:]
+        size = fit_long_side(height, width, self.size or max(height, width))
+        return {kind: resample(picture, size) for kind, picture in pictures.items()}
 
     def _recolored(self, name: str, image: Tensor, mask: Tensor) -> Tensor:
         """The photograph with other colours of its subject, some of them those of another one."""
@@ -269,39 +277,12 @@ def _step(value: float, steps: tuple[tuple[str, float], ...]) -> str:
     return next(name for name, end in steps if value <= end)
 
 
-# Reading
-
-
-def _read_pair(pair: Pair) -> dict[str, Tensor]:
-    image, label = read_pair(pair)
-    return {"image": base.planes(np.asarray(image)), "mask": base.planes(np.asarray(label))}
-
-
-def _read_shard(sample: base.ShardSample) -> dict[str, Tensor]:
-    item = sample.open()
-    pictures = {"image": item.image(), "mask": item.label()}
-    if COMPOSITE in item.record.fields:
-        pictures["composite"] = item.picture(COMPOSITE).convert("RGB")
-    return {kind: base.planes(np.asarray(picture)) for kind, picture in pictures.items()}
-
-
-def _read_files(composite: Path, image: Path, mask: Path) -> dict[str, Tensor]:
-    given, truth = (read_image(path) for path in (composite, image))
-    if given.size != truth.size:
-        raise DataError(f"{composite} and {image} are not of one size")
-    belief = to_uint8(read_mask(mask, size=truth.size))
-    pixels = {"composite": given.pixels, "image": truth.pixels, "mask": belief}
-    return {kind: base.planes(picture) for kind, picture in pixels.items()}
-
-
-def _triples(folder: Path) -> list[tuple[Path, Path, Path]]:
-    """Composite, photograph and mask of every sample in a folder of ``TRIPLE``."""
-    found = [pictures_in(folder / name) for name in TRIPLE]
-    stems = sorted({stem for pictures in found for stem in pictures})
-    for stem in stems:
-        for name, pictures in zip(TRIPLE, found, strict=True):
-            if stem not in pictures:
-                raise UsageError(
-                    f"{folder / name} holds nothing called {stem}; expected {_FOLDERS}"
-                )
-    return [(found[0][stem], found[1][stem], found[2][stem]) for stem in stems]
+def _test_split(path: str) -> list[Pair]:
+    """What iHarmony4 as published, or one of its sets, keeps for tests; else nothing."""
+    root = Path(path).expanduser()
+    entries = layouts.get("harmonization", "iharmony4").find(root) if root.is_dir() else ()
+    return [
+        Pair(entry.image, entry.label, entry.composite)
+        for entry in entries
+        if entry.split == "test" and entry.image is not None
+    ]
