@@ -29,12 +29,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deep_image_compositing import __version__, registry
+from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import DataError, ImageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_image
@@ -245,7 +245,10 @@ class Bench(LightningModule):
     ) -> dict[str, float]:
         figures = sample.measure(grade, result, self._lpips[0])
         figures["seconds"] = cost.seconds
-        figures |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
+        seconds = result.seconds
+        if self.plan.test_set.slots == ALONE:  # the others only hand the composite on
+            seconds = {"harmonization": seconds["harmonization"]}
+        figures |= {f"{stage}_seconds": value for stage, value in seconds.items()}
         figures["peak_memory"] = cost.peak_memory
         return {key: value for key, value in figures.items() if math.isfinite(value)}
 
@@ -296,9 +299,8 @@ class Bench(LightningModule):
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
             sample = self._sample(self.names.index(name))
-            whole = self.plan.test_set.slots == registry.SLOTS
-            draw = sheets.draw if whole else sheets.draw_colors
-            sheet = draw(sample, grade, rows)
+            alone = self.plan.test_set.slots == ALONE
+            sheet = (sheets.draw_colors if alone else sheets.draw)(sample, grade, rows)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))

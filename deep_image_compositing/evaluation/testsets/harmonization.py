@@ -158,9 +158,10 @@ class Harmonization(base.TestSet):
                 "is held out, or null for all of them"
             )
         names = base.unique_names(each.name for each in found)
-        every = [each._replace(name=name) for name, each in zip(names, found, strict=True)]
-        chosen = sorted(every, key=lambda one: self._draw("order", one.name))[:samples]
-        self._samples = [one for one in every if one in chosen]
+        self._every = [each._replace(name=name) for name, each in zip(names, found, strict=True)]
+        order = sorted(self._every, key=lambda one: self._draw("order", one.name))
+        chosen = {one.name for one in order[:samples]}
+        self._samples = [one for one in self._every if one.name in chosen]
 
     def _open(
         self,
@@ -236,7 +237,7 @@ class Harmonization(base.TestSet):
         from deep_image_compositing.data.recolor import recolor
 
         size = (image.shape[-2], image.shape[-1])
-        others = [one for one in self._samples if one.name != name] or self._samples
+        others = [one for one in self._every if one.name != name] or self._every
         other = min(others, key=lambda one: self._draw(name, one.name))
         images = torch.stack([image, resample(self._read(other)["image"], size)]) / 255
         masks = torch.stack([mask, mask]) / 255
