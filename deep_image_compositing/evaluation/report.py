@@ -33,10 +33,10 @@ PUBLISHED = (
     ("DCCF", 38.01, 303),
     ("Harmonizer", 37.23, 339),
 )
-"""PSNR in dB and fMSE of harmonizers on iHarmony4 at full resolution (Guerreiro et al., CVPR 2023).
+"""PSNR in dB and fMSE of harmonizers on iHarmony4 at full resolution, as papers report them.
 
 They stand beside ours and are not compared with them: the data differ, and so do the changes of
-colour. Their PSNR is relative to the truth's brightest value, ours to 255.
+colour. The PSNR of PCT-Net's code is relative to the truth's brightest value, ours to 255.
 """
 
 GROUPINGS = {

@@ -44,7 +44,7 @@ def _squares(preds: Tensor, target: Tensor) -> Tensor:
 class SquareError(_MeanOverPictures):
     """Mean over pictures of ``square_error``."""
 
-    higher_is_better = False  # type: ignore[assignment]
+    higher_is_better = False
 
     def update(self, preds: Tensor, target: Tensor, mask: Tensor | None = None) -> None:  # type: ignore[override]
         super().update(square_error(preds, target))
@@ -53,7 +53,7 @@ class SquareError(_MeanOverPictures):
 class ForegroundError(_MeanOverPictures):
     """Mean over pictures of ``foreground_error``."""
 
-    higher_is_better = False  # type: ignore[assignment]
+    higher_is_better = False
 
     def update(self, preds: Tensor, target: Tensor, mask: Tensor) -> None:  # type: ignore[override]
         super().update(foreground_error(preds, target, mask))

@@ -75,7 +75,7 @@ def test_a_method_is_read_with_commas_inside_its_options() -> None:
     [
         "pyramid,none,alpha",  # no name
         "mine=pyramid,none",
-        "mine=pyramid,none,alpha,alpha",
+        "mine=pyramid,none,alpha,none,none",
         "a/b=pyramid,none,alpha",
         ".hidden=pyramid,none,alpha",
         "=pyramid,none,alpha",

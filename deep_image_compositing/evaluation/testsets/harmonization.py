@@ -71,6 +71,7 @@ class Recolored(base.Sample):
     def about(self, grade: str) -> dict[str, Any]:
         given, _, mask = self.given(grade)
         assert mask is not None
+        assert self.composite is not None
         groups = {"subject": _step(float((mask > 127).float().mean()), SHARES)}
         about: dict[str, Any] = {"groups": groups}
         if grade == RECOLORED:
@@ -172,14 +173,16 @@ class Harmonization(base.TestSet):
         cache: str | None,
     ) -> list[Input]:
         """What there is in a source, of which the ``share`` that is held out."""
-        path, about = source.path, {"kind": "photographs", "path": source.path}
+        path = source.path
+        about: dict[str, Any] = {"kind": "photographs", "path": path}
         self._sources.append(about)
         if is_shards(path):
             shards = base.Shards(path, KINDS, split, cache)
             about |= shards.about
             self._inputs += shards.inputs
             return [Input(s.key, f"{s.url}: {s.key}", group, s.open) for s in shards.samples]
-        if pairs := _test_split(path):
+        pairs: Sequence[Pair] = _test_split(path)
+        if pairs:
             about |= {"samples": len(pairs), "split": "test"}
         else:
             pairs, total = base.held_out(source, KINDS, share)
