@@ -228,6 +228,34 @@ def test_masks_are_measured_on_what_is_held_out(
 
 
 @pytest.mark.slow
+def test_harmonizers_are_measured_on_what_is_held_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    arguments = ["--methods", "none", "--method", "half=white_balance(strength=0.5)"]
+    arguments += ["--accelerator", "cpu", "--sheets", "1"]
+    run(monkeypatch, "measure_harmonization", data, "--out", out, *arguments)
+    said = capsys.readouterr().out
+    assert "published elsewhere" in said
+    assert "Given photographs as they are" in said
+    report = json.loads((out / "report.json").read_text())
+    shares = {"people": 0.1, "cats": 0.1, "mixed": 0.1, "mattes": 0.2}
+    folders = {"mixed": "subjects"}
+    expected = {
+        group: held_out(data / folders.get(group, group), share) for group, share in shares.items()
+    }
+    found = [
+        record["groups"]["photographs"]
+        for record in report["records"]
+        if record["method"] == "half" and record["grade"] == "untouched"
+    ]
+    assert {group: found.count(group) for group in shares} == expected
+    assert len(found) == sum(expected.values())
+    with pytest.raises(SystemExit, match="error: there is no harmonizer called 'reinhart'"):
+        run(monkeypatch, "measure_harmonization", data, "--out", out, "--method", "a=reinhart")
+
+
+@pytest.mark.slow
 def test_the_sheet_shows_held_out_composites(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,7 +201,8 @@ def measure_colors(
         mask: (1, H, W) of the subject.
         given: the composite before; where that is the truth, colours should stay as they are.
     """
-    c, t, m, g = (_floats(picture)[None] for picture in (composite, truth, mask, given))
+    # Laid out alike, so that what is equal has equal errors to the last bit.
+    c, t, m, g = (_floats(p)[None].contiguous() for p in (composite, truth, mask, given))
     composites.check_pair(c[0], t[0])
     composites.check_pair(g[0], t[0])
     composites.check_alpha(t[0], m[0])
