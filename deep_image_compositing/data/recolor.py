@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from deep_image_compositing.data.synthesis import chance, uniform
 from deep_image_compositing.functional.color_transfer import ColorStatistics, transfer_color
 
-UNTOUCHED = 0.12
+UNTOUCHED = 0.15
 """Share of subjects that keep their colours, for a harmonizer to learn to leave alone."""
 
 

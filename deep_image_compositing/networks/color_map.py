@@ -54,16 +54,17 @@ class ColorMapNetwork(nn.Module):
             nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
         self.polynomial = nn.Linear(width, 3 * MONOMIALS)
+        self.wanted = nn.Linear(width, 1)
         self.entry = nn.Conv2d(channels[-1] + 1, width // 2, 1)
         self.given = nn.Linear(width, width // 2)
         self.around = nn.Sequential(
             SeparableConv(width // 2, width // 2, 5), SeparableConv(width // 2, width // 2, 5)
         )
         self.local = nn.Conv2d(width // 2, LOCAL, 1)
-        for head in (self.polynomial, self.local):
+        for head in (self.polynomial, self.local, self.wanted):
             nn.init.zeros_(head.weight)
             assert head.bias is not None
-            nn.init.zeros_(head.bias)
+            nn.init.constant_(head.bias, 2.0 if head is self.wanted else 0.0)
 
     def forward(self, composite: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Polynomial (B, 3, 10) and grid (B, 6, 8, 8): what is added to the identity.
@@ -82,7 +83,8 @@ class ColorMapNetwork(nn.Module):
         x = torch.cat([features[-1], F.adaptive_avg_pool2d(mask, features[-1].shape[-2:])], 1)
         x = F.silu(self.entry(x) + self.given(vector)[..., None, None])
         grid = self.local(F.adaptive_avg_pool2d(self.around(x), CELLS))
-        return self.polynomial(vector).view(-1, 3, MONOMIALS), grid
+        wanted = self.wanted(vector).sigmoid()[..., None]  # whether anything is to be changed
+        return wanted * self.polynomial(vector).view(-1, 3, MONOMIALS), wanted[..., None] * grid
 
 
 def _moments(feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
