@@ -239,6 +239,12 @@ LEARNED: dict[str, tuple[str, str, dict[str, Any], float]] = {
     "layers": ("fuser", "multi_stream", {"widths": (8, 12), "radius": 3}, 0.8),
     "rgb": ("fuser", "multi_stream", {"widths": (8, 12), "head": "rgb"}, 0.5),
     "single": ("fuser", "single_stream", {"widths": (8, 12), "radius": 3}, 0.8),
+    "color map": (
+        "harmonizer",
+        "color_map",
+        {"backbone": "test_efficientnet", "width": 16, "size": 32},
+        0.8,
+    ),
 }
 
 
