@@ -33,6 +33,7 @@ from deep_image_compositing.data.modules import (
 from deep_image_compositing.images import open_picture
 from deep_image_compositing.running import quiet
 from deep_image_compositing.stages.fusion import MultiStreamFuser
+from deep_image_compositing.stages.harmonization import ColorMapHarmonizer
 from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import CascadeRefiner
 from deep_image_compositing.stages.segmentation import PyramidSegmenter

@@ -271,7 +271,8 @@ class TestStages:
         # The same numbers in single precision give the same answer, up to rounding it.
         rounded = {name: x.to(dtype).float() for name, x in tensors.items()}
         expected = self.run(stage, rounded)
-        assert torch.allclose(answer.float(), expected, atol=2 * torch.finfo(dtype).eps + 5e-6)
+        rounding = 2e-5 if self.slot == "harmonizer" else 1e-6  # of logarithms and powers
+        assert torch.allclose(answer.float(), expected, atol=2 * torch.finfo(dtype).eps + rounding)
 
     def test_arguments_by_name(self) -> None:
         stage, tensors = self.make(), inputs(self.slot, 2, 9, 12)

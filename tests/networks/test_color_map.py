@@ -13,7 +13,6 @@ from deep_image_compositing.networks.color_map import (
     MONOMIALS,
     ColorMapNetwork,
     distribution,
-    monomials,
 )
 
 
@@ -25,14 +24,6 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def network() -> ColorMapNetwork:
     torch.manual_seed(0)
     return ColorMapNetwork("test_efficientnet", width=16).eval()
-
-
-def test_monomials_are_all_products_of_two() -> None:
-    r, g, b = 0.2, 0.5, 0.7
-    found = monomials(torch.tensor([r, g, b]).view(1, 3, 1, 1)).flatten()
-    expected = [1, r, g, b, r * r, g * g, b * b, r * g, g * b, b * r]
-    assert torch.allclose(found, torch.tensor(expected))
-    assert len(expected) == MONOMIALS
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (100, 33)])
