@@ -281,7 +281,7 @@ def test_the_sheet_shows_held_out_composites(
 
 
 @pytest.mark.slow
-def test_what_is_packed_trains_all_three_stages(
+def test_what_is_packed_trains_a_stage_of_each_slot(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed, out = tmp_path / "packed", tmp_path / "out"
@@ -303,12 +303,13 @@ def test_what_is_packed_trains_all_three_stages(
     run(
         monkeypatch,
         "default/train",
-        *(packed, out, "--device", "cpu", "--minutes", "0.4", "--batch", "2", "--workers", "0"),
+        *(packed, out, "--device", "cpu", "--minutes", "0.5", "--batch", "2", "--workers", "0"),
         *("--segmenter", f"pyramid({tiny},size=32)", "--refiner", f"cascade({tiny})"),
+        *("--harmonizer", f"color_map({tiny},size=32)"),
         *("--fuser", "multi_stream(weights=null,widths=[4,8],finer_widths=[4],two_sizes=0.5)"),
     )
     said = capsys.readouterr().out
-    for slot, name in STAGES.items():
+    for slot, name in {**STAGES, "harmonizer": "color_map"}.items():
         assert f"{slot}: " in said
         stage = registry.create(slot, name, weights=str(out / f"{slot}.safetensors"))
         assert all(value.isfinite().all() for value in stage.state_dict().values())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize
+from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize, spread
 
 MODES = ("bilinear", "bicubic", "nearest-exact", "area")
 
@@ -66,3 +66,13 @@ def test_padding_repeats_the_border_and_crops_back(height: int, width: int, mult
     assert padded.shape[-1] - width < multiple
     assert torch.equal(padded[..., :h, :w], x)
     assert torch.equal(padded[..., -1, -1], x[..., -1, -1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 24)])
+def test_a_grid_is_spread_as_it_would_be_enlarged(size: tuple[int, int]) -> None:
+    grid = torch.rand(2, 3, 4, 6)
+    whole = spread(grid, (32, 48), (0.0, 0.0, 1.0, 1.0))
+    assert torch.allclose(whole, resize(grid, (32, 48)), atol=1e-5)
+    part = spread(grid, (8, 12), (0.25, 0.5, 0.5, 0.75))
+    assert torch.allclose(part, whole[..., 8:16, 24:36], atol=1e-5)
+    assert spread(grid, size, (0.0, 0.0, 1.0, 1.0)).shape == (2, 3, *size)

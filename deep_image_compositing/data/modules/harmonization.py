@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class HarmonizationData(LabelledData):
         UsageError: ``fused`` is no share, or no fuser is named for it.
     """
 
-    accepts: ClassVar[tuple[str, ...]] = ("segmentation", "mattes", "harmonization")
+    accepts = ("segmentation", "mattes", "harmonization")
 
     def __init__(
         self,
