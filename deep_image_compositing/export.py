@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import write_bytes
-from deep_image_compositing.models.base import StageModel
+from deep_image_compositing.models.base import WHOLE, StageModel
+from deep_image_compositing.models.harmonization.color_map import ColorMapModel, apply_color_map
 from deep_image_compositing.models.onnx_file import METADATA
 from deep_image_compositing.networks.multi_stream import MultiStreamNetwork
 from deep_image_compositing.networks.pyramid import PyramidNetwork
@@ -67,6 +68,23 @@ class _WholePicture(nn.Module):
         return _resized(logits, (image.shape[-2], image.shape[-1])).sigmoid()
 
 
+class _Harmonized(nn.Module):
+    """``composite, mask → composite`` at any size: all that ``color_map`` does."""
+
+    def __init__(self, network: nn.Module, size: int, strength: float) -> None:
+        super().__init__()
+        self.network, self.size, self.strength = network, size, strength
+
+    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
+        side = (self.size, self.size)
+        small = (_resized(picture, side).clamp(0, 1) for picture in (composite, mask))
+        polynomial, grid = self.network(*small)
+        moved = apply_color_map(composite, polynomial, grid, WHOLE)
+        share = mask.mean((1, 2, 3), keepdim=True)
+        partly = ((share > 0) & (share < 1)).to(composite.dtype)
+        return torch.lerp(composite, moved, self.strength * partly * mask)
+
+
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """As ``functional.resize``, which asks which side shrinks: here the filter knows by itself."""
     return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
@@ -96,6 +114,10 @@ def parts(stage: StageModel) -> Exported:
             "under the alpha that it corrects"
         )
         return Exported(network, {k: v for k, v in inputs.items() if v}, "change", rest)
+    if isinstance(stage, ColorMapModel):
+        whole = _Harmonized(stage.network, stage.size, stage.strength)
+        rest = "looking at a large photograph in parts, and moving a fuser's own layers"
+        return Exported(whole, {"composite": 3, "mask": 1}, "harmonized", rest)
     raise UsageError(f"{type(stage).__name__} has no network that can be exported")
 
 

@@ -1,4 +1,4 @@
-"""The training command: LightningCLI over the three slots; the command line calls it.
+"""The training command: LightningCLI over the four slots; the command line calls it.
 
 One run, one folder, ``trainer.default_root_dir``: the resolved configuration, the log, contact
 sheets and checkpoints. A run that was stopped in any way goes on with ``--resume``, and makes what
@@ -39,7 +39,12 @@ from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
 from deep_image_compositing.messages import show
 from deep_image_compositing.running import quiet
-from deep_image_compositing.stages import fusion, refinement, segmentation  # noqa: F401
+from deep_image_compositing.stages import (  # noqa: F401
+    fusion,
+    harmonization,
+    refinement,
+    segmentation,
+)
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.weights import read_state
 

@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "segmenter": ("pyramid", {"looks": 1, "sure": 0}),
     "refiner": ("cascade", {}),
     "fuser": ("multi_stream", {}),
+    "harmonizer": ("color_map", {}),
 }
 
 
@@ -119,6 +120,7 @@ def test_the_refiner_is_as_it_was_exported(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["fuser", "--stage", "laplacian", "-o", "a.onnx"], "no network that can be exported"),
+        (["harmonizer", "--stage", "reinhard", "-o", "a.onnx"], "no network that can be exported"),
         (["segmenter", "-o", "a.onx"], "end in .onnx or .pt2"),
         (["refiner", "-o", "missing/a.onnx"], "does not exist"),
     ],

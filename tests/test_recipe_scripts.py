@@ -228,6 +228,44 @@ def test_masks_are_measured_on_what_is_held_out(
 
 
 @pytest.mark.slow
+def test_harmonizers_are_measured_on_what_is_held_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    arguments = ["--methods", "none", "--method", "half=white_balance(strength=0.5)"]
+    arguments += ["--accelerator", "cpu", "--sheets", "1"]
+    run(monkeypatch, "measure_harmonization", data, "--out", out, *arguments)
+    said = capsys.readouterr().out
+    assert "published elsewhere" in said
+    assert "Given photographs as they are" in said
+    report = json.loads((out / "report.json").read_text())
+    shares = {"people": 0.1, "cats": 0.1, "mixed": 0.1, "mattes": 0.2}
+    folders = {"mixed": "subjects"}
+    expected = {
+        group: held_out(data / folders.get(group, group), share) for group, share in shares.items()
+    }
+    found = [
+        record["groups"]["photographs"]
+        for record in report["records"]
+        if record["method"] == "half" and record["grade"] == "untouched"
+    ]
+    assert {group: found.count(group) for group in shares} == expected
+    assert len(found) == sum(expected.values())
+    with pytest.raises(SystemExit, match="error: there is no harmonizer called 'reinhart'"):
+        run(
+            monkeypatch,
+            "measure_harmonization",
+            data,
+            "--out",
+            out,
+            "--methods",
+            "none",
+            "--method",
+            "a=reinhart",
+        )
+
+
+@pytest.mark.slow
 def test_the_sheet_shows_held_out_composites(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +281,7 @@ def test_the_sheet_shows_held_out_composites(
 
 
 @pytest.mark.slow
-def test_what_is_packed_trains_all_three_stages(
+def test_what_is_packed_trains_a_stage_of_each_slot(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed, out = tmp_path / "packed", tmp_path / "out"
@@ -265,12 +303,13 @@ def test_what_is_packed_trains_all_three_stages(
     run(
         monkeypatch,
         "default/train",
-        *(packed, out, "--device", "cpu", "--minutes", "0.4", "--batch", "2", "--workers", "0"),
+        *(packed, out, "--device", "cpu", "--minutes", "0.5", "--batch", "2", "--workers", "0"),
         *("--segmenter", f"pyramid({tiny},size=32)", "--refiner", f"cascade({tiny})"),
+        *("--harmonizer", f"color_map({tiny},size=32)"),
         *("--fuser", "multi_stream(weights=null,widths=[4,8],finer_widths=[4],two_sizes=0.5)"),
     )
     said = capsys.readouterr().out
-    for slot, name in STAGES.items():
+    for slot, name in {**STAGES, "harmonizer": "color_map"}.items():
         assert f"{slot}: " in said
         stage = registry.create(slot, name, weights=str(out / f"{slot}.safetensors"))
         assert all(value.isfinite().all() for value in stage.state_dict().values())

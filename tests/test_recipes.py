@@ -123,6 +123,15 @@ def test_the_numbers_of_index_net() -> None:
     assert values["trainer.max_steps"] == pytest.approx(30 * steps, rel=1e-3)
 
 
+def test_the_numbers_of_pct_net() -> None:
+    values = read("harmonization_iharmony4")
+    assert values["model.learning_rate"] == 1e-3
+    assert values["model.weight_decay"] == 0  # Adam
+    assert values["data.batch_size"] == 16
+    assert values["model.size"] == values["data.size"] == 256
+    assert values["trainer.max_steps"] == 160 * (values["data.epoch_length"] // 16)
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [

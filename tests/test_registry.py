@@ -15,7 +15,7 @@ from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import accepted_options, declared_options
 from deep_image_compositing.registry import BUILT_IN, Entry, create, get, list_stages, register
-from deep_image_compositing.stages import fusion, refinement, segmentation
+from deep_image_compositing.stages import fusion, harmonization, refinement, segmentation
 from tests.conftest import DiscSegmenter, PlainFuser
 
 
@@ -56,7 +56,7 @@ def test_the_table_says_of_a_stage_what_its_class_says(entry: Entry) -> None:
 
 def test_every_stage_of_the_library_is_in_the_table() -> None:
     made_by = {str(entry.made_by) for entry in BUILT_IN}
-    parts = (segmentation, refinement, fusion)
+    parts = (segmentation, refinement, fusion, harmonization)
     own = [one for part in parts for one in vars(part).values() if isinstance(one, type)]
     classes = {f"{one.__module__}:{one.__name__}" for one in own}
     assert made_by == {

@@ -48,7 +48,15 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "FusionData",
         {"widths": [4, 6], "radius": 3, "perceptual": None},
     ),
+    "harmonizer/color_map": (
+        "harmonization.ColorMapHarmonizer",
+        "HarmonizationData",
+        {"backbone": "test_efficientnet", "width": 16, "size": 32, "pretrained": None},
+    ),
 }
+
+METRICS = {"fuser": "val/band_psnr", "harmonizer": "val/fmse"}
+"""What a validation logs, by slot; ``val/iou`` for the others."""
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +152,7 @@ def test_a_stage_trains_through_the_command_line(
     losses = logged["train/loss"]
     assert len(losses) == 2
     assert torch.tensor(losses).isfinite().all()
-    metric = "val/band_psnr" if stage.startswith("fuser") else "val/iou"
+    metric = METRICS.get(stage.partition("/")[0], "val/iou")
     assert torch.tensor(logged[metric]).isfinite().all()
     if stage.startswith("fuser"):
         assert {"train/l1", "train/alpha", "train/alpha_laplacian", "train/color"} <= set(logged)
@@ -231,6 +239,12 @@ LEARNED: dict[str, tuple[str, str, dict[str, Any], float]] = {
     "layers": ("fuser", "multi_stream", {"widths": (8, 12), "radius": 3}, 0.8),
     "rgb": ("fuser", "multi_stream", {"widths": (8, 12), "head": "rgb"}, 0.5),
     "single": ("fuser", "single_stream", {"widths": (8, 12), "radius": 3}, 0.8),
+    "color map": (
+        "harmonizer",
+        "color_map",
+        {"backbone": "test_efficientnet", "width": 16, "size": 32},
+        0.8,
+    ),
 }
 
 
@@ -530,7 +544,7 @@ def test_a_criterion_takes_the_place_of_the_loss(
     assert PyramidSegmenter.load_from_checkpoint(found["path"]).hparams["width"] == 8
 
 
-@pytest.mark.parametrize("slot", ["segmenter", "refiner", "fuser"])
+@pytest.mark.parametrize("slot", ["segmenter", "refiner", "fuser", "harmonizer"])
 def test_a_criterion_sees_what_a_stage_makes(slot: str) -> None:
     seen = []
 
@@ -538,7 +552,8 @@ def test_a_criterion_sees_what_a_stage_makes(slot: str) -> None:
         seen.append((output, target))
         return (output - target).abs().mean()
 
-    name = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}[slot]
+    names = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
+    name = names.get(slot, "color_map")
     small = {"pyramid": {"backbone": "test_efficientnet", "width": 8}}.get(name, {})
     stage = registry.create(slot, name, criterion=criterion, picture_every=0, **small)
     stage.log = lambda *args, **kwargs: None

@@ -24,10 +24,16 @@ from torch import Tensor
 from deep_image_compositing.benchmark.measuring import median, now, write_shards
 from deep_image_compositing.data import crops
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.modules import FusionData, RefinementData, SegmentationData
+from deep_image_compositing.data.modules import (
+    FusionData,
+    HarmonizationData,
+    RefinementData,
+    SegmentationData,
+)
 from deep_image_compositing.images import open_picture
 from deep_image_compositing.running import quiet
 from deep_image_compositing.stages.fusion import MultiStreamFuser
+from deep_image_compositing.stages.harmonization import ColorMapHarmonizer
 from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import CascadeRefiner
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
@@ -146,6 +152,7 @@ def train_table(folder: Path, device: torch.device, workers: int, quick: bool, e
         ("fusion", fuser, FusionData, 384, 32),
         ("segmentation", PyramidSegmenter, SegmentationData, 256, 64),
         ("refinement", CascadeRefiner, RefinementData, 256, 64),
+        ("harmonization", ColorMapHarmonizer, HarmonizationData, 256, 64),
     ]
     bf16 = {"precision": "bf16-mixed"}
     ways: list[tuple[str, bool, dict[str, Any]]] = [("fp32", False, {}), ("bf16", False, bf16)]
@@ -155,7 +162,7 @@ def train_table(folder: Path, device: torch.device, workers: int, quick: bool, e
     table = Table("training", "crops", "batch", "samples/s", "of fp32", "waiting", "peak MB",
                   title=f"On {torch.cuda.get_device_name(device) if gpu else device.type}, "
                   f"{workers} loader processes")  # fmt: skip
-    for slot, stage, module, size, large in slots[: 1 if quick else 3]:
+    for slot, stage, module, size, large in slots[: 1 if quick else None]:
         first = 0.0
         for way, compiled, trainer in ways if slot == "fusion" else ways[:2]:
             if gpu and time.monotonic() > end:

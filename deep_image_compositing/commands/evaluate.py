@@ -22,8 +22,17 @@ _OPTIONS = {
                 "seed", "samples", "split", "cache"),
     "taught": ("triplets", "samples", "split", "cache"),
     "folders": ("folder",),
+    "harmonization": ("photographs", "hold_out", "split", "samples", "size", "seed", "strength",
+                      "cache"),
 }  # fmt: skip
 """Options that each kind of test set takes."""
+
+_SHOWN = {
+    "recolored": ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim",
+                  "harmonization_seconds"),
+    "untouched": ("change",),
+}  # fmt: skip
+"""Measures of the table of harmonizers alone, by grade."""
 
 _PARAMETERS = {"triplets": "shards", "folder": "path"}
 
@@ -40,11 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_methods(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--methods", action="append", default=[], metavar="NAME,...",
-        help="sets (paper, ablations, fast) or methods of sets; -NAME leaves one out; default: "
-             "paper, or none where --method names some")
+        help="sets (paper, ablations, fast, harmonize) or methods of sets; -NAME leaves one out; "
+             "default: paper, or none where --method names some")
     add("--method", action="append", default=[], metavar="NAME=SEGMENTER,REFINER,FUSER",
         help="one more, its stages with options if need be: mine=pyramid,none,"
-             "'multi_stream(weights=runs/mine)'; repeatable")
+             "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER beside --methods harmonize; "
+             "repeatable")
     add("--reference", metavar="NAME",
         help="the method that the others are compared with; default: ours, or the last one")
     add("--runs", default="runs", metavar="DIR",
@@ -53,9 +63,10 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--test-set", choices=_OPTIONS, default="syntest",
+    add("--test-set", choices=_OPTIONS,
         help="syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
-             "default: syntest")
+             "harmonization: photographs with recoloured subjects; default: harmonization for "
+             "--methods harmonize, else syntest")
     for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
         add(flag, nargs="+", metavar="PATH",
             help=f"of syntest, {text}: folders, shards or patterns of shards; default: made of "
@@ -64,9 +75,12 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add("--folder", metavar="DIR",
         help="of folders: foreground/, background/ and, where there are any, mask/, composite/ and "
              "alpha/")
+    add("--photographs", nargs="+", metavar="PATH",
+        help="of harmonization, photographs with masks: folders, shards or patterns of shards; or "
+             "folders with composite/, image/ and mask/")
     add("--hold-out", type=float, metavar="SHARE",
-        help="of plain folders of mattes, what training with this hold_out has not seen; default: "
-             "all of them")
+        help="of plain folders of mattes or photographs, what training with this hold_out has not "
+             "seen; default: all of them")
     add("--background-hold-out", type=float, metavar="SHARE",
         help="the same of plain folders of backgrounds")
     add("--split", metavar="NAME", help="of folders of shards; default: validation")
@@ -75,12 +89,14 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add("--per-subject", type=int, metavar="N",
         help="samples with other backgrounds of each subject; default: 2")
     add("--size", type=int, metavar="PX",
-        help="long side to which larger subjects are reduced; default: 768")
-    add("--seed", type=int, metavar="S", help="of backgrounds and masks; default: 0")
+        help="long side to which larger subjects are reduced; default: 768, in harmonization none")
+    add("--seed", type=int, metavar="S", help="of backgrounds and masks, or of colours; default: 0")
+    add("--strength", type=float, metavar="S",
+        help="of harmonization, of the changes of colour, in (0, 2]; default: 1")
     add("--cache", metavar="DIR", help="keep shards from elsewhere here")
     add("--grades", metavar="NAME,...",
         help="of the masks that methods are given: exact, rough, bad, none (taught: exact, rough, "
-             "none; folders: given, none); default: all")
+             "none; folders: given, none); of harmonization: recolored, untouched; default: all")
 
 
 def _add_output(report: argparse._ArgumentGroup, resources: argparse._ArgumentGroup) -> None:
@@ -118,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
 
     report = evaluate(
         methods,
-        open_test_set(options.test_set, **test_set_options),
+        open_test_set(_kind(options), **test_set_options),
         out,
         # Not asked of the test set: another choice would make another set of it.
         grades=None if options.grades is None else options.grades.split(","),
@@ -138,14 +154,57 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table_of(report))
+    if report.published:
+        console.print(published_table(report))
     for line in (*pages.verdicts(report), *pages.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
     show(f"wrote {out / 'report.html'}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
 
+def published_table(report: Report) -> Table:
+    """What others have published, on other data."""
+    from rich.table import Table
+
+    lines = Table("method", title="published elsewhere, on other data: iHarmony4, full resolution")
+    for column in ("PSNR (dB) ↑", "fMSE ↓"):
+        lines.add_column(column, justify="right")
+    for name, psnr, fmse in report.published:
+        lines.add_row(name, f"{psnr:.2f}", f"{fmse:g}")
+    return lines
+
+
+def color_table_of(report: Report) -> Table:
+    """A compact table of harmonizers alone: the main measures of each grade, without intervals."""
+    from rich.table import Table
+
+    from deep_image_compositing.evaluation.report import head, table
+
+    parts = [
+        (grade, key)
+        for grade, keys in _SHOWN.items()
+        if grade in report.summary
+        for key in keys
+        if any(key in means for means in report.summary[grade].means.values())
+    ]
+    lines = Table("method", title=f"{len(report.names)} photographs")
+    rows = [table(report, grade, "", [key]).rows for grade, key in parts]
+    for grade, key in parts:
+        name, arrow, unit = head(key)
+        lines.add_column(f"{grade}: {name}{f' ({unit})' if unit else ''} {arrow}", justify="right")
+    for number, method in enumerate(report.method_names):
+        cells = [row[number].cells[0] for row in rows]
+        lines.add_row(
+            printable(method),
+            *(f"[bold]{c.text}[/bold]" if c and c.best else c.text if c else "-" for c in cells),
+        )
+    return lines
+
+
 def table_of(report: Report) -> Table:
     """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
+    if report.alone:
+        return color_table_of(report)
     from rich.markup import escape
     from rich.table import Table
 
@@ -181,9 +240,17 @@ def table_of(report: Report) -> Table:
     return lines
 
 
+def _kind(options: argparse.Namespace) -> str:
+    """The kind of test set that is meant."""
+    if options.test_set is not None:
+        return str(options.test_set)
+    alone = any("harmonize" in names.split(",") for names in options.methods)
+    return "harmonization" if alone or options.photographs else "syntest"
+
+
 def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
     """What the test set is opened with; UsageError for an option of another, or one missing."""
-    kind = options.test_set
+    kind = _kind(options)
     given = {name: getattr(options, name) for names in _OPTIONS.values() for name in names}
     values = {name: value for name, value in given.items() if value is not None}
     for name in values:
@@ -195,10 +262,12 @@ def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("--test-set taught needs --triplets: shards that teach has written")
     if kind == "folders" and "folder" not in values:
         raise UsageError("--test-set folders needs --folder, with foreground/ and background/")
+    if kind == "harmonization" and "photographs" not in values:
+        raise UsageError("--test-set harmonization needs --photographs, which have masks")
     if len({"mattes", "backgrounds"} & set(values)) == 1:
         one, other = sorted(("mattes", "backgrounds"), key=lambda name: name not in values)
         raise UsageError(f"--{one} needs --{other}")
-    for name in ("mattes", "backgrounds", "triplets", "folder"):
+    for name in ("mattes", "backgrounds", "triplets", "folder", "photographs"):
         paths = values.get(name, [])
         for path in [paths] if isinstance(paths, str) else paths:
             plain = not any(sign in path for sign in "*?[{:")  # patterns and URLs are not looked up

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("segmentation", "photographs and masks of their subjects"),
         ("mattes", "subjects with soft alphas and straight colour"),
         ("backgrounds", "photographs to set subjects into"),
+        ("harmonization", "photographs, masks, and the same with subjects of other colours"),
     ):
         sub = action(kind, what)
         sub.add_argument(

@@ -36,7 +36,7 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("slot", choices=registry.SLOTS, help="of the stage whose network is exported")
     add("-o", "--output", required=True, metavar="FILE", help=".onnx, or .pt2 for torch.export")
-    add("--stage", metavar="NAME", help="default: pyramid, cascade or multi_stream")
+    add("--stage", metavar="NAME", help="default: pyramid, cascade, multi_stream or color_map")
     add(
         "--option", action="append", default=[], metavar="KEY=VALUE",
         help="an option of the stage, such as weights=mine.safetensors; repeatable",
@@ -45,7 +45,8 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export_stage(options: argparse.Namespace) -> int:
     """Write the network of a stage to a file; returns the exit code."""
-    name = options.stage or registry.DEFAULTS[options.slot]
+    # The harmonizer that is the default may have no network.
+    name = options.stage or {**registry.DEFAULTS, "harmonizer": "color_map"}[options.slot]
     given = registry.key_values("--option", options.option)
     entry = registry.get(options.slot, name)
     entry.check(given)

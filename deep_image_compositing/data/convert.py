@@ -38,7 +38,7 @@ LEDGER = ".ledger.jsonl"
 SHARDS = 32
 """Shards of the training split by default: enough for eight devices of four workers each."""
 
-FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500}
+FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500, "harmonization": 500}
 """Bounds of the samples in a shard by default."""
 
 _SPLITS = ("train", "validation", "test")
@@ -78,7 +78,7 @@ def convert(
     Shards that an earlier run with the same arguments has finished are kept.
 
     Args:
-        kind: segmentation, mattes or backgrounds.
+        kind: segmentation, mattes, backgrounds or harmonization.
         layout: one of ``LAYOUTS`` of that kind.
         root: where the data set lies.
         out: folder of the shards; made if need be.

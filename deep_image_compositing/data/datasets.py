@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from deep_image_compositing.data import folders
+from deep_image_compositing.data import folders, layouts
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.shards import INDEX, Index, ShardEntry
@@ -239,7 +239,7 @@ def _open_folder(
     root = local_path(source.path)
     if "backgrounds" in kinds:
         pairs = [Pair(path, None) for path in folders.find_images(root)]
-    else:
+    elif "harmonization" not in kinds or not (pairs := _find_composites(root)):
         pairs = folders.find_pairs(root)
     if source.doubt is not None:
         pairs = folders.drop_doubtful(pairs, source.path, source.doubt)
@@ -254,6 +254,19 @@ def _open_folder(
         parts[pair.held_out(source.hold_out, source.sequences)].append(pair)
     held_out = FolderDataset(source, parts[True]) if parts[True] else None
     return FolderDataset(source, parts[False]), held_out
+
+
+def _find_composites(root: Path) -> list[Pair]:
+    """Photographs, masks and composites in ``root``, without those that are for tests only."""
+    if not root.is_dir():
+        return []
+    pairs = []
+    for name in ("iharmony4", "folders"):
+        for entry in layouts.get("harmonization", name).find(root):
+            assert entry.image is not None  # by these layouts
+            if entry.split != "test":
+                pairs.append(Pair(entry.image, entry.label, entry.composite, entry.group))
+    return sorted(pairs, key=lambda pair: str(pair.composite))
 
 
 def _open_shards(

@@ -29,7 +29,7 @@ _Spread = Callable[[NDArray[Any]], NDArray[Any]]
 class Options:
     """What samples are made like."""
 
-    kind: str  # segmentation, mattes or backgrounds
+    kind: str  # segmentation, mattes, backgrounds or harmonization
     root: Path  # the data set's folder
     source: str  # where the set comes from, for the record
     licence: str  # what may be done with it, for the record
@@ -54,8 +54,10 @@ def make_sample(entry: Entry, options: Options) -> dict[str, bytes]:
         fields = _matte(entry, options, picture)
     else:
         fields = {"image.jpg": picture.jpeg()}
-    if options.kind == "segmentation":
+    if options.kind in ("segmentation", "harmonization"):
         fields["mask.png"] = encode(_read_label(entry, picture), "PNG")
+    if options.kind == "harmonization":
+        fields["composite.jpg"] = _composite(entry, options, picture)
     info: dict[str, Any] = {
         "key": entry.key,
         "source": options.source,
@@ -91,6 +93,17 @@ def _matte(entry: Entry, options: Options, picture: _Picture) -> dict[str, bytes
         fields["foreground.jpg"] = picture.jpeg() if untouched else _jpeg(_fill(color, alpha))
         fields["alpha.png"] = encode(alpha, "PNG")
     return fields
+
+
+def _composite(entry: Entry, options: Options, picture: _Picture) -> bytes:
+    """The photograph whose subject has other colours, which lies on top of the true one."""
+    made = _read(entry.composite, options)
+    if made.original != picture.original:
+        sizes = [f"{width} x {height}" for width, height in (made.original, picture.original)]
+        raise DataError(
+            f"{entry.composite} is {sizes[0]} pixels, its photograph {sizes[1]}: they have to agree"
+        )
+    return made.jpeg()
 
 
 # Pictures

@@ -51,6 +51,8 @@ class Pair:
 
     image: Path
     label: Path | None
+    composite: Path | None = None  # the photograph whose subject has other colours
+    group: str = ""  # held out together, in the place of the photograph's name
 
     def held_out(self, share: float = HOLD_OUT, sequences: bool = False) -> bool:
         """Whether the pair belongs to the ``share`` in [0, 1) of names that is held out, by hash.
@@ -58,7 +60,7 @@ class Pair:
         With ``sequences`` the hash is of what stands before the name's last ``_``, so that the
         frames of a video, ``NAME_00017.jpg``, are held out together.
         """
-        name = self.image.stem
+        name = self.group or self.image.stem
         code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
         # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
@@ -254,6 +256,22 @@ def fit_label(
         resized = Image.fromarray(belief).resize(size, Image.Resampling.BILINEAR)
         belief = np.asarray(resized).clip(0, 1)
     return Image.fromarray((belief * 255 + 0.5).astype(np.uint8))
+
+
+def read_composite(pair: Pair) -> Image.Image:
+    """The photograph whose subject has other colours (RGB), as large as the true one.
+
+    Raises:
+        ImageError, DataError: a file that cannot be read, or one of another size.
+    """
+    assert pair.composite is not None
+    made, true = (read_photograph(path)[0] for path in (pair.composite, pair.image))
+    if made.size != true.size:
+        raise DataError(
+            f"{pair.composite} is {made.width} x {made.height} pixels, its photograph "
+            f"{true.width} x {true.height}: they have to agree"
+        )
+    return made
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:

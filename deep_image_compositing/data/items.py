@@ -34,7 +34,8 @@ class Source:
         path: a folder of shards with its ``index.json``; shards by path or URL, with braces and
             globs (``mine/{000..009}.tar``); or a plain folder: ``NAME.jpg`` beside
             ``NAME.mask.png`` or ``NAME.alpha.png``, ``images/NAME.*`` and ``masks/NAME.*`` or
-            ``alphas/NAME.*``, RGBA cut-outs, or (for backgrounds) any images.
+            ``alphas/NAME.*``, RGBA cut-outs, or (for backgrounds) any images; for harmonizers also
+            ``composites/NAME.*`` beside these, or iHarmony4 as published.
         weight: share of the samples, relative to the other sources; 0 for none.
         upper_body: share of crops that show only the upper part of a standing figure.
         paste: share of samples whose subject is pasted on another background.
@@ -101,6 +102,15 @@ class Item(ABC):
     def label(self) -> Image.Image:
         """Where the subject is (L, 255 = subject), at the size of the whole photograph."""
 
+    @property
+    def has_scene(self) -> bool:
+        """Whether the photograph shows more than its subject, as a cut-out does not."""
+        return True
+
+    def composite(self, scale: float = 1.0) -> Image.Image | None:
+        """The photograph with another colour of its subject (RGB), as ``image``; if it has one."""
+        return None
+
     @abstractmethod
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         """Straight colour (RGB) of the subject in the crop ``box`` at ``size`` x ``size``.
@@ -128,6 +138,13 @@ class FileItem(Item):
     def label(self) -> Image.Image:
         return folders.read_pair(self.pair)[1]
 
+    @property
+    def has_scene(self) -> bool:
+        return self.pair.label is not None
+
+    def composite(self, scale: float = 1.0) -> Image.Image | None:
+        return None if self.pair.composite is None else folders.read_composite(self.pair)
+
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         return crops.crop(read_color(self.pair), box, size)
 
@@ -153,6 +170,15 @@ class ShardItem(Item):
     def label(self) -> Image.Image:
         picture = self.picture(*_LABELS)
         return picture.getchannel("A") if "A" in picture.getbands() else _in_mode(picture, "L")
+
+    @property
+    def has_scene(self) -> bool:
+        return "image.jpg" in self.record.fields
+
+    def composite(self, scale: float = 1.0) -> Image.Image | None:
+        if "composite.jpg" not in self.record.fields:
+            return None
+        return _in_mode(self.picture("composite.jpg", scale=scale), "RGB")
 
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         picture = self.picture(*_COLORS, "image.jpg", scale=size / (box[2] - box[0]))

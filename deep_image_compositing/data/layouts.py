@@ -27,14 +27,16 @@ class Entry:
     image: Path | None = None  # the photograph; None where a set has only the subject
     label: Path | None = None  # its mask or alpha; None for cut-outs and backgrounds
     color: Path | None = None  # the subject's straight colour; without a label, an RGBA cut-out
+    composite: Path | None = None  # the photograph whose subject has been given other colours
     split: str = ""  # train, validation or test as the set has it; empty to be drawn
     group: str = ""  # what is never divided between splits, such as the source photograph
 
     @property
     def files(self) -> dict[str, Path]:
         """The files that there are, by role."""
-        roles = {"image": self.image, "label": self.label, "color": self.color}
-        return {role: path for role, path in roles.items() if path is not None}
+        roles = ("image", "label", "color", "composite")
+        found = {role: getattr(self, role) for role in roles}
+        return {role: path for role, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Layout:
     """A published arrangement of files."""
 
     name: str  # what --layout takes
-    kind: str  # segmentation, mattes or backgrounds
+    kind: str  # segmentation, mattes, backgrounds or harmonization
     expects: str  # its files, in words
     source: str  # the paper or page that it comes from; empty for one's own
     licence: str  # what its publisher allows, as far as that is stated
@@ -339,6 +341,55 @@ def _matte_folders(root: Path) -> Iterator[Entry]:
 def _background_folders(root: Path) -> Iterator[Entry]:
     images = image_files(root.rglob("*"))
     yield from _grouped(root, (Entry(_path_key(path, root), image=path) for path in images))
+
+
+# Harmonization
+
+
+@_layout(
+    "harmonization",
+    "iharmony4",
+    "HCOCO/, HAdobe5k/, HFlickr/ and Hday2night/, or one of them, with "
+    "composite_images/NAME_MASK_N.jpg, masks/NAME_MASK.png, real_images/NAME.jpg and "
+    "SET_train.txt, SET_test.txt, or with IHD_train.txt and IHD_test.txt beside them",
+    "Cong et al., DoveNet: Deep Image Harmonization via Domain Verification, CVPR 2020",
+)
+def _iharmony4(root: Path) -> Iterator[Entry]:
+    root = _enter(root, "iHarmony4")
+    tested = _listed(root / "IHD_test.txt")
+    whole = (root / "composite_images").is_dir()
+    for folder in [root] if whole else sorted(path for path in root.iterdir() if path.is_dir()):
+        images, prefix = folder / "composite_images", "" if whole else f"{folder.name}/"
+        held_out = tested.union(*map(_listed, folder.glob("*_test.txt")))
+        for path in image_files(images.iterdir()) if images.is_dir() else []:
+            name, *subject = path.stem.rsplit("_", 2)
+            label = folder / "masks" / f"{'_'.join([name, *subject[:1]])}.png"
+            image = folder / "real_images" / f"{name}.jpg"
+            # Hday2night has one scene at several times, SCENE-TIME; no other name has a hyphen.
+            group = prefix + name.partition("-")[0]
+            split = "test" if path.stem in held_out else ""
+            key = prefix + path.stem
+            yield Entry(key, image, label, composite=path, split=split, group=group)
+
+
+def _listed(path: Path) -> set[str]:
+    """Names, without folders and suffixes, of the files in a list; none where it is not there."""
+    if not path.is_file():
+        return set()
+    lines = path.read_text(encoding="utf-8", errors="replace").split()
+    return {Path(line).stem for line in lines}
+
+
+@_layout(
+    "harmonization",
+    "folders",
+    "images/, masks/ and composites/ with files of the same names",
+)
+def _harmonization_folders(root: Path) -> Iterator[Entry]:
+    composites = root / "composites"
+    made = {p.stem: p for p in image_files(composites.iterdir())} if composites.is_dir() else {}
+    found = (replace(e, composite=made.get(e.key)) for e in _pairs(root / "images", root / "masks"))
+    yield from _grouped(root, (entry for entry in found if entry.composite))
 
 
 def _path_key(path: Path, root: Path) -> str:

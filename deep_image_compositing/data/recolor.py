@@ -7,6 +7,7 @@ floats in [0, 1], and all that is random is drawn from a generator on their devi
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_grayscale, rgb_to_linear_rgb
@@ -19,6 +20,12 @@ UNTOUCHED = 0.15
 """Share of subjects that keep their colours, for a harmonizer to learn to leave alone."""
 
 
+class Some(Protocol):
+    """Normal numbers (B, channels, 1, 1), 0 but for a ``share`` of the batch."""
+
+    def __call__(self, share: float, channels: int = 1) -> Tensor: ...
+
+
 def recolor(
     image: Tensor,
     mask: Tensor,
@@ -26,7 +33,18 @@ def recolor(
     strength: float = 1.0,
     untouched: float = UNTOUCHED,
 ) -> Tensor:
-    """Composites: ``image`` with other colours where ``mask`` is not 0.
+    """Composites: ``image`` with other colours where ``mask`` is not 0; see ``move_colors``."""
+    return torch.lerp(image, move_colors(image, mask, generator, strength, untouched), mask)
+
+
+def move_colors(
+    image: Tensor,
+    mask: Tensor,
+    generator: Generator,
+    strength: float = 1.0,
+    untouched: float = UNTOUCHED,
+) -> Tensor:
+    """Photographs as they would be if all of them had the new colours of their subjects.
 
     Each subject is moved by a random part of: exposure, white balance and a gradient of light, in
     linear light; the colour statistics of the next photograph of the batch; gamma, contrast,
@@ -34,7 +52,7 @@ def recolor(
 
     Args:
         image: photographs.
-        mask: of their subjects, or their alpha.
+        mask: of their subjects, or their alpha; by it colours are measured.
         generator: source of all randomness.
         strength: factor of all changes; 1 spans from faint to strong.
         untouched: share of pictures that are not changed.
@@ -59,12 +77,11 @@ def recolor(
     mixture = mixture - mixture.mean(2, keepdim=True)  # gray stays gray
     moved = moved + torch.einsum("bij,bjhw->bihw", mixture, moved)
     moved = _curved(moved.clamp(0, 1), some)
-    return torch.lerp(image, torch.where(amount > 0, moved, image), mask)
+    return torch.where(amount > 0, moved, image)
 
 
-def _light(image: Tensor, some: object, generator: Generator) -> Tensor:
+def _light(image: Tensor, some: Some, generator: Generator) -> Tensor:
     """Another exposure, white balance, and brightness from one side to the other."""
-    assert callable(some)
     b, _, h, w = image.shape
     warm, tint = some(0.65), some(0.5)
     stops = 1.2 * some(0.65)
@@ -89,9 +106,8 @@ def _transferred(
     return torch.lerp(moved, transfer_color(moved, source, target), share)
 
 
-def _curved(moved: Tensor, some: object) -> Tensor:
+def _curved(moved: Tensor, some: Some) -> Tensor:
     """Smooth random tone curves, one for all channels and a weaker one for each."""
-    assert callable(some)
     for wave in (1, 2, 3):
         height = (0.08 * some(0.4) + 0.04 * some(0.3, 3)) / wave
         moved = moved + height * torch.sin(wave * math.pi * moved)

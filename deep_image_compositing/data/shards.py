@@ -32,6 +32,7 @@ FIELDS = frozenset(
         "foreground.png",  # RGBA matte: straight colour and opacity
         "background.jpg",  # new background of a triplet
         "composite.png",  # target of a triplet
+        "composite.jpg",  # the photograph whose subject has been given other colours
         "json",  # where the sample comes from
     }
 )
@@ -45,6 +46,7 @@ KINDS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"image.jpg", "alpha.png"}),
     ),
     "backgrounds": (frozenset({"image.jpg"}),),
+    "harmonization": (frozenset({"composite.jpg", "image.jpg", "mask.png"}),),
     "triplets": (
         frozenset({"foreground.jpg", "background.jpg", "composite.png", "mask.png", "alpha.png"}),
     ),

@@ -34,7 +34,7 @@ from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import DataError, ImageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.images import write_image
@@ -175,6 +175,7 @@ class Bench(LightningModule):
             key = _key(name, grade, method.name)
             try:
                 compositor, sample = self._use(method), self._sample(index)
+                record |= sample.about(grade)
                 with _warnings(notes):
                     result, cost = self._composite(compositor, sample, grade)
                     record["size"] = list(result.size)
@@ -229,7 +230,7 @@ class Bench(LightningModule):
         That is once a size on a GPU, which prepares for each, elsewhere once a method; and once
         more where the segmenter is needed, too.
         """
-        given = sample.foreground, sample.background, sample.masks[grade]
+        given = sample.given(grade)
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
         segments = given[2] is None
         if not {(size, segments), (size, True)} & self._warm:
@@ -242,19 +243,12 @@ class Bench(LightningModule):
     def _measures(
         self, sample: Sample, grade: str, result: Composite, cost: measures.Cost
     ) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        if sample.composite is not None:
-            figures |= measures.measure_composite(
-                result.composite_pixels, sample.composite, sample.alpha, sample.foreground,
-                sample.background, sample.old_background, sample.foreground_color, self._lpips[0],
-            )  # fmt: skip
-        if sample.alpha is not None:
-            # No trimap was given, so nothing of the picture is known beforehand.
-            figures |= measures.measure_alpha(result.cutout_alpha, sample.alpha)
-            if sample.masks[grade] is None:
-                figures |= measures.measure_mask(result.mask, sample.alpha)
+        figures = sample.measure(grade, result, self._lpips[0])
         figures["seconds"] = cost.seconds
-        figures |= {f"{stage}_seconds": value for stage, value in result.seconds.items()}
+        seconds = result.seconds
+        if self.plan.test_set.slots == ALONE:  # the others only hand the composite on
+            seconds = {"harmonization": seconds["harmonization"]}
+        figures |= {f"{stage}_seconds": value for stage, value in seconds.items()}
         figures["peak_memory"] = cost.peak_memory
         return {key: value for key, value in figures.items() if math.isfinite(value)}
 
@@ -304,7 +298,9 @@ class Bench(LightningModule):
             return
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
-            sheet = sheets.draw(self._sample(self.names.index(name)), grade, rows)
+            sample = self._sample(self.names.index(name))
+            alone = self.plan.test_set.slots == ALONE
+            sheet = (sheets.draw_colors if alone else sheets.draw)(sample, grade, rows)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))

@@ -12,7 +12,7 @@ import torch
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.evaluation import pages, statistics
 from deep_image_compositing.evaluation.bench import OWN, Bench, Plan
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import TestSet, check_grades
 from deep_image_compositing.ledger import differences
@@ -79,6 +79,12 @@ def evaluate(
         raise UsageError(f"methods need names of their own, got {', '.join(names)}")
     if reference not in names:
         raise UsageError(f"--reference is one of the methods, {', '.join(names)}: {reference!r}")
+    if wrong := [method.name for method in methods if method.slots != test_set.slots]:
+        kind = "harmonizers alone" if test_set.slots == ALONE else "whole methods"
+        raise UsageError(
+            f"the test set {test_set.name} is for {kind}, which {', '.join(wrong)} "
+            f"{'is' if len(wrong) == 1 else 'are'} not"
+        )
     chosen = check_grades(grades, test_set.grades)
     if not len(test_set):
         raise UsageError(f"the test set {test_set.name} holds no samples")

@@ -18,17 +18,26 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.metrics import band_psnr, composites, masks, matting, picture_psnr
+from deep_image_compositing.metrics import (
+    band_psnr,
+    composites,
+    foreground_error,
+    masks,
+    matting,
+    picture_psnr,
+    square_error,
+)
 from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
 from deep_image_compositing.metrics.composites import HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
 
 KEY = "band_psnr"  # the measure by which methods are compared and pictures won
+COLOR_KEY = "psnr"  # the same of harmonizers alone
 OUTLINE_SIDE = 640
 """Long side to which distances of outlines are scaled, so that they compare across sizes."""
 
 Better = Literal["higher", "lower"]
-Group = Literal["composite", "alpha", "mask", "cost"]
+Group = Literal["composite", "color", "alpha", "mask", "cost"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Measure:
     better: Better  # which numbers are the good ones
     digits: int  # shown after the point
     about: str  # a sentence for the table's legend
-    group: Group  # the composite, the refiner's alpha, the segmenter's mask, or what they cost
+    group: Group  # the composite, its subject's colours, the alpha, the mask, or what they cost
 
 
 _BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
@@ -72,6 +81,21 @@ _ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
         "worst": ("worst", "8-bit steps", "lower", 0,
          "Largest deviation outside the band from the photographs."),
     },
+    "color": {
+        "gain": ("PSNR gain", "dB", "higher", 2, "PSNR above that of the composite given."),
+        "fmse": ("fMSE", "", "lower", 1,
+         "Mean squared error over RGB where the mask exceeds 0.5, of 8-bit values."),
+        "fmse_share": ("fMSE left", "", "lower", 3,
+         "Mean fMSE as a share of that of the composites that were given."),
+        "square_error": ("8-bit MSE", "", "lower", 2,
+         "Mean squared error over RGB, of 8-bit values."),
+        "foreground_ssim": ("fSSIM", "", "higher", 4,
+         "Mean of SSIM's map where the mask exceeds 0.5."),
+        "change": ("change", "8-bit steps", "lower", 2,
+         "Mean absolute change of what should stay as it is, where the mask exceeds 0.5."),
+        "outside": ("outside", "8-bit steps", "lower", 0,
+         "Largest change where the mask is 0."),
+    },
     "alpha": {
         "sad": ("SAD", "thousands", "lower", 2,
          "Sum of absolute alpha differences over the trimap's unknown pixels, else the picture."),
@@ -97,6 +121,8 @@ _ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
          "Seconds a picture in the segmenter."),
         "refinement_seconds": ("refinement", "s", "lower", 2, "Seconds a picture in the refiner."),
         "fusion_seconds": ("fusion", "s", "lower", 2, "Seconds a picture in the fuser."),
+        "harmonization_seconds": ("harmonization", "s", "lower", 3,
+         "Seconds a picture in the harmonizer."),
         "peak_memory": ("memory", "MB", "lower", 0, "Most memory in use while a picture was made."),
     },
 }
@@ -160,6 +186,41 @@ def measure_composite(
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
         figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
     return _sorted(figures)
+
+
+def measure_colors(
+    composite: Tensor, truth: Tensor, mask: Tensor, given: Tensor
+) -> dict[str, float]:
+    """Measure a harmonised composite (3, H, W); UsageError if shapes differ.
+
+    Absent are SSIM below 6 pixels, and all that looks under a mask that is nowhere above 0.5.
+
+    Args:
+        composite: as the harmonizer has left it.
+        truth: what it should be.
+        mask: (1, H, W) of the subject.
+        given: the composite before; where that is the truth, colours should stay as they are.
+    """
+    # Laid out alike, so that what is equal has equal errors to the last bit.
+    c, t, m, g = (_floats(p)[None].contiguous() for p in (composite, truth, mask, given))
+    composites.check_pair(c[0], t[0])
+    composites.check_pair(g[0], t[0])
+    composites.check_alpha(t[0], m[0])
+    psnr = picture_psnr(c, t)
+    figures = {
+        "psnr": psnr,
+        "fmse": foreground_error(c, t, m),
+        "square_error": square_error(c, t),
+        "outside": 255 * ((c - g).abs() * (m == 0)).amax(),
+    }
+    if min(c.shape[-2:]) >= composites.SMALLEST:
+        similar = composites.ssim_map(c[0], t[0])
+        figures |= {"ssim": similar.mean(), "foreground_ssim": similar[:, m[0, 0] > 0.5].mean()}
+    if torch.equal(g, t):
+        figures["change"] = 255 * (c - g).abs().mean(1, keepdim=True)[m > 0.5].mean()
+    else:
+        figures["gain"] = psnr - picture_psnr(g, t)
+    return _sorted({key: float(figure) for key, figure in figures.items()})
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor) -> dict[str, float]:

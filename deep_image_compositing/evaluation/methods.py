@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 RUNS = "runs"  # folder below which the recipes put their runs
 
+ALONE = ("harmonizer",)
+"""Slots of a method that is given a finished composite and its mask."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -33,7 +36,7 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 @dataclass(frozen=True)
 class Method:
-    """A whole way from two photographs to a composite.
+    """A whole way from two photographs to a composite, or a harmonizer alone.
 
     A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
     Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
@@ -42,9 +45,9 @@ class Method:
     """
 
     name: str  # in tables and of files: letters, digits and _ . + -
-    segmenter: str
-    refiner: str
-    fuser: str
+    segmenter: str = ""  # as the next two, empty where the harmonizer is alone
+    refiner: str = ""
+    fuser: str = ""
     harmonizer: str = registry.DEFAULTS["harmonizer"]
 
     def __post_init__(self) -> None:
@@ -53,18 +56,24 @@ class Method:
                 f"{self.name!r} cannot name a method: up to 64 letters, digits and _ . + -, the "
                 "first a letter or a digit"
             )
-        for slot in registry.SLOTS:
+        for slot in self.slots:
             parse_stage(getattr(self, slot))
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots that it fills: all of them, or ``ALONE``."""
+        given = any((self.segmenter, self.refiner, self.fuser))
+        return registry.SLOTS if given else ALONE
+
     def __str__(self) -> str:
-        stages = [getattr(self, slot) for slot in registry.SLOTS]
-        if stages[-1] == registry.DEFAULTS["harmonizer"]:
+        stages = [getattr(self, slot) for slot in self.slots]
+        if self.slots != ALONE and stages[-1] == registry.DEFAULTS["harmonizer"]:
             stages.pop()
         return f"{self.name}={','.join(stages)}"
 
     def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
-        for slot in registry.SLOTS:
+        for slot in self.slots:
             name, options = parse_stage(getattr(self, slot))
             entry = registry.get(slot, name)
             yield entry, {**options, **_newest(entry, options.get("weights"))}
@@ -88,15 +97,17 @@ class Method:
         _check_trained([self])
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``."""
+        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``.
+
+        That of a harmonizer alone gives composites back when they are both of its photographs.
+        """
         from deep_image_compositing.compositor import Compositor
 
         self.check()
         # A name alone, such as the segmenter's, is made when it is needed.
-        stages: dict[str, Any] = {
-            entry.slot: (entry.name, options) if options else entry.name
-            for entry, options in self.stages()
-        }
+        stages: dict[str, Any] = {} if self.fuser else {"refiner": "none", "fuser": "alpha"}
+        for entry, options in self.stages():
+            stages[entry.slot] = (entry.name, options) if options else entry.name
         return Compositor(**stages, device=device, **kwargs)
 
     def describe(self) -> dict[str, Any]:
@@ -146,11 +157,19 @@ def _split(text: str) -> list[str]:
 
 
 def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, else UsageError."""
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
+
+    Raises ``UsageError`` for what is neither.
+    """
     name, equals, rest = text.partition("=")
     stages = _split(rest)
-    if not equals or len(stages) not in (3, len(registry.SLOTS)):
-        raise UsageError(f"a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], got {text!r}")
+    if not equals or len(stages) not in (1, 3, len(registry.SLOTS)):
+        raise UsageError(
+            "a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], or NAME=HARMONIZER for a "
+            f"harmonizer alone, got {text!r}"
+        )
+    if len(stages) == 1:
+        return Method(name.strip(), harmonizer=stages[0])
     return Method(name.strip(), *stages)
 
 
@@ -194,6 +213,9 @@ METHODS: dict[str, list[Method]] = {
         _method("guided_filter", "guided_filter", _BLENDED),
         _OURS,
     ],
+    "harmonize": [
+        Method(name, harmonizer=name) for name in ("none", "reinhard", "white_balance", "color_map")
+    ],
 }
 """The named sets.
 
@@ -201,6 +223,7 @@ METHODS: dict[str, list[Method]] = {
   matting method takes the place of the refiner ``cascade``, and blends an estimated colour.
 - ``ablations``: what the paper leaves out of its method, and the whole, from runs of the recipes.
 - ``fast``: what takes seconds a picture on a CPU.
+- ``harmonize``: harmonizers alone.
 """
 
 
@@ -229,7 +252,7 @@ def choose(
             raise UsageError(
                 f"there is no method and no set of methods called {name!r}; the sets are "
                 f"{', '.join(groups)}, the methods {', '.join(single)}; others are given as "
-                "--method NAME=SEGMENTER,REFINER,FUSER"
+                "--method NAME=SEGMENTER,REFINER,FUSER, or NAME=HARMONIZER"
             )
         for method in members[name.removeprefix("-")]:
             if not name.startswith("-"):
@@ -246,6 +269,12 @@ def choose(
         chosen[method.name] = method
     if not chosen:
         raise UsageError("there is no method to run: name some with --methods or --method")
+    if len({method.slots for method in chosen.values()}) > 1:
+        alone = [name for name, method in chosen.items() if method.slots == ALONE]
+        raise UsageError(
+            f"{', '.join(alone)} are harmonizers alone, which are not compared with whole methods: "
+            "leave out either"
+        )
     _check_trained(chosen.values())
     for method in chosen.values():
         method.check()

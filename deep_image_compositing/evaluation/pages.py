@@ -10,8 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from deep_image_compositing import registry
-from deep_image_compositing.evaluation.measures import KEY, MEASURES
+from deep_image_compositing.evaluation.measures import MEASURES, Measure
 from deep_image_compositing.evaluation.rendering import capital, counted, listed, render
 from deep_image_compositing.evaluation.report import Report, tables
 from deep_image_compositing.evaluation.statistics import Difference
@@ -26,6 +25,8 @@ _MASKS = {
     "bad": "given the bad mask",
     "given": "given the set's own mask",
     "none": "with the segmenter's own mask",
+    "recolored": "given recoloured subjects",
+    "untouched": "given photographs as they are",
 }
 
 
@@ -39,7 +40,7 @@ def write(report: Report, out: Path) -> None:
 def page(report: Report, template: str) -> str:
     """The report as ``report.md``, or as ``report.html``, one file but for the sheets it shows."""
     return render(
-        template, report=report, measures=MEASURES, key=KEY, slots=registry.SLOTS, mask=_mask,
+        template, report=report, measures=MEASURES, key=report.key, slots=report.slots, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
         verdicts=verdicts(report), failures=failures(report),
         warnings=failures(report, "warnings", "warned on"),
@@ -55,22 +56,32 @@ def _mask(grade: str) -> str:
 
 def verdicts(report: Report) -> list[str]:
     """What the figures say of the reference, in sentences; where it loses comes first."""
-    name, reference, sentences = MEASURES[KEY].name, report.reference, []
+    measure, reference, sentences = MEASURES[report.key], report.reference, []
+    name = measure.name
     for grade, summary in report.summary.items():
+        changes = {m: means["change"] for m, means in summary.means.items() if "change" in means}
+        if changes:  # nothing but that is asked of these pictures
+            parts = [f"{m} by {change.mean:.2f}" for m, change in changes.items()]
+            said = f"{capital(_mask(grade))}, subjects are changed by {listed(parts)}"
+            sentences.append(f"{said} of 255 steps on average.")
+            continue
         pairs = [(m, d) for m, d in summary.differences.items() if d.count]
         pairs.sort(key=lambda pair: pair[1].mean)
         most = max((d.count for _, d in pairs), default=FEW)
         if most < FEW:
-            gaps = listed([f"{m} by {_signed(d)}" for m, d in pairs])
+            gaps = listed([f"{m} by {_signed(d, measure)}" for m, d in pairs])
             where = "" if most > 1 else " on the one picture there is,"
             few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
             differs = f"{reference} differs in {name} from {gaps}"
             sentences.append(f"{capital(_mask(grade))},{where} {differs}{few}.")
             continue
         for verb, parts in (
-            ("is behind", [f"{m} by {_distance(d)}" for m, d in pairs if d.high < 0]),
-            ("cannot be told apart from", [f"{m} ({_signed(d)})" for m, d in pairs if not d.clear]),
-            ("is ahead of", [f"{m} by {_distance(d)}" for m, d in pairs if d.low > 0]),
+            ("is behind", [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.high < 0]),
+            (
+                "cannot be told apart from",
+                [f"{m} ({_signed(d, measure)})" for m, d in pairs if not d.clear],
+            ),
+            ("is ahead of", [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.low > 0]),
         ):
             if parts:
                 said = f"{capital(_mask(grade))}, {reference} {verb} {listed(parts)} in {name}."
@@ -82,14 +93,14 @@ def verdicts(report: Report) -> list[str]:
     return sentences
 
 
-def _signed(difference: Difference) -> str:
+def _signed(difference: Difference, measure: Measure) -> str:
     interval = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
-    return f"{difference.mean:+.2f} {MEASURES[KEY].unit} {interval}"
+    return f"{difference.mean:+.2f} {measure.unit} {interval}"
 
 
-def _distance(difference: Difference) -> str:
+def _distance(difference: Difference, measure: Measure) -> str:
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    return f"{abs(difference.mean):.2f} {MEASURES[KEY].unit} [{low:.2f}, {high:.2f}]"
+    return f"{abs(difference.mean):.2f} {measure.unit} [{low:.2f}, {high:.2f}]"
 
 
 def failures(report: Report, key: str = "error", verb: str = "failed on") -> list[str]:

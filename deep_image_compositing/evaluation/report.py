@@ -7,20 +7,50 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from deep_image_compositing.evaluation.measures import KEY, MEASURES
+from deep_image_compositing import registry
+from deep_image_compositing.evaluation.measures import COLOR_KEY, KEY, MEASURES
 from deep_image_compositing.evaluation.statistics import (
     Difference,
     bootstrap_interval,
     paired_difference,
+    ratio_interval,
     wins,
 )
+from deep_image_compositing.evaluation.testsets.harmonization import SHARES, STRENGTHS
 
 MAIN = (KEY, "psnr", "ssim", "lpips", "band_error", "halo", "exact", "sad", "seconds",
         "peak_memory")  # fmt: skip
 """Measures of the main table of a grade."""
 
+COLOR_MAIN = ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim", "foreground_ssim",
+              "change", "outside", "harmonization_seconds")  # fmt: skip
+"""The same for harmonizers alone."""
+
+PUBLISHED = (
+    ("composite", 31.39, 1462),
+    ("PCT-Net ViT", 39.29, 238),
+    ("PCT-Net CNN", 38.30, 283),
+    ("DCCF", 38.01, 303),
+    ("Harmonizer", 37.23, 339),
+)
+"""PSNR in dB and fMSE of harmonizers on iHarmony4 at full resolution, as papers report them.
+
+They stand beside ours and are not compared with them: the data differ, and so do the changes of
+colour. The PSNR of PCT-Net's code is relative to the truth's brightest value, ours to 255.
+"""
+
+GROUPINGS = {
+    "strength": "by how far the composites are off",
+    "subject": "by the subject's share of the picture",
+    "photographs": "by where the photographs come from",
+}
+"""Groups of samples that a set may name, in words."""
+
+_STEPS = [name for name, _ in (*STRENGTHS, *SHARES)]
+
 GROUPS = {
     "composite": "Composites",
+    "color": "Colours",
     "alpha": "Alphas",
     "mask": "The segmenter's masks",
     "cost": "Costs",
@@ -46,7 +76,7 @@ class Summary:
     failed: dict[str, int]  # pictures that the method failed on
     means: dict[str, dict[str, Mean]]  # by method, then by measure
     wins: dict[str, dict[str, float]]  # by measure, then by method; ties count in parts
-    # in ``KEY``, of the reference minus each other method, on the pictures that both have
+    # in the report's key, of the reference minus each other method, on the pictures that both have
     differences: dict[str, Difference]
 
 
@@ -70,6 +100,26 @@ class Report:
         """The methods' names in the order of tables."""
         return [method["name"] for method in self.methods]
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots that its methods fill."""
+        return tuple(s for s in registry.SLOTS if any(s in method for method in self.methods))
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is of harmonizers alone."""
+        return self.test_set.get("kind") == "harmonization"
+
+    @property
+    def key(self) -> str:
+        """The measure by which methods are compared and pictures won."""
+        return COLOR_KEY if self.alone else KEY
+
+    @property
+    def published(self) -> tuple[tuple[str, float, float], ...]:
+        """Name, PSNR and fMSE of what others have published, on other data."""
+        return PUBLISHED if self.alone else ()
+
     @cached_property
     def summary(self) -> dict[str, Summary]:
         """The figures by grade."""
@@ -84,7 +134,7 @@ class Report:
     @property
     def has_truth(self) -> bool:
         """Whether any composite could be measured."""
-        return bool({KEY, "psnr"} & self.measured)
+        return bool({self.key, "psnr"} & self.measured)
 
     def _summarize(self, grade: str) -> Summary:
         found = {(r["method"], r["sample"]): r for r in self.records if r["grade"] == grade}
@@ -101,15 +151,21 @@ class Report:
                 if values := [value for value in column if value == value]:
                     mean = sum(values) / len(values)
                     means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
+        for method, own in rows.items():  # how much of the error that was given is left
+            known = [r for r in own if "given_fmse" in r and "fmse" in r.get("measures", {})]
+            parts = ([r["measures"]["fmse"] for r in known], [r["given_fmse"] for r in known])
+            if sum(parts[1]):
+                share = Mean(sum(parts[0]) / sum(parts[1]), *ratio_interval(*parts), len(known))
+                means[method]["fmse_share"] = share
         return Summary(
             measured={m: sum("measures" in record for record in own) for m, own in rows.items()},
             failed={m: sum("error" in record for record in own) for m, own in rows.items()},
             means=means,
             wins={key: wins(columns, MEASURES[key].better) for key, columns in table.items()},
             differences={
-                method: paired_difference(table[KEY][self.reference], table[KEY][method])
+                method: paired_difference(table[self.key][self.reference], table[self.key][method])
                 for method in rows
-                if KEY in table and method != self.reference
+                if self.key in table and method != self.reference
             },
         )
 
@@ -118,10 +174,13 @@ class Report:
         summary = {}
         for grade, part in self.summary.items():
             others = {m: asdict(d) for m, d in part.differences.items() if d.count}
-            differences = {"measure": KEY, "of": self.reference, "from": others}
+            differences = {"measure": self.key, "of": self.reference, "from": others}
             summary[grade] = {**asdict(part), "differences": differences}
         content = {**vars(self), "samples": self.names, "summary": summary}
         content["measures"] = {key: asdict(measure) for key, measure in MEASURES.items()}
+        if self.published:
+            keys = ("name", "psnr", "fmse")
+            content["published"] = [dict(zip(keys, row, strict=True)) for row in self.published]
         del content["names"]
         return content
 
@@ -184,19 +243,58 @@ class Table(NamedTuple):
 def tables(report: Report, grade: str) -> Iterator[Table]:
     """The main table of a grade, then those of all the measures that it leaves out."""
     measured = {key for means in report.summary[grade].means.values() for key in means}
-    if main := [key for key in MAIN if key in measured]:
+    if main := [key for key in (COLOR_MAIN if report.alone else MAIN) if key in measured]:
         yield table(report, grade, "", main)
     for group, title in GROUPS.items():
         # SAD again, so that the four errors of alphas stand together.
         shown = measured if group == "alpha" else measured - set(main)
         if keys := [key for key in MEASURES if key in shown and MEASURES[key].group == group]:
             yield table(report, grade, title, keys)
+    for key in ("fmse", "psnr", "change") if report.alone else ():
+        # What is left alone has errors of its own, which say nothing beside its change.
+        if key in measured and ("change" in measured) == (key == "change"):
+            yield from grouped_tables(report, grade, key)
+
+
+def grouped_tables(report: Report, grade: str, key: str) -> Iterator[Table]:
+    """The means of a measure, a column a group of samples, for every way of grouping them."""
+    records = [record for record in report.records if record["grade"] == grade]
+    for kind, words in GROUPINGS.items():
+        members: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            if kind in record.get("groups", ()):
+                members.setdefault(record["groups"][kind], []).append(record)
+        names = sorted(members, key=lambda name: _STEPS.index(name) if name in _STEPS else -1)
+        columns = [_means(members[name], key) for name in names]
+        heads = []
+        for name in names:
+            count = len({record["sample"] for record in members[name]})
+            heads.append(Head(f"{name} ({count})", *head(key)[1:]))
+        rows = [
+            Row(method, "", [Cell.of(key, c[method], [*c.values()]) if method in c else None
+                             for c in columns])
+            for method in report.method_names
+        ]  # fmt: skip
+        if len(names) > 1:
+            yield Table(f"{MEASURES[key].name} {words}", heads, rows)
+
+
+def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:
+    """The mean of a measure by method."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        if key in record.get("measures", ()):
+            values.setdefault(record["method"], []).append(record["measures"][key])
+    return {
+        method: Mean(sum(own) / len(own), *bootstrap_interval(own), len(own))
+        for method, own in values.items()
+    }
 
 
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
     """The table of some measures: a row a method, or a segmenter where masks are measured."""
-    summary, whole = report.summary[grade], len(report.names)
-    with_wins = KEY in keys and KEY in summary.wins
+    summary, whole, main = report.summary[grade], len(report.names), report.key
+    with_wins = main in keys and main in summary.wins
     labels = {name: name for name in report.method_names}
     if title == GROUPS["mask"]:  # methods with one segmenter have one mask: of the most whole one
         segmenters = {m["name"]: m["segmenter"]["name"] for m in report.methods}
@@ -210,8 +308,8 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
             column = [summary.means[m][key] for m in labels if key in summary.means[m]]
             cells.append(Cell.of(key, means[key], column) if key in means else None)
         if with_wins:
-            won, most = summary.wins[KEY][method], max(summary.wins[KEY].values())
-            cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if KEY in means else None)
+            won, most = summary.wins[main][method], max(summary.wins[main].values())
+            cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if main in means else None)
         failed = summary.failed[method]
         counts = {"failed": failed, "missing": whole - failed - summary.measured[method]}
         note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)

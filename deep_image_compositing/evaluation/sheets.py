@@ -28,7 +28,7 @@ GAIN = 4  # what errors are multiplied by before they are shown
 _ZOOMS = (1, 2, 3, 4, 6, 9)  # the divisors of CELL that make sense
 _SEARCH = 1024  # long side at which the crops are searched for
 _COLORS = ((0.9, 0.2, 0.2), (0.2, 0.55, 0.2), (0.2, 0.35, 0.9))
-_LABEL = ("band_psnr", "psnr", "halo", "seconds")
+_LABEL = ("band_psnr", "psnr", "fmse", "halo", "seconds")
 
 Box = tuple[int, int, int, int]
 
@@ -94,8 +94,7 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
     for row in rows:
         result, last, note = row.read("composite"), row.read("alpha"), f"alpha, {row.name}"
         if result is not None and truth is not None:
-            error = (result.int() - truth.int()).abs().float().mean(0, keepdim=True)
-            last, note = error * GAIN, f"error x {GAIN}, {row.name}"
+            last, note = _error(result, truth), f"error x {GAIN}, {row.name}"
         columns.append(_Column(row.caption(), result, note, last))
     parts = [{column.label: _unit(column.picture) for column in columns}]
     parts[0][title] = _outlined(sample.foreground, boxes)
@@ -104,6 +103,36 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
         parts.append({name + column.label: _unit(column.picture, box) for column in columns})
     parts.append({column.note: _unit(column.last) for column in columns})
     return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
+
+
+def draw_colors(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
+    """The sheet of what harmonizers alone have made of one sample: whole pictures, and errors.
+
+    Columns are the composite that was given, the mask, the truth, and each method under its main
+    figures; below are their errors against the truth, ``GAIN`` times as bright. As (3, H, W).
+    """
+    given, truth, mask = sample.given(grade)[0], sample.composite, sample.masks.get(grade)
+    assert truth is not None
+    title = f"{sample.name}, {given.shape[-1]} x {given.shape[-2]} pixels"
+    columns = [
+        _Column(title, given, f"{grade}, error x {GAIN}", _error(given, truth)),
+        _Column("mask", mask),
+        _Column("truth", truth, "  "),
+    ]
+    for row in rows:
+        result = row.read("composite")
+        last = None if result is None else _error(result, truth)
+        columns.append(_Column(row.caption(), result, f"error x {GAIN}, {row.name}", last))
+    parts = (
+        {column.label: _unit(column.picture) for column in columns},
+        {column.note: _unit(column.last) for column in columns},
+    )
+    return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
+
+
+def _error(picture: Tensor, truth: Tensor) -> Tensor:
+    """How far 8-bit pictures differ, the mean of the channels, ``GAIN`` times as bright."""
+    return (picture.int() - truth.int()).abs().float().mean(0, keepdim=True) * GAIN
 
 
 def _unit(picture: Tensor | None, box: Box | None = None) -> Tensor:

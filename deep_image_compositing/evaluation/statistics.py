@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from deep_image_compositing.extras import import_extra
 
@@ -47,9 +47,23 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
     if numbers.size < 2:
         only = float(numbers[0]) if numbers.size else float("nan")
         return only, only
+    return _bootstrap((numbers,), np.mean)
+
+
+def ratio_interval(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float]:
+    """The same of the mean of ``parts`` by that of ``wholes``, both (N,), item by item."""
+    above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    if above.size < 2 or not (below > 0).all():
+        only = float(above.sum() / below.sum()) if below.sum() > 0 else float("nan")
+        return only, only
+    return _bootstrap((above, below), lambda a, b, axis: a.mean(axis) / b.mean(axis))
+
+
+def _bootstrap(numbers: tuple[NDArray[Any], ...], figure: Any) -> tuple[float, float]:
     interval = require("a bootstrap interval").bootstrap(
-        (numbers,), np.mean, n_resamples=DRAWS, batch=max(1, _AT_ONCE // numbers.size),
-        confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0),
+        numbers, figure, n_resamples=DRAWS, batch=max(1, _AT_ONCE // numbers[0].size),
+        paired=len(numbers) > 1, vectorized=True, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 

@@ -26,8 +26,10 @@ from deep_image_compositing.metrics.composites import (
 )
 from deep_image_compositing.metrics.harmonization import (
     ForegroundError,
+    Similarity,
     SquareError,
     foreground_error,
+    similarity,
     square_error,
 )
 from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
@@ -40,6 +42,7 @@ __all__ = [
     "ForegroundError",
     "Halo",
     "PicturePSNR",
+    "Similarity",
     "SquareError",
     "band_psnr",
     "color_error",
@@ -58,6 +61,7 @@ __all__ = [
     "picture_psnr",
     "rim_band",
     "sad",
+    "similarity",
     "square_error",
     "ssim_map",
 ]
@@ -97,10 +101,11 @@ def fusion_metrics() -> MetricCollection:
 
 
 def harmonization_metrics() -> MetricCollection:
-    """Metrics of harmonised composites: PSNR in dB, MSE and foreground MSE of 8-bit values."""
+    """Metrics of harmonised composites: PSNR in dB, MSE and fMSE of 8-bit values, SSIM."""
     metrics: dict[str, Any] = {
         "psnr": PicturePSNR(),
         "mse": SquareError(),
         "fmse": ForegroundError(),
+        "ssim": Similarity(),
     }
     return MetricCollection(metrics, compute_groups=False)

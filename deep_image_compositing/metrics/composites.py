@@ -20,6 +20,9 @@ HALO_RADIUS = 3
 
 _WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
+SMALLEST = _WINDOW + 1
+"""Pixels either way that SSIM needs."""
+
 
 class Halo(NamedTuple):
     """Shares, 0 for none, of the old background that is left and of the subject that is lost."""
@@ -48,7 +51,7 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
     k2 = 0.03; borders mirrored. ``UsageError`` for pictures of 5 pixels or fewer either way.
     """
     check_pair(composite, truth)
-    if min(composite.shape[1:]) <= _WINDOW:
+    if min(composite.shape[1:]) < SMALLEST:
         raise UsageError(
             f"SSIM needs more than {_WINDOW} pixels either way, got {tuple(composite.shape)}"
         )

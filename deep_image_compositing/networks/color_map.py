@@ -71,7 +71,7 @@ class ColorMapNetwork(nn.Module):
         ``composite`` (B, 3, H, W) and ``mask`` (B, 1, H, W) lie in [0, 1].
         """
         features = self.encoder(composite, mask)[self.skipped :]
-        parts = []
+        parts: list[Tensor] = []
         for feature in features:
             seen = F.adaptive_avg_pool2d(mask, feature.shape[-2:])
             for weight in (seen, 1 - seen):

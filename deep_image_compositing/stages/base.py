@@ -1,4 +1,4 @@
-"""One base class a slot: what every segmenter, refiner and fuser shares in training and tests.
+"""One base class a slot: what all fillers share in training and tests.
 
 A stage without parameters is a LightningModule too, so that one ``Trainer.test`` compares them all.
 """

@@ -38,6 +38,7 @@ def main(folder: Path = FOLDER) -> None:
     write_set(folder / "mine", "mattes", make_matte, seed=11)
     write_set(folder / "hard", "triplets", make_triplet, seed=12)
     write_backgrounds(folder / "backgrounds", seed=13)
+    write_set(folder / "iharmony4", "harmonization", make_recolored, seed=14)
     for backbone in BACKBONES:
         state = timm.create_model(backbone, pretrained=False).state_dict()
         save_file(state, folder / f"{backbone}.safetensors")
@@ -92,6 +93,19 @@ def make_triplet(rng: np.random.Generator) -> Fields:
         "composite.png": png(over(subject, alpha, new)),
         "mask.png": png((alpha > 0.5).astype(float)),
         "alpha.png": png(alpha),
+    }
+
+
+def make_recolored(rng: np.random.Generator) -> Fields:
+    """A subject before a scene, a binary mask, and the same with another colour of the subject."""
+    alpha, subject, scene = draw_alpha(rng), draw_subject(rng), draw_scene(rng)
+    inside = (alpha > 0.5).astype(float)
+    photograph = over(subject, alpha, scene)
+    moved = photograph * rng.uniform(0.5, 1, 3)
+    return {
+        "image.jpg": jpeg(photograph),
+        "mask.png": png(inside),
+        "composite.jpg": jpeg(over(moved, inside, photograph)),
     }
 
 

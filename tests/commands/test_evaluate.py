@@ -13,6 +13,7 @@ import pytest
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.commands import evaluate
+from tests.data import trees
 from tests.evaluation import tiny
 from tests.evaluation.tiny import Odd, Tiny
 
@@ -53,6 +54,26 @@ def test_it_writes_a_report_and_says_where(
     assert (prepared / "out" / "report.html").is_file()
 
 
+def test_harmonizers_alone_are_measured_on_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trees.pairs(tmp_path / "photographs")
+    given = ["--methods", "none,white_balance", "--photographs", "photographs", "--out", "out"]
+    assert main(["evaluate", *given, "--accelerator", "cpu", "--no-sheets"]) == 0
+    said = capsys.readouterr().out
+    assert "4 photographs" in said
+    assert "published elsewhere, on other data" in said
+    table = [re.sub(r"[^\w.]+", " ", line).split() for line in said.splitlines()]
+    (none,) = (row for row in table if row[:1] == ["none"])
+    assert none[2] == "0.00"  # gains
+    assert none[-1] == "0.00"  # and changes nothing
+    (found,) = (row for row in table if row[:1] == ["white_balance"])
+    assert len(found) == len(none)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["summary"]["recolored"]["differences"]["measure"] == "psnr"
+
+
 def test_all_that_fails_is_an_error(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["evaluate", "--method", "odd=disc,none,odd(fail=1)", *PLAIN[2:], "--no-sheets"]
     assert main(given) == 1
@@ -84,6 +105,11 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--test-set", "folders"], "needs --folder"),
         (["--test-set", "folders", "--folder", "f", "--seed", "1"], "--seed is an option of"),
         (["--test-set", "imagenet"], "invalid choice: 'imagenet'"),
+        (["--methods", "harmonize,-color_map"], "needs --photographs"),
+        (["--method", "mine=reinhard", "--photographs", "p"], "there is no p (--photographs)"),
+        (["--method", "mine=reinhard", "--photographs", "f", "--mattes", "f"], "--mattes is an"),
+        (["--method", "mine=reinhard"], "the test set syntest is for whole methods"),
+        (["--strength", "1"], "--strength is an option of --test-set harmonization"),
         (
             ["--grades", "exact,awful"],
             "grades of masks are some of exact, rough, bad, none, got",
@@ -153,6 +179,11 @@ def test_a_folder_that_may_not_be_written_to(
         (["--hold-out", "0.2"], {"hold_out": 0.2}),
         (["--test-set", "taught", "--triplets", "a{0..3}.tar"], {"shards": ["a{0..3}.tar"]}),
         (["--test-set", "folders", "--folder", "."], {"path": "."}),
+        (["--photographs", "."], {"photographs": ["."]}),
+        (
+            ["--methods", "harmonize", "--photographs", ".", "--strength", "0.5"],
+            {"photographs": ["."], "strength": 0.5},
+        ),
     ],
 )
 def test_test_sets_get_their_options(given: list[str], expected: dict[str, Any]) -> None:

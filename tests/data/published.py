@@ -165,6 +165,64 @@ def scenes(root: Path) -> Keys:
     return {"": {"indoors-room", "room"}}
 
 
+def iharmony4(root: Path) -> Keys:
+    """As in the authors' archives: real names, a composite of each set or more."""
+    files = {
+        "HCOCO": ["c100300_1602094_1", "c100300_1602094_2", "c5_18_1"],
+        "HAdobe5k": ["a0001_1_1", "a0001_1_2", "a3630_1_5"],
+        "HFlickr": ["f1000_1_1", "f1000_2_1"],
+        "Hday2night": ["d21901-20130410-181833_1_9", "d21901-20130411-081833_1_9"],
+    }
+    tests = {"c5_18_1", "a3630_1_5"}
+    for name, keys in files.items():
+        composites(root / name, keys)
+        for split in ("train", "test"):
+            listed = [key for key in keys if (key in tests) == (split == "test")]
+            (root / name / f"{name}_{split}.txt").write_text(
+                "".join(f"{key}.jpg\n" for key in listed)
+            )
+            with (root / f"IHD_{split}.txt").open("a") as together:
+                together.writelines(f"{name}/composite_images/{key}.jpg\n" for key in listed)
+    every = {key: f"{name}-{key}" for name, keys in files.items() for key in keys}
+    return {
+        "": {every[key] for key in every.keys() - tests},
+        "test": {every[key] for key in tests},
+    }
+
+
+def composites(folder: Path, keys: list[str]) -> None:
+    """Composites by the names of one of the sets of iHarmony4, with their photographs and masks."""
+    for key in keys:
+        name, subject, number = key.split("_")
+        image, label = folder / f"real_images/{name}.jpg", folder / f"masks/{name}_{subject}.png"
+        pair(image, label)
+        recolored(image, label, folder / f"composite_images/{key}.jpg", 40 * int(number))
+
+
+def recolored(image: Path, label: Path, composite: Path, less: int) -> None:
+    """The photograph, its subject darker by ``less`` levels."""
+    with Image.open(image) as picture, Image.open(label) as mask:
+        dark = picture.point(lambda level: max(0, level - less))
+        _save(Image.composite(dark, picture, mask), composite)
+
+
+def hflickr(root: Path) -> Keys:
+    """One of the sets, which holds its lists itself."""
+    composites(root, ["f1000_1_1", "f1001_1_1"])
+    (root / "HFlickr_train.txt").write_text("f1000_1_1.jpg\n")
+    (root / "HFlickr_test.txt").write_text("f1001_1_1.jpg\r\n")
+    return {"": {"f1000_1_1"}, "test": {"f1001_1_1"}}
+
+
+def composite_folders(root: Path) -> Keys:
+    for name in ("a", "b"):
+        image, label = root / "images" / f"{name}.jpg", root / "masks" / f"{name}.png"
+        pair(image, label)
+        recolored(image, label, root / "composites" / f"{name}.png", 50)
+    pair(root / "images" / "c.jpg", root / "masks" / "c.png")  # has none
+    return {"": {"a", "b"}}
+
+
 TREES: dict[str, tuple[str, str, Callable[[Path], Keys]]] = {
     "duts": ("segmentation", "duts", duts),
     "msra10k": ("segmentation", "msra10k", msra10k),
@@ -182,6 +240,9 @@ TREES: dict[str, tuple[str, str, Callable[[Path], Keys]]] = {
     "images and alphas": ("mattes", "folders", image_and_alpha_folders),
     "alphas beside": ("mattes", "folders", alphas_beside),
     "backgrounds": ("backgrounds", "folders", scenes),
+    "iharmony4": ("harmonization", "iharmony4", iharmony4),
+    "hflickr": ("harmonization", "iharmony4", hflickr),
+    "images and composites": ("harmonization", "folders", composite_folders),
 }
 """Kind, layout and generator of every tree."""
 

@@ -18,6 +18,7 @@ from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.loading import unpack
 from deep_image_compositing.data.modules import (
     FusionData,
+    HarmonizationData,
     MattingData,
     RefinementData,
     SegmentationData,
@@ -34,6 +35,7 @@ CHANNELS: dict[type[StageData], dict[str, int]] = {
     RefinementData: {"image": 3, "mask": 1, "alpha": 1, "weight": 1},
     FusionData: {"foreground": 3, "background": 3, "composite": 3, "mask": 1, "alpha": 1}
     | {"foreground_color": 3},
+    HarmonizationData: {"composite": 3, "mask": 1, "image": 3},
     MattingData: {"image": 3, "mask": 1, "alpha": 1, "foreground_color": 3, "background": 3},
 }
 MODULES = pytest.mark.parametrize("kind", CHANNELS)
@@ -138,7 +140,7 @@ def coded(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [16, 64])
-@pytest.mark.parametrize("kind", [SegmentationData, RefinementData])
+@pytest.mark.parametrize("kind", [SegmentationData, RefinementData, HarmonizationData])
 def test_photograph_and_label_are_cut_alike(
     kind: type[StageData],
     size: int,

@@ -75,7 +75,7 @@ def encode(picture: Image.Image, kind: str) -> bytes:
 
 
 def sample(kind: str, seed: int) -> dict[str, bytes]:
-    """One sample of a shard: of ``segmentation``, ``mattes``, ``backgrounds`` or ``triplets``."""
+    """One sample of a shard: of any of ``shards.KINDS``."""
     picture, label = photograph(seed)
     jpeg, png = encode(picture, "JPEG"), encode(label, "PNG")
     if kind == "triplets":
@@ -83,6 +83,9 @@ def sample(kind: str, seed: int) -> dict[str, bytes]:
         made = Image.composite(picture, scene, label)
         fields = {"foreground.jpg": jpeg, "background.jpg": encode(scene, "JPEG")}
         return {**fields, "composite.png": encode(made, "PNG"), "mask.png": png, "alpha.png": png}
+    if kind == "harmonization":
+        dark = Image.composite(picture.point(lambda level: level // 2), picture, label)
+        return {"image.jpg": jpeg, "mask.png": png, "composite.jpg": encode(dark, "JPEG")}
     labels = {"segmentation": {"mask.png": png}, "mattes": {"alpha.png": png}, "backgrounds": {}}
     return {"image.jpg": jpeg, **labels[kind]}
 

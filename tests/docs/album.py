@@ -46,6 +46,7 @@ SHARDS = {
     "mattes": ("adobe", "p3m", "mine"),
     "backgrounds": ("backgrounds",),
     "triplets": ("hard",),
+    "harmonization": ("iharmony4",),
 }
 """Folders of shards by kind; those of a kind have the same samples."""
 
@@ -146,6 +147,7 @@ def _make_published_sets(root: Path) -> None:
         published.eg1800(root)
         published.adobe(root / "adobe")
         published.p3m10k(root / "P3M-10k")
+        published.iharmony4(root / "iHarmony4")
     shutil.copytree(root / "adobe/Combined_Dataset", root / "Combined_Dataset")
 
 
@@ -156,6 +158,7 @@ def _make_shards(root: Path) -> None:
         "mattes": lambda name: _fields(root / "my/mattes", name, "alpha"),
         "backgrounds": lambda name: {"image.jpg": (root / f"backgrounds/{name}.jpg").read_bytes()},
         "triplets": lambda name: _triplet(root, name),
+        "harmonization": lambda name: _recolored(root, name),
     }
     for kind, (folder, *others) in SHARDS.items():
         index = Index(kind, about={"source": "made", "licence": "CC0-1.0"})
@@ -184,6 +187,17 @@ def _fields(folder: Path, name: str, label: str) -> dict[str, bytes]:
         "image.jpg": (folder / f"{name}.jpg").read_bytes(),
         f"{label}.png": (folder / f"{name}.{label}.png").read_bytes(),
     }
+
+
+def _recolored(root: Path, name: str) -> dict[str, bytes]:
+    """A photograph with its mask, and with a darker subject."""
+    fields = _fields(root / "my/pairs", name, "mask")
+    with (
+        Image.open(root / f"my/pairs/{name}.jpg") as picture,
+        Image.open(root / f"my/pairs/{name}.mask.png") as mask,
+    ):
+        made = Image.composite(picture.point(lambda level: level // 2), picture, mask)
+    return {**fields, "composite.jpg": trees.encode(made, "JPEG")}
 
 
 def _triplet(root: Path, name: str) -> dict[str, bytes]:

@@ -75,7 +75,7 @@ def test_a_method_is_read_with_commas_inside_its_options() -> None:
     [
         "pyramid,none,alpha",  # no name
         "mine=pyramid,none",
-        "mine=pyramid,none,alpha,alpha",
+        "mine=pyramid,none,alpha,none,none",
         "a/b=pyramid,none,alpha",
         ".hidden=pyramid,none,alpha",
         "=pyramid,none,alpha",
@@ -120,7 +120,7 @@ def test_sets_and_methods_are_chosen_by_name_and_counted_once() -> None:
 @pytest.mark.parametrize(
     ("sets", "extra", "says"),
     [
-        (["slow"], [], "the sets are paper, ablations, fast"),
+        (["slow"], [], "the sets are paper, ablations, fast, harmonize"),
         ([""], [], "no method to run"),
         (["feather,-ours"], [], "'-ours' leaves out what was not chosen"),
         (["fast,-fast"], [], "no method to run"),

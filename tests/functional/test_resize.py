@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deep_image_compositing.functional.resize import (
-    fit_long_side,
-    pad_to_multiple,
-    resize,
-    spread,
-)
+from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize, spread
 
 MODES = ("bilinear", "bicubic", "nearest-exact", "area")
 

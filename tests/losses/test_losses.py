@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import WeightsError
-from deep_image_compositing.losses import PerceptualLoss, cross_entropy, laplacian_loss, mask_loss
+from deep_image_compositing.losses import (
+    PerceptualLoss,
+    cross_entropy,
+    laplacian_loss,
+    mask_loss,
+    subject_loss,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -131,3 +137,20 @@ def test_perceptual_loss_never_runs_on_random_features(
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match="could not be fetched"):
         PerceptualLoss("test_efficientnet")
+
+
+def test_subject_loss_counts_the_subject_alone_and_each_picture_alike() -> None:
+    target, mask = torch.full((2, 3, 10, 10), 0.5), torch.zeros(2, 1, 10, 10)
+    mask[0, :, :5], mask[1, :, :1] = 1, 0.2  # half of one picture, a tenth of the other
+    output = target + 0.1
+    terms = subject_loss(output, target, mask)
+    assert {name: round(float(value), 5) for name, value in terms.items()} == {
+        "l1": 0.1, "mse": 0.1,
+    }  # fmt: skip
+    outside = torch.where(mask > 0, target, torch.zeros(()))
+    assert float(sum(subject_loss(outside, target, mask).values())) == 0
+    # A subject of a pixel counts as one of a hundredth of the picture would.
+    tiny = torch.zeros(1, 1, 20, 20)
+    tiny[..., 3, 4] = 1
+    small = subject_loss(torch.full((1, 3, 20, 20), 0.6), torch.full((1, 3, 20, 20), 0.5), tiny)
+    assert float(small["l1"]) == pytest.approx(0.1 * (1 / 400) / 0.01)

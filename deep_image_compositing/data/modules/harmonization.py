@@ -3,44 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Generator, Tensor
 
+from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
+from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import Item
-from deep_image_compositing.data.loading import Sample
+from deep_image_compositing.data.items import Item, check_shares
+from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.modules.base import Sources
 from deep_image_compositing.data.modules.labelled import LabelledData
-from deep_image_compositing.data.recolor import recolor
+from deep_image_compositing.data.recolor import move_colors
+from deep_image_compositing.errors import UsageError
 
 
 class HarmonizationData(LabelledData):
     """``composite``, ``mask`` and ``image`` for harmonizers: the photograph is the truth.
 
-    ``augment`` is the strength of the changes of the subject's colours, see ``data.recolor``.
-    Backgrounds are not needed: a subject that is pasted has no true colours.
+    Subjects of labelled photographs and of mattes that have their photograph get random colours,
+    see ``data.recolor``; ``augment`` is how strongly. Samples of the kind ``harmonization`` have
+    their composite and keep it. Nothing is pasted: no colours would be true before another scene.
+
+    Args:
+        train: labelled photographs, mattes with their photographs, or photographs with composites.
+        backgrounds: not needed.
+        fused: share of the composites made here that a fuser sets into the photograph, so that
+            their rims look like those of the compositor.
+        fuser: registered name of that fuser.
+        fuser_weights: its weights, a shipped name or a file; None for one without any.
+        **kwargs: as for ``StageData``.
+
+    Raises:
+        UsageError: ``fused`` is no share, or no fuser is named for it.
     """
+
+    accepts = ("segmentation", "mattes", "harmonization")
+
+    def __init__(
+        self,
+        train: Sources,
+        backgrounds: Sources | None = None,
+        fused: float = 0.0,
+        fuser: str | None = None,
+        fuser_weights: str | None = "default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, backgrounds, **kwargs)
+        check_shares(fused=fused)
+        if fused and fuser is None:
+            raise UsageError("fused composites need a fuser: name one as --data.fuser")
+        self.fused = fused
+        self.fuser = fuser
+        self.fuser_weights = fuser_weights
+        self._network: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_network": None}
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         return {"subject": self.open_main()}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
-        label = items["subject"].label()
+        subject = items["subject"]
+        if not subject.has_scene:
+            raise UsageError(
+                f"{subject.name} is a subject without its photograph, which alone says what "
+                f"colours are true: leave {subject.source.path} out of a harmonizer's data"
+            )
+        label = subject.label()
         box = crops.subject_box(label)
         if held_out:
             box = (0, 0, *label.size)
-        elif rng.random() < items["subject"].source.upper_body:
+        elif rng.random() < subject.source.upper_body:
             box = crops.upper_body_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
         return self._labelled(rng, items, label, box, 0.6)
 
-    def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
-        image, mask = batch["image"], batch["mask"]
+    def _labelled(
+        self,
+        rng: np.random.Generator,
+        items: Mapping[str, Item],
+        label: Image.Image,
+        box: crops.Box,
+        scene_scale: float,
+    ) -> Sample:
+        subject, mirrored = items["subject"], bool(rng.random() < 0.5)
+        scale = self.size / min(box[2] - box[0], box[3] - box[1])
+
+        def cut(picture: Image.Image) -> Tensor:
+            return planes(crops.crop(picture, box, self.size, label.size), mirrored)
+
+        made = subject.composite(scale)
+        return {
+            "image": cut(subject.image(scale)),
+            "mask": cut(label),
+            "composite": nothing(3, self.size, self.size) if made is None else cut(made),
+            "made": torch.full((1, 1, 1), 255 * (made is not None), dtype=torch.uint8),
+        }
+
+    def finish(self, batch: Sample, generator: Generator, training: bool) -> Sample:
+        photograph, mask = batch["image"], batch["mask"]
+        image = photograph
         if training:  # the whole photograph, as cameras and editors would have it
             image = synthesis.jitter_color(image, generator, 0.4 * self.augment)
         untouched = {} if training else {"untouched": 0.0}
-        composite: Tensor = recolor(image, mask, generator, self.augment, **untouched)
+        moved = move_colors(image, mask, generator, self.augment, **untouched)
+        composite = torch.lerp(image, moved, mask)
+        if self.fused:
+            composite = self._fuse(composite, moved, image, mask, generator)
+        if "made" in batch:  # both are as they are stored
+            made = batch["made"] > 0
+            composite = torch.where(made, batch["composite"], composite)
+            image = torch.where(made, photograph, image)
         return {"composite": composite, "mask": mask, "image": image}
+
+    def _fuse(
+        self, composite: Tensor, moved: Tensor, image: Tensor, mask: Tensor, generator: Generator
+    ) -> Tensor:
+        """Some composites made anew by the fuser: the photograph with moved colours, cut out."""
+        rows = synthesis.chance(len(image), self.fused, generator).view(-1) > 0
+        if not bool(rows.any()):
+            return composite
+        if self._network is None:
+            options = {"weights": self.fuser_weights} if self.fuser_weights else {}
+            self._network = registry.create("fuser", str(self.fuser), **options).eval()
+        parts = (moved[rows], image[rows], mask[rows])
+        fused: Tensor = self._network.to(image.device)(*parts).clamp(0, 1)
+        # It may widen the rim, which no harmonizer could mend: outside the mask nothing changes.
+        composite = composite.clone()
+        composite[rows] = torch.where(mask[rows] > 0, fused, image[rows])
+        return composite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ CLOSE_UPS = 0.12
 class LabelledData(StageData):
     """What segmentation and refinement share: a cropped photograph, its label and a scene."""
 
-    accepts = ("segmentation", "mattes")
+    accepts: ClassVar[tuple[str, ...]] = ("segmentation", "mattes")
 
     def _labelled(
         self,

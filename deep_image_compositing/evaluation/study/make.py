@@ -15,7 +15,7 @@ from typing import Any
 
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError, error_text
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.study import folder as kept
 from deep_image_compositing.evaluation.study.folder import PLACES, PictureSet, Store, Study
 from deep_image_compositing.evaluation.testsets import PairFiles
@@ -61,6 +61,8 @@ def make(
     """
     if len(methods) < PLACES:
         raise UsageError(f"a study needs at least {PLACES} methods, got {len(methods)}")
+    if alone := [method.name for method in methods if method.slots == ALONE]:
+        raise UsageError(f"a study shows whole methods; {', '.join(alone)} are harmonizers alone")
     if not pairs:
         raise UsageError("a study needs at least one pair of photographs")
     if max_side < 32:

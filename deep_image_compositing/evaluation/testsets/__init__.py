@@ -8,20 +8,23 @@ from typing import Any
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets.base import Sample, TestSet, check_grades
 from deep_image_compositing.evaluation.testsets.folders import Folders, PairFiles, read_pairs
+from deep_image_compositing.evaluation.testsets.harmonization import Harmonization
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.evaluation.testsets.taught import Taught
 
 __all__ = [
-    "TEST_SETS", "Folders", "PairFiles", "Sample", "SynTest", "Taught", "TestSet", "check_grades",
-    "open_test_set", "read_pairs",
+    "TEST_SETS", "Folders", "Harmonization", "PairFiles", "Sample", "SynTest", "Taught", "TestSet",
+    "check_grades", "open_test_set", "read_pairs",
 ]  # fmt: skip
 
-TEST_SETS: dict[str, type[TestSet]] = {kind.name: kind for kind in (SynTest, Taught, Folders)}
+TEST_SETS: dict[str, type[TestSet]] = {
+    kind.name: kind for kind in (SynTest, Taught, Folders, Harmonization)
+}
 """Kinds of test sets by name."""
 
 
 def open_test_set(name: str, **options: Any) -> TestSet:
-    """The test set called ``name``: ``syntest``, ``taught`` or ``folders``.
+    """The test set called ``name``: ``syntest``, ``taught``, ``folders`` or ``harmonization``.
 
     Raises:
         UsageError: another name, options that its class does not take, or as its class.

@@ -8,9 +8,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,25 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from deep_image_compositing.data.datasets import Reading, ShardDataset, open_source
+from deep_image_compositing import registry
+from deep_image_compositing.data.datasets import (
+    FolderDataset,
+    Reading,
+    ShardDataset,
+    open_source,
+)
+from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.shards import Index
 from deep_image_compositing.data.tars import Shard, open_by_number
 from deep_image_compositing.data.transfer import is_local, local_path
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
+from deep_image_compositing.evaluation import measures
 from deep_image_compositing.images import open_picture
+
+if TYPE_CHECKING:
+    from deep_image_compositing.composite import Composite
+    from deep_image_compositing.metrics.lpips import LPIPS
 
 Paths = str | Path | Sequence[str | Path]
 """One path or several; what a source of training data may be, as text."""
@@ -44,6 +56,29 @@ class Sample:
     foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is
     old_background: Tensor | None = None  # (3, H, W), what the subject hides in the photograph
 
+    def given(self, grade: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a method is given in a grade: photograph, background, and mask if there is one."""
+        return self.foreground, self.background, self.masks[grade]
+
+    def about(self, grade: str) -> dict[str, Any]:
+        """What a record says of the sample itself, as JSON has it."""
+        return {}
+
+    def measure(self, grade: str, result: Composite, lpips: LPIPS | None) -> dict[str, float]:
+        """The measures of what a method has made of it in a grade, but for the costs."""
+        figures: dict[str, float] = {}
+        if self.composite is not None:
+            figures |= measures.measure_composite(
+                result.composite_pixels, self.composite, self.alpha, self.foreground,
+                self.background, self.old_background, self.foreground_color, lpips,
+            )  # fmt: skip
+        if self.alpha is not None:
+            # No trimap was given, so nothing of the picture is known beforehand.
+            figures |= measures.measure_alpha(result.cutout_alpha, self.alpha)
+            if self.masks[grade] is None:
+                figures |= measures.measure_mask(result.mask, self.alpha)
+        return figures
+
 
 class TestSet(ABC):
     """Samples by number; the same ones in any order and in any process."""
@@ -51,6 +86,7 @@ class TestSet(ABC):
     __test__: ClassVar[bool] = False  # no test, whatever pytest makes of the name
 
     name: ClassVar[str]  # of the kind of set
+    slots: ClassVar[tuple[str, ...]] = registry.SLOTS  # that a method fills to be measured
     grades: tuple[str, ...]  # of the given masks, in the order of tables
 
     @abstractmethod
@@ -132,6 +168,19 @@ def check_count(option: str, value: int | None, least: int = 1) -> None:
 # Reading
 
 
+def held_out(
+    source: Source, kinds: tuple[str, ...], share: float | None
+) -> tuple[Sequence[Pair], int]:
+    """The pairs of a plain folder that ``share`` holds out, all for None; how many there are."""
+    if share is not None and not isinstance(share, int | float):
+        raise UsageError(f"a share that is held out is a number in [0, 1) or null, got {share!r}")
+    source = replace(source, hold_out=share or 0.0)
+    kept, others = open_source(source, kinds, Reading(tolerance=0))
+    assert isinstance(kept, FolderDataset)
+    pairs = others.pairs if isinstance(others, FolderDataset) else []
+    return kept.pairs if share is None else pairs, len({*kept.pairs, *pairs})
+
+
 @contextmanager
 def naming(name: str) -> Iterator[None]:
     """Let errors of reading say what could not be read; those of Pillow become DataErrors."""
@@ -184,7 +233,7 @@ class ShardSample(NamedTuple):
 
 
 class Shards:
-    """The samples of one kind in a folder of shards, a pattern or a URL.
+    """The samples of a kind, or of any of some, in a folder of shards, a pattern or a URL.
 
     ``split`` is one of a folder's, None for all; shards from elsewhere are kept in ``cache``.
 
@@ -193,9 +242,12 @@ class Shards:
         DataError: a shard that is missing, damaged or of another kind.
     """
 
-    def __init__(self, path: str, kind: str, split: str | None, cache: str | None) -> None:
+    def __init__(
+        self, path: str, kind: str | tuple[str, ...], split: str | None, cache: str | None
+    ) -> None:
+        kinds = (kind,) if isinstance(kind, str) else kind
         self.about: dict[str, Any] = {"path": path}
-        found = open_source(Source(path), (kind,), Reading(tolerance=0, cache=cache))
+        found = open_source(Source(path), kinds, Reading(tolerance=0, cache=cache))
         folder = local_path(path)
         if is_local(path) and folder.is_dir():
             index = Index.read(folder)
@@ -218,7 +270,7 @@ class Shards:
             shard = _open(url, cache)
             for number in range(len(shard)):
                 record = shard[number]
-                record.check(kind)
+                record.check(*kinds)
                 self.samples.append(ShardSample(path, url, number, record.key, cache))
                 licences.add(str(record.info().get("licence") or "not stated"))
         if not self.samples:

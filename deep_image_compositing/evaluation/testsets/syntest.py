@@ -25,8 +25,7 @@ from torch import Tensor
 
 from deep_image_compositing import noise
 from deep_image_compositing.data import folders
-from deep_image_compositing.data.datasets import FolderDataset, Reading, is_shards, open_source
-from deep_image_compositing.data.folders import Pair
+from deep_image_compositing.data.datasets import is_shards
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.mattes import estimate_color
 from deep_image_compositing.data.shards import Record
@@ -154,7 +153,7 @@ class SynTest(base.TestSet):
                 self._inputs += shards.inputs
                 inputs += [Input(s.key, f"{s.url}: {s.key}", s.open) for s in shards.samples]
             else:
-                pairs, total = _held_out(path, kind, share)
+                pairs, total = base.held_out(Source(path), (kind,), share)
                 about |= {"samples": total, "hold_out": share, "used": len(pairs)}
                 about["licences"] = ["not stated"]
                 for pair in pairs:
@@ -258,17 +257,6 @@ def _versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         pymatting = "none: colour by blur fusion"
     return {"pillow": PIL.__version__, "torch": torch.__version__, "pymatting": pymatting}
-
-
-def _held_out(path: str, kind: str, share: float | None) -> tuple[Sequence[Pair], int]:
-    """The pairs of a plain folder that are used, and how many there are."""
-    if share is not None and not isinstance(share, int | float):
-        raise UsageError(f"a share that is held out is a number in [0, 1) or null, got {share!r}")
-    source = Source(path, hold_out=share or 0.0)
-    kept, held_out = open_source(source, (kind,), Reading(tolerance=0))
-    assert isinstance(kept, FolderDataset)
-    pairs = held_out.pairs if isinstance(held_out, FolderDataset) else []
-    return kept.pairs if share is None else pairs, len({*kept.pairs, *pairs})
 
 
 # Subjects and backgrounds

@@ -1,0 +1,73 @@
+"""How far harmonizers bring subjects with other colours back, on photographs held out of training.
+
+    python recipes/measure_harmonization.py data --out reports/harmonization
+
+is ``evaluate --methods harmonize`` on what groups.py holds out, by what the photographs show. Of
+the methods it leaves out, as ``--methods`` may, those without weights; ``--method NAME=HARMONIZER``
+adds others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from groups import GROUPS, source
+from rich.console import Console
+
+from deep_image_compositing.commands.evaluate import published_table, table_of
+from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.evaluation import pages
+from deep_image_compositing.evaluation.evaluate import evaluate
+from deep_image_compositing.evaluation.methods import choose
+from deep_image_compositing.evaluation.testsets import Harmonization
+
+
+def main() -> None:
+    options = arguments()
+    folders = {**GROUPS, "mattes": ("mattes",)}
+    there = {
+        group: [source(options.data, name) for name in names if (options.data / name).is_dir()]
+        for group, names in folders.items()
+    }
+    try:
+        report = evaluate(
+            choose(options.methods, options.method),
+            Harmonization(there, samples=options.samples, seed=options.seed),
+            options.out,
+            reference=options.reference,
+            sheets=options.sheets,
+            threads=options.threads,
+            accelerator=options.accelerator,
+            show=True,
+            command=shlex.join(["python", *sys.argv]),
+        )
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None
+    if report is not None:
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        console.print(table_of(report), published_table(report))
+        console.print(*pages.verdicts(report), *pages.failures(report), sep="\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="folder with people/, open/, mattes/ ...")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--methods", action="append", help="default: harmonize")
+    parser.add_argument("--method", action="append", default=[], metavar="NAME=HARMONIZER")
+    parser.add_argument("--reference", help="the method that others are compared with")
+    parser.add_argument("--samples", type=int, help="photographs, at most, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0, help="of the colours")
+    parser.add_argument("--sheets", type=int, default=24, help="photographs that are shown")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu")
+    options = parser.parse_args()
+    options.methods = options.methods or ["harmonize"]
+    return options
+
+
+if __name__ == "__main__":
+    main()
