@@ -49,6 +49,7 @@ class ColorMapNetwork(nn.Module):
             nn.Sequential(nn.Linear(inputs, 2 * width), nn.LayerNorm(2 * width))
             for inputs in (4 * sum(channels), 6 * (LEVELS + 2))
         )
+        self.dropout = nn.Dropout(0.2)  # there are few photographs to learn from
         self.joined = nn.Sequential(
             nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -78,7 +79,7 @@ class ColorMapNetwork(nn.Module):
                 parts.extend(_moments(feature, weight))
         own = [distribution(composite, weight) for weight in (mask, 1 - mask)]
         vector = self.features(torch.cat(parts, 1)) + self.colors(torch.cat(own, 1))
-        vector = self.joined(vector)
+        vector = self.joined(self.dropout(vector))
         x = torch.cat([features[-1], F.adaptive_avg_pool2d(mask, features[-1].shape[-2:])], 1)
         x = F.silu(self.entry(x) + self.given(vector)[..., None, None])
         grid = self.local(F.adaptive_avg_pool2d(self.around(x), CELLS))

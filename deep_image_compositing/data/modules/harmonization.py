@@ -21,6 +21,9 @@ from deep_image_compositing.data.modules.labelled import LabelledData
 from deep_image_compositing.data.recolor import move_colors
 from deep_image_compositing.errors import UsageError
 
+SCENES = 0.1
+"""Share of training samples in which the scene is recoloured and the subject tells how."""
+
 
 class HarmonizationData(LabelledData):
     """``composite``, ``mask`` and ``image`` for harmonizers: the photograph is the truth.
@@ -108,10 +111,12 @@ class HarmonizationData(LabelledData):
         }
 
     def finish(self, batch: Sample, generator: Generator, training: bool) -> Sample:
-        photograph, mask = batch["image"], batch["mask"]
-        image = photograph
+        photograph, given = batch["image"], batch["mask"]
+        image, mask = photograph, given
         if training:  # the whole photograph, as cameras and editors would have it
-            image = synthesis.jitter_color(image, generator, 0.4 * self.augment)
+            image = synthesis.jitter_color(image, generator, 0.6 * self.augment)
+            swapped = synthesis.chance(len(image), SCENES, generator)
+            mask = torch.lerp(mask, 1 - mask, swapped)
         untouched = {} if training else {"untouched": 0.0}
         moved = move_colors(image, mask, generator, self.augment, **untouched)
         composite = torch.lerp(image, moved, mask)
@@ -120,7 +125,7 @@ class HarmonizationData(LabelledData):
         if "made" in batch:  # both are as they are stored
             made = batch["made"] > 0
             composite = torch.where(made, batch["composite"], composite)
-            image = torch.where(made, photograph, image)
+            image, mask = torch.where(made, photograph, image), torch.where(made, given, mask)
         return {"composite": composite, "mask": mask, "image": image}
 
     def _fuse(
