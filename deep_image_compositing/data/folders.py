@@ -274,8 +274,8 @@ def check_composite(path: Path, size: Size, true: Size) -> None:
     """``DataError`` unless a composite's (width, height) is that of its photograph."""
     if size != true:
         raise DataError(
-            f"{path} is {size[0]} x {size[1]} pixels, its photograph {true[0]} x {true[1]}: both need "
-            "the same size"
+            f"{path} is {size[0]} x {size[1]} pixels, its photograph {true[0]} x {true[1]}: "
+            "both need the same size"
         )
 
 
