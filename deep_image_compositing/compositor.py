@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from inspect import ismethod
 from typing import Any, Literal
 
 import numpy as np
@@ -25,19 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry
+from deep_image_compositing.asking import ask_layers, ask_picture, is_learned, own_method
 from deep_image_compositing.composite import Composite
-from deep_image_compositing.conventions import check
 from deep_image_compositing.devices import choose_device
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
     as_floats,
-    change_between,
     fuse_layers,
     fuse_tiles,
     lift_refined,
-    recolor_subject,
     refine_given,
 )
 from deep_image_compositing.functional.boxes import grow
@@ -45,6 +42,7 @@ from deep_image_compositing.functional.compose import over, unknown_band
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
+from deep_image_compositing.harmonizing import harmonize
 from deep_image_compositing.images import (
     ImageSource,
     Photograph,
@@ -53,13 +51,7 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
-from deep_image_compositing.models.base import (
-    FuserModel,
-    HarmonizerModel,
-    Layers,
-    Recoloring,
-    StageModel,
-)
+from deep_image_compositing.models.base import Layers, StageModel
 from deep_image_compositing.placement import cover, paste, place, resample, subject_box
 from deep_image_compositing.settings import Shadow, check_placement, check_sides
 from deep_image_compositing.shadows import find_shade, floor_row, lay_shade
@@ -86,7 +78,6 @@ UNCHANGED = 0.06
 """Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
 
 _MARGIN = 64
-_BASE_METHODS = (FuserModel.layers, FuserModel.finer_layers, HarmonizerModel.recoloring)
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -232,7 +223,9 @@ class Compositor:
                 fused = self._fuse(pixels, backdrop, cut)
         with _timed(seconds, "harmonization"):
             if not cut.everything:
-                fused = self._harmonize(fused, pixels, backdrop)
+                fused = harmonize(
+                    self.harmonizer, fused, pixels, backdrop, self.work_side, self.device
+                )
         shade = None
         if self.shadow is not None:
             with _timed(seconds, "shadow"):
@@ -277,7 +270,7 @@ class Compositor:
             else:
                 side = getattr(self.segmenter, "long_side", None) or self.work_side
                 image = self._floats(pixels, fit_long_side(*size, side))
-                belief = self._answer("segmenter", "mask", self.segmenter, image).cpu()
+                belief = ask_picture("segmenter", "mask", self.segmenter, image).cpu()
         if float((belief >= SUBJECT).float().mean()) < LEAST_SUBJECT:
             if not given:
                 raise CompositingError(
@@ -321,8 +314,8 @@ class Compositor:
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
 
-        refine = partial(self._answer, "refiner", "alpha", self.refiner)
-        large, full = size != working, given and not _learned(self.refiner)
+        refine = partial(ask_picture, "refiner", "alpha", self.refiner)
+        large, full = size != working, given and not is_learned(self.refiner)
         if large and full and context is not None:
             levels = to_bytes(belief[0])
             made = refine_given(pixels, levels, refine, context, self.device)
@@ -346,9 +339,9 @@ class Compositor:
     def _fuse(self, pixels: Tensor, backdrop: Tensor, cut: _CutOut) -> Fused:
         """Composite, the subject's alpha and its own colour, at the size of the frame."""
         alpha = cut.alpha
-        layers = _method(self.fuser, "layers")
+        layers = own_method(self.fuser, "layers")
         context = getattr(self.fuser, "tile_context", None)
-        in_tiles = max(alpha.shape) > self.work_side and not _learned(self.fuser)
+        in_tiles = max(alpha.shape) > self.work_side and not is_learned(self.fuser)
         if in_tiles and context is not None:  # it depends on its surroundings alone
             fuse = partial(self._painted, layers)
             return fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, context, self.device)
@@ -358,17 +351,17 @@ class Compositor:
         size = (pixels.shape[-2], pixels.shape[-1])
         pictures = self._floats(pixels, size), self._floats(backdrop, size)
         opacity = as_floats(alpha)[None].to(self.device)
-        composite = self._answer("fuser", "composite", self.fuser, *pictures, opacity)[0]
+        composite = ask_picture("fuser", "composite", self.fuser, *pictures, opacity)[0]
         return Fused(to_bytes(composite.cpu()), alpha, Repainted.of([], []), layered=False)
 
     def _painted(
         self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
     ) -> Layers | Tensor:
         """The layers of a fuser that is asked for them and has some, else its composite."""
-        parts = layers and self._layers(layers, front, back, opacity)
+        parts = layers and ask_layers(layers, front, back, opacity)
         if parts is not None:
             return parts
-        return self._answer("fuser", "composite", self.fuser, front, back, opacity)
+        return ask_picture("fuser", "composite", self.fuser, front, back, opacity)
 
     def _fuse_layers(
         self,
@@ -384,22 +377,22 @@ class Compositor:
         rows, columns = grow(subject_box(alpha, 0.0), _MARGIN, (alpha.shape[-2], alpha.shape[-1]))
         part = (..., rows, columns)
         size = (rows.stop - rows.start, columns.stop - columns.start)
-        at = fit_long_side(*size, self.work_side) if _learned(self.fuser) else size
+        at = fit_long_side(*size, self.work_side) if is_learned(self.fuser) else size
         foreground = self._floats(pixels[part], at)
         background = self._floats(backdrop[part], at)
         small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(self.device)
-        found = self._layers(layers, foreground, background, small)
+        found = ask_layers(layers, foreground, background, small)
         if found is None:
             return None
         if at != size:
             kept = cut.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
             near = unknown_band(small, REACH - NEAR)
             found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
-            finer = _method(self.fuser, "finer_layers")
+            finer = own_method(self.fuser, "finer_layers")
             context = getattr(self.fuser, "tile_context", None)
             better = None
             if finer is not None and context is not None:
-                better = partial(self._layers, finer)
+                better = partial(ask_layers, finer)
             return fuse_layers(
                 pixels, backdrop, (rows, columns), foreground, found, better,
                 context or 0, to_bytes(alpha) if kept else None,
@@ -413,34 +406,6 @@ class Compositor:
         own[part] = to_bytes(color[0].cpu())
         corrected[part] = opacity[0].cpu()
         return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
-
-    # The fourth slot
-
-    def _harmonize(self, fused: Fused, pixels: Tensor, backdrop: Tensor) -> Fused:
-        """With other colours of the subject, found on a small composite."""
-        stage = self.harmonizer
-        strength = getattr(stage, "strength", 1.0)
-        if not strength or _is_plain(backdrop):
-            return fused
-        find = _method(stage, "recoloring")
-        side = getattr(stage, "long_side", None) if find else None
-        at = fit_long_side(pixels.shape[-2], pixels.shape[-1], side or self.work_side)
-        composite = self._floats(fused.composite, at)
-        mask = resize(as_floats(fused.alpha)[None].to(self.device), at).clamp(0, 1)
-        found = find and self._ask("harmonizer", find, composite, mask)
-        recolor: Recoloring
-        if found is not None:
-            recolor = partial(self._recolored, found)
-        else:  # it answers with pictures, whose strength is its own matter
-            answer = self._answer("harmonizer", "composite", stage, composite, mask)
-            recolor, strength = change_between(composite, answer, mask), 1.0
-        return recolor_subject(fused, pixels, backdrop, recolor, strength, self.device)
-
-    def _recolored(self, recolor: Recoloring, colors: Tensor, place: Any) -> Tensor:
-        """What a harmonizer's transform makes of colours."""
-        return _checked(
-            "harmonizer", "composite", self._ask("harmonizer", recolor, colors, place), colors
-        )
 
     # Stages and tensors
 
@@ -457,33 +422,6 @@ class Compositor:
         """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
         return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
 
-    def _layers(self, stage: Callable[..., Any], image: Tensor, *others: Any) -> Layers | None:
-        """A fuser's layers, float32 in [0, 1], when they keep the conventions; None without."""
-        parts = self._ask("fuser", stage, image, *others)
-        if parts is None:
-            return None
-        old = getattr(parts, "old_background", None)
-        return Layers(
-            _checked("fuser", "alpha", parts.alpha, image),
-            _checked("fuser", "foreground_color", parts.foreground_color, image),
-            None if old is None else old.float().clamp(0, 1),
-        )
-
-    def _answer(self, slot: str, name: str, stage: Callable[..., Any], *tensors: Tensor) -> Tensor:
-        """What a stage makes of the tensors, when it keeps the convention of ``name``."""
-        return _checked(slot, name, self._ask(slot, stage, *tensors), tensors[0])
-
-    @torch.inference_mode()
-    def _ask(self, slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
-        try:
-            return stage(*tensors)
-        except torch.OutOfMemoryError as error:
-            height, width = tensors[0].shape[-2:]
-            raise CompositingError(
-                f"the {slot} ran out of memory on {self.device} at {width} x {height} pixels; "
-                "use a smaller --work-side (work_side=), or --device cpu"
-            ) from error
-
 
 def doubt(mask: Tensor) -> float:
     """How unsure a found mask is: 0 where every pixel is 0 or 1, 4 where all are barely above 0.
@@ -495,32 +433,6 @@ def doubt(mask: Tensor) -> float:
     """
     m = mask.float()
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))
-
-
-def _learned(stage: Callable[..., Any]) -> bool:
-    return isinstance(stage, nn.Module) and next(stage.parameters(), None) is not None
-
-
-def _method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
-    """The stage's own method ``name``; not what a module merely calls so, and not the base's."""
-    found = getattr(stage, name, None)
-    inherited = getattr(type(stage), name, None) in _BASE_METHODS
-    return found if ismethod(found) and not inherited else None
-
-
-def _is_plain(pixels: Tensor) -> bool:
-    """Whether a picture (3, H, W) has one colour only."""
-    first = pixels[:, :1, :1]
-    return all(torch.equal(part, first.expand_as(part)) for part in (pixels[:, :1], pixels))
-
-
-def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:
-    """A stage's answer, float32 in [0, 1], when it keeps the convention of ``name``."""
-    try:
-        check(**{"image": image, name: answer})
-    except UsageError as error:
-        raise CompositingError(f"the {slot}'s answer is wrong: {error}") from error
-    return answer.float().clamp(0, 1)
 
 
 def _files(*given: Any) -> frozenset[str]:

@@ -9,8 +9,8 @@ not with the area of the picture. What a tile cannot see reaches it from the sma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,8 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box
 from deep_image_compositing.functional.compose import over
-from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.functional.resize import spread
 from deep_image_compositing.functional.tiles import (
     Grid,
     cells_inside,
@@ -31,13 +29,10 @@ from deep_image_compositing.functional.tiles import (
     window_of,
     work_on_cells,
 )
-from deep_image_compositing.models.base import Layers, Recoloring
+from deep_image_compositing.models.base import Layers
 
 BLOCK = 8
 """Side of the blocks of a full-size alpha in which its rim is looked for."""
-
-BAND = 64
-"""Rows of a picture whose colours are moved at once."""
 
 Corners: TypeAlias = list[tuple[int, int]]
 """Top and left of some windows, in the frame."""
@@ -292,80 +287,6 @@ def _assemble(
     return Fused(
         composite, alpha, repainted, touched.numel(), int(touched.sum()), layered=not painted
     )
-
-
-# Colours
-
-
-def recolor_subject(
-    fused: Fused,
-    pixels: Tensor,
-    backdrop: Tensor,
-    recolor: Recoloring,
-    strength: float,
-    device: torch.device,
-) -> Fused:
-    """The same with the subject's colours moved by ``recolor``, on ``device``, so far.
-
-    What is layered is set over the ``backdrop`` again; a composite that a fuser has painted is
-    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8. The composite
-    is written to in its own memory, only where alpha is not 0.
-    """
-    composite, color = fused.composite, fused.repainted.on(pixels)
-    full = 255 if fused.alpha.dtype == torch.uint8 else 1
-    height, width = composite.shape[-2:]
-    for start in range(0, height, BAND):
-        used = (fused.alpha[0, start : start + BAND] > 0).any(0).nonzero()
-        if not len(used):
-            continue
-        rows = slice(start, min(start + BAND, height))
-        columns = slice(int(used[0]), int(used[-1]) + 1)
-        part = (..., rows, columns)
-        place = (start / height, columns.start / width, rows.stop / height, columns.stop / width)
-
-        def move(picture: Tensor, part: Any = part, place: Any = place) -> Tensor:
-            own = picture[part].contiguous().to(device)[None] / 255
-            moved = recolor(own, place)
-            return (moved if strength == 1 else torch.lerp(own, moved, strength))[0]
-
-        opacity = fused.alpha[part]
-        moved = move(color)
-        seen = moved if fused.layered else move(composite)
-        behind = backdrop[part] if fused.layered else composite[part]
-        y, x = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
-        parts = seen, as_floats(opacity), behind
-        rim = [one[:, y, x][None, :, None].to(device) for one in parts]
-        mixed = over(rim[0], rim[1], rim[2] / 255)[0, :, 0]
-        levels = to_bytes(moved).cpu()
-        color[part] = levels
-        levels = levels if fused.layered else to_bytes(seen).cpu()
-        target = composite[part]
-        target.copy_(torch.where(opacity == full, levels, target))
-        target[:, y, x] = to_bytes(mixed).cpu()
-    return replace(fused, repainted=Recolored(color))
-
-
-def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
-    """The change from one small picture (1, 3, h, w) to another, for any size.
-
-    ``mask`` (1, 1, h, w) says how much of each pixel is the subject. Where that is less than almost
-    the most there is, colours are mixed, and the change is that of the subject near the pixel.
-    """
-    own = (after - before) / mask.clamp_min(1e-6)
-    most = mask.max()
-    known = (mask > 0) & (mask >= 0.95 * most)
-    change = torch.where(known, own, 0)
-    for radius in (2, 8, 32):
-        near, share = (window_sum(x, radius) for x in (change * known, known.to(change)))
-        change = torch.where(known, change, near / share.clamp_min(1e-6))
-        known = known | (share > 0)
-    change = torch.where(known | (mask < 0.5 * most), change, own)
-
-    def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
-        size = (colors.shape[-2], colors.shape[-1])
-        return (colors + spread(change, size, place)).clamp(0, 1)
-
-    return recolor
 
 
 def as_floats(levels: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Shadow:
     softness: float | None = None
     """In [0, 1]: of the light, 0 a bare sun and 1 a gray sky."""
     direction: float | None = None
-    """Whither it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in front."""
+    """Where it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in front."""
     length: float | None = None
     """How long it is cast, in heights of the subject."""
 

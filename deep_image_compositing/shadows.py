@@ -39,16 +39,16 @@ PLANE_SIDE = 768
 """Pixels that a subject and the length of its shadow take side by side, at most."""
 
 STRENGTH = {"contact": 0.85, "cast": 0.8}
-"""Share of the light that is taken away unless it is said; of a soft cast shadow half of that."""
+"""Share of the light that is taken away by default; a soft cast shadow takes less of it."""
 
 SOFTNESS = 0.5
-"""Of the light, where neither it is said nor the background tells."""
+"""Of the light, where neither an option nor the background says it."""
 
 DIRECTION = DIRECTIONS["right"]
-"""Whither a shadow is cast, likewise."""
+"""Where a shadow is cast, likewise."""
 
 LENGTH = 1.0
-"""How long, in heights of the subject."""
+"""Of a cast shadow by default, in heights of the subject."""
 
 HORIZON = 0.42
 """Where the ground ends, as a share of the frame's height from its top."""

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from deep_image_compositing import Compositor, fullsize, remove
+from deep_image_compositing import Compositor, harmonizing, remove
 from deep_image_compositing.errors import CompositingError
-from deep_image_compositing.fullsize import Fused, Repainted, change_between, recolor_subject
+from deep_image_compositing.fullsize import Fused, Repainted
 from deep_image_compositing.functional.resize import resize
+from deep_image_compositing.harmonizing import change_between, recolor_subject
 from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring
 from deep_image_compositing.models.harmonization.color_map import ColorMapModel, apply_color_map
 from tests.conftest import PlainFuser, disc, noise
@@ -153,7 +154,7 @@ def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(part, whole[..., 30:61, 11:52], atol=1e-5, rtol=0)
         made = []
         for rows in (7, 1000):
-            monkeypatch.setattr(fullsize, "BAND", rows)
+            monkeypatch.setattr(harmonizing, "BAND", rows)
             fused = Fused(backdrop.clone(), alpha, Repainted.of([], []))
             made.append(recolor_subject(fused, pixels, backdrop, recolor, 0.7, CPU))
     assert (made[0].composite.int() - made[1].composite.int()).abs().max() <= 1

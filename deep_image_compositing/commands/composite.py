@@ -147,7 +147,9 @@ def check_harmonizer(options: argparse.Namespace) -> None:
     if "strength" in given:
         settings.check_strength(given["strength"])
         if name == "none":
-            raise UsageError("--harmonize-strength takes effect only with --harmonize NAME")
+            raise UsageError(
+                "--harmonize-strength takes effect only with --harmonizer NAME, other than none"
+            )
 
 
 def _shadow(options: argparse.Namespace) -> settings.Shadow | None:

@@ -77,7 +77,7 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
              "alpha/")
     add("--photographs", nargs="+", metavar="PATH",
         help="of harmonization, photographs with masks: folders, shards or patterns of shards; or "
-             "folders with composite/, image/ and mask/")
+             "folders with composites/, images/ and masks/")
     add("--hold-out", type=float, metavar="SHARE",
         help="of plain folders of mattes or photographs, what training with this hold_out has not "
              "seen; default: all of them")

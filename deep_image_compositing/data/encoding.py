@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from deep_image_compositing.data import layouts
-from deep_image_compositing.data.folders import Size, fit_label, read_label
+from deep_image_compositing.data.folders import Size, check_composite, fit_label, read_label
 from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import encode
 from deep_image_compositing.errors import DataError
@@ -97,12 +97,9 @@ def _matte(entry: Entry, options: Options, picture: _Picture) -> dict[str, bytes
 
 def _composite(entry: Entry, options: Options, picture: _Picture) -> bytes:
     """The photograph whose subject has other colours, which lies on top of the true one."""
+    assert entry.composite is not None  # by the layouts of this kind
     made = _read(entry.composite, options)
-    if made.original != picture.original:
-        sizes = [f"{width} x {height}" for width, height in (made.original, picture.original)]
-        raise DataError(
-            f"{entry.composite} is {sizes[0]} pixels, its photograph {sizes[1]}: they have to agree"
-        )
+    check_composite(entry.composite, made.original, picture.original)
     return made.jpeg()
 
 

@@ -266,12 +266,17 @@ def read_composite(pair: Pair) -> Image.Image:
     """
     assert pair.composite is not None
     made, true = (read_photograph(path)[0] for path in (pair.composite, pair.image))
-    if made.size != true.size:
-        raise DataError(
-            f"{pair.composite} is {made.width} x {made.height} pixels, its photograph "
-            f"{true.width} x {true.height}: they have to agree"
-        )
+    check_composite(pair.composite, made.size, true.size)
     return made
+
+
+def check_composite(path: Path, size: Size, true: Size) -> None:
+    """``DataError`` unless a composite's (width, height) is that of its photograph."""
+    if size != true:
+        raise DataError(
+            f"{path} is {size[0]} x {size[1]} pixels, its photograph {true[0]} x {true[1]}: "
+            "both need the same size"
+        )
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:

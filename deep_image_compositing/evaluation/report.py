@@ -67,6 +67,11 @@ class Mean:
     high: float
     pictures: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """That of some values, one a picture."""
+        return cls(sum(values) / len(values), *bootstrap_interval(values), len(values))
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -149,8 +154,7 @@ class Report:
         for key, columns in table.items():
             for method, column in columns.items():
                 if values := [value for value in column if value == value]:
-                    mean = sum(values) / len(values)
-                    means[method][key] = Mean(mean, *bootstrap_interval(values), len(values))
+                    means[method][key] = Mean.of(values)
         for method, own in rows.items():  # how much of the error that was given is left
             known = [r for r in own if "given_fmse" in r and "fmse" in r.get("measures", {})]
             parts = ([r["measures"]["fmse"] for r in known], [r["given_fmse"] for r in known])
@@ -285,10 +289,7 @@ def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:
     for record in records:
         if key in record.get("measures", ()):
             values.setdefault(record["method"], []).append(record["measures"][key])
-    return {
-        method: Mean(sum(own) / len(own), *bootstrap_interval(own), len(own))
-        for method, own in values.items()
-    }
+    return {method: Mean.of(own) for method, own in values.items()}
 
 
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deep_image_compositing.functional.linear import LUMINANCE, from_linear, to_linear
 from deep_image_compositing.functional.precision import widen
 
 MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
@@ -22,7 +23,6 @@ _FLOOR = 1e-4  # least linear response of a cone, a third of the smallest 8-bit 
 # are turned into lightness, yellow-blue and red-green.
 _CONES = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
 _AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5), 0.0))
-_LUMA = (0.2126, 0.7152, 0.0722)  # of linear sRGB
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
     subject, scene = weighted_mean(cones, mask), weighted_mean(cones, 1 - mask)
     gains = scene / subject
     inverse = _inverse(cones)
-    luma = cones.new_tensor(_LUMA)
+    luma = cones.new_tensor(LUMINANCE)
 
     def luminance(response: Tensor) -> Tensor:
         return torch.einsum("i,ij,bjhw->bhw", luma, inverse, response)[:, None]
@@ -76,7 +76,7 @@ def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
 
 def adapt(picture: Tensor, gains: Tensor) -> Tensor:
     """Colours (B, 3, H, W), sRGB in [0, 1], with their cones' responses times ``gains``."""
-    linear = to_linear(picture)
+    linear = to_linear(widen(picture))
     cones = linear.new_tensor(_CONES)
     matrix = _inverse(linear) @ (gains[..., 0].to(linear) * cones)
     return _encoded(_product(matrix, linear)).to(picture.dtype)
@@ -88,16 +88,9 @@ def weighted_mean(picture: Tensor, weight: Tensor) -> Tensor:
     return (weight * picture).sum((2, 3), keepdim=True) / total
 
 
-def to_linear(picture: Tensor) -> Tensor:
-    """Linear light of colours (B, 3, H, W), sRGB in [0, 1]."""
-    from kornia.color import rgb_to_linear_rgb
-
-    return rgb_to_linear_rgb(widen(picture))
-
-
 def to_cones(picture: Tensor) -> Tensor:
     """Responses of the three kinds of cones to colours (B, 3, H, W), sRGB in [0, 1]."""
-    linear = to_linear(picture)
+    linear = to_linear(widen(picture))
     return _product(linear.new_tensor(_CONES), linear)
 
 
@@ -115,9 +108,7 @@ def from_lab(lab: Tensor) -> Tensor:
 
 def _encoded(linear: Tensor) -> Tensor:
     """Linear light as sRGB, cut off at [0, 1]."""
-    from kornia.color import linear_rgb_to_rgb
-
-    return linear_rgb_to_rgb(linear.clamp_(0, 1)).clamp_(0, 1)
+    return from_linear(linear.clamp_(0, 1)).clamp_(0, 1)
 
 
 def _inverse(like: Tensor) -> Tensor:

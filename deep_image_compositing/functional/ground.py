@@ -51,10 +51,15 @@ class Stand:
     """Square root of its area: a length that suits people, cars and boxes alike."""
 
     @property
+    def foot(self) -> float:
+        """The lowest row at which it touches the ground."""
+        return float(self.ground[self.touches].max())
+
+    @property
     def height(self) -> float:
         """From its highest row to the ground."""
         rows = (self.alpha > 0.5).any(1).nonzero()
-        return float(self.ground[self.touches].max()) - float(rows[0, 0])
+        return self.foot - float(rows[0, 0])
 
     def line(self) -> tuple[float, float, float]:
         """A straight ground line below all that touches: its row at a column, that, its slope."""
@@ -82,19 +87,11 @@ def find_stands(alpha: Tensor, cut: float | None = None) -> list[Stand]:
     Returns:
         Nothing where all of it is cut off.
     """
-    stands: list[Stand] = []
-    parts = _parts(alpha)
-    for part in parts:
-        stand = _stand(part, cut)
-        if stand is None:
-            continue
-        if stands:
-            first = stands[0]
-            high = float(first.ground[first.touches].max() - stand.ground[stand.touches].max())
-            if high > LOW * first.height:  # in the air
-                continue
-        stands.append(stand)
-    return stands
+    stands = [stand for part in _parts(alpha) if (stand := _stand(part, cut)) is not None]
+    if not stands:
+        return []
+    highest = stands[0].foot - LOW * stands[0].height  # above it a part is in the air
+    return [stand for stand in stands if stand.foot >= highest]
 
 
 def _stand(alpha: Tensor, cut: float | None) -> Stand | None:

@@ -1,4 +1,4 @@
-"""A guess at the light in a picture, for a shadow that fits: whence it comes, and how hard it is.
+"""A guess at the light in a picture, for a shadow that fits: its direction and its hardness.
 
 It is cheap, and may say that it does not know.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deep_image_compositing.functional.linear import LUMINANCE, to_linear
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.functional.shadow import to_linear
 
 SIDE = 64
 """Long side in pixels at which a picture is looked at."""
@@ -44,15 +44,13 @@ LEAST, MOST = 0.2, 0.85
 PLAIN = 0.3
 """Contrast in stops below which a picture is plain and tells nothing."""
 
-_WEIGHTS = (0.2126, 0.7152, 0.0722)
-
 
 @dataclass(frozen=True)
 class Light:
     """What a picture tells of its light; None for what it does not."""
 
     direction: float | None
-    """Whither shadows fall, in degrees: 0 is right, 90 away from the viewer, 180 left."""
+    """Where shadows fall, in degrees: 0 is right, 90 away from the viewer, 180 left."""
     softness: float | None
     """From 0, a bare sun, to 1, a gray sky."""
 
@@ -66,7 +64,7 @@ def guess_light(picture: Tensor) -> Light:
     """
     size = fit_long_side(picture.shape[-2], picture.shape[-1], SIDE)
     small = resize(picture[None].float(), size)[0].clamp(0, 1)
-    weights = small.new_tensor(_WEIGHTS)[:, None, None]
+    weights = small.new_tensor(LUMINANCE)[:, None, None]
     stops = ((to_linear(small) * weights).sum(0) + 0.004).log2()
     low, high = stops.flatten().quantile(stops.new_tensor([0.05, 0.95])).tolist()
     if min(size) < 4 or high - low < PLAIN:

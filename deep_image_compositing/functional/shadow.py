@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.functional.ground import Stand
+from deep_image_compositing.functional.linear import from_linear, to_linear
 
 LAYERS = (
     # reach of darkness under what hovers, blur, depth on the ground, darkness
@@ -71,7 +72,7 @@ class Fall:
     """How a cast shadow falls."""
 
     direction: float
-    """Whither, in degrees on the ground: 0 is right, 90 away from the viewer, 180 left."""
+    """Where to, in degrees on the ground: 0 is right, 90 away from the viewer, 180 left."""
     length: float
     """Of the shadow of something that is 1 high."""
     softness: float
@@ -90,7 +91,7 @@ def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) 
     inside = (columns >= 0) & (columns < len(gap))
     at = columns.clamp(0, len(gap) - 1)
     ground, rows = stand.ground[at], plane.rows()
-    flat = plane.flatness(float(stand.ground[stand.touches].max()))
+    flat = plane.flatness(stand.foot)
     left = torch.ones(plane.height, plane.width)
     for reach, blur, depth, darkness in LAYERS:
         weight = torch.exp(-gap.clamp_min(0) / (reach * stand.size)) * shown
@@ -106,10 +107,10 @@ def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) 
 def contact_span(stand: Stand, plane: Plane, softness: float) -> tuple[float, float, float, float]:
     """Top, bottom, left and right of what ``contact_shade`` reaches; beyond it is next to 0."""
     _, blur, depth, _ = LAYERS[-1]
-    rows = stand.ground[stand.touches]
+    flat = plane.flatness(stand.foot)
     across = blur * stand.size * 2 * softness + 1
-    along = plane.flatness(float(rows.max())) * across + 1
-    high = plane.flatness(float(rows.max())) * depth * stand.size + 3 * along
+    along = flat * across + 1
+    high = flat * depth * stand.size + 3 * along
     width = stand.alpha.shape[1]
     return (
         float(stand.ground.min()) - high,
@@ -247,17 +248,6 @@ def join_shades(shades: list[Tensor]) -> Tensor:
 
 
 # Light
-
-
-def to_linear(color: Tensor) -> Tensor:
-    """sRGB-encoded values in [0, 1] as linear light (IEC 61966-2-1)."""
-    return torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055).pow(2.4))
-
-
-def from_linear(light: Tensor) -> Tensor:
-    """The inverse of ``to_linear``."""
-    bright = 1.055 * light.clamp_min(0.0031308).pow(1 / 2.4) - 0.055
-    return torch.where(light <= 0.0031308, light * 12.92, bright)
 
 
 def darken(background: Tensor, shade: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from deep_image_compositing.functional.color_transfer import (
     from_lab,
     light_gains,
     to_lab,
-    to_linear,
     transfer_color,
 )
+from deep_image_compositing.functional.linear import to_linear
 
 
 def noise(seed: int, low: float, high: float, shape: tuple[int, int] = (9, 13)) -> Tensor:

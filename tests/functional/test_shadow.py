@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.functional.ground import Stand, find_stands
+from deep_image_compositing.functional.linear import to_linear
 from deep_image_compositing.functional.shadow import (
     Fall,
     Plane,
     cast_shade,
     contact_shade,
     darken,
-    from_linear,
     gaussians,
     join_shades,
     opacity_over,
-    to_linear,
 )
 
 PLANE = Plane(top=-20, left=-120, height=224, width=320, horizon=10.0, focal=300.0)
@@ -124,15 +123,6 @@ def test_a_gaussian_keeps_what_there_is_and_has_its_deviation() -> None:
     assert float((wide.sum(0) * columns**2).sum()) == pytest.approx(64, rel=0.01)
     rows = torch.arange(64) - 32.0
     assert float((wide.sum(1) * rows**2).sum()) == pytest.approx(9, rel=0.01)
-
-
-def test_light_is_decoded_as_the_standard_says() -> None:
-    from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
-
-    ramp = torch.linspace(0, 1, 256, dtype=torch.float64).expand(1, 3, 1, 256)
-    torch.testing.assert_close(to_linear(ramp), rgb_to_linear_rgb(ramp), atol=1e-7, rtol=0)
-    torch.testing.assert_close(from_linear(ramp), linear_rgb_to_rgb(ramp), atol=1e-7, rtol=0)
-    torch.testing.assert_close(from_linear(to_linear(ramp)), ramp, atol=1e-9, rtol=0)
 
 
 def test_darkening_takes_linear_light_and_leaves_what_is_not_shaded() -> None:

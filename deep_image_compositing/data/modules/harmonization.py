@@ -16,8 +16,7 @@ from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item, check_shares
 from deep_image_compositing.data.loading import Sample, nothing
-from deep_image_compositing.data.modules.base import Sources
-from deep_image_compositing.data.modules.labelled import LabelledData
+from deep_image_compositing.data.modules.base import Sources, StageData
 from deep_image_compositing.data.recolor import move_colors
 from deep_image_compositing.errors import UsageError
 
@@ -25,7 +24,7 @@ SCENES = 0.1
 """Share of training samples in which the scene is recoloured and the subject tells how."""
 
 
-class HarmonizationData(LabelledData):
+class HarmonizationData(StageData):
     """``composite``, ``mask`` and ``image`` for harmonizers: the photograph is the truth.
 
     Subjects of labelled photographs and of mattes that have their photograph get random colours,
@@ -86,17 +85,7 @@ class HarmonizationData(LabelledData):
             box = crops.upper_body_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
-        return self._labelled(rng, items, label, box, 0.6)
-
-    def _labelled(
-        self,
-        rng: np.random.Generator,
-        items: Mapping[str, Item],
-        label: Image.Image,
-        box: crops.Box,
-        scene_scale: float,
-    ) -> Sample:
-        subject, mirrored = items["subject"], bool(rng.random() < 0.5)
+        mirrored = bool(rng.random() < 0.5)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
 
         def cut(picture: Image.Image) -> Tensor:
