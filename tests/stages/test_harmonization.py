@@ -45,7 +45,7 @@ def make(name: str, **options: Any) -> Harmonizer:
     if name == "color_map":
         network: Any = stage.network
         for head in (network.polynomial, network.local):
-            torch.nn.init.normal_(head.weight, std=0.05)
+            torch.nn.init.normal_(head.weight, std=0.15)
     return stage
 
 
@@ -57,6 +57,17 @@ def test_the_strength_is_how_far_colours_go(name: str) -> None:
     assert torch.equal(none, composite)
     assert (all_ - composite).abs().max() > 0.02
     assert torch.allclose(half - composite, (all_ - composite) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("levels", "share"), [(1.5, 0.0), (5.0, 0.5), (20.0, 1.0)])
+def test_a_change_that_is_hardly_one_is_none(levels: float, share: float) -> None:
+    composite, mask = scene()
+    stage: Any = registry.create("harmonizer", "color_map", **SMALL).eval()
+    with torch.inference_mode():
+        stage.network.polynomial.bias[::10] = levels / 255 / torch.tensor(2.0).sigmoid()
+        answer = stage(composite, torch.ones_like(mask).index_fill_(2, torch.tensor([0]), 0))
+    moved = (answer - composite)[:, :, 1:]
+    assert float(moved.median()) == pytest.approx(share * levels / 255, abs=1e-4)
 
 
 def test_reinhard_all_the_way_gives_the_scene_s_statistics() -> None:
@@ -175,7 +186,7 @@ def test_it_learns_to_undo_what_was_done_to_the_colours() -> None:
     for _ in range(60):
         optimizer.zero_grad()
         step = stage.loss(batch)
-        assert set(step.terms) == {"l1", "mse"}
+        assert set(step.terms) == {"l1", "mse", "log"}
         step.loss.backward()
         optimizer.step()
         losses.append(float(step.loss.detach()))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
+from deep_image_compositing.functional.color_transfer import weighted_mean
 from deep_image_compositing.functional.resize import resize, spread
-from deep_image_compositing.models.base import HarmonizerModel, Recoloring
+from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring
 from deep_image_compositing.models.harmonization.classical import is_partial
 from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
@@ -18,12 +19,16 @@ DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 256, "w
 """Of the network, where neither a weights file nor the caller says otherwise."""
 
 
+LEAST, SURE = 2 / 255, 8 / 255
+"""Change of the subject, root of the mean square, that is still none, and that is made whole."""
+
+
 class ColorMapModel(HarmonizerModel):
     """Moves colours by a polynomial of red, green and blue, and by gains that vary slowly.
 
     The network sees composite and mask squeezed to ``size`` x ``size`` pixels; what it finds is
-    applied at any size. An item that is all subject, or has none, keeps its colours. What describes
-    the network is by default as in the file of ``weights``.
+    applied at any size. An item that is all subject, has none, or would hardly change, keeps its
+    colours. What describes the network is by default as in the file of ``weights``.
 
     Args:
         strength: how far to go, in [0, 1].
@@ -72,8 +77,13 @@ class ColorMapModel(HarmonizerModel):
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
         side = (self.size, self.size)
-        small = (resize(picture, side).clamp(0, 1) for picture in (composite, mask))
-        polynomial, grid = self.network(*small)
+        small, inside = (resize(picture, side).clamp(0, 1) for picture in (composite, mask))
+        polynomial, grid = self.network(small, inside)
+        if not self.training:
+            change = (apply_color_map(small, polynomial, grid, WHOLE) - small).square()
+            size = weighted_mean(change, inside).mean(1, keepdim=True).sqrt()
+            sure = ((size - LEAST) / (SURE - LEAST)).clamp(0, 1)
+            polynomial, grid = sure[..., 0] * polynomial, sure * grid
         partly = is_partial(mask)
 
         def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
