@@ -59,7 +59,8 @@ def transfer_color(picture: Tensor, source: ColorStatistics, target: ColorStatis
 def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
     """Factors (B, 3, 1, 1) of the cones' responses that give a subject the scene's average tint.
 
-    They lie in [1 / ``MOST``, ``MOST``], and leave the subject's average luminance as it is.
+    They leave the subject's average luminance as it is. Where one would exceed ``MOST`` either
+    way, as before a blue sky, all are drawn towards 1 alike: cut off singly, they turn faces green.
     """
     cones = to_cones(composite).clamp_min(_FLOOR)
     subject, scene = weighted_mean(cones, mask), weighted_mean(cones, 1 - mask)
@@ -70,8 +71,12 @@ def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
     def luminance(response: Tensor) -> Tensor:
         return torch.einsum("i,ij,bjhw->bhw", luma, inverse, response)[:, None]
 
-    gains = gains * luminance(subject) / luminance(gains * subject).clamp_min(_FLOOR)
-    return gains.clamp(1 / MOST, MOST)
+    def balanced(gains: Tensor) -> Tensor:
+        return gains * luminance(subject) / luminance(gains * subject).clamp_min(_FLOOR)
+
+    logs = balanced(gains).log()
+    largest = logs.abs().amax(1, keepdim=True).clamp_min(math.log(MOST))
+    return balanced((logs * (math.log(MOST) / largest)).exp())
 
 
 def adapt(picture: Tensor, gains: Tensor) -> Tensor:
