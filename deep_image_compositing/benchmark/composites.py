@@ -72,6 +72,7 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
     mask = read_mask(folder / "mask.png")
     on = [to_tensor(picture)[None].to(device) for picture in (front, back, mask)]
     given = {"segmenter": on[:1], "refiner": [on[0], on[2]], "fuser": on}
+    given["harmonizer"] = on[1:]
     table = Table("what", "seconds", "of pymatting",
                   title=f"A pair of {len(mask)} × {len(mask)} pixels on {device}, "
                   f"{torch.get_num_threads()} threads, median of {repeats}")  # fmt: skip

@@ -149,6 +149,7 @@ def test_photograph_and_label_are_cut_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("deep_image_compositing.data.modules.labelled.ACCOMPANIED", 0.0)
+    monkeypatch.setattr("deep_image_compositing.data.modules.harmonization.SCENES", 0.0)
     coded(tmp_path / "coded.tar")
     (tmp_path / "scenes").symlink_to(root / "scenes")
     data = make(kind, tmp_path, "coded.tar", size=size, epoch_length=24, augment=0.0, paste=0.0)

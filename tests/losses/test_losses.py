@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_subject_loss_counts_the_subject_alone_and_each_picture_alike() -> None:
     output = target + 0.1
     terms = subject_loss(output, target, mask)
     assert {name: round(float(value), 5) for name, value in terms.items()} == {
-        "l1": 0.1, "mse": 0.1,
+        "l1": 0.1, "mse": 0.1, "log": round(0.05 * math.log(1 + 0.01 * 127.5**2), 5),
     }  # fmt: skip
     outside = torch.where(mask > 0, target, torch.zeros(()))
     assert float(sum(subject_loss(outside, target, mask).values())) == 0
