@@ -274,17 +274,9 @@ class ResidentHarmonization(Resident, HarmonizationData):
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         return {"subject": self.bank.mix(segmentation=1)}
 
-    def _labelled(
-        self,
-        rng: np.random.Generator,
-        items: Mapping[str, Item],
-        label: Image.Image,
-        box: crops.Box,
-        scene_scale: float,
-    ) -> Sample:
-        subject = items["subject"]
+    def _cut(self, subject: Item, label: Image.Image, box: crops.Box, mirrored: bool) -> Sample:
         assert isinstance(subject, Row)
-        return {"image": subject.crop(box, bool(rng.random() < 0.5))}
+        return {"image": subject.crop(box, mirrored)}
 
 
 class ResidentRefinement(Resident, RefinementData):

@@ -85,7 +85,10 @@ class HarmonizationData(StageData):
             box = crops.upper_body_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
-        mirrored = bool(rng.random() < 0.5)
+        return self._cut(subject, label, box, bool(rng.random() < 0.5))
+
+    def _cut(self, subject: Item, label: Image.Image, box: crops.Box, mirrored: bool) -> Sample:
+        """The part of a photograph in the box, with its mask and its own composite, if any."""
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
 
         def cut(picture: Image.Image) -> Tensor:
