@@ -221,8 +221,8 @@ class Compositor:
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
-        with _timed(seconds, "harmonization"):
-            if not cut.everything:
+        if not cut.everything and getattr(self.harmonizer, "strength", 1.0):
+            with _timed(seconds, "harmonization"):
                 fused = harmonize(
                     self.harmonizer, fused, pixels, backdrop, self.work_side, self.device
                 )

@@ -73,7 +73,7 @@ def test_shipped_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_ships_is_small_and_makes_stages() -> None:
     sizes = {path.name: path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")}
-    assert sum(sizes.values()) < 20e6
+    assert sum(sizes.values()) < 25e6
     named = set()
     for entry in registry.list_stages():
         shipped = getattr(entry.factory, "shipped", {})

@@ -148,12 +148,14 @@ def test_light_and_shadow(server: Server, photos: tuple[Path, Path], tmp_path: P
         Select(page.find("#shadow")).select_by_value("cast")
         Select(page.find("#direction")).select_by_value("left")
         Select(page.find("#harmonizer")).select_by_value("reinhard")
+        page.until("window.asked.at(-1)[1].harmonizer === 'reinhard'")
         page.settled("Composite made")
         sent = page.asked()[-1][1]
         assert "harmonizer_option" not in sent  # the server's, or the library's, own
         assert (sent["shadow"], sent["shadow_option"]) == ("cast", "direction=left")
         page.find("#strength").send_keys(Keys.ARROW_RIGHT)
         page.find("[name=frame][value=background]").click()
+        page.until("window.asked.at(-1)[1].frame === 'background'")
         page.settled("Composite made")
         page.until("!document.querySelector('[data-output=composite]').disabled")
         page.find("[data-output=composite]").click()
