@@ -221,7 +221,7 @@ class Compositor:
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
                 fused = self._fuse(pixels, backdrop, cut)
-        if not cut.everything and getattr(self.harmonizer, "strength", 1.0):
+        if not cut.everything and getattr(self.harmonizer, "strength", True):
             with _timed(seconds, "harmonization"):
                 fused = harmonize(
                     self.harmonizer, fused, pixels, backdrop, self.work_side, self.device

@@ -247,7 +247,7 @@ class Bench(LightningModule):
         figures["seconds"] = cost.seconds
         seconds = result.seconds
         if self.plan.test_set.slots == ALONE:  # the others only hand the composite on
-            seconds = {"harmonization": seconds["harmonization"]}
+            seconds = {"harmonization": seconds.get("harmonization", 0.0)}
         figures |= {f"{stage}_seconds": value for stage, value in seconds.items()}
         figures["peak_memory"] = cost.peak_memory
         return {key: value for key, value in figures.items() if math.isfinite(value)}
