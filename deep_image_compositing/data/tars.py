@@ -1,11 +1,12 @@
 """Reading shards: in order from any stream, or by number, by the offsets of their members.
 
-Both ``read_records`` and ``Shard`` refuse what is no sample, and links, sparse files, endless
-headers and paths that leave the archive.
+What is no sample is refused, and so are links, sparse files, endless headers and paths that leave
+the archive.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import tarfile
 import tempfile
@@ -39,39 +40,29 @@ _OPEN = 64  # shards that a process keeps open, with the offsets of their member
 def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     """The samples of one tar file, in order; compressed tars are read too.
 
-    Args:
-        stream: the tar file; it need not be seekable.
-        name: what messages call it.
-
-    Raises:
-        DataError: not a tar, truncated, or holding anything but samples.
+    The ``stream`` need not be seekable; messages call it ``name``. ``DataError`` where it is not a
+    tar, truncated, or holds anything but samples.
     """
     counted: Any = _Counted(stream)
-    key, fields = None, {}
     with (
         _refusing(name),
         tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar,
     ):
-        for found, field, member in _walk(tar):
-            if key not in (None, found):
-                yield Record(key, fields, name)
-                fields = {}
-            key = found
-            fields[field] = b"".join(_parts(tar, member, counted))
-            # A stream is never rewound: without this, memory would grow.
-            tar.members.clear()  # type: ignore[attr-defined]
-    if key is not None:
-        yield Record(key, fields, name)
+        for key, members in itertools.groupby(_walk(tar), key=lambda found: found[0]):
+            fields = {}
+            for _, field, member in members:
+                fields[field] = b"".join(_parts(tar, member, counted))
+                # A stream is never rewound: without this, memory would grow.
+                tar.members.clear()  # type: ignore[attr-defined]
+            yield Record(key, fields, name)
 
 
 class Shard:
     """A shard as a table of offsets: samples are read by number, by any thread or process.
 
     Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is not
-    cached, is unpacked into a file without a name, which goes when the shard does.
-
-    Raises:
-        OSError: it cannot be opened, or its transfer fails.
+    cached, is unpacked into a file without a name, which goes when the shard does. ``OSError``
+    where it cannot be opened, or its transfer fails.
     """
 
     def __init__(self, url: str, cache: str | Path | None = None) -> None:
@@ -99,11 +90,10 @@ class Shard:
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
         key, places = self.members[number]
-        fields = Lazy(places, lambda _, place: self.read(*place))
+        fields = Lazy(places, lambda _, place: self._read(*place))
         return Record(key, fields, self.name, self._whole.setdefault(number, set()))
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the file; safe for several at once."""
+    def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
         while len(data) < size:
             more = os.pread(self._file, size - len(data), offset + len(data))
@@ -253,9 +243,7 @@ class _Member(tarfile.TarInfo):
 
 
 _HEADER_TYPES = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )

@@ -21,17 +21,14 @@ class TooManyError(DataError):
 
 @dataclass
 class Tolerance:
-    """Counts what cannot be read.
+    """Counts what cannot be read, and ends what meets too much of it.
 
-    Attributes:
-        what: what is counted, in the plural, for messages.
-        share: part that may be bad, reckoned of at least 100. What is drawn at random meets more
-            than its share now and then, so three standard deviations more are let pass: at 0.01,
-            four among the first hundred.
+    What is drawn at random meets more than its share now and then, so three standard deviations
+    more are let pass: at 0.01, four among the first hundred.
     """
 
-    what: str
-    share: float = 0.01
+    what: str  # is counted, in the plural, for messages
+    share: float = 0.01  # that may be bad, reckoned of at least 100
     seen: int = 0
     bad: int = 0
     _in_a_row: int = 0

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 import webdataset
 
-from deep_image_compositing.data import streaming
+from deep_image_compositing.data import datasets
 from deep_image_compositing.data.datasets import (
     FolderDataset,
     Mixture,
     Reading,
     ShardDataset,
+    StreamedDataset,
     open_held_out,
     open_source,
+    stream_remote,
 )
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.streaming import StreamedDataset, stream_remote
 from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
@@ -140,7 +141,7 @@ def test_a_stream_draws_all_in_an_order_of_its_own(root: Path) -> None:
 def test_few_samples_are_held_back_when_they_are_large(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_BUFFER_BYTES", 3 * 5000)
+    monkeypatch.setattr(datasets, "_BUFFER_BYTES", 3 * 5000)
     (dataset,) = stream_remote(Mixture([opened(piped(root), shuffle=10_000)]), 0).datasets
     assert isinstance(dataset, StreamedDataset)
     for _ in range(3):

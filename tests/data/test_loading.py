@@ -20,11 +20,10 @@ import pytest
 import torch
 
 from deep_image_compositing import registry
-from deep_image_compositing.data.datasets import Mixture, Reading, open_source
+from deep_image_compositing.data.datasets import Mixture, Reading, open_source, stream_remote
 from deep_image_compositing.data.items import Item, Source
 from deep_image_compositing.data.loading import Loader, Sample, Samples, nothing, pack, unpack
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
-from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 

@@ -183,7 +183,7 @@ def test_masks_of_a_segmenter_lie_where_it_saw_them(own: float, root: Path, tmp_
     options: dict[str, Any] = {"segmenter": "pyramid", "own": own, "augment": 0.0, "paste": 0.0}
     data = make(RefinementData, tmp_path, "coded.tar", size=64, epoch_length=24, **options)
     assert isinstance(data, RefinementData)
-    data._network = red = Red()
+    data.find.network = red = Red()
     batches = list(data.train_dataloader())
     for batch in batches:
         rows = batch["place"].flatten(1).any(1)

@@ -23,8 +23,7 @@ from deep_image_compositing.data.modules import FusionData
 from deep_image_compositing.data.shards import INDEX, Index, Record
 from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.data.tolerance import TooManyError
-from deep_image_compositing.data.triplet_recipe import Recipe, plan
-from deep_image_compositing.data.triplets import encode_jpeg
+from deep_image_compositing.data.triplets import Recipe, encode_jpeg, plan
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.compose import over

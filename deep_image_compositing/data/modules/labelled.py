@@ -12,12 +12,10 @@ from kornia.color import rgb_to_grayscale
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.items import Item, Source, check_shares
 from deep_image_compositing.data.loading import Sample, nothing
-from deep_image_compositing.data.modules.base import Sources, StageData
+from deep_image_compositing.data.modules.base import Helper, Sources, StageData
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -50,14 +48,12 @@ class LabelledData(StageData):
         mirrored = bool(rng.random() < 0.5)
         pasted = bool(rng.random() < subject.source.paste)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        mask = planes(crops.crop(label, box, self.size), mirrored)
-        image = crops.crop(subject.image(scale), box, self.size, label.size)
         scene = nothing(3, self.size, self.size)
         if pasted:
             scene = self._scene(rng, items["scene"], scene_scale)
         return {
-            "image": planes(image, mirrored),
-            "mask": mask,
+            "image": crops.cut(subject.image(scale), box, self.size, mirrored, label.size),
+            "mask": crops.cut(label, box, self.size, mirrored),
             "background": scene,
             **self._settings(subject.source, pasted),
         }
@@ -132,12 +128,7 @@ class RefinementData(LabelledData):
         if own and segmenter is None:
             raise UsageError("own masks need a segmenter: name one as --data.segmenter")
         self.own = own
-        self.segmenter = segmenter
-        self.segmenter_weights = segmenter_weights
-        self._network: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_network": None}
+        self.find = Helper("segmenter", segmenter, segmenter_weights)
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
@@ -170,23 +161,21 @@ class RefinementData(LabelledData):
         seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
         image = subject.image()
 
-        def cut(picture: Image.Image, part: crops.Box, side: int) -> Tensor:
-            return planes(crops.crop(picture, part, side), mirrored)
-
         behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
         if pasted:
             picture = scene.image()
-            behind = cut(picture, crops.carry(box, around, seen), self.size)
-            behind_around = cut(picture, seen, LOOK)
+            part = crops.carry(box, around, seen)
+            behind = crops.cut(picture, part, self.size, mirrored)
+            behind_around = crops.cut(picture, seen, LOOK, mirrored)
         left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
         if mirrored:
             left, right = 1 - right, 1 - left
         return {
-            "image": cut(image, box, self.size),
-            "mask": cut(label, box, self.size),
+            "image": crops.cut(image, box, self.size, mirrored),
+            "mask": crops.cut(label, box, self.size, mirrored),
             "background": behind,
-            "around": cut(image, around, LOOK),
-            "around_mask": cut(label, around, LOOK),
+            "around": crops.cut(image, around, LOOK, mirrored),
+            "around_mask": crops.cut(label, around, LOOK, mirrored),
             "around_background": behind_around,
             "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
             **self._settings(subject.source, pasted),
@@ -201,21 +190,14 @@ class RefinementData(LabelledData):
             own = batch["place"].flatten(1).any(1)
             if own.any():
                 chosen = {key: value[own] for key, value in batch.items()}
+                names = ("around", "around_mask", "around_background")
+                around = _photograph(chosen, names, generator, strength)
+                place = chosen["place"].flatten(1)
                 mask = mask.clone()
-                mask[own] = self._own_masks(chosen, generator, strength)
+                mask[own] = crops_at(self.find(around), place, self.size)
         # Pixels that the given mask gets wrong are what the network is for.
         weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
-
-    def _own_masks(self, batch: Sample, generator: torch.Generator, strength: float) -> Tensor:
-        """The segmenter's masks of what surrounds the crops, cut to the crops."""
-        names = ("around", "around_mask", "around_background")
-        around = _photograph(batch, names, generator, strength)
-        if self._network is None:
-            options = {"weights": self.segmenter_weights} if self.segmenter_weights else {}
-            self._network = registry.create("segmenter", str(self.segmenter), **options).eval()
-        found: Tensor = self._network.to(around.device)(around)
-        return crops_at(found, batch["place"].flatten(1), self.size)
 
 
 def _photograph(
