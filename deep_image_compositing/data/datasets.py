@@ -217,9 +217,9 @@ class Mixture(Dataset[Item]):
         return _find(self.starts, index, "the mixture")[0]
 
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """How much of what is drawn comes of each dataset, in sum 1; UsageError if all are 0.
+        """How much of what is drawn comes of each dataset, in sum 1.
 
-        Where one has nothing to draw but a weight, that is an error, too.
+        UsageError or DataError where all are 0, or one has nothing to draw.
         """
         weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
         if not weights.sum() > 0:

@@ -23,7 +23,7 @@ from deep_image_compositing.data.datasets import Mixture, StreamedDataset
 from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
 from deep_image_compositing.data.shards import Lazy
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
+from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance
 from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
@@ -81,8 +81,6 @@ class Samples(Dataset[Any]):
                 items = Lazy(indices, lambda name, index: self.mixtures[name][index])
                 sample = self.make(rng, items, self.held_out)
                 break
-            except TooManyError:
-                raise
             except UNREADABLE as error:
                 self.tolerance.failed(error)
                 rng = np.random.default_rng([*draw.seed, attempt])
@@ -185,7 +183,7 @@ def start_worker(worker: int) -> None:
 
 
 def _end_when_the_trainer_says() -> None:
-    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck; so does its end."""
+    """A SIGTERM of the trainer itself ends a loader process; so does its end."""
     trainer = multiprocessing.parent_process()  # os.getppid() is another's once it has ended
     while trainer is not None and trainer.is_alive():
         told = signal.sigtimedwait({signal.SIGTERM}, _TICK)

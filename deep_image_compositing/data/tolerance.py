@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 
-from deep_image_compositing.errors import DataError, ImageError
+from deep_image_compositing.errors import CompositingError, DataError, ImageError
 
 UNREADABLE = (DataError, ImageError, OSError)
 """What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
@@ -15,8 +15,8 @@ _log = logging.getLogger("deep_image_compositing")
 _GRACE = 100
 
 
-class TooManyError(DataError):
-    """More could not be read than is tolerated: not to be passed over."""
+class TooManyError(CompositingError):
+    """More could not be read than is tolerated: not to be passed over, so not ``UNREADABLE``."""
 
 
 @dataclass

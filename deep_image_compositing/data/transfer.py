@@ -121,7 +121,7 @@ def _open_url(url: str) -> _Program | _Remote:
 
 
 class _Program:
-    """What a program prints; its exit status may be ``fine``, beside 0 and that of a broken pipe."""
+    """What a program prints; its exit status may be 0, that of a broken pipe, or ``fine``."""
 
     def __init__(self, url: str, command: str | list[str], fine: int = 0) -> None:
         self._url, self._fine = url, fine

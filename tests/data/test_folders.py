@@ -101,14 +101,6 @@ def test_pairs_are_not_searched_for_below_but_cut_outs_and_backgrounds_are(tmp_p
     assert len(folders.find_images(tmp_path / "cut")) == 3
 
 
-def test_cutouts_keep_their_own_colour(tmp_path: Path) -> None:
-    pair = folders.find_pairs(trees.cutouts(tmp_path / "cutouts"))[0]
-    assert pair.label is None
-    stored = Image.open(pair.image)
-    assert np.array_equal(np.asarray(read_color(pair)), np.asarray(stored)[..., :3])
-    assert np.array_equal(np.asarray(read_pair(pair)[1]), np.asarray(stored)[..., 3])
-
-
 def test_the_colour_of_a_photograph_s_subject_is_estimated() -> None:
     alpha = np.tile(np.linspace(0, 1, 48), (32, 1))[..., None]
     mixed = alpha * (0.9, 0.5, 0.2) + (1 - alpha) * (0.1, 0.3, 0.8)
@@ -154,23 +146,18 @@ def read_both(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
 def save_label(path: Path, kind: str) -> np.ndarray:
     """A label file of one kind, 60 x 40; what it says, 0 to 255."""
     ramp = np.tile(np.linspace(0, 255, 60).round().astype(np.uint8), (40, 1))
-    if kind == "16 bits":
-        Image.fromarray(ramp.astype(np.uint16) * 257).save(path)
-    elif kind == "RGBA":
-        Image.fromarray(np.dstack([np.full((40, 60, 3), 255, np.uint8), ramp])).save(path)
-    elif kind == "opaque RGBA":
-        Image.fromarray(ramp).convert("RGBA").save(path)
-    elif kind == "classes":
+    if kind in ("classes", "classes of 16 bits", "bilevel"):
         ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray(ramp // 255).save(path)
-    elif kind == "bilevel":
-        ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray(ramp).convert("1").save(path)
-    elif kind == "classes of 16 bits":
-        ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray((ramp // 255).astype(np.uint16)).save(path)
-    else:
-        Image.fromarray(ramp).save(path)
+    pictures = {
+        "gray": Image.fromarray(ramp),
+        "16 bits": Image.fromarray(ramp.astype(np.uint16) * 257),
+        "RGBA": Image.fromarray(np.dstack([np.full((40, 60, 3), 255, np.uint8), ramp])),
+        "opaque RGBA": Image.fromarray(ramp).convert("RGBA"),
+        "classes": Image.fromarray(ramp // 255),
+        "classes of 16 bits": Image.fromarray((ramp // 255).astype(np.uint16)),
+        "bilevel": Image.fromarray(ramp).convert("1"),
+    }
+    pictures[kind].save(path)
     return ramp
 
 
@@ -251,18 +238,19 @@ def test_a_cut_out_without_transparency_is_unreadable_data(tmp_path: Path) -> No
         read_pair(folders.find_pairs(tmp_path)[0])
 
 
+def draw_crops(label: Image.Image, rng: np.random.Generator) -> list[cutting.Box]:
+    """One crop of each way to draw them; the last two are square."""
+    box = cutting.subject_box(label)
+    ways = cutting.whole_crop, cutting.upper_body_crop, cutting.close_up_crop
+    drawn = [way(label.size, box, rng) for way in ways]
+    return [*drawn, cutting.local_crop(label, rng), cutting.any_crop(label.size, rng)]
+
+
 @pytest.mark.parametrize("size", [(72, 56), (20, 90)])
 def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
     image, label = trees.photograph(3, size)
-    box = cutting.subject_box(label)
     for rng in generators():
-        crops = [
-            cutting.whole_crop(size, box, rng),
-            cutting.upper_body_crop(size, box, rng),
-            cutting.close_up_crop(size, box, rng),
-            cutting.local_crop(label, rng),
-            cutting.any_crop(size, rng),
-        ]
+        crops = draw_crops(label, rng)
         for left, top, right, bottom in crops:
             assert 0 <= left < right <= size[0] + 1e-6
             assert 0 <= top < bottom <= size[1] + 1e-6
@@ -274,16 +262,9 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(5, 3), (1, 1), (80, 3)])
 def test_any_picture_can_be_cropped_however_small(size: tuple[int, int]) -> None:
     image, label = trees.photograph(3, size)
-    box = cutting.subject_box(label)
+    rounded = (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13)
     for rng in generators():
-        for crop in (
-            cutting.whole_crop(size, box, rng),
-            cutting.upper_body_crop(size, box, rng),
-            cutting.close_up_crop(size, box, rng),
-            cutting.local_crop(label, rng),
-            cutting.any_crop(size, rng),
-            (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13),
-        ):
+        for crop in (*draw_crops(label, rng), rounded):
             assert cutting.crop(image, crop, 16).size == (16, 16)
 
 

@@ -24,8 +24,8 @@ from deep_image_compositing.data.modules import (
     SegmentationData,
     StageData,
     as_sources,
-    crops_at,
 )
+from deep_image_compositing.data.modules.labelled import crops_at
 from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.errors import UsageError
 from tests.data import trees
@@ -142,11 +142,7 @@ def coded(path: Path) -> Path:
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("kind", [SegmentationData, RefinementData, HarmonizationData])
 def test_photograph_and_label_are_cut_alike(
-    kind: type[StageData],
-    size: int,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: type[StageData], size: int, root: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("deep_image_compositing.data.modules.labelled.ACCOMPANIED", 0.0)
     monkeypatch.setattr("deep_image_compositing.data.modules.harmonization.SCENES", 0.0)

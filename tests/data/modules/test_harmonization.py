@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.loading import unpack
 from deep_image_compositing.data.modules import HarmonizationData
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import published, trees
@@ -82,23 +81,6 @@ def test_stored_and_made_composites_share_a_batch(root: Path) -> None:
         outside = (made["mask"] == 0).expand_as(made["image"]) & ~stored.view(-1, 1, 1, 1)
         assert torch.equal(made["composite"][outside], made["image"][outside])
     assert kinds == {True, False}
-
-
-@pytest.mark.parametrize("name", ["pairs", "made"])
-def test_an_evaluation_is_the_same_in_any_batches(name: str, root: Path) -> None:
-    def run(batch_size: int) -> dict[str, Tensor]:
-        data = make(root, name, hold_out=0.4, batch_size=batch_size, validation_crops=2)
-        batches = finished(data, data.val_dataloader())
-        rows = [batch.pop("valid") for batch in batches]
-        return {
-            key: torch.cat([b[key][row] for b, row in zip(batches, rows, strict=True)])
-            for key in batches[0]
-        }
-
-    one, three = run(1), run(3)
-    assert len(one["mask"]) >= 2
-    assert all(torch.equal(one[key], three[key]) for key in one)
-    assert not torch.equal(one["composite"], one["image"])
 
 
 def test_an_evaluation_moves_every_subject(root: Path) -> None:
@@ -203,13 +185,10 @@ def test_the_shipped_fuser_makes_rims_of_its_own(root: Path) -> None:
         assert off.mean() < 0.05
 
 
-def test_a_module_with_a_fuser_can_be_sent_to_another_process(root: Path) -> None:
+def test_a_network_is_not_sent_to_another_process(root: Path) -> None:
     data = make(root, "pairs", fused=0.5, fuser="alpha")
     data.fuse.network = Dark()
-    loader = data.train_dataloader()
-    samples = pickle.loads(pickle.dumps(loader.dataset))
-    for draws, one in zip(loader.sampler, loader, strict=True):
-        assert all(torch.equal(one[key], value) for key, value in unpack(samples[draws]).items())
+    samples = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
     assert samples.make.__self__.fuse.network is None
 
 
