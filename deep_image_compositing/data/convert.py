@@ -61,7 +61,7 @@ def convert(
         kind: segmentation, mattes, backgrounds or harmonization.
         layout: one of ``LAYOUTS`` of that kind.
         root: where the data set lies.
-        out: folder of the shards; made if need be.
+        out: folder of the shards.
         validation: share of what the set itself has not put into a split.
         seed: of the split and of the order.
         shard_samples: most samples in a shard; by default what makes ``SHARDS`` shards.

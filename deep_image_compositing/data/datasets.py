@@ -22,8 +22,7 @@ from deep_image_compositing.data import folders, layouts
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
 from deep_image_compositing.data.shards import INDEX, Index, Record, ShardEntry
-from deep_image_compositing.data.tars import open_by_number, read_records
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance, open_by_number, read_records
 from deep_image_compositing.data.transfer import expand, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError, UsageError
 
@@ -237,10 +236,10 @@ def stream_remote(mixture: Mixture, *seed: int) -> Mixture:
     """The mixture, in which shards from elsewhere are streamed unless they are cached."""
 
     def streamed(number: int, dataset: AnyDataset) -> AnyDataset:
-        remote = isinstance(dataset, ShardDataset) and not all(map(is_local, dataset.urls))
-        if remote and dataset.reading.cache is None:
-            return StreamedDataset(dataset, *seed, number)
-        return dataset
+        if not isinstance(dataset, ShardDataset) or all(map(is_local, dataset.urls)):
+            return dataset
+        cached = dataset.reading.cache is not None
+        return dataset if cached else StreamedDataset(dataset, *seed, number)
 
     return Mixture(list(itertools.starmap(streamed, enumerate(mixture.datasets))))
 

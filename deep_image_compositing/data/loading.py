@@ -23,7 +23,7 @@ from deep_image_compositing.data.datasets import Mixture, StreamedDataset
 from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
 from deep_image_compositing.data.shards import Lazy
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance
 from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 

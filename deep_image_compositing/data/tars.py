@@ -1,24 +1,27 @@
 """Reading shards: in order from any stream, or by number, by the offsets of their members.
 
 What is no sample is refused, and so are links, sparse files, endless headers and paths that leave
-the archive.
+the archive. So much that cannot be read is passed over, and no more.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from deep_image_compositing.data.shards import FIELDS, Lazy, Record
 from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import CompositingError, DataError, ImageError
 
 MAX_FIELD_BYTES = 256 * 2**20
 """Larger members are refused."""
@@ -35,6 +38,8 @@ _PART = 2**24
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
 _OPEN = 64  # shards that a process keeps open, with the offsets of their members
+_GRACE = 100  # what a tolerated share is reckoned of at the least
+_log = logging.getLogger("deep_image_compositing")
 
 
 def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
@@ -265,3 +270,47 @@ def _split(member: tarfile.TarInfo) -> tuple[str, str]:
     if reason:
         raise _RefusedError(f"it holds {member.name!r}, which {reason}")
     return f"{folder}/{stem}" if folder else stem, kind
+
+
+# How much that cannot be read is passed over
+
+UNREADABLE = (DataError, ImageError, OSError)
+"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
+
+
+class TooManyError(CompositingError):
+    """More could not be read than is tolerated: not to be passed over, so not ``UNREADABLE``."""
+
+
+@dataclass
+class Tolerance:
+    """Counts what cannot be read, and ends what meets too much of it.
+
+    What is drawn at random meets more than its share now and then, so three standard deviations
+    more are let pass: at 0.01, four among the first hundred.
+    """
+
+    what: str  # is counted, in the plural, for messages
+    share: float = 0.01  # that may be bad, reckoned of at least 100
+    seen: int = 0
+    bad: int = 0
+    _in_a_row: int = 0
+
+    def passed(self) -> None:
+        """Count a good one."""
+        self.seen += 1
+        self._in_a_row = 0
+
+    def failed(self, reason: object) -> None:
+        """Count a bad one, and say so; ``TooManyError`` when there are too many now."""
+        self.seen += 1
+        self.bad += 1
+        self._in_a_row += 1
+        said = str(reason) or type(reason).__name__
+        expected = self.share * max(self.seen, _GRACE)
+        if self.bad > expected + 3 * math.sqrt(expected) or self._in_a_row > _GRACE:
+            raise TooManyError(
+                f"{self.bad} of {self.seen} {self.what} could not be read, more than the "
+                f"tolerated share of {self.share:g}; the last one: {said}"
+            )
+        _log.warning("passed over (%d of %d %s): %s", self.bad, self.seen, self.what, said)

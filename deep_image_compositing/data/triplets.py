@@ -21,7 +21,7 @@ from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source,
 from deep_image_compositing.data.loading import sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -23,15 +22,14 @@ from PIL import Image, ImageCms
 from deep_image_compositing.cli import main
 from deep_image_compositing.data import convert as module
 from deep_image_compositing.data.convert import assign_splits, convert
-from deep_image_compositing.data.encoding import Options
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.loading import in_order
-from deep_image_compositing.data.shards import Index, Record, ShardWriter
-from deep_image_compositing.data.tars import read_records
+from deep_image_compositing.data.shards import Index, ShardWriter
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import CompositingError, UsageError
 from tests.data import published, trees
 from tests.data.published import TREES
+from tests.data.trees import contents, picture, read
 
 # Python 3.12 and later say so where loader processes are forked, as torch does on Linux.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -40,15 +38,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 def make(root: Path, out: Path, kind: str = "segmentation", **options: Any) -> Index:
     """Convert folders in this process."""
     return convert(kind, options.pop("layout", "folders"), root, out, workers=1, **options)
-
-
-def read(out: Path) -> dict[str, Record]:
-    """All samples of a folder of shards, by key."""
-    found = {}
-    for path in sorted(out.glob("*.tar")):
-        with open(path, "rb") as stream:
-            found |= {record.key: record for record in read_records(stream, path.name)}
-    return found
 
 
 def one(root: Path, out: Path, kind: str, **options: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -60,16 +49,6 @@ def one(root: Path, out: Path, kind: str, **options: Any) -> dict[str, np.ndarra
         for name, data in record.fields.items()
         if name != "json"
     }
-
-
-def picture(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 @pytest.fixture
@@ -274,13 +253,12 @@ def cut_short(
     """Convert ``pairs`` until the given number of samples is made; returns the folder."""
 
     def run(samples: int) -> Path:
-        whole, left = module.make_sample, [samples]
+        whole, left = module.make_sample, iter(range(samples))
 
-        def stop(entry: Pair, options: Options) -> dict[str, bytes]:
-            if not left[0]:
+        def stop(*given: Any) -> dict[str, bytes]:
+            if next(left, None) is None:
                 raise KeyboardInterrupt
-            left[0] -= 1
-            return whole(entry, options)
+            return whole(*given)
 
         with monkeypatch.context() as patch:
             patch.setattr(module, "make_sample", stop)

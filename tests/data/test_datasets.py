@@ -27,7 +27,7 @@ from deep_image_compositing.data.datasets import (
     stream_remote,
 )
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -23,8 +22,7 @@ from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.loading import raise_sent
 from deep_image_compositing.data.modules import FusionData
 from deep_image_compositing.data.shards import INDEX, Index, Record
-from deep_image_compositing.data.tars import read_records
-from deep_image_compositing.data.tolerance import TooManyError
+from deep_image_compositing.data.tars import TooManyError
 from deep_image_compositing.data.triplets import Recipe, encode_jpeg, plan
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import DataError, UsageError
@@ -34,6 +32,7 @@ from deep_image_compositing.stages.segmentation import PyramidSegmenter
 from deep_image_compositing.weights import save
 from tests.conftest import LayerFuser
 from tests.data import trees
+from tests.data.trees import contents
 
 SIZE = 40
 
@@ -73,19 +72,11 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(out: Path) -> list[Record]:
-    return [
-        record
-        for path in sorted(out.glob("*.tar"))
-        for record in read_records(io.BytesIO(path.read_bytes()), path.name)
-    ]
+    return list(trees.read(out).values())
 
 
 def picture(record: Record, name: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(record.fields[name]))).astype(np.float32) / 255
-
-
-def bytes_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return np.asarray(trees.picture(record.fields[name])).astype(np.float32) / 255
 
 
 def test_a_set_is_whole_and_says_how_it_was_made(made: Path) -> None:
@@ -150,16 +141,16 @@ def test_a_restart_makes_what_is_missing_and_touches_nothing_else(
 ) -> None:
     out = tmp_path / "hard"
     out.mkdir()
-    before = bytes_of(made)
+    before = contents(made)
     for name in ("train-000000.tar", "train-000002.tar"):
         (out / name).write_bytes(before[name])
     (out / ".train-000001.tar.abcd.part").write_bytes(b"half")
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert main(arguments(root, out)) == 0
-    assert bytes_of(out) == before
+    assert contents(out) == before
     assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
     assert main(arguments(root, out)) == 0  # nothing is left to do
-    assert bytes_of(out) == before
+    assert contents(out) == before
     assert main(arguments(root, out, seed=3)) == 2
     assert "was made with seed 0, now 3" in capsys.readouterr().err
     (out / INDEX).unlink()
@@ -180,7 +171,7 @@ def test_two_processes_make_the_bytes_of_one(root: Path, made: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "1 of 2" in done.stderr
     assert done.stdout.count("5 train triplets") == 1
-    assert bytes_of(out) == bytes_of(made)
+    assert contents(out) == contents(made)
 
 
 def test_training_reads_them_back(made: Path, root: Path) -> None:
