@@ -172,17 +172,6 @@ def test_photographs_become_plain(
     assert "icc_profile" not in image.info
 
 
-def test_a_label_may_have_another_size_and_classes(tmp_path: Path) -> None:
-    photograph, alpha = trees.photograph(0)
-    (tmp_path / "set").mkdir()
-    photograph.save(tmp_path / "set" / "a.jpg")
-    small = alpha.resize((36, 28)).point(lambda value: int(value > 127))
-    small.save(tmp_path / "set" / "a.mask.png")
-    mask = one(tmp_path / "set", tmp_path / "out", "segmentation")["mask.png"]
-    assert mask.shape == (56, 72)
-    assert (mask.min(), mask.max()) == (0, 255)
-
-
 def test_max_side_shrinks_all_of_a_sample(tmp_path: Path) -> None:
     for tree, layout in ((trees.pairs, "folders"), (trees.cutouts, "rgba")):
         root, out = tmp_path / layout, tmp_path / f"{layout}-out"

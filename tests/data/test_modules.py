@@ -276,6 +276,9 @@ def test_hard_triplets_are_mixed_with_easy_ones(root: Path) -> None:
         # Theirs is the colour of which the composite was made.
         again = made["alpha"] * made["foreground_color"] + (1 - made["alpha"]) * made["background"]
         assert ((again - made["composite"])[rows].abs() < 0.02).float().mean() > 0.95
+        # What is measured is measured with the mask that is stored.
+        measured = data.on_after_batch_transfer({**batch, "valid": rows}, 0)
+        assert torch.equal(measured["mask"][rows], batch["mask"][rows].float() / 255)
     assert 10 < hard < 30
 
 

@@ -20,7 +20,6 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.data import synthesis, teach, triplets
 from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.loading import raise_sent
-from deep_image_compositing.data.modules import FusionData
 from deep_image_compositing.data.shards import INDEX, Index, Record
 from deep_image_compositing.data.tars import TooManyError
 from deep_image_compositing.data.triplets import Recipe, encode_jpeg, plan
@@ -172,21 +171,6 @@ def test_two_processes_make_the_bytes_of_one(root: Path, made: Path, tmp_path: P
     assert "1 of 2" in done.stderr
     assert done.stdout.count("5 train triplets") == 1
     assert contents(out) == contents(made)
-
-
-def test_training_reads_them_back(made: Path, root: Path) -> None:
-    data = FusionData(str(made), str(root / "scenes"), size=SIZE, batch_size=2, num_workers=0)
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    drawn = {name: value.clone() for name, value in batch.items()}
-    triplet = data.on_after_batch_transfer(batch, 0)
-    assert torch.equal(triplet["alpha"], drawn["alpha"].float() / 255)  # not turned alone
-    assert torch.equal(triplet["composite"], drawn["composite"].float() / 255)
-    again = over(triplet["foreground_color"], triplet["alpha"], triplet["background"])
-    assert (again - triplet["composite"]).abs().max() < 0.02
-    held_out = {**drawn, "seed": drawn["seed"], "valid": torch.ones(2, dtype=torch.bool)}
-    measured = data.on_after_batch_transfer(held_out, 0)
-    assert torch.equal(measured["mask"], drawn["mask"].float() / 255)
 
 
 def test_some_shards_are_made_of_what_is_held_out(root: Path, tmp_path: Path) -> None:
