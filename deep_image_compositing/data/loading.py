@@ -100,41 +100,31 @@ class Samples(Dataset[Any]):
 # Batches, sent from a loader process in one tensor
 
 
-def nothing(*shape: int) -> Tensor:
-    """8-bit zeros of a shape, which take no memory and are not sent between processes."""
-    return torch.zeros((), dtype=torch.uint8).expand(shape)
-
-
-def _is_nothing(value: Tensor) -> bool:
-    """Whether a field is what ``nothing`` gives: one zero for all of it."""
-    return value.ndim > 0 and not any(value.stride()) and value.numel() > 1 and not value.any()
-
-
 def pack(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The samples of a batch, for ``unpack``, in one tensor.
+    """The samples of a batch, for ``unpack``, in one tensor, without the fields that they lack.
 
     A loader process opens a file and a connection for each that it sends, a sixth of its time.
     """
-    fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {}
-    for name, value in sorted(samples[0].items(), key=lambda field: -field[1].element_size()):
-        rows = [i for i, sample in enumerate(samples) if not _is_nothing(sample[name])]
-        fields[name] = value.dtype, rows, value.shape
+    named: Sample = {}
+    for sample in samples:
+        named |= sample
+    fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {
+        name: (value.dtype, [i for i, each in enumerate(samples) if name in each], value.shape)
+        for name, value in sorted(named.items(), key=lambda field: -field[1].element_size())
+    }
     data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
     for name, part in _parts(data, fields):
-        if rows := fields[name][1]:
-            torch.stack([samples[i][name] for i in rows], out=part)
+        torch.stack([samples[i][name] for i in fields[name][1]], out=part)
     return {"data": data, "fields": fields, "count": len(samples)}
 
 
 def unpack(packed: Mapping[str, Any]) -> Sample:
-    """The batch that ``pack`` has made, field by field."""
+    """The batch that ``pack`` has made: a field that only some samples have is 0 in the others."""
     batch, count = {}, packed["count"]
     for name, part in _parts(packed["data"], packed["fields"]):
         _, rows, shape = packed["fields"][name]
-        if not rows:
-            part = nothing(count, *shape)
-        elif len(rows) < count:
-            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows).long(), part)
+        if len(rows) < count:
+            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows), part)
         batch[name] = part
     return batch
 

@@ -13,7 +13,7 @@ from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture, open_all
 from deep_image_compositing.data.items import Item, ShardItem, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -73,8 +73,6 @@ class FusionData(StageData):
         return {
             **self._draw_photograph(rng, items, held_out),
             "new": self._scene(rng, items["new"], 0.25),
-            "composite": nothing(3, self.size, self.size),
-            "mask": nothing(1, self.size, self.size),
             "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
         }
 

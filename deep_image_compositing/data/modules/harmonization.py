@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Helper, Sources, StageData
 from deep_image_compositing.data.recolor import move_colors
 from deep_image_compositing.errors import UsageError
@@ -78,7 +78,10 @@ class HarmonizationData(StageData):
             box = crops.upper_body_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
-        mirrored = bool(rng.random() < 0.5)
+        return self._cut(subject, label, box, bool(rng.random() < 0.5))
+
+    def _cut(self, subject: Item, label: Image.Image, box: crops.Box, mirrored: bool) -> Sample:
+        """The part of a photograph in the box, with its mask and its own composite, if any."""
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
 
         def cut(picture: Image.Image) -> Tensor:
@@ -88,7 +91,7 @@ class HarmonizationData(StageData):
         return {
             "image": cut(subject.image(scale)),
             "mask": cut(label),
-            "composite": nothing(3, self.size, self.size) if made is None else cut(made),
+            **({} if made is None else {"composite": cut(made)}),
             "made": torch.full((1, 1, 1), 255 * (made is not None), dtype=torch.uint8),
         }
 
@@ -108,7 +111,7 @@ class HarmonizationData(StageData):
                 fused = self.fuse(moved[rows], image[rows], mask[rows]).clamp(0, 1)
                 # It may widen the rim, which no harmonizer could mend: outside nothing changes.
                 composite[rows] = torch.where(mask[rows] > 0, fused, image[rows])
-        if "made" in batch:  # both are as they are stored
+        if "composite" in batch:  # both are as they are stored
             made = batch["made"] > 0
             composite = torch.where(made, batch["composite"], composite)
             image, mask = torch.where(made, photograph, image), torch.where(made, given, mask)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.items import Item, Source, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Helper, Sources, StageData
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
@@ -48,13 +48,13 @@ class LabelledData(StageData):
         mirrored = bool(rng.random() < 0.5)
         pasted = bool(rng.random() < subject.source.paste)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        scene = nothing(3, self.size, self.size)
+        scene = {}
         if pasted:
-            scene = self._scene(rng, items["scene"], scene_scale)
+            scene["background"] = self._scene(rng, items["scene"], scene_scale)
         return {
             "image": crops.cut(subject.image(scale), box, self.size, mirrored, label.size),
             "mask": crops.cut(label, box, self.size, mirrored),
-            "background": scene,
+            **scene,
             **self._settings(subject.source, pasted),
         }
 
@@ -85,7 +85,8 @@ class SegmentationData(LabelledData):
         image, mask = batch["image"], batch["mask"]
         if training:
             image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
-        image = synthesis.paste(image, mask, batch["background"], batch["paste"], generator)
+        background = batch.get("background", image)  # which nothing is pasted on without one
+        image = synthesis.paste(image, mask, background, batch["paste"], generator)
         if training:
             image, mask = synthesis.accompany(image, mask, ACCOMPANIED, generator)
         if training and self.augment:
@@ -133,17 +134,10 @@ class RefinementData(LabelledData):
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        if not self.own:  # then nothing is drawn for it, so that older runs stay repeatable
-            return self._labelled(rng, items, label, box, 0.3)
-        if rng.random() < self.own:
+        # Nothing is drawn for a share of 0, so that older runs stay repeatable.
+        if self.own and rng.random() < self.own:
             return self._draw_own(rng, items, label, box)
-        return {
-            **self._labelled(rng, items, label, box, 0.3),
-            "around": nothing(3, LOOK, LOOK),
-            "around_mask": nothing(1, LOOK, LOOK),
-            "around_background": nothing(3, LOOK, LOOK),
-            "place": torch.zeros((4, 1, 1)),
-        }
+        return self._labelled(rng, items, label, box, 0.3)
 
     def _draw_own(
         self,
@@ -161,22 +155,20 @@ class RefinementData(LabelledData):
         seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
         image = subject.image()
 
-        behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
+        behind = {}
         if pasted:
-            picture = scene.image()
-            part = crops.carry(box, around, seen)
-            behind = crops.cut(picture, part, self.size, mirrored)
-            behind_around = crops.cut(picture, seen, LOOK, mirrored)
+            picture, part = scene.image(), crops.carry(box, around, seen)
+            behind["background"] = crops.cut(picture, part, self.size, mirrored)
+            behind["around_background"] = crops.cut(picture, seen, LOOK, mirrored)
         left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
         if mirrored:
             left, right = 1 - right, 1 - left
         return {
             "image": crops.cut(image, box, self.size, mirrored),
             "mask": crops.cut(label, box, self.size, mirrored),
-            "background": behind,
             "around": crops.cut(image, around, LOOK, mirrored),
             "around_mask": crops.cut(label, around, LOOK, mirrored),
-            "around_background": behind_around,
+            **behind,
             "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
             **self._settings(subject.source, pasted),
         }
@@ -186,7 +178,7 @@ class RefinementData(LabelledData):
         image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
         mask = synthesis.hesitate(mask, generator)
-        if self.own:
+        if "place" in batch:
             own = batch["place"].flatten(1).any(1)
             if own.any():
                 chosen = {key: value[own] for key, value in batch.items()}
@@ -204,7 +196,8 @@ def _photograph(
     batch: Sample, names: tuple[str, str, str], generator: torch.Generator, strength: float
 ) -> Tensor:
     """Photographs, some of them pasted, with colour jitter and camera effects."""
-    image, mask, background = (batch[name] for name in names)
+    image, mask = (batch[name] for name in names[:2])
+    background = batch.get(names[2], image)
     image = synthesis.paste(image, mask, background, batch["paste"], generator)
     if strength:
         image = synthesis.jitter_color(image, generator, strength)
