@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,9 @@ class Teaching(LightningModule):
         # One generator a sample, so that none depends on the batch that it is in.
         generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
         rows = zip(*(part.split(1) for part in parts), generators, strict=True)
-        how = self.recipe.augment, self.recipe.teacher_degrade
-        easy = [triplets.make_easy(*row, *how) for row in rows]
+        recipe = self.recipe
+        make = partial(triplets.make_easy, augment=recipe.augment, degrade=recipe.teacher_degrade)
+        easy = [make(*row) for row in rows]
         alpha = parts[1]
         photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
         hard, target, alpha = triplets.make_hard(self.fuser, photograph, mask, scene, new, alpha)
