@@ -26,7 +26,7 @@ from torch import Tensor
 
 from deep_image_compositing import registry
 from deep_image_compositing.data.crops import planes
-from deep_image_compositing.data.mattes import Matte, read_matte
+from deep_image_compositing.data.items import FileItem
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.compose import over
@@ -158,31 +158,26 @@ def pictures(options: argparse.Namespace, group: str) -> Iterator[Picture]:
     for item in items:
         name = Path(item.name).stem
         if group == "pasted":
-            matte = read_matte(item.pair)
-            whole = item.pair.label is None
             for number, chosen in enumerate(rng.permutation(len(scenes))[:PASTES]):
-                yield f"{name} {number}", *fitted(*placed(matte, whole, scenes[chosen], rng))
+                yield f"{name} {number}", *fitted(*placed(item, scenes[chosen], rng))
         elif scenes:
             scene = scenes[int(rng.integers(len(scenes)))]
             truth = tensor(item.label())
             wide = cover(scene[0], (truth.shape[-2], truth.shape[-1]))[None].clamp(0, 1)
-            yield name, *fitted(over(tensor(read_matte(item.pair).color), truth, wide), truth)
+            yield name, *fitted(over(tensor(item.straight()), truth, wide), truth)
         else:
             yield name, *fitted(tensor(item.image()), tensor(item.label()))
 
 
-def placed(
-    matte: Matte, whole: bool, scene: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def placed(item: FileItem, scene: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A subject somewhere before a background, smaller where its photograph does not cut it off.
 
     Args:
-        matte: the subject.
-        whole: it is not cut off, though it may reach the border, as a cut-out does.
+        item: the subject; a cut-out is not cut off, though it may reach the border.
         scene: the background.
         rng: what is random about it.
     """
-    color, alpha = tensor(matte.color), tensor(matte.alpha)
+    color, alpha, whole = tensor(item.straight()), tensor(item.label()), item.pair.label is None
     frame = fit_long_side(alpha.shape[-2], alpha.shape[-1], SIDE, enlarge=True)
     sides = alpha[0, 0, :, [0, -1]].amax(), alpha[0, 0, 0].amax()
     cut = not whole and max(sides) > 0.5

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     registry.get(slot, name).check(given)
     from deep_image_compositing import weights
     from deep_image_compositing.data.teach import teach
-    from deep_image_compositing.data.triplet_recipe import identify
+    from deep_image_compositing.data.triplets import identify
     from deep_image_compositing.stages.making import make_stage
 
     start = time.perf_counter()

@@ -1,8 +1,7 @@
 """Data sets as published into shards: ``deep-image-compositing shards``.
 
-The plan (which sample goes into which shard) follows from the files and the seed alone, and every
-shard is made by itself, so the bytes are the same for any number of processes, and a run that was
-ended goes on where it was.
+The plan (which sample goes into which shard) follows from the files and the seed alone, so the
+bytes are the same for any number of processes, and a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,24 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data import layouts, pool
-from deep_image_compositing.data.encoding import Options, file_names, make_sample
-from deep_image_compositing.data.folders import quiet
-from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.shards import (
-    INDEX,
-    Index,
-    ShardEntry,
-    ShardWriter,
-    check_same,
-    remove_unfinished,
-)
+from deep_image_compositing.data import layouts, shards
+from deep_image_compositing.data.encoding import Options, make_sample
+from deep_image_compositing.data.folders import Pair, quiet
+from deep_image_compositing.data.loading import in_order
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.ledger import Ledger
 from deep_image_compositing.messages import progress
@@ -42,19 +33,8 @@ FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500, "harm
 """Bounds of the samples in a shard by default."""
 
 _SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to be made: its file, its split, and the entries that go into it."""
-
-    path: Path
-    split: str
-    entries: tuple[Entry, ...]
-
-
-Result = dict[str, Any]
-"""A finished ``shard``, as the index has it (None if nothing was left), and what it ``skipped``."""
+Plan = Mapping[str, tuple[str, Sequence[Pair]]]
+"""Split and samples of each shard, by its file's name."""
 
 
 def convert(
@@ -72,7 +52,7 @@ def convert(
     licence: str | None = None,
     workers: int | None = None,
     show: bool = False,
-) -> Index:
+) -> shards.Index:
     """Write the data set below ``root`` as shards into ``out``, with their index.
 
     Shards that an earlier run with the same arguments has finished are kept.
@@ -81,7 +61,7 @@ def convert(
         kind: segmentation, mattes, backgrounds or harmonization.
         layout: one of ``LAYOUTS`` of that kind.
         root: where the data set lies.
-        out: folder of the shards; made if need be.
+        out: folder of the shards.
         validation: share of what the set itself has not put into a split.
         seed: of the split and of the order.
         shard_samples: most samples in a shard; by default what makes ``SHARDS`` shards.
@@ -104,18 +84,18 @@ def convert(
     if lossless and kind != "mattes":
         raise UsageError(f"only mattes can be lossless, not {kind}")
     chosen, root, out = layouts.get(kind, layout), Path(root), Path(out)
-    entries = chosen.entries(root)
+    pairs = chosen.pairs(root)
     source = chosen.source if source is None else source
     licence = chosen.licence if licence is None else licence
-    options = Options(kind, root, source, licence, max_side, lossless)
-    splits = assign_splits(entries, seed, validation)
+    splits = assign_splits(pairs, seed, validation)
     few = min(MOST[kind], math.ceil(len(splits["train"]) / SHARDS))
     size = shard_samples or max(FEWEST, few)
-    tasks = [
-        Task(out / f"{split}-{number:06d}.tar", split, part)
+    plan = {
+        f"{split}-{number:06d}.tar": (split, part)
         for split in _SPLITS
         for number, part in enumerate(_parts(splits[split], size))
-    ]
+    }
+    lines = [[pair.key, pair.split, pair.group, *pair.files(root).values()] for pair in pairs]
     about = {
         "layout": chosen.name,
         "source": source,
@@ -125,51 +105,48 @@ def convert(
         "shard_samples": size,
         "max_side": max_side,
         "lossless": lossless,
-        "entries": len(entries),
-        "files": _fingerprint(entries, root),
+        "entries": len(pairs),
+        "files": hashlib.sha256(json.dumps(lines).encode()).hexdigest(),
     }
-    ledger = _claim(out, kind, about)
-    results = _finished(out, tasks, ledger)
-    todo = [task for task in tasks if task.path.name not in results]
-    if todo or not (out / INDEX).exists():
+    ledger = _claim(out, {"kind": kind, **about})
+    results = _finished(out, plan, ledger)
+    todo = [name for name in plan if name not in results]
+    if todo or not (out / shards.INDEX).exists():
         ledger.entries = results
         ledger.begin({"kind": kind, **about})
-        left = [entry for task in todo for entry in task.entries]
-        made = pool.run(partial(_fields, options), left, workers)
+        left = [pair for name in todo for pair in plan[name][1]]
+        options = Options(kind, root, source, licence, max_side, lossless)
+        made = in_order(partial(_fields, options), left, workers)
         with progress(f"{kind} {chosen.name}", len(left), show) as advance:
-            for task in todo:
-                ledger.add(task.path.name, _write(task, made, advance))
-        index = Index(kind, about=about)
-        for task in tasks:
-            result = ledger.entries[task.path.name]
+            for name in todo:
+                ledger.add(name, _write(out / name, plan[name][1], made, advance))
+        index = shards.Index(kind, about=about)
+        for name, (split, _) in plan.items():
+            result = ledger.entries[name]
             if result["shard"]:
-                entry = ShardEntry(**result["shard"])
-                index.splits.setdefault(task.split, []).append(entry)
+                index.splits.setdefault(split, []).append(shards.ShardEntry(**result["shard"]))
             index.skipped.extend(result["skipped"])
         index.write(out)
         ledger.path.unlink()
-    return Index.read(out)
+    return shards.Index.read(out)
 
 
-# The plan
-
-
-def assign_splits(entries: Sequence[Entry], seed: int, validation: float) -> dict[str, list[Entry]]:
-    """Entries by split, each in an order drawn by ``seed``.
+def assign_splits(pairs: Sequence[Pair], seed: int, validation: float) -> dict[str, list[Pair]]:
+    """Pairs by split, each in an order drawn by ``seed``.
 
     A set's own splits are kept. The others are drawn by the hash of their group, so that more
     photographs do not move those that were there; where there are two groups or more and
     ``validation`` is above 0, neither side stays empty.
     """
-    loose = sorted({e.group for e in entries if not e.split}, key=lambda g: _draw(seed, g))
+    loose = sorted({p.group for p in pairs if not p.split}, key=lambda group: _draw(seed, group))
     share = sum(_draw(seed, group) < validation for group in loose)
     if validation and len(loose) > 1:
         share = min(max(share, 1), len(loose) - 1)
     held_out = set(loose[:share])
-    splits: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
-    for entry in sorted(entries, key=lambda e: (_draw(seed, "order of " + e.key), e.key)):
-        drawn = "validation" if entry.group in held_out else "train"
-        splits[entry.split or drawn].append(entry)
+    splits: dict[str, list[Pair]] = {split: [] for split in _SPLITS}
+    for pair in sorted(pairs, key=lambda p: (_draw(seed, "order of " + p.key), p.key)):
+        drawn = "validation" if pair.group in held_out else "train"
+        splits[pair.split or drawn].append(pair)
     return splits
 
 
@@ -178,54 +155,43 @@ def _draw(seed: int, text: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8]) / 2**64
 
 
-def _parts(entries: Sequence[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
+def _parts(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
     """As few parts of at most ``size`` as there can be, their lengths differing by one at most."""
-    count = math.ceil(len(entries) / size)
+    count = math.ceil(len(pairs) / size)
     for part in range(count):
-        yield tuple(entries[part * len(entries) // count : (part + 1) * len(entries) // count])
+        yield pairs[part * len(pairs) // count : (part + 1) * len(pairs) // count]
 
 
-def _fingerprint(entries: Sequence[Entry], root: Path) -> str:
-    """SHA-256 of what the entries are called and which files they name."""
-    lines = [
-        [entry.key, entry.split, entry.group, *file_names(entry, root).values()]
-        for entry in entries
-    ]
-    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
-
-
-# What an earlier run has left
-
-
-def _claim(out: Path, kind: str, about: dict[str, Any]) -> Ledger:
+def _claim(out: Path, wanted: dict[str, Any]) -> Ledger:
     """The ledger of ``out``, which is made if need be; UsageError where it holds another set."""
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / LEDGER)
-    found = ledger.about
-    if (out / INDEX).exists():
-        index = Index.read(out)
-        found = {"kind": index.kind, **index.about}
+    found = shards.Index.read(out).made_with() if (out / shards.INDEX).exists() else ledger.about
     if found is not None:
-        check_same(out, found, {"kind": kind, **about})
+        shards.check_same(out, found, wanted)
     elif stray := sorted(out.glob("*.tar")):
         raise UsageError(
-            f"{out} holds {stray[0].name} but no {INDEX}: give another folder, or empty this one"
+            f"{out} holds {stray[0].name} but no {shards.INDEX}: give another folder, or empty "
+            "this one"
         )
-    remove_unfinished(out)
+    shards.remove_unfinished(out)
     return ledger
 
 
-def _finished(out: Path, tasks: Sequence[Task], ledger: Ledger) -> dict[str, Result]:
-    """The shards that are there already, by name: from the index, or from the ledger."""
+def _finished(out: Path, plan: Plan, ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """The shards that are there already, by name: from the index, or from the ledger.
+
+    Each is a ``shard`` as the index has it, None if nothing was left, and what it ``skipped``.
+    """
     results = ledger.entries
-    if (out / INDEX).exists():
-        index = Index.read(out)
-        shards = {shard.name: asdict(shard) for shard in index.shards}
+    if (out / shards.INDEX).exists():
+        index = shards.Index.read(out)
+        whole = {shard.name: asdict(shard) for shard in index.shards}
         skipped = {item["key"]: item for item in index.skipped}
-        for name, task in ((task.path.name, task) for task in tasks):
-            left_out = [skipped[e.key] for e in task.entries if e.key in skipped]
-            if name in shards or len(left_out) == len(task.entries):
-                results[name] = {"shard": shards.get(name), "skipped": left_out}
+        for name, (_, pairs) in plan.items():
+            left_out = [skipped[pair.key] for pair in pairs if pair.key in skipped]
+            if name in whole or len(left_out) == len(pairs):
+                results[name] = {"shard": whole.get(name), "skipped": left_out}
     sizes = {path.name: path.stat().st_size for path in out.glob("*.tar")}
     return {
         name: result
@@ -234,32 +200,32 @@ def _finished(out: Path, tasks: Sequence[Task], ledger: Ledger) -> dict[str, Res
     }
 
 
-# One shard
-
-
-def _fields(options: Options, entry: Entry) -> tuple[dict[str, bytes], str]:
-    """The fields of an entry's sample, or none and why it cannot be used."""
+def _fields(options: Options, pair: Pair) -> tuple[dict[str, bytes], str]:
+    """The fields of a pair's sample, or none and why it cannot be used."""
     try:
         with quiet():  # notes stand in the sample's json
-            return make_sample(entry, options), ""
+            return make_sample(pair, options), ""
     except CompositingError as error:
         return {}, str(error).replace(f"{options.root}/", "")
 
 
 def _write(
-    task: Task, samples: Iterator[tuple[dict[str, bytes], str]], advance: Callable[[int], None]
-) -> Result:
+    path: Path,
+    pairs: Sequence[Pair],
+    samples: Iterator[tuple[dict[str, bytes], str]],
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
     """Write a shard of the next samples, as far as they can be used."""
     skipped = []
-    with ShardWriter(task.path) as writer:
-        for entry in task.entries:
+    with shards.ShardWriter(path) as writer:
+        for pair in pairs:
             fields, reason = next(samples)
             if fields:
-                writer.write(entry.key, fields)
+                writer.write(pair.key, fields)
             else:
-                skipped.append({"key": entry.key, "reason": reason})
+                skipped.append({"key": pair.key, "reason": reason})
             advance(1)
-    if len(skipped) < len(task.entries):
+    if len(skipped) < len(pairs):
         return {"shard": asdict(writer.entry()), "skipped": skipped}
-    task.path.unlink()
+    path.unlink()
     return {"shard": None, "skipped": skipped}

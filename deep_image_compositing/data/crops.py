@@ -1,4 +1,4 @@
-"""Where training crops lie, and cutting them; loader processes call it."""
+"""Where training crops lie, and cutting them."""
 
 from __future__ import annotations
 
@@ -139,12 +139,17 @@ def planes(image: Image.Image, mirrored: bool = False) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(band)[:, ::step] for band in image.split()]))
 
 
-def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
-    """By how much a picture of ``whole`` was decoded smaller, along x and y.
+def cut(
+    picture: Image.Image, box: Box, size: int, mirrored: bool, whole: tuple[int, int] | None = None
+) -> Tensor:
+    """A ``crop`` as 8-bit ``planes`` (C, size, size)."""
+    return planes(crop(picture, box, size, whole), mirrored)
 
-    JPEG is decoded at exactly 1/2, 1/4 or 1/8 and its size rounded up, so that the last pixels show
-    less than the others: the ratio of the sizes would shift the crop against its mask.
-    """
+
+def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
+    """By how much a picture of ``whole`` was decoded smaller, along x and y."""
+    # JPEG is decoded at exactly 1/2, 1/4 or 1/8 and its size rounded up, so that the last pixels
+    # show less than the others: the ratio of the sizes would shift the crop against its mask.
     for factor in (2, 4, 8):
         if size == (-(-whole[0] // factor), -(-whole[1] // factor)):
             return 1 / factor, 1 / factor

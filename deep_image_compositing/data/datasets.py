@@ -1,7 +1,7 @@
-"""Map-style datasets of items: folders, shards read by number, mixtures of both by weight.
+"""Map-style datasets of items: folders, shards read by number or streamed, mixtures by weight.
 
 ``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
-may read. Shards from elsewhere that nobody caches are streamed instead (``streaming``).
+may read. Shards from elsewhere that nobody caches are streamed while training.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import bisect
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from deep_image_compositing.data import folders, layouts
 from deep_image_compositing.data.folders import Pair
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
-from deep_image_compositing.data.shards import INDEX, Index, ShardEntry
-from deep_image_compositing.data.tars import open_by_number
-from deep_image_compositing.data.tolerance import UNREADABLE
-from deep_image_compositing.data.transfer import expand, is_local, local_path
+from deep_image_compositing.data.shards import INDEX, Index, Record, ShardEntry
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance, open_by_number, read_records
+from deep_image_compositing.data.transfer import expand, is_local, local_path, open_shard
 from deep_image_compositing.errors import DataError, UsageError
 
 _log = logging.getLogger("deep_image_compositing")
 _AT_LEAST = 100  # shards of which the tolerated share is reckoned
+_BUFFER_BYTES = 128 * 2**20  # of samples of a stream that are held back
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,13 @@ class FolderDataset(Dataset[Item]):
         """Sizes of the parts that are read as one; a folder has only itself."""
         return [len(self.pairs)]
 
-    def check(self) -> None:
-        """Raise ``UsageError`` when there is nothing to train on."""
-        if not self.pairs:
-            path, share = self.source.path, self.source.hold_out
-            raise UsageError(
-                f"nothing of {path} is left to train on: hold_out {share:g} keeps all its "
-                f"photographs for validation; add more, or train on all with "
-                f"{{path: {path}, hold_out: 0}}"
-            )
+    def nothing(self) -> Exception:
+        """What to say when there is nothing to train on."""
+        path, share = self.source.path, self.source.hold_out
+        return UsageError(
+            f"nothing of {path} is left to train on: hold_out {share:g} keeps all its photographs "
+            f"for validation; add more, or train on all with {{path: {path}, hold_out: 0}}"
+        )
 
 
 @dataclass
@@ -120,17 +118,83 @@ class ShardDataset(Dataset[Item]):
     def _starts(self) -> list[int]:
         return [0, *itertools.accumulate(self.blocks())]
 
-    def check(self) -> None:
-        """Raise ``DataError`` when there is nothing to train on."""
-        if not len(self):
-            raise DataError(f"{self.source.path} holds no sample that can be used")
+    def nothing(self) -> Exception:
+        return DataError(f"{self.source.path} holds no sample that can be used")
+
+
+class StreamedDataset(ShardDataset):
+    """Shards as one endless stream, by webdataset: any index is the next sample.
+
+    Each loader process draws shards with replacement and shuffles their samples. A stream cannot
+    be wound forward: a resumed run sees other samples. To the order of samples it is one sample.
+    """
+
+    def __init__(self, shards: ShardDataset, *seed: int) -> None:
+        super().__init__(shards.source, shards.urls, shards.kinds, [1], shards.reading)
+        self.seed = seed
+        self._tolerance = Tolerance(f"shards of {self.source.path}", self.reading.tolerance)
+        self._items: Iterator[ShardItem] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_items": None}
+
+    def __getitem__(self, index: int) -> ShardItem:
+        if self._items is None:
+            self._items = self._stream()
+        return next(self._items)
+
+    def _stream(self) -> Iterator[ShardItem]:
+        import webdataset
+
+        info = get_worker_info()
+        seed = np.random.SeedSequence([*self.seed, info.id if info else 0]).generate_state(2)
+        urls = webdataset.ResampledShards(
+            list(self.urls), seed=int(seed[0]), worker_seed=lambda: 0, deterministic=True
+        )
+        records = self._records(each["url"] for each in urls)
+        shuffled = _shuffle(records, np.random.default_rng(seed), self.reading.shuffle)
+        return (ShardItem(self.source, record) for record in shuffled)
+
+    def _records(self, urls: Iterator[str]) -> Iterator[Record]:
+        for url in urls:
+            empty = True
+            try:
+                with open_shard(url) as stream:
+                    for record in read_records(stream, url):
+                        record.check(*self.kinds)
+                        empty = False
+                        yield record
+                if empty:
+                    raise DataError(f"{url} holds no sample that can be used")
+            except UNREADABLE as error:
+                self._tolerance.failed(error)
+            else:
+                self._tolerance.passed()
+
+
+def _shuffle(records: Iterator[Record], rng: np.random.Generator, most: int) -> Iterator[Record]:
+    """Each time any of the next ``most`` records, or of fewer that hold 128 MiB together."""
+    held: list[tuple[int, Record]] = []
+    total = 0
+    for record in records:
+        held.append((sum(map(len, record.fields.values())), record))
+        total += held[-1][0]
+        while len(held) > most or (total > _BUFFER_BYTES and len(held) > 1):
+            chosen = int(rng.integers(len(held)))
+            held[chosen], held[-1] = held[-1], held[chosen]
+            size, drawn = held.pop()
+            total -= size
+            yield drawn
+
+
+AnyDataset = FolderDataset | ShardDataset
 
 
 @dataclass
 class Mixture(Dataset[Item]):
     """Several datasets in a row, each drawn from by its source's weight when training."""
 
-    datasets: Sequence[FolderDataset | ShardDataset] = field(default_factory=list)
+    datasets: Sequence[AnyDataset] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -138,6 +202,9 @@ class Mixture(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         part, place = _find(self.starts, index, "the mixture")
         return self.datasets[part][place]
+
+    def __add__(self, other: Mixture) -> Mixture:  # type: ignore[override]
+        return Mixture([*self.datasets, *other.datasets])
 
     @functools.cached_property
     def starts(self) -> list[int]:
@@ -151,8 +218,7 @@ class Mixture(Dataset[Item]):
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """How much of what is drawn comes of each dataset, in sum 1.
 
-        Raises:
-            UsageError: weights that are all 0, or one of a dataset with nothing to draw.
+        UsageError or DataError where all are 0, or one has nothing to draw.
         """
         weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
         if not weights.sum() > 0:
@@ -161,8 +227,21 @@ class Mixture(Dataset[Item]):
                 f"nothing can be drawn of {names}: the weights must not all be 0; give one more"
             )
         for dataset in itertools.compress(self.datasets, weights):
-            dataset.check()
+            if not len(dataset):
+                raise dataset.nothing()
         return weights / weights.sum()
+
+
+def stream_remote(mixture: Mixture, *seed: int) -> Mixture:
+    """The mixture, in which shards from elsewhere are streamed unless they are cached."""
+
+    def streamed(number: int, dataset: AnyDataset) -> AnyDataset:
+        if not isinstance(dataset, ShardDataset) or all(map(is_local, dataset.urls)):
+            return dataset
+        cached = dataset.reading.cache is not None
+        return dataset if cached else StreamedDataset(dataset, *seed, number)
+
+    return Mixture(list(itertools.starmap(streamed, enumerate(mixture.datasets))))
 
 
 def _find(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
@@ -188,17 +267,12 @@ def is_shards(path: str) -> bool:
 
 def open_source(
     source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
-) -> tuple[FolderDataset | ShardDataset, FolderDataset | ShardDataset | None]:
-    """What a source holds for training, and what it holds out for validation.
+) -> tuple[AnyDataset, AnyDataset | None]:
+    """What a source holds of ``kinds``, for training and, held out, for validation.
 
     A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
     share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
     both sides: where a small folder is held out as a whole, nothing is left to train on.
-
-    Args:
-        source: see ``Source``.
-        kinds: of samples that are wanted, of ``shards.KINDS``.
-        reading: how shards are read.
 
     Raises:
         UsageError: nothing at the path, or shards of another kind.
@@ -222,9 +296,16 @@ def open_source(
     return found.get("train") or next(iter(found.values())), found.get("validation")
 
 
-def open_held_out(
-    source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
-) -> FolderDataset | ShardDataset:
+def open_all(
+    sources: Sequence[Source], kinds: tuple[str, ...], reading: Reading = DEFAULT
+) -> tuple[Mixture, Mixture]:
+    """What sources hold for training, and what they hold out; see ``open_source``."""
+    pairs = [open_source(source, kinds, reading) for source in sources]
+    held_out = [dataset for _, dataset in pairs if dataset is not None]
+    return Mixture([kept for kept, _ in pairs]), Mixture(held_out)
+
+
+def open_held_out(source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT) -> AnyDataset:
     """What a source that is named for validation holds: all of a plain folder or of a pattern.
 
     Of a folder of shards only the split ``validation`` where there is one.
@@ -238,7 +319,7 @@ def _open_folder(
 ) -> tuple[FolderDataset, FolderDataset | None]:
     root = local_path(source.path)
     if "backgrounds" in kinds:
-        pairs = [Pair(path, None) for path in folders.find_images(root)]
+        pairs = [Pair(path) for path in folders.find_images(root)]
     elif "harmonization" not in kinds or not (pairs := _find_composites(root)):
         pairs = folders.find_pairs(root)
     if source.doubt is not None:
@@ -258,15 +339,9 @@ def _open_folder(
 
 def _find_composites(root: Path) -> list[Pair]:
     """Photographs, masks and composites in ``root``, without those that are for tests only."""
-    if not root.is_dir():
-        return []
-    pairs = []
-    for name in ("iharmony4", "folders"):
-        for entry in layouts.get("harmonization", name).find(root):
-            assert entry.image is not None  # by these layouts
-            if entry.split != "test":
-                pairs.append(Pair(entry.image, entry.label, entry.composite, entry.group))
-    return sorted(pairs, key=lambda pair: str(pair.composite))
+    finders = [layouts.get("harmonization", name).find for name in ("iharmony4", "folders")]
+    found = (pair for find in finders if root.is_dir() for pair in find(root))
+    return sorted((p for p in found if p.split != "test"), key=lambda pair: str(pair.composite))
 
 
 def _open_shards(

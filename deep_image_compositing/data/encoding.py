@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from deep_image_compositing.data import layouts
-from deep_image_compositing.data.folders import Size, check_composite, fit_label, read_label
-from deep_image_compositing.data.layouts import Entry
+from deep_image_compositing.data.folders import Pair, Size, check_composite, read_label
+from deep_image_compositing.data.items import estimate_color
+from deep_image_compositing.data.layouts import read_mat
 from deep_image_compositing.data.shards import encode
 from deep_image_compositing.errors import DataError
-from deep_image_compositing.images import open_picture, read_image, read_mask
+from deep_image_compositing.images import open_picture, read_image
 from deep_image_compositing.images.decoding import within
 
 _LONGEST_JPEG = 65500
-_Spread = Callable[[NDArray[Any]], NDArray[Any]]
+Plane = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -37,70 +37,56 @@ class Options:
     lossless: bool = False  # mattes as one RGBA PNG instead of a JPEG and a gray PNG
 
 
-def file_names(entry: Entry, root: Path) -> dict[str, str]:
-    """Names below ``root`` of the entry's files, by role."""
-    return {role: path.relative_to(root).as_posix() for role, path in entry.files.items()}
-
-
-def make_sample(entry: Entry, options: Options) -> dict[str, bytes]:
+def make_sample(pair: Pair, options: Options) -> dict[str, bytes]:
     """The fields of one sample.
 
     Raises:
         ImageError, DataError: files that cannot be read, do not belong together, or show nothing.
     """
-    picture = _read(entry.color or entry.image, options)
-    size = picture.image.size
+    picture = _read(pair.image, options)
     if options.kind == "mattes":
-        fields = _matte(entry, options, picture)
+        fields = _matte(pair, options, picture)
     else:
         fields = {"image.jpg": picture.jpeg()}
     if options.kind in ("segmentation", "harmonization"):
-        fields["mask.png"] = encode(_read_label(entry, picture), "PNG")
-    if options.kind == "harmonization":
-        fields["composite.jpg"] = _composite(entry, options, picture)
+        fields["mask.png"] = encode(_read_label(pair.label, picture), "PNG")
+    if pair.composite is not None:
+        made = _read(pair.composite, options)
+        check_composite(pair.composite, made.original, picture.original)
+        fields["composite.jpg"] = made.jpeg()
     info: dict[str, Any] = {
-        "key": entry.key,
+        "key": pair.key,
         "source": options.source,
         "licence": options.licence,
-        "group": entry.group,
-        "files": file_names(entry, options.root),
-        "size": [size[1], size[0]],
+        "group": pair.group,
+        "files": pair.files(options.root),
+        "size": [picture.image.height, picture.image.width],
     }
     if picture.notes:
         info["notes"] = picture.notes
     return {**fields, "json": json.dumps(info, sort_keys=True).encode()}
 
 
-def _matte(entry: Entry, options: Options, picture: _Picture) -> dict[str, bytes]:
+def _matte(pair: Pair, options: Options, picture: _Picture) -> dict[str, bytes]:
     """The fields of a matte: its straight colour and its alpha, and a photograph if it has one."""
     fields: dict[str, bytes] = {}
     color = picture.image
-    alpha = picture.alpha if entry.label is None else _read_label(entry, picture)
+    alpha = picture.alpha if pair.label is None else _read_label(pair.label, picture)
     if alpha is None:
-        raise DataError(f"{entry.color} is meant as a cut-out, but it is opaque everywhere")
+        raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
     if alpha.getbbox() is None:
-        raise DataError(f"{entry.label or entry.color} shows no subject: its alpha is 0 everywhere")
-    if entry.image is not None:
-        from deep_image_compositing.data.mattes import estimate_color  # brings torch
-
+        raise DataError(f"{pair.label or pair.image} shows no subject: its alpha is 0 everywhere")
+    if not pair.straight:
         fields["image.jpg"] = picture.jpeg()
         color = estimate_color(picture.image, alpha)
     if options.lossless:
         color.putalpha(alpha)
         fields["foreground.png"] = encode(color, "PNG")
     else:
-        untouched = entry.label is not None and entry.image is None
+        untouched = pair.straight and pair.label is not None
         fields["foreground.jpg"] = picture.jpeg() if untouched else _jpeg(_fill(color, alpha))
         fields["alpha.png"] = encode(alpha, "PNG")
     return fields
-
-
-def _composite(entry: Entry, options: Options, picture: _Picture) -> bytes:
-    """The photograph whose subject has other colours, which lies on top of the true one."""
-    assert entry.composite is not None  # by the layouts of this kind
-    made = _read(entry.composite, options)
-    check_composite(entry.composite, made.original, picture.original)
-    return made.jpeg()
 
 
 # Pictures
@@ -120,33 +106,33 @@ class _Picture:
         return self.data if self.data is not None else _jpeg(self.image)
 
 
-def _read(path: Path | None, options: Options) -> _Picture:
-    assert path is not None  # by its layout
+def _read(path: Path, options: Options) -> _Picture:
     photograph = read_image(path)
     image = Image.fromarray(photograph.pixels)
     alpha = None if photograph.alpha is None else Image.fromarray(photograph.alpha)
     original = image.size
     size = original if options.max_side is None else within(original, options.max_side)
     data = None
-    if size != original:
-        weight = None if alpha is None else np.asarray(alpha, np.float32) / 255
-        image = _resize_color(image, size, weight)
-        alpha = None if alpha is None else alpha.resize(size, Image.Resampling.BILINEAR)
-    elif _is_plain_jpeg(path):
-        data = path.read_bytes()
+    if size == original:
+        data = path.read_bytes() if _is_plain_jpeg(path) else None
+    elif alpha is None:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    else:  # straight colour is averaged by its opacity; what is invisible keeps some colour
+        weight = np.asarray(alpha, np.float32) / 255 + np.float32(1 / 255)
+        image = _to_image(_mean(image, weight, lambda plane: _resize(plane, size)))
+        alpha = alpha.resize(size, Image.Resampling.BILINEAR)
     return _Picture(image, alpha, original, data, list(photograph.notes))
 
 
-def _read_label(entry: Entry, picture: _Picture) -> Image.Image:
+def _read_label(path: Path | None, picture: _Picture) -> Image.Image:
     """The mask or alpha (L) at the size of its picture."""
-    path = entry.label
-    assert path is not None
-    if path.suffix != ".mat":
-        return read_label(path, picture.original, picture.image.size)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path")
-    belief = read_mask(np.asarray(layouts.read_mat(path, "mask") != 0))
-    return fit_label(belief, path, picture.original, picture.image.size)
+    assert path is not None  # by its layout
+    pixels = None
+    if path.suffix == ".mat":
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; check the path")
+        pixels = np.asarray(read_mat(path, "mask") != 0)
+    return read_label(path, picture.original, picture.image.size, pixels)
 
 
 def _is_plain_jpeg(path: Path) -> bool:
@@ -158,14 +144,6 @@ def _is_plain_jpeg(path: Path) -> bool:
         return exif.get(ExifTags.Base.Orientation, 1) == 1 and ExifTags.IFD.GPSInfo not in exif
 
 
-def _resize_color(image: Image.Image, size: Size, weight: NDArray[Any] | None) -> Image.Image:
-    """An RGB image at ``size``, antialiased; straight colour is averaged by its opacity."""
-    if weight is None:
-        return image.resize(size, Image.Resampling.LANCZOS)
-    # What is invisible keeps some colour.
-    return _to_image(_mean(image, weight + np.float32(1 / 255), lambda x: _resize(x, size)))
-
-
 def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image:
     """Straight colour whose invisible pixels have that of what is visible around them.
 
@@ -174,26 +152,24 @@ def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image
     weight = np.asarray(alpha, np.float32) / 255 + np.float32(1e-6)
     small = (math.ceil(color.width / cell), math.ceil(color.height / cell))
 
-    def spread(plane: NDArray[Any]) -> NDArray[Any]:
+    def spread(plane: Plane) -> Plane:
         return _resize(_resize(plane, small, Image.Resampling.BOX), color.size)
 
     hidden = np.asarray(alpha)[..., None] == 0
     return _to_image(np.where(hidden, _mean(color, weight, spread), np.asarray(color)))
 
 
-def _mean(image: Image.Image, weight: NDArray[Any], spread: _Spread) -> NDArray[Any]:
+def _mean(image: Image.Image, weight: Plane, spread: Callable[[Plane], Plane]) -> Plane:
     """Weighted means (H, W, 3) of an RGB image over what ``spread`` sums up."""
     pixels, total = np.asarray(image, np.float32), spread(weight)
     return np.stack([spread(pixels[..., c] * weight) / total for c in range(3)], axis=-1)
 
 
-def _resize(
-    plane: NDArray[Any], size: Size, how: Image.Resampling = Image.Resampling.BILINEAR
-) -> NDArray[Any]:
+def _resize(plane: Plane, size: Size, how: Image.Resampling = Image.Resampling.BILINEAR) -> Plane:
     return np.asarray(Image.fromarray(plane).resize(size, how))
 
 
-def _to_image(pixels: NDArray[Any]) -> Image.Image:
+def _to_image(pixels: Plane) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 255) + 0.5).astype(np.uint8))
 
 

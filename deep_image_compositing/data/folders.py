@@ -1,4 +1,4 @@
-"""Training pairs in plain folders: finding and reading them; datasets and test sets call it."""
+"""Training pairs in plain folders: finding and reading their files."""
 
 from __future__ import annotations
 
@@ -47,12 +47,15 @@ Size: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Pair:
-    """A photograph and the file that says where its subject is (None for an RGBA cut-out)."""
+    """The files of one sample, in a plain folder or in a data set as it was published."""
 
-    image: Path
-    label: Path | None
-    composite: Path | None = None  # the photograph whose subject has other colours
-    group: str = ""  # held out together, in the place of the photograph's name
+    image: Path  # the photograph, or the subject's straight colour
+    label: Path | None = None  # its mask or alpha; None for RGBA cut-outs and backgrounds
+    composite: Path | None = None  # the photograph whose subject has been given other colours
+    group: str = ""  # what is never divided between splits, such as the source photograph
+    key: str = ""  # unique in a published set
+    split: str = ""  # train, validation or test as the set has it; empty to be drawn
+    straight: bool = False  # ``image`` has the subject's straight colour
 
     def held_out(self, share: float = HOLD_OUT, sequences: bool = False) -> bool:
         """Whether the pair belongs to the ``share`` in [0, 1) of names that is held out, by hash.
@@ -64,6 +67,12 @@ class Pair:
         code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
         # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
+
+    def files(self, root: Path) -> dict[str, str]:
+        """Names below ``root`` of the files that there are, by role."""
+        image, color = (None, self.image) if self.straight else (self.image, None)
+        roles = {"image": image, "label": self.label, "color": color, "composite": self.composite}
+        return {role: path.relative_to(root).as_posix() for role, path in roles.items() if path}
 
 
 # Finding
@@ -108,9 +117,8 @@ def drop_doubtful(pairs: Sequence[Pair], root: str | Path, limit: float) -> list
         raise UsageError(f"nothing says how doubtful the masks in {root} are: there is no {table}")
     try:
         with table.open(encoding="utf-8", newline="") as rows:
-            doubts = {
-                row["name"]: float(row["doubt"]) for row in csv.DictReader(rows, delimiter="\t")
-            }
+            read = csv.DictReader(rows, delimiter="\t")
+            doubts = {row["name"]: float(row["doubt"]) for row in read}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{table} cannot be read: expected the columns name and doubt, divided by tabs, and "
@@ -130,20 +138,15 @@ def _find_cutouts(root: Path) -> list[Pair]:
         )
     if not files:
         raise UsageError(_NO_PAIRS.format(root))
-    return [Pair(p, None) for p in files]
+    return [Pair(p) for p in files]
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, sorted, without labels and hidden ones.
-
-    Raises:
-        UsageError: no such folder, or no images in it.
-    """
+    """All images below ``root``, sorted, without labels and hidden ones; UsageError if none."""
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
-    found = _photographs(root.rglob("*"))
-    if not found:
+    if not (found := _photographs(root.rglob("*"))):
         raise UsageError(f"{root} holds no image files")
     return found
 
@@ -163,10 +166,7 @@ Pictures: TypeAlias = Image.Image | tuple[Image.Image, ...]
 
 
 class Recent:
-    """Keeps pictures that were decoded lately, of ``limit`` bytes together; not for threads.
-
-    A count would be too small for small photographs, or exhaust the memory with large ones.
-    """
+    """Keeps pictures that were decoded lately, of ``limit`` bytes together; not for threads."""
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
         self._limit = limit
@@ -212,8 +212,7 @@ def quiet() -> Iterator[None]:
 def read_photograph(path: Path, cutout: bool = False) -> tuple[Image.Image, ...]:
     """A file's colour (RGB, upright, sRGB), and its alpha (L) unless it is opaque everywhere.
 
-    Those read lately stay decoded. Transparency is remarked upon unless it is a ``cutout``;
-    ``ImageError`` if it cannot be read.
+    Those read lately stay decoded. A note says that it is transparent unless it is a ``cutout``.
     """
 
     def make() -> tuple[Image.Image, ...]:
@@ -224,7 +223,9 @@ def read_photograph(path: Path, cutout: bool = False) -> tuple[Image.Image, ...]
     return DECODED.get(("photograph", path), make)
 
 
-def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image:
+def read_label(
+    path: Path, whole: Size, size: Size | None = None, pixels: NDArray[Any] | None = None
+) -> Image.Image:
     """The mask or alpha of a photograph (L, 255 = subject), upright.
 
     The gray value counts, of 16 bits as of 8; classes 0 and 1 are 0 and 255. A file that is not
@@ -234,16 +235,10 @@ def read_label(path: Path, whole: Size, size: Size | None = None) -> Image.Image
         path: its file.
         whole: (width, height) of the photograph that it belongs to; another aspect is a DataError.
         size: (width, height) of the result; None for ``whole``.
+        pixels: what another reader has found in the file, (H, W).
     """
     with quiet():
-        belief = read_mask(path)
-    return fit_label(belief, path, whole, size)
-
-
-def fit_label(
-    belief: NDArray[np.float32], path: Path, whole: Size, size: Size | None = None
-) -> Image.Image:
-    """A label (H, W) in [0, 1] that was read from ``path``, as ``read_label`` returns it."""
+        belief = read_mask(path if pixels is None else pixels)
     size = size or whole
     height, width = belief.shape
     a, b = width * whole[1], height * whole[0]
@@ -258,18 +253,6 @@ def fit_label(
     return Image.fromarray((belief * 255 + 0.5).astype(np.uint8))
 
 
-def read_composite(pair: Pair) -> Image.Image:
-    """The photograph whose subject has other colours (RGB), as large as the true one.
-
-    Raises:
-        ImageError, DataError: a file that cannot be read, or one of another size.
-    """
-    assert pair.composite is not None
-    made, true = (read_photograph(path)[0] for path in (pair.composite, pair.image))
-    check_composite(pair.composite, made.size, true.size)
-    return made
-
-
 def check_composite(path: Path, size: Size, true: Size) -> None:
     """``DataError`` unless a composite's (width, height) is that of its photograph."""
     if size != true:
@@ -277,18 +260,3 @@ def check_composite(path: Path, size: Size, true: Size) -> None:
             f"{path} is {size[0]} x {size[1]} pixels, its photograph {true[0]} x {true[1]}: "
             "both need the same size"
         )
-
-
-def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """The photograph (RGB) and its label (L, 255 = subject) at one size; both stay decoded.
-
-    Raises:
-        ImageError, DataError: a file that cannot be read, aspects that differ, an opaque cut-out.
-    """
-    if pair.label is None:
-        color, *alpha = read_photograph(pair.image, cutout=True)
-        if not alpha:
-            raise DataError(f"{pair.image} is meant as a cut-out, but it is opaque everywhere")
-        return color, alpha[0]
-    path, image = pair.label, read_photograph(pair.image)[0]
-    return image, DECODED.get(("label", path, image.size), lambda: read_label(path, image.size))

@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from deep_image_compositing.data import crops, folders
-from deep_image_compositing.data.folders import HOLD_OUT, Pair
-from deep_image_compositing.data.mattes import estimate_color, read_color
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.images import open_picture
+from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
+from deep_image_compositing.functional.foreground import (
+    blur_fusion_foreground,
+    multilevel_foreground,
+)
+from deep_image_compositing.images import open_picture, to_tensor, to_uint8
 from deep_image_compositing.images.decoding import load_whole
 
 _COLORS = ("foreground.jpg", "foreground.png")
@@ -58,7 +61,7 @@ class Source:
     upper_body: float = 0.0
     paste: float = 0.3
     distrust: float = 0.0
-    hold_out: float = HOLD_OUT
+    hold_out: float = folders.HOLD_OUT
     sequences: bool = False
     doubt: float | None = None
 
@@ -84,14 +87,11 @@ class Item(ABC):
     """A sample that can be looked at."""
 
     source: Source
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What messages call it."""
+    name = ""  # what messages call it
+    has_scene = True  # the photograph shows more than its subject, as a cut-out does not
 
     @abstractmethod
-    def size(self) -> tuple[int, int]:
+    def size(self) -> folders.Size:
         """(width, height) of the whole photograph."""
 
     @abstractmethod
@@ -101,11 +101,6 @@ class Item(ABC):
     @abstractmethod
     def label(self) -> Image.Image:
         """Where the subject is (L, 255 = subject), at the size of the whole photograph."""
-
-    @property
-    def has_scene(self) -> bool:
-        """Whether the photograph shows more than its subject, as a cut-out does not."""
-        return True
 
     def composite(self, scale: float = 1.0) -> Image.Image | None:
         """The photograph with another colour of its subject (RGB), as ``image``; if it has one."""
@@ -123,30 +118,47 @@ class Item(ABC):
 class FileItem(Item):
     """A sample in a plain folder; files read lately stay decoded."""
 
-    pair: Pair
+    pair: folders.Pair
 
-    @property
-    def name(self) -> str:
-        return str(self.pair.image)
+    def __post_init__(self) -> None:
+        self.name = str(self.pair.image)
+        self.has_scene = self.pair.label is not None
 
-    def size(self) -> tuple[int, int]:
+    def size(self) -> folders.Size:
         return self.image().size
 
     def image(self, scale: float = 1.0) -> Image.Image:
         return folders.read_photograph(self.pair.image, cutout=self.pair.label is None)[0]
 
     def label(self) -> Image.Image:
-        return folders.read_pair(self.pair)[1]
-
-    @property
-    def has_scene(self) -> bool:
-        return self.pair.label is not None
+        path = self.pair.label
+        if path is not None:
+            size = self.size()
+            return folders.DECODED.get(
+                ("label", path, size), lambda: folders.read_label(path, size)
+            )
+        _, *alpha = folders.read_photograph(self.pair.image, cutout=True)
+        if not alpha:
+            raise DataError(f"{self.name} is meant as a cut-out, but it is opaque everywhere")
+        return alpha[0]
 
     def composite(self, scale: float = 1.0) -> Image.Image | None:
-        return None if self.pair.composite is None else folders.read_composite(self.pair)
+        if self.pair.composite is None:
+            return None
+        made = folders.read_photograph(self.pair.composite)[0]
+        folders.check_composite(self.pair.composite, made.size, self.size())
+        return made
+
+    def straight(self) -> Image.Image:
+        """Straight colour (RGB) of the whole subject."""
+        if self.pair.label is None:
+            return self.image()
+        return folders.DECODED.get(
+            ("color", self.pair), lambda: estimate_color(self.image(), self.label())
+        )
 
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
-        return crops.crop(read_color(self.pair), box, size)
+        return crops.crop(self.straight(), box, size)
 
 
 @dataclass(eq=False)
@@ -155,11 +167,11 @@ class ShardItem(Item):
 
     record: Record
 
-    @property
-    def name(self) -> str:
-        return self.record.name
+    def __post_init__(self) -> None:
+        self.name = self.record.name
+        self.has_scene = "image.jpg" in self.record.fields
 
-    def size(self) -> tuple[int, int]:
+    def size(self) -> folders.Size:
         name = self._field(_PHOTOGRAPHS)
         with self._decoding(name), open_picture(self.record.fields[name], name) as image:
             return image.size
@@ -170,10 +182,6 @@ class ShardItem(Item):
     def label(self) -> Image.Image:
         picture = self.picture(*_LABELS)
         return picture.getchannel("A") if "A" in picture.getbands() else _in_mode(picture, "L")
-
-    @property
-    def has_scene(self) -> bool:
-        return "image.jpg" in self.record.fields
 
     def composite(self, scale: float = 1.0) -> Image.Image | None:
         if "composite.jpg" not in self.record.fields:
@@ -221,6 +229,20 @@ class ShardItem(Item):
             if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
                 reason = "it is no image of a known format"
             raise DataError(f"{self.name}.{field} cannot be decoded: {reason}") from error
+
+
+def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Straight colour of the subject of ``image`` under ``alpha``, both of one size.
+
+    By the multi-level method (Germer et al., ICPR 2020) of pymatting, without it by blur fusion.
+    """
+    pixels, opacity = (to_tensor(np.asarray(picture))[None] for picture in (image, alpha))
+    try:
+        color = multilevel_foreground(pixels, opacity)
+    except MissingExtraError:
+        with torch.inference_mode():
+            color, _ = blur_fusion_foreground(pixels, opacity)
+    return Image.fromarray(to_uint8(color[0]))
 
 
 def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loaders: samples made in loader processes, errors in a sentence, and runs that can be stopped."""
+"""Work in loader processes: samples and batches, errors in a sentence, runs that can be stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deep_image_compositing.data.datasets import Mixture
+from deep_image_compositing.data.datasets import Mixture, StreamedDataset
 from deep_image_compositing.data.items import Item
 from deep_image_compositing.data.sampler import Draw, EvaluationSampler, TrainingSampler, seed_of
 from deep_image_compositing.data.shards import Lazy
-from deep_image_compositing.data.streaming import StreamedDataset
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance
 from deep_image_compositing.data.transfer import kill_programs
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 
@@ -46,7 +45,7 @@ def seconds_without_data() -> float:
 
 
 class Samples(Dataset[Any]):
-    """Finished 8-bit samples: ``samples[draws]`` are those of a batch.
+    """Finished 8-bit samples: ``samples[draws]`` are those of a batch, packed.
 
     ``make`` makes a sample of items of the ``mixtures``; those that are ``held_out``, for an
     evaluation, also get ``valid``. Of all, the share ``tolerance`` may be unreadable.
@@ -66,18 +65,15 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, draws: list[Draw]) -> Any:
         try:
-            return pack([self.sample(draw) for draw in draws])
+            return pack([self._sample(draw) for draw in draws])
         except (CompositingError, OSError) as error:
             return sent(error)
 
-    def sample(self, draw: Draw) -> Sample:
+    def _sample(self, draw: Draw) -> Sample:
         """One sample. Where it cannot be read, others of the same datasets stand in.
 
         So the samples to come are the same with and without a bad one before them. In an
         evaluation what stands in is not valid.
-
-        Raises:
-            TooManyError: more could not be read than is tolerated.
         """
         rng, indices = np.random.default_rng(draw.seed), draw.items
         for attempt in itertools.count(1):
@@ -85,8 +81,6 @@ class Samples(Dataset[Any]):
                 items = Lazy(indices, lambda name, index: self.mixtures[name][index])
                 sample = self.make(rng, items, self.held_out)
                 break
-            except TooManyError:
-                raise
             except UNREADABLE as error:
                 self.tolerance.failed(error)
                 rng = np.random.default_rng([*draw.seed, attempt])
@@ -103,42 +97,34 @@ class Samples(Dataset[Any]):
         return int(rng.integers(starts[part], starts[part + 1]))
 
 
-def nothing(*shape: int) -> Tensor:
-    """8-bit zeros of a shape, which take no memory and are not sent between processes."""
-    return torch.zeros((), dtype=torch.uint8).expand(shape)
-
-
-def _is_nothing(value: Tensor) -> bool:
-    """Whether a field is what ``nothing`` gives: one zero for all of it."""
-    return value.ndim > 0 and not any(value.stride()) and value.numel() > 1 and not value.any()
+# Batches, sent from a loader process in one tensor
 
 
 def pack(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The samples of a batch, for ``unpack``, in one tensor.
+    """The samples of a batch, for ``unpack``, in one tensor, without the fields that they lack.
 
-    A loader process opens a file and a connection for each tensor that it sends, which took a sixth
-    of its time.
+    A loader process opens a file and a connection for each that it sends, a sixth of its time.
     """
-    fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {}
-    for name, value in sorted(samples[0].items(), key=lambda field: -field[1].element_size()):
-        rows = [i for i, sample in enumerate(samples) if not _is_nothing(sample[name])]
-        fields[name] = value.dtype, rows, value.shape
+    named: Sample = {}
+    for sample in samples:
+        named |= sample
+    fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {
+        name: (value.dtype, [i for i, each in enumerate(samples) if name in each], value.shape)
+        for name, value in sorted(named.items(), key=lambda field: -field[1].element_size())
+    }
     data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
     for name, part in _parts(data, fields):
-        if rows := fields[name][1]:
-            torch.stack([samples[i][name] for i in rows], out=part)
+        torch.stack([samples[i][name] for i in fields[name][1]], out=part)
     return {"data": data, "fields": fields, "count": len(samples)}
 
 
 def unpack(packed: Mapping[str, Any]) -> Sample:
-    """The batch that ``pack`` has made, field by field."""
+    """The batch that ``pack`` has made: a field that only some samples have is 0 in the others."""
     batch, count = {}, packed["count"]
     for name, part in _parts(packed["data"], packed["fields"]):
         _, rows, shape = packed["fields"][name]
-        if not rows:
-            part = nothing(count, *shape)
-        elif len(rows) < count:
-            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows).long(), part)
+        if len(rows) < count:
+            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows), part)
         batch[name] = part
     return batch
 
@@ -167,6 +153,9 @@ def raise_sent(batch: Mapping[str, Any]) -> None:
         raise kind(said)
 
 
+# Loader processes
+
+
 def start_worker(worker: int) -> None:
     """What every process of a ``WorkerLoader`` does first."""
     # Batch systems and terminals signal all processes of a job; only the trainer is to act, and
@@ -184,10 +173,7 @@ def start_worker(worker: int) -> None:
 
 
 def _end_when_the_trainer_says() -> None:
-    """A SIGTERM of the trainer itself ends a loader process, as when it is stuck; so does its end.
-
-    Were the programs that it reads from left alone, those that are stuck would stay for ever.
-    """
+    """A SIGTERM of the trainer itself ends a loader process; so does its end."""
     trainer = multiprocessing.parent_process()  # os.getppid() is another's once it has ended
     while trainer is not None and trainer.is_alive():
         told = signal.sigtimedwait({signal.SIGTERM}, _TICK)
@@ -213,16 +199,45 @@ class WorkerLoader(DataLoader[Any]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def in_order(
+    function: Callable[[Any], Any], items: Sequence[Any], workers: int | None
+) -> Iterator[Any]:
+    """What ``function`` makes of each of ``items``, in order, by processes that begin at once.
+
+    There are as many ``workers``, by default one a core; a lone one is this process itself.
+    ``CompositingError`` if one is killed; what the function raises ends all, too.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    count = min(workers or os.cpu_count() or 1, len(items))
+    loader = WorkerLoader(
+        items,  # type: ignore[arg-type]  # as good as a dataset
+        batch_size=None,
+        num_workers=count if count > 1 else 0,
+        collate_fn=function,
+        worker_init_fn=start_worker,
+    )
+    made = iter(loader)
+
+    def named() -> Iterator[Any]:
+        try:
+            yield from made
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CompositingError(
+                "a worker process was killed, perhaps for want of memory: "
+                "run it again, with fewer --workers"
+            ) from None
+
+    return named()
+
+
 class Loader(WorkerLoader):
     """A DataLoader that names faults in a sentence, and compares a resumed run with the first one.
 
-    Args:
-        samples: what batches are made of.
-        sampler: which ones.
-        num_workers: loader processes; 0 loads in the calling process. Any number of them gives the
-            same batches, unless something is streamed.
-        timeout: seconds after which a loader process that sends nothing is given up.
-        about: what else the order depends on; a resumed run that differs in it is warned about.
+    Any number of processes gives the same batches, unless something is streamed. One that sends
+    nothing for ``timeout`` seconds is given up. The order also depends on what ``about`` says.
     """
 
     def __init__(

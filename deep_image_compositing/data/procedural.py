@@ -1,7 +1,6 @@
-"""Alphas drawn from rules: hair, fur, foliage, lace, veils, soft focus; fusion data calls it.
+"""Alphas drawn from rules: an outline that crosses the picture, and something fine along it.
 
-Real mattes are few. These have no end: an outline that crosses the picture, and something fine
-along it, under which any photograph may be set.
+Real mattes are few. These have no end, and any photograph may be set under them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Subjects that no longer belong into their photographs: random changes of their colours.
+"""Random changes of subjects' colours, for harmonizers to undo.
 
-For harmonizers to undo. As in ``data.synthesis``, pictures are (B, 3, H, W) and masks (B, 1, H, W),
-floats in [0, 1], and all that is random is drawn from a generator on their device.
+As in ``data.synthesis``, pictures are (B, 3, H, W) and masks (B, 1, H, W), floats in [0, 1], and
+all that is random is drawn from a generator on their device.
 """
 
 from __future__ import annotations
@@ -27,14 +27,10 @@ class Some(Protocol):
 
 
 def recolor(
-    image: Tensor,
-    mask: Tensor,
-    generator: Generator,
-    strength: float = 1.0,
-    untouched: float = UNTOUCHED,
+    image: Tensor, mask: Tensor, generator: Generator, strength: float = 1.0, **options: float
 ) -> Tensor:
     """Composites: ``image`` with other colours where ``mask`` is not 0; see ``move_colors``."""
-    return torch.lerp(image, move_colors(image, mask, generator, strength, untouched), mask)
+    return torch.lerp(image, move_colors(image, mask, generator, strength, **options), mask)
 
 
 def move_colors(
@@ -48,14 +44,9 @@ def move_colors(
 
     Each subject is moved by a random part of: exposure, white balance and a gradient of light, in
     linear light; the colour statistics of the next photograph of the batch; gamma, contrast,
-    saturation, a mixture of channels and tone curves, in sRGB. How strongly is drawn as well.
-
-    Args:
-        image: photographs.
-        mask: of their subjects, or their alpha; by it colours are measured.
-        generator: source of all randomness.
-        strength: factor of all changes; 1 spans from faint to strong.
-        untouched: share of pictures that are not changed.
+    saturation, a mixture of channels and tone curves, in sRGB. How strongly is drawn as well: a
+    ``strength`` of 1 spans from faint to strong. The share ``untouched`` is not changed. Colours
+    are measured by the ``mask``, or alpha.
     """
     b = len(image)
     amount = strength * uniform(b, 0.25, 1.4, generator) * (1 - chance(b, untouched, generator))

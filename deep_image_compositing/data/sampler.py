@@ -1,8 +1,7 @@
 """Which samples are in which batch: a pure function of seed, rank and position.
 
 Batch *n* of a rank can be told at once, so a run goes on after a kill as if it had not been
-interrupted. Training goes through each dataset in passes: in a pass, every sample is drawn once by
-some rank. An evaluation has each sample once on any number of ranks.
+interrupted.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class Order:
     """In which order the samples of a mixture are drawn, endlessly: ``order[number]`` is an index.
 
     Among ``WINDOW`` draws, each dataset has its share by weight, rounded, but at least one. Its
-    own draws go through it in passes: shards in any order, ``BLOCK`` of them at a time, their
-    samples shuffled.
+    own draws go through it in passes, in each of which some rank draws every sample once: shards in
+    any order, ``BLOCK`` of them at a time, their samples shuffled.
     """
 
     def __init__(self, mixture: Mixture, *seed: int) -> None:
@@ -103,16 +102,10 @@ class Order:
 
 
 class TrainingSampler(DistributedSampler[list[Draw]]):
-    """The batches of one rank, epoch after epoch, from wherever the run stands.
+    """The batches of one ``rank``, ``length`` an epoch, from wherever the run stands.
 
-    Args:
-        mixtures: where each item of a sample comes from, by name.
-        batch_size: samples a batch.
-        length: batches an epoch.
-        seed: of everything random.
-        rank: of this process among the ``ranks`` that train.
-        ranks: how many these are.
-        position: batches that the run has trained on so far, asked at the start of each epoch.
+    Each item of a sample comes from its mixture. ``position`` says, at the start of each epoch, how
+    many batches the run has trained on so far.
     """
 
     def __init__(
@@ -129,10 +122,8 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
         self._orders = {
             name: Order(mixture, seed, i) for i, (name, mixture) in enumerate(mixtures.items())
         }
-        self.batch_size = batch_size
-        self.length = length
-        self.seed = seed
-        self._position = position
+        self.batch_size, self.length = batch_size, length
+        self.seed, self._position = seed, position
 
     def __len__(self) -> int:
         return self.length
@@ -151,14 +142,10 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
 
 
 class EvaluationSampler(DistributedSampler[list[Draw]]):
-    """The batches of one rank, of all samples exactly once over all ranks.
+    """The batches of one ``rank``, of all samples of the first mixture once over all ``ranks``.
 
-    Ranks have the same number of batches; what fills the last ones is not ``valid``.
-
-    Args:
-        mixtures: where each item of a sample comes from; of the first, every sample is drawn.
-        batch_size, seed, rank, ranks: as for ``TrainingSampler``.
-        repeats: samples that are made of each item, with crops of their own.
+    Of each, ``repeats`` are made, with crops of their own. Ranks have the same number of batches;
+    what fills the last ones is not ``valid``.
     """
 
     def __init__(
@@ -173,10 +160,8 @@ class EvaluationSampler(DistributedSampler[list[Draw]]):
         (self._name, main), *_ = mixtures.items()
         self.total = len(main) * repeats
         super().__init__(range(self.total), ranks, rank)  # type: ignore[arg-type]
-        self.mixtures = mixtures
-        self.batch_size = batch_size
-        self.repeats = repeats
-        self.seed = seed
+        self.mixtures, self.repeats = mixtures, repeats
+        self.batch_size, self.seed = batch_size, seed
         # Ranks take blocks of equal size; the last ones may hang over the end.
         self._share = -(-self.total // ranks)
 

@@ -1,8 +1,7 @@
 """Shards: tar files of samples as WebDataset has them; their index; strict writing.
 
 A sample is a run of tar members that share a key: ``KEY.image.jpg``, ``KEY.mask.png``,
-``KEY.json``. Only ``FIELDS`` are known, and nothing is ever unpickled. The readers (``tars``) and
-the writers (``convert``, ``teach``) of training data meet here.
+``KEY.json``. Only ``FIELDS`` are known, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -59,18 +58,14 @@ QUALITY = 95
 """JPEG quality of what has to be encoded."""
 
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-
-class Lazy(Mapping[str, Made], Generic[Given, Made]):
+class Lazy(Mapping[str, Any]):
     """A mapping whose values are made, of what is ``given``, when they are first asked for."""
 
-    def __init__(self, given: Mapping[str, Given], make: Callable[[str, Given], Made]) -> None:
+    def __init__(self, given: Mapping[str, Any], make: Callable[[str, Any], Any]) -> None:
         self._given, self._make = given, make
-        self._made: dict[str, Made] = {}
+        self._made: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> Made:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             self._made[name] = self._make(name, self._given[name])
         return self._made[name]
@@ -135,13 +130,13 @@ class ShardEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            kind, called = (
-                (int, "a whole number") if name in ("samples", "bytes") else (str, "text")
-            )
-            if type(value) is not kind:
-                raise TypeError(f"{name} of a shard is {value!r}, not {called}")
-            if isinstance(value, int) and value < 0:
+        for name in ("name", "sha256"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} of a shard is {value!r}, not text")
+        for name in ("samples", "bytes"):
+            if type(value := getattr(self, name)) is not int:
+                raise TypeError(f"{name} of a shard is {value!r}, not a whole number")
+            if value < 0:
                 raise ValueError(f"{name} of a shard is {value}, below 0")
 
 
@@ -170,6 +165,10 @@ class Index:
     def counts(self) -> str:
         """Samples of each split, in words."""
         return ", ".join(f"{self.count(split)} {split}" for split in self.splits) or "no"
+
+    def made_with(self) -> dict[str, Any]:
+        """Kind and settings, for ``check_same``."""
+        return {"kind": self.kind, **self.about}
 
     def write(self, folder: str | Path) -> None:
         """Write ``folder/index.json``, whole or not at all."""

@@ -3,10 +3,8 @@
 Everywhere, pictures are (B, 3, H, W) and masks and alphas (B, 1, H, W), floats in [0, 1]; what
 comes back has their shapes. All that is random is drawn from ``generator``, which is on their
 device, so a batch is repeatable from its seed. ``strength`` 0 leaves a picture as it is, 1 is what
-training uses. Data modules call this after the batch has reached the device.
-
-Colour, JPEG and rotation are kornia's functions, not its augmentation classes: those draw from the
-global generator, and noise of one level for the whole batch.
+training uses. Colour, JPEG and rotation are kornia's functions, not its augmentation classes: those
+draw from the global generator, and noise of one level for the whole batch.
 """
 
 from __future__ import annotations
@@ -50,10 +48,7 @@ def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> 
 
 
 def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """What a camera and a file format add to each picture: blur, noise, JPEG.
-
-    Blur and JPEG hit a part of the batch, noise all of it by a random amount.
-    """
+    """What a camera and a file format add: noise to each picture, blur and JPEG to some."""
     b, _, h, w = image.shape
     if strength == 0:
         return image
@@ -71,10 +66,7 @@ def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor
 
 
 def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1.0) -> list[Tensor]:
-    """Put the very same effects, down to the grain, on several batches of the same shape.
-
-    Parts that are set into one another afterwards then look as if one camera had seen them.
-    """
+    """The very same effects, down to the grain, on batches of one shape, as of one camera."""
     state = generator.get_state()
     return [camera(picture, generator.set_state(state), strength) for picture in pictures]
 
@@ -91,12 +83,10 @@ def rotate(pictures: Tensor, generator: Generator, spread: float = 12.0) -> Tens
     return torch.where((angle != 0).view(b, 1, 1, 1), turned, pictures)
 
 
-def _warp(pictures: Tensor, like: Tensor, rows: list[Tensor]) -> Tensor:
-    """Pictures, and nothing around them, through affine maps of six numbers (B,) each.
-
-    They lead from the grid of ``like`` to that of ``pictures``.
-    """
-    theta = torch.stack(rows, 1).view(-1, 2, 3)
+def _scaled(pictures: Tensor, like: Tensor, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Pictures, and nothing around them, ``size`` (B,) times as large on the grid of ``like``."""
+    zero = torch.zeros_like(size)
+    theta = torch.stack([1 / size, zero, x, zero, 1 / size, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(like.shape), align_corners=False)
     return F.grid_sample(pictures, grid, align_corners=False)
 
@@ -109,11 +99,8 @@ def _soft(planes: Tensor, radius: int = 1) -> Tensor:
 def paste(
     image: Tensor, mask: Tensor, background: Tensor, share: Tensor, generator: Generator
 ) -> Tensor:
-    """Put the subject before another background where ``share`` (B, 1, 1, 1) is 1.
-
-    The outline is drawn in by about a pixel and softened, so that no rim of the old background
-    tells the network where the subject is.
-    """
+    """Put the subject before another background where ``share`` (B, 1, 1, 1) is 1."""
+    # Drawn in by about a pixel and softened, so that no rim of the old background is left.
     inner = -F.max_pool2d(-mask, 3, 1, 1)
     pasted = over(image, _soft(inner), jitter_color(background, generator))
     return torch.where(share > 0, pasted, image)
@@ -131,12 +118,11 @@ def shrink(
     size = uniform(b, least, 1.0, generator).view(b)
     size = torch.where(share.view(b) * chance(b, 0.5, generator).view(b) > 0, size, 1.0)
     place = 2 * torch.rand((2, b), generator=generator, device=image.device) - 1
-    zero = torch.zeros_like(size)
     x, y = place * (1 - size) / size
     both = torch.cat([image, mask], 1)
     # Averaged first where it shrinks by more than half, as a sample takes two pixels a side.
     fine = torch.where((size < 0.6).view(b, 1, 1, 1), _soft(both), both)
-    small = _warp(fine, both, [1 / size, zero, x, zero, 1 / size, y])
+    small = _scaled(fine, both, size, x, y)
     small = torch.where((size < 1).view(b, 1, 1, 1), small, both)
     return small[:, :3], small[:, 3:]
 
@@ -162,11 +148,8 @@ def accompany(
     centre = torch.stack([(weight * x).sum((1, 2, 3)), (weight * y).sum((1, 2, 3))])
     where = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator).view(b)
     point = torch.stack([x.view(-1)[where % w], y.view(-1)[where // w]])
-    shift = centre - point / size
-    zero = torch.zeros_like(size)
-    rows = [1 / size, zero, shift[0], zero, 1 / size, shift[1]]
     half = F.interpolate(other, scale_factor=0.5, mode="bilinear", antialias=True)
-    thing = _warp(half, other, rows)
+    thing = _scaled(half, other, size, *(centre - point / size))
     color, alpha = thing[:, :3], thing[:, 3:] * hit.view(b, 1, 1, 1)
     return over(color, alpha, image), torch.maximum(mask, alpha)
 
@@ -189,28 +172,16 @@ def easy_triplet(
     old: Tensor,
     new: Tensor,
     generator: Generator,
-    strength: float = 1.0,
+    strength: float = 1,
 ) -> dict[str, Tensor]:
     """A triplet with exact truth: ``foreground = αF + (1 − α)B₁``, ``composite = αF + (1 − α)B₂``.
 
+    ``color`` is straight, of any photograph for random alpha blending; B₁ is ``old``, B₂ ``new``.
     Camera effects are put on the finished photograph. What they did to it is carried into the
-    subject's true colour, so that the network is asked to separate, not to clean.
-
-    Args:
-        color: straight colour F; any photograph will do (random alpha blending).
-        alpha: true opacity.
-        old: background B₁ of the photograph.
-        new: background B₂ of the composite.
-        generator: source of all randomness.
-        strength: of colour jitter and camera effects.
-
-    Returns:
-        ``foreground``, ``background``, ``composite``, ``alpha``, ``foreground_color``, and
-        ``old_background``: B₁ with what the camera did to the photograph.
+    subject's true ``foreground_color`` and into ``old_background``, so that the network is asked to
+    separate, not to clean.
     """
-    color = jitter_color(color, generator, strength)
-    old = jitter_color(old, generator, strength)
-    new = jitter_color(new, generator, strength)
+    color, old, new = (jitter_color(each, generator, strength) for each in (color, old, new))
     clean = over(color, alpha, old)
     photograph = camera(clean, generator, strength)
     effects = photograph - clean
@@ -232,9 +203,6 @@ def taught_triplet(
 
     The colour is ``(composite − (1 − α) background) / α``; where alpha is small it is uncertain by
     the rounding of the composite over alpha, which the losses, weighted by alpha, undo.
-
-    Returns:
-        As ``easy_triplet``, but no ``old_background``.
     """
     subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
     return {

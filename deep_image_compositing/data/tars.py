@@ -1,23 +1,27 @@
 """Reading shards: in order from any stream, or by number, by the offsets of their members.
 
-Both ``read_records`` and ``Shard`` refuse what is no sample, and links, sparse files, endless
-headers and paths that leave the archive.
+What is no sample is refused, and so are links, sparse files, endless headers and paths that leave
+the archive. So much that cannot be read is passed over, and no more.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
+import math
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from deep_image_compositing.data.shards import FIELDS, Lazy, Record
 from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
-from deep_image_compositing.errors import DataError
+from deep_image_compositing.errors import CompositingError, DataError, ImageError
 
 MAX_FIELD_BYTES = 256 * 2**20
 """Larger members are refused."""
@@ -34,44 +38,36 @@ _PART = 2**24
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
 _OPEN = 64  # shards that a process keeps open, with the offsets of their members
+_GRACE = 100  # what a tolerated share is reckoned of at the least
+_log = logging.getLogger("deep_image_compositing")
 
 
 def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
     """The samples of one tar file, in order; compressed tars are read too.
 
-    Args:
-        stream: the tar file; it need not be seekable.
-        name: what messages call it.
-
-    Raises:
-        DataError: not a tar, truncated, or holding anything but samples.
+    The ``stream`` need not be seekable; messages call it ``name``. ``DataError`` where it is not a
+    tar, truncated, or holds anything but samples.
     """
     counted: Any = _Counted(stream)
-    key, fields = None, {}
     with (
         _refusing(name),
         tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar,
     ):
-        for found, field, member in _walk(tar):
-            if key not in (None, found):
-                yield Record(key, fields, name)
-                fields = {}
-            key = found
-            fields[field] = b"".join(_parts(tar, member, counted))
-            # A stream is never rewound: without this, memory would grow.
-            tar.members.clear()  # type: ignore[attr-defined]
-    if key is not None:
-        yield Record(key, fields, name)
+        for key, members in itertools.groupby(_walk(tar), key=lambda found: found[0]):
+            fields = {}
+            for _, field, member in members:
+                fields[field] = b"".join(_parts(tar, member, counted))
+                # A stream is never rewound: without this, memory would grow.
+                tar.members.clear()  # type: ignore[attr-defined]
+            yield Record(key, fields, name)
 
 
 class Shard:
     """A shard as a table of offsets: samples are read by number, by any thread or process.
 
     Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is not
-    cached, is unpacked into a file without a name, which goes when the shard does.
-
-    Raises:
-        OSError: it cannot be opened, or its transfer fails.
+    cached, is unpacked into a file without a name, which goes when the shard does. ``OSError``
+    where it cannot be opened, or its transfer fails.
     """
 
     def __init__(self, url: str, cache: str | Path | None = None) -> None:
@@ -99,11 +95,10 @@ class Shard:
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
         key, places = self.members[number]
-        fields = Lazy(places, lambda _, place: self.read(*place))
+        fields = Lazy(places, lambda _, place: self._read(*place))
         return Record(key, fields, self.name, self._whole.setdefault(number, set()))
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the file; safe for several at once."""
+    def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
         while len(data) < size:
             more = os.pread(self._file, size - len(data), offset + len(data))
@@ -253,9 +248,7 @@ class _Member(tarfile.TarInfo):
 
 
 _HEADER_TYPES = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
@@ -277,3 +270,47 @@ def _split(member: tarfile.TarInfo) -> tuple[str, str]:
     if reason:
         raise _RefusedError(f"it holds {member.name!r}, which {reason}")
     return f"{folder}/{stem}" if folder else stem, kind
+
+
+# How much that cannot be read is passed over
+
+UNREADABLE = (DataError, ImageError, OSError)
+"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
+
+
+class TooManyError(CompositingError):
+    """More could not be read than is tolerated: not to be passed over, so not ``UNREADABLE``."""
+
+
+@dataclass
+class Tolerance:
+    """Counts what cannot be read, and ends what meets too much of it.
+
+    What is drawn at random meets more than its share now and then, so three standard deviations
+    more are let pass: at 0.01, four among the first hundred.
+    """
+
+    what: str  # is counted, in the plural, for messages
+    share: float = 0.01  # that may be bad, reckoned of at least 100
+    seen: int = 0
+    bad: int = 0
+    _in_a_row: int = 0
+
+    def passed(self) -> None:
+        """Count a good one."""
+        self.seen += 1
+        self._in_a_row = 0
+
+    def failed(self, reason: object) -> None:
+        """Count a bad one, and say so; ``TooManyError`` when there are too many now."""
+        self.seen += 1
+        self.bad += 1
+        self._in_a_row += 1
+        said = str(reason) or type(reason).__name__
+        expected = self.share * max(self.seen, _GRACE)
+        if self.bad > expected + 3 * math.sqrt(expected) or self._in_a_row > _GRACE:
+            raise TooManyError(
+                f"{self.bad} of {self.seen} {self.what} could not be read, more than the "
+                f"tolerated share of {self.share:g}; the last one: {said}"
+            )
+        _log.warning("passed over (%d of %d %s): %s", self.bad, self.seen, self.what, said)

@@ -1,9 +1,8 @@
 """Self-teaching, the easy-to-hard step: a trained fuser makes the triplets that train the next.
 
 An easy photograph, ``αF + (1 − α)B₀`` seen by a camera, is composited by the fuser before ``B₁``,
-which is the new, hard photograph, and before ``B₂``, which is its target. Sample *n* follows from
-the recipe and *n* alone. Shards are made by one process each, written aside and renamed; so the
-bytes are the same for any number of processes, and a run that was ended goes on where it was.
+which is the new, hard photograph, and before ``B₂``, which is its target. Shards are made by one
+process each, so the bytes are the same for any number of them, and a run that was ended goes on.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
+from deep_image_compositing.data import shards, triplets
 from deep_image_compositing.data.crops import planes
-from deep_image_compositing.data.datasets import Mixture, Reading, ShardDataset, open_source
+from deep_image_compositing.data.datasets import Mixture, Reading, ShardDataset, open_all
 from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.loading import WorkerLoader, raise_sent, start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
-from deep_image_compositing.data.shards import (
-    INDEX,
-    Index,
-    ShardWriter,
-    describe,
-    remove_unfinished,
-)  # fmt: skip
 from deep_image_compositing.data.tars import open_by_number
-from deep_image_compositing.data.triplet_recipe import Recipe, check_folder, plan
-from deep_image_compositing.data.triplets import (
-    EXACT,
-    PICTURES,
-    Batches,
-    encode_sample,
-    make_easy,
-    make_hard,
-)
+from deep_image_compositing.data.triplets import Recipe, plan
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
@@ -57,6 +42,8 @@ from deep_image_compositing.stages.base import Fuser
 
 _FAREWELL = "stopped; finished shards stay, and the same command goes on from there"
 _log = logging.getLogger("deep_image_compositing")
+Mixtures = Mapping[str, tuple[Mixture, Mixture]]
+"""Mattes and backgrounds of each split."""
 
 
 class TripletWriter:
@@ -66,8 +53,8 @@ class TripletWriter:
         self.out, self.about = out, about
         self.done = 0
         self._threads = ThreadPoolExecutor(4)
-        self._pending: deque[tuple[str, bool, dict[str, Any]]] = deque()
-        self._writer: ShardWriter | None = None
+        self._pending: tuple[str, bool, dict[str, Any]] = "", False, {}
+        self._writer: shards.ShardWriter | None = None
 
     def add(self, batch: Mapping[str, Any], pictures: Mapping[str, Tensor], device: str) -> None:
         """Encode a batch, and write the one before."""
@@ -75,13 +62,13 @@ class TripletWriter:
         for i, number in enumerate(batch["number"]):
             key, own = f"{number:08d}", {name: value[i] for name, value in pictures.items()}
             info = {"key": key, **batch["info"][i], "recipe": self.about, "device": device}
-            jobs[key] = self._threads.submit(encode_sample, own, batch["jpeg"][i], info)
-        self._pending.append((batch["shard"], batch["last"], jobs))
-        self._write(1)  # the device goes on while this one is encoded
+            jobs[key] = self._threads.submit(triplets.encode_sample, own, batch["jpeg"][i], info)
+        self._write()
+        self._pending = batch["shard"], batch["last"], jobs  # encoded while the device goes on
 
     def finish(self) -> None:
         """Write what is left."""
-        self._write(0)
+        self._write()
         self._threads.shutdown()
 
     def abandon(self) -> None:
@@ -90,18 +77,18 @@ class TripletWriter:
         if self._writer is not None:
             self._writer.__exit__(KeyboardInterrupt)
 
-    def _write(self, left: int) -> None:
-        """Write the batches that wait, but for those ``left``."""
-        while len(self._pending) > left:
-            name, last, jobs = self._pending.popleft()
+    def _write(self) -> None:
+        """Write the batch that waits, if there is one."""
+        name, last, jobs = self._pending
+        for key, job in jobs.items():
             if self._writer is None:
-                self._writer = ShardWriter(self.out / name).__enter__()
-            for key, job in jobs.items():
-                self._writer.write(key, job.result())
-            if last:
-                writer, self._writer = self._writer, None
-                writer.__exit__(None)
-            self.done += len(jobs)
+                self._writer = shards.ShardWriter(self.out / name).__enter__()
+            self._writer.write(key, job.result())
+        if last and self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.__exit__(None)
+        self.done += len(jobs)
+        self._pending = "", False, {}
 
 
 class Teaching(LightningModule):
@@ -111,7 +98,7 @@ class Teaching(LightningModule):
         self,
         fuser: Fuser,
         recipe: Recipe,
-        mixtures: Mapping[str, tuple[Mixture, Mixture]],
+        mixtures: Mixtures,
         writer: TripletWriter,
         workers: int,
         advance: Callable[[str, int, int], None],
@@ -119,49 +106,42 @@ class Teaching(LightningModule):
         super().__init__()
         self.prepare_data_per_node = False
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.fuser = fuser
-        self.recipe = recipe
-        self.mixtures = mixtures
-        self.writer = writer
-        self.workers = workers
-        self.advance = advance
+        self.fuser, self.recipe, self.mixtures = fuser, recipe, mixtures
+        self.writer, self.workers, self.advance = writer, workers, advance
 
     def prepare_data(self) -> None:
-        """Clear away what an earlier run did not finish, in one process."""
         self.writer.out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.writer.out)
+        shards.remove_unfinished(self.writer.out)
 
     def setup(self, stage: str) -> None:
-        """Look what is left; Lightning lets no process begin before all have looked."""
+        # Lightning lets no process begin before all have looked what is left.
         out = self.writer.out
         left = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
         if left and self.trainer.is_global_zero:
-            (out / INDEX).unlink(missing_ok=True)
+            (out / shards.INDEX).unlink(missing_ok=True)
         own = left[self.trainer.global_rank :: self.trainer.world_size]
-        self.batches = Batches(self.recipe, own, self.mixtures)
+        self.batches = triplets.Batches(self.recipe, own, self.mixtures)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         return WorkerLoader(
-            self.batches,
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=start_worker,
+            self.batches, batch_size=None, num_workers=self.workers, worker_init_fn=start_worker
         )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Hand ``foreground``, ``composite``, ``mask`` and ``alpha``, uint8, to the writer."""
         raise_sent(batch)
-        color, alpha, old, scene, new = (batch[name].float() / 255 for name in PICTURES)
+        *parts, new = (batch[name].float() / 255 for name in triplets.PICTURES)
         # One generator a sample, so that none depends on the batch that it is in.
         generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
-        rows = zip(
-            color.split(1), alpha.split(1), old.split(1), scene.split(1), generators, strict=True
-        )
-        easy = [make_easy(*row, self.recipe.augment, self.recipe.teacher_degrade) for row in rows]
+        rows = zip(*(part.split(1) for part in parts), generators, strict=True)
+        recipe = self.recipe
+        make = partial(triplets.make_easy, augment=recipe.augment, degrade=recipe.teacher_degrade)
+        easy = [make(*row) for row in rows]
+        alpha = parts[1]
         photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
-        hard, target, alpha = make_hard(self.fuser, photograph, mask, scene, new, alpha)
+        hard, target, alpha = triplets.make_hard(self.fuser, photograph, mask, scene, new, alpha)
         rough = [
-            degrade_mask(row, generator, self.recipe.degrade, exact=EXACT)
+            degrade_mask(row, generator, self.recipe.degrade, exact=triplets.EXACT)
             for row, generator in zip(alpha.split(1), generators, strict=True)
         ]
         made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
@@ -174,42 +154,36 @@ class Teaching(LightningModule):
         self.writer.finish()
 
     def teardown(self, stage: str) -> None:
-        """Write the index, in the first process, once the last one is done."""
         self.trainer.strategy.barrier("shards")
         out = self.writer.out
-        if not self.trainer.is_global_zero or (out / INDEX).exists():
+        if not self.trainer.is_global_zero or (out / shards.INDEX).exists():
             return
-        index = Index("triplets", about=self.writer.about)
+        index = shards.Index("triplets", about=self.writer.about)
         for shard in plan(self.recipe):
             path = out / shard.name
             if not path.is_file():
                 raise DataError(f"{path} is missing: run the same command again")
-            index.splits.setdefault(shard.split, []).append(describe(path, len(shard.numbers)))
+            index.splits.setdefault(shard.split, []).append(
+                shards.describe(path, len(shard.numbers))
+            )
         index.write(out)
 
 
 def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mixture, Mixture]]:
-    """Mattes and backgrounds of the splits; ``validation`` only where mattes are held out.
-
-    Raises:
-        UsageError, DataError: as ``open_source`` and ``Mixture.weights``.
-    """
-    reading = Reading(cache=cache)
-    mattes = [open_source(source, ("mattes",), reading) for source in recipe.mattes]
-    scenes = [open_source(source, ("backgrounds",), reading) for source in recipe.backgrounds]
-    kept = Mixture([kept for kept, _ in scenes])
-    mixtures = {"train": (Mixture([kept for kept, _ in mattes]), kept)}
-    if held_out := [dataset for _, dataset in mattes if dataset is not None]:
+    """Mattes and backgrounds of the splits; ``validation`` only where mattes are held out."""
+    mattes, held_out = open_all(recipe.mattes, ("mattes",), Reading(cache=cache))
+    scenes, new = open_all(recipe.backgrounds, ("backgrounds",), Reading(cache=cache))
+    mixtures = {"train": (mattes, scenes)}
+    if held_out.datasets:
         # Where no background is held out, a new subject before a known one is new enough.
-        new = [dataset for _, dataset in scenes if dataset is not None]
-        mixtures["validation"] = Mixture(held_out), Mixture(new) if new else kept
+        mixtures["validation"] = held_out, new if new.datasets else scenes
     for split in mixtures if recipe.validation else ["train"]:
         for mixture in mixtures[split]:
             mixture.weights()  # raises here what every sample would
     return mixtures
 
 
-def fingerprint(mixtures: Mapping[str, tuple[Mixture, Mixture]]) -> str:
+def _fingerprint(mixtures: Mixtures) -> str:
     """SHA-256 of what all datasets hold, by name and number; the samples depend on it."""
     lines: list[Any] = []
     for split, pair in sorted(mixtures.items()):
@@ -238,7 +212,7 @@ def teach(
     sheet: str | Path | None = None,
     show: bool = False,
     **options: Any,
-) -> Index | None:
+) -> shards.Index | None:
     """Make hard triplets with ``fuser`` and write them as shards into ``out``.
 
     What an earlier run with the same arguments has finished is kept.
@@ -247,7 +221,7 @@ def teach(
         fuser: trained on easy triplets.
         identity: of the fuser, as ``identify`` gives it.
         mattes: sources of subjects, as for training.
-        backgrounds: sources of backgrounds, likewise.
+        backgrounds: sources of backgrounds.
         out: folder of the shards; made if need be.
         devices: to work on; on CPUs, processes. Any number of them makes the same bytes.
         nodes: machines, when started by SLURM or torchrun.
@@ -272,12 +246,12 @@ def teach(
     given = tuple(as_sources(mattes)), tuple(as_sources(backgrounds))
     recipe, out = Recipe(*given, identity, **options), Path(out)
     mixtures = open_mixtures(recipe, cache)
-    recipe = replace(recipe, inputs=fingerprint(mixtures))
+    recipe = replace(recipe, inputs=_fingerprint(mixtures))
     if recipe.validation and "validation" not in mixtures:
         if getattr(rank_zero_only, "rank", 0) == 0:
             _log.warning("the mattes hold nothing out, so there is no validation split")
         recipe = replace(recipe, validation=0.0)
-    check_folder(out, recipe)
+    _check_folder(out, recipe)
     writer = TripletWriter(out, recipe.about())
     guard = Guard(writer.abandon, show)
     with quiet():
@@ -288,8 +262,28 @@ def teach(
     if not trainer.is_global_zero:
         return None
     if sheet is not None:
-        write_image(sheet, draw_sheet(out, recipe))
-    return Index.read(out)
+        write_image(sheet, _draw_sheet(out, recipe))
+    return shards.Index.read(out)
+
+
+def _check_folder(out: Path, recipe: Recipe) -> None:
+    """Raise ``UsageError`` if ``out`` holds anything but shards of this very set."""
+    indexed = (out / shards.INDEX).exists()
+    if indexed:
+        shards.check_same(
+            out, shards.Index.read(out).made_with(), {"kind": "triplets", **recipe.about()}
+        )
+    names = {shard.name for shard in plan(recipe)}
+    for path in sorted(out.glob("*.tar")):
+        if path.name not in names:
+            raise UsageError(
+                f"{out} holds {path.name}, which is none of this set's shards: give another "
+                "folder, or empty this one"
+            )
+        if not indexed:
+            shards.check_same(
+                path, open_by_number(str(path))[0].info().get("recipe", {}), recipe.about()
+            )
 
 
 @contextmanager
@@ -304,15 +298,10 @@ def _one_thread(trainer: Trainer) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
+def _draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
     """A contact sheet (3, H, W) of the first triplets of a finished set, as they are stored."""
-    columns = {
-        "hard photograph": "foreground.jpg",
-        "mask": "mask.png",
-        "alpha": "alpha.png",
-        "new background": "background.jpg",
-        "target": "composite.png",
-    }
+    columns = {"hard photograph": "foreground.jpg", "mask": "mask.png", "alpha": "alpha.png"}
+    columns |= {"new background": "background.jpg", "target": "composite.png"}
     shard = open_by_number(str(out / plan(recipe)[0].name))
     items = [ShardItem(Source(str(out)), shard[i]) for i in range(min(rows, len(shard)))]
     pictures = {

@@ -41,8 +41,7 @@ def local_path(url: str) -> Path:
 def expand(pattern: str) -> list[str]:
     """Shards that a pattern names: braces as in ``{000..009}``, ``::`` between several, globs.
 
-    Raises:
-        UsageError: a glob that matches no file, or as ``check_url``.
+    ``UsageError`` for a glob that matches no file, or as ``check_url``.
     """
     from webdataset.shardlists import expand_urls
 
@@ -84,11 +83,8 @@ def open_shard(url: str) -> Iterator[IO[bytes]]:
 
     ``https://`` is read by curl, which gives up on a stalled transfer after a minute; ``pipe:``
     runs the rest as a shell command and reads what it prints; ``s3://``, ``gs://`` and the others
-    are read by fsspec, by way of the package that it names for them.
-
-    Raises:
-        OSError: it cannot be opened, or its transfer fails.
-        UsageError: as ``check_url``.
+    are read by fsspec, by way of the package that it names for them. ``OSError`` where it cannot be
+    opened, or its transfer fails.
     """
     if is_local(url):
         with open(local_path(url), "rb") as file:
@@ -125,10 +121,7 @@ def _open_url(url: str) -> _Program | _Remote:
 
 
 class _Program:
-    """What a program prints. It has no terminal, and ends at the latest when it is left.
-
-    ``fine`` is an exit status, beside 0 and that of a broken pipe, that is no error.
-    """
+    """What a program prints; its exit status may be 0, that of a broken pipe, or ``fine``."""
 
     def __init__(self, url: str, command: str | list[str], fine: int = 0) -> None:
         self._url, self._fine = url, fine

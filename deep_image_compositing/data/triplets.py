@@ -1,9 +1,10 @@
-"""Triplets for the next fuser: what they are made of, how they are made and how they are stored."""
+"""Triplets for the next fuser: what a set follows from, how they are made and stored."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ from torch.utils.data import Dataset
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import LEAST, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
-from deep_image_compositing.data.items import FileItem, Item, ShardItem, scene_crop
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source, scene_crop
 from deep_image_compositing.data.loading import sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
-from deep_image_compositing.data.tolerance import UNREADABLE, Tolerance, TooManyError
-from deep_image_compositing.data.triplet_recipe import Recipe, Shard
-from deep_image_compositing.errors import CompositingError, DataError
+from deep_image_compositing.data.tars import UNREADABLE, Tolerance
+from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.images import open_picture
+from deep_image_compositing.ledger import digest
 from deep_image_compositing.stages.base import Fuser
 
 TRIES = 100
@@ -34,6 +35,86 @@ TRIES = 100
 
 EXACT = 0.2  # share of masks that stay exact, as in FusionData
 PICTURES = ("color", "alpha", "old", "scene", "new")
+_LEAST = {"samples": 1, "shard_samples": 1, "size": 16, "batch_size": 1} | dict.fromkeys(
+    ("seed", "augment", "degrade", "teacher_degrade"), 0
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a set of hard triplets follows from."""
+
+    mattes: tuple[Source, ...]  # of subjects
+    backgrounds: tuple[Source, ...]  # of the three backgrounds
+    fuser: Mapping[str, str]  # stage, file and sha256 of its weights
+    seed: int = 0  # of everything random
+    samples: int = 10_000
+    shard_samples: int = 100  # shard i holds i · shard_samples and up
+    validation: float = 0.0  # share of shards that are made of what the sources hold out
+    size: int = 640  # side of the square pictures in pixels
+    batch_size: int = 4  # samples that go through the fuser together
+    augment: float = 1.0  # strength of colour jitter and camera effects
+    degrade: float = 1.0  # how far the masks that are written are degraded
+    # And those that the fuser itself is given. The teacher may know more than the pupil: the better
+    # its masks, the less its mistakes are learnt.
+    teacher_degrade: float = 0.25
+    licence: str = ""  # what may be done with what lies in plain folders, for the record
+    inputs: str = ""  # SHA-256 of the names of all that the sources hold
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.validation < 1:
+            raise UsageError(f"validation is a share from 0 to below 1, got {self.validation}")
+        if not (self.mattes and self.backgrounds):
+            raise UsageError(
+                "self-teaching needs mattes and backgrounds: name at least one of each"
+            )
+
+    def about(self) -> dict[str, Any]:
+        """The recipe as JSON has it."""
+        sources = {
+            name: [{"path": source.path, "weight": source.weight} for source in getattr(self, name)]
+            for name in ("mattes", "backgrounds")
+        }
+        return {"maker": "teach", **vars(self), **sources, "fuser": dict(self.fuser)}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of the plan: its file name, its split, and the numbers of its samples."""
+
+    name: str
+    split: str
+    numbers: range
+
+
+def identify(stage: str, path: str | Path) -> dict[str, str]:
+    """What a recipe says of a fuser: the stage, and its weights' file name and SHA-256."""
+    return {"stage": stage, "file": Path(path).name, "sha256": digest(path)}
+
+
+def plan(recipe: Recipe) -> list[Shard]:
+    """All shards of a set; those of the validation split come last."""
+    size = recipe.shard_samples
+    count = -(-recipe.samples // size)
+    held_out = 0
+    if recipe.validation:
+        if count < 2:
+            raise UsageError(
+                f"{recipe.samples} samples are one shard of {size}, of which no share can be held "
+                "out for validation: give fewer --shard-samples"
+            )
+        held_out = min(max(1, round(recipe.validation * count)), count - 1)
+    splits = ["train"] * (count - held_out) + ["validation"] * held_out
+    return [
+        Shard(f"{split}-{i:06d}.tar", split, range(recipe.samples)[i * size : (i + 1) * size])
+        for i, split in enumerate(splits)
+    ]
+
+
+# What a triplet is made of, in loader processes
 
 
 class TooSmallError(DataError):
@@ -41,7 +122,10 @@ class TooSmallError(DataError):
 
 
 class Batches(Dataset[dict[str, Any]]):
-    """The batches of some shards, in order: 8-bit crops, made in loader processes."""
+    """The batches of some shards, in order: 8-bit crops, made in loader processes.
+
+    Batches do not reach over shards: what is computed together must not depend on ranks.
+    """
 
     def __init__(
         self,
@@ -51,7 +135,6 @@ class Batches(Dataset[dict[str, Any]]):
     ) -> None:
         self.recipe = recipe
         size = recipe.batch_size
-        # Batches do not reach over shards: what is computed together must not depend on ranks.
         self.parts = [
             (shard, shard.numbers[start : start + size])
             for shard in shards
@@ -67,23 +150,21 @@ class Batches(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         shard, numbers = self.parts[index]
         try:
-            samples = [self._sample(shard, number) for number in numbers]
+            samples = [self._sample(shard.split, number) for number in numbers]
         except (CompositingError, OSError) as error:
             return sent(error)
         batch: dict[str, Any] = {name: [each[name] for each in samples] for name in samples[0]}
         stacked = {name: torch.stack(batch[name]) for name in PICTURES}
         return {**batch, **stacked, "shard": shard.name, "last": numbers[-1] == shard.numbers[-1]}
 
-    def _sample(self, shard: Shard, number: int) -> dict[str, Any]:
+    def _sample(self, split: str, number: int) -> dict[str, Any]:
         """The parts of a sample; what cannot be used is drawn again."""
         small: TooSmallError | None = None
         for attempt in range(TRIES):
             try:
-                sample = self._draw(shard.split, number, attempt)
+                sample = self._draw(split, number, attempt)
             except TooSmallError as error:
                 small = error
-            except TooManyError:
-                raise
             except UNREADABLE as error:
                 self._tolerance.failed(f"sample {number}: {error}")
             else:
@@ -97,20 +178,13 @@ class Batches(Dataset[dict[str, Any]]):
         rng = np.random.default_rng(seed)
         mattes, backgrounds = self._mixtures[split]
         subject = _pick(mattes, rng)
-        old, scene, new = (_pick(backgrounds, rng) for _ in range(3))
+        old, scene, new = scenes = [_pick(backgrounds, rng) for _ in range(3)]
         for _ in range(TRIES):  # the same background twice would make the target the photograph
             if new.name != scene.name:
                 break
-            new = _pick(backgrounds, rng)
+            scenes[2] = new = _pick(backgrounds, rng)
         label = subject.label()
-        sides = {item.name: min(item.size()) for item in (old, scene, new)}
-        for name, side in {subject.name: min(label.size), **sides}.items():
-            if side < LEAST * size:
-                raise TooSmallError(
-                    f"none of {TRIES} draws fits --size {size}, which needs mattes and "
-                    f"backgrounds of at least {round(LEAST * size)} pixels either way; the last "
-                    f"was {name} with {side}: give a smaller --size"
-                )
+        _check_size(size, {subject.name: label.size, **{x.name: x.size() for x in scenes}})
         box, mirrored = outline_crop(rng, label, size)
         fresh = _background(rng, new, size).float() / 255
         generator = Generator().manual_seed(seed)
@@ -119,7 +193,7 @@ class Batches(Dataset[dict[str, Any]]):
             background = planes(stored)
         return {
             "color": planes(subject.color(label, box, size), mirrored),
-            "alpha": planes(crops.crop(label, box, size), mirrored),
+            "alpha": crops.cut(label, box, size, mirrored),
             "old": _background(rng, old, size),
             "scene": _background(rng, scene, size),
             "new": background,
@@ -131,9 +205,19 @@ class Batches(Dataset[dict[str, Any]]):
                 "split": split,
                 "attempt": attempt,
                 "subject": _describe(subject, recipe.licence),
-                "backgrounds": [_describe(item, recipe.licence) for item in (old, scene, new)],
+                "backgrounds": [_describe(item, recipe.licence) for item in scenes],
             },
         }
+
+
+def _check_size(size: int, pictures: Mapping[str, tuple[int, int]]) -> None:
+    for name, sides in pictures.items():
+        if min(sides) < LEAST * size:
+            raise TooSmallError(
+                f"none of {TRIES} draws fits --size {size}, which needs mattes and "
+                f"backgrounds of at least {round(LEAST * size)} pixels either way; the last "
+                f"was {name} with {min(sides)}: give a smaller --size"
+            )
 
 
 def _pick(mixture: Mixture, rng: np.random.Generator) -> Item:
@@ -179,14 +263,9 @@ def make_easy(
     by its noise, which no real photograph does. No effects follow the fuser: what they would do to
     the photograph, its target could not have.
 
-    Args:
-        color: (1, 3, H, W), straight colour of the subject.
-        alpha: (1, 1, H, W), its true opacity.
-        old: (1, 3, H, W), the background B₀ it stands before.
-        scene: (1, 3, H, W), the background B₁ of the hard photograph.
-        generator: on the tensors' device.
-        augment: strength of colour jitter and camera effects.
-        degrade: of the mask.
+    The subject's straight ``color``, the background ``old`` (B₀) that it stands before and the
+    ``scene`` (B₁) of the hard photograph are (1, 3, H, W), its true ``alpha`` is (1, 1, H, W).
+    ``augment`` is the strength of colour jitter and camera effects, ``degrade`` that of the mask's.
     """
     color, old, scene = (
         synthesis.jitter_color(picture, generator, augment) for picture in (color, old, scene)
@@ -205,16 +284,9 @@ def make_hard(
     which it is stored, and the same colour then stand before ``scene`` and before ``new``, so that
     the target is one that can be reached from the photograph. Any other fuser is asked twice.
 
-    Args:
-        fuser: trained on easy triplets.
-        photograph: (B, 3, H, W), easy.
-        mask: (B, 1, H, W), rough.
-        scene: (B, 3, H, W), background of the hard photograph.
-        new: (B, 3, H, W), background of the target.
-        alpha: (B, 1, H, W), true opacity, for a fuser that has none of its own.
-
-    Returns:
-        Hard photograph, target, and the alpha that is stored, a multiple of 1/255.
+    Pictures are (B, 3, H, W), the rough ``mask`` and the true ``alpha``, for a fuser that has none
+    of its own, (B, 1, H, W). Returns hard photograph, target, and the alpha that is stored, a
+    multiple of 1/255.
     """
     layers = fuser.layers(photograph, new, mask)
     if layers is None:
@@ -230,18 +302,12 @@ def encode_jpeg(picture: Tensor) -> bytes:
     return encode(Image.fromarray(to_bytes(picture).permute(1, 2, 0).numpy()), "JPEG")
 
 
-def encode_png(picture: Tensor) -> bytes:
-    """An 8-bit picture (1 or 3, H, W) as a PNG file."""
-    return encode(Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy()), "PNG")
-
-
 def encode_sample(
     pictures: Mapping[str, Tensor], background: bytes, info: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The fields of one sample."""
-    return {
-        "foreground.jpg": encode_jpeg(pictures["foreground"]),
-        "background.jpg": background,
-        **{f"{name}.png": encode_png(pictures[name]) for name in ("composite", "mask", "alpha")},
-        "json": json.dumps(info, sort_keys=True).encode(),
-    }
+    """The fields of one sample, of 8-bit pictures (C, H, W)."""
+    fields = {"foreground.jpg": encode_jpeg(pictures["foreground"]), "background.jpg": background}
+    for name in ("composite", "mask", "alpha"):
+        pixels = pictures[name].permute(1, 2, 0).squeeze(-1).numpy()
+        fields[f"{name}.png"] = encode(Image.fromarray(pixels), "PNG")
+    return {**fields, "json": json.dumps(info, sort_keys=True).encode()}

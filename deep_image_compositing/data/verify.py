@@ -6,8 +6,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from deep_image_compositing.data import pool
 from deep_image_compositing.data.folders import quiet
+from deep_image_compositing.data.loading import in_order
 from deep_image_compositing.data.shards import Index, Record, ShardEntry, describe
 from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.errors import CompositingError, DataError
@@ -35,14 +35,11 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
     """
     folder, index = Path(folder), Index.read(folder)
     names = Counter(shard.name for shard in index.shards)
-    problems = [
-        f"{path.name}: the index does not know it"
-        for path in sorted(folder.glob("*.tar*"))
-        if path.name not in names
-    ]
+    stray = sorted(path.name for path in folder.glob("*.tar*") if path.name not in names)
+    problems = [f"{name}: the index does not know it" for name in stray]
     problems += [f"{name}: the index has it twice" for name in sorted(names) if names[name] > 1]
     reports = {}
-    found = pool.run(partial(check_shard, folder, index.kind), index.shards, workers)
+    found = in_order(partial(_check_shard, folder, index.kind), index.shards, workers)
     with progress("verifying", sum(shard.samples for shard in index.shards), show) as advance:
         for shard, report in zip(index.shards, found, strict=True):
             reports[shard.name] = report
@@ -51,19 +48,17 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
     for name, (keys, said) in sorted(reports.items()):
         problems += [f"{name}: {problem}" for problem in said]
         for key in keys:
-            home = homes.setdefault(key, name)
-            if home != name:
+            if (home := homes.setdefault(key, name)) != name:
                 problems.append(f"{name}: {key} is also in {home}")
     return problems
 
 
-def check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
+def _check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
     """The keys in a shard of a ``kind``, and everything that is not as the index says."""
-    path = folder / shard.name
-    keys: list[str] = []
-    problems: list[str] = []
+    path, keys = folder / shard.name, []
     if not path.is_file():
         return [], ["the file is missing"]
+    problems = []
     found = describe(path, shard.samples)
     if found.bytes != shard.bytes:
         problems.append(f"has {found.bytes} bytes, the index says {shard.bytes}")
@@ -92,18 +87,15 @@ def check_record(record: Record, kind: str) -> list[str]:
     sizes = {}
     for name, data in sorted(record.fields.items()):
         role, _, suffix = name.partition(".")
-        if suffix not in _SIGNATURES:
-            continue
-        if not data.startswith(_SIGNATURES[suffix]):
+        if not data.startswith(_SIGNATURES.get(suffix, b"")):
             problems.append(f"{record.name}.{name} is no {suffix} file")
-            continue
-        try:
-            size = read_image(data).size
-        except CompositingError as error:
-            problems.append(f"{record.name}.{name}: {error}")
-            continue
-        if role in _ONE_SIZE:
-            sizes[name] = f"{size[1]} x {size[0]}"
+        elif suffix in _SIGNATURES:
+            try:
+                height, width = read_image(data).size
+                if role in _ONE_SIZE:
+                    sizes[name] = f"{width} x {height}"
+            except CompositingError as error:
+                problems.append(f"{record.name}.{name}: {error}")
     if len(set(sizes.values())) > 1:
         each = ", ".join(f"{name} {size}" for name, size in sizes.items())
         problems.append(f"{record.name} has pictures of different sizes: {each}")

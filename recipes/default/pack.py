@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from deep_image_compositing.data.datasets import FolderDataset, open_source
 from deep_image_compositing.data.encoding import Options, make_sample
 from deep_image_compositing.data.folders import DOUBTS, quiet
 from deep_image_compositing.data.items import FileItem
-from deep_image_compositing.data.layouts import Entry
 from deep_image_compositing.data.shards import Index, ShardWriter, encode
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.functional.resize import fit_long_side
@@ -84,10 +83,10 @@ class Sample:
     def encode_matte(self, scale: float, quality: int) -> dict[str, bytes]:
         """The straight colour and the alpha."""
         pair, source = self.item.pair, self.item.source
-        files = {"image": pair.image} if pair.label else {"color": pair.image}
+        pair = replace(pair, key=str(self.number), straight=pair.label is None)
         side = SIDES["mattes" if source.doubt is None else "sure"]
         options = Options("mattes", Path(source.path), "", "", round(scale * side))
-        fields = make_sample(Entry(str(self.number), label=pair.label, **files), options)
+        fields = make_sample(pair, options)
         color = open_picture(fields["foreground.jpg"])
         return {"foreground.jpg": jpeg(color, max(quality, FINE)), "alpha.png": fields["alpha.png"]}
 

@@ -38,14 +38,13 @@ from deep_image_compositing.data.datasets import FolderDataset, Mixture, open_so
 from deep_image_compositing.data.items import Item, ShardItem, Source
 from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules import (
-    LOOK,
     FusionData,
     HarmonizationData,
     RefinementData,
     SegmentationData,
     StageData,
-    crops_at,
 )
+from deep_image_compositing.data.modules.labelled import LOOK, crops_at
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage

@@ -12,11 +12,9 @@ import torch
 from PIL import ExifTags, Image
 
 from deep_image_compositing.data import crops as cutting
-from deep_image_compositing.data import folders
+from deep_image_compositing.data import folders, items
 from deep_image_compositing.data.encoding import Options, make_sample
-from deep_image_compositing.data.items import FileItem, Source
-from deep_image_compositing.data.layouts import Entry
-from deep_image_compositing.data.mattes import estimate_color, read_color, read_matte
+from deep_image_compositing.data.items import FileItem, Source, estimate_color
 from deep_image_compositing.errors import DataError, ImageError, UsageError
 from deep_image_compositing.images import read_image
 from tests.data import trees
@@ -33,8 +31,17 @@ def test_pairs_side_by_side(tmp_path: Path, kind: str) -> None:
     found = folders.find_pairs(root)
     assert [pair.image.stem for pair in found] == sorted(trees.names(3, 1))
     assert all(pair.label == root / f"{pair.image.stem}.{kind}.png" for pair in found)
-    image, label = folders.read_pair(found[0])
+    image, label = read_pair(found[0])
     assert (image.mode, label.mode, image.size) == ("RGB", "L", label.size)
+
+
+def read_pair(pair: folders.Pair) -> tuple[Image.Image, Image.Image]:
+    item = FileItem(Source("x"), pair)
+    return item.image(), item.label()
+
+
+def read_color(pair: folders.Pair) -> Image.Image:
+    return FileItem(Source("x"), pair).straight()
 
 
 def touch(root: Path, *names: str) -> None:
@@ -94,15 +101,6 @@ def test_pairs_are_not_searched_for_below_but_cut_outs_and_backgrounds_are(tmp_p
     assert len(folders.find_images(tmp_path / "cut")) == 3
 
 
-def test_cutouts_keep_their_own_colour(tmp_path: Path) -> None:
-    pair = folders.find_pairs(trees.cutouts(tmp_path / "cutouts"))[0]
-    assert pair.label is None
-    matte = read_matte(pair)
-    stored = Image.open(pair.image)
-    assert np.array_equal(np.asarray(matte.color), np.asarray(stored)[..., :3])
-    assert np.array_equal(np.asarray(matte.alpha), np.asarray(stored)[..., 3])
-
-
 def test_the_colour_of_a_photograph_s_subject_is_estimated() -> None:
     alpha = np.tile(np.linspace(0, 1, 48), (32, 1))[..., None]
     mixed = alpha * (0.9, 0.5, 0.2) + (1 - alpha) * (0.1, 0.3, 0.8)
@@ -128,7 +126,7 @@ def test_a_label_of_another_aspect(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
     Image.new("L", (40, 60)).save(tmp_path / "a.mask.png")
     with pytest.raises(DataError, match=r"a\.mask\.png is 40 x 60 pixels.*60 x 40"):
-        folders.read_pair(folders.find_pairs(tmp_path)[0])
+        read_pair(folders.find_pairs(tmp_path)[0])
 
 
 # Labels
@@ -137,10 +135,10 @@ def test_a_label_of_another_aspect(tmp_path: Path) -> None:
 def read_both(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The label of ``a.jpg`` as a plain folder has it, and as a shard that is made of it."""
     (pair,) = folders.find_pairs(tmp_path)
-    image, label = folders.read_pair(pair)
+    image, label = read_pair(pair)
     assert (label.mode, label.size) == ("L", image.size)
     options = Options("segmentation", tmp_path, "", "")
-    fields = make_sample(Entry("a", image=pair.image, label=pair.label), options)
+    fields = make_sample(pair, options)
     with Image.open(io.BytesIO(fields["mask.png"])) as stored:
         return np.asarray(label), np.asarray(stored)
 
@@ -148,23 +146,18 @@ def read_both(tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
 def save_label(path: Path, kind: str) -> np.ndarray:
     """A label file of one kind, 60 x 40; what it says, 0 to 255."""
     ramp = np.tile(np.linspace(0, 255, 60).round().astype(np.uint8), (40, 1))
-    if kind == "16 bits":
-        Image.fromarray(ramp.astype(np.uint16) * 257).save(path)
-    elif kind == "RGBA":
-        Image.fromarray(np.dstack([np.full((40, 60, 3), 255, np.uint8), ramp])).save(path)
-    elif kind == "opaque RGBA":
-        Image.fromarray(ramp).convert("RGBA").save(path)
-    elif kind == "classes":
+    if kind in ("classes", "classes of 16 bits", "bilevel"):
         ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray(ramp // 255).save(path)
-    elif kind == "bilevel":
-        ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray(ramp).convert("1").save(path)
-    elif kind == "classes of 16 bits":
-        ramp = (ramp > 99) * np.uint8(255)
-        Image.fromarray((ramp // 255).astype(np.uint16)).save(path)
-    else:
-        Image.fromarray(ramp).save(path)
+    pictures = {
+        "gray": Image.fromarray(ramp),
+        "16 bits": Image.fromarray(ramp.astype(np.uint16) * 257),
+        "RGBA": Image.fromarray(np.dstack([np.full((40, 60, 3), 255, np.uint8), ramp])),
+        "opaque RGBA": Image.fromarray(ramp).convert("RGBA"),
+        "classes": Image.fromarray(ramp // 255),
+        "classes of 16 bits": Image.fromarray((ramp // 255).astype(np.uint16)),
+        "bilevel": Image.fromarray(ramp).convert("1"),
+    }
+    pictures[kind].save(path)
     return ramp
 
 
@@ -210,11 +203,11 @@ def test_labels_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a.mask.png").write_bytes(b"no picture")
     (pair,) = folders.find_pairs(tmp_path)
     with pytest.raises(ImageError, match=r"a\.mask\.png is not an image"):
-        folders.read_pair(pair)
+        read_pair(pair)
     Image.new("L", (120, 80)).save(tmp_path / "a.mask.png")
     monkeypatch.setenv("DEEP_IMAGE_COMPOSITING_MAX_PIXELS", "5000")
     with pytest.raises(ImageError, match=r"a\.mask\.png has 9,600 pixels, more than"):
-        folders.read_pair(pair)
+        read_pair(pair)
 
 
 def test_a_cut_out_is_decoded_once_and_not_remarked_upon(
@@ -242,21 +235,22 @@ def test_a_cut_out_is_decoded_once_and_not_remarked_upon(
 def test_a_cut_out_without_transparency_is_unreadable_data(tmp_path: Path) -> None:
     trees.photograph(0)[0].save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png is meant as a cut-out, but it is opaque"):
-        folders.read_pair(folders.find_pairs(tmp_path)[0])
+        read_pair(folders.find_pairs(tmp_path)[0])
+
+
+def draw_crops(label: Image.Image, rng: np.random.Generator) -> list[cutting.Box]:
+    """One crop of each way to draw them; the last two are square."""
+    box = cutting.subject_box(label)
+    ways = cutting.whole_crop, cutting.upper_body_crop, cutting.close_up_crop
+    drawn = [way(label.size, box, rng) for way in ways]
+    return [*drawn, cutting.local_crop(label, rng), cutting.any_crop(label.size, rng)]
 
 
 @pytest.mark.parametrize("size", [(72, 56), (20, 90)])
 def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
     image, label = trees.photograph(3, size)
-    box = cutting.subject_box(label)
     for rng in generators():
-        crops = [
-            cutting.whole_crop(size, box, rng),
-            cutting.upper_body_crop(size, box, rng),
-            cutting.close_up_crop(size, box, rng),
-            cutting.local_crop(label, rng),
-            cutting.any_crop(size, rng),
-        ]
+        crops = draw_crops(label, rng)
         for left, top, right, bottom in crops:
             assert 0 <= left < right <= size[0] + 1e-6
             assert 0 <= top < bottom <= size[1] + 1e-6
@@ -268,16 +262,9 @@ def test_crops_lie_inside_the_picture(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(5, 3), (1, 1), (80, 3)])
 def test_any_picture_can_be_cropped_however_small(size: tuple[int, int]) -> None:
     image, label = trees.photograph(3, size)
-    box = cutting.subject_box(label)
+    rounded = (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13)
     for rng in generators():
-        for crop in (
-            cutting.whole_crop(size, box, rng),
-            cutting.upper_body_crop(size, box, rng),
-            cutting.close_up_crop(size, box, rng),
-            cutting.local_crop(label, rng),
-            cutting.any_crop(size, rng),
-            (-1e-13, -1e-13, size[0] + 1e-13, size[1] + 1e-13),
-        ):
+        for crop in (*draw_crops(label, rng), rounded):
             assert cutting.crop(image, crop, 16).size == (16, 16)
 
 
@@ -369,16 +356,18 @@ def test_pictures_stay_decoded_until_others_need_the_room() -> None:
 def test_pictures_of_plain_folders_stay_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "DECODED", held := folders.Recent())
+    held = folders.Recent()
+    for module in (folders, items):
+        monkeypatch.setattr(module, "DECODED", held)
     picture, label = trees.photograph(0, (30, 20))
     picture.save(tmp_path / "a.png")
     label.save(tmp_path / "a.alpha.png")
     (pair,) = folders.find_pairs(tmp_path)
     assert folders.read_photograph(pair.image) is folders.read_photograph(pair.image)
     assert held.held == 4 * 20 * 30
-    assert folders.read_pair(pair)[1] is folders.read_pair(pair)[1]
+    assert read_pair(pair)[1] is read_pair(pair)[1]
     assert read_color(pair) is read_color(pair)
     assert held.held == (4 + 1 + 4) * 20 * 30
     (cutout,) = folders.find_pairs(trees.cutouts(tmp_path / "cut", 1, 0))
-    assert read_color(cutout) is folders.read_pair(cutout)[0]
+    assert read_color(cutout) is read_pair(cutout)[0]
     assert held.held == 9 * 20 * 30 + (4 + 1) * 72 * 56

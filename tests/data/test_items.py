@@ -13,8 +13,7 @@ from PIL import Image
 from deep_image_compositing.data import crops, folders
 from deep_image_compositing.data.items import FileItem, ShardItem, Source
 from deep_image_compositing.data.shards import Record
-from deep_image_compositing.data.tars import open_by_number
-from deep_image_compositing.data.tolerance import UNREADABLE
+from deep_image_compositing.data.tars import UNREADABLE, open_by_number
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 from tests.data import trees
 

@@ -15,7 +15,8 @@ from tests.data.published import TREES
 
 
 def test_every_layout_has_a_tree() -> None:
-    assert {(kind, name) for kind, name, _ in TREES.values()} == {(x.kind, x.name) for x in LAYOUTS}
+    made = {(tree.kind, tree.layout) for tree in TREES.values()}
+    assert made == {(layout.kind, layout.name) for layout in LAYOUTS}
     assert len({(x.kind, x.name) for x in LAYOUTS}) == len(LAYOUTS)
 
 
@@ -26,8 +27,8 @@ def test_the_page_of_training_data_names_every_layout() -> None:
 
 
 def test_the_root_may_be_a_folder_inside(tmp_path: Path) -> None:
-    published.msra10k(tmp_path)
-    find = layouts.get("segmentation", "msra10k").entries
+    published.make("msra10k", tmp_path)
+    find = layouts.get("segmentation", "msra10k").pairs
     keys = [e.key for e in find(tmp_path)]
     assert [e.key for e in find(tmp_path / "MSRA10K_Imgs_GT")] == keys
     assert [e.key for e in find(tmp_path / "MSRA10K_Imgs_GT" / "Imgs")] == keys
@@ -39,12 +40,12 @@ def test_another_folder_is_refused_with_what_is_expected(
 ) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match=r"does not look like .*expected .*it holds notes\.txt"):
-        layout.entries(tmp_path)
+        layout.pairs(tmp_path)
 
 
 def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
-        layouts.get("segmentation", "duts").entries(tmp_path / "absent")
+        layouts.get("segmentation", "duts").pairs(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(("name", "said"), [("dust", "no layout 'dust'"), (None, "is missing")])
@@ -56,8 +57,8 @@ def test_a_wrong_name_lists_the_layouts_of_the_kind(name: str | None, said: str)
 
 def test_keys_fit_into_a_tar_and_differ(tmp_path: Path) -> None:
     for name in ("x.y.png", "x y.png", "X_Y.png", "d/e.png", "d-e.png", "Ünï.png"):
-        published.cutout(tmp_path / name)
-    entries = layouts.get("mattes", "rgba").entries(tmp_path)
+        published.write(tmp_path, name, "RGBA")
+    entries = layouts.get("mattes", "rgba").pairs(tmp_path)
     keys = [entry.key for entry in entries]
     assert len({key.casefold() for key in keys}) == 6
     assert {"d-e", "d-e-2", "Ünï"} <= set(keys)
@@ -65,10 +66,10 @@ def test_keys_fit_into_a_tar_and_differ(tmp_path: Path) -> None:
 
 
 def test_a_missing_label_is_named_and_hidden_files_are_not(tmp_path: Path) -> None:
-    published.aim500(tmp_path)
+    published.make("aim500", tmp_path)
     (tmp_path / "mask" / "o_0a0ae43d.png").unlink()
     (tmp_path / "original" / "._o_e92b90fc.jpg").touch()
-    entries = layouts.get("mattes", "aim500").entries(tmp_path)
+    entries = layouts.get("mattes", "aim500").pairs(tmp_path)
     assert [entry.label for entry in entries] == [
         tmp_path / "mask" / "o_0a0ae43d.png",
         tmp_path / "mask" / "o_e92b90fc.png",
@@ -76,15 +77,15 @@ def test_a_missing_label_is_named_and_hidden_files_are_not(tmp_path: Path) -> No
 
 
 def test_subjects_of_one_photograph_are_a_group(tmp_path: Path) -> None:
-    published.adobe(tmp_path)
-    entries = layouts.get("mattes", "adobe").entries(tmp_path)
+    published.make("adobe", tmp_path)
+    entries = layouts.get("mattes", "adobe").pairs(tmp_path)
     assert len({entry.group for entry in entries if entry.split == "test"}) == 1
     assert len({entry.group for entry in entries if not entry.split}) == 2
 
 
 def test_groups_of_a_set_of_one_s_own(tmp_path: Path) -> None:
-    published.masks_beside(tmp_path)
-    find = layouts.get("segmentation", "folders").entries
+    published.make("masks beside", tmp_path)
+    find = layouts.get("segmentation", "folders").pairs
     assert len({entry.group for entry in find(tmp_path)}) == 2
     (tmp_path / "groups.tsv").write_text("a\troll 1\nb c\troll 1\n")
     assert {entry.group for entry in find(tmp_path)} == {"roll 1"}
@@ -95,7 +96,7 @@ def test_groups_of_a_set_of_one_s_own(tmp_path: Path) -> None:
 
 def test_matlab_files_need_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("scipy")
-    published.portrait_stylization(tmp_path)
+    published.make("portrait_stylization", tmp_path)
     with pytest.raises(DataError, match="no variable 'face'"):
         layouts.read_mat(tmp_path / "testlist.mat", "face")
     (tmp_path / "testlist.mat").write_bytes(b"not one")
@@ -103,4 +104,4 @@ def test_matlab_files_need_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         layouts.read_mat(tmp_path / "testlist.mat", "testlist")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(MissingExtraError, match=r"\[matting\]"):
-        layouts.get("segmentation", "portrait_stylization").entries(tmp_path)
+        layouts.get("segmentation", "portrait_stylization").pairs(tmp_path)

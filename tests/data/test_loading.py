@@ -6,7 +6,6 @@ import itertools
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -20,11 +19,10 @@ import pytest
 import torch
 
 from deep_image_compositing import registry
-from deep_image_compositing.data.datasets import Mixture, Reading, open_source
+from deep_image_compositing.data.datasets import Mixture, Reading, open_source, stream_remote
 from deep_image_compositing.data.items import Item, Source
-from deep_image_compositing.data.loading import Loader, Sample, Samples, nothing, pack, unpack
+from deep_image_compositing.data.loading import Loader, Sample, Samples, pack, unpack
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
-from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
 
@@ -85,14 +83,10 @@ def loader(
 
 
 def evaluation(
-    mixtures: Mapping[str, Mixture],
-    make: Callable[..., Sample],
-    batch_size: int,
-    workers: int = 0,
-    tolerance: float = 0.01,
-    **options: Any,
+    mixtures: Mapping[str, Mixture], make: Callable[..., Sample], batch_size: int, **options: Any
 ) -> Loader:
     """The batches of an evaluation."""
+    workers, tolerance = options.pop("workers", 0), options.pop("tolerance", 0.01)
     sampler = EvaluationSampler(mixtures, batch_size, **options)
     samples = Samples(mixtures, make, held_out=True, tolerance=tolerance)
     return Loader(samples, sampler, workers, timeout=60)
@@ -124,17 +118,16 @@ def texts(batches: Iterator[Sample], most: int) -> list[str]:
 # Training
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_a_run_that_starts_anywhere_sees_what_is_there(workers: int, root: Path) -> None:
-    whole = texts(training(root, workers), 2 * EPOCH + 2)
+def test_a_run_that_starts_anywhere_sees_what_is_there(root: Path) -> None:
+    whole = texts(training(root), 2 * EPOCH + 2)
     assert len(set(whole)) == len(whole)
-    for start in (1, EPOCH - 1, EPOCH, EPOCH + 3):
+    # The number of loader processes changes nothing.
+    for start, workers in ((1, 0), (EPOCH - 1, 1), (EPOCH, 2), (EPOCH + 3, 0), (0, 3)):
         rest = texts(training(root, workers, start), len(whole) - start)
         assert rest == whole[start:], start
 
 
-def test_the_number_of_loader_processes_changes_nothing_and_ranks_differ(root: Path) -> None:
-    assert texts(training(root, 0), 9) == texts(training(root, 1), 9) == texts(training(root, 2), 9)
+def test_ranks_differ(root: Path) -> None:
     ranks = [texts(training(root, 0, rank=rank, ranks=3), EPOCH) for rank in range(3)]
     assert len({*ranks[0], *ranks[1], *ranks[2]}) == 3 * EPOCH
 
@@ -168,24 +161,19 @@ def test_what_stands_in_does_not_depend_on_what_came_before(root: Path) -> None:
     assert all(run(start) == whole[start:] for start in range(0, 30, 3))
 
 
-def test_samples_can_be_sent_to_another_process(root: Path) -> None:
-    batches = loader({"subject": mix(root / "mattes")}, pictures, 2, 5)
-    samples = pickle.loads(pickle.dumps(batches.dataset))
-    assert [text(unpack(samples[draws])) for draws in batches.sampler] == texts(iter(batches), 5)
-
-
 def test_a_batch_is_its_samples_in_a_row() -> None:
-    # Of an odd number of bytes, so that what follows would not be aligned; the last is for none.
+    # Of an odd number of bytes, so that what follows would not be aligned; one is for one of them.
     there = torch.arange(27, dtype=torch.uint8).view(3, 3, 3)
     samples = [
-        {"own": there + i, "some": there if i == 1 else nothing(3, 3, 3), "none": nothing(1, 2),
-         "valid": torch.tensor(i == 0), "at": torch.tensor([0.5, i]), "seed": torch.tensor(2**60)}
+        {"own": there + i, "valid": torch.tensor(i == 0), "at": torch.tensor([0.5, i]),
+         "seed": torch.tensor(2**60), **({"some": there} if i == 1 else {})}
         for i in range(3)
     ]  # fmt: skip
     batch = unpack(pack(samples))
-    assert set(batch) == set(samples[0])
+    assert set(batch) == set(samples[1])
     for name, value in batch.items():
-        expected = torch.stack([sample[name] for sample in samples])
+        lacking = torch.zeros_like(samples[1][name])
+        expected = torch.stack([sample.get(name, lacking) for sample in samples])
         assert value.dtype == expected.dtype
         assert torch.equal(value, expected), name
 
@@ -230,7 +218,7 @@ def test_a_mistake_ends_a_run_and_is_no_damaged_sample(
     mixtures = {"subject": mix(root / "mattes")}
     for batches in (
         loader(mixtures, draw, 2, 30, workers, tolerance=1.0),
-        evaluation(mixtures, draw, 2, workers, tolerance=1.0),
+        evaluation(mixtures, draw, 2, workers=workers, tolerance=1.0),
     ):
         said = "^wrong$" if isinstance(error, UsageError) else "wrong"  # without a traceback
         with pytest.raises(type(error), match=said):
@@ -273,11 +261,10 @@ def test_loader_processes_outlive_what_stops_a_run(package: str, root: Path) -> 
 # Evaluation
 
 
-ALONE = [(ranks, 0, total) for ranks in (1, 2, 3, 4) for total in (1, 5, 7, 11)]
-SHARED = [(1, 1, 5), (1, 2, 7), (2, 1, 1), (2, 3, 7), (3, 2, 5), (3, 2, 11)]
+ALONE = [(ranks, 0, total) for ranks in (1, 2, 3, 4) for total in (1, 5, 11)]
 
 
-@pytest.mark.parametrize(("ranks", "workers", "total"), ALONE + SHARED)
+@pytest.mark.parametrize(("ranks", "workers", "total"), [*ALONE, (1, 2, 7), (2, 1, 1), (3, 2, 11)])
 def test_each_sample_counts_once_on_any_number_of_ranks(
     ranks: int, workers: int, total: int, root: Path, tmp_path: Path
 ) -> None:
@@ -287,16 +274,15 @@ def test_each_sample_counts_once_on_any_number_of_ranks(
     seen: dict[int, tuple[int, float, int]] = {}
     lengths = []
     for rank in range(ranks):
-        loading = evaluation(mixtures, numbers, 2, workers, rank=rank, ranks=ranks)
+        loading = evaluation(mixtures, numbers, 2, workers=workers, rank=rank, ranks=ranks)
         batches = list(loading)
         assert len(batches) == len(loading)
         lengths.append([len(batch["valid"]) for batch in batches])
         for batch in batches:
-            rows = zip(batch["drawn"], batch["own"], batch["seed"], batch["valid"], strict=True)
-            for drawn, own, seed, valid in rows:
-                if valid:
-                    assert int(drawn[0]) not in seen
-                    seen[int(drawn[0])] = (int(drawn[1]), float(own), int(seed))
+            for i in batch["valid"].nonzero().view(-1):
+                first, second = batch["drawn"][i].tolist()
+                assert first not in seen
+                seen[first] = second, float(batch["own"][i]), int(batch["seed"][i])
     assert sorted(seen) == list(range(total))
     assert all(length == lengths[0] for length in lengths)  # none waits for another
     # What a sample is made of depends on its place alone.
@@ -400,7 +386,7 @@ def faulty(fault: str, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("fault", "workers"),
-    [*((fault, 0) for fault in FAULTS), ("corrupt image", 2), ("truncated tar", 2)],
+    [("corrupt image", 0), ("missing shard", 0), ("truncated tar", 2), ("failing program", 0)],
 )
 def test_a_fault_in_the_middle_is_named_and_counted_and_at_last_an_error(
     fault: str, workers: int, tmp_path: Path, log: Path

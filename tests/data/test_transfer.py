@@ -15,19 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from deep_image_compositing.data.shards import ShardWriter
 from deep_image_compositing.data.tars import read_records
 from deep_image_compositing.data.transfer import expand, find_file, kill_programs, open_shard
 from deep_image_compositing.errors import UsageError
+from tests.data.trees import write
 from tests.runs import has_ended
 
 SAMPLES = {"a": {"image.jpg": b"jpeg a", "mask.png": b"png"}, "sub/b": {"image.jpg": b"b" * 9000}}
-
-
-def write(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
-    with ShardWriter(path) as writer:
-        for key, fields in samples.items():
-            writer.write(key, fields)
 
 
 def keys(url: str, cache: Path | None = None) -> list[str]:
@@ -135,10 +129,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
     """Address of a local server, and the folder that it serves."""
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
+    monkeypatch.setenv("no_proxy", "*")
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(Handler, directory=str(folder))
@@ -150,12 +145,6 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         thread.join()
 
 
-@pytest.fixture
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.mark.usefixtures("no_proxy")
 def test_urls_and_their_cache(server: tuple[str, Path], tmp_path: Path) -> None:
     address, folder = server
     write(folder / "s.tar", SAMPLES)
@@ -165,17 +154,10 @@ def test_urls_and_their_cache(server: tuple[str, Path], tmp_path: Path) -> None:
     assert len(list(cache.iterdir())) == 1
     (folder / "s.tar").unlink()
     assert keys(url, cache) == list(SAMPLES)
-    with pytest.raises(OSError, match="the program failed with exit status 22"):
-        keys(url)
-
-
-@pytest.mark.usefixtures("no_proxy")
-def test_an_address_that_is_not_there_leaves_no_cache(
-    server: tuple[str, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(OSError, match="the program failed with exit status 22"):
-        keys(f"{server[0]}/absent.tar", tmp_path / "cache")
-    assert os.listdir(tmp_path / "cache") == []
+    for again in (None, tmp_path / "other"):
+        with pytest.raises(OSError, match="the program failed with exit status 22"):
+            keys(url, again)
+    assert os.listdir(tmp_path / "other") == []
 
 
 def test_patterns(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from deep_image_compositing.data.shards import Index, ShardWriter, describe
+from deep_image_compositing.data.shards import Index, Record, ShardEntry, ShardWriter, describe
+from deep_image_compositing.data.tars import read_records
 
 
 def names(kept: int, held_out: int) -> list[str]:
@@ -90,15 +92,42 @@ def sample(kind: str, seed: int) -> dict[str, bytes]:
     return {"image.jpg": jpeg, **labels[kind]}
 
 
+def write(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> ShardEntry:
+    """A shard of the fields of samples by key."""
+    with ShardWriter(path) as writer:
+        for key, fields in samples.items():
+            writer.write(key, fields)
+    return writer.entry()
+
+
 def shard(path: Path, kind: str, seeds: range, broken: tuple[int, ...] = ()) -> Path:
     """A shard of samples ``s0000``, ...; the photographs of the ``broken`` ones are none."""
-    with ShardWriter(path) as writer:
-        for seed in seeds:
-            fields = sample(kind, seed)
-            if seed in broken:
-                fields |= {name: b"no picture" for name in fields if name.endswith(".jpg")}
-            writer.write(f"s{seed:04d}", fields)
+    samples = {seed: sample(kind, seed) for seed in seeds}
+    for fields in (samples[seed] for seed in broken if seed in samples):
+        fields |= {name: b"no picture" for name in fields if name.endswith(".jpg")}
+    write(path, {f"s{seed:04d}": fields for seed, fields in samples.items()})
     return path
+
+
+def read(out: Path) -> dict[str, Record]:
+    """All samples of a folder of shards, by key."""
+    found: dict[str, Record] = {}
+    for path in sorted(out.glob("*.tar")):
+        with open(path, "rb") as stream:
+            found |= {record.key: record for record in read_records(stream, path.name)}
+    return found
+
+
+def picture(data: bytes) -> Image.Image:
+    """A picture of a shard, decoded."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """The bytes of all files in a folder, by name."""
+    return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def shards(root: Path, kind: str, train: int, held_out: int = 0, each: int = 4) -> Path:

@@ -141,13 +141,16 @@ def _make_published_sets(root: Path) -> None:
     """Trees as data sets are published, of photographs of real size."""
     made = {seed: trees.photograph(seed, SIZE) for seed in (0, 1)}
     with mock.patch.object(published, "photograph", made.__getitem__):
-        published.duts(root / "DUTS")
-        published.msra10k(root / "MSRA10K")
-        published.portrait_matting(root / "portraits")
-        published.eg1800(root)
-        published.adobe(root / "adobe")
-        published.p3m10k(root / "P3M-10k")
-        published.iharmony4(root / "iHarmony4")
+        for name, folder in (
+            ("duts", "DUTS"),
+            ("msra10k", "MSRA10K"),
+            ("portrait_matting", "portraits"),
+            ("eg1800", "."),
+            ("adobe", "adobe"),
+            ("p3m10k", "P3M-10k"),
+            ("iharmony4", "iHarmony4"),
+        ):
+            published.make(name, root / folder)
     shutil.copytree(root / "adobe/Combined_Dataset", root / "Combined_Dataset")
 
 

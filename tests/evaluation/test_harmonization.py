@@ -104,7 +104,7 @@ def test_larger_photographs_can_be_reduced(photographs: str) -> None:
 
 def test_what_has_a_composite_of_its_own_keeps_it(tmp_path: Path) -> None:
     shards = Harmonization(str(trees.shards(tmp_path / "shards", "harmonization", 4, 2)))
-    published.composite_folders(tmp_path / "folders")
+    published.make("images and composites", tmp_path / "folders")
     folders = Harmonization(tmp_path / "folders")
     for test_set in (shards, folders):
         assert len(test_set) == 2
@@ -117,7 +117,7 @@ def test_what_has_a_composite_of_its_own_keeps_it(tmp_path: Path) -> None:
 
 
 def test_iharmony4_as_published_is_measured_on_its_own_split(tmp_path: Path) -> None:
-    published.iharmony4(tmp_path / "all")
+    published.make("iharmony4", tmp_path / "all")
     found = Harmonization(tmp_path / "all")
     assert sorted(name.removeprefix("all-") for name in found.names()) == ["a3630_1_5", "c5_18_1"]
     assert found.describe()["sources"][0]["split"] == "test"

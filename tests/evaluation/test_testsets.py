@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing.data import mattes
+from deep_image_compositing.data import items
 from deep_image_compositing.data.folders import find_pairs
 from deep_image_compositing.errors import CompositingError, DataError, MissingExtraError, UsageError
 from deep_image_compositing.evaluation.testsets import (
@@ -194,7 +194,7 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
 
     before, mark = digest(with_pymatting[0]), with_pymatting.fingerprint()
     with monkeypatch.context() as patch:
-        patch.setattr(mattes, "multilevel_foreground", missing)
+        patch.setattr(items, "multilevel_foreground", missing)
         patch.setattr(syntest.importlib.metadata, "version", absent)
         syntest.read_subject.cache_clear()
         without = SynTest(**photographs, grades="none")

@@ -8,23 +8,9 @@ about it, so what is made of it depends on nothing else.
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, batches_trained
 from deep_image_compositing.data.modules.fusion import FusionData, MattingData
 from deep_image_compositing.data.modules.harmonization import HarmonizationData
-from deep_image_compositing.data.modules.labelled import (
-    LOOK,
-    RefinementData,
-    SegmentationData,
-    crops_at,
-)
+from deep_image_compositing.data.modules.labelled import RefinementData, SegmentationData
 
 __all__ = [
-    "LOOK",
-    "FusionData",
-    "HarmonizationData",
-    "MattingData",
-    "RefinementData",
-    "SegmentationData",
-    "Sources",
-    "StageData",
-    "as_sources",
-    "batches_trained",
-    "crops_at",
-]
+    "FusionData", "HarmonizationData", "MattingData", "RefinementData", "SegmentationData",
+    "Sources", "StageData", "as_sources", "batches_trained",
+]  # fmt: skip

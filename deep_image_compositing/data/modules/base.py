@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +11,17 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from deep_image_compositing.data.datasets import Mixture, Reading, open_held_out, open_source
+from deep_image_compositing import registry
+from deep_image_compositing.data.datasets import (
+    Mixture,
+    Reading,
+    open_all,
+    open_held_out,
+    stream_remote,
+)  # fmt: skip
 from deep_image_compositing.data.items import Item, Source, scene_crop
 from deep_image_compositing.data.loading import Loader, Sample, Samples
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
-from deep_image_compositing.data.streaming import stream_remote
 from deep_image_compositing.errors import UsageError
 
 Sources = str | Source | list[str | Source]
@@ -34,6 +40,25 @@ def batches_trained(trainer: Trainer) -> int:
     """Batches that a run has trained on, before interruptions and after them."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
+
+
+class Helper:
+    """A stage that data of another slot are made with: loaded when first needed, on the device."""
+
+    def __init__(self, slot: str, name: str | None, weights: str | None) -> None:
+        self.slot, self.name = slot, name
+        self.options = {"weights": weights} if weights else {}
+        self.network: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Loader processes need no network."""
+        return {**self.__dict__, "network": None}
+
+    def __call__(self, *parts: Tensor) -> Tensor:
+        if self.network is None:
+            self.network = registry.create(self.slot, str(self.name), **self.options).eval()
+        made: Tensor = self.network.to(parts[0].device)(*parts)
+        return made
 
 
 class StageData(LightningDataModule):
@@ -91,18 +116,14 @@ class StageData(LightningDataModule):
                 raise UsageError(f"{name} must be at least {least}, got {value}")
         if not 0 <= tolerance <= 1:
             raise UsageError(f"tolerance is a share and must lie in [0, 1], got {tolerance}")
-        self.train = as_sources(train)
-        self.validation = as_sources(validation)
-        self.backgrounds = as_sources(backgrounds)
+        self.train, self.validation, self.backgrounds = map(
+            as_sources, (train, validation, backgrounds)
+        )
         if not self.train:
             raise UsageError("there is no source to train on: name one as --data.train")
-        self.size = size
-        self.batch_size = batch_size
-        self.epoch_length = epoch_length
-        self.validation_crops = validation_crops
-        self.num_workers = num_workers
-        self.augment = augment
-        self.seed = seed
+        self.size, self.batch_size, self.epoch_length = size, batch_size, epoch_length
+        self.validation_crops, self.num_workers = validation_crops, num_workers
+        self.augment, self.seed = augment, seed
         self.prepare_data_per_node = True
         self._reading = Reading(shuffle, tolerance, cache)
         self._mixtures: dict[str, tuple[Mixture, Mixture]] = {}
@@ -155,8 +176,9 @@ class StageData(LightningDataModule):
         sampler = TrainingSampler(
             mixtures, self.batch_size, batches, self.seed, rank, ranks, self._trained
         )
-        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks}
-        about["epoch_length"] = self.epoch_length
+        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks} | {
+            "epoch_length": self.epoch_length
+        }
         samples = Samples(mixtures, self.draw, tolerance=self._reading.tolerance)
         return Loader(samples, sampler, self.num_workers, about=about)
 
@@ -214,7 +236,7 @@ class StageData(LightningDataModule):
 
     def open_main(self) -> tuple[Mixture, Mixture]:
         """What lies in ``train`` and in ``validation``."""
-        train, held_out = self._open(self.train, self.accepts)
+        train, held_out = open_all(self.train, self.accepts, self._reading)
         if self.validation:
             held_out = Mixture(
                 [open_held_out(source, self.accepts, self._reading) for source in self.validation]
@@ -225,14 +247,8 @@ class StageData(LightningDataModule):
         """What lies in ``backgrounds``."""
         if not self.backgrounds:
             raise UsageError("there are no backgrounds: name some as --data.backgrounds")
-        train, held_out = self._open(self.backgrounds, ("backgrounds",))
+        train, held_out = open_all(self.backgrounds, ("backgrounds",), self._reading)
         return train, held_out if held_out.datasets else train
-
-    def _open(self, sources: Sequence[Source], kinds: tuple[str, ...]) -> tuple[Mixture, Mixture]:
-        """What the sources hold for training, and what they hold out."""
-        pairs = [open_source(source, kinds, self._reading) for source in sources]
-        kept, held_out = zip(*pairs, strict=True)
-        return Mixture(kept), Mixture([dataset for dataset in held_out if dataset is not None])
 
     def _scene(self, rng: np.random.Generator, item: Item, low: float = 0.4) -> Tensor:
         return scene_crop(rng, item, self.size, low)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.crops import outline_crop, planes
-from deep_image_compositing.data.datasets import Mixture
+from deep_image_compositing.data.datasets import Mixture, open_all
 from deep_image_compositing.data.items import Item, ShardItem, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
+from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -55,20 +55,15 @@ class FusionData(StageData):
         super().__init__(train, backgrounds, **kwargs)
         check_shares(blending=blending, procedural=procedural, own=own)
         self.textures = as_sources(textures)
-        self.blending = blending
-        self.procedural = procedural
-        self.degrade = degrade
-        self.own = own
+        self.blending, self.procedural = blending, procedural
+        self.degrade, self.own = degrade, own
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         textures = scenes = self.open_scenes()
         if self.textures:
-            more = self._open(self.textures, ("backgrounds", "segmentation", "mattes"))
-            train, held_out = (
-                Mixture([*one.datasets, *other.datasets])
-                for one, other in zip(more, scenes, strict=True)
-            )
-            textures = train, held_out
+            kinds = ("backgrounds", "segmentation", "mattes")
+            more = open_all(self.textures, kinds, self._reading)
+            textures = more[0] + scenes[0], more[1] + scenes[1]
         return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
@@ -78,8 +73,6 @@ class FusionData(StageData):
         return {
             **self._draw_photograph(rng, items, held_out),
             "new": self._scene(rng, items["new"], 0.25),
-            "composite": nothing(3, self.size, self.size),
-            "mask": nothing(1, self.size, self.size),
             "hard": torch.zeros((1, 1, 1), dtype=torch.uint8),
         }
 
@@ -95,7 +88,7 @@ class FusionData(StageData):
         else:
             label = subject.label()
             box, mirrored = outline_crop(rng, label, self.size)
-            alpha = planes(crops.crop(label, box, self.size), mirrored)
+            alpha = crops.cut(label, box, self.size, mirrored)
             if not held_out and rng.random() < self.blending:
                 color = self._scene(rng, items["texture"], 0.3)
             else:
@@ -110,13 +103,12 @@ class FusionData(StageData):
         mirrored = bool(rng.random() < 0.5)
 
         def cut(name: str, mode: str = "RGB") -> Tensor:
-            picture = item.picture(name).convert(mode)
-            return planes(crops.crop(picture, box, self.size, alpha.size), mirrored)
+            return crops.cut(item.picture(name).convert(mode), box, self.size, mirrored, alpha.size)
 
         composite = cut("composite.png")
         return {
             "color": composite,
-            "alpha": planes(crops.crop(alpha, box, self.size), mirrored),
+            "alpha": crops.cut(alpha, box, self.size, mirrored),
             "old": cut("foreground.jpg"),
             "new": cut("background.jpg"),
             "composite": composite,

@@ -10,13 +10,11 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import Item, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
-from deep_image_compositing.data.modules.base import Sources, StageData
+from deep_image_compositing.data.loading import Sample
+from deep_image_compositing.data.modules.base import Helper, Sources, StageData
 from deep_image_compositing.data.recolor import move_colors
 from deep_image_compositing.errors import UsageError
 
@@ -60,12 +58,7 @@ class HarmonizationData(StageData):
         if fused and fuser is None:
             raise UsageError("fused composites need a fuser: name one as --data.fuser")
         self.fused = fused
-        self.fuser = fuser
-        self.fuser_weights = fuser_weights
-        self._network: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_network": None}
+        self.fuse = Helper("fuser", fuser, fuser_weights)
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         return {"subject": self.open_main()}
@@ -92,13 +85,13 @@ class HarmonizationData(StageData):
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
 
         def cut(picture: Image.Image) -> Tensor:
-            return planes(crops.crop(picture, box, self.size, label.size), mirrored)
+            return crops.cut(picture, box, self.size, mirrored, label.size)
 
         made = subject.composite(scale)
         return {
             "image": cut(subject.image(scale)),
             "mask": cut(label),
-            "composite": nothing(3, self.size, self.size) if made is None else cut(made),
+            **({} if made is None else {"composite": cut(made)}),
             "made": torch.full((1, 1, 1), 255 * (made is not None), dtype=torch.uint8),
         }
 
@@ -113,26 +106,13 @@ class HarmonizationData(StageData):
         moved = move_colors(image, mask, generator, self.augment, **untouched)
         composite = torch.lerp(image, moved, mask)
         if self.fused:
-            composite = self._fuse(composite, moved, image, mask, generator)
-        if "made" in batch:  # both are as they are stored
+            rows = synthesis.chance(len(image), self.fused, generator).view(-1) > 0
+            if bool(rows.any()):
+                fused = self.fuse(moved[rows], image[rows], mask[rows]).clamp(0, 1)
+                # It may widen the rim, which no harmonizer could mend: outside nothing changes.
+                composite[rows] = torch.where(mask[rows] > 0, fused, image[rows])
+        if "composite" in batch:  # both are as they are stored
             made = batch["made"] > 0
             composite = torch.where(made, batch["composite"], composite)
             image, mask = torch.where(made, photograph, image), torch.where(made, given, mask)
         return {"composite": composite, "mask": mask, "image": image}
-
-    def _fuse(
-        self, composite: Tensor, moved: Tensor, image: Tensor, mask: Tensor, generator: Generator
-    ) -> Tensor:
-        """Some composites made anew by the fuser: the photograph with moved colours, cut out."""
-        rows = synthesis.chance(len(image), self.fused, generator).view(-1) > 0
-        if not bool(rows.any()):
-            return composite
-        if self._network is None:
-            options = {"weights": self.fuser_weights} if self.fuser_weights else {}
-            self._network = registry.create("fuser", str(self.fuser), **options).eval()
-        parts = (moved[rows], image[rows], mask[rows])
-        fused: Tensor = self._network.to(image.device)(*parts).clamp(0, 1)
-        # It may widen the rim, which no harmonizer could mend: outside the mask nothing changes.
-        composite = composite.clone()
-        composite[rows] = torch.where(mask[rows] > 0, fused, image[rows])
-        return composite

@@ -12,12 +12,10 @@ from kornia.color import rgb_to_grayscale
 from PIL import Image
 from torch import Tensor
 
-from deep_image_compositing import registry
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.items import Item, Source, check_shares
-from deep_image_compositing.data.loading import Sample, nothing
-from deep_image_compositing.data.modules.base import Sources, StageData
+from deep_image_compositing.data.loading import Sample
+from deep_image_compositing.data.modules.base import Helper, Sources, StageData
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -50,15 +48,13 @@ class LabelledData(StageData):
         mirrored = bool(rng.random() < 0.5)
         pasted = bool(rng.random() < subject.source.paste)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        mask = planes(crops.crop(label, box, self.size), mirrored)
-        image = crops.crop(subject.image(scale), box, self.size, label.size)
-        scene = nothing(3, self.size, self.size)
+        scene = {}
         if pasted:
-            scene = self._scene(rng, items["scene"], scene_scale)
+            scene["background"] = self._scene(rng, items["scene"], scene_scale)
         return {
-            "image": planes(image, mirrored),
-            "mask": mask,
-            "background": scene,
+            "image": crops.cut(subject.image(scale), box, self.size, mirrored, label.size),
+            "mask": crops.cut(label, box, self.size, mirrored),
+            **scene,
             **self._settings(subject.source, pasted),
         }
 
@@ -89,7 +85,8 @@ class SegmentationData(LabelledData):
         image, mask = batch["image"], batch["mask"]
         if training:
             image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
-        image = synthesis.paste(image, mask, batch["background"], batch["paste"], generator)
+        background = batch.get("background", image)  # which nothing is pasted on without one
+        image = synthesis.paste(image, mask, background, batch["paste"], generator)
         if training:
             image, mask = synthesis.accompany(image, mask, ACCOMPANIED, generator)
         if training and self.augment:
@@ -132,27 +129,15 @@ class RefinementData(LabelledData):
         if own and segmenter is None:
             raise UsageError("own masks need a segmenter: name one as --data.segmenter")
         self.own = own
-        self.segmenter = segmenter
-        self.segmenter_weights = segmenter_weights
-        self._network: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_network": None}
+        self.find = Helper("segmenter", segmenter, segmenter_weights)
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        if not self.own:  # then nothing is drawn for it, so that older runs stay repeatable
-            return self._labelled(rng, items, label, box, 0.3)
-        if rng.random() < self.own:
+        # Nothing is drawn for a share of 0, so that older runs stay repeatable.
+        if self.own and rng.random() < self.own:
             return self._draw_own(rng, items, label, box)
-        return {
-            **self._labelled(rng, items, label, box, 0.3),
-            "around": nothing(3, LOOK, LOOK),
-            "around_mask": nothing(1, LOOK, LOOK),
-            "around_background": nothing(3, LOOK, LOOK),
-            "place": torch.zeros((4, 1, 1)),
-        }
+        return self._labelled(rng, items, label, box, 0.3)
 
     def _draw_own(
         self,
@@ -170,24 +155,20 @@ class RefinementData(LabelledData):
         seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
         image = subject.image()
 
-        def cut(picture: Image.Image, part: crops.Box, side: int) -> Tensor:
-            return planes(crops.crop(picture, part, side), mirrored)
-
-        behind, behind_around = nothing(3, self.size, self.size), nothing(3, LOOK, LOOK)
+        behind = {}
         if pasted:
-            picture = scene.image()
-            behind = cut(picture, crops.carry(box, around, seen), self.size)
-            behind_around = cut(picture, seen, LOOK)
+            picture, part = scene.image(), crops.carry(box, around, seen)
+            behind["background"] = crops.cut(picture, part, self.size, mirrored)
+            behind["around_background"] = crops.cut(picture, seen, LOOK, mirrored)
         left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
         if mirrored:
             left, right = 1 - right, 1 - left
         return {
-            "image": cut(image, box, self.size),
-            "mask": cut(label, box, self.size),
-            "background": behind,
-            "around": cut(image, around, LOOK),
-            "around_mask": cut(label, around, LOOK),
-            "around_background": behind_around,
+            "image": crops.cut(image, box, self.size, mirrored),
+            "mask": crops.cut(label, box, self.size, mirrored),
+            "around": crops.cut(image, around, LOOK, mirrored),
+            "around_mask": crops.cut(label, around, LOOK, mirrored),
+            **behind,
             "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
             **self._settings(subject.source, pasted),
         }
@@ -197,32 +178,26 @@ class RefinementData(LabelledData):
         image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
         mask = synthesis.hesitate(mask, generator)
-        if self.own:
+        if "place" in batch:
             own = batch["place"].flatten(1).any(1)
             if own.any():
                 chosen = {key: value[own] for key, value in batch.items()}
+                names = ("around", "around_mask", "around_background")
+                around = _photograph(chosen, names, generator, strength)
+                place = chosen["place"].flatten(1)
                 mask = mask.clone()
-                mask[own] = self._own_masks(chosen, generator, strength)
+                mask[own] = crops_at(self.find(around), place, self.size)
         # Pixels that the given mask gets wrong are what the network is for.
         weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
-
-    def _own_masks(self, batch: Sample, generator: torch.Generator, strength: float) -> Tensor:
-        """The segmenter's masks of what surrounds the crops, cut to the crops."""
-        names = ("around", "around_mask", "around_background")
-        around = _photograph(batch, names, generator, strength)
-        if self._network is None:
-            options = {"weights": self.segmenter_weights} if self.segmenter_weights else {}
-            self._network = registry.create("segmenter", str(self.segmenter), **options).eval()
-        found: Tensor = self._network.to(around.device)(around)
-        return crops_at(found, batch["place"].flatten(1), self.size)
 
 
 def _photograph(
     batch: Sample, names: tuple[str, str, str], generator: torch.Generator, strength: float
 ) -> Tensor:
     """Photographs, some of them pasted, with colour jitter and camera effects."""
-    image, mask, background = (batch[name] for name in names)
+    image, mask = (batch[name] for name in names[:2])
+    background = batch.get(names[2], image)
     image = synthesis.paste(image, mask, background, batch["paste"], generator)
     if strength:
         image = synthesis.jitter_color(image, generator, strength)

@@ -284,9 +284,5 @@ def _step(value: float, steps: tuple[tuple[str, float], ...]) -> str:
 def _test_split(path: str) -> list[Pair]:
     """What iHarmony4 as published, or one of its sets, keeps for tests; else nothing."""
     root = Path(path).expanduser()
-    entries = layouts.get("harmonization", "iharmony4").find(root) if root.is_dir() else ()
-    return [
-        Pair(entry.image, entry.label, entry.composite)
-        for entry in entries
-        if entry.split == "test" and entry.image is not None
-    ]
+    pairs = layouts.get("harmonization", "iharmony4").find(root) if root.is_dir() else ()
+    return [pair for pair in pairs if pair.split == "test"]

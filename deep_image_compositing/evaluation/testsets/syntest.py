@@ -24,10 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import noise
-from deep_image_compositing.data import folders
 from deep_image_compositing.data.datasets import is_shards
-from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
-from deep_image_compositing.data.mattes import estimate_color
+from deep_image_compositing.data.items import (
+    FileItem,
+    Item,
+    ShardItem,
+    Source,
+    estimate_color,
+)  # fmt: skip
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
@@ -269,7 +273,7 @@ def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
         item = subject.open()
         label = item.label()
         if isinstance(item, FileItem):
-            picture, straight = folders.read_pair(item.pair)[0], item.pair.label is None
+            picture, straight = item.image(), item.pair.label is None
         else:
             assert isinstance(item, ShardItem)
             fields = ("foreground.png", "foreground.jpg")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.data.items import Source
-from deep_image_compositing.data.loading import unpack
 from deep_image_compositing.data.modules import HarmonizationData
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import published, trees
@@ -25,8 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trees.shards(root / "mattes", "mattes", 4, 2)
     trees.shards(root / "made", "harmonization", 4, 2)
     trees.cutouts(root / "cutouts")
-    published.composite_folders(root / "folders")
-    published.iharmony4(root / "iharmony4")
+    published.make("images and composites", root / "folders")
+    published.make("iharmony4", root / "iharmony4")
     return root
 
 
@@ -84,23 +83,6 @@ def test_stored_and_made_composites_share_a_batch(root: Path) -> None:
     assert kinds == {True, False}
 
 
-@pytest.mark.parametrize("name", ["pairs", "made"])
-def test_an_evaluation_is_the_same_in_any_batches(name: str, root: Path) -> None:
-    def run(batch_size: int) -> dict[str, Tensor]:
-        data = make(root, name, hold_out=0.4, batch_size=batch_size, validation_crops=2)
-        batches = finished(data, data.val_dataloader())
-        rows = [batch.pop("valid") for batch in batches]
-        return {
-            key: torch.cat([b[key][row] for b, row in zip(batches, rows, strict=True)])
-            for key in batches[0]
-        }
-
-    one, three = run(1), run(3)
-    assert len(one["mask"]) >= 2
-    assert all(torch.equal(one[key], three[key]) for key in one)
-    assert not torch.equal(one["composite"], one["image"])
-
-
 def test_an_evaluation_moves_every_subject(root: Path) -> None:
     data = make(root, "pairs", validation=[str(root / "pairs")], validation_crops=8)
     for batch in finished(data, data.val_dataloader()):
@@ -128,7 +110,7 @@ def test_the_test_part_of_a_published_set_is_left_out(root: Path) -> None:
 
 
 def test_a_composite_of_another_size_is_named(root: Path, tmp_path: Path) -> None:
-    published.composite_folders(tmp_path)
+    published.make("images and composites", tmp_path)
     trees.photograph(0, (20, 20))[0].save(tmp_path / "composites/a.png")
     data = make(tmp_path, ".", tolerance=0.0)
     with pytest.raises(DataError, match=r"a\.png is 20 x 20 pixels, its photograph 72 x 56"):
@@ -158,7 +140,7 @@ class Dark(torch.nn.Module):
 
 def test_a_share_of_composites_is_the_fuser_s(root: Path) -> None:
     data = make(root, "pairs", batch_size=8, epoch_length=64, fused=0.5, fuser="alpha")
-    data._network = dark = Dark()
+    data.fuse.network = dark = Dark()
     fused = 0
     for loaded in data.train_dataloader():
         batch = data.on_after_batch_transfer(loaded, 0)
@@ -186,7 +168,7 @@ def test_the_rim_is_what_the_fuser_makes_of_the_moved_photograph(root: Path) -> 
 
 def test_composites_of_data_sets_are_not_fused(root: Path) -> None:
     data = make(root, "made", fused=1.0, fuser="alpha")
-    data._network = Dark()
+    data.fuse.network = Dark()
     for batch in finished(data, data.train_dataloader()):
         assert batch["composite"].mean() > 0.05
 
@@ -203,14 +185,11 @@ def test_the_shipped_fuser_makes_rims_of_its_own(root: Path) -> None:
         assert off.mean() < 0.05
 
 
-def test_a_module_with_a_fuser_can_be_sent_to_another_process(root: Path) -> None:
+def test_a_network_is_not_sent_to_another_process(root: Path) -> None:
     data = make(root, "pairs", fused=0.5, fuser="alpha")
-    data._network = Dark()
-    loader = data.train_dataloader()
-    samples = pickle.loads(pickle.dumps(loader.dataset))
-    for draws, one in zip(loader.sampler, loader, strict=True):
-        assert all(torch.equal(one[key], value) for key, value in unpack(samples[draws]).items())
-    assert samples.make.__self__._network is None
+    data.fuse.network = Dark()
+    samples = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
+    assert samples.make.__self__.fuse.network is None
 
 
 @pytest.mark.parametrize(
