@@ -73,7 +73,7 @@ class Plan:
 
     def about(self) -> dict[str, Any]:
         """What the ledger says that its records are of."""
-        return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.describe()}
+        return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.about}
 
 
 class Bench(LightningModule):
@@ -88,7 +88,7 @@ class Bench(LightningModule):
         self.plan, self.advance = plan, advance
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
-        self.names = plan.test_set.names()
+        self.names = plan.test_set.names
         self.fingerprint = plan.test_set.fingerprint()
         lpips, reason = find_lpips(plan.lpips_weights)
         self.left_out = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
@@ -333,7 +333,7 @@ class Bench(LightningModule):
             if (plan.out / _sheet(name, grade)).exists()
         ]
         return Report(
-            about, {"fingerprint": self.fingerprint, **plan.test_set.describe()},
+            about, {"fingerprint": self.fingerprint, **plan.test_set.about},
             [method.describe() for method in plan.methods], plan.grades, self.names,
             plan.reference, records, self.left_out, drawn,
         )  # fmt: skip

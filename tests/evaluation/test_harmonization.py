@@ -67,9 +67,9 @@ def test_colours_follow_from_the_seed_and_the_name(photographs: str) -> None:
 
 
 def test_only_what_is_held_out_is_used(photographs: str) -> None:
-    everything = Harmonization(photographs).names()
-    (held,) = Harmonization(photographs, hold_out=0.1).names()
-    (known,) = Harmonization([Source(photographs, hold_out=0.1)]).names()
+    everything = Harmonization(photographs).names
+    (held,) = Harmonization(photographs, hold_out=0.1).names
+    (known,) = Harmonization([Source(photographs, hold_out=0.1)]).names
     assert held == known
     assert held in everything
     with pytest.raises(UsageError, match="nothing is left to measure"):
@@ -119,8 +119,8 @@ def test_what_has_a_composite_of_its_own_keeps_it(tmp_path: Path) -> None:
 def test_iharmony4_as_published_is_measured_on_its_own_split(tmp_path: Path) -> None:
     published.iharmony4(tmp_path / "all")
     found = Harmonization(tmp_path / "all")
-    assert sorted(name.removeprefix("all-") for name in found.names()) == ["a3630_1_5", "c5_18_1"]
-    assert found.describe()["sources"][0]["split"] == "test"
+    assert sorted(name.removeprefix("all-") for name in found.names) == ["a3630_1_5", "c5_18_1"]
+    assert found.about["sources"][0]["split"] == "test"
     assert found[0].about(RECOLORED)["given_fmse"] > 0
 
 

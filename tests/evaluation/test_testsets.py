@@ -147,10 +147,10 @@ def test_one_more_background_changes_few_samples(data: dict[str, str]) -> None:
 
 def test_only_what_training_has_not_seen_is_used(data: dict[str, str]) -> None:
     (held_out,) = (p.image.stem for p in find_pairs(data["mattes"]) if p.held_out(0.1))
-    assert SynTest(**data, hold_out=0.1).names() == [f"{held_out}-1", f"{held_out}-2"]
-    assert len(SynTest(**data).names()) == 6
+    assert SynTest(**data, hold_out=0.1).names == [f"{held_out}-1", f"{held_out}-2"]
+    assert len(SynTest(**data).names) == 6
     both = SynTest(**data, hold_out=0.1, background_hold_out=0.5)
-    about = {source["kind"]: source for source in both.describe()["sources"]}
+    about = {source["kind"]: source for source in both.about["sources"]}
     assert (about["mattes"]["samples"], about["mattes"]["used"]) == (3, 1)
     assert about["mattes"]["hold_out"] == 0.1
     assert about["backgrounds"]["used"] < about["backgrounds"]["samples"] == 4
@@ -163,7 +163,7 @@ def test_subjects_come_from_shards_and_cut_outs_as_for_training(
     scenes = trees.shards(tmp_path / "bg", "backgrounds", train=2, held_out=3, each=2)
     cutouts = trees.cutouts(tmp_path / "cutouts")
     test_set = SynTest([str(shards), str(cutouts)], scenes, per_subject=1, grades="exact")
-    assert test_set.names()[:2] == ["s0003-1", "s0004-1"]
+    assert test_set.names[:2] == ["s0003-1", "s0004-1"]
     assert len(test_set) == 5
     first = digests(test_set)
     alone = SynTest(shards, scenes, per_subject=1, grades="exact")
@@ -176,7 +176,7 @@ def test_subjects_come_from_shards_and_cut_outs_as_for_training(
     # A cut-out's colour is its own.
     name = trees.names(2, 1)[0]
     own = np.asarray(Image.open(cutouts / f"{name}.png"))
-    sample = test_set[test_set.names().index(f"{name}-1")]
+    sample = test_set[test_set.names.index(f"{name}-1")]
     seen = own[..., 3] > 0
     assert np.array_equal(sample.foreground_color.permute(1, 2, 0).numpy()[seen], own[seen, :3])
 
@@ -198,7 +198,7 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
         patch.setattr(syntest.importlib.metadata, "version", absent)
         syntest.read_subject.cache_clear()
         without = SynTest(**photographs, grades="none")
-        assert without.describe()["made_with"]["pymatting"].startswith("none")
+        assert without.about["made_with"]["pymatting"].startswith("none")
         assert without.fingerprint() != mark
         assert digest(without[0]) != before
     syntest.read_subject.cache_clear()
@@ -246,7 +246,7 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
     with caplog.at_level(logging.WARNING):
         test_set = open_test_set("syntest", samples=2, size=64, grades="exact")
     assert "not which method is good" in caplog.text
-    assert "not which method is good" in test_set.describe()["note"]
+    assert "not which method is good" in test_set.about["note"]
     first = digests(test_set)
     again = open_test_set("syntest", samples=2, size=64, grades="exact")
     assert digests(again) == first
@@ -311,10 +311,10 @@ def test_the_description_makes_the_set_again_and_the_fingerprint_tells_sets_apar
     data: dict[str, str],
 ) -> None:
     test_set = SynTest(**data, hold_out=0.1, seed=7)
-    about = test_set.describe()
+    about = test_set.about
     assert json.loads(json.dumps(about)) == about
     assert (about["kind"], about["seed"], about["size"]) == ("syntest", 7, 768)
-    assert [sample["name"] for sample in about["samples"]] == test_set.names()
+    assert [sample["name"] for sample in about["samples"]] == test_set.names
     first = about["samples"][0]
     assert first["subject"].endswith(".png")
     assert len(set(first["backgrounds"])) == 2
@@ -333,7 +333,7 @@ def test_taught_triplets_are_read_as_they_were_written(tmp_path: Path) -> None:
     shards = trees.shards(tmp_path / "hard", "triplets", train=2, held_out=3, each=2)
     test_set = open_test_set("taught", shards=str(shards))
     assert isinstance(test_set, Taught)
-    assert test_set.names() == ["s0002", "s0003", "s0004"]
+    assert test_set.names == ["s0002", "s0003", "s0004"]
     assert test_set.grades == ("exact", "rough", "none")
     sample = test_set[1]
     fields = trees.sample("triplets", 3)
@@ -347,7 +347,7 @@ def test_taught_triplets_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert sample.old_background is None
     assert sample.foreground_color is None
     assert sample.masks["none"] is None
-    assert test_set.describe()["samples"][1]["key"] == "s0003"
+    assert test_set.about["samples"][1]["key"] == "s0003"
     assert len(open_test_set("taught", shards=str(shards), split=None, samples=4)) == 4
     mark = test_set.fingerprint()
     assert open_test_set("taught", shards=str(shards)).fingerprint() == mark
@@ -389,7 +389,7 @@ def own(save: Save, tmp_path: Path) -> Path:
 def test_one_s_own_pictures_are_taken_as_they_are(own: Path) -> None:
     test_set = open_test_set("folders", path=str(own))
     assert isinstance(test_set, Folders)
-    assert test_set.names() == ["cat", "dog"]
+    assert test_set.names == ["cat", "dog"]
     assert test_set.grades == ("given", "none")
     cat, dog = test_set
     assert np.array_equal(cat.foreground.permute(1, 2, 0).numpy(), noise(24, 32, 0))
@@ -403,7 +403,7 @@ def test_one_s_own_pictures_are_taken_as_they_are(own: Path) -> None:
     assert dog.alpha is None
     assert dog.background.shape == (3, 40, 40)
     mark = test_set.fingerprint()
-    about = test_set.describe()
+    about = test_set.about
     assert json.loads(json.dumps(about)) == about
     (own / "composite/cat.png").unlink()
     assert Folders(own).fingerprint() != mark

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,9 @@ class Tiny(TestSet):
 
     def __init__(self, count: int = 3, truth: bool = True, broken: int | None = None) -> None:
         self.grades = ("exact", "none")
-        self.count, self.truth, self.broken = count, truth, broken
-
-    def names(self) -> list[str]:
-        return [f"picture-{i}" for i in range(self.count)]
+        self.truth, self.broken = truth, broken
+        names = [f"picture-{i}" for i in range(count)]
+        super().__init__(names, {"count": count, "truth": truth}, [])
 
     def __getitem__(self, index: int) -> Sample:
         if index == self.broken:
@@ -49,12 +48,6 @@ class Tiny(TestSet):
             return sample
         truth = {"composite": blend(color, alpha, new), "alpha": alpha}
         return Sample(**{**vars(sample), **truth, "foreground_color": color, "old_background": old})
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.name, "count": self.count, "truth": self.truth}
-
-    def inputs(self) -> list[list[Any]]:
-        return []
 
 
 def picture(seed: int) -> Tensor:
