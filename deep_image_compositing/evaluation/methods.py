@@ -1,8 +1,7 @@
 """Methods: what fills the slots, by name; the bench and the study choose theirs here.
 
-A method names a stage a slot as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
-anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage without
-weights, which would otherwise be measured as its random numbers.
+Before anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage
+without weights, which would otherwise be measured as its random numbers.
 """
 
 from __future__ import annotations
@@ -87,10 +86,8 @@ class Method:
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
-        stages = list(self.stages())
-        for entry, options in stages:
+        for entry, options in self.stages():
             entry.check(options)
-        for entry, options in stages:
             check_options(entry.slot, entry.name, entry.factory, options)
             if not _learned(entry):
                 make_stage(entry.slot, (entry.name, options))  # this costs no time
@@ -175,11 +172,6 @@ def parse_method(text: str) -> Method:
 
 # The named sets
 
-
-def _method(name: str, refiner: str = "cascade", fuser: str = "") -> Method:
-    return Method(name, "pyramid", refiner, fuser or name)
-
-
 _ABLATIONS = (
     ("no_self_taught", "cascade", "multi_stream", "fusion_easy"),
     ("one_stream", "cascade", "single_stream", "fusion_single_stream"),
@@ -190,32 +182,36 @@ _ABLATIONS = (
 
 def _ablations(runs: str | Path) -> list[Method]:
     return [
-        _method(name, refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
+        Method(name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
         for name, refiner, fuser, run in _ABLATIONS
     ]
 
 
-_OURS = _method("ours", fuser="multi_stream")
-_BLENDED = "alpha(foreground_color=multilevel)"
-_MATTING = ("closed_form", "knn", "information_flow", "deep_image_matting", "index_net")
+def _rows(pattern: str, *names: str) -> list[Method]:
+    """A method for each name, which stands in the pattern's braces."""
+    return [parse_method(pattern.format(name)) for name in names]
+
+
+_FUSER = "{0}=pyramid,cascade,{0}"
+_REFINER = "{0}=pyramid,{0},alpha(foreground_color=multilevel)"
+_OURS = parse_method("ours=pyramid,cascade,multi_stream")
 
 METHODS: dict[str, list[Method]] = {
     "paper": [
-        *map(_method, ("copy_paste", "feather", "laplacian", "poisson", "alpha")),
-        *(_method(name, name, _BLENDED) for name in _MATTING),
-        _method("single_stream"),
+        *_rows(_FUSER, "copy_paste", "feather", "laplacian", "poisson", "alpha"),
+        *_rows(_REFINER, "closed_form", "knn", "information_flow"),
+        *_rows(_REFINER, "deep_image_matting", "index_net"),
+        *_rows(_FUSER, "single_stream"),
         _OURS,
     ],
     "ablations": _ablations(RUNS),
     "fast": [
-        *map(_method, ("copy_paste", "feather", "laplacian")),
-        _method("alpha_multilevel", fuser=_BLENDED),
-        _method("guided_filter", "guided_filter", _BLENDED),
+        *_rows(_FUSER, "copy_paste", "feather", "laplacian"),
+        parse_method("alpha_multilevel=pyramid,cascade,alpha(foreground_color=multilevel)"),
+        *_rows(_REFINER, "guided_filter"),
         _OURS,
     ],
-    "harmonize": [
-        Method(name, harmonizer=name) for name in ("none", "reinhard", "white_balance", "color_map")
-    ],
+    "harmonize": _rows("{0}={0}", "none", "reinhard", "white_balance", "color_map"),
 }
 """The named sets.
 
@@ -269,8 +265,8 @@ def choose(
         chosen[method.name] = method
     if not chosen:
         raise UsageError("there is no method to run: name some with --methods or --method")
-    if len({method.slots for method in chosen.values()}) > 1:
-        alone = [name for name, method in chosen.items() if method.slots == ALONE]
+    alone = [name for name, method in chosen.items() if method.slots == ALONE]
+    if 0 < len(alone) < len(chosen):
         raise UsageError(
             f"{', '.join(alone)} are harmonizers alone, which are not compared with whole methods: "
             "leave out either"
@@ -294,15 +290,13 @@ def _learned(entry: Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise ``UsageError`` for methods that would run a learned stage untrained."""
-    trainable = {}
+    trainable: dict[str, Method] = {}
     for method in methods:
-        lacking = {
-            entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
-            for entry, options in method.stages()
-            if _learned(entry) and weights_file(entry, options) is None
-        }
-        if lacking:
-            trainable[method.name] = replace(method, **lacking)
+        for entry, options in method.stages():
+            if _learned(entry) and weights_file(entry, options) is None:
+                stage = stage_text(entry.name, {**options, "weights": "FILE"})
+                known = trainable.get(method.name, method)
+                trainable[method.name] = replace(known, **{entry.slot: stage})
     if trainable:
         examples = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
 
 FOLDER = "sheets"  # folder of the sheets, inside the report's
-LAYOUT = 2  # raised whenever a sheet shows something else of the same results
+LAYOUT = 3  # raised whenever a sheet shows something else of the same results
 CELL = 288  # side in pixels of the square in which a picture is shown
 CROPS = 3  # zoomed crops a sample
 GAIN = 4  # what errors are multiplied by before they are shown
@@ -70,16 +70,15 @@ class _Column(NamedTuple):
 
 
 def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
-    """The contact sheet of one sample in one grade.
+    """The contact sheet of one sample in one grade, (3, H, W) in [0, 1].
 
     Columns are the photograph, the mask, the truth where it is known, and each method under its
     main figures. Rows are the whole picture, ``CROPS`` crops of the rim, magnified without
     smoothing, and the error against the truth, ``GAIN`` times as bright (mean of the channels);
-    without a truth, the method's alpha. As (3, H, W) in [0, 1].
+    without a truth, the method's alpha.
     """
     size = (sample.foreground.shape[-2], sample.foreground.shape[-1])
-    truth, zoom = sample.composite, choose_zoom(*size)
-    boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
+    zoom = choose_zoom(*size)
     mask, label = sample.masks.get(grade), f"mask: {grade}"
     if mask is None:
         masks = ((f"{label}, found by {row.name}", row.read("mask")) for row in rows)
@@ -89,44 +88,48 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
         _Column(title, sample.foreground, "new background", cover(sample.background, size)),
         _Column(label, mask, "true alpha", sample.alpha),
     ]
-    if truth is not None:
-        columns.append(_Column("truth", truth))
-    for row in rows:
-        result, last, note = row.read("composite"), row.read("alpha"), f"alpha, {row.name}"
-        if result is not None and truth is not None:
-            last, note = _error(result, truth), f"error x {GAIN}, {row.name}"
-        columns.append(_Column(row.caption(), result, note, last))
-    parts = [{column.label: _unit(column.picture) for column in columns}]
-    parts[0][title] = _outlined(sample.foreground, boxes)
-    for number, box in enumerate(boxes):
-        name = f"crop {number + 1}, x {zoom}: "
-        parts.append({name + column.label: _unit(column.picture, box) for column in columns})
-    parts.append({column.note: _unit(column.last) for column in columns})
-    return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
+    if sample.composite is not None:
+        columns.append(_Column("truth", sample.composite))
+    columns += _results(rows, sample.composite)
+    return _sheet(columns, choose_crops(interest(sample, rows), size, CELL // zoom), zoom)
 
 
 def draw_colors(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
-    """The sheet of what harmonizers alone have made of one sample: whole pictures, and errors.
+    """The same of what harmonizers alone have made: whole pictures, and errors below them.
 
-    Columns are the composite that was given, the mask, the truth, and each method under its main
-    figures; below are their errors against the truth, ``GAIN`` times as bright. As (3, H, W).
+    Columns are the composite that was given, the mask, the truth, and each method.
     """
-    given, truth, mask = sample.given(grade)[0], sample.composite, sample.masks.get(grade)
+    given, truth = sample.given(grade)[0], sample.composite
     assert truth is not None
     title = f"{sample.name}, {given.shape[-1]} x {given.shape[-2]} pixels"
     columns = [
         _Column(title, given, f"{grade}, error x {GAIN}", _error(given, truth)),
-        _Column("mask", mask),
+        _Column("mask", sample.masks.get(grade)),
         _Column("truth", truth, "  "),
     ]
+    return _sheet([*columns, *_results(rows, truth)])
+
+
+def _results(rows: Sequence[Row], truth: Tensor | None) -> Iterator[_Column]:
+    """A column a method."""
     for row in rows:
         result = row.read("composite")
-        last = None if result is None else _error(result, truth)
-        columns.append(_Column(row.caption(), result, f"error x {GAIN}, {row.name}", last))
-    parts = (
-        {column.label: _unit(column.picture) for column in columns},
-        {column.note: _unit(column.last) for column in columns},
-    )
+        if truth is None:
+            yield _Column(row.caption(), result, f"alpha, {row.name}", row.read("alpha"))
+        else:
+            error = None if result is None else _error(result, truth)
+            yield _Column(row.caption(), result, f"error x {GAIN}, {row.name}", error)
+
+
+def _sheet(columns: Sequence[_Column], boxes: Sequence[Box] = (), zoom: int = 1) -> Tensor:
+    """Whole pictures, the first with its crops outlined, the crops, and the last row."""
+    parts = [{column.label: _unit(column.picture) for column in columns}]
+    if columns[0].picture is not None:
+        parts[0][columns[0].label] = _outlined(columns[0].picture, boxes)
+    for number, box in enumerate(boxes, 1):
+        name = f"crop {number}, x {zoom}: "
+        parts.append({name + column.label: _unit(column.picture, box) for column in columns})
+    parts.append({column.note: _unit(column.last) for column in columns})
     return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
 
 

@@ -26,7 +26,7 @@ from deep_image_compositing.evaluation.testsets.harmonization import (
     UNTOUCHED,
     fmse,
 )
-from deep_image_compositing.metrics import foreground_error
+from deep_image_compositing.metrics.composites import foreground_error
 from deep_image_compositing.models.base import HarmonizerModel
 from tests.data import published, trees
 

@@ -1,8 +1,7 @@
 """The test set ``harmonization``: composites whose subject should have other colours.
 
-Either photographs whose subject is recoloured as for training, so that the photograph is the truth,
-or the triples of composite, photograph and mask that a data set has. What is random about a sample
-follows from the seed and its name, and from the names of the photographs beside it.
+Either photographs whose subject is recoloured, or the triples of composite, photograph and mask
+that a data set has. What is random about a sample follows from the seed and the names of the set.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.evaluation.testsets.inputs import Input, Inputs, named
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
-from deep_image_compositing.metrics.harmonization import foreground_error
+from deep_image_compositing.metrics.composites import foreground_error
 from deep_image_compositing.placement import resample
 
 if TYPE_CHECKING:

@@ -43,14 +43,11 @@ MADE_NOTE = (
     "made of noise and shapes: the figures say that everything runs, not which method is good"
 )
 
-
 Pixels = NDArray[np.uint8]
 
 GRADES: dict[str, dict[str, float] | None] = {
     "exact": {"strength": 0.0, "rank": 0.0},
-    # the outline is off by some pixels, hair is gone or filled in
     "rough": {"strength": 1.0, "rank": 0.5},
-    # legs and horns are lost, or much background is in
     "bad": {"strength": 2.5, "rank": 0.75},
     "none": None,
 }
@@ -249,10 +246,9 @@ def read_scene(scene: Input) -> Tensor:
 
 
 def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """A matte (H, W, 3) and (H, W) at a smaller (height, width), rounded to 8 bits.
+    """A matte (H, W, 3) and (H, W) at a smaller (height, width): means over each pixel's area.
 
-    Each pixel is the mean over its area, of colour, straight, weighted by opacity; colour is 0
-    where alpha is.
+    Colour is straight, weighted by opacity, and 0 where alpha is.
     """
     if alpha.shape != tuple(size):
         opacity = alpha.astype(np.float32) / 255
@@ -279,12 +275,12 @@ def blend(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 
 def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
     """Four subjects, ragged shapes with strands around, and six backgrounds, all of noise."""
-    mattes = [(f"made-{n + 1}", partial(_made, seed, 1, n)) for n in range(4)]
-    scenes = [(f"noise-{n + 1}", partial(_made, seed, 2, n)) for n in range(6)]
-    subjects, backgrounds = (
-        [Input(name, name, "", make) for name, make in found] for found in (mattes, scenes)
-    )
-    return subjects, backgrounds
+    subjects, scenes = (
+        [Input(f"{name}-{n + 1}", f"{name}-{n + 1}", "", partial(_made, seed, kind, n))
+         for n in range(count)]
+        for name, kind, count in (("made", 1, 4), ("noise", 2, 6))
+    )  # fmt: skip
+    return subjects, scenes
 
 
 def _made(seed: int, kind: int, number: int) -> Item:

@@ -60,7 +60,9 @@ def test_every_picture_is_the_method_s_own(tmp_path: Path, pairs: list[PairFiles
     assert [item.name for item in study.shown] == ["wide", "small", "given"]
     assert [item.size for item in study.sets] == [(26, 40), (20, 30), (40, 29)]
     files = {path.name for path in (folder / "pictures").iterdir()}
-    assert files == {f"{name}.webp" for item in study.sets for name in item.tokens()}
+    assert files == {
+        f"{name}.webp" for item in study.sets for name in item.tokens()
+    }
     assert len(files) == 3 * 5
     for item, pair in zip(study.sets, pairs, strict=True):
         shown = read_image(picture_path(folder, item.foreground))
