@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import accepted_options, check_options
 from deep_image_compositing.registry import Entry
-from deep_image_compositing.stages.making import describe_stage, make_stage, weights_file
+from deep_image_compositing.stages.making import describe_stages, make_stage, weights_file
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
@@ -26,6 +26,9 @@ RUNS = "runs"  # folder below which the recipes put their runs
 
 ALONE = ("harmonizer",)
 """Slots of a method that is given a finished composite and its mask."""
+
+Stage: TypeAlias = tuple[str, dict[str, Any]]
+"""A registered name, and options."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -37,56 +40,34 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 class Method:
     """A whole way from two photographs to a composite, or a harmonizer alone.
 
-    A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
-    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
-    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
-    UsageError for a name that is none for a file, and for stages that cannot be read.
+    ``parse_method`` makes it of what people type.
     """
 
     name: str  # in tables and of files: letters, digits and _ . + -
-    segmenter: str = ""  # as the next two, empty where the harmonizer is alone
-    refiner: str = ""
-    fuser: str = ""
-    harmonizer: str = registry.DEFAULTS["harmonizer"]
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(
-                f"{self.name!r} cannot name a method: up to 64 letters, digits and _ . + -, the "
-                "first a letter or a digit"
-            )
-        for slot in self.slots:
-            parse_stage(getattr(self, slot))
+    stages: dict[str, Stage]  # by slot: of all of them, or of ``ALONE``
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that it fills: all of them, or ``ALONE``."""
-        given = any((self.segmenter, self.refiner, self.fuser))
-        return registry.SLOTS if given else ALONE
+        """The slots that it fills."""
+        return tuple(self.stages)
 
     def __str__(self) -> str:
-        stages = [getattr(self, slot) for slot in self.slots]
-        if self.slots != ALONE and stages[-1] == registry.DEFAULTS["harmonizer"]:
-            stages.pop()
-        return f"{self.name}={','.join(stages)}"
+        return f"{self.name}={','.join(stage_text(*stage) for stage in self.stages.values())}"
 
-    def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
-        """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
-        for slot in self.slots:
-            name, options = parse_stage(getattr(self, slot))
-            entry = registry.get(slot, name)
-            yield entry, {**options, **_newest(entry, options.get("weights"))}
+    def entries(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
+        """The registry's entry of each stage, and its options; UsageError for an unknown name."""
+        return ((registry.get(slot, name), given) for slot, (name, given) in self.stages.items())
 
     def check(self) -> None:
         """Find out what would keep the method from running, without running it.
 
         Raises:
-            UsageError: a stage that is not registered, options that it does not take, a run
-                without checkpoints, or a learned stage without weights.
+            UsageError: a stage that is not registered, options that it does not take, or a learned
+                stage without weights.
             WeightsError: weights that are neither shipped nor a file.
             MissingExtraError: a package that a stage needs is not installed.
         """
-        for entry, options in self.stages():
+        for entry, options in self.entries():
             entry.check(options)
             check_options(entry.slot, entry.name, entry.factory, options)
             if not _learned(entry):
@@ -101,23 +82,48 @@ class Method:
         from deep_image_compositing.compositor import Compositor
 
         self.check()
+        others = {"refiner": "none", "fuser": "alpha"} if self.slots == ALONE else {}
         # A name alone, such as the segmenter's, is made when it is needed.
-        stages: dict[str, Any] = {} if self.fuser else {"refiner": "none", "fuser": "alpha"}
-        for entry, options in self.stages():
-            stages[entry.slot] = (entry.name, options) if options else entry.name
-        return Compositor(**stages, device=device, **kwargs)
+        stages = {slot: stage if stage[1] else stage[0] for slot, stage in self.stages.items()}
+        return Compositor(**others, **stages, device=device, **kwargs)  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
         """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
-        stages = {entry.slot: describe_stage(entry, options) for entry, options in self.stages()}
-        return {"name": self.name, **stages}
+        return {"name": self.name, **describe_stages(self.stages)}
 
 
 # How methods are written
 
 
-def parse_stage(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others."""
+def parse_method(text: str) -> Method:
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
+
+    Raises ``UsageError`` for what is neither, and for a name that is none for a file.
+    """
+    name, equals, rest = text.partition("=")
+    name, parts = name.strip(), _split(rest)
+    if not equals or len(parts) not in (1, 3, len(registry.SLOTS)):
+        raise UsageError(
+            "a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], or NAME=HARMONIZER for a "
+            f"harmonizer alone, got {text!r}"
+        )
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a method: up to 64 letters, digits and _ . + -, the first a "
+            "letter or a digit"
+        )
+    if len(parts) == 3:
+        parts.append(registry.DEFAULTS["harmonizer"])
+    slots = ALONE if len(parts) == 1 else registry.SLOTS
+    return Method(name, dict(zip(slots, map(parse_stage, parts), strict=True)))
+
+
+def parse_stage(text: str) -> Stage:
+    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others.
+
+    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
+    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
+    """
     match = _STAGE.fullmatch(text)
     if not match:
         raise UsageError(f"{text!r} is no stage; expected NAME or NAME(KEY=VALUE, KEY=VALUE)")
@@ -153,23 +159,6 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
-
-    Raises ``UsageError`` for what is neither.
-    """
-    name, equals, rest = text.partition("=")
-    stages = _split(rest)
-    if not equals or len(stages) not in (1, 3, len(registry.SLOTS)):
-        raise UsageError(
-            "a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], or NAME=HARMONIZER for a "
-            f"harmonizer alone, got {text!r}"
-        )
-    if len(stages) == 1:
-        return Method(name.strip(), harmonizer=stages[0])
-    return Method(name.strip(), *stages)
-
-
 # The named sets
 
 _ABLATIONS = (
@@ -181,10 +170,12 @@ _ABLATIONS = (
 
 
 def _ablations(runs: str | Path) -> list[Method]:
-    return [
-        Method(name, "pyramid", refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
-        for name, refiner, fuser, run in _ABLATIONS
-    ]
+    found = []
+    for name, refiner, fuser, run in _ABLATIONS:
+        method = parse_method(f"{name}=pyramid,{refiner},{fuser}")
+        method.stages["fuser"][1]["weights"] = Path(runs, run).as_posix()
+        found.append(method)
+    return found
 
 
 def _rows(pattern: str, *names: str) -> list[Method]:
@@ -271,13 +262,14 @@ def choose(
             f"{', '.join(alone)} are harmonizers alone, which are not compared with whole methods: "
             "leave out either"
         )
-    _check_trained(chosen.values())
-    for method in chosen.values():
-        method.check()
-    return [
-        replace(method, **{entry.slot: stage_text(entry.name, o) for entry, o in method.stages()})
+    methods = [
+        replace(method, stages={entry.slot: _newest(entry, o) for entry, o in method.entries()})
         for method in chosen.values()
     ]
+    _check_trained(methods)
+    for method in methods:
+        method.check()
+    return methods
 
 
 # Weights
@@ -290,13 +282,15 @@ def _learned(entry: Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise ``UsageError`` for methods that would run a learned stage untrained."""
-    trainable: dict[str, Method] = {}
+    trainable: dict[str, str] = {}
     for method in methods:
-        for entry, options in method.stages():
-            if _learned(entry) and weights_file(entry, options) is None:
-                stage = stage_text(entry.name, {**options, "weights": "FILE"})
-                known = trainable.get(method.name, method)
-                trainable[method.name] = replace(known, **{entry.slot: stage})
+        lacking = {
+            entry.slot: (entry.name, {**options, "weights": "FILE"})
+            for entry, options in method.entries()
+            if _learned(entry) and weights_file(entry, options) is None
+        }
+        if lacking:
+            trainable[method.name] = str(replace(method, stages={**method.stages, **lacking}))
     if trainable:
         examples = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(
@@ -307,14 +301,15 @@ def _check_trained(methods: Iterable[Method]) -> None:
         )
 
 
-def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
-    """The newest checkpoint as the option ``weights`` where that names a training run."""
+def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
+    """The stage with the newest checkpoint in place of the folder of a training run."""
+    weights = options.get("weights")
     if not isinstance(weights, str) or weights in entry.weights:
-        return {}
+        return entry.name, options
     run = Path(weights).expanduser()
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
-        return {}
+        return entry.name, options
     from deep_image_compositing.training import newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
@@ -325,4 +320,4 @@ def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
             f"deep-image-compositing fit --config recipes/{recipe}.yaml"
             + ("" if run == Path(RUNS, recipe) else f" --trainer.default_root_dir {run}")
         )
-    return {"weights": checkpoint.as_posix()}
+    return entry.name, {**options, "weights": checkpoint.as_posix()}

@@ -101,10 +101,8 @@ def test_a_person_joins_answers_and_is_known_again(client: Callable[..., Client]
         assert item.number == number, "never beyond the first that is open"
         assert 'value="' + str(number - 1) in browser.get("/?set=99").text
         rank(browser, item.path, item.results[:3])
-    for query in ("", "?set=4", "?set=99"):
-        assert "Thank you!" in browser.get(f"/{query}").text
-    for query in ("0", "-1", "x", "9" * 5000, "%00", "²"):
-        assert browser.get(f"/?set={query}").status_code == 200
+    for query in ("", "4", "99", "0", "-1", "x", "9" * 5000, "%00", "²"):
+        assert "Thank you!" in browser.get(f"/?set={query}").text
 
 
 def test_two_people_do_not_see_each_other(client: Callable[..., Client]) -> None:
@@ -241,43 +239,21 @@ def test_requests_that_cannot_be_are_refused(
         assert store.people() == {}
 
 
-@pytest.mark.parametrize(
-    ("host", "own"),
-    [
-        ("127.0.0.1:8000", True), ("192.168.1.5", True), ("[::1]:8000", True),
-        ("localhost:8000", True), ("LOCALHOST", True), ("study.example", True),
-        ("study.example.:443", True), (socket.gethostname(), True),
-        ("evil.example", False), ("study.example.evil.example", False), ("", False),
-        ("127.0.0.1.evil.example:8000", False), ("evil@127.0.0.1", False), ("1.2.3", False),
-    ],
-)  # fmt: skip
-def test_it_answers_to_its_own_names(client: Callable[..., Client], host: str, own: bool) -> None:
-    browser = client()
-    for path in ("/", "/page/study.js", "/pictures/nothing.webp"):
-        answer = browser.get(path, headers={"host": host})
-        assert (answer.status_code == 403) != own
-        assert answer.headers["x-content-type-options"] == "nosniff"
-    assert own or "--allowed-host" in answer.text
-    assert (browser.post("/join", json={}, headers={"host": host}).status_code == 204) == own
-
-
-@pytest.mark.parametrize(
-    ("origin", "own"),
-    [
-        (None, True), ("http://127.0.0.1:8000", True), ("https://study.example", True),
-        ("http://evil.example", False), ("http://127.0.0.1:9000", False), ("null", False),
-        ("http://localhost:8000", False), ("", False), ("http://evil.example:8000", False),
-    ],
-)  # fmt: skip
-def test_it_takes_answers_from_its_own_page(
-    client: Callable[..., Client], origin: str | None, own: bool
+def test_it_answers_to_its_own_names_and_takes_answers_from_its_own_page(
+    client: Callable[..., Client],
 ) -> None:
     browser = client("Ann")
-    browser.headers |= {} if origin is None else {"origin": origin}
-    item = look(browser)  # a link is no write
-    answer = rank(browser, item.path, item.results[:3])
-    assert answer.status_code == (204 if own else 403)
-    assert bool(look(browser, 1).places) == own
+    item = look(browser)
+    for host, own in (("127.0.0.1:8000", True), ("study.example.:443", True), ("evil.com", False)):
+        for path in ("/", "/page/study.js", "/pictures/nothing.webp"):
+            answer = browser.get(path, headers={"host": host})
+            assert (answer.status_code == 403) != own
+            assert own or "--allowed-host" in answer.text
+        for origin, page in (("https://study.example", True), ("http://evil.com", False)):
+            headers = {"host": host, "origin": origin}
+            body = {"ranking": item.results[:3]}
+            answer = browser.post(item.path, json=body, headers=headers)
+            assert answer.status_code == (204 if own and page else 403)
 
 
 def test_an_answer_that_cannot_be_stored_is_not_acknowledged(
@@ -335,11 +311,9 @@ class Person:
         self.ask("join", {"name": name})
 
     def ask(self, path: str = "", body: object = None) -> str:
-        request = urllib.request.Request(
-            f"{self.url}{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"content-type": "application/json", "cookie": self.cookie},
-        )
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json", "cookie": self.cookie}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers)
         answer: HTTPResponse
         with urllib.request.urlopen(request, timeout=20) as answer:
             self.cookie = (answer.headers.get("set-cookie") or self.cookie).partition(";")[0]
@@ -374,9 +348,8 @@ def test_people_who_leave_in_the_middle_are_no_errors(
                 with socket.create_connection(place) as gone:
                     gone.sendall(request.encode())
                     if hard:  # reset, instead of an orderly end
-                        gone.setsockopt(
-                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                        )
+                        at_once = struct.pack("ii", 1, 0)
+                        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         assert read_page(person.ask()) == item
         code, printed = running.end()
     assert code == 0
