@@ -288,8 +288,8 @@ class Bench(LightningModule):
             return
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
-            draw = sheets.draw_colors if self.alone else sheets.draw
-            sheet = draw(self._sample(self.names.index(name)), grade, rows)
+            sample = self._sample(self.names.index(name))
+            sheet = sheets.draw(sample, grade, rows, rim=not self.alone)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))

@@ -52,7 +52,10 @@ class Method:
         return tuple(self.stages)
 
     def __str__(self) -> str:
-        return f"{self.name}={','.join(stage_text(*stage) for stage in self.stages.values())}"
+        stages = [*self.stages.values()]
+        if self.slots != ALONE and stages[-1] == (registry.DEFAULTS["harmonizer"], {}):
+            stages.pop()
+        return f"{self.name}={','.join(stage_text(*stage) for stage in stages)}"
 
     def entries(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """The registry's entry of each stage, and its options; UsageError for an unknown name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,64 +69,41 @@ class _Column(NamedTuple):
     last: Tensor | None = None
 
 
-def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
+def draw(sample: Sample, grade: str, rows: Sequence[Row], rim: bool = True) -> Tensor:
     """The contact sheet of one sample in one grade, (3, H, W) in [0, 1].
 
     Columns are the photograph, the mask, the truth where it is known, and each method under its
-    main figures. Rows are the whole picture, ``CROPS`` crops of the rim, magnified without
+    main figures. Rows are the whole picture, ``CROPS`` crops of the ``rim``, magnified without
     smoothing, and the error against the truth, ``GAIN`` times as bright (mean of the channels);
-    without a truth, the method's alpha.
+    without a truth, the method's alpha. Without a ``rim``, which harmonizers leave alone, there are
+    no crops.
     """
-    size = (sample.foreground.shape[-2], sample.foreground.shape[-1])
-    zoom = choose_zoom(*size)
-    mask, label = sample.masks.get(grade), f"mask: {grade}"
+    given, mask, truth = sample.given(grade)[0], sample.masks.get(grade), sample.composite
+    size, label = (given.shape[-2], given.shape[-1]), f"mask: {grade}"
     if mask is None:
         masks = ((f"{label}, found by {row.name}", row.read("mask")) for row in rows)
         label, mask = next((pair for pair in masks if pair[1] is not None), (label, None))
-    title = f"{sample.name}, {size[1]} x {size[0]} pixels"
-    columns = [
-        _Column(title, sample.foreground, "new background", cover(sample.background, size)),
-        _Column(label, mask, "true alpha", sample.alpha),
-    ]
-    if sample.composite is not None:
-        columns.append(_Column("truth", sample.composite))
-    columns += _results(rows, sample.composite)
-    return _sheet(columns, choose_crops(interest(sample, rows), size, CELL // zoom), zoom)
-
-
-def draw_colors(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
-    """The same of what harmonizers alone have made: whole pictures, and errors below them.
-
-    Columns are the composite that was given, the mask, the truth, and each method.
-    """
-    given, truth = sample.given(grade)[0], sample.composite
-    assert truth is not None
-    title = f"{sample.name}, {given.shape[-1]} x {given.shape[-2]} pixels"
-    columns = [
-        _Column(title, given, f"{grade}, error x {GAIN}", _error(given, truth)),
-        _Column("mask", sample.masks.get(grade)),
-        _Column("truth", truth, "  "),
-    ]
-    return _sheet([*columns, *_results(rows, truth)])
-
-
-def _results(rows: Sequence[Row], truth: Tensor | None) -> Iterator[_Column]:
-    """A column a method."""
+    first = _Column(f"{sample.name}, {size[1]} x {size[0]} pixels", given)
+    zoom, boxes = choose_zoom(*size), list[Box]()
+    if rim:
+        first = first._replace(note="new background", last=cover(sample.background, size))
+        boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
+    elif truth is not None:
+        first = first._replace(note=f"{grade}, error x {GAIN}", last=_error(given, truth))
+    columns = [first, _Column(label, mask, "true alpha" if rim else "  ", sample.alpha)]
+    if truth is not None:
+        columns.append(_Column("truth", truth))
     for row in rows:
         result = row.read("composite")
         if truth is None:
-            yield _Column(row.caption(), result, f"alpha, {row.name}", row.read("alpha"))
+            note, last = f"alpha, {row.name}", row.read("alpha")
         else:
-            error = None if result is None else _error(result, truth)
-            yield _Column(row.caption(), result, f"error x {GAIN}, {row.name}", error)
-
-
-def _sheet(columns: Sequence[_Column], boxes: Sequence[Box] = (), zoom: int = 1) -> Tensor:
-    """Whole pictures, the first with its crops outlined, the crops, and the last row."""
+            note = f"error x {GAIN}, {row.name}"
+            last = None if result is None else _error(result, truth)
+        columns.append(_Column(row.caption(), result, note, last))
     parts = [{column.label: _unit(column.picture) for column in columns}]
-    if columns[0].picture is not None:
-        parts[0][columns[0].label] = _outlined(columns[0].picture, boxes)
-    for number, box in enumerate(boxes, 1):
+    parts[0][first.label] = _outlined(given, boxes)
+    for number, box in enumerate(boxes, start=1):
         name = f"crop {number}, x {zoom}: "
         parts.append({name + column.label: _unit(column.picture, box) for column in columns})
     parts.append({column.note: _unit(column.last) for column in columns})

@@ -88,9 +88,9 @@ def test_the_sets_hold_what_the_paper_compares() -> None:
         "information_flow", "deep_image_matting", "index_net", "single_stream", "ours",
     ]  # fmt: skip
     # A matting method takes the place of the refinement network; it does not follow it.
-    assert paper["knn"] == "knn=pyramid,knn,alpha(foreground_color=multilevel),none"
-    assert paper["poisson"] == "poisson=pyramid,cascade,poisson,none"
-    assert paper["ours"] == "ours=pyramid,cascade,multi_stream,none"
+    assert paper["knn"] == "knn=pyramid,knn,alpha(foreground_color=multilevel)"
+    assert paper["poisson"] == "poisson=pyramid,cascade,poisson"
+    assert paper["ours"] == "ours=pyramid,cascade,multi_stream"
     assert [str(method) for method in METHODS["harmonize"]] == [
         "none=none", "reinhard=reinhard", "white_balance=white_balance", "color_map=color_map",
     ]  # fmt: skip

@@ -214,15 +214,6 @@ def test_samples_are_at_most_so_large_and_never_enlarged(data: dict[str, str]) -
         assert {tuple(sample.foreground.shape[1:]) for sample in test_set} == {expected}
 
 
-def test_blending_rounds_to_the_nearest_level_for_every_value() -> None:
-    values = torch.arange(256, dtype=torch.uint8)
-    alpha = values.view(1, 256, 1).expand(1, 256, 256)
-    color = values.view(1, 1, 256).expand(3, 256, 256)
-    background = torch.full((3, 256, 256), 131, dtype=torch.uint8)
-    exact = (alpha.double() * color + (255 - alpha.double()) * background) / 255
-    assert torch.equal(syntest.blend(color, alpha, background), exact.round().to(torch.uint8))
-
-
 def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

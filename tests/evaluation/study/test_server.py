@@ -55,8 +55,8 @@ def look(browser: Client, number: int = 99) -> Shown:
     return read_page(browser.get(f"/?set={number}").text)
 
 
-def rank(browser: Client, path: str, ranking: object) -> Any:
-    return browser.post(path, json={"ranking": ranking})
+def rank(browser: Client, path: str, ranking: object, **headers: str) -> Any:
+    return browser.post(path, json={"ranking": ranking}, headers=headers)
 
 
 @pytest.fixture
@@ -73,14 +73,24 @@ def client(folder: Path) -> Iterator[Callable[..., Client]]:
         app = server.create_app(study, store, folder, "First.\n\n<b>", ["study.example"])
 
         def browser(name: str | None = None) -> Client:
-            made = testclient.TestClient(
-                app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False
-            )
+            address = "http://127.0.0.1:8000"
+            made = testclient.TestClient(app, base_url=address, raise_server_exceptions=False)
             if name is not None:
                 assert made.post("/join", json={"name": name}).status_code == 204
             return made
 
         yield browser
+
+
+@pytest.fixture
+def study(folder: Path) -> Study:
+    return Study.read(folder)
+
+
+def people(folder: Path, study: Study) -> list[str]:
+    """The names of all who have joined."""
+    with Store(folder / ANSWERS, study.id) as store:
+        return [*store.people().values()]
 
 
 def test_a_person_joins_answers_and_is_known_again(client: Callable[..., Client]) -> None:
@@ -106,35 +116,37 @@ def test_a_person_joins_answers_and_is_known_again(client: Callable[..., Client]
 
 
 def test_two_people_do_not_see_each_other(client: Callable[..., Client]) -> None:
-    ann, bob = client("Ann"), client("")
-    seen: list[dict[str, Shown]] = [{}, {}]
+    seen: list[dict[str, list[str]]] = [{}, {}]
+    browsers = client("Ann"), client("")
     for _ in range(3):
-        for browser, mine in zip((ann, bob), seen, strict=True):
+        for browser, mine in zip(browsers, seen, strict=True):
             item = look(browser)
             assert item.places == {}
-            mine[item.id] = item
+            mine[item.id] = item.results
             rank(browser, item.path, item.results[:3])
     assert seen[0].keys() == seen[1].keys()
-    pairs = [(seen[0][name].results, seen[1][name].results) for name in seen[0]]
-    assert any(one != other for one, other in pairs)
-    assert all(sorted(one) == sorted(other) for one, other in pairs)
+    assert seen[0] != seen[1]
+    for name, results in seen[0].items():
+        assert sorted(results) == sorted(seen[1][name])
 
 
 def test_somebody_else_can_take_part_in_the_same_browser(
-    client: Callable[..., Client], folder: Path
+    client: Callable[..., Client], folder: Path, study: Study
 ) -> None:
     browser = client("Ann")
     assert "I agree" not in browser.get("/").text
     assert "I agree" in browser.get("/?join").text
     browser.post("/join", json={"name": "Eve"})
     assert "I agree" not in browser.get("/").text
-    with Store(folder / ANSWERS, Study.read(folder).id) as store:
-        assert [*store.people().values()] == ["Ann", "Eve"]
+    assert people(folder, study) == ["Ann", "Eve"]
 
 
-def test_nothing_that_is_sent_names_a_method(client: Callable[..., Client]) -> None:
+def test_nothing_that_is_sent_names_a_method_or_comes_from_elsewhere(
+    client: Callable[..., Client],
+) -> None:
     browser = client("Ann")
-    pictures = re.findall(r'src="(pictures/\w+\.webp)"', browser.get("/").text)
+    page = browser.get("/").text
+    pictures = re.findall(r'src="(pictures/\w+\.webp)"', page)
     assert len(pictures) == 2 + 5
     for path in ("", "page/study.js", *pictures):
         answer = browser.get(f"/{path}")
@@ -145,6 +157,12 @@ def test_nothing_that_is_sent_names_a_method(client: Callable[..., Client]) -> N
         assert b"pair-" not in sent
         if path != "page/study.js":  # whose date is that of the library
             assert not {"last-modified", "etag"} & set(answer.headers)
+    assert page.count("<script") == 1
+    for inside in ("<style", " style=", " on" + "click="):
+        assert inside not in page
+    files = [file.read_text() for file in Path(server.__file__).with_name("page").iterdir()]
+    for text in (page, *files):
+        assert "//" not in re.sub(r"http://www\.w3\.org/2000/svg|// |//\n", "", text)
 
 
 @pytest.mark.parametrize(
@@ -181,28 +199,15 @@ def test_pictures_are_kept_by_browsers_and_answers_are_not(
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_keeps_the_policy(client: Callable[..., Client]) -> None:
-    """No resource from elsewhere, no script or style inside of the page."""
-    browser = client("Ann")
-    texts = [browser.get("/").text]
-    assert texts[0].count("<script") == 1
-    for inside in ("<style", " style=", " on" + "click="):
-        assert inside not in texts[0]
-    texts += [file.read_text() for file in Path(server.__file__).with_name("page").iterdir()]
-    for text in texts:
-        assert "//" not in re.sub(r"http://www\.w3\.org/2000/svg|// |//\n", "", text)
-
-
-def test_answers_that_cannot_be_are_refused(client: Callable[..., Client], folder: Path) -> None:
+def test_answers_that_cannot_be_are_refused(client: Callable[..., Client], study: Study) -> None:
     browser = client("Ann")
     item = look(browser)
-    tokens = item.results
-    shown = next(each for each in Study.read(folder).sets if each.id == item.id)
-    foreign = next(each for each in Study.read(folder).sets if each.id != item.id)
+    tokens, two = item.results, item.results[:2]
+    shown = next(each for each in study.sets if each.id == item.id)
+    foreign = next(each for each in study.sets if each.id != item.id)
     for wrong in (
-        tokens[:2], tokens[:4], [tokens[0]] * 3, [*tokens[:2], [*foreign.results][1]], {},
-        [*tokens[:2], "x"], [*tokens[:2], 7], [*tokens[:2], None], "abc", None,
-        [*tokens[:2], shown.foreground],
+        two, tokens[:4], [tokens[0]] * 3, [*two, [*foreign.results][1]], {}, [*two, "x"],
+        [*two, 7], [*two, None], "abc", None, [*two, shown.foreground],
     ):  # fmt: skip
         answer = rank(browser, item.path, wrong)
         assert answer.status_code == 400, wrong
@@ -230,13 +235,12 @@ def test_answers_that_cannot_be_are_refused(client: Callable[..., Client], folde
     ],
 )
 def test_requests_that_cannot_be_are_refused(
-    client: Callable[..., Client], folder: Path, content: Any, kind: str, status: int
+    client: Callable[..., Client], folder: Path, study: Study, content: Any, kind: str, status: int
 ) -> None:
     answer = client().post("/join", content=content, headers={"content-type": kind})
     assert answer.status_code == status
     assert answer.text
-    with Store(folder / ANSWERS, Study.read(folder).id) as store:
-        assert store.people() == {}
+    assert people(folder, study) == []
 
 
 def test_it_answers_to_its_own_names_and_takes_answers_from_its_own_page(
@@ -250,9 +254,7 @@ def test_it_answers_to_its_own_names_and_takes_answers_from_its_own_page(
             assert (answer.status_code == 403) != own
             assert own or "--allowed-host" in answer.text
         for origin, page in (("https://study.example", True), ("http://evil.com", False)):
-            headers = {"host": host, "origin": origin}
-            body = {"ranking": item.results[:3]}
-            answer = browser.post(item.path, json=body, headers=headers)
+            answer = rank(browser, item.path, item.results[:3], host=host, origin=origin)
             assert answer.status_code == (204 if own and page else 403)
 
 
