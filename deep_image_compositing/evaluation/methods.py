@@ -61,30 +61,15 @@ class Method:
         """The registry's entry of each stage, and its options; UsageError for an unknown name."""
         return ((registry.get(slot, name), given) for slot, (name, given) in self.stages.items())
 
-    def check(self) -> None:
-        """Find out what would keep the method from running, without running it.
-
-        Raises:
-            UsageError: a stage that is not registered, options that it does not take, or a learned
-                stage without weights.
-            WeightsError: weights that are neither shipped nor a file.
-            MissingExtraError: a package that a stage needs is not installed.
-        """
-        for entry, options in self.entries():
-            entry.check(options)
-            check_options(entry.slot, entry.name, entry.factory, options)
-            if not _learned(entry):
-                make_stage(entry.slot, (entry.name, options))  # this costs no time
-        _check_trained([self])
-
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``.
+        """The compositor of these stages; arguments and errors as for ``Compositor``.
 
         That of a harmonizer alone gives composites back when they are both of its photographs.
+        ``UsageError`` also for a learned stage without weights.
         """
         from deep_image_compositing.compositor import Compositor
 
-        self.check()
+        _check_trained([self])
         others = {"refiner": "none", "fuser": "alpha"} if self.slots == ALONE else {}
         # A name alone, such as the segmenter's, is made when it is needed.
         stages = {slot: stage if stage[1] else stage[0] for slot, stage in self.stages.items()}
@@ -220,7 +205,7 @@ METHODS: dict[str, list[Method]] = {
 def choose(
     sets: Sequence[str], extra: Sequence[str] = (), *, runs: str | Path = RUNS
 ) -> list[Method]:
-    """The methods that a command names, each checked; errors also as ``Method.check``.
+    """The methods that a command names, after all checks that are possible without running them.
 
     Args:
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
@@ -230,7 +215,10 @@ def choose(
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
     Raises:
-        UsageError: an unknown name, a name twice, or nothing at all.
+        UsageError: an unknown name or option, a name twice, nothing at all, a run without
+            checkpoints, or a learned stage without weights.
+        WeightsError: weights that are neither shipped nor a file.
+        MissingExtraError: a package that a stage needs is not installed.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
     single = {method.name: method for group in groups.values() for method in group}
@@ -270,8 +258,11 @@ def choose(
         for method in chosen.values()
     ]
     _check_trained(methods)
-    for method in methods:
-        method.check()
+    for entry, options in (stage for method in methods for stage in method.entries()):
+        entry.check(options)
+        check_options(entry.slot, entry.name, entry.factory, options)
+        if not _learned(entry):
+            make_stage(entry.slot, (entry.name, options))  # this costs no time
     return methods
 
 

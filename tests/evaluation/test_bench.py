@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.evaluation import bench
+from deep_image_compositing.evaluation import bench, statistics
 from deep_image_compositing.evaluation.bench import LEDGER, WORK
 from deep_image_compositing.evaluation.evaluate import evaluate
 from deep_image_compositing.evaluation.measures import MEASURES, Cost, measure_composite
@@ -26,8 +26,9 @@ from tests.evaluation.tiny import Odd, Tiny
 
 
 @pytest.fixture(autouse=True)
-def stages(own_registry: object) -> None:
+def stages(own_registry: object, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.register()
+    monkeypatch.setattr(statistics, "DRAWS", 100)  # intervals are tested elsewhere
 
 
 @pytest.fixture

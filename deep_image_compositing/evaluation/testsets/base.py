@@ -145,10 +145,10 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
 
 
 def check_counts(**options: tuple[int | None, int]) -> None:
-    """UsageError for a value that is no whole number of at least its least, nor None."""
+    """UsageError for a value below its least; None is none."""
     for option, (value, least) in options.items():
-        if value is not None and not (isinstance(value, int) and value >= least):
-            raise UsageError(f"{option} must be a whole number of at least {least}, got {value!r}")
+        if value is not None and value < least:
+            raise UsageError(f"{option} must be at least {least}, got {value!r}")
 
 
 def draw(seed: int, *words: str) -> int:

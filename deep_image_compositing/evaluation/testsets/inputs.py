@@ -63,15 +63,11 @@ class Inputs:
         """What there is of some kinds in a source; of a plain folder, what ``share`` holds out.
 
         Raises:
-            UsageError: nothing there, or a share that is none.
+            UsageError: nothing there, or a share that is none in [0, 1).
             DataError: as ``add_shards``.
         """
         if is_shards(source.path):
             return self.add_shards(source.path, kinds, **about)
-        if share is not None and not isinstance(share, int | float):
-            raise UsageError(
-                f"a share that is held out is a number in [0, 1) or null, got {share!r}"
-            )
         parts = open_source(replace(source, hold_out=share or 0.0), kinds, Reading(tolerance=0))
         kept, out = (part.pairs if isinstance(part, FolderDataset) else [] for part in parts)
         chosen = kept if share is None else out
