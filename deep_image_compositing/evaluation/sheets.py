@@ -79,7 +79,8 @@ def draw(sample: Sample, grade: str, rows: Sequence[Row], rim: bool = True) -> T
     no crops.
     """
     given, mask, truth = sample.given(grade)[0], sample.masks.get(grade), sample.composite
-    size, label = (given.shape[-2], given.shape[-1]), f"mask: {grade}"
+    size = (given.shape[-2], given.shape[-1])
+    label = f"mask: {grade}" if rim else "mask"
     if mask is None:
         masks = ((f"{label}, found by {row.name}", row.read("mask")) for row in rows)
         label, mask = next((pair for pair in masks if pair[1] is not None), (label, None))
