@@ -59,7 +59,8 @@ def start_table(folder: Path, repeats: int) -> Table:
         ("composite, 768 × 768", pair, 0),
     ):  # fmt: skip
         runs = [fresh(*arguments, code=code) for _ in range(repeats)]
-        seconds, peak = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        all_seconds, peaks, _ = zip(*runs, strict=True)
+        seconds, peak = statistics.median(all_seconds), statistics.median(peaks)
         alone = alone or seconds
         table.add_row(what, f"{seconds:.2f}", f"{seconds / alone:.2f}", f"{peak:.0f}")
     return table

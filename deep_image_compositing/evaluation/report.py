@@ -276,7 +276,7 @@ def grouped_tables(report: Report, grade: str, key: str) -> Iterator[Table]:
             means = _means(members[name], key)
             for method, row in rows.items():
                 found = means.get(method)
-                row.cells.append(found and Cell.of(key, found, [*means.values()]))
+                row.cells.append(Cell.of(key, found, [*means.values()]) if found else None)
         yield Table(f"{MEASURES[key].name} {words}", heads, [*rows.values()])
 
 

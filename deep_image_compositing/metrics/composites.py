@@ -198,8 +198,8 @@ def exactness(
     difference = (composite.short() - expected.short()).abs_().amax(0, keepdim=True)
     subject, ground = (difference[away & (alpha == side)] for side in (1, 0))
     both = torch.cat([subject, ground])
-    shares = (float((part == 0).double().mean()) for part in (both, subject, ground))
-    return Exactness(*shares, worst=float(both.max()) if len(both) else math.nan)
+    shares = [float((part == 0).double().mean()) for part in (both, subject, ground)]
+    return Exactness(*shares, float(both.max()) if len(both) else math.nan)
 
 
 def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:

@@ -86,7 +86,9 @@ class Folders(base.TestSet):
         background = base.planes(read_image(pair.background).pixels)
 
         def gray(path: Path | None) -> Tensor | None:
-            return path and base.planes(to_uint8(read_mask(path, size=photograph.size)))
+            if path is None:
+                return None
+            return base.planes(to_uint8(read_mask(path, size=photograph.size)))
 
         truth = pair.composite
         return base.Sample(
@@ -94,7 +96,7 @@ class Folders(base.TestSet):
             foreground=base.planes(photograph.pixels),
             background=cover(background, photograph.size) if truth or pair.alpha else background,
             masks={"given": gray(pair.mask), "none": None},
-            composite=truth and base.planes(read_image(truth).pixels),
+            composite=base.planes(read_image(truth).pixels) if truth else None,
             alpha=gray(pair.alpha),
         )
 
