@@ -198,8 +198,9 @@ def exactness(
     difference = (composite.short() - expected.short()).abs_().amax(0, keepdim=True)
     subject, ground = (difference[away & (alpha == side)] for side in (1, 0))
     both = torch.cat([subject, ground])
-    shares = [float((part == 0).double().mean()) for part in (both, subject, ground)]
-    return Exactness(*shares, float(both.max()) if len(both) else math.nan)
+    share, *sides = (float((part == 0).double().mean()) for part in (both, subject, ground))
+    worst = float(both.max()) if len(both) else math.nan
+    return Exactness(share, sides[0], sides[1], worst)
 
 
 def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:
