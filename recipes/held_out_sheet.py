@@ -23,7 +23,7 @@ from deep_image_compositing.data.items import Source
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.metrics.band import rim_band
+from deep_image_compositing.metrics.composites import rim_band
 
 SETS = {"people": (14, 0.1), "cats": (8, 0.1), "subjects": (8, 0.1), "mattes": (5, 0.2)}
 """How many photographs of each set a sheet of 40 shows, and the share that is held out; mattes

@@ -65,7 +65,7 @@ def main() -> None:
             seed=options.seed,
             grades=("none",),
         )
-        names = samples.names()
+        names = samples.names
         for start in range(0, len(names), EACH):
             path = options.out / f"train-{start // EACH:06d}.tar"
             numbers = range(start, min(start + EACH, len(names)))

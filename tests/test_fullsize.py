@@ -25,7 +25,7 @@ from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.lift import follow_alpha, make_guide, snap_alpha
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.functional.tiles import Grid
-from deep_image_compositing.metrics.band import rim_band
+from deep_image_compositing.metrics.composites import rim_band
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.fusion import (
     AlphaFuser,

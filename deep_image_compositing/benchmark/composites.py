@@ -59,8 +59,8 @@ def start_table(folder: Path, repeats: int) -> Table:
         ("composite, 768 × 768", pair, 0),
     ):  # fmt: skip
         runs = [fresh(*arguments, code=code) for _ in range(repeats)]
-        seconds = statistics.median(run[0] for run in runs)
-        peak = statistics.median(run[1] for run in runs)
+        all_seconds, peaks, _ = zip(*runs, strict=True)
+        seconds, peak = statistics.median(all_seconds), statistics.median(peaks)
         alone = alone or seconds
         table.add_row(what, f"{seconds:.2f}", f"{seconds / alone:.2f}", f"{peak:.0f}")
     return table
@@ -76,8 +76,7 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
     table = Table("what", "seconds", "of pymatting",
                   title=f"A pair of {len(mask)} × {len(mask)} pixels on {device}, "
                   f"{torch.get_num_threads()} threads, median of {repeats}")  # fmt: skip
-    calls: dict[str, Callable[[], Any]] = {}
-    rival = "pymatting: closed form, multi-level colours"
+    calls, rival = dict[str, Callable[[], Any]](), "pymatting: closed form, multi-level colours"
     with contextlib.suppress(ImportError):
         from pymatting import estimate_alpha_cf, estimate_foreground_ml
 
@@ -101,10 +100,7 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
 
 
 def informed(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
-    """The default compositor, but that its segmenter works and then hands on ``mask``.
-
-    Whatever it makes of noise, the later stages have a rim to work on.
-    """
+    """The default compositor, whose segmenter works and then hands on ``mask``, which has a rim."""
     segmenter: Any = make_stage("segmenter", "pyramid")
     segmenter.to(device).eval()
 

@@ -51,14 +51,11 @@ def fresh(*arguments: str, code: int = 0) -> tuple[float, float, str]:
 
 
 def median(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of ``call``, after one that does not count unless there is just one.
-
-    Ends early, after at least one, when 20 seconds have passed.
-    """
+    """Median seconds of ``call``, after one that does not count unless there is just one."""
     seconds: list[float] = []
     if repeats > 1:
         call()
-    while len(seconds) < repeats and sum(seconds) < 20:
+    while len(seconds) < repeats and sum(seconds) < 20:  # patience
         start = now()
         call()
         seconds.append(now() - start)

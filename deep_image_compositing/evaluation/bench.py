@@ -1,9 +1,8 @@
 """The bench: every method on every sample of a test set, one record each, kept as it is made.
 
-The work goes method by method, so that the weights of one are in memory at a time, and a run that
-is stopped leaves whole rows of the table. Process *r* of *n* takes the samples *r*, *r + n*, ...:
-each counts exactly once. Records stand in a ledger, so that the same command goes on where it was
-stopped, with as many processes as it likes. ``evaluate`` runs it.
+Method by method, so that the weights of one are in memory at a time. Process *r* of *n* takes the
+samples *r*, *r + n*, ...: each counts exactly once. Records stand in a ledger, so that the same
+command goes on where it was stopped, with as many processes as it likes. ``evaluate`` runs it.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Plan:
 
     def about(self) -> dict[str, Any]:
         """What the ledger says that its records are of."""
-        return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.describe()}
+        return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.about}
 
 
 class Bench(LightningModule):
@@ -88,8 +87,9 @@ class Bench(LightningModule):
         self.plan, self.advance = plan, advance
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
-        self.names = plan.test_set.names()
+        self.names = plan.test_set.names
         self.fingerprint = plan.test_set.fingerprint()
+        self.alone = plan.test_set.slots == ALONE
         lpips, reason = find_lpips(plan.lpips_weights)
         self.left_out = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
         self._lpips = (lpips,)  # in a tuple, or Lightning would take it for a part of the module
@@ -160,10 +160,9 @@ class Bench(LightningModule):
         """Run the method and the sample of these numbers in each grade that is left."""
         if job == _NOTHING:
             return
-        number, index = job
-        method, name = self.plan.methods[number], self.names[index]
-        for grade in self._pending(number, index):
-            notes: list[str] = []
+        method, name = self.plan.methods[job[0]], self.names[job[1]]
+        for grade in self._pending(*job):
+            key, notes = _key(name, grade, method.name), list[str]()
             record: dict[str, Any] = {
                 "identity": self.identities[method.name],
                 "sample": name,
@@ -172,16 +171,14 @@ class Bench(LightningModule):
                 "device": str(self.device),
                 "threads": torch.get_num_threads(),
             }
-            key = _key(name, grade, method.name)
             try:
-                compositor, sample = self._use(method), self._sample(index)
+                compositor, sample = self._use(method), self._sample(job[1])
                 record |= sample.about(grade)
                 with _warnings(notes):
-                    result, cost = self._composite(compositor, sample, grade)
-                    record["size"] = list(result.size)
-                    figures = self._measures(sample, grade, result, cost)
+                    result, figures = self._run(compositor, sample, grade)
+                record["size"] = list(result.size)
                 _write(self.plan.out / key, result, sample.masks[grade] is None)
-                record["measures"] = figures
+                record["measures"] = {k: v for k, v in figures.items() if math.isfinite(v)}
             except Exception as error:  # one method on one sample must not stop the others
                 _log.debug("%s", traceback.format_exc())
                 record["error"] = error_text(error)
@@ -222,13 +219,13 @@ class Bench(LightningModule):
             self._cache[index] = sample
         return self._cache[index]
 
-    def _composite(
+    def _run(
         self, compositor: Compositor, sample: Sample, grade: str
-    ) -> tuple[Composite, measures.Cost]:
-        """Run the method, once uncounted before: to load what is loaded late, and to compile.
+    ) -> tuple[Composite, dict[str, float]]:
+        """What the method makes, and all its figures, after a run that does not count.
 
-        That is once a size on a GPU, which prepares for each, elsewhere once a method; and once
-        more where the segmenter is needed, too.
+        That one loads what is loaded late, and compiles: once a size on a GPU, which prepares for
+        each, elsewhere once a method; and once more where the segmenter is needed, too.
         """
         given = sample.given(grade)
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
@@ -238,19 +235,12 @@ class Bench(LightningModule):
             compositor(*given)
         with measures.Cost(self.device) as cost:
             result = compositor(*given)
-        return result, cost
-
-    def _measures(
-        self, sample: Sample, grade: str, result: Composite, cost: measures.Cost
-    ) -> dict[str, float]:
-        figures = sample.measure(grade, result, self._lpips[0])
-        figures["seconds"] = cost.seconds
         seconds = result.seconds
-        if self.plan.test_set.slots == ALONE:  # the others only hand the composite on
+        if self.alone:  # the others only hand the composite on
             seconds = {"harmonization": seconds.get("harmonization", 0.0)}
-        figures |= {f"{stage}_seconds": value for stage, value in seconds.items()}
-        figures["peak_memory"] = cost.peak_memory
-        return {key: value for key, value in figures.items() if math.isfinite(value)}
+        figures = sample.measure(grade, result, self._lpips[0])
+        figures |= {"seconds": cost.seconds, "peak_memory": cost.peak_memory}
+        return result, figures | {f"{stage}_seconds": value for stage, value in seconds.items()}
 
     def _free_memory(self) -> None:
         gc.collect()
@@ -299,8 +289,7 @@ class Bench(LightningModule):
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
             sample = self._sample(self.names.index(name))
-            alone = self.plan.test_set.slots == ALONE
-            sheet = (sheets.draw_colors if alone else sheets.draw)(sample, grade, rows)
+            sheet = sheets.draw(sample, grade, rows, rim=not self.alone)
         except Exception as error:  # the figures are there; a sheet is no reason to lose them
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))
@@ -333,7 +322,7 @@ class Bench(LightningModule):
             if (plan.out / _sheet(name, grade)).exists()
         ]
         return Report(
-            about, {"fingerprint": self.fingerprint, **plan.test_set.describe()},
+            about, {"fingerprint": self.fingerprint, **plan.test_set.about},
             [method.describe() for method in plan.methods], plan.grades, self.names,
             plan.reference, records, self.left_out, drawn,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from deep_image_compositing.evaluation import pages, statistics
 from deep_image_compositing.evaluation.bench import OWN, Bench, Plan
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
-from deep_image_compositing.evaluation.testsets import TestSet, check_grades
+from deep_image_compositing.evaluation.testsets.base import TestSet, check_counts, check_grades
 from deep_image_compositing.ledger import differences
 from deep_image_compositing.running import Guard, make_trainer, quiet
 
@@ -69,10 +69,7 @@ def evaluate(
     names = [method.name for method in methods]
     if not names:
         raise UsageError("there is no method to run")
-    least = {"devices": (devices, 1), "threads": (threads, 1), "sheets": (sheets, 0)}
-    for name, (value, low) in least.items():
-        if value is not None and value < low:
-            raise UsageError(f"{name} must be at least {low}, got {value}")
+    check_counts(devices=(devices, 1), threads=(threads, 1), sheets=(sheets, 0))
     if reference is None:
         reference = "ours" if "ours" in names else names[-1]
     if len({name.casefold() for name in names}) < len(names):

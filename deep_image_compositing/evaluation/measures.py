@@ -18,17 +18,8 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.metrics import (
-    band_psnr,
-    composites,
-    foreground_error,
-    masks,
-    matting,
-    picture_psnr,
-    square_error,
-)
-from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
-from deep_image_compositing.metrics.composites import HALO_RADIUS
+from deep_image_compositing.metrics import composites, masks, matting
+from deep_image_compositing.metrics.composites import BAND_RADIUS, HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
 
 KEY = "band_psnr"  # the measure by which methods are compared and pictures won
@@ -160,29 +151,27 @@ def measure_composite(
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
-    figures = {"psnr": float(picture_psnr(c[None], t[None]))}
-    similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= 6 else None
+    figures = {"psnr": float(composites.picture_psnr(c[None], t[None]))}
+    similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= composites.SMALLEST else None
     if similarity is not None:
         figures["ssim"] = float(similarity.mean())
     band = None
     if alpha is not None:
         a = _floats(alpha)
         composites.check_alpha(c, a)
-        band = rim_band(a[None])[0]
-        figures["band_psnr"] = float(band_psnr(c[None], t[None], a[None]))
+        band = composites.rim_band(a[None])[0]
+        figures["band_psnr"] = float(composites.band_psnr(c[None], t[None], a[None]))
         figures["band_error"] = composites.color_error(c, t, band)
         if similarity is not None:
             figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
             color = None if foreground_color is None else _floats(foreground_color)
             rim = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
-            figures["halo"], figures["lost"] = abs(rim.old_background), abs(rim.new_background)
-        away = composites.exactness(
-            to_bytes(composite), a, to_bytes(foreground), to_bytes(background)
-        )
-        shares = {"": away.share, "_subject": away.subject, "_background": away.background}
-        figures |= {f"exact{part}": 100 * share for part, share in shares.items()}
-        figures["worst"] = away.worst
+            figures["halo"], figures["lost"] = map(abs, rim)
+        photographs = to_bytes(foreground), to_bytes(background)
+        *shares, figures["worst"] = composites.exactness(to_bytes(composite), a, *photographs)
+        names = ("exact", "exact_subject", "exact_background")
+        figures |= {name: 100 * share for name, share in zip(names, shares, strict=True)}
     if lpips is not None and min(c.shape[1:]) >= SMALLEST:
         figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
     return _sorted(figures)
@@ -206,11 +195,11 @@ def measure_colors(
     composites.check_pair(c[0], t[0])
     composites.check_pair(g[0], t[0])
     composites.check_alpha(t[0], m[0])
-    psnr = picture_psnr(c, t)
+    psnr = composites.picture_psnr(c, t)
     figures = {
         "psnr": psnr,
-        "fmse": foreground_error(c, t, m),
-        "square_error": square_error(c, t),
+        "fmse": composites.foreground_error(c, t, m),
+        "square_error": composites.square_error(c, t),
         "outside": 255 * ((c - g).abs() * (m == 0)).amax(),
     }
     if min(c.shape[-2:]) >= composites.SMALLEST:
@@ -219,7 +208,7 @@ def measure_colors(
     if torch.equal(g, t):
         figures["change"] = 255 * (c - g).abs().mean(1, keepdim=True)[m > 0.5].mean()
     else:
-        figures["gain"] = psnr - picture_psnr(g, t)
+        figures["gain"] = psnr - composites.picture_psnr(g, t)
     return _sorted({key: float(figure) for key, figure in figures.items()})
 
 
@@ -229,13 +218,12 @@ def measure_alpha(alpha: Tensor, truth: Tensor) -> dict[str, float]:
     Methods are given no trimap, so errors count in the whole picture.
     """
     a, t = _floats(alpha), _floats(truth)
-    errors = {
-        "sad": matting.sad,
-        "mse": matting.mse,
-        "gradient": matting.gradient_error,
-        "connectivity": matting.connectivity_error,
+    return {
+        "sad": matting.sad(a, t),
+        "mse": matting.mse(a, t),
+        "gradient": matting.gradient_error(a, t),
+        "connectivity": matting.connectivity_error(a, t),
     }
-    return _sorted({key: error(a, t, None) for key, error in errors.items()})
 
 
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:

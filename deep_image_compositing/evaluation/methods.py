@@ -1,8 +1,7 @@
 """Methods: what fills the slots, by name; the bench and the study choose theirs here.
 
-A method names a stage a slot as people type them, ``multi_stream(weights=runs/mine.ckpt)``. Before
-anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage without
-weights, which would otherwise be measured as its random numbers.
+Before anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage
+without weights, which would otherwise be measured as its random numbers.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import accepted_options, check_options
 from deep_image_compositing.registry import Entry
-from deep_image_compositing.stages.making import describe_stage, make_stage, weights_file
+from deep_image_compositing.stages.making import describe_stages, make_stage, weights_file
 
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
@@ -27,6 +26,9 @@ RUNS = "runs"  # folder below which the recipes put their runs
 
 ALONE = ("harmonizer",)
 """Slots of a method that is given a finished composite and its mask."""
+
+Stage: TypeAlias = tuple[str, dict[str, Any]]
+"""A registered name, and options."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -38,89 +40,78 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 class Method:
     """A whole way from two photographs to a composite, or a harmonizer alone.
 
-    A stage is a registered name, with options if need be: ``onnx(path=u2net.onnx, size=320)``.
-    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
-    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
-    UsageError for a name that is none for a file, and for stages that cannot be read.
+    ``parse_method`` makes it of what people type.
     """
 
     name: str  # in tables and of files: letters, digits and _ . + -
-    segmenter: str = ""  # as the next two, empty where the harmonizer is alone
-    refiner: str = ""
-    fuser: str = ""
-    harmonizer: str = registry.DEFAULTS["harmonizer"]
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(
-                f"{self.name!r} cannot name a method: up to 64 letters, digits and _ . + -, the "
-                "first a letter or a digit"
-            )
-        for slot in self.slots:
-            parse_stage(getattr(self, slot))
+    stages: dict[str, Stage]  # by slot: of all of them, or of ``ALONE``
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that it fills: all of them, or ``ALONE``."""
-        given = any((self.segmenter, self.refiner, self.fuser))
-        return registry.SLOTS if given else ALONE
+        """The slots that it fills."""
+        return tuple(self.stages)
 
     def __str__(self) -> str:
-        stages = [getattr(self, slot) for slot in self.slots]
-        if self.slots != ALONE and stages[-1] == registry.DEFAULTS["harmonizer"]:
+        stages = [*self.stages.values()]
+        if self.slots != ALONE and stages[-1] == (registry.DEFAULTS["harmonizer"], {}):
             stages.pop()
-        return f"{self.name}={','.join(stages)}"
+        return f"{self.name}={','.join(stage_text(*stage) for stage in stages)}"
 
-    def stages(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
-        """Entry and options of each slot, with the newest checkpoint in place of a run's folder."""
-        for slot in self.slots:
-            name, options = parse_stage(getattr(self, slot))
-            entry = registry.get(slot, name)
-            yield entry, {**options, **_newest(entry, options.get("weights"))}
-
-    def check(self) -> None:
-        """Find out what would keep the method from running, without running it.
-
-        Raises:
-            UsageError: a stage that is not registered, options that it does not take, a run
-                without checkpoints, or a learned stage without weights.
-            WeightsError: weights that are neither shipped nor a file.
-            MissingExtraError: a package that a stage needs is not installed.
-        """
-        stages = list(self.stages())
-        for entry, options in stages:
-            entry.check(options)
-        for entry, options in stages:
-            check_options(entry.slot, entry.name, entry.factory, options)
-            if not _learned(entry):
-                make_stage(entry.slot, (entry.name, options))  # this costs no time
-        _check_trained([self])
+    def entries(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
+        """The registry's entry of each stage, and its options; UsageError for an unknown name."""
+        return ((registry.get(slot, name), given) for slot, (name, given) in self.stages.items())
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments as for ``Compositor``, errors as ``check``.
+        """The compositor of these stages; arguments and errors as for ``Compositor``.
 
         That of a harmonizer alone gives composites back when they are both of its photographs.
+        ``UsageError`` also for a learned stage without weights.
         """
         from deep_image_compositing.compositor import Compositor
 
-        self.check()
+        _check_trained([self])
+        others = {"refiner": "none", "fuser": "alpha"} if self.slots == ALONE else {}
         # A name alone, such as the segmenter's, is made when it is needed.
-        stages: dict[str, Any] = {} if self.fuser else {"refiner": "none", "fuser": "alpha"}
-        for entry, options in self.stages():
-            stages[entry.slot] = (entry.name, options) if options else entry.name
-        return Compositor(**stages, device=device, **kwargs)
+        stages = {slot: stage if stage[1] else stage[0] for slot, stage in self.stages.items()}
+        return Compositor(**others, **stages, device=device, **kwargs)  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
         """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
-        stages = {entry.slot: describe_stage(entry, options) for entry, options in self.stages()}
-        return {"name": self.name, **stages}
+        return {"name": self.name, **describe_stages(self.stages)}
 
 
 # How methods are written
 
 
-def parse_stage(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others."""
+def parse_method(text: str) -> Method:
+    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
+
+    Raises ``UsageError`` for what is neither, and for a name that is none for a file.
+    """
+    name, equals, rest = text.partition("=")
+    name, parts = name.strip(), _split(rest)
+    if not equals or len(parts) not in (1, 3, len(registry.SLOTS)):
+        raise UsageError(
+            "a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], or NAME=HARMONIZER for a "
+            f"harmonizer alone, got {text!r}"
+        )
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a method: up to 64 letters, digits and _ . + -, the first a "
+            "letter or a digit"
+        )
+    if len(parts) == 3:
+        parts.append(registry.DEFAULTS["harmonizer"])
+    slots = ALONE if len(parts) == 1 else registry.SLOTS
+    return Method(name, dict(zip(slots, map(parse_stage, parts), strict=True)))
+
+
+def parse_stage(text: str) -> Stage:
+    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others.
+
+    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
+    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
+    """
     match = _STAGE.fullmatch(text)
     if not match:
         raise UsageError(f"{text!r} is no stage; expected NAME or NAME(KEY=VALUE, KEY=VALUE)")
@@ -156,29 +147,7 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
-
-    Raises ``UsageError`` for what is neither.
-    """
-    name, equals, rest = text.partition("=")
-    stages = _split(rest)
-    if not equals or len(stages) not in (1, 3, len(registry.SLOTS)):
-        raise UsageError(
-            "a method is NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER], or NAME=HARMONIZER for a "
-            f"harmonizer alone, got {text!r}"
-        )
-    if len(stages) == 1:
-        return Method(name.strip(), harmonizer=stages[0])
-    return Method(name.strip(), *stages)
-
-
 # The named sets
-
-
-def _method(name: str, refiner: str = "cascade", fuser: str = "") -> Method:
-    return Method(name, "pyramid", refiner, fuser or name)
-
 
 _ABLATIONS = (
     ("no_self_taught", "cascade", "multi_stream", "fusion_easy"),
@@ -189,33 +158,39 @@ _ABLATIONS = (
 
 
 def _ablations(runs: str | Path) -> list[Method]:
-    return [
-        _method(name, refiner, stage_text(fuser, {"weights": Path(runs, run).as_posix()}))
-        for name, refiner, fuser, run in _ABLATIONS
-    ]
+    found = []
+    for name, refiner, fuser, run in _ABLATIONS:
+        method = parse_method(f"{name}=pyramid,{refiner},{fuser}")
+        method.stages["fuser"][1]["weights"] = Path(runs, run).as_posix()
+        found.append(method)
+    return found
 
 
-_OURS = _method("ours", fuser="multi_stream")
-_BLENDED = "alpha(foreground_color=multilevel)"
-_MATTING = ("closed_form", "knn", "information_flow", "deep_image_matting", "index_net")
+def _rows(pattern: str, *names: str) -> list[Method]:
+    """A method for each name, which stands in the pattern's braces."""
+    return [parse_method(pattern.format(name)) for name in names]
+
+
+_FUSER = "{0}=pyramid,cascade,{0}"
+_REFINER = "{0}=pyramid,{0},alpha(foreground_color=multilevel)"
+_OURS = parse_method("ours=pyramid,cascade,multi_stream")
 
 METHODS: dict[str, list[Method]] = {
     "paper": [
-        *map(_method, ("copy_paste", "feather", "laplacian", "poisson", "alpha")),
-        *(_method(name, name, _BLENDED) for name in _MATTING),
-        _method("single_stream"),
+        *_rows(_FUSER, "copy_paste", "feather", "laplacian", "poisson", "alpha"),
+        *_rows(_REFINER, "closed_form", "knn", "information_flow"),
+        *_rows(_REFINER, "deep_image_matting", "index_net"),
+        *_rows(_FUSER, "single_stream"),
         _OURS,
     ],
     "ablations": _ablations(RUNS),
     "fast": [
-        *map(_method, ("copy_paste", "feather", "laplacian")),
-        _method("alpha_multilevel", fuser=_BLENDED),
-        _method("guided_filter", "guided_filter", _BLENDED),
+        *_rows(_FUSER, "copy_paste", "feather", "laplacian"),
+        parse_method("alpha_multilevel=pyramid,cascade,alpha(foreground_color=multilevel)"),
+        *_rows(_REFINER, "guided_filter"),
         _OURS,
     ],
-    "harmonize": [
-        Method(name, harmonizer=name) for name in ("none", "reinhard", "white_balance", "color_map")
-    ],
+    "harmonize": _rows("{0}={0}", "none", "reinhard", "white_balance", "color_map"),
 }
 """The named sets.
 
@@ -230,7 +205,7 @@ METHODS: dict[str, list[Method]] = {
 def choose(
     sets: Sequence[str], extra: Sequence[str] = (), *, runs: str | Path = RUNS
 ) -> list[Method]:
-    """The methods that a command names, each checked; errors also as ``Method.check``.
+    """The methods that a command names, after all checks that are possible without running them.
 
     Args:
         sets: names of sets or of single methods, also several joined by commas; with ``-`` before
@@ -240,7 +215,10 @@ def choose(
         runs: folder of the training runs from which ``ablations`` takes its checkpoints.
 
     Raises:
-        UsageError: an unknown name, a name twice, or nothing at all.
+        UsageError: an unknown name or option, a name twice, nothing at all, a run without
+            checkpoints, or a learned stage without weights.
+        WeightsError: weights that are neither shipped nor a file.
+        MissingExtraError: a package that a stage needs is not installed.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
     single = {method.name: method for group in groups.values() for method in group}
@@ -269,19 +247,23 @@ def choose(
         chosen[method.name] = method
     if not chosen:
         raise UsageError("there is no method to run: name some with --methods or --method")
-    if len({method.slots for method in chosen.values()}) > 1:
-        alone = [name for name, method in chosen.items() if method.slots == ALONE]
+    alone = [name for name, method in chosen.items() if method.slots == ALONE]
+    if 0 < len(alone) < len(chosen):
         raise UsageError(
             f"{', '.join(alone)} are harmonizers alone, which are not compared with whole methods: "
             "leave out either"
         )
-    _check_trained(chosen.values())
-    for method in chosen.values():
-        method.check()
-    return [
-        replace(method, **{entry.slot: stage_text(entry.name, o) for entry, o in method.stages()})
+    methods = [
+        replace(method, stages={entry.slot: _newest(entry, o) for entry, o in method.entries()})
         for method in chosen.values()
     ]
+    _check_trained(methods)
+    for entry, options in (stage for method in methods for stage in method.entries()):
+        entry.check(options)
+        check_options(entry.slot, entry.name, entry.factory, options)
+        if not _learned(entry):
+            make_stage(entry.slot, (entry.name, options))  # this costs no time
+    return methods
 
 
 # Weights
@@ -294,15 +276,15 @@ def _learned(entry: Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise ``UsageError`` for methods that would run a learned stage untrained."""
-    trainable = {}
+    trainable: dict[str, str] = {}
     for method in methods:
         lacking = {
-            entry.slot: stage_text(entry.name, {**options, "weights": "FILE"})
-            for entry, options in method.stages()
+            entry.slot: (entry.name, {**options, "weights": "FILE"})
+            for entry, options in method.entries()
             if _learned(entry) and weights_file(entry, options) is None
         }
         if lacking:
-            trainable[method.name] = replace(method, **lacking)
+            trainable[method.name] = str(replace(method, stages={**method.stages, **lacking}))
     if trainable:
         examples = " ".join(f"--method '{method}'" for method in trainable.values())
         raise UsageError(
@@ -313,14 +295,15 @@ def _check_trained(methods: Iterable[Method]) -> None:
         )
 
 
-def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
-    """The newest checkpoint as the option ``weights`` where that names a training run."""
+def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
+    """The stage with the newest checkpoint in place of the folder of a training run."""
+    weights = options.get("weights")
     if not isinstance(weights, str) or weights in entry.weights:
-        return {}
+        return entry.name, options
     run = Path(weights).expanduser()
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
-        return {}
+        return entry.name, options
     from deep_image_compositing.training import newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
@@ -331,4 +314,4 @@ def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
             f"deep-image-compositing fit --config recipes/{recipe}.yaml"
             + ("" if run == Path(RUNS, recipe) else f" --trainer.default_root_dir {run}")
         )
-    return {"weights": checkpoint.as_posix()}
+    return entry.name, {**options, "weights": checkpoint.as_posix()}

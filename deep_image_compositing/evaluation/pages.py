@@ -1,7 +1,6 @@
-"""A report as JSON, as Markdown and HTML pages, and on the terminal; ``evaluate`` calls it.
+"""A report as JSON, and as Markdown and HTML pages, which are the templates beside this file.
 
-The pages are the templates beside this file. What follows from figures alone (verdicts, legend) is
-put into words here; headings and layout are the templates'.
+What follows from figures alone is put into words here; headings and layout are the templates'.
 """
 
 from __future__ import annotations

@@ -20,11 +20,10 @@ from deep_image_compositing.evaluation.testsets.harmonization import SHARES, STR
 
 MAIN = (KEY, "psnr", "ssim", "lpips", "band_error", "halo", "exact", "sad", "seconds",
         "peak_memory")  # fmt: skip
-"""Measures of the main table of a grade."""
+"""Measures of the main table of a grade; the next, of harmonizers alone."""
 
 COLOR_MAIN = ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim", "foreground_ssim",
               "change", "outside", "harmonization_seconds")  # fmt: skip
-"""The same for harmonizers alone."""
 
 PUBLISHED = (
     ("composite", 31.39, 1462),
@@ -35,8 +34,7 @@ PUBLISHED = (
 )
 """PSNR in dB and fMSE of harmonizers on iHarmony4 at full resolution, as papers report them.
 
-They stand beside ours and are not compared with them: the data differ, and so do the changes of
-colour. The PSNR of PCT-Net's code is relative to the truth's brightest value, ours to 255.
+The PSNR of PCT-Net's code is relative to the truth's brightest value, ours to 255.
 """
 
 GROUPINGS = {
@@ -122,7 +120,7 @@ class Report:
 
     @property
     def published(self) -> tuple[tuple[str, float, float], ...]:
-        """Name, PSNR and fMSE of what others have published, on other data."""
+        """What others have published, on other data; see ``PUBLISHED``."""
         return PUBLISHED if self.alone else ()
 
     @cached_property
@@ -268,19 +266,18 @@ def grouped_tables(report: Report, grade: str, key: str) -> Iterator[Table]:
         for record in records:
             if kind in record.get("groups", ()):
                 members.setdefault(record["groups"][kind], []).append(record)
+        if len(members) < 2:
+            continue
         names = sorted(members, key=lambda name: _STEPS.index(name) if name in _STEPS else -1)
-        columns = [_means(members[name], key) for name in names]
-        heads = []
+        heads, rows = [], {method: Row(method, "", []) for method in report.method_names}
         for name in names:
             count = len({record["sample"] for record in members[name]})
             heads.append(Head(f"{name} ({count})", *head(key)[1:]))
-        rows = [
-            Row(method, "", [Cell.of(key, c[method], [*c.values()]) if method in c else None
-                             for c in columns])
-            for method in report.method_names
-        ]  # fmt: skip
-        if len(names) > 1:
-            yield Table(f"{MEASURES[key].name} {words}", heads, rows)
+            means = _means(members[name], key)
+            for method, row in rows.items():
+                found = means.get(method)
+                row.cells.append(Cell.of(key, found, [*means.values()]) if found else None)
+        yield Table(f"{MEASURES[key].name} {words}", heads, [*rows.values()])
 
 
 def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:

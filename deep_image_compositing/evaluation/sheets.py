@@ -20,7 +20,7 @@ from deep_image_compositing.images import read_image
 from deep_image_compositing.placement import cover, resample
 
 FOLDER = "sheets"  # folder of the sheets, inside the report's
-LAYOUT = 2  # raised whenever a sheet shows something else of the same results
+LAYOUT = 3  # raised whenever a sheet shows something else of the same results
 CELL = 288  # side in pixels of the square in which a picture is shown
 CROPS = 3  # zoomed crops a sample
 GAIN = 4  # what errors are multiplied by before they are shown
@@ -69,64 +69,45 @@ class _Column(NamedTuple):
     last: Tensor | None = None
 
 
-def draw(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
-    """The contact sheet of one sample in one grade.
+def draw(sample: Sample, grade: str, rows: Sequence[Row], rim: bool = True) -> Tensor:
+    """The contact sheet of one sample in one grade, (3, H, W) in [0, 1].
 
     Columns are the photograph, the mask, the truth where it is known, and each method under its
-    main figures. Rows are the whole picture, ``CROPS`` crops of the rim, magnified without
+    main figures. Rows are the whole picture, ``CROPS`` crops of the ``rim``, magnified without
     smoothing, and the error against the truth, ``GAIN`` times as bright (mean of the channels);
-    without a truth, the method's alpha. As (3, H, W) in [0, 1].
+    without a truth, the method's alpha. Without a ``rim``, which harmonizers leave alone, there are
+    no crops.
     """
-    size = (sample.foreground.shape[-2], sample.foreground.shape[-1])
-    truth, zoom = sample.composite, choose_zoom(*size)
-    boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
-    mask, label = sample.masks.get(grade), f"mask: {grade}"
+    given, mask, truth = sample.given(grade)[0], sample.masks.get(grade), sample.composite
+    size = (given.shape[-2], given.shape[-1])
+    label = f"mask: {grade}" if rim else "mask"
     if mask is None:
         masks = ((f"{label}, found by {row.name}", row.read("mask")) for row in rows)
         label, mask = next((pair for pair in masks if pair[1] is not None), (label, None))
-    title = f"{sample.name}, {size[1]} x {size[0]} pixels"
-    columns = [
-        _Column(title, sample.foreground, "new background", cover(sample.background, size)),
-        _Column(label, mask, "true alpha", sample.alpha),
-    ]
+    first = _Column(f"{sample.name}, {size[1]} x {size[0]} pixels", given)
+    zoom, boxes = choose_zoom(*size), list[Box]()
+    if rim:
+        first = first._replace(note="new background", last=cover(sample.background, size))
+        boxes = choose_crops(interest(sample, rows), size, CELL // zoom)
+    elif truth is not None:
+        first = first._replace(note=f"{grade}, error x {GAIN}", last=_error(given, truth))
+    columns = [first, _Column(label, mask, "true alpha" if rim else "  ", sample.alpha)]
     if truth is not None:
         columns.append(_Column("truth", truth))
     for row in rows:
-        result, last, note = row.read("composite"), row.read("alpha"), f"alpha, {row.name}"
-        if result is not None and truth is not None:
-            last, note = _error(result, truth), f"error x {GAIN}, {row.name}"
+        result = row.read("composite")
+        if truth is None:
+            note, last = f"alpha, {row.name}", row.read("alpha")
+        else:
+            note = f"error x {GAIN}, {row.name}"
+            last = None if result is None else _error(result, truth)
         columns.append(_Column(row.caption(), result, note, last))
     parts = [{column.label: _unit(column.picture) for column in columns}]
-    parts[0][title] = _outlined(sample.foreground, boxes)
-    for number, box in enumerate(boxes):
-        name = f"crop {number + 1}, x {zoom}: "
+    parts[0][first.label] = _outlined(given, boxes)
+    for number, box in enumerate(boxes, start=1):
+        name = f"crop {number}, x {zoom}: "
         parts.append({name + column.label: _unit(column.picture, box) for column in columns})
     parts.append({column.note: _unit(column.last) for column in columns})
-    return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
-
-
-def draw_colors(sample: Sample, grade: str, rows: Sequence[Row]) -> Tensor:
-    """The sheet of what harmonizers alone have made of one sample: whole pictures, and errors.
-
-    Columns are the composite that was given, the mask, the truth, and each method under its main
-    figures; below are their errors against the truth, ``GAIN`` times as bright. As (3, H, W).
-    """
-    given, truth, mask = sample.given(grade)[0], sample.composite, sample.masks.get(grade)
-    assert truth is not None
-    title = f"{sample.name}, {given.shape[-1]} x {given.shape[-2]} pixels"
-    columns = [
-        _Column(title, given, f"{grade}, error x {GAIN}", _error(given, truth)),
-        _Column("mask", mask),
-        _Column("truth", truth, "  "),
-    ]
-    for row in rows:
-        result = row.read("composite")
-        last = None if result is None else _error(result, truth)
-        columns.append(_Column(row.caption(), result, f"error x {GAIN}, {row.name}", last))
-    parts = (
-        {column.label: _unit(column.picture) for column in columns},
-        {column.note: _unit(column.last) for column in columns},
-    )
     return torch.cat([contact_sheet(part, CELL) for part in parts], 1)
 
 

@@ -1,70 +1,32 @@
-"""Metrics of the slots: torchmetrics' own, and the ones that look at the rim alone."""
+"""Metrics that stages log, by slot: torchmetrics' own, and means over pictures of our figures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MetricCollection
+from torchmetrics import MeanAbsoluteError, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
 
-from deep_image_compositing.metrics.band import (
-    BAND_RADIUS,
-    BandPSNR,
-    PicturePSNR,
-    band_psnr,
-    picture_psnr,
-    rim_band,
-)
-from deep_image_compositing.metrics.composites import (
-    Exactness,
-    Halo,
-    color_error,
-    exactness,
-    halo,
-    ssim_map,
-)
-from deep_image_compositing.metrics.harmonization import (
-    ForegroundError,
-    Similarity,
-    SquareError,
-    foreground_error,
-    similarity,
-    square_error,
-)
-from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
-from deep_image_compositing.metrics.matting import connectivity_error, gradient_error, mse, sad
+from deep_image_compositing.metrics import composites
 
-__all__ = [
-    "BAND_RADIUS",
-    "BandPSNR",
-    "Exactness",
-    "ForegroundError",
-    "Halo",
-    "PicturePSNR",
-    "Similarity",
-    "SquareError",
-    "band_psnr",
-    "color_error",
-    "connectivity_error",
-    "exactness",
-    "foreground_error",
-    "fusion_metrics",
-    "gradient_error",
-    "halo",
-    "harmonization_metrics",
-    "iou",
-    "mask_metrics",
-    "max_f_measure",
-    "mse",
-    "outline_distance",
-    "picture_psnr",
-    "rim_band",
-    "sad",
-    "similarity",
-    "square_error",
-    "ssim_map",
-]
+
+class PictureMean(MeanMetric):
+    """Mean over pictures of a figure; those for which it is NaN do not count.
+
+    Args:
+        figure: takes predictions, targets and what ``needs`` names of all that ``update`` is
+            given; returns (B,).
+        needs: names of keyword arguments.
+    """
+
+    def __init__(self, figure: Callable[..., Tensor], *needs: str) -> None:
+        super().__init__(nan_strategy="ignore")
+        self.figure, self.needs = figure, needs
+
+    def update(self, preds: Tensor, target: Tensor, **others: Tensor) -> None:  # type: ignore[override]
+        super().update(self.figure(preds, target, *(others[name] for name in self.needs)))
 
 
 class SoftIoU(BinaryJaccardIndex):
@@ -90,22 +52,26 @@ class FlatMAE(MeanAbsoluteError):
 
 def mask_metrics() -> MetricCollection:
     """Metrics of masks and alphas: IoU, F-measure (both at 0.5) and mean absolute error."""
-    metrics: dict[str, Any] = {"iou": SoftIoU(), "f1": SoftF1(), "mae": FlatMAE()}
-    return MetricCollection(metrics, compute_groups=False)
+    return _collection(iou=SoftIoU(), f1=SoftF1(), mae=FlatMAE())
 
 
 def fusion_metrics() -> MetricCollection:
-    """Metrics of composites: PSNR in dB over the picture and inside the rim band."""
-    metrics: dict[str, Any] = {"psnr": PicturePSNR(), "band_psnr": BandPSNR()}
-    return MetricCollection(metrics, compute_groups=False)
+    """Metrics of composites: PSNR in dB over the picture and, by ``alpha``, inside the rim band."""
+    return _collection(
+        psnr=PictureMean(composites.picture_psnr),
+        band_psnr=PictureMean(composites.band_psnr, "alpha"),
+    )
 
 
 def harmonization_metrics() -> MetricCollection:
     """Metrics of harmonised composites: PSNR in dB, MSE and fMSE of 8-bit values, SSIM."""
-    metrics: dict[str, Any] = {
-        "psnr": PicturePSNR(),
-        "mse": SquareError(),
-        "fmse": ForegroundError(),
-        "ssim": Similarity(),
-    }
+    return _collection(
+        psnr=PictureMean(composites.picture_psnr),
+        mse=PictureMean(composites.square_error),
+        fmse=PictureMean(composites.foreground_error, "mask"),
+        ssim=PictureMean(composites.similarity),
+    )
+
+
+def _collection(**metrics: Any) -> MetricCollection:
     return MetricCollection(metrics, compute_groups=False)

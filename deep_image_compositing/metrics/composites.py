@@ -1,7 +1,10 @@
-"""Errors of composites, one picture at a time: structure, colour, old background, exactness.
+"""Errors of composites: PSNR, structure, colour, old background and exactness.
 
-Pictures are (C, H, W) in [0, 1], alphas (1, H, W) in [0, 1]; shapes that differ raise
-``UsageError``.
+Those of batches are a number a picture, (B,): pictures are (B, 3, H, W) in [0, 1], alphas and masks
+(B, 1, H, W). The others are of one picture without B; shapes that differ raise ``UsageError``.
+
+MSE, fMSE and SSIM of harmonised composites are as in the literature: Tsai et al., CVPR 2017; Cun
+and Pun, TIP 2020; Guo et al., CVPR 2021. Squares are of 8-bit values, and span 0 to 65025.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.metrics.band import BAND_RADIUS, rim_band
+from deep_image_compositing.functional.compose import unknown_band
+
+BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band
 
 HALO_RADIUS = 3
 """Pixels by which the soft rim is dilated where ``halo`` looks: fringes are a pixel or two wide."""
@@ -24,6 +29,63 @@ SMALLEST = _WINDOW + 1
 """Pixels either way that SSIM needs."""
 
 
+# Of batches
+
+
+def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
+    """The band around the rim, (B, 1, H, W) boolean, of the true alpha (B, 1, H, W) in [0, 1].
+
+    It is 0.02 < alpha < 0.98 and every hard edge, dilated by ``radius`` pixels.
+    """
+    return unknown_band(alpha, radius, low=0.02, high=0.98)
+
+
+def band_psnr(
+    composite: Tensor, target: Tensor, alpha: Tensor, radius: int = BAND_RADIUS
+) -> Tensor:
+    """PSNR in dB inside the ``rim_band`` of the true alpha; NaN for a picture without a rim.
+
+    Differences below half an 8-bit step count as that, so that the figure is at most 54 dB.
+    """
+    band = rim_band(alpha, radius).to(torch.float32)
+    error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
+    return _decibels((error * band).sum((1, 2, 3)) / band.sum((1, 2, 3)))
+
+
+def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB of each picture, at most 54 as in ``band_psnr``."""
+    return _decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
+
+
+def _decibels(mean_square: Tensor) -> Tensor:
+    return -10 * torch.log10(mean_square.clamp_min((0.5 / 255) ** 2))
+
+
+def square_error(composite: Tensor, target: Tensor) -> Tensor:
+    """MSE of each picture, of 8-bit values."""
+    return _squares(composite, target).mean((1, 2, 3))
+
+
+def foreground_error(composite: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """fMSE: MSE of each picture where its ``mask`` exceeds one half; NaN where that is nowhere."""
+    inside = (mask > 0.5).float()
+    return (_squares(composite, target) * inside).sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
+
+
+def _squares(composite: Tensor, target: Tensor) -> Tensor:
+    return (255 * (composite.float() - target.float())).square()
+
+
+def similarity(composite: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each picture: the mean of ``ssim_map``; NaN below 6 pixels either way."""
+    if min(composite.shape[-2:]) < SMALLEST:
+        return torch.full((len(composite),), math.nan, device=composite.device)
+    return torch.stack([ssim_map(*pair).mean() for pair in zip(composite, target, strict=True)])
+
+
+# Of one picture
+
+
 class Halo(NamedTuple):
     """Shares, 0 for none, of the old background that is left and of the subject that is lost."""
 
@@ -32,16 +94,12 @@ class Halo(NamedTuple):
 
 
 class Exactness(NamedTuple):
-    """How far the composite is, away from the rim, from the photographs it is made of.
+    """How far the composite is, away from the rim, from the photographs it is made of."""
 
-    ``share`` is that of pixels that are right in every bit, of all, of the ``subject``'s and of the
-    new ``background``'s; NaN without any. ``worst`` is the largest deviation in 8-bit steps.
-    """
-
-    share: float
-    subject: float
-    background: float
-    worst: float
+    share: float  # of pixels that are right in every bit; NaN, as the next, without any
+    subject: float  # of those of the subject
+    background: float  # of those of the new background
+    worst: float  # the largest deviation in 8-bit steps
 
 
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
@@ -82,32 +140,16 @@ def halo(
 ) -> Halo:
     """How much of the old background's colour remains in the rim: a measure of our own.
 
-    A method that sets the *photograph* over the new background with an opacity ``a`` of its own
-    makes exactly this error, at every pixel::
-
-        composite − truth  =  a · (1 − alpha) · (B1 − B2)  +  (1 − a) · alpha · (B2 − F)
-
-    with the old and the new background B1 and B2 and the subject's colour F. The first term
-    moves the truth towards the photograph (halo), the second towards the new background (lost
-    subject). The error in the rim, 0.02 < alpha < 0.98 and ``radius`` pixels around it, is fitted
-    by least squares, all pixels and channels at once::
+    In the rim, 0.02 < alpha < 0.98 and ``radius`` pixels around it, the error is fitted by least
+    squares, with the old and new background B1 and B2 and the subject's colour F, as::
 
         composite − truth  ≈  h · (1 − alpha) · (B1 − B2)  +  l · alpha · (B2 − F)
 
-    So ``h`` is 0 for the truth and 1 where the photograph was pasted over the whole rim; ``l`` is 1
-    when the whole subject in the rim is gone. Noise, and errors of other colours, move neither.
-
-    Where it fails:
-
-    - Where B1 looks like B2 there is nothing to see: NaN when ``(1 − alpha) · (B1 − B2)`` is below
-      one 8-bit step in root mean square.
-    - Where the subject looks like B1, a mask that is too wide and a leftover halo look the same.
-    - It ends at ``radius`` pixels from the rim: whether a mask was 4 pixels too wide or 40 is not
-      seen here.
-    - One share is fitted to a whole picture; halo here and too little of B1 there cancel.
-      Below 0 a method overshoots: it took away more of the old colour than there was.
-    - When the two terms have nearly the same shape (their cosine exceeds 0.995), or the second
-      is not there, all is taken for halo, and the second figure is NaN.
+    ``h`` is 0 for the truth and 1 where the photograph was pasted over the whole rim; ``l`` is 1
+    when the whole subject in the rim is gone. ``docs/measures.md`` says why, and where it fails.
+    Both are NaN when ``(1 − alpha) · (B1 − B2)`` is below one 8-bit step in root mean square;
+    ``l`` alone when the two terms have nearly the same shape (their cosine exceeds 0.995), or the
+    second is not there: then all is taken for halo.
 
     ``background`` is B2, ``old_background`` B1. Without a ``foreground_color``, which counts where
     alpha > 0, ``alpha · (B2 − F)`` is taken as ``B2 − truth``, as it is when the truth is exact.
@@ -154,18 +196,11 @@ def exactness(
     away = ~rim_band(alpha[None], radius)[0]
     expected = torch.where(alpha == 1, foreground, background)
     difference = (composite.short() - expected.short()).abs_().amax(0, keepdim=True)
-    sides, worst = [], 0
-    for side in (alpha == 1, alpha == 0):
-        off = difference[side & away]
-        sides.append((int((off == 0).sum()), off.numel()))
-        worst = max(worst, int(off.max()) if off.numel() else 0)
-    (right, subject), (left, ground) = sides
-    return Exactness(
-        share=(right + left) / (subject + ground) if subject + ground else math.nan,
-        subject=right / subject if subject else math.nan,
-        background=left / ground if ground else math.nan,
-        worst=float(worst) if subject + ground else math.nan,
-    )
+    subject, ground = (difference[away & (alpha == side)] for side in (1, 0))
+    both = torch.cat([subject, ground])
+    share, *sides = (float((part == 0).double().mean()) for part in (both, subject, ground))
+    worst = float(both.max()) if len(both) else math.nan
+    return Exactness(share, sides[0], sides[1], worst)
 
 
 def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:

@@ -64,11 +64,9 @@ class LPIPS(nn.Module):
         empty one, the second figure is NaN.
         """
         check_pair(composite, truth, 3)
-        size = composite.shape[1:]
+        size = tuple(composite.shape[1:])
         if min(size) < SMALLEST:
-            raise UsageError(
-                f"LPIPS needs at least {SMALLEST} pixels either way, got {tuple(size)}"
-            )
+            raise UsageError(f"LPIPS needs at least {SMALLEST} pixels either way, got {size}")
         one, other = (
             self.network.net(self.network.scaling_layer(2 * x[None].float() - 1))
             for x in (composite, truth)
@@ -97,7 +95,7 @@ def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
 
 
 def _cached() -> Path:
-    """Where torch hub keeps torchvision's AlexNet once somebody fetched it."""
+    """Where torch hub keeps torchvision's AlexNet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision warns of parts that this has no use for
         from torchvision.models import AlexNet_Weights  # type: ignore[import-untyped]

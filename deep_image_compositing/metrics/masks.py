@@ -72,9 +72,8 @@ def _crossings(mask: Tensor) -> NDArray[np.float64]:
     """Where the mask crosses 0.5 between neighbours, as rows of (y, x)."""
     plane = mask[0].double().cpu().numpy()
     points = []
-    for axis, (first, second) in enumerate(
-        [(plane[:-1], plane[1:]), (plane[:, :-1], plane[:, 1:])]
-    ):
+    pairs = (plane[:-1], plane[1:]), (plane[:, :-1], plane[:, 1:])
+    for axis, (first, second) in enumerate(pairs):
         places = np.argwhere((first >= 0.5) != (second >= 0.5))
         index = tuple(places.T)
         way = (0.5 - first[index]) / (second[index] - first[index])

@@ -1,9 +1,7 @@
 """The four errors of alpha mattes: SAD, MSE, Gradient and Connectivity, one picture at a time.
 
-Definitions are those of Rhemann et al., "A perceptually motivated online benchmark for image
-matting" (CVPR 2009), with the constants and units of Xu et al., "Deep image matting" (CVPR 2017).
-Sums run over the trimap's unknown pixels, or the whole picture without one. Published scripts
-stretch alphas to [0, 1] before Gradient, which changes nothing when 0 and 1 both occur. ``alpha``,
+As Rhemann et al. (CVPR 2009) define them, with the constants and units of Xu et al., "Deep image
+matting" (CVPR 2017); over the trimap's unknown pixels, or the whole picture without one. ``alpha``,
 ``truth`` and ``trimap`` are (1, H, W) in [0, 1]; shapes that differ raise ``UsageError``.
 """
 
@@ -69,8 +67,9 @@ def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = Non
         missed = undecided & ~_largest_region(both >= i / count)
         connected[missed] = (i - 1) / count
         undecided &= ~missed
-    difference = np.abs(_degree(a, connected) - _degree(t, connected))
-    return float(difference[unknown].sum()) / 1000
+    distances = a - connected, t - connected
+    one, other = (1 - distance * (distance >= TOLERANCE) for distance in distances)
+    return float(np.abs(one - other)[unknown].sum()) / 1000
 
 
 def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,11 +99,8 @@ def _magnitude(alpha: Tensor) -> Tensor:
 
 
 def _correlate(plane: Tensor, vertical: Sequence[float], horizontal: Sequence[float]) -> Tensor:
-    """Correlate a plane (H, W) with the outer product of two rows of weights, without padding.
-
-    Plane by plane the sums stay in the processor's cache: at 768 x 768 that is about ten times
-    as fast as torch's convolution with one filter a channel.
-    """
+    """Correlate a plane (H, W) with the outer product of two rows of weights, without padding."""
+    # Plane by plane the sums stay in the processor's cache: about ten times as fast as conv2d.
     for dim, weights in ((1, horizontal), (0, vertical)):
         length = plane.shape[dim] - len(weights) + 1
         total = plane.narrow(dim, 0, length) * weights[0]
@@ -122,8 +118,3 @@ def _largest_region(reached: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if sizes.size < 2:
         return np.zeros_like(reached)
     return labels == 1 + sizes[1:].argmax()
-
-
-def _degree(alpha: NDArray[np.float64], connected: NDArray[np.float64]) -> NDArray[np.float64]:
-    distance = alpha - connected
-    return 1 - distance * (distance >= TOLERANCE)

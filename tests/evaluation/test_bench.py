@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.evaluation import bench
+from deep_image_compositing.evaluation import bench, statistics
 from deep_image_compositing.evaluation.bench import LEDGER, WORK
 from deep_image_compositing.evaluation.evaluate import evaluate
 from deep_image_compositing.evaluation.measures import MEASURES, Cost, measure_composite
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import Method, parse_method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.images import read_image
 from deep_image_compositing.ledger import Ledger
@@ -26,50 +26,49 @@ from tests.evaluation.tiny import Odd, Tiny
 
 
 @pytest.fixture(autouse=True)
-def stages(own_registry: object) -> None:
+def stages(own_registry: object, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.register()
+    monkeypatch.setattr(statistics, "DRAWS", 100)  # intervals are tested elsewhere
 
 
-def run(
-    out: Path, *fusers: str, test_set: Tiny | None = None, sheets: int | None = 0, **options: Any
-) -> Report:
-    methods = [tiny.method(fuser) for fuser in fusers or ("plain",)]
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def run(out: Path, *fusers: str | Method, test_set: Tiny | None = None, **options: Any) -> Report:
+    methods = [tiny.method(each) if isinstance(each, str) else each for each in fusers]
     test_set = Tiny() if test_set is None else test_set  # one without samples is false
-    return evaluate(methods, test_set, out, sheets=sheets, accelerator="cpu", **options)
+    report = evaluate(methods, test_set, out, **{"sheets": 0, "accelerator": "cpu", **options})
+    assert report is not None
+    return report
 
 
 def record(out: Path, sample: int, grade: str, method: str) -> dict[str, Any]:
     return Ledger(out / WORK / LEDGER).entries[f"{WORK}/picture-{sample}/{grade}/{method}"]
 
 
-def forget(out: Path, text: str, keep: int = 0) -> None:
-    """Cut the lines of the ledger that hold ``text`` to so many characters."""
-    path = out / WORK / LEDGER
-    lines = [line[:keep] if text in line else line for line in path.read_text().splitlines()]
-    path.write_text("\n".join(filter(None, lines)) + "\n")
-
-
-def figures(report: Report) -> dict[tuple[str, str, str], dict[str, float]]:
+def figures(records: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, float]]:
     """What was measured, without what it cost."""
     return {
         (r["sample"], r["grade"], r["method"]): {
             key: value for key, value in r["measures"].items() if MEASURES[key].group != "cost"
         }
-        for r in report.records
+        for r in records
     }
 
 
 # Records
 
 
-def test_every_method_is_measured_on_every_sample_in_every_grade(tmp_path: Path) -> None:
-    report = run(tmp_path / "out", "plain", "brighter")
+def test_every_method_is_measured_on_every_sample_in_every_grade(out: Path) -> None:
+    report = run(out, "plain", "brighter")
     assert len(report.records) == 2 * 3 * 2
     assert report.reference == "brighter"  # the last one, as none is ours
     for name in ("plain", "brighter"):
-        found = record(tmp_path / "out", 1, "exact", name)
-        path = tmp_path / "out" / WORK / "picture-1" / "exact" / f"{name}.composite.png"
-        composite = torch.from_numpy(read_image(path).pixels.transpose(2, 0, 1).copy())
+        found = record(out, 1, "exact", name)
+        pixels = read_image(out / WORK / "picture-1" / "exact" / f"{name}.composite.png").pixels
+        composite = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         s = Tiny()[1]
         expected = measure_composite(
             composite, s.composite, s.alpha, s.foreground, s.background, s.old_background,
@@ -79,78 +78,70 @@ def test_every_method_is_measured_on_every_sample_in_every_grade(tmp_path: Path)
         assert found["measures"]["seconds"] > found["measures"]["fusion_seconds"] > 0
         assert found["measures"]["sad"] == 0  # the exact mask is the alpha
         assert (found["size"], found["device"]) == ([72, 72], "cpu")
-    plain, brighter = (record(tmp_path / "out", 1, "exact", n) for n in ("plain", "brighter"))
-    assert plain["measures"]["band_psnr"] > brighter["measures"]["band_psnr"] + 3
-    # The mask is measured where it was found.
-    assert "iou" not in plain["measures"]
-    assert 0.8 < record(tmp_path / "out", 1, "none", "plain")["measures"]["iou"] <= 1
-    assert (tmp_path / "out" / WORK / "picture-1" / "none" / "plain.mask.png").is_file()
+    plain, brighter = (record(out, 1, "exact", n)["measures"] for n in ("plain", "brighter"))
+    assert plain["band_psnr"] > brighter["band_psnr"] + 3
+    assert "iou" not in plain  # the mask is measured where it was found
+    assert 0.8 < record(out, 1, "none", "plain")["measures"]["iou"] <= 1
+    assert (out / WORK / "picture-1" / "none" / "plain.mask.png").is_file()
 
 
-def test_some_grades_can_be_chosen(tmp_path: Path) -> None:
-    report = run(tmp_path / "out", grades=["none"])
-    assert {r["grade"] for r in report.records} == {"none"}
-    run(tmp_path / "out")  # the others are added to what is there
-    assert Odd.calls == 0
-    assert record(tmp_path / "out", 2, "exact", "plain")["measures"]
-
-
-def test_without_a_truth_only_costs_are_measured_and_all_get_sheets(tmp_path: Path) -> None:
-    report = run(tmp_path / "out", test_set=Tiny(14, truth=False), sheets=None, grades=["exact"])
+def test_without_a_truth_only_costs_are_measured_and_all_get_sheets(out: Path) -> None:
+    test_set = Tiny(14, truth=False)
+    report = run(out, "plain", test_set=test_set, sheets=None, grades=["exact"])
     groups = {MEASURES[key].group for r in report.records for key in r["measures"]}
     assert groups == {"cost"}
     assert not report.has_truth
     assert len(report.sheets) == 14
 
 
-def test_sheets_are_spread_over_a_set_with_truth(tmp_path: Path) -> None:
-    report = run(tmp_path / "out", test_set=Tiny(5), sheets=3, grades=["exact"])
+def test_sheets_are_spread_over_a_set_with_truth(out: Path) -> None:
+    report = run(out, "plain", test_set=Tiny(5), sheets=3, grades=["exact"])
     assert [s["sample"] for s in report.sheets] == ["picture-0", "picture-2", "picture-4"]
-    for sheet in report.sheets:
-        assert (tmp_path / "out" / sheet["file"]).is_file()
+    assert all((out / sheet["file"]).is_file() for sheet in report.sheets)
 
 
 # Taking a run up again
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    first = run(tmp_path / "out", "odd")
-    assert Odd.calls == 6 + 2  # one of each grade to warm up
-    again = run(tmp_path / "out", "odd")
+def test_a_run_goes_on_where_it_was(out: Path) -> None:
+    some = run(out, "odd", grades=["none"])
+    assert {r["grade"] for r in some.records} == {"none"}
+    first = figures(run(out, "odd").records)  # the other grade is added
+    assert Odd.calls == 6 + 2  # one in each run to warm up
+    assert figures(run(out, "odd").records) == first
     assert Odd.calls == 8
-    assert figures(again) == figures(first)
+    path = out / WORK / LEDGER
     for turn, kept in enumerate((0, 40), start=1):  # a line that is gone, and one that is torn
-        forget(tmp_path / "out", "picture-1/none/odd", kept)
-        assert figures(run(tmp_path / "out", "odd")) == figures(first)
+        lines = path.read_text().splitlines()
+        cut = [line[:kept] if "picture-1/none/odd" in line else line for line in lines]
+        path.write_text("\n".join(filter(None, cut)) + "\n")
+        assert figures(run(out, "odd").records) == first
         assert Odd.calls == 8 + 2 * turn
 
 
-def test_a_finished_run_still_draws_the_sheets_that_are_asked_for(tmp_path: Path) -> None:
-    run(tmp_path / "out", "odd")
-    report = run(tmp_path / "out", "odd", sheets=1)
-    assert Odd.calls == 8
+def test_a_finished_run_still_draws_the_sheets_that_are_asked_for(out: Path) -> None:
+    run(out, "odd")
+    calls = Odd.calls
+    report = run(out, "odd", sheets=1)
     assert len(report.sheets) == 2
-    paths = [tmp_path / "out" / sheet["file"] for sheet in report.sheets]
+    paths = [out / sheet["file"] for sheet in report.sheets]
     before = [path.stat().st_mtime_ns for path in paths]
-    run(tmp_path / "out", "odd", sheets=1)
+    run(out, "odd", sheets=1)
     assert [path.stat().st_mtime_ns for path in paths] == before
-    report = run(tmp_path / "out", "odd", "plain", sheets=1)  # another method adds to what is there
-    assert Odd.calls == 8
+    report = run(out, "odd", "plain", sheets=1)  # another method adds to what is there
     assert {r["method"] for r in report.records} == {"odd", "plain"}
     assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before, strict=True))
+    assert Odd.calls == calls
 
 
-def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "out", "odd", grades=["exact"])
+def test_what_is_stale_is_made_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(out, "odd", grades=["exact"])
     assert Odd.calls == 3 + 1
-    report = evaluate(
-        [Method("odd", "disc(softness=0.2)", "none", "odd")], Tiny(), tmp_path / "out",
-        grades=["exact"], sheets=0, accelerator="cpu",
-    )  # fmt: skip
+    report = run(out, parse_method("odd=disc(softness=0.2),none,odd"), grades=["exact"])
     assert len(report.records) == 3
     assert Odd.calls == 4 + 4
     monkeypatch.setattr(bench, "__version__", "0.0.0")
-    run(tmp_path / "out", "odd", grades=["exact"])
+    run(out, "odd", grades=["exact"])
     assert Odd.calls == 8 + 4
 
 
@@ -158,35 +149,29 @@ def test_what_is_stale_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["known", "memory"])
-def test_a_failure_is_recorded_and_the_others_go_on(kind: str, tmp_path: Path) -> None:
-    # The first two calls warm up and run the first sample, the third fails.
-    report = run(tmp_path / "out", f"odd(fail=3, kind={kind})", "plain", grades=["exact"])
-    summary = report.summary["exact"]
+def test_what_fails_is_recorded_and_tried_again(kind: str, out: Path) -> None:
+    fuser = f"odd(fail=3, kind={kind})"  # the first two calls warm up and run the first sample
+    summary = run(out, fuser, "plain", grades=["exact"]).summary["exact"]
     assert summary.measured == {"odd": 1, "plain": 3}
     assert summary.failed == {"odd": 2, "plain": 0}
-    failed = record(tmp_path / "out", 1, "exact", "odd")
+    failed = record(out, 1, "exact", "odd")
     assert failed["error"] == ("no more" if kind == "known" else "MemoryError: no more")
     assert "measures" not in failed
-
-
-def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "out", "odd(fail=3)", grades=["exact"])
-    monkeypatch.setattr(Odd, "calls", -100)
-    report = run(tmp_path / "out", "odd(fail=3)", grades=["exact"])
-    assert report.summary["exact"].measured == {"odd": 3}
+    Odd.calls = -100
+    assert run(out, fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
     assert Odd.calls == -100 + 2 + 1
 
 
-def test_a_sample_that_cannot_be_read_fails_for_all(tmp_path: Path) -> None:
-    report = run(tmp_path / "out", "plain", "brighter", test_set=Tiny(broken=1), sheets=3)
+def test_a_sample_that_cannot_be_read_fails_for_all(out: Path) -> None:
+    report = run(out, "plain", "brighter", test_set=Tiny(broken=1), sheets=3)
     assert report.summary["none"].failed == {"plain": 1, "brighter": 1}
-    said = record(tmp_path / "out", 1, "none", "plain")["error"]
+    said = record(out, 1, "none", "plain")["error"]
     assert said == "the sample cannot be read: picture-1.png is cut off"
     assert [s["sample"] for s in report.sheets] == [*["picture-0"] * 2, *["picture-2"] * 2]
 
 
 def test_a_method_that_cannot_be_made_fails_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = Method.compositor
 
@@ -196,77 +181,64 @@ def test_a_method_that_cannot_be_made_fails_everywhere(
         return make(self, **options)
 
     monkeypatch.setattr(Method, "compositor", compositor)
-    report = run(tmp_path / "out", "plain", "brighter")
+    report = run(out, "plain", "brighter")
     assert report.summary["exact"].failed == {"plain": 3, "brighter": 0}
-    said = record(tmp_path / "out", 0, "none", "plain")["error"]
-    assert said == "its weights are for something else"
+    assert record(out, 0, "none", "plain")["error"] == "its weights are for something else"
 
 
-def test_warnings_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run(tmp_path / "out", 'odd(warn="did not converge")', grades=["exact"])
-    found = record(tmp_path / "out", 0, "exact", "odd")["warnings"]
+def test_warnings_are_kept(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(out, 'odd(warn="did not converge")', grades=["exact"])
+    found = record(out, 0, "exact", "odd")["warnings"]
     assert sorted(found) == ["and logged", "did not converge"]
     assert "and logged" not in caplog.text
 
 
-# Ctrl-C
-
-
-def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ctrl_c_keeps_what_is_finished(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     fuser = "odd(fail=4, kind=stop)"
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "out", fuser, grades=["exact"])
+        run(out, fuser, grades=["exact"])
     assert "the same command goes on" in caplog.text
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert not (tmp_path / "out" / "report.html").exists()
-    assert len(Ledger(tmp_path / "out" / WORK / LEDGER).entries) == 2
+    assert not (out / "report.html").exists()
+    assert len(Ledger(out / WORK / LEDGER).entries) == 2
     Odd.calls = -100
-    assert run(tmp_path / "out", fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
+    assert run(out, fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
     assert Odd.calls == -100 + 2
 
 
 # Folders
 
 
-def test_a_folder_of_another_test_set_is_refused(tmp_path: Path) -> None:
-    run(tmp_path / "out")
-    kept = tmp_path / "out" / "mine.txt"
+def test_a_folder_of_another_test_set_is_refused(out: Path) -> None:
+    run(out, "plain")
+    kept = out / "mine.txt"
     kept.write_text("mine")
     with pytest.raises(UsageError, match=r"count 3, now 2.*another --out, or --overwrite"):
-        run(tmp_path / "out", test_set=Tiny(2))
-    assert len(run(tmp_path / "out", test_set=Tiny(2), overwrite=True).records) == 4
-    assert not (tmp_path / "out" / WORK / "picture-2").exists()
+        run(out, "plain", test_set=Tiny(2))
+    assert len(run(out, "plain", test_set=Tiny(2), overwrite=True).records) == 4
+    assert not (out / WORK / "picture-2").exists()
     assert kept.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["work", "sheets", "report.json"])
-def test_what_no_evaluation_has_written_is_left_alone(name: str, tmp_path: Path) -> None:
-    (tmp_path / "out" / name).mkdir(parents=True)
+def test_what_no_evaluation_has_written_is_left_alone(name: str, out: Path) -> None:
+    (out / name).mkdir(parents=True)
     for overwrite in (False, True):
         with pytest.raises(UsageError, match=f"holds {name}, which no evaluation has written"):
-            run(tmp_path / "out", overwrite=overwrite)
+            run(out, "plain", overwrite=overwrite)
 
 
-def test_wrong_arguments_are_told_before_any_work(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (tmp_path / "file").write_text("")
-    for options, message in (
-        ({"grades": ["bad"]}, "grades of masks are some of exact, none, got bad"),
-        ({"grades": []}, "got none"),
-        ({"reference": "ours"}, "one of the methods, plain: 'ours'"),
-        ({"devices": 0}, "devices must be at least 1"),
-        ({"threads": 0}, "threads must be at least 1"),
-        ({"sheets": -1}, "sheets must be at least 0"),
-        ({"test_set": Tiny(0)}, "holds no samples"),
+def test_wrong_arguments_are_told_before_any_work(out: Path) -> None:
+    for fusers, options, message in (
+        (["plain"], {"grades": ["bad"]}, "grades of masks are some of exact, none, got bad"),
+        (["plain"], {"grades": []}, "got none"),
+        (["plain"], {"reference": "ours"}, "one of the methods, plain: 'ours'"),
+        (["plain"], {"test_set": Tiny(0)}, "holds no samples"),
+        (["plain", "plain"], {}, "names of their own"),
+        ([], {}, "no method"),
     ):
         with pytest.raises(UsageError, match=message):
-            run(out, **options)
-    with pytest.raises(UsageError, match="names of their own"):
-        run(out, "plain", "plain")
-    with pytest.raises(UsageError, match="no method"):
-        evaluate([], Tiny(), out)
-    with pytest.raises(UsageError, match="is a file"):
-        run(tmp_path / "file")
+            run(out, *fusers, **options)
     assert not out.exists()
 
 
@@ -309,15 +281,7 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
         assert said.count(f"wrote {out / 'report.html'}") == 1
         reports.append(json.loads((out / "report.json").read_text()))
         assert len(list(out.glob("sheets/*/*.jpg"))) == 6
-    one, two = (
-        {
-            (r["sample"], r["grade"], r["method"]): {
-                key: value for key, value in r["measures"].items() if MEASURES[key].group != "cost"
-            }
-            for r in report["records"]
-        }
-        for report in reports
-    )
+    one, two = (figures(report["records"]) for report in reports)
     assert len(one) == len(reports[1]["records"]) == 3 * 2 * 2
     assert one == two
     assert reports[0]["test_set"] == reports[1]["test_set"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing import metrics
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.measures import (
     MEASURES,
@@ -20,14 +19,13 @@ from deep_image_compositing.evaluation.measures import (
     measure_mask,
 )
 from deep_image_compositing.functional.compose import over
+from deep_image_compositing.metrics import composites
 from deep_image_compositing.metrics.lpips import LPIPS
+from tests.metrics.test_composites import noise
+from tests.metrics.test_lpips import alexnet
 
 AWAY = ["exact", "exact_subject", "exact_background", "worst"]
 BAND = ["band_psnr", "band_ssim", "band_error"]
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def bits(picture: Tensor) -> Tensor:
@@ -54,31 +52,8 @@ def sample(height: int = 70, width: int = 90) -> dict[str, Tensor]:
 def network(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
     """LPIPS over an AlexNet of small random weights."""
     path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    shapes = {
-        0: (64, 3, 11),
-        3: (192, 64, 5),
-        6: (384, 192, 3),
-        8: (256, 384, 3),
-        10: (256, 256, 3),
-    }
-    state = {}
-    for number, (out, into, size) in shapes.items():
-        state[f"features.{number}.weight"] = 0.1 * (noise(out, into, size, size, seed=number) - 0.5)
-        state[f"features.{number}.bias"] = torch.zeros(out)
-    torch.save(state, path)
+    torch.save(alexnet(), path)
     return LPIPS(path)
-
-
-def test_every_measure_is_described() -> None:
-    groups = [measure.group for measure in MEASURES.values()]
-    assert groups == sorted(groups, key=["composite", "color", "alpha", "mask", "cost"].index)
-    names = [measure.name for measure in MEASURES.values()]
-    assert len(set(names)) == len(names)
-    for key, measure in MEASURES.items():
-        assert key.isidentifier()
-        assert measure.about.endswith(".")
-        assert measure.better in ("higher", "lower")
-        assert measure.digits >= 0
 
 
 def test_every_measure_but_the_costs_is_made(network: LPIPS) -> None:
@@ -135,15 +110,17 @@ def test_figures_are_those_of_the_metrics() -> None:
     composite = bits((f["truth"] + 0.1 * noise(3, 70, 90, seed=7)).clamp(0, 1))
     c = composite.float() / 255
     found = measure_composite(composite, **s)
-    band = metrics.rim_band(f["alpha"][None])[0]
-    similarity = metrics.ssim_map(c, f["truth"])
+    band = composites.rim_band(f["alpha"][None])[0]
+    similarity = composites.ssim_map(c, f["truth"])
     expected = {
-        "psnr": metrics.picture_psnr(c[None], f["truth"][None]),
+        "psnr": composites.picture_psnr(c[None], f["truth"][None]),
         "ssim": similarity.mean(),
-        "band_psnr": metrics.band_psnr(c[None], f["truth"][None], f["alpha"][None]),
+        "band_psnr": composites.band_psnr(c[None], f["truth"][None], f["alpha"][None]),
         "band_ssim": similarity[:, band[0]].mean(),
-        "band_error": metrics.color_error(c, f["truth"], band),
-        "worst": metrics.exactness(composite, f["alpha"], s["foreground"], s["background"]).worst,
+        "band_error": composites.color_error(c, f["truth"], band),
+        "worst": composites.exactness(
+            composite, f["alpha"], s["foreground"], s["background"]
+        ).worst,
     }
     assert {key: found[key] for key in expected} == pytest.approx(
         {key: float(value) for key, value in expected.items()}, rel=1e-5
@@ -211,6 +188,32 @@ def test_outlines_are_measured_at_640() -> None:
     assert "max_f" not in measure_mask(mask, torch.zeros_like(mask))
 
 
+def test_a_composite_that_is_left_as_it_was_gains_nothing() -> None:
+    s = sample()
+    given, truth, mask = s["foreground"], s["truth"], s["alpha"]
+    figures = measure_colors(given, truth, mask, given)
+    assert figures["gain"] == figures["outside"] == 0
+    assert "change" not in figures
+    subject = composites.ssim_map(given / 255, truth / 255)[:, mask[0] > 127]
+    assert figures["foreground_ssim"] == pytest.approx(float(subject.mean()))
+    perfect = measure_colors(truth, truth, mask, given)
+    assert perfect["fmse"] == perfect["square_error"] == 0
+    assert perfect["gain"] == pytest.approx(perfect["psnr"] - figures["psnr"])
+
+
+def test_what_changes_a_photograph_is_counted_in_8_bit_steps() -> None:
+    photograph = torch.full((3, 12, 12), 0.5)
+    mask = torch.zeros(1, 12, 12)
+    mask[:, :6] = 1
+    made = photograph.clone()
+    made[0, :3] += 12 / 255  # a channel of half the subject
+    made[2, 11, 11] -= 7 / 255
+    figures = measure_colors(made, photograph, mask, photograph)
+    assert figures["change"] == pytest.approx(12 / 6, abs=1e-3)
+    assert figures["outside"] == pytest.approx(7, abs=1e-3)
+    assert "gain" not in figures
+
+
 def test_shapes_must_agree() -> None:
     s = sample()
     with pytest.raises(UsageError, match=r"\(3, 70, 80\) and \(3, 70, 90\)"):
@@ -218,6 +221,10 @@ def test_shapes_must_agree() -> None:
     s["alpha"] = s["alpha"][..., :80]
     with pytest.raises(UsageError, match=r"\(1, 70, 80\) for \(3, 70, 90\)"):
         measure_composite(s["truth"], **s)
+    picture, mask = torch.zeros(3, 8, 8), torch.zeros(1, 8, 9)
+    for given in ((mask, picture), (mask[..., :8], torch.zeros(3, 9, 8))):
+        with pytest.raises(UsageError):
+            measure_colors(picture, picture, *given)
 
 
 def test_the_page_defines_every_measure() -> None:
@@ -226,3 +233,5 @@ def test_the_page_defines_every_measure() -> None:
     defined = {name: better for names, better in rows for name in names.split(", ")}
     shown = {measure.name: measure.better for measure in MEASURES.values()}
     assert defined == shown
+    assert len(shown) == len(MEASURES)
+    assert all(measure.about.endswith(".") for measure in MEASURES.values())

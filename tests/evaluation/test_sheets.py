@@ -38,31 +38,22 @@ def test_crops_show_an_eighth_of_the_picture(side: int, zoom: int) -> None:
     assert choose_zoom(side, 2 * side) == zoom
 
 
+def holds(box: sheets.Box, top: int, left: int, side: int) -> bool:
+    return box[0] <= top and box[1] <= left and box[2] >= top + side and box[3] >= left + side
+
+
 def test_crops_lie_where_there_is_something_to_see_and_apart() -> None:
-    interest = torch.zeros(1, 1, 200, 300)
-    for i, (y, x) in enumerate([(20, 30), (150, 250), (100, 140)]):
+    interest, places = torch.zeros(1, 1, 200, 300), [(20, 30), (150, 250), (100, 140)]
+    for i, (y, x) in enumerate(places):
         interest[0, 0, y : y + 8, x : x + 8] = 3 - i
     boxes = choose_crops(interest, (200, 300), 40)
-    for (top, left, bottom, right), (y, x) in zip(
-        boxes, [(20, 30), (150, 250), (100, 140)], strict=True
-    ):
-        assert top <= y
-        assert left <= x
-        assert bottom >= y + 8
-        assert right >= x + 8
-        assert (bottom - top, right - left) == (40, 40)
-        assert 0 <= top < bottom <= 200
-        assert 0 <= left < right <= 300
-
-
-def test_crops_follow_the_scale_of_the_picture() -> None:
-    interest = torch.zeros(1, 1, 100, 100)
-    interest[0, 0, 80:84, 10:14] = 1
-    ((top, left, bottom, right),) = choose_crops(interest, (1000, 1000), 200, count=1)
-    assert top <= 800
-    assert bottom >= 840
-    assert left <= 100
-    assert right >= 140
+    for box, place in zip(boxes, places, strict=True):
+        assert holds(box, *place, 8)
+        assert (box[2] - box[0], box[3] - box[1]) == (40, 40)
+        assert 0 <= box[0] < box[2] <= 200
+        assert 0 <= box[1] < box[3] <= 300
+    (box,) = choose_crops(interest, (2000, 3000), 400, count=1)  # of the picture at another scale
+    assert holds(box, 200, 300, 80)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (50, 50)])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import logging
+import warnings
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from deep_image_compositing import registry
 from deep_image_compositing.errors import CompositingError, DataError
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import Method, parse_method
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from tests.conftest import DiscSegmenter, PlainFuser, disc, noise
 
@@ -17,49 +19,28 @@ SIDE = 72
 
 
 class Tiny(TestSet):
-    """An ellipse of noise before noise, in two grades.
-
-    Args:
-        count: of samples.
-        truth: whether it is known.
-        broken: number of a sample that cannot be read.
-    """
+    """An ellipse of noise before noise, in two grades; number ``broken`` cannot be read."""
 
     name: ClassVar[str] = "tiny"
+    grades = ("exact", "none")
 
     def __init__(self, count: int = 3, truth: bool = True, broken: int | None = None) -> None:
-        self.grades = ("exact", "none")
-        self.count, self.truth, self.broken = count, truth, broken
-
-    def names(self) -> list[str]:
-        return [f"picture-{i}" for i in range(self.count)]
+        self.truth, self.broken = truth, broken
+        names = [f"picture-{i}" for i in range(count)]
+        super().__init__(names, {"count": count, "truth": truth}, [])
 
     def __getitem__(self, index: int) -> Sample:
         if index == self.broken:
             raise DataError(f"picture-{index}.png is cut off")
-        color, old, new = (picture(3 * index + i) for i in range(3))
-        alpha = (disc(SIDE, SIDE, 0.3)[0] * 255).round().byte()
-        sample = Sample(
-            f"picture-{index}",
-            foreground=blend(color, alpha, old),
-            background=new,
-            masks={"exact": alpha, "none": None},
+        color, old, new = (
+            torch.from_numpy(noise(SIDE, SIDE, 3 * index + i).transpose(2, 0, 1).copy())
+            for i in range(3)
         )
-        if not self.truth:
-            return sample
-        truth = {"composite": blend(color, alpha, new), "alpha": alpha}
-        return Sample(**{**vars(sample), **truth, "foreground_color": color, "old_background": old})
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.name, "count": self.count, "truth": self.truth}
-
-    def inputs(self) -> list[list[Any]]:
-        return []
-
-
-def picture(seed: int) -> Tensor:
-    """(3, H, W) of noise."""
-    return torch.from_numpy(noise(SIDE, SIDE, seed).transpose(2, 0, 1).copy())
+        alpha = (disc(SIDE, SIDE, 0.3)[0] * 255).round().byte()
+        masks = {"exact": alpha, "none": None}
+        photograph = blend(color, alpha, old)
+        truths = (blend(color, alpha, new), alpha, color, old) if self.truth else ()
+        return Sample(self.names[index], photograph, new, masks, *truths)
 
 
 def blend(color: Tensor, alpha: Tensor, behind: Tensor) -> Tensor:
@@ -69,13 +50,7 @@ def blend(color: Tensor, alpha: Tensor, behind: Tensor) -> Tensor:
 
 
 class Odd(PlainFuser):
-    """Alpha blending that counts its calls and does what the test asks of it.
-
-    Args:
-        fail: call from which on it fails, counted from 1.
-        kind: of the error.
-        warn: what it warns of.
-    """
+    """Alpha blending that counts its calls, fails from the ``fail``-th on, and warns of things."""
 
     calls: ClassVar[int] = 0
 
@@ -89,9 +64,6 @@ class Odd(PlainFuser):
             kinds = {"known": CompositingError, "memory": MemoryError, "stop": KeyboardInterrupt}
             raise kinds[self.kind]("no more")
         if self.warn:
-            import logging
-            import warnings
-
             warnings.warn(self.warn, stacklevel=1)
             logging.getLogger("deep_image_compositing").warning("and logged")
         return super().forward(foreground, background, alpha)
@@ -112,6 +84,6 @@ def register() -> None:
     Odd.calls = 0
 
 
-def method(fuser: str, name: str = "") -> Method:
-    """A method of the ellipse, no refiner, and this fuser."""
-    return Method(name or fuser.partition("(")[0], "disc", "none", fuser)
+def method(fuser: str) -> Method:
+    """A method of the ellipse, no refiner, and this fuser, whose name it has."""
+    return parse_method(f"{fuser.partition('(')[0]}=disc,none,{fuser}")

@@ -1,22 +1,106 @@
-"""Composites' errors: SSIM against torchmetrics, colour, halo and exactness against known ones."""
+"""Composites' errors against torchmetrics, scikit-image and plain numpy, and against known ones."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
-from deep_image_compositing.metrics import color_error, exactness, halo, rim_band, ssim_map
+from deep_image_compositing.metrics.composites import (
+    band_psnr,
+    color_error,
+    exactness,
+    foreground_error,
+    halo,
+    picture_psnr,
+    rim_band,
+    similarity,
+    square_error,
+    ssim_map,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def square(batch: int = 1, side: int = 40) -> Tensor:
+    """A square subject with a rim of one soft pixel, bigger for each item."""
+    alpha = torch.zeros(batch, 1, side, side)
+    for i in range(batch):
+        alpha[i, :, 8 : 20 + i, 8 : 20 + i] = 0.5
+        alpha[i, :, 9 : 19 + i, 9 : 19 + i] = 1
+    return alpha
+
+
+# Of batches
+
+
+def reference(composite: np.ndarray, target: np.ndarray, alpha: np.ndarray, radius: int) -> float:
+    """PSNR over pixels that have a rim pixel within ``radius``, pixel by pixel."""
+    height, width = alpha.shape
+    near = np.zeros((height, width), bool)
+    for y in range(height):
+        for x in range(width):
+            window = alpha[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            low, high = alpha[y, x] <= 0.02, alpha[y, x] >= 0.98
+            hard = (low and (window >= 0.98).any()) or (high and (window <= 0.02).any())
+            if not (low or high) or hard:
+                near[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = 1
+    mse = ((composite - target) ** 2)[:, near].mean()
+    return float(-10 * np.log10(max(mse, (0.5 / 255) ** 2)))
+
+
+@pytest.mark.parametrize("radius", [0, 2, 11])
+@pytest.mark.parametrize("hard", [False, True])
+def test_band_psnr_equals_the_reference(radius: int, hard: bool) -> None:
+    alpha = (square(2) > 0.5).float() if hard else square(2)
+    target = noise(2, 3, 40, 40)
+    composite = (target + 0.1 * noise(2, 3, 40, 40, seed=1)).clamp(0, 1)
+    values = band_psnr(composite, target, alpha, radius)
+    for i in range(2):
+        expected = reference(composite[i].numpy(), target[i].numpy(), alpha[i, 0].numpy(), radius)
+        assert values[i] == pytest.approx(expected, abs=1e-3)
+
+
+def test_band_psnr_of_equal_pictures_and_of_pictures_without_a_rim() -> None:
+    target, alpha = noise(2, 3, 40, 40), square(2)
+    alpha[1] = 1
+    values = band_psnr(target, target, alpha)
+    assert values[0] == pytest.approx(20 * math.log10(510), abs=1e-3)
+    assert values[1].isnan()
+
+
+def test_errors_of_whole_pictures_and_under_masks() -> None:
+    truth, composite = ((255 * noise(3, 3, 24, 33, seed=i)).round() / 255 for i in (0, 1))
+    mask = noise(3, 1, 24, 33, seed=2)
+    mask[2] *= 0.5  # nowhere above one half
+    found = foreground_error(composite, truth, mask)
+    assert found[2].isnan()
+    for i in range(2):
+        made, true = (x[i].permute(1, 2, 0).double().numpy() * 255 for x in (composite, truth))
+        expected = mean_squared_error(true, made)
+        assert float(square_error(composite, truth)[i]) == pytest.approx(expected, rel=1e-5)
+        expected = peak_signal_noise_ratio(true, made, data_range=255)
+        assert float(picture_psnr(composite, truth)[i]) == pytest.approx(expected, abs=1e-4)
+        # As published scripts have it: MSE of what is under the mask, times pixels by its pixels.
+        inside = mask[i, 0].numpy() > 0.5
+        under = (((made - true) * inside[..., None]) ** 2).mean()
+        assert float(found[i]) == pytest.approx(under * inside.size / inside.sum(), rel=1e-5)
+    maps = [ssim_map(*pair).mean() for pair in zip(composite, truth, strict=True)]
+    assert similarity(composite, truth).tolist() == maps
+    assert similarity(truth[..., :5], truth[..., :5]).isnan().all()
+
+
+# Of one picture
 
 
 @dataclass

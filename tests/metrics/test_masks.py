@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.metrics import iou, max_f_measure, outline_distance
+from deep_image_compositing.metrics.masks import iou, max_f_measure, outline_distance
 
 
 def disc(radius: float, side: int = 96, shift: tuple[float, float] = (0, 0)) -> Tensor:

@@ -17,7 +17,7 @@ from skimage.measure import label
 from torch import Tensor
 
 from deep_image_compositing.errors import MissingExtraError, UsageError
-from deep_image_compositing.metrics import connectivity_error, gradient_error, mse, sad
+from deep_image_compositing.metrics.matting import connectivity_error, gradient_error, mse, sad
 
 ALL = (sad, mse, gradient_error, connectivity_error)
 Plane = NDArray[np.float64]

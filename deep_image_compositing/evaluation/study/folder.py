@@ -1,8 +1,7 @@
 """The folder of a study: pictures, ``study.json``, which says whose each is, and the answers.
 
-A picture's file name is a random token; which method made it stands in ``study.json`` alone, and
-that file is never served. Answers are in SQLite, in WAL mode with full synchronisation: neither a
-killed server nor a power cut takes back one that was acknowledged.
+A picture's file name is a random token; which method made it stands in ``study.json`` alone, which
+is never served. Neither a killed server nor a power cut takes back an acknowledged answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Making a study: every method's picture of every pair, under names that tell nothing.
-
-``study.json`` is written first, with the token of every picture; so a run that was stopped goes on.
-"""
+"""Making a study: every method's picture of every pair, under names that tell nothing."""
 
 from __future__ import annotations
 
@@ -70,12 +67,14 @@ def make(
     folder = Path(out)
     described = [method.describe() for method in methods]
     try:
-        digests = [{kind: digest(file) for kind, file in pair.files().items()} for pair in pairs]
+        given = [
+            {"name": pair.name, "sha256": {k: digest(file) for k, file in pair.files().items()}}
+            for pair in pairs
+        ]
     except OSError as error:
         raise ImageError(f"{error.filename} cannot be read: {error.strerror}") from error
-    given = [{"name": p.name, "sha256": d} for p, d in zip(pairs, digests, strict=True)]
     recipe = {"methods": described, "pairs": given, "max_side": max_side, "seed": seed}
-    study = _begin(folder, recipe)
+    study = _begin(folder, recipe)  # with the token of every picture: a stopped run goes on
     device = str(choose_device(device))  # said once, not for every method
     left_out: dict[str, list[str]] = {item.id: [] for item in study.sets}
     work: _Work = []

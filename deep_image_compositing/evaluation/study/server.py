@@ -3,9 +3,7 @@
 A person is known by a cookie. ``GET /?set=N`` gives the page of their Nth set, but none beyond the
 first that is open, and ``GET /?join`` the first page, for somebody new. ``POST join`` with
 ``{"name": "..."}`` sets the cookie, ``POST sets/ID`` with ``{"ranking": [TOKEN, ...]}`` answers.
-
-Nothing that is sent tells which method made a picture: names are random tokens, the order is
-shuffled per person, and the headers carry no file dates.
+Nothing that is sent tells which method made a picture.
 """
 
 from __future__ import annotations

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.testsets.base import Sample, TestSet, check_grades
+from deep_image_compositing.evaluation.testsets.base import Sample, TestSet
 from deep_image_compositing.evaluation.testsets.folders import Folders, PairFiles, read_pairs
 from deep_image_compositing.evaluation.testsets.harmonization import Harmonization
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.evaluation.testsets.taught import Taught
+from deep_image_compositing.options import check_options
 
 __all__ = [
     "TEST_SETS", "Folders", "Harmonization", "PairFiles", "Sample", "SynTest", "Taught", "TestSet",
-    "check_grades", "open_test_set", "read_pairs",
+    "open_test_set", "read_pairs",
 ]  # fmt: skip
 
 TEST_SETS: dict[str, type[TestSet]] = {
@@ -32,9 +32,5 @@ def open_test_set(name: str, **options: Any) -> TestSet:
     """
     if name not in TEST_SETS:
         raise UsageError(f"there is no test set {name!r}; there are: {', '.join(TEST_SETS)}")
-    try:
-        signature(TEST_SETS[name]).bind(**options)
-    except TypeError as error:
-        accepted = ", ".join(signature(TEST_SETS[name]).parameters)
-        raise UsageError(f"the test set {name!r}: {error}; it takes: {accepted}") from None
+    check_options("test set", name, TEST_SETS[name], options)
     return TEST_SETS[name](**options)

@@ -1,4 +1,4 @@
-"""What all test sets share: the sample, the interface, names, and reading without surprises."""
+"""What all test sets share: the sample, the set, names, options, and reading without surprises."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,17 +19,6 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.data.datasets import (
-    FolderDataset,
-    Reading,
-    ShardDataset,
-    open_source,
-)
-from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.items import ShardItem, Source
-from deep_image_compositing.data.shards import Index
-from deep_image_compositing.data.tars import Shard, open_by_number
-from deep_image_compositing.data.transfer import is_local, local_path
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.evaluation import measures
 from deep_image_compositing.images import open_picture
@@ -73,7 +62,6 @@ class Sample:
                 self.background, self.old_background, self.foreground_color, lpips,
             )  # fmt: skip
         if self.alpha is not None:
-            # No trimap was given, so nothing of the picture is known beforehand.
             figures |= measures.measure_alpha(result.cutout_alpha, self.alpha)
             if self.masks[grade] is None:
                 figures |= measures.measure_mask(result.mask, self.alpha)
@@ -81,7 +69,13 @@ class Sample:
 
 
 class TestSet(ABC):
-    """Samples by number; the same ones in any order and in any process."""
+    """Samples by number; the same ones in any order and in any process.
+
+    Args:
+        names: of the samples, in order.
+        about: what the set is and what makes it again, as JSON has it.
+        files: path, bytes and time of change (or SHA-256) of each file that it is made from.
+    """
 
     __test__: ClassVar[bool] = False  # no test, whatever pytest makes of the name
 
@@ -89,35 +83,26 @@ class TestSet(ABC):
     slots: ClassVar[tuple[str, ...]] = registry.SLOTS  # that a method fills to be measured
     grades: tuple[str, ...]  # of the given masks, in the order of tables
 
-    @abstractmethod
-    def names(self) -> list[str]:
-        """The samples' names, in order, without making any sample."""
+    def __init__(self, names: list[str], about: dict[str, Any], files: list[list[Any]]) -> None:
+        self.names, self.about, self.files = names, {"kind": self.name, **about}, files
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``; IndexError beyond the last, DataError where it cannot be read."""
 
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What the set is and what makes it again, as JSON has it."""
-
-    @abstractmethod
-    def inputs(self) -> list[list[Any]]:
-        """What the set is made from: path, bytes and time of change (or SHA-256) of each file."""
-
     def __len__(self) -> int:
-        return len(self.names())
+        return len(self.names)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the description and of the files' sizes and times of change."""
-        content = json.dumps([self.describe(), self.inputs()], sort_keys=True)
+        content = json.dumps([self.about, self.files], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-# Names and options
+# Names, options and chance
 
 
 def unique_names(wanted: Iterable[str]) -> list[str]:
@@ -159,26 +144,20 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
     return tuple(grade for grade in known if grade in wanted)
 
 
-def check_count(option: str, value: int | None, least: int = 1) -> None:
-    """UsageError for what is no whole number of at least ``least``, nor None."""
-    if value is not None and not (isinstance(value, int) and value >= least):
-        raise UsageError(f"{option} must be a whole number of at least {least}: {value!r}")
+def check_counts(**options: tuple[int | None, int]) -> None:
+    """UsageError for a value below its least; None is none."""
+    for option, (value, least) in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"{option} must be at least {least}, got {value!r}")
+
+
+def draw(seed: int, *words: str) -> int:
+    """A number of 63 bits that follows from the seed and some words."""
+    text = "\0".join((str(seed), *words)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 # Reading
-
-
-def held_out(
-    source: Source, kinds: tuple[str, ...], share: float | None
-) -> tuple[Sequence[Pair], int]:
-    """The pairs of a plain folder that ``share`` holds out, all for None; how many there are."""
-    if share is not None and not isinstance(share, int | float):
-        raise UsageError(f"a share that is held out is a number in [0, 1) or null, got {share!r}")
-    source = replace(source, hold_out=share or 0.0)
-    kept, others = open_source(source, kinds, Reading(tolerance=0))
-    assert isinstance(kept, FolderDataset)
-    pairs = others.pairs if isinstance(others, FolderDataset) else []
-    return kept.pairs if share is None else pairs, len({*kept.pairs, *pairs})
 
 
 @contextmanager
@@ -195,7 +174,7 @@ def naming(name: str) -> Iterator[None]:
         raise DataError(text if name in text else f"{name} cannot be read: {text}") from error
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an upright picture, by its header alone; DataError if it is none."""
     with naming(str(path)), open_picture(path) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -204,84 +183,13 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def stat_of(path: Path) -> list[Any]:
-    """Path, bytes and time of change of a file, for ``TestSet.inputs``."""
+    """Path, bytes and time of change of a file, for ``TestSet.files``."""
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
-def planes(pixels: NDArray[np.uint8]) -> Tensor:
+def planes(pixels: NDArray[np.uint8] | Image.Image) -> Tensor:
     """A picture (H, W, 3) or (H, W) as (C, H, W) of its own memory."""
+    pixels = np.asarray(pixels)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-
-
-# Shards
-
-
-class ShardSample(NamedTuple):
-    """A sample in a shard."""
-
-    path: str  # of the source that names the shard
-    url: str
-    number: int
-    key: str
-    cache: str | None
-
-    def open(self) -> ShardItem:
-        """The sample, undecoded; DataError where the shard is not whole."""
-        return ShardItem(Source(self.path), _open(self.url, self.cache)[self.number])
-
-
-class Shards:
-    """The samples of a kind, or of any of some, in a folder of shards, a pattern or a URL.
-
-    ``split`` is one of a folder's, None for all; shards from elsewhere are kept in ``cache``.
-
-    Raises:
-        UsageError: no such split, or no samples.
-        DataError: a shard that is missing, damaged or of another kind.
-    """
-
-    def __init__(
-        self, path: str, kind: str | tuple[str, ...], split: str | None, cache: str | None
-    ) -> None:
-        kinds = (kind,) if isinstance(kind, str) else kind
-        self.about: dict[str, Any] = {"path": path}
-        found = open_source(Source(path), kinds, Reading(tolerance=0, cache=cache))
-        folder = local_path(path)
-        if is_local(path) and folder.is_dir():
-            index = Index.read(folder)
-            splits = {name: shards for name, shards in index.splits.items() if shards}
-            if split is not None and split not in splits:
-                raise UsageError(
-                    f"{folder} has no split {split!r}, it has {', '.join(splits)}; name one of "
-                    "them as split, or null for all (what was trained on measures nothing)"
-                )
-            entries = [e for name, es in splits.items() if split in (None, name) for e in es]
-            self.inputs = [[str(folder / entry.name), entry.sha256] for entry in entries]
-            self.about |= {"split": split, "about": index.about}
-        else:
-            sets = [dataset for dataset in found if isinstance(dataset, ShardDataset)]
-            urls = [url for dataset in sets for url in dataset.urls]
-            self.inputs = [stat_of(local_path(url)) if is_local(url) else [url] for url in urls]
-        self.samples: list[ShardSample] = []
-        licences = set()
-        for url, *_ in self.inputs:
-            shard = _open(url, cache)
-            for number in range(len(shard)):
-                record = shard[number]
-                record.check(*kinds)
-                self.samples.append(ShardSample(path, url, number, record.key, cache))
-                licences.add(str(record.info().get("licence") or "not stated"))
-        if not self.samples:
-            raise UsageError(f"{path} holds no samples")
-        self.about |= {"samples": len(self.samples), "licences": sorted(licences)}
-
-
-def _open(url: str, cache: str | None) -> Shard:
-    """A shard that is whole; DataError where it is not."""
-    with naming(url):
-        shard = open_by_number(url, cache)
-    if shard.fault:
-        raise DataError(shard.fault)
-    return shard

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deep_image_compositing.data.folders import SUFFIXES
+from deep_image_compositing.data.folders import image_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.images import read_image, read_mask, to_uint8
@@ -60,22 +60,25 @@ class Folders(base.TestSet):
     name: ClassVar[str] = "folders"
 
     def __init__(self, path: str | Path) -> None:
-        self._root = Path(path)
-        self._pairs = _find(self._root, TRUTHS)
+        self._pairs = _find(Path(path), TRUTHS)
         self.grades = ("given", "none") if self._pairs[0].mask else ("none",)
         for pair in self._pairs:
             sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
             height, width = sizes["foreground"]
-            for kind in TRUTHS:
-                size = sizes.get(kind, (height, width))
-                if size != (height, width):
+            for kind in sizes.keys() & set(TRUTHS):
+                if sizes[kind] != (height, width):
                     raise UsageError(
-                        f"{getattr(pair, kind)} is {size[1]} x {size[0]} pixels, its photograph "
-                        f"{pair.foreground} {width} x {height}: a truth has the photograph's size"
+                        f"{getattr(pair, kind)} is {sizes[kind][1]} x {sizes[kind][0]} pixels, its "
+                        f"photograph {pair.foreground} {width} x {height}: a truth has the "
+                        "photograph's size"
                     )
-
-    def names(self) -> list[str]:
-        return [pair.name for pair in self._pairs]
+        samples = [
+            {k: v and str(v) for k, v in vars(pair).items() if v or k not in TRUTHS}
+            for pair in self._pairs
+        ]
+        about = {"path": str(Path(path)), "grades": list(self.grades), "samples": samples}
+        files = {file for pair in self._pairs for file in pair.files().values()}
+        super().__init__([p.name for p in self._pairs], about, [*map(base.stat_of, sorted(files))])
 
     def __getitem__(self, index: int) -> base.Sample:
         pair = self._pairs[index]
@@ -93,24 +96,9 @@ class Folders(base.TestSet):
             foreground=base.planes(photograph.pixels),
             background=cover(background, photograph.size) if truth or pair.alpha else background,
             masks={"given": gray(pair.mask), "none": None},
-            composite=None if truth is None else base.planes(read_image(truth).pixels),
+            composite=base.planes(read_image(truth).pixels) if truth else None,
             alpha=gray(pair.alpha),
         )
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.name,
-            "path": str(self._root),
-            "grades": list(self.grades),
-            "samples": [
-                {k: v and str(v) for k, v in vars(pair).items() if v or k not in TRUTHS}
-                for pair in self._pairs
-            ],
-        }
-
-    def inputs(self) -> list[list[Any]]:
-        paths = {path for pair in self._pairs for path in pair.files().values()}
-        return [base.stat_of(path) for path in sorted(paths)]
 
 
 # Pairs
@@ -150,21 +138,21 @@ def _read_table(path: Path) -> list[PairFiles]:
     pairs = []
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter=_DELIMITERS[path.suffix.lower()])
-        columns = [name.strip() for name in rows.fieldnames or ()]
-        rows.fieldnames = columns
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
         if not {"foreground", "background"} <= set(columns):
             raise UsageError(
                 f"{path} has the columns {', '.join(columns) or 'none'}, but needs foreground and "
                 "background, and may have mask and name"
             )
         for row in rows:
-            name, *given = ((row.get(k) or "").strip() for k in ("name", *_COLUMNS))
-            for kind, text in zip(_COLUMNS, given, strict=True):
-                if not (path.parent / text).is_file() and (text or kind != "mask"):
+            given: dict[str, Any] = {}
+            for kind in _COLUMNS:
+                text = (row.get(kind) or "").strip()
+                if (text or kind != "mask") and not (path.parent / text).is_file():
                     where = f"{path}, line {rows.line_num}"
                     raise UsageError(f"{where}: there is no {kind} {text or 'given'}")
-            files = [path.parent / text if text else None for text in given]
-            pairs.append(PairFiles(name, *files))  # type: ignore[arg-type]
+                given[kind] = path.parent / text if text else None
+            pairs.append(PairFiles((row.get("name") or "").strip(), **given))
     return pairs
 
 
@@ -172,7 +160,7 @@ def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
     """The pairs of a folder, by name; ``more`` kinds of pictures may be there for some of them."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    found = {kind: _pictures(root / kind) for kind in ("foreground", "background", "mask", *more)}
+    found = {kind: _pictures(root / kind) for kind in (*_COLUMNS, *more)}
     foregrounds, common = found.pop("foreground"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
@@ -194,9 +182,8 @@ def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
 def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures in a folder by their names without suffix, which must differ."""
     pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in pictures:
-                raise UsageError(f"{path} and {pictures[path.stem].name} have one name")
-            pictures[path.stem] = path
+    for path in image_files(folder.iterdir()) if folder.is_dir() else []:
+        if path.stem in pictures:
+            raise UsageError(f"{path} and {pictures[path.stem].name} have one name")
+        pictures[path.stem] = path
     return pictures

@@ -8,13 +8,12 @@ the seed and its name alone, so that a part of a set has the pictures of the who
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL
@@ -35,6 +34,7 @@ from deep_image_compositing.data.items import (
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
+from deep_image_compositing.evaluation.testsets.inputs import Input, Inputs, named
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
@@ -47,14 +47,11 @@ MADE_NOTE = (
     "made of noise and shapes: the figures say that everything runs, not which method is good"
 )
 
-
 Pixels = NDArray[np.uint8]
 
 GRADES: dict[str, dict[str, float] | None] = {
     "exact": {"strength": 0.0, "rank": 0.0},
-    # the outline is off by some pixels, hair is gone or filled in
     "rough": {"strength": 1.0, "rank": 0.5},
-    # legs and horns are lost, or much background is in
     "bad": {"strength": 2.5, "rank": 0.75},
     "none": None,
 }
@@ -63,14 +60,6 @@ draws the one that more than a share ``rank`` of them are better than. None give
 
 _CANDIDATES = 5
 _log = logging.getLogger("deep_image_compositing")
-
-
-class Input(NamedTuple):
-    """A matte or a background that samples are made of."""
-
-    name: str  # unique among those of its kind
-    where: str  # the file, or the shard and the key in it
-    open: Callable[[], Item]
 
 
 class SynTest(base.TestSet):
@@ -114,89 +103,59 @@ class SynTest(base.TestSet):
         grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
-        base.check_count("samples", samples)
-        base.check_count("per_subject", per_subject)
-        base.check_count("size", size, 16)
-        base.check_count("seed", seed, 0)
+        base.check_counts(
+            samples=(samples, 1), per_subject=(per_subject, 1), size=(size, 16), seed=(seed, 0)
+        )
         self.grades = base.check_grades(grades, tuple(GRADES))
         self.size, self.seed = size, seed
-        self._sources: list[dict[str, Any]] = []
-        self._inputs: list[list[Any]] = []
         paths = base.as_paths(mattes, "mattes"), base.as_paths(backgrounds, "backgrounds")
-        self.made = not any(paths)
-        if self.made:
+        inputs, made = Inputs(split, cache), not any(paths)
+        if made:
             _log.warning("no mattes are given, so this test set is %s", MADE_NOTE)
-            self._subjects, self._scenes = made_inputs(seed)
+            subjects, self._scenes = made_inputs(seed)
         elif not all(paths):
             missing = "backgrounds" if paths[0] else "mattes"
             raise UsageError(f"syntest needs mattes and backgrounds: there are no {missing}")
         else:
-            self._subjects = self._open("mattes", paths[0], hold_out, split, cache)
-            self._scenes = self._open("backgrounds", paths[1], background_hold_out, split, cache)
+            subjects = _open(inputs, "mattes", paths[0], hold_out)
+            self._scenes = _open(inputs, "backgrounds", paths[1], background_hold_out)
         if len(self._scenes) < 2:
             raise UsageError(
                 f"syntest needs two backgrounds or more, of which {', '.join(paths[1])} holds one"
             )
-        self._samples = self._plan(samples, per_subject)
+        self._samples = self._plan(subjects, samples, per_subject)
+        about: dict[str, Any] = {
+            "seed": seed,
+            "size": size,
+            "grades": {name: GRADES[name] for name in self.grades},
+            "made_with": _versions(),
+            "sources": inputs.sources,
+            "samples": [
+                {
+                    "name": name,
+                    "subject": subject.where,
+                    "backgrounds": [scene.where for scene in self._backgrounds(name)],
+                }
+                for name, subject in self._samples.items()
+            ],
+        }
+        about |= {"note": MADE_NOTE} if made else {}
+        super().__init__([*self._samples], about, inputs.files)
 
-    def _open(
-        self,
-        kind: str,
-        paths: Sequence[str],
-        share: float | None,
-        split: str | None,
-        cache: str | None,
-    ) -> list[Input]:
-        """What there is of ``mattes`` or ``backgrounds``."""
-        inputs: list[Input] = []
-        for path in paths:
-            about: dict[str, Any] = {"kind": kind, "path": path}
-            if is_shards(path):
-                shards = base.Shards(path, kind, split, cache)
-                about |= shards.about
-                self._inputs += shards.inputs
-                inputs += [Input(s.key, f"{s.url}: {s.key}", s.open) for s in shards.samples]
-            else:
-                pairs, total = base.held_out(Source(path), (kind,), share)
-                about |= {"samples": total, "hold_out": share, "used": len(pairs)}
-                about["licences"] = ["not stated"]
-                for pair in pairs:
-                    for file in filter(None, (pair.image, pair.label)):
-                        base.picture_size(file)
-                        self._inputs.append(base.stat_of(file))
-                    name = pair.image.relative_to(path).with_suffix("").as_posix()
-                    item = partial(FileItem, Source(path), pair)
-                    inputs.append(Input(name.removeprefix("images/"), str(pair.image), item))
-            self._sources.append(about)
-        if not inputs:
-            raise UsageError(
-                f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
-                "one, or null for all of them"
-            )
-        names = base.unique_names(each.name for each in inputs)
-        return [each._replace(name=name) for name, each in zip(names, inputs, strict=True)]
-
-    def _plan(self, samples: int | None, per_subject: int) -> list[tuple[str, Input]]:
-        """Name and subject of every sample."""
-        numbers = range(len(self._subjects))
+    def _plan(
+        self, subjects: list[Input], samples: int | None, per_subject: int
+    ) -> dict[str, Input]:
+        """The subject of every sample, by the sample's name."""
+        numbers = range(len(subjects))
         chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
         if samples is not None:
-            order = sorted(numbers, key=lambda n: self._draw("order", self._subjects[n].name))
-            turns = ((n, turn) for turn in range(samples) for n in order)
-            chosen = sorted(islice(turns, samples))
-        return [(f"{self._subjects[n].name}-{turn + 1}", self._subjects[n]) for n, turn in chosen]
-
-    def _draw(self, *words: str) -> int:
-        """A number of 63 bits that follows from the seed and some words."""
-        text = "\0".join((str(self.seed), *words)).encode()
-        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-
-    def names(self) -> list[str]:
-        return [name for name, _ in self._samples]
+            order = sorted(numbers, key=lambda n: base.draw(self.seed, "order", subjects[n].name))
+            chosen = sorted(islice(((n, t) for t in range(samples) for n in order), samples))
+        return {f"{subjects[n].name}-{turn + 1}": subjects[n] for n, turn in chosen}
 
     def __getitem__(self, index: int) -> base.Sample:
-        name, subject = self._samples[index]
-        color, alpha = read_subject(subject, self.size)
+        name = self.names[index]
+        color, alpha = read_subject(self._samples[name], self.size)
         frame = (alpha.shape[-2], alpha.shape[-1])
         old, new = (cover(read_scene(scene), frame) for scene in self._backgrounds(name))
         return base.Sample(
@@ -214,14 +173,14 @@ class SynTest(base.TestSet):
         """The old and the new background of a sample."""
         # Each background's place in a sample's own order follows from both names alone, so that
         # one more of them changes few samples.
-        return sorted(self._scenes, key=lambda scene: self._draw(name, scene.name))[:2]
+        return sorted(self._scenes, key=lambda scene: base.draw(self.seed, name, scene.name))[:2]
 
     def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
         """The given mask (1, H, W), uint8."""
         wanted = GRADES[grade]
         if wanted is None or wanted["strength"] == 0:
             return None if wanted is None else alpha.clone()
-        generator = torch.Generator().manual_seed(self._draw(name, grade))
+        generator = torch.Generator().manual_seed(base.draw(self.seed, name, grade))
         truth = alpha[None] / 255
         subject = truth >= 0.5
         draws = range(_CANDIDATES)
@@ -231,27 +190,23 @@ class SynTest(base.TestSet):
         kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
         return to_bytes(kept[round(wanted["rank"] * (len(kept) - 1))][0])
 
-    def describe(self) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "kind": self.name,
-            "seed": self.seed,
-            "size": self.size,
-            "grades": {name: GRADES[name] for name in self.grades},
-            "made_with": _versions(),
-            "sources": self._sources,
-            "samples": [
-                {
-                    "name": name,
-                    "subject": subject.where,
-                    "backgrounds": [scene.where for scene in self._backgrounds(name)],
-                }
-                for name, subject in self._samples
-            ],
-        }
-        return {**about, "note": MADE_NOTE} if self.made else about
 
-    def inputs(self) -> list[list[Any]]:
-        return self._inputs
+def _open(inputs: Inputs, kind: str, paths: Sequence[str], share: float | None) -> list[Input]:
+    """What there is of ``mattes`` or ``backgrounds``; DataError for a file that is no picture."""
+    found: list[Input] = []
+    for path in paths:
+        known = len(inputs.files)
+        found += inputs.add(Source(path), (kind,), share, kind=kind)
+        if not is_shards(path):
+            inputs.sources[-1]["licences"] = ["not stated"]
+            for file, *_ in inputs.files[known:]:
+                base.picture_size(file)
+    if not found:
+        raise UsageError(
+            f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
+            "one, or null for all of them"
+        )
+    return named(found)
 
 
 def _versions() -> dict[str, str]:
@@ -291,14 +246,13 @@ def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
 def read_scene(scene: Input) -> Tensor:
     """A background (3, H, W), uint8."""
     with base.naming(scene.where):
-        return base.planes(np.asarray(scene.open().image()))
+        return base.planes(scene.open().image())
 
 
 def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """A matte (H, W, 3) and (H, W) at a smaller (height, width), rounded to 8 bits.
+    """A matte (H, W, 3) and (H, W) at a smaller (height, width): means over each pixel's area.
 
-    Each pixel is the mean over its area, of colour, straight, weighted by opacity; colour is 0
-    where alpha is.
+    Colour is straight, weighted by opacity, and 0 where alpha is.
     """
     if alpha.shape != tuple(size):
         opacity = alpha.astype(np.float32) / 255
@@ -325,12 +279,12 @@ def blend(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 
 def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
     """Four subjects, ragged shapes with strands around, and six backgrounds, all of noise."""
-    mattes = [(f"made-{n + 1}", partial(_made, seed, 1, n)) for n in range(4)]
-    scenes = [(f"noise-{n + 1}", partial(_made, seed, 2, n)) for n in range(6)]
-    subjects, backgrounds = (
-        [Input(name, name, make) for name, make in found] for found in (mattes, scenes)
-    )
-    return subjects, backgrounds
+    subjects, scenes = (
+        [Input(f"{name}-{n + 1}", f"{name}-{n + 1}", "", partial(_made, seed, kind, n))
+         for n in range(count)]
+        for name, kind, count in (("made", 1, 4), ("noise", 2, 6))
+    )  # fmt: skip
+    return subjects, scenes
 
 
 def _made(seed: int, kind: int, number: int) -> Item:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
+from deep_image_compositing.data.items import ShardItem
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
+from deep_image_compositing.evaluation.testsets.inputs import Inputs, named
 
 
 class Taught(base.TestSet):
@@ -39,45 +40,34 @@ class Taught(base.TestSet):
         samples: int | None = None,
         cache: str | None = None,
     ) -> None:
-        base.check_count("samples", samples)
-        self._sources = [
-            base.Shards(p, "triplets", split, cache) for p in base.as_paths(shards, "shards")
-        ]
-        if not self._sources:
+        base.check_counts(samples=(samples, 1))
+        paths, inputs = base.as_paths(shards, "shards"), Inputs(split, cache)
+        if not paths:
             raise UsageError("the test set taught needs the shards that teach has written")
-        self._samples = [s for source in self._sources for s in source.samples][:samples]
-        self._names = base.unique_names(sample.key for sample in self._samples)
-
-    def names(self) -> list[str]:
-        return self._names
+        found = [each for path in paths for each in inputs.add_shards(path, ("triplets",))]
+        self._triplets = named(found[:samples])
+        about = {
+            "grades": list(self.grades),
+            "sources": inputs.sources,
+            "samples": [{"name": t.name, "shard": t.file, "key": t.key} for t in self._triplets],
+        }
+        super().__init__([triplet.name for triplet in self._triplets], about, inputs.files)
 
     def __getitem__(self, index: int) -> base.Sample:
-        item = self._samples[index].open()
+        triplet = self._triplets[index]
+        item = triplet.open()
+        assert isinstance(item, ShardItem)
 
         def picture(field: str, mode: str = "RGB") -> Tensor:
-            return base.planes(np.asarray(item.picture(field).convert(mode)))
+            return base.planes(item.picture(field).convert(mode))
 
         with base.naming(item.name):
             alpha = picture("alpha.png", "L")
             return base.Sample(
-                self._names[index],
+                triplet.name,
                 foreground=picture("foreground.jpg"),
                 background=picture("background.jpg"),
                 masks={"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None},
                 composite=picture("composite.png"),
                 alpha=alpha,
             )
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.name,
-            "grades": list(self.grades),
-            "sources": [source.about for source in self._sources],
-            "samples": [
-                {"name": name, "shard": sample.url, "key": sample.key}
-                for name, sample in zip(self._names, self._samples, strict=True)
-            ],
-        }
-
-    def inputs(self) -> list[list[Any]]:
-        return [line for source in self._sources for line in source.inputs]

@@ -39,12 +39,7 @@ def made_study(
 
     made = tuple(
         PictureSet(
-            id=f"5e7{i:029x}",
-            name=f"pair-{i}",
-            foreground=picture(),
-            background=picture(),
-            results={picture(): method for method in methods},
-            size=size,
+            f"5e7{i:029x}", f"pair-{i}", picture(), picture(), {picture(): m for m in methods}, size
         )
         for i in range(sets)
     )
@@ -56,12 +51,6 @@ def made_study(
 def token(item: PictureSet, method: str) -> str:
     """The picture that ``method`` made for a set."""
     return next(name for name, maker in item.results.items() if maker == method)
-
-
-def free_port() -> int:
-    """A port that nobody listens at just now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Server:
@@ -79,12 +68,8 @@ class Server:
         """Start it and wait until it listens."""
         root = Path(__file__).resolve().parents[3]
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=env)
         first = self.process.stdout.readline()
         assert self.url in first, first
 
@@ -102,7 +87,9 @@ class Server:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """A server that is ended afterwards."""
-    server = Server(folder, free_port())
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # a port that nobody listens at now
+        port = int(taken.getsockname()[1])
+    server = Server(folder, port)
     try:
         yield server
     finally:

@@ -14,6 +14,7 @@ import pytest
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation.study.folder import (
     KEY,
+    PictureSet,
     Store,
     Study,
     picture_path,
@@ -68,8 +69,8 @@ def test_sets_that_are_left_out_are_not_shown(tmp_path: Path) -> None:
     [["a", "b"], list("abcd"), "abc", {"a": 1, "b": 2, "c": 3}, None, ["a", "b", "z"],
      ["a", "b", 3], ["a", "b", ["c"]], ["a", "b", "a"], ["a", None, "b"]],
 )  # fmt: skip
-def test_what_is_no_ranking(tmp_path: Path, ranking: object) -> None:
-    item = replace(made_study(tmp_path / "study").sets[0], results={t: t.upper() for t in "abcd"})
+def test_what_is_no_ranking(ranking: object) -> None:
+    item = PictureSet("set", "pair", "x", "y", {t: t.upper() for t in "abcd"})
     with pytest.raises(UsageError, match="3 different results of its own set"):
         item.check(ranking)
     assert item.check(["d", "b", "a"]) == ["d", "b", "a"]
@@ -129,13 +130,18 @@ def test_drafts_that_older_servers_kept_are_no_answers(tmp_path: Path) -> None:
         assert store.answers() == store.answers(ann) == []
         store.save(ann, "set-1", ABC)
         assert [answer[2] for answer in store.answers()] == [ABC]
+        store._run("UPDATE answers SET ranking = '{'")  # a broken row is said
+        with pytest.raises(DataError, match="an answer that is none"):
+            store.answers()
 
 
-def test_tokens_cannot_be_guessed(tmp_path: Path) -> None:
+def test_tokens_cannot_be_guessed_and_commits_reach_the_disk(tmp_path: Path) -> None:
     with Store(tmp_path / "answers.sqlite", "study") as store:
         tokens = {store.join() for _ in range(50)}
-    assert len(tokens) == 50
-    assert min(map(len, tokens)) >= 32
+        assert len(tokens) == 50
+        assert min(map(len, tokens)) >= 32
+        assert store._run("PRAGMA journal_mode") == [("wal",)]
+        assert store._run("PRAGMA synchronous") == [(2,)]
 
 
 def test_many_threads_and_two_processes_worth_of_stores_write_at_once(tmp_path: Path) -> None:
@@ -155,15 +161,6 @@ def test_many_threads_and_two_processes_worth_of_stores_write_at_once(tmp_path: 
         assert all(answer[2] == ABC for answer in other.answers())
 
 
-def test_commits_reach_the_disk(tmp_path: Path) -> None:
-    with Store(tmp_path / "answers.sqlite", "study") as store:
-        pragmas = {
-            name: store._db.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous")
-        }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2}
-
-
 def test_what_is_no_database_of_this_study_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     with Store(path, "study"):
@@ -176,12 +173,3 @@ def test_what_is_no_database_of_this_study_is_refused(tmp_path: Path) -> None:
         Store(text, "study")
     with pytest.raises(DataError, match="cannot be used"):
         Store(tmp_path / "no" / "folder", "study")
-
-
-def test_a_broken_row_is_said(tmp_path: Path) -> None:
-    with Store(tmp_path / "answers.sqlite", "study") as store:
-        ann = store.join()
-        store.save(ann, "set-1", ABC)
-        store._run("UPDATE answers SET ranking = '{'")
-        with pytest.raises(DataError, match="an answer that is none"):
-            store.answers()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ from PIL import Image
 from deep_image_compositing.cli import main
 from deep_image_compositing.compositor import Compositor
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.evaluation.methods import Method
+from deep_image_compositing.evaluation.methods import parse_method
+from deep_image_compositing.evaluation.study import make as making
 from deep_image_compositing.evaluation.study.folder import ANSWERS, Store, Study, picture_path
 from deep_image_compositing.evaluation.study.make import make
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.images import read_image
 from tests.conftest import noise
+from tests.evaluation.study.made import token
 
-METHODS = [Method(name, "disc", "none", name) for name in ("copy_paste", "feather", "alpha")]
+METHODS = [parse_method(f"{name}=disc,none,{name}") for name in ("copy_paste", "feather", "alpha")]
 pytestmark = pytest.mark.usefixtures("stub_stages")
 
 
@@ -41,21 +42,13 @@ def pairs(save: Callable[..., Path]) -> list[PairFiles]:
     ]  # fmt: skip
 
 
-def token(item: Any, method: str) -> str:
-    return next(name for name, maker in item.results.items() if maker == method)
-
-
-def test_the_device_is_said_once(
+def test_every_picture_is_the_method_s_own(
     tmp_path: Path, pairs: list[PairFiles], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    make(pairs[:1], METHODS, tmp_path / "study", max_side=40)
-    assert caplog.text.count("running on") == 1
-
-
-def test_every_picture_is_the_method_s_own(tmp_path: Path, pairs: list[PairFiles]) -> None:
     folder = tmp_path / "study"
-    study = make(pairs, METHODS, folder, max_side=40, device="cpu")
+    study = make(pairs, METHODS, folder, max_side=40)
+    assert caplog.text.count("running on") == 1
     assert Study.open(folder) == study
     assert [item.name for item in study.shown] == ["wide", "small", "given"]
     assert [item.size for item in study.sets] == [(26, 40), (20, 30), (40, 29)]
@@ -63,28 +56,25 @@ def test_every_picture_is_the_method_s_own(tmp_path: Path, pairs: list[PairFiles
     assert files == {f"{name}.webp" for item in study.sets for name in item.tokens()}
     assert len(files) == 3 * 5
     for item, pair in zip(study.sets, pairs, strict=True):
-        shown = read_image(picture_path(folder, item.foreground))
+        shown, background = (read_image(path) for path in item.paths(folder)[:2])
         assert shown.size == item.size
         for method in METHODS:
-            expected = Compositor("disc", "none", method.fuser, device="cpu")(
-                shown.pixels,
-                read_image(picture_path(folder, item.background)).pixels,
-                pair.mask,
-            )
+            compositor = Compositor("disc", "none", method.name, device="cpu")
+            expected = compositor(shown.pixels, background.pixels, pair.mask).composite_pixels
             made = read_image(picture_path(folder, token(item, method.name))).pixels
-            assert np.array_equal(made, expected.composite_pixels.permute(1, 2, 0).numpy())
-    small = study.sets[1]
-    assert np.array_equal(
-        read_image(picture_path(folder, small.foreground)).pixels, noise(20, 30, 3)
-    ), "what is small enough stays as it was"
+            assert np.array_equal(made, expected.permute(1, 2, 0).numpy())
+    small = read_image(picture_path(folder, study.sets[1].foreground)).pixels
+    assert np.array_equal(small, noise(20, 30, 3)), "what is small enough stays as it was"
 
 
-def test_names_follow_from_the_seed_or_from_nothing(tmp_path: Path, pairs: list[PairFiles]) -> None:
-    studies = [
-        make(pairs[:1], METHODS, tmp_path / name, seed=seed, device="cpu")
+def test_names_follow_from_the_seed_or_from_nothing(
+    tmp_path: Path, pairs: list[PairFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_render", lambda *_: iter(()))
+    ids = [
+        tuple(make(pairs[:1], METHODS, tmp_path / name, seed=seed).sets[0].tokens())
         for name, seed in (("one", 5), ("two", 5), ("three", 6), ("four", None), ("five", None))
     ]
-    ids = [tuple(study.sets[0].tokens()) for study in studies]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 4
     assert all(len(name) == 32 for names in ids for name in names)
@@ -168,7 +158,7 @@ def test_another_study_s_folder_is_refused(
 ) -> None:
     folder = tmp_path / "study"
     make(pairs[:1], METHODS, folder, device="cpu")
-    other = [*METHODS[:2], replace(METHODS[2], fuser="laplacian")]
+    other = [*METHODS[:2], parse_method("alpha=disc,none,laplacian")]
     for given, methods, options, reason in (
         (pairs[:1], other, {}, "other methods"),
         (pairs[:2], METHODS, {}, "other pairs"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +13,24 @@ import pytest
 from deep_image_compositing.cli import main
 from deep_image_compositing.evaluation.study.folder import ANSWERS, PictureSet, Store, Study
 from tests.evaluation.study.made import METHODS, Server, made_study, serving, token
+from tests.serving import running as browsers
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("selenium")
 
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-DRIVER = shutil.which("chromedriver")
 SETS = 14
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
+        browsers.CHROMIUM is None or browsers.DRIVER is None,
         reason="needs Chromium and its driver on PATH: apt-get install chromium chromium-driver",
     ),
 ]
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def chromium(profile: Path, *, phone: bool = False) -> webdriver.Chrome:
-    """A new browser with a profile of its own; it fetches nothing but what the test asks for."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, "--window-size=1280,900", f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    if phone:
-        metrics = {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": True}
-        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    return webdriver.Chrome(options=options, service=service)
 
 
 @pytest.fixture
@@ -78,27 +45,14 @@ def running(folder: Path) -> Iterator[Server]:
         yield server
 
 
-@dataclass
-class Page:
-    """What a person sees and does."""
+class Page(browsers.Page):
+    """What a person sees and does, in a browser of their own."""
 
-    browser: webdriver.Chrome
-    study: Study
+    server: Server
 
-    def __post_init__(self) -> None:
-        self.waiting = WebDriverWait(self.browser, 30, poll_frequency=0.05)
-
-    def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def until(self, script: str, *arguments: object) -> Any:
-        """Wait until a script gives something true, and return it."""
-        return self.waiting.until(
-            lambda browser: browser.execute_script(f"return {script}", *arguments)
-        )
+    def __init__(self, profile: Path, study: Study, **options: Any) -> None:
+        super().__init__(profile, **options)
+        self.study = study
 
     def join(self, name: str) -> None:
         self.until("document.querySelector('#join')")
@@ -114,18 +68,15 @@ class Page:
 
     def order(self) -> list[str]:
         """The results on the screen, from the first to the last."""
-        found: list[str] = self.browser.execute_script(
-            "return [...document.querySelectorAll('.card')].map((card) => card.dataset.result)"
-        )
+        cards = "[...document.querySelectorAll('.card')]"
+        found: list[str] = self.do(f"return {cards}.map((card) => card.dataset.result)")
         return found
 
     def badges(self) -> dict[str, int]:
         """The number on every result that has one."""
-        found: dict[str, str] = self.browser.execute_script(
-            "return Object.fromEntries([...document.querySelectorAll('.card')].map("
-            "(card) => [card.dataset.result, card.dataset.place]))"
-        )
-        return {result: int(place) for result, place in found.items() if place}
+        cards = "[...document.querySelectorAll('.card')]"
+        found = self.do(f"return {cards}.map(({{dataset}}) => [dataset.result, dataset.place])")
+        return {result: int(place) for result, place in found if place}
 
     def click(self, result: str) -> None:
         self.find(f".card[data-result='{result}'] .pick").click()
@@ -136,17 +87,13 @@ class Page:
     def walk_to(self, result: str) -> None:
         """Move with the arrows from the first result, which has the focus, or from any."""
         order = self.order()
-        now = order.index(
-            self.browser.execute_script(
-                "return document.activeElement.closest('.card').dataset.result"
-            )
-        )
-        step = order.index(result) - now
+        now = self.do("return document.activeElement.closest('.card').dataset.result")
+        step = order.index(result) - order.index(now)
         self.press(*([Keys.ARROW_RIGHT] * step if step > 0 else [Keys.ARROW_LEFT] * -step))
 
-    def parts(self) -> set[tuple[float, float, float]]:
-        """How every result is magnified, and where from: one entry when all show the same part."""
-        found = self.browser.execute_script(
+    def part(self) -> tuple[float, float, float]:
+        """How all results are magnified, and where from: they show the same part."""
+        found = self.do(
             "return [...document.querySelectorAll('#grid .frame > img')].map((image) => {"
             "const style = getComputedStyle(image);"
             "const box = image.parentElement.getBoundingClientRect();"
@@ -154,15 +101,8 @@ class Page:
             "const zoom = new DOMMatrix(style.transform).a;"
             "return [zoom, x / box.width, y / box.height]; })"
         )
-        return {(zoom, round(x, 3), round(y, 3)) for zoom, x, y in found}
-
-    def part(self) -> tuple[float, float, float]:
-        """The one that all results show."""
-        (found,) = self.parts()
-        return found
-
-    def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser")]
+        (part,) = {(zoom, round(x, 3), round(y, 3)) for zoom, x, y in found}
+        return part
 
 
 def wanted(item: PictureSet, number: int) -> list[str]:
@@ -175,35 +115,26 @@ def wanted(item: PictureSet, number: int) -> list[str]:
 def test_a_whole_study(folder: Path, running: Server, tmp_path: Path) -> None:
     study = Study.open(folder)
     chosen: dict[str, list[str]] = {}
-    browser = chromium(tmp_path / "profile")
-    try:
-        page = Page(browser, study)
-        browser.get(running.url)
+    orders = set()
+    special = {
+        2: by_keys, 9: by_keys, 3: changed_mind, 5: reloaded_in_the_middle, 6: zoomed,
+        10: server_killed_in_the_middle,
+    }  # fmt: skip
+    with Page(tmp_path / "profile", study) as page:
+        page.server = running
+        page.browser.get(running.url)
         page.join("Ann")
-        orders = []
         for number in range(1, SETS + 1):
             item = page.arrive(number)
             best = wanted(item, number)
-            orders.append([item.results[result] for result in page.order()])
+            orders.add(tuple(item.results[result] for result in page.order()))
             assert page.badges() == {}
             if number == 2:
-                browser.back()
+                page.browser.back()
                 page.arrive(1)
-                browser.forward()
+                page.browser.forward()
                 page.arrive(2)
-            if number in (2, 9):
-                by_keys(page, best)
-            elif number == 3:
-                changed_mind(page, best)
-            elif number == 5:
-                reloaded_in_the_middle(page, best)
-            elif number == 6:
-                zoomed(page, best)
-            elif number == 10:
-                server_killed_in_the_middle(page, running, best)
-            else:
-                for result in best:
-                    page.click(result)
+            special.get(number, clicked)(page, best)
             assert page.badges() == {result: place + 1 for place, result in enumerate(best)}
             if number in (2, 6, 9):
                 page.press(Keys.ENTER)
@@ -214,16 +145,19 @@ def test_a_whole_study(folder: Path, running: Server, tmp_path: Path) -> None:
                 earlier_answer_changed(page, chosen)
         page.until("document.querySelector('#end')")
         assert "Thank you" in page.find("#end").text
-        browser.refresh()
+        page.browser.refresh()
         page.until("document.querySelector('#end')")
         told = [text for text in page.errors() if "ERR_CONNECTION_REFUSED" not in text]
         assert told == []  # the policy for contents included
-    finally:
-        browser.quit()
     assert len(chosen) == SETS
-    assert len({tuple(order) for order in orders}) > SETS // 2
+    assert len(orders) > SETS // 2
     running.kill()
     scores_are_what_was_clicked(folder, study, chosen, tmp_path / "scores")
+
+
+def clicked(page: Page, best: list[str]) -> None:
+    for result in best:
+        page.click(result)
 
 
 def by_keys(page: Page, best: list[str]) -> None:
@@ -313,16 +247,16 @@ def zoomed(page: Page, best: list[str]) -> None:
     page.click(best[2])
 
 
-def server_killed_in_the_middle(page: Page, running: Server, best: list[str]) -> None:
+def server_killed_in_the_middle(page: Page, best: list[str]) -> None:
     """What is chosen stays, and the button can be pressed again."""
     page.click(best[0])
-    running.kill()
+    page.server.kill()
     page.click(best[1])
     page.click(best[2])
     page.find("#confirm").click()
     page.until("document.querySelector('#notice').textContent")
     assert "cannot be reached" in page.find("#notice").text
-    running.start()
+    page.server.start()
 
 
 def earlier_answer_changed(page: Page, chosen: dict[str, list[str]]) -> None:
@@ -373,35 +307,28 @@ def scores_are_what_was_clicked(
 
 def test_two_people_in_two_browsers(folder: Path, running: Server, tmp_path: Path) -> None:
     study = Study.open(folder)
-    browsers = [chromium(tmp_path / name, phone=name == "phone") for name in ("desk", "phone")]
-    try:
-        pages = [Page(browser, study) for browser in browsers]
-        for page, name in zip(pages, ("Ann", ""), strict=True):
+    chosen: list[dict[str, list[str]]] = [{}, {}]
+    with (
+        Page(tmp_path / "desk", study) as desk,
+        Page(tmp_path / "phone", study, size=(390, 844), phone=True) as phone,
+    ):
+        for page, name in ((desk, "Ann"), (phone, "")):
             page.browser.get(running.url)
             page.join(name)
-        chosen: list[dict[str, list[str]]] = [{}, {}]
         for number in (1, 2, 3):
-            for page, mine in zip(pages, chosen, strict=True):
+            for page, mine in zip((desk, phone), chosen, strict=True):
                 item = page.arrive(number)
                 mine[item.id] = page.order()[:3]
                 for result in mine[item.id]:
-                    page.browser.execute_script(
-                        "document.querySelector(`[data-result='${arguments[0]}']`)"
-                        ".scrollIntoView({block: 'center'})",
-                        result,
-                    )
+                    card = f"document.querySelector(`[data-result='{result}']`)"
+                    page.do(f"{card}.scrollIntoView({{block: 'center'}})")
                     page.click(result)
                 page.find("#confirm").click()
-        for page in pages:
+        for page in (desk, phone):
             page.arrive(4)
-            width = page.browser.execute_script(
-                "return document.documentElement.scrollWidth - innerWidth"
-            )
-            assert width <= 0, "nothing is wider than the screen"
+            wider = page.do("return document.documentElement.scrollWidth - innerWidth")
+            assert wider <= 0, "nothing is wider than the screen"
             assert page.errors() == []
-    finally:
-        for browser in browsers:
-            browser.quit()
     with Store(folder / ANSWERS, study.id) as store:
         assert [*store.people().values()] == ["Ann", ""]
         for person, mine in zip(store.people(), chosen, strict=True):
@@ -412,22 +339,16 @@ def test_two_people_in_two_browsers(folder: Path, running: Server, tmp_path: Pat
 def test_somebody_else_can_begin_where_one_has_ended(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     study = made_study(folder, sets=1, methods=("a", "b", "c"))
-    browser = chromium(tmp_path / "profile")
-    try:
-        with serving(folder) as running:
-            page = Page(browser, study)
-            browser.get(running.url)
-            for name in ("Ann", "Bob"):
-                page.join(name)
-                page.until("document.activeElement?.matches('.pick')")
-                for result in page.order():
-                    page.click(result)
-                page.press(Keys.ENTER)
-                page.until("document.querySelector('#end')")
-                page.find("#leave").click()
-            page.until("document.querySelector('#join')")
-    finally:
-        browser.quit()
+    with serving(folder) as running, Page(tmp_path / "profile", study) as page:
+        page.browser.get(running.url)
+        for name in ("Ann", "Bob"):
+            page.join(name)
+            page.until("document.activeElement?.matches('.pick')")
+            clicked(page, page.order())
+            page.press(Keys.ENTER)
+            page.until("document.querySelector('#end')")
+            page.find("#leave").click()
+        page.until("document.querySelector('#join')")
     with Store(folder / ANSWERS, study.id) as store:
         assert [*store.people().values()] == ["Ann", "Bob"]
         assert len(store.answers()) == 2
