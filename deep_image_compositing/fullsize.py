@@ -31,20 +31,15 @@ from deep_image_compositing.functional.tiles import (
 )
 from deep_image_compositing.models.base import Layers
 
-BLOCK = 8
-"""Side of the blocks of a full-size alpha in which its rim is looked for."""
-
-Corners: TypeAlias = list[tuple[int, int]]
-"""Top and left of some windows, in the frame."""
+BLOCK = 8  # side of the blocks of a full-size alpha in which its rim is looked for
+Corners: TypeAlias = list[tuple[int, int]]  # top and left of some windows, in the frame
 
 
 class Repainted(NamedTuple):
     """Pixels whose colour is not the photograph's own."""
 
-    places: Tensor
-    """(N,) int64, their numbers, row after row."""
-    colors: Tensor
-    """(3, N) uint8."""
+    places: Tensor  # (N,) int64, their numbers, row after row
+    colors: Tensor  # (3, N) uint8
 
     @classmethod
     def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
@@ -69,8 +64,7 @@ class Repainted(NamedTuple):
 class Recolored(NamedTuple):
     """Colours that are the photograph's own nowhere; as ``Repainted``."""
 
-    pixels: Tensor
-    """(3, H, W) uint8."""
+    pixels: Tensor  # (3, H, W) uint8
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of these colours."""

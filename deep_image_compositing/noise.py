@@ -13,11 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-QUALITY = 90
-"""JPEG quality, with halved chroma, as cameras and the web have it."""
-
-Sides = tuple[int, int]
-"""Shortest and longest long side of made pictures, in pixels."""
+QUALITY = 90  # JPEG quality, with halved chroma, as cameras and the web have it
+Sides = tuple[int, int]  # shortest and longest long side of made pictures, in pixels
 
 
 def photograph(rng: np.random.Generator, sides: Sides) -> Image.Image:

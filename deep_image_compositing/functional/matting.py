@@ -1,8 +1,7 @@
 """Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
 
-Levin, Lischinski and Weiss (CVPR 2006) find the alpha that is locally an affine function of the
-colour. Their Laplacian times an alpha is one colour guided filter (He, Sun and Tang, CVPR 2010), so
-box sums and conjugate gradients solve a batch on any device.
+The Laplacian of Levin, Lischinski and Weiss (CVPR 2006) times an alpha is one colour guided filter
+(He, Sun and Tang, CVPR 2010), so box sums and conjugate gradients solve a batch on any device.
 """
 
 from __future__ import annotations
@@ -33,10 +32,7 @@ class MattingLaplacian:
 
     @classmethod
     def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
-        """Prepare the operator for ``image`` (B, 3, H, W) and windows of ``radius`` pixels.
-
-        ``epsilon`` regularises the colour lines, in squared colour units.
-        """
+        """Of ``image`` (B, 3, H, W), with ``epsilon`` (in colour²) added to each variance."""
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
         r, g, b = image.unbind(1)
@@ -115,10 +111,9 @@ def solve_alpha(
 
 
 def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Carry ``alpha`` (B, 1, h, w) up to the size of ``image`` (B, 3, H, W) along its colours.
+    """Carry ``alpha`` (B, 1, h, w) to the size of ``image``, (B, 1, H, W) in [0, 1].
 
-    Colour lines are fitted on ``small``, the reduced picture, and evaluated on the full one (He and
-    Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
+    Along colour lines of ``small``, the reduced image (He and Sun, "Fast Guided Filter", 2015).
     """
     lines = MattingLaplacian.of(small, epsilon).lines(alpha)
     lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -134,9 +129,9 @@ def closed_form(
     iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Coarse-to-fine ``solve_alpha`` from ``start``, ending at a reduced size and carried up.
+    """Coarse-to-fine ``solve_alpha`` from ``start``: so many ``iterations`` at each of ``scales``.
 
-    There are as many ``iterations`` at each of ``scales``, divisors of the picture's size.
+    These divide the picture's size; the last answer is carried up.
     """
     height, width = image.shape[-2:]
     alpha, small = start, image
@@ -154,9 +149,8 @@ def closed_form(
 def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> Tensor:
     """Filter ``mask`` so that it follows the edges of ``image``; it may leave [0, 1] a little.
 
-    In every window the mask is fitted as an affine function of the colour, with a penalty
-    ``epsilon``, in squared colour units, on its slope; what the windows over a pixel say is
-    averaged. Double precision keeps small windows of flat colour exact. Source: He, Sun and Tang,
+    In windows the mask is an affine function of the colour, with a penalty ``epsilon``, in squared
+    colour units, on its slope. Flat colours need double precision. Source: He, Sun and Tang,
     "Guided Image Filtering", PAMI 2013.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)

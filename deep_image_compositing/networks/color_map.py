@@ -9,17 +9,10 @@ from torch import Tensor, nn
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.blocks import SeparableConv
 
-MONOMIALS = 10
-"""Of red, green and blue up to the second degree, 1 among them."""
-
-LOCAL = 6
-"""What may differ from place to place: a factor and an offset of each channel."""
-
-CELLS = 8
-"""Cells along each side of the grid of what differs from place to place."""
-
-LEVELS = 16
-"""Of each channel's distribution that the network is told."""
+MONOMIALS = 10  # of red, green and blue up to the second degree, 1 among them
+LOCAL = 6  # what may differ from place to place: a factor and an offset of each channel
+CELLS = 8  # cells along each side of the grid of what differs from place to place
+LEVELS = 16  # of each channel's distribution that the network is told
 
 
 def squares(colors: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from deep_image_compositing.networks.efficientnet_lite import (
     SeparableBlock,
 )
 
+# Modules that run what they hold in the order in which they hold it.
 _IN_ORDER = (nn.Sequential, EfficientNetLite, InvertedResidual, SeparableBlock)
-"""Modules that run what they hold in the order in which they hold it."""
 
 
 def fold_norms(module: nn.Module) -> None:

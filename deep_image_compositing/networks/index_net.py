@@ -22,12 +22,9 @@ from deep_image_compositing.options import check_choice
 
 Indexing = Literal["m2o", "o2o", "holistic"]
 
+# Expansion, channels and count of MobileNetV2's blocks, level 1 to 7, after a stem of 32.
 BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
-"""Expansion, channels and count of MobileNetV2's blocks, level 1 to 7, after a stem of 32."""
-
-POOLED = (0, 2, 3, 4, 6)
-"""Levels (0 is the stem) that end in indexed pooling, where MobileNetV2 has strides of 2."""
-
+POOLED = (0, 2, 3, 4, 6)  # levels (0 is the stem) that end in indexed pooling, not strides of 2
 DILATIONS = (1, 2, 4, 8)  # of the context's branches at stride 32
 STRIDE = 2 ** len(POOLED)
 
@@ -282,8 +279,8 @@ class IndexNetwork(nn.Module):
 
 # The authors' published weights
 
+# How some names of the published model begin.
 PUBLISHED = ("layer0.", "index0.", "dconv_pp.", "decoder_layer0.", "pred.")
-"""How some names of the published model begin."""
 
 
 def is_published(state: Mapping[str, Tensor]) -> bool:

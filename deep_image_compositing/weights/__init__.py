@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 
+# Hyper-parameters that say where weights came from; whatever holds the weights forgets them.
 BEGINNINGS = ("weights", "pretrained")
-"""Hyper-parameters that say where weights came from; whatever holds the weights forgets them."""
-
 _DEEPEST = 20
 _TRAINING = ["learning_rate", "weight_decay", "schedule", "warmup_steps"]
 _TRAINING += ["picture_every", "compile"]

@@ -26,12 +26,9 @@ PUBLISHED: dict[str, Any] = {
     "backbone": None,
     "shuffle": 1,
     "finer_widths": None,
-}
-"""What describes the networks, where neither a weights file nor the caller does."""
-
+}  # of the networks, where neither a weights file nor the caller says otherwise
 FINE_RADIUS = 8  # half width in pixels of the band that is repainted at sizes beyond the first one
-KEEP_SOLVED = -3.0
-"""Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
+KEEP_SOLVED = -3.0  # bias of the gate at first: about 5 % given alpha, 95 % solved alpha
 
 
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:

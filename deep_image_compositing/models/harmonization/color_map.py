@@ -15,12 +15,10 @@ from deep_image_compositing.models.harmonization.classical import is_partial
 from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
 
+# Of the network, where neither a weights file nor the caller says otherwise.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 256, "width": 128}
-"""Of the network, where neither a weights file nor the caller says otherwise."""
-
-
+# Change of the subject, root of the mean square, that is still none, and that is made whole.
 LEAST, SURE = 2 / 255, 8 / 255
-"""Change of the subject, root of the mean square, that is still none, and that is made whole."""
 
 
 class ColorMapModel(HarmonizerModel):

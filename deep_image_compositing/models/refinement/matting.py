@@ -47,8 +47,7 @@ class MattingModel(RefinerModel):
             along the picture's own colours; None for the picture's own size.
     """
 
-    method: ClassVar[str] = "matting"
-    """What messages call this refiner."""
+    method: ClassVar[str] = "matting"  # what messages call this refiner
 
     def __init__(
         self,

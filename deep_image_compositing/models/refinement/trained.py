@@ -16,15 +16,11 @@ from deep_image_compositing.networks import index_net
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.options import check_choice, check_positive
 
+# The networks of the papers; of DIM, with the public versions' fourteenth convolution.
 PAPER_DIM: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
 PAPER_DIM |= {"refine": True, "backbone": None}
-"""The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
-
+PAPER_INDEX_NET = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 FEATURES = 8  # coarsest stride of the backbone's features
-
-PAPER_INDEX_NET: dict[str, Any] = {"width": 1.0, "indexing": "m2o"}
-PAPER_INDEX_NET |= {"context": True, "nonlinear": True}
-"""The network of the paper."""
 
 
 class TrainedMattingModel(MattingModel):

@@ -18,8 +18,8 @@ from deep_image_compositing.options import check_choice, check_range
 
 STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
 FOUND = 0.3  # belief at which a look has found something, for the next look to take in
+# Of the network, where neither a weights file nor the caller says otherwise.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
-"""Of the network, where neither a weights file nor the caller says otherwise."""
 
 
 class PyramidModel(SegmenterModel):
