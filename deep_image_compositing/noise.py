@@ -1,8 +1,7 @@
-"""Photographs and mattes made of noise, as costly to decode as real ones.
+"""Photographs and mattes made of noise of every scale, as costly to decode as real ones.
 
-A picture is noise of every scale, coarse ones stronger, as in photographs, with small shapes that
-have sharp edges. At JPEG quality 90 it takes about as many bits a pixel as a photograph does. The
-benchmarks and the made test set of ``evaluate`` use it.
+At JPEG quality 90 a picture takes about as many bits a pixel as a photograph. The benchmarks and
+the made test set of ``evaluate`` use it.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
             return found > 0
 
 
-def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
-    """A rough mask as a trimap: unknown within ``radius`` of the outline at ``threshold``."""
-    subject = mask > threshold
+def trimap_from_mask(mask: Tensor, radius: int) -> Tensor:
+    """A rough mask as a trimap: unknown within ``radius`` of its outline at one half."""
+    subject = mask > 0.5
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -98,19 +99,13 @@ def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
 def _rest(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
     """``touches`` (w,) without what hangs: from which the outline goes down, at either end."""
     rows, kept = lowest.tolist(), touches.tolist()
-    start = 0
-    while start < len(rows):
-        if not kept[start]:
-            start += 1
-            continue
-        stop = start
-        while stop < len(rows) and kept[stop]:
-            stop += 1
-        before = _next_row(rows, range(start, -1, -1), slack)
-        after = _next_row(rows, range(stop - 1, len(rows)), slack)
-        if max(before, after) > max(rows[start:stop]):
-            kept[start:stop] = [False] * (stop - start)
-        start = stop
+    for touching, run in groupby(range(len(rows)), touches.tolist().__getitem__):
+        columns = [*run]
+        first, last = columns[0], columns[-1]
+        before = _next_row(rows, range(first, -1, -1), slack)
+        after = _next_row(rows, range(last, len(rows)), slack)
+        if touching and max(before, after) > max(rows[first : last + 1]):
+            kept[first : last + 1] = [False] * len(columns)
     return torch.tensor(kept, device=touches.device)
 
 

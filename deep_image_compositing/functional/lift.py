@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.compose import dilate, erode, unknown_band
 from deep_image_compositing.functional.foreground import box_filter
+from deep_image_compositing.functional.matting import color_products
 
 REACH = 22  # pixels around the rim at the working size that may be repainted; 31 across
 NEAR = 4  # pixels of the small picture around its rim within which the lifted alpha may vary
@@ -36,12 +37,9 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
         return x[where[0], :, where[1], where[2]].double()
 
     mean_i, mean_p = at(mean(image)), at(mean(alpha))
-    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-    moments = mean(torch.cat([image[:, i : i + 1] * image[:, j : j + 1] for i, j in pairs], 1))
-    rr, rg, rb, gg, gb, bb = (
-        value - mean_i[:, i] * mean_i[:, j] + (eps if i == j else 0.0)
-        for value, (i, j) in zip(at(moments).unbind(1), pairs, strict=True)
-    )
+    covariance = at(mean(color_products(image))) - color_products(mean_i)
+    rr, rg, rb, gg, gb, bb = covariance.unbind(1)
+    rr, gg, bb = rr + eps, gg + eps, bb + eps
     cov = at(mean(image * alpha)) - mean_i * mean_p
     # The inverse of the symmetric 3 × 3 matrix by its cofactors.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deep_image_compositing.functional.compose import resize_trimap
 from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.resize import resize
 
@@ -35,13 +36,9 @@ class MattingLaplacian:
         """Of ``image`` (B, 3, H, W), with ``epsilon`` (in colour²) added to each variance."""
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
-        r, g, b = image.unbind(1)
-        products = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
-        sums = window_sum(torch.cat([image, products], 1), radius) / count
-        mean, second = sums[:, :3], sums[:, 3:]
-        m0, m1, m2 = mean.unbind(1)
-        square = torch.stack([m0 * m0, m0 * m1, m0 * m2, m1 * m1, m1 * m2, m2 * m2], 1)
-        c = second - square
+        sums = window_sum(torch.cat([image, color_products(image)], 1), radius) / count
+        mean = sums[:, :3]
+        c = sums[:, 3:] - color_products(mean)
         # A Cholesky factor, pivots floored at epsilon: the determinant of a flat window's
         # covariance is below what float32 can hold, its factor is not.
         l00 = (c[:, 0].clamp_min(0) + epsilon).sqrt()
@@ -77,6 +74,12 @@ class MattingLaplacian:
         x2 = a2 / l22
         x1 = (a1 - l21 * x2) / l11
         return torch.stack([(a0 - l10 * x1 - l20 * x2) / l00, x1, x2], 1)
+
+
+def color_products(x: Tensor) -> Tensor:
+    """The products (B, 6, H, W) of any two channels of ``x`` (B, 3, H, W)."""
+    r, g, b = x.unbind(1)
+    return torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
 
 
 def solve_alpha(
@@ -138,8 +141,7 @@ def closed_form(
     for scale, steps in zip(scales, iterations, strict=True):
         size = (-(-height // scale), -(-width // scale))
         small = resize(image, size)
-        coarse = resize(trimap, size)
-        coarse = torch.where(coarse > 0.99, 1.0, torch.where(coarse < 0.01, 0.0, 0.5))
+        coarse = resize_trimap(trimap, size)
         alpha = solve_alpha(small, coarse, resize(alpha, size), steps, epsilon)
     if alpha.shape[-2:] != (height, width):
         alpha = guided_upsample(image, alpha, small, epsilon)

@@ -15,13 +15,13 @@ _FEW = 32  # cells a side up to which a product with their weights is quicker th
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
 
-    ``mode`` is ``bilinear`` or ``bicubic``, antialiased where a side shrinks (the latter
-    overshoots), ``nearest-exact`` or ``area``. Half precision is computed in float32.
+    ``mode`` is ``bilinear`` or ``bicubic`` (which overshoots), antialiased where a side shrinks, or
+    ``nearest-exact``. Half precision is computed in float32.
     """
     height, width = int(size[0]), int(size[1])
     if x.shape[-2:] == (height, width):
         return x
-    if mode in ("nearest-exact", "area"):
+    if mode == "nearest-exact":
         return F.interpolate(x, (height, width), mode=mode)
     shrinks = height < x.shape[-2] or width < x.shape[-1]
     # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -131,14 +132,11 @@ def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
 def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
     """Call ``write`` with the rows and columns of every run of marked cells in a row."""
     for row, marks in enumerate(cells.tolist()):
-        start = None
-        for column, marked in enumerate([*marks, False]):
-            if marked and start is None:
-                start = column
-            elif not marked and start is not None:
-                rows, first = grid.span(row, start)
-                write(rows, slice(first.start, grid.span(row, column - 1)[1].stop))
-                start = None
+        for marked, run in groupby(range(len(marks)), marks.__getitem__):
+            columns = [*run]
+            if marked:
+                rows, first = grid.span(row, columns[0])
+                write(rows, slice(first.start, grid.span(row, columns[-1])[1].stop))
 
 
 def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:

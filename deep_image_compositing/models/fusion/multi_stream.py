@@ -34,7 +34,7 @@ KEEP_SOLVED = -3.0  # bias of the gate at first: about 5 % given alpha, 95 % sol
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:
     """Trimap (B, 1, H, W): unknown within ``radius`` pixels of any alpha that is not 0 or 1.
 
-    Alphas below 1/20 count as 0 and above 19/20 as 1, as segmenters never quite reach either.
+    Segmenters never quite reach either: below 1/20 is 0, above 19/20 is 1.
     """
     ones = (erode(alpha, radius) > 0.95).to(alpha.dtype)
     zeros = (dilate(alpha, radius) < 0.05).to(alpha.dtype)

@@ -230,8 +230,8 @@ def knn_affinity(
 ) -> Any:
     """Symmetric sparse matrix (H · W, H · W): which pixels are alike in colour and place.
 
-    In each search a pixel has so many ``neighbours``, itself included, where the picture's sides
-    have the length ``distance_weights`` in units of colour.
+    In each search a pixel has so many ``neighbours``, itself included; the picture's sides have the
+    length ``distance_weights`` in units of colour.
     """
     import scipy.sparse
     from pymatting.util.kdtree import knn

@@ -125,10 +125,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         return {f"network.{key}": x for key, x in dim.from_published(state).items()}
 
     def bytes_per_pixel(self) -> float:
-        """By measurement in single precision on a CPU, at 0.25 to 4 megapixels.
-
-        The network of the paper took 820, a quarter of it with sums and batch norm 370.
-        """
+        """By measurement in single precision on a CPU, at 0.25 to 4 megapixels."""
         options = self.hparams
         scale = 1400 if options["skips"] else 1000 if options["batch_norm"] else 800
         return 100 + scale * float(options["width"])

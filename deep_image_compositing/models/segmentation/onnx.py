@@ -166,8 +166,7 @@ class OnnxModel(SegmenterModel):
     def _resize(self, picture: Tensor, size: tuple[int, int], rounding: float = 0.5) -> Tensor:
         """A picture or mask (B, C, H, W) in [0, 1] at another size.
 
-        Lanczos' filter works on 8 bits; what is added before they are cut off is 0 for masks, as
-        rembg has it.
+        Lanczos' filter works on 8 bits, with no ``rounding`` for masks, as rembg has it.
         """
         if not self.lanczos:
             return resize(picture, size).clamp(0, 1)
