@@ -101,11 +101,10 @@ def _rest(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
     rows, kept = lowest.tolist(), touches.tolist()
     for touching, run in groupby(range(len(rows)), touches.tolist().__getitem__):
         columns = [*run]
-        first, last = columns[0], columns[-1]
-        before = _next_row(rows, range(first, -1, -1), slack)
-        after = _next_row(rows, range(last, len(rows)), slack)
-        if touching and max(before, after) > max(rows[first : last + 1]):
-            kept[first : last + 1] = [False] * len(columns)
+        before = _next_row(rows, range(columns[0], -1, -1), slack)
+        after = _next_row(rows, range(columns[-1], len(rows)), slack)
+        if touching and max(before, after) > max(rows[x] for x in columns):
+            kept[columns[0] : columns[-1] + 1] = [False] * len(columns)
     return torch.tensor(kept, device=touches.device)
 
 

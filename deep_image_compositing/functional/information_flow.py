@@ -127,7 +127,7 @@ def matting_laplacian(
 
     ``radius`` is the windows' half width, ``epsilon`` regularises the lines in colour units².
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import csr_array
 
     height, width = unknown.shape
     side, reach = 2 * radius + 1, 2 * radius
@@ -135,7 +135,7 @@ def matting_laplacian(
     rows = np.flatnonzero(unknown)
     shape = (len(rows), unknown.size)
     if min(height, width) < side:
-        return coo_array(shape).tocsr()
+        return csr_array(shape)
     index = np.arange(unknown.size).reshape(unknown.shape)
     view = np.lib.stride_tricks.sliding_window_view
     # Pixels (M, area) of every window that holds an unknown one.
@@ -148,22 +148,24 @@ def matting_laplacian(
     position = np.full(unknown.size, -1)
     position[rows] = np.arange(len(rows))
     bands = np.zeros((2 * reach + 1, 2 * reach + 1, len(rows)))
-    places = np.stack(np.divmod(np.arange(area), side))
     for i in range(area):
         at = position[windows[:, i]]
         held = at >= 0
         affinity = (1 + np.einsum("mc,mjc->jm", lines[held, i], offset[held])) / area
         affinity[i] -= 1
-        # For one i every window has another pixel, so no index repeats.
-        down, right = (places - places[:, [i]] + reach)[..., None]
-        bands[down, right, at[held]] -= affinity
+        for j in range(area):
+            down, right = j // side - i // side + reach, j % side - i % side + reach
+            # For one i every window has another pixel, so no index repeats.
+            bands[down, right][at[held]] -= affinity[j]
     y, x = np.divmod(rows, width)
     steps = np.arange(-reach, reach + 1)
     to_y, to_x = y + steps[:, None, None], x + steps[:, None]
     inside = (to_y >= 0) & (to_y < height) & (to_x >= 0) & (to_x < width)
-    entries = np.broadcast_to(np.arange(len(rows)), bands.shape)[inside]
-    columns = (to_y * width + to_x)[inside]
-    return coo_array((bands[inside], (entries, columns)), shape=shape).tocsr()
+    inside, columns, data = (
+        part.reshape(-1, len(rows)).T for part in (inside, to_y * width + to_x, bands)
+    )
+    starts = np.concatenate([[0], inside.sum(1).cumsum()])
+    return csr_array((data[inside], columns[inside], starts), shape=shape)
 
 
 def trim_patches(

@@ -57,7 +57,7 @@ def test_max_levels_reaches_one_pixel() -> None:
         assert (1, 1) not in shapes[:-1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(height=SIDES, width=SIDES, levels=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_the_blend_is_the_textbook_blend(height: int, width: int, levels: int, seed: int) -> None:
     front, back = picture(height, width, seed), picture(height, width, seed + 1)

@@ -72,8 +72,8 @@ class ClosedFormModel(SolvedMattingModel):
         image = np.pad(image, (*room, (0, 0)), mode="edge")
         trimap = np.pad(trimap, room, mode="edge")
         unknown = trimap == 0.5
-        rows = matting_laplacian(image, unknown, self.epsilon, self.radius).tocsc()
-        right = -(rows[:, ~unknown.ravel()] @ trimap[~unknown])
+        rows = matting_laplacian(image, unknown, self.epsilon, self.radius)
+        right = -(rows @ np.where(unknown, 0, trimap).ravel())
         matrix = scipy.sparse.csr_matrix(rows[:, unknown.ravel()])
         alpha = trimap.copy()
         alpha[unknown] = self.iterate(matrix.dot, right, self._precondition(matrix))
