@@ -145,27 +145,25 @@ def matting_laplacian(
     covariance = np.einsum("mic,mid->mcd", offset, offset) / area
     lines = offset @ np.linalg.inv(covariance + epsilon / area * np.eye(3))
     # One relative position of two window pixels is one band of the Laplacian.
-    position = np.full(unknown.size, -1)
+    position = np.full(unknown.size, len(rows))  # known pixels share one place beyond the others
     position[rows] = np.arange(len(rows))
-    bands = np.zeros((2 * reach + 1, 2 * reach + 1, len(rows)))
+    bands = np.zeros((2 * reach + 1, 2 * reach + 1, len(rows) + 1))
     for i in range(area):
         at = position[windows[:, i]]
-        held = at >= 0
-        affinity = (1 + np.einsum("mc,mjc->jm", lines[held, i], offset[held])) / area
+        affinity = (1 + np.einsum("mc,mjc->jm", lines[:, i], offset)) / area
         affinity[i] -= 1
         for j in range(area):
             down, right = j // side - i // side + reach, j % side - i % side + reach
-            # For one i every window has another pixel, so no index repeats.
-            bands[down, right][at[held]] -= affinity[j]
+            # For one i every window has another pixel, so no unknown one repeats.
+            bands[down, right][at] -= affinity[j]
     y, x = np.divmod(rows, width)
     steps = np.arange(-reach, reach + 1)
     to_y, to_x = y + steps[:, None, None], x + steps[:, None]
     inside = (to_y >= 0) & (to_y < height) & (to_x >= 0) & (to_x < width)
-    inside, columns, data = (
-        part.reshape(-1, len(rows)).T for part in (inside, to_y * width + to_x, bands)
-    )
+    inside, columns = (x.reshape(-1, len(rows)).T for x in (inside, to_y * width + to_x))
+    data = bands.reshape(-1, len(rows) + 1).T[:-1][inside]
     starts = np.concatenate([[0], inside.sum(1).cumsum()])
-    return csr_array((data[inside], columns[inside], starts), shape=shape)
+    return csr_array((data, columns[inside], starts), shape=shape)
 
 
 def trim_patches(
