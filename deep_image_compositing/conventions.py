@@ -1,7 +1,5 @@
 """The tensors of this library, stated once, and the checks that hold callers to them.
 
-Every stage and every pure function speaks of images in these names:
-
 ====================  =============  =====================================================
 name                  shape          range and meaning
 ====================  =============  =====================================================
@@ -18,11 +16,10 @@ name                  shape          range and meaning
 
 Any B, H and W of at least 1 is valid; a network pads inside and crops back.
 
-Slot base classes wrap ``forward`` in ``checked``, so a wrong tensor is named at the door
-instead of failing deep inside a network. To know that values lie in [0, 1], a GPU has to be waited
-for, once a call. So training checks the first batch of each epoch and no other; and
-``set_checks``, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the checks off
-for loops that have proven themselves. Then the wrapper is one ``if``.
+Slot base classes wrap ``forward`` in ``checked``, so a wrong tensor is named at the door. A GPU has
+to be waited for to know that values lie in [0, 1]: training checks the first batch of each epoch
+alone, and ``set_checks``, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the
+checks off.
 """
 
 from __future__ import annotations

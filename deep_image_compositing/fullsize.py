@@ -1,9 +1,8 @@
 """Photographs beyond the working size: the rim is worked on in tiles, everything else is copied.
 
-The compositor calls it. Pictures stay in 8 bits; a strip of tiles at a time is held in floating
-point. So time and memory beyond the small pass grow with the length of the subject's outline, and
-not with the area of the picture. What a tile cannot see reaches it from the small pass, see
-``deep_image_compositing.functional.lift``.
+Pictures stay in 8 bits; a strip of tiles at a time is held in floating point. So time and memory
+grow with the length of the outline, not with the area. What a tile cannot see reaches it from the
+small pass, see ``functional.lift``. The compositor calls it.
 """
 
 from __future__ import annotations
@@ -31,20 +30,15 @@ from deep_image_compositing.functional.tiles import (
 )
 from deep_image_compositing.models.base import Layers
 
-BLOCK = 8
-"""Side of the blocks of a full-size alpha in which its rim is looked for."""
-
-Corners: TypeAlias = list[tuple[int, int]]
-"""Top and left of some windows, in the frame."""
+BLOCK = 8  # side of the blocks of a full-size alpha in which its rim is looked for
+Corners: TypeAlias = list[tuple[int, int]]  # top and left of some windows, in the frame
 
 
 class Repainted(NamedTuple):
     """Pixels whose colour is not the photograph's own."""
 
-    places: Tensor
-    """(N,) int64, their numbers, row after row."""
-    colors: Tensor
-    """(3, N) uint8."""
+    places: Tensor  # (N,) int64, their numbers, row after row
+    colors: Tensor  # (3, N) uint8
 
     @classmethod
     def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
@@ -69,8 +63,7 @@ class Repainted(NamedTuple):
 class Recolored(NamedTuple):
     """Colours that are the photograph's own nowhere; as ``Repainted``."""
 
-    pixels: Tensor
-    """(3, H, W) uint8."""
+    pixels: Tensor  # (3, H, W) uint8
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of these colours."""
@@ -81,8 +74,7 @@ class Recolored(NamedTuple):
 class Fused:
     """What fusing gives: ``composite`` (3, H, W), uint8, and the fuser's own ``alpha`` (1, H, W).
 
-    ``touched`` of the ``cells`` of the frame were worked on. It is ``layered`` unless the fuser has
-    painted the composite itself.
+    ``touched`` of the ``cells`` were worked on; ``layered`` unless the fuser painted the composite.
     """
 
     composite: Tensor
@@ -106,8 +98,8 @@ def lift_refined(
     """``alpha`` (1, 1, h, w) of ``image`` at the size of the photograph, along its own detail.
 
     ``pixels`` (3, H, W), uint8, are the photograph, ``image`` (1, 3, h, w) it at the small size.
-    ``refine``, if any, corrects the lifted alpha of tiles; its answer depends on ``context`` pixels
-    around them. Returns (1, H, W) uint8, exactly 0 or 255 away from the rim.
+    ``refine``, if any, corrects the lifted alpha of tiles and depends on ``context`` pixels around
+    them. Returns (1, H, W) uint8, exactly 0 or 255 away from the rim.
     """
     height, width = pixels.shape[-2:]
     grid = Grid(height, width, context=context)
@@ -135,8 +127,7 @@ def refine_given(
 ) -> Tensor:
     """What ``refine``, on ``device``, makes of tiles of a full-size ``mask`` (1, H, W), uint8.
 
-    Its answer depends on ``context`` pixels around a tile. Returns (1, H, W) uint8; away from the
-    rim it is the mask, cut at one half.
+    It depends on ``context`` pixels around a tile. Away from the rim the mask is cut at one half.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
@@ -222,7 +213,7 @@ def fuse_tiles(
     """Composite by a stage on ``device`` that sees nothing but tiles along the rim.
 
     ``pixels`` and ``backdrop`` (3, H, W) and ``alpha`` (1, H, W) are uint8; ``fuse`` makes layers,
-    or the composite, of tiles, and depends on ``context`` pixels around them.
+    or the composite, and depends on ``context`` pixels around a tile.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
@@ -244,10 +235,7 @@ def _assemble(
     device: torch.device,
     given: Tensor | None = None,
 ) -> Fused:
-    """Copy the cells that are all subject or all background, and blend the others' tiles.
-
-    ``given`` is the alpha (1, H, W), uint8, that holds where tiles are composites, not layers.
-    """
+    """Copy the cells that are all subject or all background, and blend the others' tiles."""
     composite = backdrop.clone(memory_format=torch.preserve_format)
     alpha = torch.zeros(1, grid.height, grid.width, dtype=torch.uint8)
     places, colors = [], []
@@ -295,10 +283,7 @@ def as_floats(levels: Tensor) -> Tensor:
 
 
 def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
-    """Where, within ``reach`` pixels, ``alpha`` (1, H, W), uint8, is not all 0 or all 255.
-
-    Returns (h, w) boolean, a value for each block of ``BLOCK`` pixels.
-    """
+    """Where, in blocks (h, w), boolean, the rim of an alpha (1, H, W), uint8, is in reach."""
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.
     plane = window_of(alpha, (0, 0), (height + -height % BLOCK, width + -width % BLOCK))[0]

@@ -30,10 +30,9 @@ def mask_loss(
 ) -> dict[str, Tensor]:
     """Cross-entropy, soft intersection over union and the error of the gradient, in float32.
 
-    Cross-entropy counts pixels, the soft IoU each picture alike; the difference of the spatial
-    gradients sharpens the outline and keeps soft values soft. ``weight`` (B, 1, H, W), at least 0,
-    says how far each pixel's annotation is trusted; ``iou`` and ``gradient`` weigh their terms.
-    Returns the terms by name, to be summed.
+    Cross-entropy counts pixels, the soft IoU each picture alike; the spatial gradients sharpen the
+    outline. ``weight`` (B, 1, H, W), at least 0, says how far each pixel's annotation is trusted;
+    ``iou`` and ``gradient`` weigh their terms. Returns the terms by name, to be summed.
     """
     logits, target = logits.float(), target.float()
     weight = target.new_ones(()) if weight is None else weight.float()
@@ -55,10 +54,9 @@ def mask_loss(
 def subject_loss(output: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Absolute and squared error over the subject, and the logarithm of the latter, in float32.
 
-    The logarithm asks for small errors to become smaller, as the PSNR does: without it nothing
-    is left alone. A subject smaller than 1 % of the picture counts less, as in Sofiiuk et al., WACV
-    2021. Pictures are (B, 3, H, W), ``mask`` (B, 1, H, W), in [0, 1]. Returns the terms by name, to
-    be summed; they are weighted so that none outweighs the others.
+    The logarithm asks for small errors to become smaller, as the PSNR does. A subject smaller than
+    1 % of the picture counts less, as in Sofiiuk et al., WACV 2021. Pictures are (B, 3, H, W),
+    ``mask`` (B, 1, H, W), in [0, 1]. Returns the weighted terms by name, to be summed.
     """
     difference = (output.float() - target.float()) * (mask > 0)
     share = (mask > 0).float().mean((1, 2, 3)).clamp_min(0.01)
@@ -73,7 +71,7 @@ def subject_loss(output: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tens
 def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
     """L1 distance of up to ``levels`` band-pass levels of (B, C, H, W), weighted 1, 2, 4 and so on.
 
-    As in Hou and Liu, ICCV 2019, but of 2 x 2 means, which is cheap; it ignores constant offsets.
+    As in Hou and Liu, ICCV 2019, but of 2 x 2 means; it ignores constant offsets.
     """
     difference = output.float() - target.float()
     total = difference.new_zeros(())
@@ -90,9 +88,8 @@ def laplacian_loss(output: Tensor, target: Tensor, levels: int = 4) -> Tensor:
 class PerceptualLoss(nn.Module):
     """Mean absolute difference of a frozen timm backbone's features, averaged over its scales.
 
-    As in Johnson et al., ECCV 2016; each feature is divided by the mean magnitude of the target's.
-    The ``backbone`` is ``vgg16`` in the paper; ``weights`` are ``pretrained`` or a checkpoint file.
-    Raises ``WeightsError`` when they cannot be had; random features are never used in silence.
+    As in Johnson et al., ECCV 2016; features are divided by the mean magnitude of the target's.
+    ``weights`` are ``pretrained`` or a checkpoint file; without them ``WeightsError``.
     """
 
     def __init__(self, backbone: str, weights: str = "pretrained", max_stride: int = 8) -> None:

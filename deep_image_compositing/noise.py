@@ -1,8 +1,7 @@
-"""Photographs and mattes made of noise, as costly to decode as real ones.
+"""Photographs and mattes made of noise of every scale, as costly to decode as real ones.
 
-A picture is noise of every scale, coarse ones stronger, as in photographs, with small shapes that
-have sharp edges. At JPEG quality 90 it takes about as many bits a pixel as a photograph does. The
-benchmarks and the made test set of ``evaluate`` use it.
+At JPEG quality 90 a picture takes about as many bits a pixel as a photograph. The benchmarks and
+the made test set of ``evaluate`` use it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-QUALITY = 90
-"""JPEG quality, with halved chroma, as cameras and the web have it."""
-
-Sides = tuple[int, int]
-"""Shortest and longest long side of made pictures, in pixels."""
+QUALITY = 90  # JPEG quality, with halved chroma, as cameras and the web have it
+Sides = tuple[int, int]  # shortest and longest long side of made pictures, in pixels
 
 
 def photograph(rng: np.random.Generator, sides: Sides) -> Image.Image:

@@ -1,8 +1,7 @@
 """Colour transfer of a subject towards its new background.
 
-Reinhard et al., "Color Transfer between Images", 2001: in a colour space whose axes hardly
-correlate, shift and scale each axis to another picture's mean and deviation. Von Kries, 1902: scale
-the responses of the three kinds of cones, as eyes do under another light.
+Reinhard et al., "Color Transfer between Images", 2001: shift and scale the axes of a colour space
+to another picture's mean and deviation. Von Kries, 1902: scale the responses of the cones.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ def transfer_color(picture: Tensor, source: ColorStatistics, target: ColorStatis
 def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
     """Factors (B, 3, 1, 1) of the cones' responses that give a subject the scene's average tint.
 
-    They leave the subject's average luminance as it is. Where one would exceed ``MOST`` either
-    way, as before a blue sky, all are drawn towards 1 alike: cut off singly, they turn faces green.
+    Its average luminance stays. Where one would exceed ``MOST`` either way, as before a blue sky,
+    all are drawn towards 1 alike: cut off singly, they turn faces green.
     """
     cones = to_cones(composite).clamp_min(_FLOOR)
     subject, scene = weighted_mean(cones, mask), weighted_mean(cones, 1 - mask)
@@ -103,12 +102,6 @@ def to_lab(picture: Tensor) -> Tensor:
     """Colours (B, 3, H, W), sRGB in [0, 1], as Ruderman's lαβ, which is not CIELAB."""
     cones = to_cones(picture)
     return _product(cones.new_tensor(_AXES), cones.clamp_min(_FLOOR).log10())
-
-
-def from_lab(lab: Tensor) -> Tensor:
-    """The inverse of ``to_lab``, cut off at [0, 1]."""
-    cones = 10 ** _product(lab.new_tensor(_AXES).T, lab)  # its rows are orthonormal
-    return _encoded(_product(_inverse(lab), cones))
 
 
 def _encoded(linear: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     """Set a subject over a background: ``alpha · foreground_color + (1 − alpha) · background``.
 
     Colours are straight (not premultiplied) and finite, (B, C, H, W); the result has the widest
-    dtype. Bit for bit, where alpha is 0 it is the background, where it is 1 the foreground colour,
-    and where the two colours are equal that colour. It never leaves the interval between them.
+    dtype, and never leaves the interval between them. Bit for bit, where alpha is 0 it is the
+    background, where it is 1 the foreground colour, and equal colours stay.
     """
     # The textbook form a·F + (1−a)·B breaks the third promise (0.1·F + 0.9·F is not F), and
     # B + a·(F−B) the second (B + (F−B) is not F once F−B was rounded). torch.lerp takes the
@@ -32,11 +32,10 @@ def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 
 
 def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.99) -> Tensor:
-    """Mark the rim: every pixel within ``radius`` of where the subject becomes background.
+    """Mark the rim, (B, 1, H, W) boolean: within ``radius`` (Chebyshev) of where the subject ends.
 
-    The rim is every pixel with ``low < alpha < high``, and both sides of every hard edge, where a
-    pixel at or below ``low`` touches one at or above ``high`` (diagonals count): a binary mask has
-    one of two pixels. Distance is Chebyshev's. Returns (B, 1, H, W) boolean.
+    There is ``low < alpha < high``, or a pixel at or below ``low`` touches one at or above
+    ``high`` (diagonals count): of a hard edge, both sides.
     """
     clear, opaque = alpha <= low, alpha >= high
     edge = (clear & dilate(opaque, 1)) | (opaque & dilate(clear, 1))
@@ -46,8 +45,7 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
 def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
     """The 8-connected parts of ``region`` that hold a seed; all (B, 1, H, W) boolean.
 
-    Reconstruction by dilation (Vincent, 1993), for reduced pictures: it takes a pass a pixel of the
-    longest way through a part.
+    Vincent, 1993; for reduced pictures: it takes a pass a pixel of the longest way through a part.
     """
     room = region.float()
     found = room * seeds.float()
@@ -59,20 +57,14 @@ def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
             return found > 0
 
 
-def trimap_from_mask(mask: Tensor, radius: int, threshold: float = 0.5) -> Tensor:
-    """Turn a rough mask into a trimap: unknown within ``radius`` of the outline at ``threshold``.
-
-    At radius 0 nothing is unknown. The picture's border is no outline.
-    """
-    subject = mask > threshold
+def trimap_from_mask(mask: Tensor, radius: int) -> Tensor:
+    """A rough mask as a trimap: unknown within ``radius`` of its outline at one half."""
+    subject = mask > 0.5
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 
 def trimap_from_levels(gray: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
-    """Read ``gray`` (B, 1, H, W) in [0, 1] as a trimap.
-
-    Up to ``low`` a pixel is background, from ``high`` on subject, between them unknown.
-    """
+    """Gray levels as a trimap: up to ``low`` background, from ``high`` on subject, else unknown."""
     return ((gray > low).to(gray.dtype) + (gray >= high).to(gray.dtype)) / 2
 
 
@@ -84,7 +76,7 @@ def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
 def pixels_of_share(share: float, size: tuple[int, int]) -> int:
     """A ``share`` of the long side of ``size`` (height, width) in pixels, at least 1 unless 0.
 
-    Raises ``UsageError`` when the share lies outside [0, 1].
+    Raises ``UsageError`` unless the share lies in [0, 1].
     """
     if not 0 <= share <= 1:
         raise UsageError(f"a share of the picture's long side lies in [0, 1], got {share}")
@@ -92,10 +84,9 @@ def pixels_of_share(share: float, size: tuple[int, int]) -> int:
 
 
 def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
-    """Soften the outline of a hard mask, in {0, 1}, with a Gaussian that ends at ``reach`` pixels.
+    """Soften the outline of a hard mask, in {0, 1}, by a Gaussian of deviation ``sigma`` in pixels.
 
-    Farther away along either axis the result is ``mask``, bit for bit; 22 pixels along both axes
-    are 31 across. ``sigma`` is the standard deviation in pixels; 0 returns ``mask``.
+    Farther than ``reach`` along either axis (22 are 31 across) it is ``mask``, bit for bit.
     """
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
@@ -115,16 +106,15 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
 
 
 def dilate(x: Tensor, radius: int) -> Tensor:
-    """Grey dilation of ``x`` (B, C, H, W): the maximum over a square of ``2 · radius + 1`` pixels.
+    """Maximum over squares of ``2 · radius + 1`` pixels of ``x`` (B, C, H, W), of any real dtype.
 
-    For any real dtype, boolean too. Beyond the border, the border pixel repeats. The cost grows
-    with the logarithm of the radius.
+    Beyond the border, the border pixel repeats. The cost grows with the logarithm of the radius.
     """
     return _morphology(x, radius, torch.maximum)
 
 
 def erode(x: Tensor, radius: int) -> Tensor:
-    """Grey erosion: the minimum over a square of ``2 · radius + 1`` pixels; see ``dilate``."""
+    """Minimum over squares of ``2 · radius + 1`` pixels; see ``dilate``."""
     return _morphology(x, radius, torch.minimum)
 
 
@@ -137,11 +127,7 @@ def _morphology(x: Tensor, radius: int, extreme: Callable[[Tensor, Tensor], Tens
 def _running(
     x: Tensor, radius: int, dim: int, extreme: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Extreme over windows of ``2 · radius + 1`` along one axis.
-
-    Windows double: the extreme over 2n pixels is that of two neighbouring windows of n, and two
-    windows that overlap give any width in between.
-    """
+    """Extreme over windows of ``2 · radius + 1`` along one axis, of windows that double."""
     if radius == 0:
         return x
     x = _repeat_border(x, radius, dim)
@@ -155,7 +141,7 @@ def _running(
 
 
 def _repeat_border(x: Tensor, radius: int, dim: int) -> Tensor:
-    """Extend ``x`` by ``radius`` copies of its border pixels on both ends of one axis."""
+    """Repeat the border pixels on both ends of one axis; unlike F.pad, for every dtype."""
     # Unlike F.pad, for every dtype.
     shape = list(x.shape)
     shape[dim] = radius

@@ -31,10 +31,9 @@ def degrade_mask(
     """Degrade true alphas into masks such as a segmenter, a coarse annotation or a hand gives.
 
     Every item draws its own mix. First the outline wanders (blurred alpha plus smooth noise is cut
-    at a level), is simplified (alpha at a low resolution is cut), or cut at a random level. Then,
-    each with some probability, the mask grows or shrinks, loses or gains blobs near its outline,
-    and is softened. Sizes are fractions of the picture's longer side, upper ends at strength 1. The
-    answer has the dtype of ``alpha`` and no gradient.
+    at a level), is simplified (alpha at a low resolution is cut), or cut at a random level. Then
+    the mask may grow or shrink, lose or gain blobs near its outline, and be softened. Sizes are
+    shares of the longer side at strength 1. The answer has the dtype of ``alpha`` and no gradient.
 
     Args:
         alpha: true alphas.

@@ -36,9 +36,9 @@ def unexplained(
 ) -> Tensor:
     """Share (B,) of the soft rim's variation that affine functions of the colour do not explain.
 
-    Measured in windows around every pixel of 0.02 < alpha < 0.98, less the plane that fits each
-    best; of more than ``most``, every second, third and so on. 1 where too few pixels are soft or
-    nothing varies. ``epsilon`` regularises the colour lines, in squared colour units.
+    Measured in windows around pixels of 0.02 < alpha < 0.98 (at most about ``most`` of them), less
+    the plane that fits each best; 1 where too few are soft or nothing varies. ``epsilon``
+    regularises the colour lines, in squared colour units.
     """
     # Small differences of squares: not for half precision, whoever asks for it.
     with torch.autocast(photograph.device.type, enabled=False):

@@ -19,8 +19,7 @@ _EPSILON = 1e-5
 def box_filter(x: Tensor, radius: int) -> Tensor:
     """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, as far as they go.
 
-    The cost grows with the logarithm of the radius. Sums are pairwise, which keeps float32 precise
-    (an integral image would not); half precision is computed in float32.
+    The cost grows with the logarithm of the radius. Sums are pairwise, and so precise in float32.
     """
     if radius == 0:
         return x
@@ -42,9 +41,9 @@ def blur_fusion_foreground(
     """Estimate the colours of subject and old background, (B, 3, H, W) each, by blur fusion.
 
     Each layer's colour is its mean over a window, weighted by that layer's opacity; what the means
-    do not explain of the pixel goes to the subject in proportion to alpha. There is a pass for each
-    of ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is
-    0 the background's is. Source: Forte, ICIP 2021.
+    do not explain of a pixel goes to the subject in proportion to alpha; one pass for each of
+    ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is 0
+    the background's is. Source: Forte, ICIP 2021.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
@@ -89,13 +88,12 @@ def multilevel_layers(
 ) -> tuple[Tensor, Tensor]:
     """Estimate the colours of subject and old background from coarse to fine, on the device.
 
-    The two colours explain each pixel under its alpha while they stay close to their neighbours',
-    the closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
-    photograph's own colours further into the rim), and everywhere by ``regularization``. Every
-    level starts from the coarser one and is relaxed, every second pixel at a time:
-    ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. Where alpha is 1 the
-    subject's colour is the image's, bit for bit, and where it is 0 the background's is.
-    Source: as for ``multilevel_foreground``.
+    The two explain each pixel under its alpha while they stay close to their neighbours', the
+    closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
+    photograph further into the rim), and everywhere by ``regularization``. Every level starts from
+    the coarser one and is relaxed ``small_iterations`` times up to 32 pixels, ``iterations`` times
+    beyond. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is 0 the
+    background's is. Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
@@ -174,10 +172,7 @@ def _blur_fusion(
 
 
 def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
-    """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond the border.
-
-    Windows double, and those whose widths are the binary digits of the full one make it up.
-    """
+    """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond; windows double."""
     size = x.shape[dim]
     radius = min(radius, size - 1)
     if radius == 0:

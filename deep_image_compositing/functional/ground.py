@@ -1,33 +1,23 @@
 """Where a subject stands: which parts of its outline touch the ground, found from its alpha alone.
 
-Pictures here are single planes (h, w); rows are measured to the edges of pixels, so that the first
-pixel lies between 0 and 1. ``deep_image_compositing.functional.shadow`` draws on what is found.
+Pictures are single planes (h, w); rows count to the edges of pixels, the first lies from 0 to 1.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLOPE = 0.3
-"""Rows a column by which ground may rise in a picture between two points that both touch it."""
-
-NEAR = 0.02
-"""Height up to which a point touches the ground, as a share of the subject's size."""
-
-CUT = 0.4
-"""Share of a subject's columns from which on, cut off below, it has no ground left."""
-
-SMALL = 0.15
-"""A part smaller than this share of the largest stands only where the part beside it does."""
-
-LOW = 0.35
-"""Height of the largest part within which another part's lowest point stands on the same ground."""
-
+SLOPE = 0.3  # rows a column by which ground may rise between two points that both touch it
+NEAR = 0.02  # height up to which a point touches the ground, as a share of the subject's size
+CUT = 0.4  # share of a subject's columns from which on, cut off below, it has no ground left
+SMALL = 0.15  # share of the largest part below which a part stands only with the one beside it
+LOW = 0.35  # height of the largest part within which another part's foot is on the same ground
 _COARSE = 128  # pixels on the long side at which connected parts are told apart
 _SPECK = 0.01  # share of the largest part below which a part is noise
 _BESIDE = 0.08  # of the subject's size: no ground so near to where it is cut off
@@ -37,18 +27,12 @@ _BESIDE = 0.08  # of the subject's size: no ground so near to where it is cut of
 class Stand:
     """A connected part of a subject, and the ground beneath it."""
 
-    alpha: Tensor
-    """(h, w), of this part alone."""
-    lowest: Tensor
-    """(w,) row at which its outline ends below in each column; -inf where it has none."""
-    ground: Tensor
-    """(w,) row of the ground in each column."""
-    touches: Tensor
-    """(w,) boolean, where it touches the ground."""
-    cut: Tensor
-    """(w,) boolean, where it is cut off below, and just beside."""
-    size: float
-    """Square root of its area: a length that suits people, cars and boxes alike."""
+    alpha: Tensor  # (h, w), of this part alone
+    lowest: Tensor  # (w,) row at which its outline ends below; -inf where it has none
+    ground: Tensor  # (w,) row of the ground in each column
+    touches: Tensor  # (w,) boolean, where it touches the ground
+    cut: Tensor  # (w,) boolean, where it is cut off below, and just beside
+    size: float  # Square root of its area: a length that suits people, cars and boxes alike
 
     @property
     def foot(self) -> float:
@@ -74,18 +58,12 @@ class Stand:
 
 
 def find_stands(alpha: Tensor, cut: float | None = None) -> list[Stand]:
-    """The parts of a subject that stand on the ground, the largest first.
+    """The parts of a subject that stand on the ground, the largest first; none if all is cut off.
 
-    In a photograph the ground rises with distance: what touches it is lowest in its surroundings,
-    where these count the less the farther they are away (``SLOPE``). So both feet of a walker
-    touch, and a raised hand or the hem of a coat does not.
-
-    Args:
-        alpha: (h, w) in [0, 1].
-        cut: row at which the subject is cut off from its ground, if it is.
-
-    Returns:
-        Nothing where all of it is cut off.
+    Ground rises with distance in a photograph: what touches it is lowest in its surroundings, which
+    count the less the farther they are away (``SLOPE``). So both feet of a walker touch, and a
+    raised hand or the hem of a coat does not. ``alpha`` is (h, w) in [0, 1], ``cut`` the row at
+    which the subject is cut off from its ground, if it is.
     """
     stands = [stand for part in _parts(alpha) if (stand := _stand(part, cut)) is not None]
     if not stands:
@@ -119,25 +97,14 @@ def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
 
 
 def _rest(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
-    """``touches`` (w,) without what hangs: from which the outline goes down, at either end.
-
-    What rests on the ground ends where the outline goes up, as a foot does; the underside of a car
-    ends at its wheels.
-    """
+    """``touches`` (w,) without what hangs: from which the outline goes down, at either end."""
     rows, kept = lowest.tolist(), touches.tolist()
-    start = 0
-    while start < len(rows):
-        if not kept[start]:
-            start += 1
-            continue
-        stop = start
-        while stop < len(rows) and kept[stop]:
-            stop += 1
-        before = _next_row(rows, range(start, -1, -1), slack)
-        after = _next_row(rows, range(stop - 1, len(rows)), slack)
-        if max(before, after) > max(rows[start:stop]):
-            kept[start:stop] = [False] * (stop - start)
-        start = stop
+    for touching, run in groupby(range(len(rows)), touches.tolist().__getitem__):
+        columns = [*run]
+        before = _next_row(rows, range(columns[0], -1, -1), slack)
+        after = _next_row(rows, range(columns[-1], len(rows)), slack)
+        if touching and max(before, after) > max(rows[x] for x in columns):
+            kept[columns[0] : columns[-1] + 1] = [False] * len(columns)
     return torch.tensor(kept, device=touches.device)
 
 

@@ -1,8 +1,8 @@
 """Information flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
 
-Opacity flows into a trimap's unknown pixels along four kinds of affinity, whose quadratic energies
-add up to one sparse linear system. Section numbers are the paper's. Here ``image`` is (H, W, 3) in
-[0, 1], ``trimap`` (H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
+Opacity flows into unknown pixels along four kinds of affinity, whose energies add up to a sparse
+linear system. Section numbers are the paper's. Here ``image`` is (H, W, 3) in [0, 1], ``trimap``
+(H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-WINDOW = 9  # pixels of the 3 x 3 windows of the spatial flow and of patch trimming
+WINDOW = 9  # pixels of the 3 x 3 windows of patch trimming
 QUANTUM = (1 / 255) ** 2 / 12  # variance that rounding to 8 bits leaves in a flat patch
 
 
@@ -57,9 +57,9 @@ def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
 def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) -> Array:
     """Weights (N, K) that sum to one and best mix ``targets`` (N, C) from ``neighbours`` (N, K, C).
 
-    Section 3.1. The correlation matrix of K neighbours in three channels has rank 3, so with the
-    ridge on its diagonal, needed as neighbours may share a colour, it is inverted through 3 x 3
-    systems (Woodbury's identity). With a ridge of 1e-3 mattes are worse; below 1e-6 none changes.
+    Section 3.1. The correlation matrix of K neighbours in three channels has rank 3; with the ridge
+    on its diagonal, needed as they may share a colour, 3 x 3 systems invert it (Woodbury's
+    identity).
     """
     offset = neighbours - targets[:, None]
     inner = np.einsum("nkc,nkd->ncd", offset, offset) + ridge * np.eye(offset.shape[2])
@@ -108,10 +108,7 @@ def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[
 
 
 def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_array:
-    """Affinity (U, U), symmetric and in [0, 1], of similar unknown pixels (section 3.3).
-
-    Each is linked to the ``count`` nearest in colour and, weakly, place.
-    """
+    """Affinity (U, U), symmetric in [0, 1], of each unknown pixel and its ``count`` nearest."""
     from scipy.sparse import csr_array
 
     place = features(image, 1 / 20)[unknown.ravel()]
@@ -123,47 +120,50 @@ def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_arra
     return ((flow + flow.T) / 2).tocsr()
 
 
-def spatial_flow(image: Array, unknown: Bools, epsilon: float = 1e-6) -> csr_array:
-    """Rows (U, H W) of the matting Laplacian of 3 x 3 windows (section 3.4; Levin et al., 2008).
+def matting_laplacian(
+    image: Array, unknown: Bools, epsilon: float = 1e-6, radius: int = 1
+) -> csr_array:
+    """Rows (U, H W) of the matting Laplacian of whole windows (section 3.4; Levin et al., 2008).
 
-    ``epsilon`` regularises the colour lines, in squared colour units. Without a whole window there
-    is no spatial flow.
+    ``radius`` is the windows' half width, ``epsilon`` regularises the lines in colour units².
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import csr_array
 
     height, width = unknown.shape
+    side, reach = 2 * radius + 1, 2 * radius
+    area = side**2
     rows = np.flatnonzero(unknown)
     shape = (len(rows), unknown.size)
+    if min(height, width) < side:
+        return csr_array(shape)
     index = np.arange(unknown.size).reshape(unknown.shape)
-    if min(height, width) < 3:
-        return coo_array(shape).tocsr()
-    # Pixels (M, 9) of every window that holds an unknown one.
-    windows = np.lib.stride_tricks.sliding_window_view(index, (3, 3)).reshape(-1, WINDOW)
-    windows = windows[unknown.ravel()[windows].any(1)]
-    colors = image.reshape(-1, 3)[windows]
-    offset = colors - colors.mean(1, keepdims=True)
-    covariance = np.einsum("mic,mid->mcd", offset, offset) / WINDOW
-    inverse = np.linalg.inv(covariance + epsilon / WINDOW * np.eye(3))
-    lines = offset @ inverse
+    view = np.lib.stride_tricks.sliding_window_view
+    # Pixels (M, area) of every window that holds an unknown one.
+    windows = view(index, (side, side))[view(unknown, (side, side)).any((2, 3))].reshape(-1, area)
+    offset = image.reshape(-1, 3)[windows]
+    offset -= offset.mean(1, keepdims=True)
+    covariance = np.einsum("mic,mid->mcd", offset, offset) / area
+    lines = offset @ np.linalg.inv(covariance + epsilon / area * np.eye(3))
     # One relative position of two window pixels is one band of the Laplacian.
-    position = np.full(unknown.size, -1)
+    position = np.full(unknown.size, len(rows))  # known pixels share one place beyond the others
     position[rows] = np.arange(len(rows))
-    bands = np.zeros((5, 5, len(rows)))
-    for i in range(WINDOW):
+    bands = np.zeros((2 * reach + 1, 2 * reach + 1, len(rows) + 1))
+    for i in range(area):
         at = position[windows[:, i]]
-        held = at >= 0
-        affinity = (1 + np.einsum("mc,mjc->mj", lines[held, i], offset[held])) / WINDOW
-        for j in range(WINDOW):
-            # For one i every window has another pixel, so no index repeats.
-            bands[j // 3 - i // 3 + 2, j % 3 - i % 3 + 2, at[held]] += (i == j) - affinity[:, j]
+        affinity = (1 + np.einsum("mc,mjc->jm", lines[:, i], offset)) / area
+        affinity[i] -= 1
+        for j in range(area):
+            down, right = j // side - i // side + reach, j % side - i % side + reach
+            # For one i every window has another pixel, so no unknown one repeats.
+            bands[down, right][at] -= affinity[j]
     y, x = np.divmod(rows, width)
-    steps = np.arange(-2, 3)
-    target_y = (y + steps[:, None, None]).repeat(5, 1)
-    target_x = (x + steps[None, :, None]).repeat(5, 0)
-    inside = (target_y >= 0) & (target_y < height) & (target_x >= 0) & (target_x < width)
-    entries = np.broadcast_to(np.arange(len(rows)), bands.shape)[inside]
-    columns = (target_y * width + target_x)[inside]
-    return coo_array((bands[inside], (entries, columns)), shape=shape).tocsr()
+    steps = np.arange(-reach, reach + 1)
+    to_y, to_x = y + steps[:, None, None], x + steps[:, None]
+    inside = (to_y >= 0) & (to_y < height) & (to_x >= 0) & (to_x < width)
+    inside, columns = (x.reshape(-1, len(rows)).T for x in (inside, to_y * width + to_x))
+    data = bands.reshape(-1, len(rows) + 1).T[:-1][inside]
+    starts = np.concatenate([[0], inside.sum(1).cumsum()])
+    return csr_array((data, columns[inside], starts), shape=shape)
 
 
 def trim_patches(
@@ -171,10 +171,9 @@ def trim_patches(
 ) -> Array:
     """Settle unknown pixels whose surroundings occur in one known region only (section 3.2.1).
 
-    Surroundings are the normal distributions of the colours of 3 x 3 windows, compared by their
-    Bhattacharyya distance to the ``count`` windows of most similar mean in either region: at most
-    ``match`` to one, at least ``other`` to the other. Only the flow from known to unknown pixels
-    uses the answer, which may be wrong here and there.
+    Surroundings are normal distributions of the colours of 3 x 3 windows, compared by Bhattacharyya
+    distance to the ``count`` windows of most similar mean in either region: at most ``match`` to
+    one, at least ``other`` to the other. Only the flow from known pixels uses the answer.
     """
     unknown = np.flatnonzero(is_unknown(trimap))
     mean, covariance = _patches(image)
@@ -203,8 +202,8 @@ def trim_patches(
 def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
     """Grow both known regions over unknown pixels of nearly the same colour.
 
-    The rule of Shahrian et al. (CVPR 2013): a known pixel at a distance d below ``reach`` settles
-    an unknown one whose colour differs by at most ``reach - d`` of 255 levels; the nearest decides.
+    Shahrian et al. (CVPR 2013): a known pixel at a distance d below ``reach`` settles an unknown
+    one whose colour differs by at most ``reach - d`` of 255 levels; the nearest decides.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -238,8 +237,8 @@ def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
 def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> bool:
     """Whether the unknown pixels' colours are largely mixtures (section 3.5), as of glass.
 
-    The unknown region's colour histogram is fitted by those of the known ones within 20 pixels;
-    ``misfit`` is the largest norm of what remains for an opaque subject, such as hair.
+    Their histogram is fitted by those of the known ones within 20 pixels; ``misfit`` is the largest
+    norm of what remains for an opaque subject, such as hair.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -256,12 +255,11 @@ def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> b
 
 @dataclass(frozen=True)
 class FlowSystem:
-    """The energy of the unknown pixels' opacity (section 3.5), as a linear system.
+    """The energy of the unknown pixels' opacity (section 3.5): ``A alpha = right``, (U,), in parts.
 
-    With the known pixels held fast (the paper ties them to the trimap with a weight of 100), the
-    minimum solves ``A alpha = right``, (U,), with ``A = mixture^T mixture + rest``, symmetric and
-    positive semidefinite. ``settled`` (H, W) is the trimap and what ``trim_edges`` settled;
-    ``transparent`` says whether the flow from known pixels was left out.
+    ``A = mixture^T mixture + rest`` is symmetric and positive semidefinite, known pixels held fast
+    (in the paper, tied by a weight of 100). ``settled`` (H, W) is the trimap and what
+    ``trim_edges`` settled; ``transparent`` says whether the flow from known pixels was left out.
     """
 
     mixture: csr_array
@@ -299,10 +297,7 @@ def build_system(
     spatial_weight: float = 1.0,
     epsilon: float = 1e-6,
 ) -> FlowSystem:
-    """Collect the flows into one system; the trimap has at least one known pixel.
-
-    Options are those of ``InformationFlowModel``; their defaults are the published ones.
-    """
+    """Collect the flows into one system; at least one pixel is known. Defaults are published."""
     from scipy.sparse import diags_array, eye_array
 
     if transparent is None:
@@ -315,7 +310,7 @@ def build_system(
     right = mixture.T @ (mixing[:, known] @ fixed)
     similar = intra_unknown_flow(image, unknown, unknown_neighbours)
     rest = unknown_weight * (diags_array(similar.sum(1)) - similar)
-    local = spatial_weight * spatial_flow(image, unknown, epsilon).tocsc()
+    local = spatial_weight * matting_laplacian(image, unknown, epsilon).tocsc()
     rest = rest + local[:, columns]
     right -= local[:, known] @ fixed
     edges = trim_edges(image, trimap) if trim or not transparent else trimap

@@ -9,27 +9,23 @@ from torch import Tensor
 
 from deep_image_compositing.functional.compose import dilate, erode, unknown_band
 from deep_image_compositing.functional.foreground import box_filter
+from deep_image_compositing.functional.matting import color_products
 
-REACH = 22
-"""Pixels of the working size around the rim that may be repainted: 22 an axis is 31 across."""
-
+REACH = 22  # pixels around the rim at the working size that may be repainted; 31 across
 NEAR = 4  # pixels of the small picture around its rim within which the lifted alpha may vary
 
 
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
-    """Make ``alpha`` (B, 1, H, W) exactly 0 or 1 wherever the rim is farther than ``reach``.
-
-    A network's sigmoid never quite arrives, and a trace would change pixels that are to stay.
-    """
+    """``alpha``, but exactly 0 or 1 beyond ``reach`` of the rim: sigmoids leave traces there."""
     return torch.where(unknown_band(alpha, reach), alpha, (alpha > 0.5).to(alpha.dtype))
 
 
 def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1e-2) -> Tensor:
     """How ``alpha`` follows the colours of ``image``: a guided filter's factors a, (B, 3, H, W).
 
-    In every square window ``alpha = a · rgb + b`` by least squares, with ``eps`` added to the
-    variances; the factors of all windows over a pixel are averaged. 0 where alpha is constant.
-    Source: He, Sun and Tang, "Guided Image Filtering", ECCV 2010.
+    In every square window ``alpha = a · rgb + b`` by least squares, ``eps`` added to the variances;
+    averaged over all windows of a pixel; 0 where alpha is constant. Source: He, Sun and Tang, ECCV
+    2010.
     """
     mean = functools.partial(box_filter, radius=radius)
     varies = dilate(alpha, radius) > erode(alpha, radius)
@@ -41,12 +37,9 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
         return x[where[0], :, where[1], where[2]].double()
 
     mean_i, mean_p = at(mean(image)), at(mean(alpha))
-    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-    moments = mean(torch.cat([image[:, i : i + 1] * image[:, j : j + 1] for i, j in pairs], 1))
-    rr, rg, rb, gg, gb, bb = (
-        value - mean_i[:, i] * mean_i[:, j] + (eps if i == j else 0.0)
-        for value, (i, j) in zip(at(moments).unbind(1), pairs, strict=True)
-    )
+    covariance = at(mean(color_products(image))) - color_products(mean_i)
+    rr, rg, rb, gg, gb, bb = covariance.unbind(1)
+    rr, gg, bb = rr + eps, gg + eps, bb + eps
     cov = at(mean(image * alpha)) - mean_i * mean_p
     # The inverse of the symmetric 3 × 3 matrix by its cofactors.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
@@ -64,9 +57,9 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
 def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
     """All that a part of the large picture must know of the small one, (B, 8 + 3 a picture, h, w).
 
-    The channels are alpha, where it may vary, the guided filter's factors, the photograph, and the
-    pictures. Enlarge them bilinearly, whole or in windows, for ``follow_alpha``, and with the
-    subject's straight colour and the old background's as ``pictures`` for ``follow_guide``.
+    Alpha, where it may vary, the guided filter's factors, the photograph, and the ``pictures``: for
+    ``follow_guide`` the subject's straight colour and the old background's. Enlarge them
+    bilinearly.
     """
     near = unknown_band(alpha, NEAR).to(alpha.dtype)
     pairs = zip(image.split(1), alpha.split(1), strict=True)
@@ -77,9 +70,8 @@ def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
 def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
     """Alpha at full size: the small one, and what the photograph ``image`` shows beyond it.
 
-    The latter by the guided filter's factors (He and Sun, "Fast Guided Filter", 2015; that itself
-    is worse: it smooths an alpha that is right at the small size). Away from the small alpha's rim
-    the result is exactly 0 or 1.
+    By the guided filter's factors (He and Sun, "Fast Guided Filter", 2015, which itself would
+    smooth an alpha that is right). Away from the small alpha's rim it is exactly 0 or 1.
     """
     alpha, near, factors, small = guide[:, :8].split((1, 1, 3, 3), 1)
     value = alpha + (factors * (image - small)).sum(1, keepdim=True)
@@ -87,10 +79,9 @@ def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
 
 
 def follow_guide(guide: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Alpha, the subject's colour and the old background's at full size.
+    """Alpha by ``follow_alpha``, the subject's colour and the old background's at full size.
 
-    Alpha as by ``follow_alpha``; what it and the smooth colours fail to explain of a pixel goes to
-    the subject in proportion to alpha, the last step of blur fusion.
+    What alpha and the smooth colours fail to explain of a pixel goes to the subject, by alpha.
     """
     alpha = follow_alpha(guide, image)
     color, old = guide[:, 8:].split(3, 1)

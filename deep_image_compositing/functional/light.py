@@ -1,7 +1,4 @@
-"""A guess at the light in a picture, for a shadow that fits: its direction and its hardness.
-
-It is cheap, and may say that it does not know.
-"""
+"""A guess at the light in a picture, its direction and hardness, for a shadow that fits."""
 
 from __future__ import annotations
 
@@ -14,53 +11,31 @@ from torch import Tensor
 from deep_image_compositing.functional.linear import LUMINANCE, to_linear
 from deep_image_compositing.functional.resize import fit_long_side, resize
 
-SIDE = 64
-"""Long side in pixels at which a picture is looked at."""
-
-TILT = 0.7
-"""Stops by which one side has to be brighter than the other for the light to come from there."""
-
-EXPLAINED = 0.6
-"""Share of the columns' differences that such a tilt has to explain."""
-
-GLARE = 2.5
-"""Stops by which a light in the picture outshines its middle brightness."""
-
-SMALL = 0.06
-"""Share of the picture up to which something bright is a light, and not a sky."""
-
-NARROW = 0.12
-"""Deviation of a light's columns and rows, as a share of the picture's; others are several."""
-
-SIDEWAYS = 35.0
-"""Degrees by which a shadow beside the subject falls backward: light comes over one's shoulder."""
-
-HARD, SOFT = 4.5, 1.2
-"""Contrast of the ground in stops from which on the light is hard, and down to which it is soft."""
-
-LEAST, MOST = 0.2, 0.85
-"""Softness is never guessed beyond these: dark things on the ground look like hard light."""
-
-PLAIN = 0.3
-"""Contrast in stops below which a picture is plain and tells nothing."""
+SIDE = 64  # long side in pixels at which a picture is looked at
+TILT = 0.7  # stops by which one side is brighter than the other if the light comes from there
+EXPLAINED = 0.6  # share of the columns' differences that such a tilt has to explain
+GLARE = 2.5  # stops by which a light in the picture outshines its middle brightness
+SMALL = 0.06  # share of the picture up to which something bright is a light, and not a sky
+NARROW = 0.12  # deviation of one light's columns and rows, as a share of the picture's
+SIDEWAYS = 35.0  # degrees by which a shadow beside the subject falls back
+HARD, SOFT = 4.5, 1.2  # contrast of the ground in stops under hard and under soft light
+LEAST, MOST = 0.2, 0.85  # softness is not guessed beyond: dark things look like hard light
+PLAIN = 0.3  # contrast in stops below which a picture is plain and tells nothing
 
 
 @dataclass(frozen=True)
 class Light:
     """What a picture tells of its light; None for what it does not."""
 
-    direction: float | None
-    """Where shadows fall, in degrees: 0 is right, 90 away from the viewer, 180 left."""
-    softness: float | None
-    """From 0, a bare sun, to 1, a gray sky."""
+    direction: float | None  # where shadows fall in degrees: 0 right, 90 away from the viewer
+    softness: float | None  # from 0, a bare sun, to 1, a gray sky
 
 
 def guess_light(picture: Tensor) -> Light:
     """The light of ``picture`` (3, H, W), sRGB in [0, 1].
 
-    A small light in its upper part throws shadows towards the viewer. Else, where one side is
-    clearly brighter than the other, the light comes from there. How hard it is shows in the
-    contrast of the lower half, where the ground is.
+    A small light in its upper part throws shadows towards the viewer; else it comes from a clearly
+    brighter side. How hard it is shows in the contrast of the lower half, where the ground is.
     """
     size = fit_long_side(picture.shape[-2], picture.shape[-1], SIDE)
     small = resize(picture[None].float(), size)[0].clamp(0, 1)
@@ -86,14 +61,11 @@ def _against(stops: Tensor) -> float | None:
     rows, columns = (upper > bright - 0.7).nonzero(as_tuple=True)
     if bright < -1 or bright - float(stops.median()) < GLARE or len(rows) > SMALL * stops.numel():
         return None
-    if max(_deviation(rows) / height, _deviation(columns) / width) > NARROW:
+    places = torch.stack([rows / height, columns / width]).double()
+    if places.std(1, correction=0).max() > NARROW:
         return None
     at = (float(columns.double().mean()) + 0.5) / width - 0.5
     return math.degrees(math.atan2(-1.0, -2 * at)) % 360
-
-
-def _deviation(places: Tensor) -> float:
-    return float(places.double().std(correction=0))
 
 
 def _aside(stops: Tensor) -> float | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LUMINANCE = (0.2126, 0.7152, 0.0722)
-"""Weights of red, green and blue, linear, in the luminance."""
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # weights of red, green and blue, linear, in the luminance
 
 
 def to_linear(color: Tensor) -> Tensor:

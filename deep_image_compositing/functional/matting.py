@@ -1,8 +1,7 @@
 """Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
 
-Levin, Lischinski and Weiss (CVPR 2006) find the alpha that is locally an affine function of the
-colour. Their Laplacian times an alpha is one colour guided filter (He, Sun and Tang, CVPR 2010), so
-box sums and conjugate gradients solve a batch on any device.
+The Laplacian of Levin, Lischinski and Weiss (CVPR 2006) times an alpha is one colour guided filter
+(He, Sun and Tang, CVPR 2010), so box sums and conjugate gradients solve a batch on any device.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deep_image_compositing.functional.compose import resize_trimap
 from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.resize import resize
 
@@ -33,19 +33,12 @@ class MattingLaplacian:
 
     @classmethod
     def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
-        """Prepare the operator for ``image`` (B, 3, H, W) and windows of ``radius`` pixels.
-
-        ``epsilon`` regularises the colour lines, in squared colour units.
-        """
+        """Of ``image`` (B, 3, H, W), with ``epsilon`` (in colour²) added to each variance."""
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
-        r, g, b = image.unbind(1)
-        products = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
-        sums = window_sum(torch.cat([image, products], 1), radius) / count
-        mean, second = sums[:, :3], sums[:, 3:]
-        m0, m1, m2 = mean.unbind(1)
-        square = torch.stack([m0 * m0, m0 * m1, m0 * m2, m1 * m1, m1 * m2, m2 * m2], 1)
-        c = second - square
+        sums = window_sum(torch.cat([image, color_products(image)], 1), radius) / count
+        mean = sums[:, :3]
+        c = sums[:, 3:] - color_products(mean)
         # A Cholesky factor, pivots floored at epsilon: the determinant of a flat window's
         # covariance is below what float32 can hold, its factor is not.
         l00 = (c[:, 0].clamp_min(0) + epsilon).sqrt()
@@ -83,6 +76,12 @@ class MattingLaplacian:
         return torch.stack([(a0 - l10 * x1 - l20 * x2) / l00, x1, x2], 1)
 
 
+def color_products(x: Tensor) -> Tensor:
+    """The products (B, 6, H, W) of any two channels of ``x`` (B, 3, H, W)."""
+    r, g, b = x.unbind(1)
+    return torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
+
+
 def solve_alpha(
     image: Tensor, trimap: Tensor, start: Tensor, iterations: int = 30, epsilon: float = 1e-5
 ) -> Tensor:
@@ -115,10 +114,9 @@ def solve_alpha(
 
 
 def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Carry ``alpha`` (B, 1, h, w) up to the size of ``image`` (B, 3, H, W) along its colours.
+    """Carry ``alpha`` (B, 1, h, w) to the size of ``image``, (B, 1, H, W) in [0, 1].
 
-    Colour lines are fitted on ``small``, the reduced picture, and evaluated on the full one (He and
-    Sun, "Fast Guided Filter", 2015). Returns (B, 1, H, W) in [0, 1].
+    Along colour lines of ``small``, the reduced image (He and Sun, "Fast Guided Filter", 2015).
     """
     lines = MattingLaplacian.of(small, epsilon).lines(alpha)
     lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -134,17 +132,16 @@ def closed_form(
     iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Coarse-to-fine ``solve_alpha`` from ``start``, ending at a reduced size and carried up.
+    """Coarse-to-fine ``solve_alpha`` from ``start``: so many ``iterations`` at each of ``scales``.
 
-    There are as many ``iterations`` at each of ``scales``, divisors of the picture's size.
+    These divide the picture's size; the last answer is carried up.
     """
     height, width = image.shape[-2:]
     alpha, small = start, image
     for scale, steps in zip(scales, iterations, strict=True):
         size = (-(-height // scale), -(-width // scale))
         small = resize(image, size)
-        coarse = resize(trimap, size)
-        coarse = torch.where(coarse > 0.99, 1.0, torch.where(coarse < 0.01, 0.0, 0.5))
+        coarse = resize_trimap(trimap, size)
         alpha = solve_alpha(small, coarse, resize(alpha, size), steps, epsilon)
     if alpha.shape[-2:] != (height, width):
         alpha = guided_upsample(image, alpha, small, epsilon)
@@ -154,9 +151,8 @@ def closed_form(
 def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> Tensor:
     """Filter ``mask`` so that it follows the edges of ``image``; it may leave [0, 1] a little.
 
-    In every window the mask is fitted as an affine function of the colour, with a penalty
-    ``epsilon``, in squared colour units, on its slope; what the windows over a pixel say is
-    averaged. Double precision keeps small windows of flat colour exact. Source: He, Sun and Tang,
+    In windows the mask is an affine function of the colour, with a penalty ``epsilon``, in squared
+    colour units, on its slope. Flat colours need double precision. Source: He, Sun and Tang,
     "Guided Image Filtering", PAMI 2013.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)

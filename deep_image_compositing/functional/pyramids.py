@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.precision import widen
 
-BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, whose reach ``blend_reach`` is 28 pixels
+BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, which then reaches 28 pixels far
 
 
 def max_levels(height: int, width: int) -> int:
@@ -18,11 +18,10 @@ def max_levels(height: int, width: int) -> int:
 
 
 def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Filter and halve ``x`` (B, C, H, W), floating point, again and again (Burt, Adelson, 1983).
+    """``x`` (B, C, H, W), filtered and halved again and again, finest first (Burt, Adelson, 1983).
 
-    Each level is the one before under the separable kernel (1, 4, 6, 4, 1) / 16, border pixels
-    repeated, every second pixel kept. Returns ``levels`` tensors, finest (``x``) first; sides
-    halve rounding up, and a level of one pixel repeats.
+    The kernel is (1, 4, 6, 4, 1) / 16 along either axis, border pixels repeated. There are
+    ``levels``; sides halve rounding up, and a level of one pixel repeats.
     """
     pyramid = [x]
     for _ in range(levels - 1):
@@ -30,26 +29,15 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
     return pyramid
 
 
-def blend_reach(levels: int) -> int:
-    """Pixels beyond which a ``laplacian_blend`` of ``levels`` leaves both inputs alone.
-
-    A pixel of level k lies 2^k pixels from the next; its kernels, one for every halving, add up to
-    2 · (2^k − 1) pixels to either side, and enlarging it spreads it as far again. Diagonally that
-    is farther, but there the kernels have all but vanished: with 4 levels, what lies more than 32
-    pixels away adds less than a thousandth of an 8-bit step.
-    """
-    return 4 * (2 ** (levels - 1) - 1)
-
-
 def laplacian_blend(
     foreground: Tensor, background: Tensor, alpha: Tensor, levels: int = BLEND_LEVELS
 ) -> Tensor:
     """Blend two pictures band by band: a wide seam for coarse detail, a narrow one for fine detail.
 
-    Farther than ``blend_reach`` pixels from any change of ``alpha`` the result is one of the
-    pictures, up to rounding; near the seam it may leave [0, 1] a little. One level is plain alpha
-    blending; no more than ``max_levels`` are used. Source: Burt and Adelson, "A Multiresolution
-    Spline with Application to Image Mosaics", 1983.
+    Farther than 4 · (2^(levels − 1) − 1) pixels from any change of ``alpha`` it is one of them, up
+    to rounding; near the seam it may leave [0, 1] a little. One level is alpha blending;
+    ``max_levels`` are used at most. Source: Burt and Adelson, "A Multiresolution Spline with
+    Application to Image Mosaics", 1983.
     """
     levels = min(levels, max_levels(*alpha.shape[-2:]))
     dtype = foreground.dtype

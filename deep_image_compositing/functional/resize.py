@@ -9,18 +9,19 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
 
+_FEW = 32  # cells a side up to which a product with their weights is quicker than looking two up
+
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
 
-    ``mode`` is ``bilinear``, ``bicubic``, ``nearest-exact`` or ``area``; pixel centres keep their
-    place. The first two filter against aliasing when a side shrinks, and only then; ``bicubic`` may
-    overshoot the range of ``x``. Half precision is computed in float32.
+    ``mode`` is ``bilinear`` or ``bicubic`` (which overshoots), antialiased where a side shrinks, or
+    ``nearest-exact``. Half precision is computed in float32.
     """
     height, width = int(size[0]), int(size[1])
     if x.shape[-2:] == (height, width):
         return x
-    if mode in ("nearest-exact", "area"):
+    if mode == "nearest-exact":
         return F.interpolate(x, (height, width), mode=mode)
     shrinks = height < x.shape[-2] or width < x.shape[-1]
     # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.
@@ -32,7 +33,7 @@ def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
 def fit_long_side(
     height: int, width: int, long_side: int, *, enlarge: bool = False
 ) -> tuple[int, int]:
-    """Size (height, width) whose longer side is at most ``long_side``, with the aspect kept.
+    """Size (height, width) with the aspect kept and a longer side of at most ``long_side``.
 
     A smaller picture keeps its size unless ``enlarge``; no side falls below 1.
     """
@@ -58,10 +59,10 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float, float]) -> Tensor:
-    """A grid (B, C, gh, gw) over a picture, at the pixels of a part of it, bilinear.
+    """A grid (B, C, gh, gw) over a picture, bilinear at the pixels of a part of it, (B, C, h, w).
 
-    ``place`` is the part: top, left, bottom and right as shares of the picture. Returns (B, C, h,
-    w), where ``size`` = (h, w) is that of the part.
+    ``place`` is the part, top, left, bottom and right as shares of the picture, ``size`` its (h,
+    w).
     """
     top, left, bottom, right = place
     down = _position(grid.shape[-2], size[0], top, bottom)
@@ -73,10 +74,6 @@ def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float
         for position, cells in ((down, grid.shape[-2]), (across, grid.shape[-1]))
     )
     return first @ grid @ last.T
-
-
-_FEW = 32
-"""Cells a side up to which a product with their weights is quicker than looking up two of them."""
 
 
 def _position(cells: int, pixels: int, low: float, high: float) -> Tensor:

@@ -1,7 +1,6 @@
 """The shadow that a subject throws on the ground: its shade, and what that does to a background.
 
-A shade is the share of light that is taken away, in [0, 1]: a smooth plane, found at a small size
-from the alpha alone. ``deep_image_compositing.shadows`` carries it to full size.
+A shade is the share of light that is taken away, in [0, 1]: a smooth plane at a small size.
 """
 
 from __future__ import annotations
@@ -16,23 +15,15 @@ from torch import Tensor
 from deep_image_compositing.functional.ground import Stand
 from deep_image_compositing.functional.linear import from_linear, to_linear
 
-LAYERS = (
+LAYERS = (  # a contact shadow: a core, what is close, what is around; lengths as shares of the size
     # reach of darkness under what hovers, blur, depth on the ground, darkness
     (0.12, 0.03, 0.12, 1.00),
     (0.40, 0.12, 0.35, 0.90),
     (1.50, 0.32, 0.60, 0.80),
 )
-"""A contact shadow: a core, what is close, and what is around; lengths are shares of the size."""
-
-LEAST = 0.004
-"""A shade up to this is none: it would change an 8-bit value by less than one half."""
-
-FLATTEST, STEEPEST = 0.15, 0.5
-"""Least and most by which the ground is shortened in a picture."""
-
-LEVEL = 0.25
-"""Least sine of a cast shadow's direction: one that falls just sideways would be a line."""
-
+LEAST = 0.004  # a shade up to this is none: it would change an 8-bit value by less than one half
+FLATTEST, STEEPEST = 0.15, 0.5  # least and most by which the ground is shortened in a picture
+LEVEL = 0.25  # least sine of a cast shadow's direction: just sideways, it would be a line
 _THICK = 0.3  # of a subject's size: how thick it is along the line of sight
 _FINE = 4  # rows at which the cast shadow is sampled for each of the plane's
 _BASE = 0.006  # of a subject's height: blur of a cast shadow where it starts
@@ -40,19 +31,14 @@ _BASE = 0.006  # of a subject's height: blur of a cast shadow where it starts
 
 @dataclass(frozen=True)
 class Plane:
-    """The part of the ground on which a shade is found, and how the camera sees it; in pixels.
-
-    Its origin is that of the alpha, beyond whose borders it reaches.
-    """
+    """The part of the ground on which a shade is found, in pixels of the alpha, and the camera."""
 
     top: int
     left: int
     height: int
     width: int
-    horizon: float
-    """Row at which the ground ends."""
-    focal: float
-    """Focal length of the camera."""
+    horizon: float  # row at which the ground ends
+    focal: float  # focal length of the camera
 
     def flatness(self, row: float) -> float:
         """By how much the ground at ``row`` is shortened: the slope at which it is seen."""
@@ -71,19 +57,16 @@ class Plane:
 class Fall:
     """How a cast shadow falls."""
 
-    direction: float
-    """Where to, in degrees on the ground: 0 is right, 90 away from the viewer, 180 left."""
-    length: float
-    """Of the shadow of something that is 1 high."""
-    softness: float
-    """In [0, 1]: of the light, from a bare sun to a gray sky."""
+    direction: float  # where to, in degrees on the ground: 0 right, 90 away from the viewer
+    length: float  # of the shadow of something that is 1 high
+    softness: float  # In [0, 1]: of the light, from a bare sun to a gray sky
 
 
 def contact_shade(stand: Stand, plane: Plane, strength: float, softness: float) -> Tensor:
     """Shade around the places where a subject touches the ground, (height, width) of the plane.
 
-    What is close above the ground takes light from it as well, the less the higher it is.
-    ``strength`` scales it, and ``softness``, 0.5 as a rule, its blur.
+    What is close above the ground takes light as well. ``softness``, 0.5 as a rule, scales its
+    blur.
     """
     gap = stand.ground - stand.lowest
     shown = stand.lowest.isfinite() & ~stand.cut
@@ -123,8 +106,8 @@ def contact_span(stand: Stand, plane: Plane, softness: float) -> tuple[float, fl
 def cast_shade(stand: Stand, plane: Plane, fall: Fall, strength: float) -> Tensor:
     """Shade of the shadow that a subject casts, (height, width) of the plane.
 
-    The subject, taken for an upright card of some thickness, is laid on the ground, as the camera
-    sees it. It grows softer and fainter with the distance from what casts it.
+    The subject, an upright card of some thickness, is laid on the ground as the camera sees it; the
+    shade grows softer and fainter with the distance from what casts it.
     """
     thrown, heights, scale = _thrown(stand, plane, fall)
     tall = max(stand.height, 1.0)
@@ -185,10 +168,10 @@ def _blurs(tall: float, fall: Fall) -> tuple[float, float]:
 
 
 def _thrown(stand: Stand, plane: Plane, fall: Fall) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the light is blocked, from which height, and how far off things look smaller there.
+    """Where the light is blocked, from which height, and how much smaller things look there.
 
-    (height, width) each. The camera sees a point at depth d behind the subject and at the column x
-    beside it at x · f / (f + d), and as much closer to the horizon.
+    The camera sees a point at depth d behind the subject and at the column x beside it at
+    x · f / (f + d), and as much closer to the horizon. (height, width) each.
     """
     sine, cosine = _direction(fall)
     row, middle, slope = stand.line()
@@ -225,10 +208,7 @@ def _behind(x: Tensor, rows: int) -> Tensor:
 
 
 def gaussians(x: Tensor, deviations: list[tuple[float, float]]) -> list[Tensor]:
-    """``x`` (h, w) in [0, 1], blurred by Gaussians of (rows, columns) as their deviations.
-
-    It is continued from the other side: what counts has to lie apart from the borders.
-    """
+    """``x`` (h, w) in [0, 1], periodic, blurred by Gaussians of deviations (rows, columns)."""
     height, width = x.shape
     rows = torch.fft.fftfreq(height)[:, None].square()
     columns = torch.fft.rfftfreq(width).square()
@@ -253,7 +233,7 @@ def join_shades(shades: list[Tensor]) -> Tensor:
 def darken(background: Tensor, shade: Tensor) -> Tensor:
     """``background`` (..., 3, H, W), sRGB in [0, 1], less the share ``shade`` of its linear light.
 
-    ``shade`` is (..., 1, H, W) in [0, 1]; where it is 0 the background stays, bit for bit.
+    ``shade`` is (..., 1, H, W); where it is 0 the background stays, bit for bit.
     """
     shaded = from_linear(to_linear(background) * (1 - shade))
     return torch.where(shade > 0, torch.minimum(shaded, background), background)
@@ -262,8 +242,8 @@ def darken(background: Tensor, shade: Tensor) -> Tensor:
 def opacity_over(background: Tensor, shade: Tensor) -> Tensor:
     """Opacity (..., 1, H, W) of black which, over ``background``, comes closest to ``darken``.
 
-    It is laid over as editors do, in sRGB values: of each pixel the least squares over its three
-    channels. On a black background it is that for a white one.
+    It is laid over sRGB values, as editors do; of each pixel the least squares over its channels.
+    On a black background it is that for a white one.
     """
     shaded = darken(background, shade)
     power = background.square().sum(-3, keepdim=True)

@@ -17,9 +17,8 @@ def contact_sheet(pictures: dict[str, Tensor], cell: int = 192) -> Tensor:
     """Lay named pictures out as a table: one labelled column a name, one row a batch item.
 
     Pictures, (B, 1 or 3, H, W) of any dtype, size and device, are fitted into square cells of
-    ``cell`` pixels on neutral grey; batches may differ in length. Values are clamped to [0, 1];
-    pixels that hold NaN show as magenta. Returns (3, H, W) float32 in [0, 1] on the CPU. Raises
-    ``UsageError`` for no pictures, other shapes or cells below 8 pixels.
+    ``cell`` pixels, clamped to [0, 1], NaN magenta. Returns (3, H, W) float32 in [0, 1] on the CPU.
+    Raises ``UsageError`` for no pictures, other shapes or cells below 8 pixels.
     """
     if not pictures:
         raise UsageError("a contact sheet needs at least one picture")

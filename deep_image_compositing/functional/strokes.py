@@ -1,9 +1,7 @@
 """Strokes of a brush, "this belongs" and "this does not", spread to what they mean; serving calls.
 
-A stroke reaches every pixel to which a short way leads from it, where a way grows longer with each
-step, with each change of colour, and with each colour that the stroke has not touched. Such
-geodesic distances are how Bai and Sapiro, "A Geodesic Framework for Fast Interactive Image and
-Video Segmentation and Matting", ICCV 2007, turn scribbles into a matte.
+A way from a stroke grows longer with each step, each change of colour, and each colour that the
+stroke has not touched: the geodesic distances of Bai and Sapiro, ICCV 2007.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.compose import reconstruct
 
-SIDE = 320
-"""Long side in pixels of the pictures that ``spread_strokes`` is meant for."""
-
+SIDE = 320  # long side in pixels of the pictures that ``spread_strokes`` is meant for
 REACH = 90.0  # pixels that a stroke reaches in a flat surface of its own colour
 _CHANGE = 3.0  # a change of colour of 1 / 3 on the way is as far as a stroke reaches
 _FOREIGN = 0.4  # so are 10 pixels whose colour is 0.25 off the stroke's
@@ -25,17 +21,12 @@ _NEIGHBOURS = ((0, 1, 1.0), (1, 0, 1.0), (1, 1, 2**0.5), (1, -1, 2**0.5))
 
 
 def spread_strokes(image: Tensor, strokes: Tensor) -> Tensor:
-    """Spread strokes over connected pixels of similar colour.
+    """Spread strokes over connected pixels of similar colour; deterministic.
 
-    Where strokes of both kinds reach, the nearer one has it. What strokes of the first kind
-    enclose belongs to them as well, unless one of the other kind is there. Deterministic.
-
-    Args:
-        image: (1, 3, H, W) in [0, 1], about ``SIDE`` pixels on the long side.
-        strokes: (1, 1, H, W): 1 for "belongs", -1 for "does not", 0 elsewhere.
-
-    Returns:
-        (1, 1, H, W) of the same dtype: 1 and -1 where strokes reach, 0 where nothing is said.
+    Where both kinds reach, the nearer one has it. What strokes of the first kind enclose belongs to
+    them as well, unless one of the other kind is there. ``image`` is (1, 3, H, W) in [0, 1], about
+    ``SIDE`` pixels long; ``strokes`` and the answer are (1, 1, H, W): 1 "belongs", -1 "does not",
+    0 nothing said.
     """
     sides = torch.cat([strokes > 0, strokes < 0])
     distance = torch.stack([_distance(image[0], side) for side in sides])

@@ -1,8 +1,7 @@
-"""Work on the tiles of a picture that need it, blended without seams.
+"""Work on the square cells of a picture that need it, blended without seams.
 
-A picture is divided into square *cells*. Work on a cell is done on its *window*, the cell and some
-context. Overlapping answers are mixed with weights that change linearly across the border of the
-cells; the outermost context, which knows least, counts for nothing.
+Work on a cell is done on its *window*, the cell and some context. Overlapping answers are mixed
+with weights that change linearly across cells' borders; the outermost context counts for nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -26,8 +26,7 @@ PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in o
 class Grid:
     """Cells and windows of a picture of ``height`` x ``width`` pixels.
 
-    ``cell`` is the side of a cell, ``context`` the pixels around it that belong to its window; at
-    least 1 where windows blend.
+    ``context`` are the pixels around a cell that belong to its window; at least 1 where they blend.
     """
 
     height: int
@@ -52,8 +51,8 @@ class Grid:
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Top and left of a cell's window, moved where it would stick out of the picture.
 
-        They are multiples of what divides both cell and context, for networks' strides. So a window
-        may still stick out a little at the bottom and on the right; ``window_of`` fills it.
+        They are multiples of what divides both cell and context, for networks' strides, so it may
+        still stick out a little at the bottom and on the right; ``window_of`` fills it.
         """
         step = math.gcd(self.cell, self.context)
         return tuple(  # type: ignore[return-value]
@@ -93,7 +92,7 @@ class Grid:
 def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
     """Which cells, (rows, columns) boolean, hold something of ``marked``, (h, w) boolean.
 
-    ``marked`` shows the part ``box`` of the picture at any size; None for all of it.
+    It shows the part ``box`` of the picture at any size; None for all of it.
     """
     top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
@@ -114,7 +113,7 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
 def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
     """Which cells, (rows, columns) boolean, have their middle where ``inside``, (h, w) boolean, is.
 
-    ``inside`` shows the part ``box`` of the picture at any size; beyond it, nothing is inside.
+    It shows the part ``box`` of the picture at any size; beyond it, nothing is inside.
     """
     top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
     within, places = [], []
@@ -133,21 +132,15 @@ def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
 def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
     """Call ``write`` with the rows and columns of every run of marked cells in a row."""
     for row, marks in enumerate(cells.tolist()):
-        start = None
-        for column, marked in enumerate([*marks, False]):
-            if marked and start is None:
-                start = column
-            elif not marked and start is not None:
-                rows, first = grid.span(row, start)
-                write(rows, slice(first.start, grid.span(row, column - 1)[1].stop))
-                start = None
+        for marked, run in groupby(range(len(marks)), marks.__getitem__):
+            columns = [*run]
+            if marked:
+                rows, first = grid.span(row, columns[0])
+                write(rows, slice(first.start, grid.span(row, columns[-1])[1].stop))
 
 
 def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The part (C, h, w) of ``picture`` (C, H, W) whose top left is ``corner``.
-
-    Below and to the right of the picture its border is repeated.
-    """
+    """The part (C, h, w) at ``corner`` of ``picture`` (C, H, W), whose border continues."""
     part = picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
     if part.shape[1:] == size:
         return part
@@ -159,10 +152,9 @@ def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -
 
 
 def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
-    """Windows of ``small`` (1, C, h, w), which shows ``box``, enlarged to the picture's size.
+    """Windows (B, C, h, w) of ``small`` (1, C, ., .), which shows ``box``, enlarged bilinearly.
 
-    ``corners`` are the top left of each, in the picture; beyond ``box`` the border continues.
-    Bilinear. Returns (B, C, window height, window width).
+    ``corners`` are the top left of each in the picture; beyond ``box`` the border continues.
     """
     height, width = grid.window
     top, bottom, left, right = edges(box)
@@ -191,11 +183,8 @@ def work_on_cells(
 
     Only a strip as high as a window is held in floating point. Given the corners of some windows,
     ``make`` returns (B, ``channels``, window height, window width) on ``device`` (default: CPU).
-
-    Yields:
-        Strips from the top down, of rows in which anything was done: their first row, the row
-        after their last, the blended answers (``channels``, rows, W), and where there are any,
-        boolean (rows, W).
+    Yields strips from the top down, of rows in which anything was done: first row, row after the
+    last, the blended answers (``channels``, rows, W), and where there are any, boolean (rows, W).
     """
     height, width = grid.window
     total = torch.zeros(channels + 1, height, grid.width, device=device)

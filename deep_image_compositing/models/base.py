@@ -16,6 +16,7 @@ from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.settings import check_strength
 
+_ANSWERS = {"forward", "layers", "finer_layers", "recoloring"}  # what ``own_precision`` wraps
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 Recoloring: TypeAlias = Callable[[Tensor, tuple[float, float, float, float]], Tensor]
@@ -42,10 +43,7 @@ class Layers:
 
 
 def own_precision(method: _F) -> _F:
-    """Wrap ``forward`` or ``layers`` to work in ``working_dtype``.
-
-    The answer comes back in the dtype of the first argument.
-    """
+    """Wrap a method to work in ``working_dtype`` and answer in the dtype of its first argument."""
     first = list(inspect.signature(method).parameters)[1]
 
     @functools.wraps(method)
@@ -72,6 +70,13 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
         return value
     return value.to(dtype)
+
+
+def stop_norms(module: nn.Module) -> None:
+    """Set batch norms to evaluation mode: their statistics stay."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
 
 
 class StageModel(nn.Module):
@@ -101,8 +106,10 @@ class StageModel(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in _ANSWERS & vars(cls).keys():
+            setattr(cls, name, own_precision(vars(cls)[name]))
         if "forward" in vars(cls):
-            cls.forward = checked(own_precision(cls.forward))
+            cls.forward = checked(cls.forward)
 
     @property
     def hparams(self) -> Any:
@@ -191,11 +198,6 @@ class FuserModel(StageModel):
 
     slot = "fuser"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in {"layers", "finer_layers"} & set(vars(cls)):
-            setattr(cls, name, own_precision(getattr(cls, name)))
-
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         """Composite (B, 3, H, W) of the subject under ``alpha`` over ``background``."""
         layers = self.layers(foreground, background, alpha)
@@ -237,11 +239,6 @@ class HarmonizerModel(StageModel):
         super().__init__(**kwargs)
         check_strength(strength)
         self.strength = strength
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "recoloring" in vars(cls):
-            cls.recoloring = own_precision(cls.recoloring)  # type: ignore[method-assign]
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
         """``composite`` (B, 3, H, W) with other colours where ``mask`` (B, 1, H, W) is not 0."""

@@ -55,10 +55,8 @@ class OnnxFile:
     def session(self) -> Any:
         """The onnxruntime session.
 
-        Raises:
-            MissingExtraError: onnxruntime is not installed.
-            UsageError: a provider that is not there, or does not work.
-            WeightsError: no such file, or one that cannot be read.
+        Raises ``MissingExtraError`` without onnxruntime, ``UsageError`` for a provider that is not
+        there or does not work, ``WeightsError`` for no such file, or one that cannot be read.
         """
         if self._session is None:
             self._session = self._open()
@@ -75,11 +73,7 @@ class OnnxFile:
         return found if isinstance(found, dict) else {}
 
     def run(self, output: str, feed: dict[str, Any]) -> Any:
-        """The array that the output of this name holds for these inputs.
-
-        Raises:
-            WeightsError: the model cannot run on them.
-        """
+        """The output of this name for these inputs; ``WeightsError`` if it cannot run on them."""
         try:
             (answer,) = self.session.run([output], feed)
         except Exception as error:  # its own classes share no base but Exception

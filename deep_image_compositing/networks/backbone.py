@@ -16,8 +16,7 @@ from deep_image_compositing.weights import check_finite, read_state
 class Backbone(nn.Module):
     """A timm backbone that takes [0, 1] images and returns one feature map per stride.
 
-    The image is normalised inside as the backbone wants it. ``channels`` and ``strides`` list the
-    features, finest first.
+    The image is normalised inside. ``channels`` and ``strides`` list the features, finest first.
 
     Args:
         name: a timm model name that supports ``features_only``.
@@ -25,8 +24,7 @@ class Backbone(nn.Module):
             checkpoint with timm's parameter names (.safetensors, or .pth without code).
         extra_channels: channels after the RGB ones, such as a mask, at first with zero weights.
         max_stride: deepest feature that is kept.
-        freeze_stride: features up to this stride keep their weights and statistics in training;
-            the early layers are the most general and, on a CPU, most of a step's time.
+        freeze_stride: features up to this stride keep their weights and statistics in training.
 
     Raises:
         UsageError: timm has no such backbone.
@@ -126,10 +124,7 @@ def _make_body(
 
 
 def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
-    """Cut off the blocks that no feature needs, and return their names.
-
-    timm does so for most families, but runs the EfficientNets and MobileNets to their end.
-    """
+    """Cut off, and name, the blocks that no feature needs: timm runs MobileNets to their end."""
     folder, _, last = body.feature_info.module_name()[-1].rpartition(".")
     blocks = getattr(body, folder, None) if folder else None
     if not isinstance(blocks, nn.Sequential) or not last.isdigit():
@@ -170,8 +165,8 @@ def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
 def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:
     """Load a checkpoint with timm's parameter names into a ``features_only`` model.
 
-    Parameters of the classifier and of stages beyond ``max_stride`` are left out. Raises
-    ``WeightsError`` for no such file, or a parameter that is missing or misshapen.
+    What lies beyond ``max_stride`` is left out. Raises ``WeightsError`` for no such file, or a
+    parameter that is missing or misshapen.
     """
     if not Path(path).is_file():
         raise WeightsError(f"no checkpoint for the backbone {name!r} at {path}")

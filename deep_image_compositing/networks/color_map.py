@@ -9,17 +9,10 @@ from torch import Tensor, nn
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.blocks import SeparableConv
 
-MONOMIALS = 10
-"""Of red, green and blue up to the second degree, 1 among them."""
-
-LOCAL = 6
-"""What may differ from place to place: a factor and an offset of each channel."""
-
-CELLS = 8
-"""Cells along each side of the grid of what differs from place to place."""
-
-LEVELS = 16
-"""Of each channel's distribution that the network is told."""
+MONOMIALS = 10  # of red, green and blue up to the second degree, 1 among them
+LOCAL = 6  # what may differ from place to place: a factor and an offset of each channel
+CELLS = 8  # cells along each side of the grid of what differs from place to place
+LEVELS = 16  # of each channel's distribution that the network is told
 
 
 def squares(colors: Tensor) -> Tensor:
@@ -30,14 +23,9 @@ def squares(colors: Tensor) -> Tensor:
 class ColorMapNetwork(nn.Module):
     """Coefficients of a colour transform, from the features and colours of subject and scene.
 
-    Features of a timm backbone are averaged over the subject and over the scene, means and
-    deviations, beside the distributions of both's colours; an MLP makes of them a polynomial that
-    holds for the whole subject. What may differ from place to place is found by convolutions.
-
-    Args:
-        backbone: timm model name.
-        pretrained: its weights; as for ``Backbone``.
-        width: of the layers behind the features.
+    Means and deviations of a timm backbone's features, beside the distributions of both's colours;
+    an MLP makes of them a polynomial for the whole subject. What may differ from place to place is
+    found by convolutions. ``backbone`` and ``pretrained`` are as for ``Backbone``.
     """
 
     def __init__(self, backbone: str, pretrained: str | None = None, width: int = 128) -> None:
@@ -98,12 +86,15 @@ def _moments(feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def distribution(composite: Tensor, weight: Tensor) -> Tensor:
     """Of each channel, the soft histogram, the mean and the deviation, as (B, 54)."""
     small = F.adaptive_avg_pool2d(composite, 64), F.adaptive_avg_pool2d(weight, 64)
-    color, weight = small[0].flatten(2)[..., None], small[1].flatten(2)[..., None]
-    total = weight.sum(2).clamp_min(1e-3)
-    centers = torch.linspace(0, 1, LEVELS, device=color.device, dtype=color.dtype)
-    near = (1 - (color - centers).abs() * (LEVELS - 1)).clamp_min(0)
-    histogram = (near * weight).sum(2) / total
-    mean = (color * weight).sum(2) / total
-    spread = ((color - mean[:, :, None]) ** 2 * weight).sum(2) / total
+    color, weight = small[0].flatten(2), small[1].flatten(2)
+    total = weight.sum(2, keepdim=True).clamp_min(1e-3)
+    # Each value is shared out between the two levels beside it.
+    place = color * (LEVELS - 1)
+    below = place.detach().long().clamp(0, LEVELS - 2)
+    none = color.new_zeros(*color.shape[:2], LEVELS)
+    histogram = none.scatter_add(2, below, weight * (below + 1 - place))
+    histogram = histogram.scatter_add(2, below + 1, weight * (place - below)) / total
+    mean = (color * weight).sum(2, keepdim=True) / total
+    spread = ((color - mean) ** 2 * weight).sum(2, keepdim=True) / total
     parts = (4 * histogram, 2 * mean, 4 * (spread + 1e-6).sqrt())
     return torch.cat([part.flatten(1) for part in parts], 1)

@@ -21,16 +21,13 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class DeepImageMattingNetwork(nn.Module):
     """Image and trimap to alpha: an encoder-decoder, and a refinement stage on its answer.
 
-    The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and
-    a fourteenth of side ``context``: VGG's own fully connected layer would make it 7; those who
-    published PyTorch weights chose 1 or 3. The decoder has one 5 x 5 convolution a scale, before
-    which features return to where max pooling took them from. Four more convolutions on the image
-    and that alpha correct it, before its sigmoid.
+    The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and a
+    fourteenth of side ``context``. The decoder has one 5 x 5 convolution a scale, before which
+    features return to where max pooling took them from. Four more convolutions correct its alpha.
 
-    Not in the paper are ``width``, a factor of all channels; ``batch_norm`` after every convolution
-    but the two that give alpha; ``skips``, which add the encoder's features to the decoder's and
-    train much faster from random weights; and ``features``, a backbone whose features are added to
-    the encoder's, at first times 0.
+    Not in the paper are ``width``, a factor of all channels; ``batch_norm``; ``skips``, which add
+    the encoder's features to the decoder's and train much faster; and ``features``, a backbone
+    whose features are added to the encoder's, at first times 0.
     """
 
     mean: Tensor
@@ -103,10 +100,7 @@ class DeepImageMattingNetwork(nn.Module):
         return self.stages(image, trimap)[-1]
 
     def stages(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder-decoder's alpha and the refined one, (B, 1, H, W) each.
-
-        Without a refinement stage both are the first.
-        """
+        """Alpha of the encoder-decoder and refined, (B, 1, H, W) each; or twice the first."""
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
         x, (height, width) = pad_to_multiple(x, 32)
         added = {}
@@ -180,10 +174,7 @@ def is_published(state: Mapping[str, Any]) -> bool:
 
 
 def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a network must be made with to hold the published ``state``.
-
-    Its parameters do not show whether it was trained with ``skips``; none that was released was.
-    """
+    """What a network must be made with to hold ``state``; none that was released has ``skips``."""
     shapes = {name: value.shape for name, value in from_published(state).items()}
     return {
         "width": (*shapes.get("encoder.0.0.0.weight", ()), 0)[0] / CHANNELS[0],
@@ -197,9 +188,8 @@ def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published state dict by the names of ``DeepImageMattingNetwork``; others stay.
 
-    Two layouts are known: flat names (``conv1_1`` to ``refine_pred``, as in
-    github.com/huochaitiantang/pytorch-deep-image-matting) and MMEditing's (``backbone.encoder``,
-    ``backbone.decoder``, ``refiner``), both trained on inputs as this network takes them.
+    Of github.com/huochaitiantang/pytorch-deep-image-matting (flat) and MMEditing, both trained on
+    inputs as this network takes them.
     """
     ours = {theirs: own for own, names in _published_names().items() for theirs in names}
     found = {}

@@ -1,7 +1,4 @@
-"""EfficientNet-Lite0, the encoder of the shipped weights, without timm, which is slow to import.
-
-This is timm's ``tf_efficientnet_lite0`` with ``features_only``: the same names and answers.
-"""
+"""EfficientNet-Lite0: timm's ``tf_efficientnet_lite0`` for features, without importing timm."""
 
 from __future__ import annotations
 
@@ -46,10 +43,7 @@ class FeatureInfo:
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019) without its classifier.
-
-    ``indices`` say which features are given, among ``STRIDES``.
-    """
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019), those features of it that ``indices`` say."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         super().__init__()

@@ -14,16 +14,15 @@ from deep_image_compositing.networks.efficientnet_lite import (
     SeparableBlock,
 )
 
+# Modules that run what they hold in the order in which they hold it.
 _IN_ORDER = (nn.Sequential, EfficientNetLite, InvertedResidual, SeparableBlock)
-"""Modules that run what they hold in the order in which they hold it."""
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold batch norms into convolutions, in place: the same answers, a good deal faster.
+    """Fold batch norms into convolutions, in place: the same answers, but for rounding, and faster.
 
-    Answers change by rounding alone. The network can be neither trained on nor saved; other kinds
-    of norms, and whatever timm makes, stay as they are. For the library's own networks: somebody
-    else's ``nn.Sequential`` may be looked into from outside.
+    The network can be neither trained nor saved; other norms, and timm's modules, stay. For the
+    library's own networks: somebody else's ``nn.Sequential`` may be looked into from outside.
     """
     module.eval()
     if type(module).__module__.startswith("timm."):

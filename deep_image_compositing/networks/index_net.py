@@ -1,7 +1,6 @@
 """IndexNet matting: a MobileNetV2 whose pooling and upsampling follow indices that it learns.
 
-Lu, Dai, Shen and Xu, "Indices Matter", ICCV 2019. What the paper leaves open is as in the authors'
-published model, so that at width 1 its weights fit.
+Lu, Dai, Shen and Xu, "Indices Matter", ICCV 2019; at width 1 as the authors published it.
 """
 
 from __future__ import annotations
@@ -22,12 +21,9 @@ from deep_image_compositing.options import check_choice
 
 Indexing = Literal["m2o", "o2o", "holistic"]
 
+# Expansion, channels and count of MobileNetV2's blocks, level 1 to 7, after a stem of 32.
 BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
-"""Expansion, channels and count of MobileNetV2's blocks, level 1 to 7, after a stem of 32."""
-
-POOLED = (0, 2, 3, 4, 6)
-"""Levels (0 is the stem) that end in indexed pooling, where MobileNetV2 has strides of 2."""
-
+POOLED = (0, 2, 3, 4, 6)  # levels (0 is the stem) that end in indexed pooling, not strides of 2
 DILATIONS = (1, 2, 4, 8)  # of the context's branches at stride 32
 STRIDE = 2 ** len(POOLED)
 
@@ -38,37 +34,26 @@ STRIDE = 2 ** len(POOLED)
 def index_maps(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Indices for pooling and for upsampling, (B, C, 2H, 2W) in (0, 1) each.
 
-    ``raw`` (B, C, 4, H, W) holds the places of each 2 x 2 window, row by row. Both are its sigmoid;
-    for pooling a softmax over each window follows, so that a pooled value is a convex combination.
+    Both are the sigmoid of ``raw`` (B, C, 4, H, W), the places of each 2 x 2 window row by row; for
+    pooling a softmax over each window follows.
     """
     up = raw.sigmoid()
     return tuple(F.pixel_shuffle(x.flatten(1, 2), 2) for x in (up.softmax(2), up))  # type: ignore[return-value]
 
 
-def indexed_pool(x: Tensor, indices: Tensor) -> Tensor:
-    """Sum of ``indices · x`` over every 2 x 2 window: the paper's indexed pooling (IP).
-
-    ``x`` is (B, C, H, W), H and W even; ``indices`` may have one channel for all.
-    """
-    return 4 * F.avg_pool2d(indices * x, 2)
-
-
 def indexed_upsample(x: Tensor, indices: Tensor) -> Tensor:
-    """Each value spread over its 2 x 2 window by ``indices``: the paper's indexed upsampling (IU).
-
-    ``x`` is (B, C, H, W), ``indices`` (B, C or 1, 2H, 2W).
-    """
+    """The paper's IU: ``x`` (B, C, H, W) by ``indices`` (B, C or 1, 2H, 2W)."""
     return indices * F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class IndexBlock(nn.Module):
     """An index network: reads a feature map and says, per window, which places matter.
 
-    ``holistic`` gives one index map for all channels; ``o2o`` (one-to-one) gives each channel its
-    own from that channel alone, ``m2o`` (many-to-one) from all of them. With ``context`` a window
-    is judged by the 4 x 4 pixels around it, not by its own 2 x 2; if ``nonlinear``, there are a
-    norm, a ReLU6 and a second convolution. In the published model four networks side by side see to
-    the places of a window; one with four times the channels gives the same numbers.
+    ``holistic`` gives one index map for all channels; ``o2o`` gives each channel its own from that
+    channel alone, ``m2o`` from all of them. With ``context`` a window is judged by the 4 x 4 pixels
+    around it, not its own 2 x 2; if ``nonlinear``, there are a norm, a ReLU6 and a second
+    convolution. The published four networks, one a place, are one with four times the channels
+    here.
     """
 
     def __init__(
@@ -131,11 +116,7 @@ def _active(*arguments: int) -> list[nn.Module]:
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen, filter each channel, narrow (Sandler et al., CVPR 2018).
-
-    The border is padded before the widening, as in the published model. When ``outputs`` equal
-    ``inputs``, the input is added.
-    """
+    """MobileNetV2's block, its border padded first: widen, filter each channel, narrow, add."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
         super().__init__()
@@ -190,13 +171,9 @@ class IndexNetwork(nn.Module):
 
     Where the encoder pools, its index block tells the pooling what to keep and the decoder, which
     is also given the weighted features, where to put it back. ``channels`` are those of the
-    encoder's levels.
-
-    ``width`` is a factor of all channels, which are rounded to multiples of 8; at 1 the network is
-    the published one, of 5.95 million parameters. (The paper's table counts 8.15 million, those of
-    index blocks twice as wide between their convolutions.) ``indexing``, ``context`` and
-    ``nonlinear`` are as for ``IndexBlock``; the paper found ``m2o`` best. ``dropout``, in [0, 1),
-    acts on the context features in training.
+    encoder's levels, rounded to multiples of 8; ``width`` is a factor of all, 1 the published
+    network, of 5.95 million parameters. ``indexing``, ``context`` and ``nonlinear`` are as for
+    ``IndexBlock``; ``dropout``, in [0, 1), acts on the context features in training.
     """
 
     mean: Tensor
@@ -257,7 +234,7 @@ class IndexNetwork(nn.Module):
             if level in POOLED:
                 down, ups[level] = self.indices[str(level)](x)
                 given.append(down * x)
-                x = 4 * F.avg_pool2d(given[-1], 2)  # indexed_pool, of what the decoder gets too
+                x = 4 * F.avg_pool2d(given[-1], 2)  # the sum over each window: indexed pooling
             else:
                 given.append(x)
         x = self.context(given.pop())
@@ -282,8 +259,8 @@ class IndexNetwork(nn.Module):
 
 # The authors' published weights
 
+# How some names of the published model begin.
 PUBLISHED = ("layer0.", "index0.", "dconv_pp.", "decoder_layer0.", "pred.")
-"""How some names of the published model begin."""
 
 
 def is_published(state: Mapping[str, Tensor]) -> bool:
@@ -292,10 +269,7 @@ def is_published(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_published(network: IndexNetwork, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' published weights by the names of ``network``; what it lacks stays as it is.
-
-    Their checkpoint is ``m2o`` of ``width`` 1 with context and nonlinearity.
-    """
+    """The authors' weights (``m2o``, width 1) by the names of ``network``; what it lacks stays."""
     left = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     left = {name: x for name, x in left.items() if not name.endswith("num_batches_tracked")}
     read: dict[str, Tensor] = {}

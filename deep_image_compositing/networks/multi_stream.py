@@ -36,14 +36,13 @@ class Encoder(nn.Module):
 class MultiStreamNetwork(nn.Module):
     """Foreground stream and background stream, fused from coarse to fine (paper, section 3.3).
 
-    Each decoder step takes the coarser result and both streams' features of its scale. The paper's
-    dense blocks are plain pairs of convolutions here. ``widths`` are the channels of each scale,
-    finest first; without background channels there is a single stream.
+    Each decoder step takes the coarser result and both streams' features of its scale. ``widths``
+    are the channels of each scale, finest first; without background channels there is a single
+    stream.
 
-    Not in the paper are ``backbone``, a feature extractor of the foreground stream's first three
-    channels, and its next two beside it, whose features join those of their scale; and
-    ``shuffle``, the stride of the finest scale: above 1, the pixels of each square come in and go
-    out side by side as channels, several times faster.
+    Not in the paper are ``backbone``, whose features, of the foreground stream's first three
+    channels and the next two beside them, join those of their scale; and ``shuffle``, the stride of
+    the finest scale: above 1, the pixels of each square are channels, several times faster.
     """
 
     def __init__(
@@ -121,10 +120,7 @@ class MultiStreamNetwork(nn.Module):
         return x if self.shuffle == 1 else F.pixel_shuffle(x, self.shuffle)
 
     def _finest(self, bands: list[Tensor], coarse: Tensor, rows: int = 64) -> Tensor:
-        """The last fusion and the head, in strips of rows: the same numbers in less memory.
-
-        Two 3 x 3 convolutions follow, so a strip is computed with two rows more on either side.
-        """
+        """The last fusion and the head in strips, with two rows more around them: less memory."""
         coarse = upsample(coarse, bands[0])
         height = coarse.shape[-2]
         strips = []

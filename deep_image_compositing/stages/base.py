@@ -1,7 +1,4 @@
-"""One base class a slot: what all fillers share in training and tests.
-
-A stage without parameters is a LightningModule too, so that one ``Trainer.test`` compares them all.
-"""
+"""One base class a slot: what all fillers share in training and tests."""
 
 from __future__ import annotations
 
@@ -38,6 +35,7 @@ from deep_image_compositing.models.base import (
     StageModel,
 )
 from deep_image_compositing.stages.making import pretrained_stage
+from deep_image_compositing.weights import BEGINNINGS
 
 __all__ = ["Batch", "Fuser", "Harmonizer", "Layers", "Refiner", "Segmenter", "Stage", "Step"]
 
@@ -254,9 +252,8 @@ class Stage(LightningModule, StageModel):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Forget files the weights began from: the checkpoint holds them, those may be gone."""
         hyper = checkpoint.get("hyper_parameters", {})
-        begun = {name: None for name in ("weights", "pretrained") if name in hyper}
-        if begun:
-            checkpoint["hyper_parameters"] = {**hyper, **begun}
+        if begun := BEGINNINGS & hyper.keys():
+            checkpoint["hyper_parameters"] = {**hyper, **dict.fromkeys(begun)}
 
     def _rate(self, step: int, total: int) -> float:
         if step < self.warmup_steps:

@@ -71,7 +71,7 @@ class MultiStreamFuser(MultiStreamModel, Fuser):
     def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
         """What the networks answer to a training batch, and the batch in the answers' order.
 
-        The last ``two_sizes`` of it teach the small network, so that both learn at every step.
+        The last ``two_sizes`` of it teach the small network.
         """
         names = ("foreground", "background", "mask")
         size = len(batch["mask"])

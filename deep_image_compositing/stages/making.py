@@ -25,9 +25,8 @@ def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[
     By name, shipped weights are loaded unless the options say ``weights`` themselves; where that is
     a file, the stage is made as the one in the file was, but for the other options.
 
-    Raises:
-        UsageError: an unknown name or option, a stage of another slot, or something else.
-        WeightsError: weights that cannot be loaded, or describe no such stage.
+    Raises ``UsageError`` for an unknown name or option, a stage of another slot, or something else;
+    ``WeightsError`` for weights that cannot be loaded, or describe no such stage.
     """
     if isinstance(given, str):
         given = (given, {})
@@ -122,19 +121,16 @@ def restore_stage(
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """``describe_stage`` of each slot's name and options; ``UsageError`` for unknown names."""
-    return {
-        slot: _describe_folder(hub.locate(name), options)
-        if name.startswith(registry.HUB)
-        else describe_stage(registry.get(slot, name), options)
-        for slot, (name, options) in stages.items()
-    }
-
-
-def _describe_folder(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``describe_stage`` of one that a folder or a repository holds."""
-    config, file = hub.read_config(folder), folder / hub.WEIGHTS
-    files = {"weights": digest(file)} if file.is_file() else {}
-    return {"name": config["class_path"], "options": dict(options), "sha256": files}
+    described = {}
+    for slot, (name, options) in stages.items():
+        if not name.startswith(registry.HUB):
+            described[slot] = describe_stage(registry.get(slot, name), options)
+            continue
+        folder = hub.locate(name)
+        name, file = hub.read_config(folder)["class_path"], folder / hub.WEIGHTS
+        files = {"weights": digest(file)} if file.is_file() else {}
+        described[slot] = {"name": name, "options": dict(options), "sha256": files}
+    return described
 
 
 def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:

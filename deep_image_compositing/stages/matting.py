@@ -28,8 +28,7 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
     """``TrainedMattingModel`` as a stage: random trimaps, alpha and composition loss.
 
     Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and, for the composition
-    loss, ``foreground_color`` and ``background`` (the photograph's own, old one);
-    ``MattingData`` makes them.
+    loss, ``foreground_color`` and ``background`` (the old one); ``MattingData`` makes them.
 
     Args:
         widths: least and greatest half width, in pixels of the training crops, of the unknown
@@ -53,10 +52,7 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
     def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's alpha (B, 1, H, W) for a training batch, and the terms of its loss.
-
-        A filler that compares more than its answer overrides this.
-        """
+        """The network's alpha (B, 1, H, W) for a training batch, and the terms of its loss."""
         answer = self.network(batch["image"], trimap)
         return answer, matting_terms(answer, batch, trimap)
 
@@ -64,8 +60,8 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
     def random_trimap(self, batch: Batch) -> Tensor:
         """A trimap (B, 1, H, W) a training sample, of random width.
 
-        Half of them from the true alpha, as those who publish mattes do it. The others from the
-        rough mask, whose band need not hold the whole rim, as later in use.
+        Half of them from the true alpha; the others from the rough mask, whose band need not hold
+        the whole rim, as later in use.
         """
         low, high = self.widths
         count = len(batch["alpha"])
@@ -79,8 +75,7 @@ class TrainedMattingRefiner(TrainedMattingModel, MattingRefiner):
 def trimap_from_alpha(alpha: Tensor, radius: int) -> Tensor:
     """The trimap of a known alpha: unknown within ``radius`` of any opacity between 0 and 1.
 
-    Alphas (B, 1, H, W) up to 0.02 count as 0, from 0.98 on as 1. From a radius of 1 on, both sides
-    of a hard edge are unknown too.
+    Alphas (B, 1, H, W) up to 0.02 count as 0, from 0.98 on as 1.
     """
     subject = dilate(alpha > 0.02, radius)
     background = dilate(alpha < 0.98, radius)

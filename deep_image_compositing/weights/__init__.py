@@ -1,7 +1,7 @@
-"""Trained weights: the files that ship with the package, and reading and writing such files.
+"""Trained weights: those that ship, and reading and writing such files.
 
-A weights file is safetensors: tensors by their name in the stage's ``state_dict``, in half
-precision, and its hyper-parameters as JSON in the header. Nothing is unpickled that holds code.
+A weights file is safetensors: half-precision tensors by their name in the stage's ``state_dict``,
+and its hyper-parameters as JSON in the header. Nothing is unpickled that holds code.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 
-BEGINNINGS = ("weights", "pretrained")
-"""Hyper-parameters that say where weights came from; whatever holds the weights forgets them."""
-
+# Hyper-parameters that say where weights came from; whatever holds the weights forgets them.
+BEGINNINGS = frozenset(("weights", "pretrained"))
 _DEEPEST = 20
-_TRAINING = ["learning_rate", "weight_decay", "schedule", "warmup_steps"]
-_TRAINING += ["picture_every", "compile"]
+_TRAINING = {"learning_rate", "weight_decay", "schedule", "warmup_steps"}
+_TRAINING |= {"picture_every", "compile"}
 
 
 def resolve(stage: Any, weights: str | Path) -> Path:
     """The file that ``weights`` means for a stage or its class: a shipped name, or a path.
 
-    Raises:
-        WeightsError: when there is no such shipped name and no such file.
+    Raises ``WeightsError`` when there is no such shipped name and no such file.
     """
     shipped = getattr(stage, "shipped", {})
     kind = getattr(stage, "__name__", type(stage).__name__)
@@ -57,8 +55,7 @@ def resolve(stage: Any, weights: str | Path) -> Path:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a ``.safetensors`` file or of a Lightning/torch checkpoint that holds no code.
 
-    Raises:
-        WeightsError: when the file is neither, is damaged, or would run code when loaded.
+    Raises ``WeightsError`` when it is neither, is damaged, or would run code when loaded.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -85,8 +82,7 @@ def _unreadable(path: Path, error: Exception | str) -> WeightsError:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """The table that torch.save wrote; ``WeightsError`` when it could run code, or is damaged.
 
-    It may hold tensors, plain values, and NumPy's single numbers: older training code noted its
-    metrics in those, next to the weights.
+    It may hold tensors, plain values, and NumPy's single numbers, as older training code noted.
     """
     make: Any = np.float64(0).__reduce__()[0]
     numbers = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
@@ -117,8 +113,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
     """What the stage in a weights file or checkpoint was made with; empty when it does not say.
 
-    Raises:
-        WeightsError: as ``read_state``, or what it says is no table of plain values by name.
+    Raises ``WeightsError`` as ``read_state``, or when it is no table of plain values by name.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -155,9 +150,8 @@ def _is_shallow(value: Any) -> bool:
 def load(stage: StageModel, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
-    Raises:
-        WeightsError: as ``resolve`` and ``read_state``, when names or shapes differ, or a
-            tensor holds NaN or infinite values.
+    Raises ``WeightsError`` as ``resolve`` and ``read_state``, when names or shapes differ, or a
+    tensor holds NaN or infinite values.
     """
     _check_whole(stage)
     path = resolve(stage, weights)
@@ -191,7 +185,7 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
 
 def _difference(stage: StageModel, path: Path, state: Mapping[str, Tensor]) -> str:
     """What keeps ``state`` from fitting: an option if there is one, else the first tensor."""
-    options = {k: v for k, v in stage.hparams.items() if k not in (*BEGINNINGS, *_TRAINING)}
+    options = {k: v for k, v in stage.hparams.items() if k not in BEGINNINGS | _TRAINING}
     if found := _contradictions(read_hyper_parameters(path), options):
         return found
     own = stage.state_dict()
@@ -233,10 +227,7 @@ def save(stage: StageModel, path: str | Path) -> None:
     """Write the weights of ``stage`` as half-precision safetensors with its hyper-parameters.
 
     The file appears whole or not at all. Tensors that half precision cannot hold stay as they are.
-
-    Raises:
-        UsageError: when the path does not end in ``.safetensors``.
-        WeightsError: a tensor holds NaN or infinite values.
+    Raises ``UsageError`` for another suffix, ``WeightsError`` for NaN or infinite values.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -292,8 +283,7 @@ def describe(
     """What a stage's networks are to be made with: as its weights file says, else as given.
 
     A constructor asks after ``save_hyperparameters``; the answer becomes part of ``hparams``. A
-    file that nobody has vouched for is first tried on a network without memory, so that what it
-    says of itself costs nothing when it is wrong.
+    file of no shipped name is first tried on a network without memory.
 
     Args:
         stage: that is being made; its class knows the shipped names.
@@ -303,9 +293,8 @@ def describe(
         free: options that may be given other than in the file, as no tensor depends on them.
         layers: options as the file's tensors show them, where it has no hyper-parameters.
 
-    Raises:
-        WeightsError: as ``load``, an option that is given other than in the file, or a file
-            that describes no network.
+    Raises ``WeightsError`` as ``load``, for an option that is given other than in the file, or a
+    file that describes no network.
     """
     chosen = {name: arguments[name] for name in published if arguments[name] is not None}
     if weights is None:

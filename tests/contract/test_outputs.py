@@ -1,7 +1,6 @@
-"""Every output of every way to a composite, below and above the working size.
+"""Every output of a composite, whatever the photograph is stored as, below and above ``work_side``.
 
-The same promises hold for ``Composite``, for a folder and for the command line, whatever the
-photograph is stored as and whichever frame is asked for.
+That a folder and the command line give the same is tested in test_batch.py and test_cli.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import Compositor
-from deep_image_compositing.batch import RECORD, Job, composite_all
 from deep_image_compositing.cli import main
 from deep_image_compositing.composite import Composite
 from tests import photographs
@@ -103,7 +101,7 @@ def test_a_composite(
     compositor = Compositor("disc", refiner, fuser, device="cpu", work_side=WORK_SIDE)
     most = targets(tmp_path / "out")
     del most["steps"]  # drawing it takes longer than all the rest
-    for kind in KINDS:
+    for kind in KINDS if fuser == "in-layers" else ("colour8", "rgba"):
         result = compositor(stored(kind, size), back, frame=frame)
         result.save(**most)
         check_saved(result, most, frame_of(size, frame))
@@ -114,54 +112,10 @@ def test_a_composite(
         check_saved(result, files, frame_of(size, frame))
 
 
-@pytest.mark.usefixtures("stub_stages")
-@pytest.mark.parametrize("frame", ["foreground", "background"])
-@pytest.mark.parametrize("fuser", ["in-layers", "alpha"])
-def test_a_folder(tmp_path: Path, back: Path, fuser: str, frame: Any) -> None:
-    front, jobs, sizes = tmp_path / "in", [], []
-    front.mkdir()
-    for kind in KINDS:
-        for name, size in SIZES.items():
-            path = front / f"{kind}-{name}.png"
-            path.write_bytes(stored(kind, size))
-            jobs.append(Job(path, targets(tmp_path / path.stem)))
-            sizes.append(frame_of(size, frame))
-
-    def make(device: str) -> Compositor:
-        return Compositor("disc", "none", fuser, device=device, work_side=WORK_SIDE)
-
-    outcome = composite_all(
-        jobs, back, make, record=tmp_path / RECORD, settings={}, frame=frame, device="cpu"
-    )
-    assert outcome is not None
-    assert outcome.failures == {}
-    assert outcome.made == len(jobs) == 10
-    for job, size in zip(jobs, sizes, strict=True):
-        check_saved(make("cpu")(job.foreground, back, frame=frame), dict(job.outputs), size)
-
-
-@pytest.mark.usefixtures("stub_stages")
-@pytest.mark.parametrize("frame", ["foreground", "background"])
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_command(
-    tmp_path: Path, back: Path, kind: str, size: tuple[int, int], frame: str
-) -> None:
-    front = tmp_path / "front.png"
-    front.write_bytes(stored(kind, size))
-    files = targets(tmp_path / "out")
-    arguments = ["composite", str(front), str(back), "-o", str(files["path"]), "--frame", frame]
-    arguments += ["--segmenter", "disc", "--refiner", "none", "--fuser", "in-layers"]
-    arguments += ["--device", "cpu", "--work-side", str(WORK_SIDE)]
-    for key in OUTPUTS:
-        arguments += [f"--save-{key}", str(files[key])]
-    assert main(arguments) == 0
-    check_files(files, frame_of(size, frame))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("frame", ["foreground", "background"])
-@pytest.mark.parametrize("size", [(300, 440), (760, 1000)], ids=SIZES)
+@pytest.mark.parametrize(
+    ("size", "frame"), [((200, 300), "background"), ((700, 940), "foreground")], ids=SIZES
+)
 def test_the_command_with_its_defaults(
     tmp_path: Path, back: Path, size: tuple[int, int], frame: str
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,11 @@ GIVES = {"segmenter": "mask", "refiner": "alpha", "fuser": "composite", "harmoni
 
 @dataclass(frozen=True)
 class Case:
-    """How to make a small instance of one entry, and what its definition promises.
-
-    Attributes:
-        options: constructor arguments that keep it small.
-        untouched: whether pixels far from the rim are the photographs' own.
-        learned: whether it has parameters to train.
-    """
+    """How to make a small instance of one entry, and what its definition promises."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    untouched: bool = True
-    learned: bool = False
+    untouched: bool = True  # far from the rim, pixels are the photographs' own
+    learned: bool = False  # it has parameters to train
 
 
 def learned(untouched: bool = True, **options: Any) -> Case:
@@ -209,236 +204,236 @@ def take_steps(stage: Stage, count: int, batch: dict[str, Tensor]) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(filter(None, key)))
-class TestStages:
-    """What every filler of every slot keeps, over all cases."""
+class One:
+    """One case, and the stages that its tests share."""
 
-    make: Callable[[], Stage]
-    case: Case
-    slot: str
-    name: str
-
-    @pytest.fixture(autouse=True)
-    def _one_stage(self, key: tuple[str, str, str], request: pytest.FixtureRequest) -> None:
+    def __init__(self, key: tuple[str, str, str], options: dict[str, Any]) -> None:
         self.slot, self.name, _ = key
-        self.case = CASES[key]
-        options = dict(self.case.options)
-        if self.name == "onnx":
-            options["path"] = request.getfixturevalue(f"onnx_{self.slot}")
+        self.case, self.options = CASES[key], options
 
-        def make() -> Stage:
-            torch.manual_seed(0)
-            return registry.create(self.slot, self.name, **options).eval()
+    def make(self) -> Stage:
+        torch.manual_seed(0)
+        stage: Stage = registry.create(self.slot, self.name, **self.options).eval()
+        return stage
 
-        self.make = make
+    made = cached_property(make)
 
+    @cached_property
     def trained(self) -> Stage:
-        """A stage whose weights are no longer the ones of its constructor."""
+        """A stage whose weights are no longer the ones of its constructor, and its gradients."""
+        if not self.case.learned:
+            return self.made
         stage = self.make()
-        if self.case.learned:
-            take_steps(stage, 2, training_batch(self.slot))
+        # Heads and mask channels that begin at zero let gradients through from the second step.
+        take_steps(stage, 2, training_batch(self.slot))
         return stage.eval()
+
+    def inputs(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        return inputs(self.slot, batch, height, width)
 
     def run(self, stage: Stage, tensors: dict[str, Tensor]) -> Tensor:
         with torch.inference_mode():
             return stage(*(tensors[name] for name in TAKES[self.slot]))
 
-    # In pictures of a few pixels a trimap may lack known subject, which matting refiners tell.
-    @pytest.mark.filterwarnings("ignore:.*the trimap has no known")
-    @pytest.mark.parametrize("size", SIZES)
-    @pytest.mark.parametrize("batch", [1, 3])
-    def test_shape_and_range_at_any_size(self, size: tuple[int, int], batch: int) -> None:
-        answer = self.run(self.make(), inputs(self.slot, batch, *size))
-        assert answer.shape == (batch, CHANNELS[GIVES[self.slot]], *size)
-        assert answer.dtype == torch.float32
-        assert answer.isfinite().all()
-        assert answer.min() >= 0
-        assert answer.max() <= 1
 
-    @pytest.mark.parametrize("value", [0.0, 1.0])
-    def test_flat_pictures(self, value: float) -> None:
-        flat = {name: torch.full_like(x, value) for name, x in inputs(self.slot, 1, 9, 12).items()}
-        answer = self.run(self.make(), flat)
+@pytest.fixture(scope="module", params=CASES, ids=lambda key: "-".join(filter(None, key)))
+def one(request: pytest.FixtureRequest) -> One:
+    slot, name, _ = request.param
+    options = dict(CASES[request.param].options)
+    if name == "onnx":
+        options["path"] = request.getfixturevalue(f"onnx_{slot}")
+    return One(request.param, options)
+
+
+def only(chosen: Callable[[tuple[str, str, str], Case], bool]) -> pytest.MarkDecorator:
+    """Of all cases, those that promise what a test looks at."""
+    keys = [key for key, case in CASES.items() if chosen(key, case)]
+    names = ["-".join(filter(None, key)) for key in keys]
+    return pytest.mark.parametrize("one", keys, indirect=True, ids=names, scope="module")
+
+
+# In pictures of a few pixels a trimap may lack known subject, which matting refiners tell.
+@pytest.mark.filterwarnings("ignore:.*the trimap has no known")
+def test_shape_and_range_at_any_size(one: One) -> None:
+    for size in SIZES:
+        for batch in (1, 3):
+            answer = one.run(one.made, one.inputs(batch, *size))
+            assert answer.shape == (batch, CHANNELS[GIVES[one.slot]], *size)
+            assert answer.dtype == torch.float32
+            assert answer.isfinite().all()
+            assert answer.min() >= 0
+            assert answer.max() <= 1
+    for value in (0.0, 1.0):
+        flat = {name: torch.full_like(x, value) for name, x in one.inputs(1, 9, 12).items()}
+        answer = one.run(one.made, flat)
         assert answer.isfinite().all()
-        if self.slot == "fuser" and self.case.untouched:
+        if one.slot == "fuser" and one.case.untouched:
             assert torch.equal(answer, flat["background"])
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    def test_the_answer_has_the_dtype_of_the_picture(self, dtype: torch.dtype) -> None:
-        stage, tensors = self.trained(), inputs(self.slot, 2, 17, 31)
-        answer = self.run(stage, {name: x.to(dtype) for name, x in tensors.items()})
+
+def test_the_answer_has_the_dtype_of_the_picture(one: One) -> None:
+    tensors = one.inputs(2, 17, 31)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        answer = one.run(one.trained, {name: x.to(dtype) for name, x in tensors.items()})
         assert answer.dtype == dtype
         # The same numbers in single precision give the same answer, up to rounding it.
-        rounded = {name: x.to(dtype).float() for name, x in tensors.items()}
-        expected = self.run(stage, rounded)
-        rounding = 2e-5 if self.slot == "harmonizer" else 1e-6  # of logarithms and powers
-        assert torch.allclose(answer.float(), expected, atol=2 * torch.finfo(dtype).eps + rounding)
+        expected = one.run(one.trained, {name: x.to(dtype).float() for name, x in tensors.items()})
+        rounding = 2e-5 if one.slot == "harmonizer" else 1e-6  # of logarithms and powers
+        allowed = 2 * torch.finfo(dtype).eps + rounding
+        assert torch.allclose(answer.float(), expected, atol=allowed), dtype
 
-    def test_arguments_by_name(self) -> None:
-        stage, tensors = self.make(), inputs(self.slot, 2, 9, 12)
-        with torch.inference_mode():
-            named = stage(**dict(reversed(tensors.items())))
-        assert torch.equal(named, self.run(stage, tensors))
 
-    def test_same_input_same_output_and_inputs_untouched(self) -> None:
-        stage, tensors = self.trained(), inputs(self.slot, 2, 17, 31)
-        before = copy.deepcopy(tensors)
-        first = self.run(stage, tensors)
-        state = copy.deepcopy(stage.state_dict())
-        assert torch.equal(first, self.run(stage, tensors))
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, before[name]), name
-        for name, tensor in stage.state_dict().items():
-            assert torch.equal(tensor, state[name]), name
+def test_same_pictures_same_answer_whatever_their_form(one: One) -> None:
+    stage, tensors = one.trained, one.inputs(3, 20, 26)
+    before, state = copy.deepcopy(tensors), copy.deepcopy(stage.state_dict())
+    together = one.run(stage, tensors)
+    with torch.inference_mode():  # by name, in any order
+        assert torch.equal(stage(**dict(reversed(tensors.items()))), together)
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, before[name]), name
+    for name, tensor in stage.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    for i in range(3):
+        alone = one.run(stage, {name: x[i : i + 1] for name, x in tensors.items()})
+        assert torch.allclose(alone, together[i : i + 1], atol=1e-4), i
+    strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
+    assert torch.allclose(one.run(stage, strided), together, atol=1e-4)
 
-    def test_items_of_a_batch_are_independent(self) -> None:
-        stage, tensors = self.trained(), inputs(self.slot, 3, 20, 26)
-        together = self.run(stage, tensors)
-        for i in range(3):
-            alone = self.run(stage, {name: x[i : i + 1] for name, x in tensors.items()})
-            assert torch.allclose(alone, together[i : i + 1], atol=1e-4), i
 
-    def test_strided_inputs(self) -> None:
-        stage, tensors = self.make(), inputs(self.slot, 2, 16, 20)
-        strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
-        assert torch.allclose(self.run(stage, strided), self.run(stage, tensors), atol=1e-5)
+def test_weights_file_round_trip(one: One, tmp_path: Path) -> None:
+    stage, others = one.trained, [one.make()]
+    path = tmp_path / "stage.safetensors"
+    weights.save(stage, path)
+    weights.load(others[0], path)
+    if one.case.learned:  # the file says how it was made
+        others.append(make_stage(one.slot, (one.name, {"weights": str(path)})).eval())
+        told = [json.dumps({**x.hparams, "weights": ""}) for x in (others[1], stage)]
+        assert json.loads(told[0]) == json.loads(told[1])
+    tensors = one.inputs(1, 20, 26)
+    expected = one.run(stage, tensors)
+    for other in others:
+        for name, stored in stage.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                stored = stored.half().float() if stored.is_floating_point() else stored
+                assert torch.equal(other.state_dict()[name], stored), name
+        assert torch.allclose(one.run(other, tensors), expected, atol=0.02)
+    if one.case.learned:  # and the constructor alone reads what the networks are
+        alone = type(stage)(weights=str(path))
+        assert alone.state_dict().keys() == stage.state_dict().keys()
 
-    def test_weights_file_round_trip(self, tmp_path: Path) -> None:
-        stage, others = self.trained(), [self.make()]
-        path = tmp_path / "stage.safetensors"
-        weights.save(stage, path)
-        weights.load(others[0], path)
-        if self.case.learned:  # the file says how it was made
-            others.append(make_stage(self.slot, (self.name, {"weights": str(path)})).eval())
-            told = [json.dumps({**x.hparams, "weights": ""}) for x in (others[1], stage)]
-            assert json.loads(told[0]) == json.loads(told[1])
-        tensors = inputs(self.slot, 1, 20, 26)
-        expected = self.run(stage, tensors)
-        for other in others:
-            for name, stored in stage.state_dict().items():
-                if not name.endswith("num_batches_tracked"):
-                    stored = stored.half().float() if stored.is_floating_point() else stored
-                    assert torch.equal(other.state_dict()[name], stored), name
-            assert torch.allclose(self.run(other, tensors), expected, atol=0.02)
-        if self.case.learned:  # and the constructor alone reads what the networks are
-            alone = type(stage)(weights=str(path))
-            assert alone.state_dict().keys() == stage.state_dict().keys()
 
-    def test_lightning_checkpoint_round_trip(self, tmp_path: Path) -> None:
-        if not self.case.learned:
-            pytest.skip("a stage without parameters is never trained, so never checkpointed")
-        from lightning.pytorch import Trainer
+@only(lambda key, case: case.learned)
+def test_lightning_checkpoint_round_trip(one: One, tmp_path: Path) -> None:
+    from lightning.pytorch import Trainer
 
-        stage = self.trained()
-        trainer = Trainer(
-            accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
-        )
-        trainer.strategy.connect(stage)
-        trainer.save_checkpoint(tmp_path / "stage.ckpt", weights_only=True)
-        again = type(stage).load_from_checkpoint(tmp_path / "stage.ckpt", weights_only=True).eval()
-        assert again.hparams == stage.hparams
-        tensors = inputs(self.slot, 1, 20, 26)
-        assert torch.equal(self.run(again, tensors), self.run(stage, tensors))
-        assert not torch.equal(self.run(self.make(), tensors), self.run(stage, tensors))
+    stage = one.trained
+    trainer = Trainer(
+        accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
+    )
+    trainer.strategy.connect(stage)
+    trainer.save_checkpoint(tmp_path / "stage.ckpt", weights_only=True)
+    again = type(stage).load_from_checkpoint(tmp_path / "stage.ckpt", weights_only=True).eval()
+    assert again.hparams == stage.hparams
+    tensors = one.inputs(1, 20, 26)
+    assert torch.equal(one.run(again, tensors), one.run(stage, tensors))
+    assert not torch.equal(one.run(one.made, tensors), one.run(stage, tensors))
 
-    def test_gradient_reaches_every_trainable_parameter(self) -> None:
-        stage = self.make()
-        assert stage.trainable == self.case.learned
-        if not self.case.learned:
-            assert stage.configure_optimizers() is None
-            return
-        # Heads and mask channels that begin at zero let gradients through from the second step.
-        take_steps(stage, 2, training_batch(self.slot))
-        for name, parameter in stage.named_parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None, name
-                assert parameter.grad.isfinite().all(), name
-                assert parameter.grad.abs().sum() > 0, name
-            else:
-                assert parameter.grad is None, name
 
-    def test_wrong_tensors_are_named_unless_checks_are_turned_off(self) -> None:
-        stage, good = self.make(), inputs(self.slot, 2, 9, 12)
-        for name in TAKES[self.slot]:
-            with pytest.raises(UsageError, match=f"{name}.*finite"):
-                self.run(stage, {**good, name: good[name] * float("nan")})
-        for name in TAKES[self.slot][1:]:
-            with pytest.raises(UsageError, match=f"{name}.*must agree"):
-                self.run(stage, {**good, name: good[name][..., :-1]})
-        checked, previous = self.run(stage, good), set_checks(False)
-        try:
-            assert torch.equal(self.run(stage, good), checked)
-        finally:
-            set_checks(previous)
+def test_gradient_reaches_every_trainable_parameter(one: One) -> None:
+    assert one.made.trainable == one.case.learned
+    if not one.case.learned:
+        assert one.made.configure_optimizers() is None
+    for name, parameter in one.trained.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-    def test_on_another_device(self) -> None:
-        stage, tensors = self.trained(), inputs(self.slot, 2, 20, 26)
-        expected = self.run(stage, tensors)
-        moved = {name: x.to("cuda") for name, x in tensors.items()}
-        answer = self.run(stage.to("cuda"), moved)
-        assert answer.device.type == "cuda"
-        assert torch.allclose(answer.cpu(), expected, atol=5e-3)
 
-    def test_untouched_beyond_32_pixels_from_the_rim(self) -> None:
-        if self.slot != "fuser" or not self.case.untouched:
-            pytest.skip("promised only by fusers that repaint nothing but the rim")
-        tensors = inputs("fuser", 1, 12, 110)
-        alpha = tensors["alpha"]
-        far = ~unknown_band(alpha, 32)[0, 0]
-        subject, scene = far & (alpha[0, 0] >= 0.99), far & (alpha[0, 0] <= 0.01)
-        assert subject.any()
-        assert scene.any()
-        stage = self.trained()
-        composite = as_bytes(self.run(stage, tensors))
-        for place, source in ((subject, "foreground"), (scene, "background")):
-            own = as_bytes(tensors[source])
-            assert torch.equal(composite[..., place], own[..., place])
+def test_wrong_tensors_are_named_unless_checks_are_turned_off(one: One) -> None:
+    stage, good = one.made, one.inputs(2, 9, 12)
+    for name in TAKES[one.slot]:
+        with pytest.raises(UsageError, match=f"{name}.*finite"):
+            one.run(stage, {**good, name: good[name] * float("nan")})
+    for name in TAKES[one.slot][1:]:
+        with pytest.raises(UsageError, match=f"{name}.*must agree"):
+            one.run(stage, {**good, name: good[name][..., :-1]})
+    checked, previous = one.run(stage, good), set_checks(False)
+    try:
+        assert torch.equal(one.run(stage, good), checked)
+    finally:
+        set_checks(previous)
 
-    def test_a_harmonizer_leaves_the_scene_alone(self) -> None:
-        if self.slot != "harmonizer":
-            pytest.skip("promised only by harmonizers")
-        stage, tensors = self.trained(), inputs("harmonizer", 2, 17, 31)
-        answer, given = self.run(stage, tensors), tensors["composite"]
-        outside = (tensors["mask"] == 0).expand_as(given)
-        assert torch.equal(answer[outside], given[outside])
-        assert torch.equal(answer, given) == (self.name == "none")
-        for value in (0.0, 1.0):  # nothing, or nothing else, is subject
-            mask = torch.full_like(tensors["mask"], value)
-            assert torch.equal(self.run(stage, {**tensors, "mask": mask}), given)
-        stage.strength = 0.0
-        assert torch.equal(self.run(stage, tensors), given)
 
-    def test_a_recoloring_holds_for_any_part_and_size(self) -> None:
-        if self.slot != "harmonizer":
-            pytest.skip("promised only by harmonizers")
-        stage, tensors = self.trained(), inputs("harmonizer", 2, 20, 32)
-        with torch.inference_mode():
-            recolor = stage.recoloring(tensors["composite"], tensors["mask"])
-            whole = recolor(tensors["composite"], (0.0, 0.0, 1.0, 1.0))
-            part = recolor(tensors["composite"][..., 5:15, 8:24], (0.25, 0.25, 0.75, 0.75))
-            flat = recolor(torch.full((2, 3, 1, 1), 0.4), (0.0, 0.0, 1.0, 1.0))
-        assert torch.allclose(part, whole[..., 5:15, 8:24], atol=1e-5)
-        assert flat.shape == (2, 3, 1, 1)
-        assert whole.min() >= 0
-        assert whole.max() <= 1
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_another_device(one: One) -> None:
+    tensors = one.inputs(2, 20, 26)
+    expected = one.run(one.trained, tensors)
+    moved = {name: x.to("cuda") for name, x in tensors.items()}
+    answer = one.run(copy.deepcopy(one.trained).to("cuda"), moved)
+    assert answer.device.type == "cuda"
+    assert torch.allclose(answer.cpu(), expected, atol=5e-3)
 
-    def test_layers_make_the_composite(self) -> None:
-        if self.slot != "fuser":
-            pytest.skip("only fusers have layers")
-        stage, tensors = self.trained(), inputs("fuser", 2, 17, 31)
-        with torch.inference_mode():
-            layers = stage.layers(*(tensors[name] for name in TAKES["fuser"]))
-            half = stage.layers(*(tensors[name].half() for name in TAKES["fuser"]))
-        if layers is None:
-            assert half is None
-            return
-        assert layers.alpha.shape == tensors["alpha"].shape
-        assert layers.foreground_color.shape == tensors["foreground"].shape
-        back = tensors["background"]
-        composite = back + layers.alpha * (layers.foreground_color - back)
-        assert torch.allclose(composite, self.run(stage, tensors), atol=1e-6)
-        assert half.alpha.dtype == half.foreground_color.dtype == torch.float16
+
+@only(lambda key, case: key[0] == "fuser" and case.untouched)
+def test_untouched_beyond_32_pixels_from_the_rim(one: One) -> None:
+    tensors = one.inputs(1, 12, 110)
+    alpha = tensors["alpha"]
+    far = ~unknown_band(alpha, 32)[0, 0]
+    subject, scene = far & (alpha[0, 0] >= 0.99), far & (alpha[0, 0] <= 0.01)
+    assert subject.any()
+    assert scene.any()
+    composite = as_bytes(one.run(one.trained, tensors))
+    for place, source in ((subject, "foreground"), (scene, "background")):
+        own = as_bytes(tensors[source])
+        assert torch.equal(composite[..., place], own[..., place])
+
+
+@only(lambda key, case: key[0] == "harmonizer")
+def test_a_harmonizer_leaves_the_scene_alone(one: One) -> None:
+    stage, tensors = copy.deepcopy(one.trained), one.inputs(2, 17, 31)
+    answer, given = one.run(stage, tensors), tensors["composite"]
+    outside = (tensors["mask"] == 0).expand_as(given)
+    assert torch.equal(answer[outside], given[outside])
+    assert torch.equal(answer, given) == (one.name == "none")
+    for value in (0.0, 1.0):  # nothing, or nothing else, is subject
+        mask = torch.full_like(tensors["mask"], value)
+        assert torch.equal(one.run(stage, {**tensors, "mask": mask}), given)
+    stage.strength = 0.0
+    assert torch.equal(one.run(stage, tensors), given)
+
+
+@only(lambda key, case: key[0] == "harmonizer")
+def test_a_recoloring_holds_for_any_part_and_size(one: One) -> None:
+    tensors = one.inputs(2, 20, 32)
+    with torch.inference_mode():
+        recolor = one.trained.recoloring(tensors["composite"], tensors["mask"])
+        whole = recolor(tensors["composite"], (0.0, 0.0, 1.0, 1.0))
+        part = recolor(tensors["composite"][..., 5:15, 8:24], (0.25, 0.25, 0.75, 0.75))
+        flat = recolor(torch.full((2, 3, 1, 1), 0.4), (0.0, 0.0, 1.0, 1.0))
+    assert torch.allclose(part, whole[..., 5:15, 8:24], atol=1e-5)
+    assert flat.shape == (2, 3, 1, 1)
+    assert whole.min() >= 0
+    assert whole.max() <= 1
+
+
+@only(lambda key, case: key[0] == "fuser")
+def test_layers_make_the_composite(one: One) -> None:
+    stage, tensors = one.trained, one.inputs(2, 17, 31)
+    with torch.inference_mode():
+        layers = stage.layers(*(tensors[name] for name in TAKES["fuser"]))
+        half = stage.layers(*(tensors[name].half() for name in TAKES["fuser"]))
+    if layers is None:
+        assert half is None
+        return
+    assert layers.alpha.shape == tensors["alpha"].shape
+    assert layers.foreground_color.shape == tensors["foreground"].shape
+    back = tensors["background"]
+    composite = back + layers.alpha * (layers.foreground_color - back)
+    assert torch.allclose(composite, one.run(stage, tensors), atol=1e-6)
+    assert half.alpha.dtype == half.foreground_color.dtype == torch.float16
 
 
 def as_bytes(x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from deep_image_compositing.functional.color_transfer import (
     MOST,
     ColorStatistics,
     adapt,
-    from_lab,
     light_gains,
     to_lab,
     transfer_color,
@@ -33,13 +32,10 @@ def reference_lab(colors: np.ndarray) -> np.ndarray:
     )
 
 
-def test_the_space_is_the_papers_and_can_be_left_again() -> None:
+def test_the_space_is_the_papers() -> None:
     picture = noise(0, 0.01, 1)
     expected = reference_lab(picture[1].reshape(3, -1).T.numpy())
     assert np.allclose(to_lab(picture)[1].reshape(3, -1).T.numpy(), expected)
-    assert torch.allclose(from_lab(to_lab(picture)), picture, atol=1e-9)
-    dark = torch.zeros(1, 3, 2, 2)
-    assert (from_lab(to_lab(dark)) * 255).round().eq(0).all()
 
 
 def test_statistics_count_as_the_weights_say() -> None:

@@ -24,7 +24,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     height=st.integers(1, 50),
     width=st.integers(1, 50),
@@ -87,10 +87,10 @@ def test_strength_scales_the_damage() -> None:
     assert damage[0] < damage[-1] / 3
 
 
-@pytest.mark.parametrize("name", ["strength", "jitter", "coarseness", "growth", "exact"])
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_nonsense_is_refused(name: str, value: float) -> None:
-    with pytest.raises(UsageError, match=name):
-        degrade_mask(alphas(1, 8), **{name: value})
+def test_nonsense_is_refused() -> None:
+    for name in ("strength", "jitter", "coarseness", "growth", "exact"):
+        for value in (-0.1, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match=name):
+                degrade_mask(alphas(1, 8), **{name: value})
     with pytest.raises(UsageError, match=r"\[0, 1\], got 1.5"):
         degrade_mask(alphas(1, 8), exact=1.5)

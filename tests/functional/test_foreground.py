@@ -21,7 +21,7 @@ from deep_image_compositing.functional.foreground import (
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     height=st.integers(1, 15),
     width=st.integers(1, 15),

@@ -132,7 +132,7 @@ def test_spatial_flow_is_the_matting_laplacian() -> None:
             inverse = np.linalg.inv(offset.T @ offset / 9 + 1e-3 / 9 * np.eye(3))
             at = [v * width + u for v in range(y - 1, y + 2) for u in range(x - 1, x + 2)]
             expected[np.ix_(at, at)] += np.eye(9) - (1 + offset @ inverse @ offset.T) / 9
-    rows = flow.spatial_flow(image, unknown, 1e-3).toarray()
+    rows = flow.matting_laplacian(image, unknown, 1e-3).toarray()
     assert np.allclose(rows, expected[unknown.ravel()], atol=1e-10)
 
 
@@ -206,7 +206,7 @@ def test_the_system_is_the_papers_energy(transparent: bool) -> None:
     mixture[unknown] -= flow.color_mixture_flow(image, trimap == 0.5).toarray()
     affinity = np.zeros_like(mixture)
     affinity[np.ix_(unknown, unknown)] = flow.intra_unknown_flow(image, trimap == 0.5).toarray()
-    everywhere = flow.spatial_flow(image, np.ones_like(trimap, bool)).toarray()
+    everywhere = flow.matting_laplacian(image, np.ones_like(trimap, bool)).toarray()
     energy = mixture.T @ mixture + 0.01 * (np.diag(affinity.sum(1)) - affinity) + everywhere
     energy += 100 * np.diag(~unknown)
     right = 100 * (trimap == 1).ravel().astype(float)

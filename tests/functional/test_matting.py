@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing.functional.matting import MattingLaplacian, closed_form, solve_alpha
+from deep_image_compositing.functional.matting import (
+    MattingLaplacian,
+    closed_form,
+    guided_filter,
+    solve_alpha,
+)
 
 
 def noise(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
@@ -50,20 +55,11 @@ def test_equals_the_definition_window_by_window(size: tuple[int, int], radius: i
         assert np.allclose(dense(image, epsilon, radius).numpy(), expected, atol=200 * epsilon)
 
 
-def test_equals_pymatting_where_windows_are_whole() -> None:
-    cf_laplacian = pytest.importorskip("pymatting").cf_laplacian
-    image = noise(8, 9)
-    epsilon = 1e-7
-    # pymatting adds epsilon / |w| to the covariance itself, |w| = 9 for radius 1.
-    theirs = cf_laplacian(image[0].permute(1, 2, 0).numpy(), epsilon=9 * epsilon, radius=1)
-    ours = dense(image, epsilon).numpy()
-    # It leaves out windows that the border cuts: rows two or more pixels inside see none of them.
-    inside = np.zeros((8, 9), bool)
-    inside[2:-2, 2:-2] = True
-    rows = np.flatnonzero(inside)
-    assert np.allclose(ours[rows], theirs.toarray()[rows], atol=1e-4)
-    other = cf_laplacian(image[0].permute(1, 2, 0).numpy(), epsilon=1e-1, radius=1)
-    assert not np.allclose(ours[rows], other.toarray()[rows], atol=1e-2)
+def test_the_guided_filter_is_what_the_laplacian_takes_off() -> None:
+    image, mask = noise(9, 12, 2), noise(9, 12, 2, seed=1)[:, :1]
+    laplacian = MattingLaplacian.of(image, 1e-3, 2)
+    filtered = guided_filter(image, mask, 2, 1e-3)
+    assert torch.allclose(laplacian(mask), laplacian.count * (mask - filtered), atol=1e-9)
 
 
 def band(height: int, width: int, low: int, high: int) -> Tensor:

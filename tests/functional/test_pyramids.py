@@ -11,8 +11,6 @@ from kornia.filters import filter2d_separable
 from torch import Tensor
 
 from deep_image_compositing.functional.pyramids import (
-    BLEND_LEVELS,
-    blend_reach,
     gaussian_pyramid,
     laplacian_blend,
     max_levels,
@@ -59,7 +57,7 @@ def test_max_levels_reaches_one_pixel() -> None:
         assert (1, 1) not in shapes[:-1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(height=SIDES, width=SIDES, levels=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_the_blend_is_the_textbook_blend(height: int, width: int, levels: int, seed: int) -> None:
     front, back = picture(height, width, seed), picture(height, width, seed + 1)
@@ -69,14 +67,13 @@ def test_the_blend_is_the_textbook_blend(height: int, width: int, levels: int, s
     assert torch.allclose(laplacian_blend(front, back, alpha, levels), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 4, 5])
-@pytest.mark.parametrize("edge", [140, 141, 147])
+@pytest.mark.parametrize(("levels", "edge"), [(2, 140), (3, 141), (4, 147), (5, 140), (5, 147)])
 def test_the_blend_reaches_as_far_as_it_says(levels: int, edge: int) -> None:
     front, back = picture(40, 301).double(), picture(40, 301, 1).double()
     alpha = torch.zeros(2, 1, 40, 301, dtype=torch.float64)
     alpha[..., edge:] = 1
     result = laplacian_blend(front, back, alpha, levels)
-    reach = blend_reach(levels)
+    reach = 4 * (2 ** (levels - 1) - 1)
     left, right = edge - reach, edge + reach
     assert torch.equal(result[..., :left], back[..., :left])
     assert torch.allclose(result[..., right:], front[..., right:], atol=1e-14)
@@ -96,4 +93,3 @@ def test_by_default_nothing_beyond_32_pixels_counts() -> None:
         pixel = laplacian_blend(front, torch.zeros_like(front), far)[0, 0, y, x]
         (slope,) = torch.autograd.grad(pixel, front)
         assert slope.abs().sum() < 1e-3 / 255
-    assert blend_reach(BLEND_LEVELS) == 28

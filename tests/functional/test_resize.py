@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deep_image_compositing.functional.resize import fit_long_side, pad_to_multiple, resize, spread
 
-MODES = ("bilinear", "bicubic", "nearest-exact", "area")
+MODES = ("bilinear", "bicubic", "nearest-exact")
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_every_mode_keeps_dtype_and_constants(mode: str, dtype: torch.dtype) -> None:
-    x = torch.full((2, 1, 7, 5), 0.5, dtype=dtype)
-    for size in ((3, 2), (20, 20), (14, 1), (1, 1)):
-        out = resize(x, size, mode)
-        assert out.shape == (2, 1, *size)
-        assert out.dtype == dtype
-        assert torch.allclose(out, torch.tensor(0.5, dtype=dtype))
+def test_every_mode_keeps_dtype_and_constants(mode: str) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        x = torch.full((2, 1, 7, 5), 0.5, dtype=dtype)
+        for size in ((3, 2), (20, 20), (14, 1), (1, 1)):
+            out = resize(x, size, mode)
+            assert out.shape == (2, 1, *size)
+            assert out.dtype == dtype
+            assert torch.allclose(out, torch.tensor(0.5, dtype=dtype))
 
 
 def test_the_same_size_returns_the_tensor_itself() -> None:
@@ -29,7 +29,7 @@ def test_the_same_size_returns_the_tensor_itself() -> None:
     assert resize(x, (4, 6)) is x
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_shrinking_does_not_alias(mode: str) -> None:
     stripes = (torch.arange(128) % 2).float().expand(1, 1, 128, 128)
     inner = resize(stripes, (32, 32), mode)[..., 4:-4, 4:-4]
@@ -41,6 +41,7 @@ def test_enlarging_is_plain_interpolation() -> None:
     assert torch.allclose(resize(x, (1, 4)).flatten(), torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
+@settings(max_examples=50)
 @given(height=st.integers(1, 9000), width=st.integers(1, 9000), side=st.integers(1, 4000))
 def test_fitting_keeps_the_aspect_and_never_loses_a_side(
     height: int, width: int, side: int
@@ -57,6 +58,7 @@ def test_fitting_keeps_the_aspect_and_never_loses_a_side(
     assert max(fit_long_side(height, width, side, enlarge=True)) == side
 
 
+@settings(max_examples=50)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), multiple=st.integers(1, 32))
 def test_padding_repeats_the_border_and_crops_back(height: int, width: int, multiple: int) -> None:
     x = torch.rand(1, 2, height, width)

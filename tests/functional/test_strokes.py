@@ -36,6 +36,9 @@ def test_a_stroke_brings_what_it_touches_and_no_more(sign: int) -> None:
     expected = torch.zeros(1, 1, 60, 80)
     expected[..., *RED] = sign
     assert torch.equal(spread, expected)
+    assert torch.equal(
+        spread, spread_strokes(picture(), marked(sign, slice(20, 23), slice(15, 30)))
+    )
 
 
 def test_where_both_kinds_reach_the_nearer_one_has_it() -> None:
@@ -82,4 +85,3 @@ def test_a_stroke_on_the_astronaut_s_helmet_brings_the_helmet() -> None:
         assert spread[y, x] == 1, f"the helmet has {x}, {y}"
     for x, y in ((100, 250), (160, 200), (290, 190), (250, 190), (60, 300), (145, 80)):
         assert spread[y, x] == 0, f"suit, table and all else have {x}, {y}"
-    assert torch.equal(spread_strokes(image, strokes)[0, 0], spread)

@@ -125,11 +125,10 @@ def test_what_pads_is_cropped_again() -> None:
 # VGG-16
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> None:
+def test_the_encoder_can_begin_with_vgg(tmp_path: Path) -> None:
     from torchvision.models import vgg
 
-    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=batch_norm).eval()
+    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True).eval()
     state = {
         f"features.{key}": torch.rand(value.shape) / 50
         for key, value in features.state_dict().items()
@@ -139,7 +138,7 @@ def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> Non
         {key.removeprefix("features."): value for key, value in state.items()}, strict=False
     )
     torch.save(state, tmp_path / "vgg.pth")
-    network = DeepImageMattingNetwork(batch_norm=batch_norm, refine=False).eval()
+    network = DeepImageMattingNetwork(batch_norm=True, refine=False).eval()
     network.load_vgg(str(tmp_path / "vgg.pth"))
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
@@ -149,9 +148,7 @@ def test_the_encoder_can_begin_with_vgg(batch_norm: bool, tmp_path: Path) -> Non
     assert torch.allclose(own, expected, rtol=1e-4)
     del state["features.0.weight"]
     torch.save(state, tmp_path / "vgg.pth")
-    with pytest.raises(
-        WeightsError, match=r"backbone 'vgg16(_bn)?': features_0\.weight is missing"
-    ):
+    with pytest.raises(WeightsError, match=r"backbone 'vgg16_bn': features_0\.weight is missing"):
         network.load_vgg(str(tmp_path / "vgg.pth"))
 
 

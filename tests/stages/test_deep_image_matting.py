@@ -19,8 +19,10 @@ from tests.stages.test_trained_matting import scene
 SMALL = {"width": 0.1, "batch_norm": True, "skips": True, "context": 3}
 
 
-@pytest.mark.parametrize("layout", [dict, as_mmediting])
-@pytest.mark.parametrize(("context", "refine"), [(1, True), (3, True), (7, False)])
+@pytest.mark.parametrize(
+    ("layout", "context", "refine"),
+    [(dict, 1, True), (dict, 7, False), (as_mmediting, 3, True), (as_mmediting, 1, False)],
+)
 def test_a_published_checkpoint_is_all_it_takes(
     layout: Any, context: int, refine: bool, tmp_path: Path
 ) -> None:

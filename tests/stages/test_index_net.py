@@ -28,8 +28,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scene() -> tuple[Tensor, Tensor]:
     """Noise, and a mask with an upright outline."""
-    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    return image, (torch.arange(96) > 40).float().expand(1, 1, 64, 96)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return image, (torch.arange(64) > 30).float().expand(1, 1, 64, 64)
 
 
 def test_the_published_checkpoint_loads_as_it_is(published: Path) -> None:

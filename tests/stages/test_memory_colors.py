@@ -21,7 +21,7 @@ from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import HarmonizerModel
 from deep_image_compositing.stages.making import make_stage, weights_file
 
-SIDE = 128
+SIDE = 96
 
 SKIN = {
     "porcelain": (246, 224, 208),
@@ -162,11 +162,3 @@ def test_a_tint_of_the_scene_does_not_turn_colours_into_others(name: str, scene:
 def test_averages_are_misled_by_grass(name: str) -> None:
     """Why neither is the default: a scene that is all green is taken for green light."""
     assert set(faults(name, "meadow")) & set(SKIN)
-
-
-def test_the_patches_are_what_they_are_called() -> None:
-    hue, chroma = hue_and_chroma(composites("gray")[0])
-    found = dict(zip(COLORS, zip(hue.tolist(), chroma.tolist(), strict=True), strict=True))
-    assert all(40 < found[color][0] < 80 and found[color][1] > 8 for color in SKIN)
-    assert all(100 < found[color][0] < 140 and found[color][1] > 20 for color in GRASS)
-    assert all(-110 < found[color][0] < -75 and found[color][1] > 15 for color in SKY)

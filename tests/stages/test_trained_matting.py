@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import CompositingError
-from deep_image_compositing.stages.matting import (
-    TrainedMattingRefiner,
-    trimap_from_alpha,
-)
+from deep_image_compositing.stages.matting import TrainedMattingRefiner, trimap_from_alpha
 
 
 class RedNetwork(nn.Module):
@@ -70,19 +65,6 @@ def test_the_network_works_in_its_own_precision_and_fills_what_is_unknown(
     assert torch.equal(alpha[~unknown], batch["mask"][~unknown])
     red = batch["image"][:, :1].to(dtype).float()
     assert torch.equal(alpha[unknown], red[unknown])
-
-
-def test_memory_is_estimated_first_and_the_error_names_a_side_that_fits() -> None:
-    batch = scene()
-    refiner = TrainedRed(max_memory=0.5)
-    with pytest.raises(CompositingError, match=r"red would take about 1\.2 GB for 40 x 30") as said:
-        refiner(batch["image"], batch["mask"])
-    side = re.search(r"max_side=(\d+)", str(said.value))
-    assert side is not None
-    assert not refiner.network.seen
-    refiner = TrainedRed(max_memory=0.5, max_side=int(side[1]))
-    refiner(batch["image"], batch["mask"])
-    assert max(refiner.network.seen[0][1]) == int(side[1])
 
 
 def test_as_many_at_a_time_as_memory_holds() -> None:

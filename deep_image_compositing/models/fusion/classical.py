@@ -17,7 +17,7 @@ from deep_image_compositing.functional.foreground import (
 )
 from deep_image_compositing.functional.pyramids import BLEND_LEVELS, laplacian_blend
 from deep_image_compositing.models.base import FuserModel, Layers
-from deep_image_compositing.options import check_choice
+from deep_image_compositing.options import check_choice, check_positive, check_range
 
 
 class CopyPasteModel(FuserModel):
@@ -52,8 +52,7 @@ class FeatherModel(FuserModel):
 
     def __init__(self, sigma: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise UsageError(f"sigma is a number of pixels of at least 0, got {sigma}")
+        check_range("sigma", sigma, 0, math.inf)
         self.save_hyperparameters()
         self.sigma = sigma
 
@@ -107,8 +106,7 @@ class LaplacianModel(FuserModel):
 
     def __init__(self, levels: int = BLEND_LEVELS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if levels < 1:
-            raise UsageError(f"a pyramid has at least one level, got levels={levels}")
+        check_positive(levels=levels)
         self.save_hyperparameters()
         self.levels = levels
         self.tile_context = 2 * 2 ** min(levels, 30)  # wider than any picture

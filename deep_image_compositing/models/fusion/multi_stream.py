@@ -26,18 +26,15 @@ PUBLISHED: dict[str, Any] = {
     "backbone": None,
     "shuffle": 1,
     "finer_widths": None,
-}
-"""What describes the networks, where neither a weights file nor the caller does."""
-
+}  # of the networks, where neither a weights file nor the caller says otherwise
 FINE_RADIUS = 8  # half width in pixels of the band that is repainted at sizes beyond the first one
-KEEP_SOLVED = -3.0
-"""Bias of the gate at the start of training: about 5 % given alpha, 95 % solved alpha."""
+KEEP_SOLVED = -3.0  # bias of the gate at first: about 5 % given alpha, 95 % solved alpha
 
 
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:
     """Trimap (B, 1, H, W): unknown within ``radius`` pixels of any alpha that is not 0 or 1.
 
-    Alphas below 1/20 count as 0 and above 19/20 as 1, as segmenters never quite reach either.
+    Segmenters never quite reach either: below 1/20 is 0, above 19/20 is 1.
     """
     ones = (erode(alpha, radius) > 0.95).to(alpha.dtype)
     zeros = (dilate(alpha, radius) < 0.05).to(alpha.dtype)

@@ -102,12 +102,9 @@ def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mix
     """Clone the subject's gradients where ``inside`` (1, H, W), boolean.
 
     Both pictures are (C, H, W), each side at least 3. The result has the background's border and,
-    outside, its gradients; it may leave [0, 1]. With ``mixed``, the stronger of both pictures'
-    gradients is kept inside, per pixel and channel.
-
-    Source:
-        Pérez, Gangnet and Blake, "Poisson Image Editing", SIGGRAPH 2003, equations 10 and 12,
-        on the rectangle as OpenCV's ``seamlessClone`` does.
+    outside, its gradients; it may leave [0, 1]. With ``mixed``, the stronger of both gradients is
+    kept inside, per pixel and channel. Source: Pérez, Gangnet and Blake, "Poisson Image Editing",
+    SIGGRAPH 2003, equations 10 and 12, on the rectangle as OpenCV's ``seamlessClone`` does.
     """
     subject, scene = _gradient(foreground), _gradient(background)
     if mixed:

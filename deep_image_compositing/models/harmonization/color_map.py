@@ -10,17 +10,15 @@ from torch import Tensor
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.color_transfer import weighted_mean
 from deep_image_compositing.functional.resize import resize, spread
-from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring
+from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring, stop_norms
 from deep_image_compositing.models.harmonization.classical import is_partial
 from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
 
+# Of the network, where neither a weights file nor the caller says otherwise.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 256, "width": 128}
-"""Of the network, where neither a weights file nor the caller says otherwise."""
-
-
+# Change of the subject, root of the mean square, that is still none, and that is made whole.
 LEAST, SURE = 2 / 255, 8 / 255
-"""Change of the subject, root of the mean square, that is still none, and that is made whole."""
 
 
 class ColorMapModel(HarmonizerModel):
@@ -70,9 +68,7 @@ class ColorMapModel(HarmonizerModel):
         """Frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
-            for module in self.network.encoder.modules():
-                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            stop_norms(self.network.encoder)
         return self
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
@@ -95,14 +91,11 @@ class ColorMapModel(HarmonizerModel):
 def apply_color_map(
     colors: Tensor, polynomial: Tensor, grid: Tensor, place: tuple[float, float, float, float]
 ) -> Tensor:
-    """``colors`` (B, 3, h, w) at a place of the picture, moved by what the network has found.
+    """``colors`` (B, 3, h, w), sRGB, at a ``place`` of the picture, as the network has it.
 
-    Args:
-        colors: sRGB in [0, 1].
-        polynomial: (B, 3, 10), what is added to the colours: coefficients of 1, r, g, b and
-            ``squares``.
-        grid: (B, 6, gh, gw), factors less one, and offsets, over the whole picture.
-        place: top, left, bottom and right as shares of the picture.
+    ``polynomial`` (B, 3, 10) is what is added: coefficients of 1, r, g, b and ``squares``; ``grid``
+    (B, 6, gh, gw) holds factors less one, and offsets. ``place`` is top, left, bottom and right as
+    shares of the picture.
     """
     polynomial, grid = polynomial.to(colors.dtype), grid.to(colors.dtype)
     constant, linear, rest = polynomial.split((1, 3, MONOMIALS - 4), 2)

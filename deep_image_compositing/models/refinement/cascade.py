@@ -17,20 +17,16 @@ from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_positive, check_range
 
+# Of the network, where neither a weights file nor the caller says otherwise.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 640), "width": 32}
-"""What describes the network, where neither a weights file nor the caller does."""
-
-OUTSIDE = 0.05
-"""Belief in the given mask up to which a pixel is surely none of the subject's surroundings."""
-
+OUTSIDE = 0.05  # belief in the given mask up to which a pixel is surely not the subject's
 BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the network has its say
 
 
 class Cascade(RefinerModel):
     """What is done around a refinement network, whatever runs it; see ``CascadeModel``."""
 
-    network: nn.Module
-    """``image, mask → correction`` of the mask's logits, at any size."""
+    network: nn.Module  # ``image, mask → correction`` of the mask's logits, at any size
 
     def _settle(
         self,

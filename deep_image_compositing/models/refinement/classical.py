@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.compose import pixels_of_share
-from deep_image_compositing.functional.information_flow import build_system
+from deep_image_compositing.functional.information_flow import build_system, matting_laplacian
 from deep_image_compositing.functional.matting import guided_filter
 from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.models.refinement.matting import (
@@ -26,11 +25,7 @@ from deep_image_compositing.models.refinement.matting import (
 )
 from deep_image_compositing.options import check_positive, check_range
 
-_STRIP = 1 << 18
-"""Pixels of which pymatting makes a dense table at a time, about 500 bytes for each."""
-
-_FACTOR = 150
-"""Most entries a row of the incomplete Cholesky factor; photographs have up to about 80."""
+_FACTOR = 150  # most entries a row of the incomplete Cholesky factor; photographs have about 80
 
 
 class NoModel(RefinerModel):
@@ -43,8 +38,8 @@ class NoModel(RefinerModel):
 class ClosedFormModel(SolvedMattingModel):
     """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
 
-    The answer is that of pymatting's ``estimate_alpha_cf``, from the part of its matting
-    Laplacian that touches what is unknown: narrow bands of large photographs stay affordable.
+    The answer is that of pymatting's ``estimate_alpha_cf``, from the part of the matting Laplacian
+    that touches what is unknown: narrow bands of large photographs stay affordable.
 
     Args:
         epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
@@ -63,21 +58,25 @@ class ClosedFormModel(SolvedMattingModel):
         self.reach = 2 * radius
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """By measurement: the system, and an incomplete Cholesky factor."""
+        """By measurement: the system while it is collected, or with its Cholesky factor."""
         neighbours = (4 * self.radius + 1) ** 2
-        return 20 * min(pixels, _STRIP) * neighbours + unknown * (28 * neighbours + 16 * 100)
+        return unknown * max(65 * neighbours, 28 * neighbours + 16 * 100)
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
+        import scipy.sparse
+
         height, width = trimap.shape
         least = 2 * self.radius + 1
         room = ((0, max(0, least - height)), (0, max(0, least - width)))
         # A picture narrower than a window has none: its border is repeated.
         image = np.pad(image, (*room, (0, 0)), mode="edge")
         trimap = np.pad(trimap, room, mode="edge")
-        matrix, right = closed_form_system(image, trimap, self.epsilon, self.radius)
-        precondition = self._precondition(matrix)
+        unknown = trimap == 0.5
+        rows = matting_laplacian(image, unknown, self.epsilon, self.radius)
+        right = -(rows @ np.where(unknown, 0, trimap).ravel())
+        matrix = scipy.sparse.csr_matrix(rows[:, unknown.ravel()])
         alpha = trimap.copy()
-        alpha[trimap == 0.5] = self.iterate(matrix.dot, right, precondition)
+        alpha[unknown] = self.iterate(matrix.dot, right, self._precondition(matrix))
         return alpha[:height, :width]
 
     @staticmethod
@@ -226,48 +225,13 @@ class GuidedFilterModel(MattingModel):
         return guided_filter(image, mask, pixels_of_share(self.radius, size), self.epsilon)
 
 
-def closed_form_system(
-    image: Picture, trimap: Picture, epsilon: float = 1e-7, radius: int = 1
-) -> tuple[Any, NDArray[np.float64]]:
-    """The linear system (N, N) and (N,) of closed-form matting over the N unknown pixels.
-
-    The matting Laplacian of ``image`` (H, W, 3), no side shorter than a window, is taken strip by
-    strip from pymatting, whose table of a whole picture is large; only unknown rows are kept.
-    """
-    import scipy.sparse
-    from pymatting.laplacian.cf_laplacian import cf_laplacian
-
-    height, width = trimap.shape
-    unknown, subject = trimap == 0.5, (trimap == 1).astype(np.float64)
-    count = int(unknown.sum())
-    number = np.full(trimap.shape, -1, np.int32)
-    number[unknown] = np.arange(count, dtype=np.int32)
-    right = np.zeros(count)
-    parts = []
-    step = max(1, _STRIP // width)
-    for top in range(radius, height - radius, step):
-        # All windows whose centres lie in these rows.
-        rows = slice(top - radius, min(top + step, height - radius) + radius)
-        here = unknown[rows].ravel()
-        if not here.any():
-            continue
-        laplacian = cf_laplacian(image[rows], epsilon, radius, is_known=~unknown[rows])[here]
-        places = number[rows].ravel()[here]
-        right[places] -= laplacian[:, ~here] @ subject[rows].ravel()[~here]
-        part = laplacian[:, here].tocoo()
-        parts.append((part.data, places[part.row], places[part.col]))
-    data, row, column = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-    matrix = scipy.sparse.csr_matrix((data, (row, column)), (count, count))
-    return matrix, right
-
-
 def knn_affinity(
     image: Picture, neighbours: Sequence[int], distance_weights: Sequence[float]
 ) -> Any:
     """Symmetric sparse matrix (H · W, H · W): which pixels are alike in colour and place.
 
-    In each search a pixel has so many ``neighbours``, itself included, where the picture's sides
-    have the length ``distance_weights`` in units of colour.
+    In each search a pixel has so many ``neighbours``, itself included; the picture's sides have the
+    length ``distance_weights`` in units of colour.
     """
     import scipy.sparse
     from pymatting.util.kdtree import knn

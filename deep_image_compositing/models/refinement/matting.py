@@ -47,8 +47,7 @@ class MattingModel(RefinerModel):
             along the picture's own colours; None for the picture's own size.
     """
 
-    method: ClassVar[str] = "matting"
-    """What messages call this refiner."""
+    method: ClassVar[str] = "matting"  # what messages call this refiner
 
     def __init__(
         self,
@@ -113,13 +112,12 @@ class SolvedMattingModel(MattingModel):
     """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
 
     A filler implements ``solve``, which calls ``iterate``, and ``bytes_needed``, and states its
-    ``reach``. Where a trimap lacks known subject or background, every constant solves the system:
-    then the mask is kept, with a warning.
+    ``reach``. Where a trimap lacks known subject or background, the mask is kept, with a warning.
 
     Args:
         max_memory: memory in GB that one solve may take by its own estimate.
-        iterations: steps of conjugate gradients after which a solve ends, converged or not. One
-            that did not is said in a warning, and its best alpha is used.
+        iterations: steps of conjugate gradients after which a solve ends; if it has not converged,
+            a warning says so, and its best alpha is used.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
     """
 
@@ -143,8 +141,8 @@ class SolvedMattingModel(MattingModel):
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
         """Alpha (H, W), of which only what is unknown counts.
 
-        ``image`` is (H, W, 3), C-contiguous. With a ``reach``, the trimap is part of the picture's
-        and may lack a class of known pixels; else it has all three.
+        ``image`` is (H, W, 3), C-contiguous. With a ``reach``, the trimap is a part of the
+        picture's and may lack a class of known pixels; else it has all three.
         """
         raise NotImplementedError
 
@@ -205,10 +203,7 @@ class SolvedMattingModel(MattingModel):
 def check_memory(
     method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
 ) -> None:
-    """``CompositingError`` with a long side that fits, unless ``needed`` bytes are in ``limit`` GB.
-
-    The message says ``more`` about the picture of ``size`` (height, width).
-    """
+    """``CompositingError`` with a long side that fits if ``needed`` bytes exceed ``limit`` GB."""
     gigabytes = needed / 1e9
     if gigabytes <= limit:
         return
@@ -239,8 +234,8 @@ def conjugate_gradients(
 ) -> Solution:
     """Solve ``A x = b``, (N,), for a symmetric positive matrix, given by its ``product``.
 
-    ``precondition`` is an approximate inverse of A. The solve ends at a residual of ``tolerance``,
-    relative to ``b``, or after ``iterations`` steps with the best solution so far.
+    ``precondition`` is an approximate inverse. The solve ends at a residual of ``tolerance``, or
+    after ``iterations`` steps with the best solution so far.
     """
     x = np.zeros_like(b)
     scale = float(np.linalg.norm(b))

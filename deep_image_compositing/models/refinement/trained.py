@@ -16,15 +16,11 @@ from deep_image_compositing.networks import index_net
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.options import check_choice, check_positive
 
+# The networks of the papers; of DIM, with the public versions' fourteenth convolution.
 PAPER_DIM: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
 PAPER_DIM |= {"refine": True, "backbone": None}
-"""The network of the paper, with the fourteenth convolution of the public PyTorch versions."""
-
+PAPER_INDEX_NET = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
 FEATURES = 8  # coarsest stride of the backbone's features
-
-PAPER_INDEX_NET: dict[str, Any] = {"width": 1.0, "indexing": "m2o"}
-PAPER_INDEX_NET |= {"context": True, "nonlinear": True}
-"""The network of the paper."""
 
 
 class TrainedMattingModel(MattingModel):
@@ -129,10 +125,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         return {f"network.{key}": x for key, x in dim.from_published(state).items()}
 
     def bytes_per_pixel(self) -> float:
-        """By measurement in single precision on a CPU, at 0.25 to 4 megapixels.
-
-        The network of the paper took 820, a quarter of it with sums and batch norm 370.
-        """
+        """By measurement in single precision on a CPU, at 0.25 to 4 megapixels."""
         options = self.hparams
         scale = 1400 if options["skips"] else 1000 if options["batch_norm"] else 800
         return 100 + scale * float(options["width"])

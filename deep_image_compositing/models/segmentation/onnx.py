@@ -100,20 +100,15 @@ class OnnxModel(SegmenterModel):
         self.channel = channel
         self.apply_logits = logits
         self.min_max = min_max
-        (given,) = self.session.get_inputs()[:1] or (None,)
+        (given,) = self.file.session.get_inputs()[:1] or (None,)
         self._input = _describe_input(self.path, given)
         self.size = self._choose_size(size)
-        names = [one.name for one in self.session.get_outputs()]
+        names = [one.name for one in self.file.session.get_outputs()]
         if isinstance(output, str) and output not in names:
             raise UsageError(f"{path} has no output {output!r}; it has: {', '.join(names)}")
         if isinstance(output, int) and not 0 <= output < len(names):
             raise UsageError(f"{path} has {len(names)} outputs; output {output} is not among them")
         self.output = output if isinstance(output, str) else names[output]
-
-    @property
-    def session(self) -> Any:
-        """The onnxruntime session."""
-        return self.file.session
 
     def use(self, device: torch.device) -> None:
         self.file.move(device, asked=True)
@@ -166,8 +161,7 @@ class OnnxModel(SegmenterModel):
     def _resize(self, picture: Tensor, size: tuple[int, int], rounding: float = 0.5) -> Tensor:
         """A picture or mask (B, C, H, W) in [0, 1] at another size.
 
-        Lanczos' filter works on 8 bits; what is added before they are cut off is 0 for masks, as
-        rembg has it.
+        Lanczos' filter works on 8 bits, with no ``rounding`` for masks, as rembg has it.
         """
         if not self.lanczos:
             return resize(picture, size).clamp(0, 1)
@@ -217,7 +211,7 @@ class OnnxModel(SegmenterModel):
 
     def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int] | None:
         """(height, width) of the input; None for the picture's own."""
-        shape = self.session.get_inputs()[0].shape
+        shape = self.file.session.get_inputs()[0].shape
         own = tuple(shape[1:3] if self._input[2] else shape[2:4])
         fixed = own if all(isinstance(side, int) and side > 0 for side in own) else None
         if size is None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.models.base import SegmenterModel
+from deep_image_compositing.models.base import SegmenterModel, stop_norms
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_choice, check_range
 
 STRAYS_AT = 160  # long side in pixels at which stray patches of a mask are looked for
 FOUND = 0.3  # belief at which a look has found something, for the next look to take in
+# Of the network, where neither a weights file nor the caller says otherwise.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 320, "width": 64}
-"""Of the network, where neither a weights file nor the caller says otherwise."""
 
 
 class PyramidModel(SegmenterModel):
@@ -89,9 +89,7 @@ class PyramidModel(SegmenterModel):
         """Frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            stop_norms(self)
         return self
 
     def logits(self, image: Tensor) -> Tensor:
@@ -129,8 +127,7 @@ class PyramidModel(SegmenterModel):
 def drop_strays(mask: Tensor, sure: float, doubt: float = 0.1) -> Tensor:
     """Empty the patches of a mask (B, 1, H, W) in [0, 1] that are sure nowhere.
 
-    A patch is what exceeds ``doubt`` and hangs together. Some pixel of it has to exceed ``sure``;
-    a mask without such a pixel is kept.
+    A patch is what exceeds ``doubt`` and hangs together. Without any pixel above ``sure`` all stay.
     """
     height, width = mask.shape[-2:]
     size = fit_long_side(height, width, STRAYS_AT)
