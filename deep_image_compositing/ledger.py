@@ -1,8 +1,8 @@
 """The ledger of a job that can be taken up again: what it is made from, and what is finished.
 
-A file of JSON lines: what the job is made from, then an entry for each piece of finished work, which
-is one write, so that processes can share the file. Of several entries of one key the last counts; a
-line that a kill has torn does not.
+A file of JSON lines: what the job is made from, then an entry for each piece of finished work, each
+with one write, so that processes can share the file. Of several entries of one key the last counts;
+a line that a kill has torn does not.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ def _newest(entry: Entry, weights: Any) -> dict[str, Any]:
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
         return {}
-    from deep_image_compositing.training import newest_checkpoint
+    from deep_image_compositing.resuming import newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
