@@ -1,8 +1,7 @@
 """What both web servers share: where they listen, and whom they answer.
 
-Hosts, origins and tokens are checked here, and nothing else is let through. A page elsewhere can
-have its own name lead to this machine, and would then read and write in the name of whoever looks
-at it; but the browser says which name it has asked for. It cannot be an address.
+A page elsewhere can have its own name lead to this machine, and would then read and write in the
+name of whoever looks at it; but the browser says which name it has asked for, and no address.
 """
 
 from __future__ import annotations
@@ -43,26 +42,18 @@ HEADERS = {
 class Gate:
     """Middleware that answers to its own names, writes for its own pages, and asks for the token.
 
-    Args:
-        app: what is behind it.
-        names: under which it is reached, besides addresses, ``localhost`` and the machine's own.
-        refuse: makes the answer to what is not let through of a status and a sentence.
-        token: as ``Authorization: Bearer TOKEN``, or ``?token=TOKEN`` once, which becomes a
-            cookie; None for whoever comes.
+    ``names`` are further ones than addresses, ``localhost`` and the machine's own; ``refuse`` makes
+    an answer of a status and a sentence. The token comes as ``Authorization: Bearer TOKEN``, or as
+    ``?token=TOKEN`` once, which becomes a cookie; None is for whoever comes.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        names: Iterable[str],
-        refuse: Callable[..., Response],
+        self, app: ASGIApp, names: Iterable[str], refuse: Callable[..., Response],
         token: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         own = socket.gethostname()
-        self.app = app
+        self.app, self.refuse, self.token = app, refuse, token
         self.names = {name.lower() for name in ("localhost", own, f"{own}.local", *names)} - {""}
-        self.refuse = refuse
-        self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
@@ -121,11 +112,7 @@ def is_own(host: str, names: Iterable[str]) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a taken port is known before anything slow.
-
-    Raises:
-        UsageError: an address that cannot be had.
-    """
+    """A socket that listens, before anything slow; ``UsageError`` if the address cannot be had."""
     if not 0 <= port <= 65535:
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:
