@@ -96,17 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Two photographs in, one finished composite out.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (add_arguments, run, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if run is not None:
+            command.set_defaults(run=run)
+            add_arguments(command)
+    return parser
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command; ``UsageError`` names the nearest to one that is unknown."""
-    overview = Parser(prog=PROGRAM, description="Two photographs in, one finished composite out.")
-    overview.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = overview.add_subparsers(metavar="COMMAND", required=True)
-    for name, (add_arguments, run, summary) in COMMANDS.items():
-        parser = commands.add_parser(name, help=summary, description=summary)
-        if run is not None:
-            parser.set_defaults(run=run)
-            add_arguments(parser)
-    options, unknown = overview.parse_known_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
     command: Parser = vars(options).pop("parser")
     if unknown:
         known = re.findall(r"--[\w-]+", command.format_help())

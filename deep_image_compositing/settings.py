@@ -143,7 +143,7 @@ class Shadow:
 
         ``UsageError`` for another kind, an option that it does not take, or a value that cannot be.
         """
-        if given is None or isinstance(given, cls):
+        if given is None or isinstance(given, Shadow):
             return given
         try:
             kind, pairs = (given, {}) if isinstance(given, str) else given

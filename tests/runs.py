@@ -1,17 +1,21 @@
-"""Training runs of a tiny network on tiny shards, in this process or in others."""
+"""The command line in processes of its own, and training runs of a tiny network on tiny shards."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +25,99 @@ from tests.data import trees
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
 """Seconds after which a run of a few seconds is said to hang; it then ends with all it started."""
+
+HEAVY = [
+    "deep_image_compositing.benchmark.training",
+    "deep_image_compositing.cli",
+    "deep_image_compositing.batch",
+    "deep_image_compositing.data.convert",
+    "deep_image_compositing.data.teach",
+    "deep_image_compositing.evaluation.bench",
+    "deep_image_compositing.training",
+]
+"""What the process imports from which others are forked: each then begins at once."""
+
+_forks = multiprocessing.get_context("forkserver")
+
+
+class Fork:
+    """Work in a process that has imported everything; from outside as ``subprocess.Popen``.
+
+    Args:
+        work: is called with ``argv`` as ``sys.argv``; the command line's ``main`` by default.
+        argv: a program's name, and its arguments.
+        environment: of the process, besides what is there.
+        folder: in which it works; this process's own by default.
+        errors: keep what it says on standard error apart.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        work: Callable[[], object] | None = None,
+        folder: Path | None = None,
+        errors: bool = False,
+    ) -> None:
+        _forks.set_forkserver_preload(HEAVY)
+        self._said = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.out = Path(self._said.name, "out")
+        self.err = Path(self._said.name, "err") if errors else self.out
+        for path in (self.out, self.err):
+            path.touch()
+        given = list(argv), dict(environment), str(folder or Path.cwd()), self.out, self.err
+        self._process = _forks.Process(target=_begin, args=(work or _command, *given))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("a fork", timeout or 0)
+        return self.out.read_text(errors="replace"), self.err.read_text(errors="replace")
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    terminate = functools.partialmethod(send_signal, signal.SIGTERM)
+
+
+Process: TypeAlias = Fork | subprocess.Popen[str]
+
+
+def _begin(
+    work: Callable[[], object], argv: list[str], environment: dict[str, str], folder: str,
+    out: Path, err: Path,
+) -> None:  # fmt: skip
+    os.setsid()
+    os.chdir(folder)
+    for stream, path, how in ((0, os.devnull, os.O_RDONLY), (1, out, _WRITE), (2, err, _WRITE)):
+        os.dup2(os.open(path, how), stream)
+    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+    sys.argv = argv
+    # What launches further processes starts this program again.
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("deep_image_compositing.__main__")
+    work()
+
+
+_WRITE = os.O_WRONLY | os.O_APPEND
+
+
+def _command() -> None:
+    from deep_image_compositing.cli import main
+
+    sys.exit(main())
 
 
 def make_data(root: Path, held_out: int = 3) -> Path:
@@ -77,11 +174,11 @@ def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
     return ["fit", f"--config={path}"]
 
 
-def start(
-    given: Sequence[str], launcher: Sequence[str] = (), **environment: str
-) -> subprocess.Popen[str]:
+def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str) -> Process:
     """The command line in a process group of its own; what it says is read by ``communicate``."""
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    if not launcher:
+        return Fork(["deep-image-compositing", *given], own)
     command = [sys.executable, "-m", *launcher, "deep_image_compositing", *given]
     return subprocess.Popen(
         command,
@@ -93,7 +190,7 @@ def start(
     )
 
 
-def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_until(happened: Callable[[], object], process: Process) -> None:
     """Wait for something that the process is to do; an error when it ends before, or hangs."""
     last = time.monotonic() + PATIENCE
     while not happened():
@@ -104,7 +201,7 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -
         time.sleep(0.01)
 
 
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> str:
+def finish(process: Process, patience: float = PATIENCE) -> str:
     """What a run said, once it has ended; an error when it hangs."""
     try:
         return process.communicate(timeout=patience)[0]
@@ -112,7 +209,7 @@ def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> str:
         raise AssertionError(f"it hangs: {kill(process)}") from None
 
 
-def kill(process: subprocess.Popen[str]) -> str:
+def kill(process: Process) -> str:
     """End a run and all that it started, whose groups torchrun makes their own; what it said."""
     family = [process.pid]
     for pid in family:

@@ -150,7 +150,7 @@ def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]
 
 
 def _is_offered(entry: registry.Entry, own: str) -> bool:
-    """Whether clients may name a stage where ``own`` is the default; nothing is fetched for them."""
+    """Whether clients may name a stage, where ``own`` is the default; nothing is fetched."""
     if entry.published is not None and published.path_of(entry.published).is_file():
         return True
     return entry.file is None or entry.name == own
