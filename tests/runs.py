@@ -195,7 +195,7 @@ def wait_until(happened: Callable[[], object], process: Process) -> None:
     last = time.monotonic() + PATIENCE
     while not happened():
         if process.poll() is not None:
-            raise AssertionError(process.communicate()[0])
+            raise AssertionError("\n".join(process.communicate()))
         if time.monotonic() > last:
             raise AssertionError(f"it hangs: {kill(process)}")
         time.sleep(0.01)
