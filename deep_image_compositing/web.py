@@ -11,10 +11,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,29 +69,26 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not let through."""
-        headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
+        asked = HTTPConnection(scope)
+        host = asked.headers.get("host", "").lower()
         if not is_own(host, self.names):
-            return self.refuse(
-                403, "this server has another name; it can be allowed: --allowed-host"
-            )
-        origin = headers.get("origin", f"http://{host}")  # only browsers name it
+            error = "this server has another name; it can be allowed: --allowed-host"
+            return self.refuse(403, error)
+        origin = asked.headers.get("origin", f"http://{host}")  # only browsers name it
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin.partition("://")[2].lower() not in {host, *self.names}:
             return self.refuse(403, "this comes from a page of another site")
         if self.token is None or scope["path"] in OPEN:
             return None
-        offered = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        offered = asked.query_params.get("token", "")
         if not writes and offered and self._is_token(offered):
             answer = RedirectResponse("/", 303)  # so that it stays in no list of visited pages
             secure = scope["scheme"] == "https"
             answer.set_cookie(COOKIE, offered, _YEAR, httponly=True, samesite="lax", secure=secure)
             return answer
-        cookies = cookie_parser(headers.get("cookie", ""))
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [bearer.strip()] if kind.lower() == "bearer" else []
-        given += [cookies[COOKIE]] if COOKIE in cookies else []
-        if any(map(self._is_token, given)):
+        kind, _, bearer = asked.headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if kind.lower() == "bearer" else None
+        if any(one and self._is_token(one) for one in (given, asked.cookies.get(COOKIE))):
             return None
         error = "a token is needed: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"
         return self.refuse(401, error, {"www-authenticate": "Bearer"})

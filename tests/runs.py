@@ -8,11 +8,13 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,9 +62,9 @@ class Fork:
         errors: bool = False,
     ) -> None:
         _forks.set_forkserver_preload(HEAVY)
-        self._said = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.out = Path(self._said.name, "out")
-        self.err = Path(self._said.name, "err") if errors else self.out
+        said = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, said, ignore_errors=True)
+        self.out, self.err = said / "out", said / ("err" if errors else "out")
         for path in (self.out, self.err):
             path.touch()
         given = list(argv), dict(environment), str(folder or Path.cwd()), self.out, self.err

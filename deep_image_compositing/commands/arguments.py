@@ -12,9 +12,7 @@ from deep_image_compositing import published, registry, settings
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
 
-TRANSPARENT = ("cutout", "shadow", "shadowed")
-"""What ``Composite.save`` writes with an alpha."""
-
+_TRANSPARENT = ("cutout", "shadow", "shadowed")  # what ``Composite.save`` writes with an alpha
 Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 """Name and options of what is to fill each slot."""
 
@@ -139,8 +137,10 @@ def real_paths(*given: Any) -> set[str]:
     return {os.path.realpath(path) for path in given if isinstance(path, (str, os.PathLike))}
 
 
-def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
-    """Find before the slow work what would stop the outputs from being written.
+def check_outputs(
+    outputs: dict[str, Path], taken: set[str], size: tuple[int, int] | None = None
+) -> None:
+    """Find before the slow work what would stop outputs, of a ``size``, from being written.
 
     ``taken`` are the files that must not be overwritten; the outputs join them. Raises
     ``UsageError`` or ``ImageError``, as ``Composite.save`` would.
@@ -150,5 +150,5 @@ def check_outputs(outputs: dict[str, Path], taken: set[str]) -> None:
     for key, path in outputs.items():
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give a file name to write to")
-        check_writable(path, alpha=key in TRANSPARENT)
+        check_writable(path, None if key == "steps" else size, alpha=key in _TRANSPARENT)
     take(outputs.values(), taken)

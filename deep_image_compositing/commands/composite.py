@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import registry, settings
 from deep_image_compositing.commands.arguments import (
-    TRANSPARENT,
     Stages,
     add_stages,
     check_outputs,
@@ -154,16 +153,10 @@ def _shadow(given: argparse.Namespace) -> settings.Shadow | None:
 
 
 def _one(given: argparse.Namespace, stages: Stages, start: float) -> int:
-    from deep_image_compositing.images import (
-        check_writable,
-        encode_image,
-        longest_sides,
-        read_image,
-        read_mask,
-    )
+    from deep_image_compositing.images import encode_image, longest_sides, read_image, read_mask
 
     outputs = _outputs(given)
-    check_outputs(outputs, real_paths(given.foreground, given.background, given.mask))
+    taken = real_paths(given.foreground, given.background, given.mask)
     for name in ("foreground", "background", "mask"):
         if getattr(given, name) == _STREAM:
             setattr(given, name, sys.stdin.buffer.read())
@@ -177,8 +170,7 @@ def _one(given: argparse.Namespace, stages: Stages, start: float) -> int:
     if given.frame == "background":
         frame = background.size
         settings.placed_size(foreground.size, frame, given.scale)
-    for key, path in outputs.items():
-        check_writable(path, None if key == "steps" else frame, alpha=key in TRANSPARENT)
+    check_outputs(outputs, taken, frame)
     placement = {"frame": given.frame, "scale": given.scale, "position": given.position}
     result = _compositor(given, stages, given.device)(foreground, background, mask, **placement)
     result.save(**outputs)
