@@ -254,53 +254,38 @@ def test_what_is_done_is_not_done_again(folder: Path, calls: list[str]) -> None:
     assert len((folder / "out" / RECORD).read_text().splitlines()) == 1 + 6
 
 
-def change_photograph(folder: Path) -> None:
-    path = folder / "in" / "b.png"
-    found = path.stat()
-    Image.fromarray(noise(21, 30, 77)).save(path)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # its content counts
-
-
-def change_output(folder: Path) -> None:
-    Image.fromarray(noise(21, 30, 77)).save(folder / "out" / "b.png")
-
-
-def tear_record(folder: Path) -> None:
-    path = folder / "out" / RECORD
-    lines = path.read_text().splitlines(keepends=True)
-    number = next(i for i, line in enumerate(lines) if '"b.png"' in line)
-    torn = lines.pop(number)
-    path.write_text("".join([*lines, torn[: len(torn) // 2]]))
-
-
-@pytest.mark.parametrize("change", [change_photograph, change_output, tear_record])
-def test_what_one_composite_was_made_of_counts(
-    folder: Path, calls: list[str], change: Callable[[Path], None]
-) -> None:
+def test_what_one_composite_was_made_of_counts(folder: Path, calls: list[str]) -> None:
     run(folder)
-    expected = files(folder) if change is not change_photograph else {}
-    change(folder)
-    assert run(folder, resume=True) == Outcome(1, 4, {})
-    assert calls[5:] == ["b"]
-    assert run(folder, resume=True) == Outcome(0, 5, {})
-    assert expected in ({}, files(folder))
+    for change in ("output", "record", "photograph"):
+        expected, written, record = files(folder), folder / "out" / "b.png", folder / "out" / RECORD
+        if change == "output":
+            Image.fromarray(noise(21, 30, 77)).save(written)
+        elif change == "record":  # a line of it is torn
+            lines = record.read_text().splitlines(keepends=True)
+            torn = lines.pop(next(i for i, line in enumerate(lines) if '"b.png"' in line))
+            record.write_text("".join([*lines, torn[: len(torn) // 2]]))
+        else:
+            path = folder / "in" / "b.png"
+            found = path.stat()
+            Image.fromarray(noise(21, 30, 77)).save(path)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # its content counts
+        calls.clear()
+        assert run(folder, resume=True) == Outcome(1, 4, {}), change
+        assert calls == ["b"]
+        assert run(folder, resume=True) == Outcome(0, 5, {})
+        assert (files(folder) == expected) is (change != "photograph")
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
+def test_what_all_were_made_with_counts(folder: Path) -> None:
+    run(folder)
+    for changed in (
         {"settings": {"stages": "others"}},
         {"frame": "background"},
         {"frame": "background", "scale": 0.5},
         {"background": noise(24, 24, 98)},
-    ],
-)
-def test_what_all_were_made_with_counts(
-    folder: Path, calls: list[str], changed: dict[str, Any]
-) -> None:
-    run(folder)
-    assert run(folder, resume=True, **changed) == Outcome(5, 0, {})
-    assert run(folder, resume=True) == Outcome(5, 0, {})  # they are the others' now
+        {},  # they are the others' now
+    ):
+        assert run(folder, resume=True, **changed) == Outcome(5, 0, {}), changed
 
 
 def test_masks_and_further_outputs_count(folder: Path, calls: list[str]) -> None:
@@ -308,24 +293,29 @@ def test_masks_and_further_outputs_count(folder: Path, calls: list[str]) -> None
     assert run(folder, jobs(folder, cutout="cut"), resume=True).made == 5
     assert run(folder, resume=True) == Outcome(0, 5, {})  # what is there besides does not matter
     mask = folder / "mask.png"
-    Image.fromarray(photographs.disk(24, 30)).save(mask)
     masked = [Job(job.foreground, job.outputs, mask) for job in jobs(folder)[4:]]
-    assert run(folder, masked, resume=True).made == 1
-    assert run(folder, masked, resume=True).kept == 1
-    Image.fromarray(255 - photographs.disk(24, 30)).save(mask)
-    assert run(folder, masked, resume=True).made == 1
-    run(folder)
+    for pixels in (photographs.disk(24, 30), 255 - photographs.disk(24, 30)):
+        Image.fromarray(pixels).save(mask)
+        assert run(folder, masked, resume=True) == Outcome(1, 0, {})
+        assert run(folder, masked, resume=True) == Outcome(0, 1, {})
     mask.unlink()  # which is not the same as none
     assert "mask.png does not exist" in run(folder, masked, resume=True).failures[0]
 
 
-def test_a_folder_may_be_moved(folder: Path) -> None:
+def test_a_folder_may_be_moved_and_a_record_be_none(folder: Path) -> None:
     run(folder)
     moved = folder / "moved"
     moved.mkdir()
     for name in ("in", "out", "back.png"):
         (folder / name).rename(moved / name)
     assert run(moved, resume=True) == Outcome(0, 5, {})
+    record = moved / "out" / RECORD
+    record.write_bytes(b'\xff\xfe\n[]\n{}\n"text"\n{"composite": 1, "files": 3}\n')
+    assert run(moved, resume=True) == Outcome(5, 0, {})
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(ImageError, match=re.escape(f"{record} cannot be read")):
+        run(moved)
 
 
 def test_leftovers_are_cleared_away(folder: Path) -> None:
@@ -338,16 +328,6 @@ def test_leftovers_are_cleared_away(folder: Path) -> None:
     run(folder, resume=True)
     assert not set(asides) & set(files(folder))
     assert set(others) <= set(files(folder))
-
-
-def test_a_record_that_cannot_be_used(folder: Path) -> None:
-    record = folder / "out" / RECORD
-    record.write_bytes(b'\xff\xfe\n[]\n{}\n"text"\n{"composite": 1, "files": 3}\n')
-    assert run(folder, resume=True) == Outcome(5, 0, {})
-    record.unlink()
-    record.mkdir()
-    with pytest.raises(ImageError, match=re.escape(f"{record} cannot be read")):
-        run(folder)
 
 
 # Faults
@@ -466,13 +446,15 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("stub_stages")
-def test_the_command_goes_on(
-    folder: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
+def test_the_command_goes_on_and_debug_shows_tracebacks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "in" / "b.png").write_bytes(b"not a picture")
-    for _ in range(2):
-        assert main(arguments(folder, "--resume")) == 1
-        assert "b.png is not an image" in capsys.readouterr().err
+    for debug, count in (([], 0), (["--debug"], 1)):
+        assert main(arguments(folder, "--resume", *debug)) == 1
+        said = capsys.readouterr().err
+        assert "b.png is not an image" in said
+        assert (said.count("errors.ImageError: "), "Traceback" in said) == (count, bool(count))
     Image.fromarray(noise(21, 30, 1)).save(folder / "in" / "b.png")
     assert main(arguments(folder, "--resume", "--max-pixels", "10000")) == 0
     assert "wrote 1 of 5 composites" in (said := capsys.readouterr().out)
@@ -488,17 +470,6 @@ def test_the_command_goes_on(
     ):
         assert main(arguments(folder, "--resume", *option)) == 0
         assert "wrote 5 of 5 composites" in capsys.readouterr().out, option
-
-
-@pytest.mark.usefixtures("stub_stages")
-def test_two_photographs_never_share_a_composite(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg")
-    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg.webp")
-    assert main(arguments(folder)) == 2
-    assert "a.jpg.png is also an input or another output" in capsys.readouterr().err
-    assert files(folder) == {}
 
 
 def test_changed_weights_count(
@@ -541,7 +512,7 @@ def test_the_command_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("stub_stages")
-def test_options_of_folders_are_not_for_one_photograph(
+def test_what_a_folder_is_told_is_not_for_one_photograph_and_none_shares_a_composite(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["composite", str(folder / "in" / "a.png"), str(folder / "back.png"), *STUBS]
@@ -549,17 +520,11 @@ def test_options_of_folders_are_not_for_one_photograph(
     for option in (["--resume"], ["--devices", "1"], ["--accelerator", "cpu"]):
         assert main([*given, *option]) == 2
         assert f"{option[0]} is for a folder" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("stub_stages")
-def test_debug_shows_the_traceback_of_each_failure(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "in" / "b.png").write_bytes(b"not a picture")
-    assert main(arguments(folder)) == 1
-    assert "Traceback" not in capsys.readouterr().err
-    assert main(arguments(folder, "--debug")) == 1
-    assert capsys.readouterr().err.count("errors.ImageError: ") == 1
+    for name in ("a.jpg", "a.jpg.webp"):
+        shutil.copy(folder / "in" / "a.png", folder / "in" / name)
+    assert main(arguments(folder)) == 2
+    assert "a.jpg.png is also an input or another output" in capsys.readouterr().err
+    assert files(folder) == {}
 
 
 # Processes
