@@ -28,6 +28,8 @@ CHECKPOINTS = "checkpoints"
 INTERRUPTED = "interrupted.ckpt"
 """The checkpoint that a run leaves when it is told to stop."""
 
+_EVERY = 10  # batches between two agreements of several processes
+_PATIENCE = 5.0  # seconds without data after which a run that was told to stop ends at once
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -69,15 +71,9 @@ class Interruptible(Callback):
     the time limit, upon which the job is also put back in the queue. The handlers only take note: a
     checkpoint from inside one could fall between two parameters of a step. Processes agree to
     stop, so that none waits for another. Where no data arrive, no step is waited for.
-
-    Args:
-        every: batches between two agreements of several processes.
-        patience: seconds without data after which a run that was told to stop ends at once.
     """
 
-    def __init__(self, every: int = 10, patience: float = 5.0) -> None:
-        self.every = every
-        self.patience = patience
+    def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -91,10 +87,10 @@ class Interruptible(Callback):
             self._signal = number
             if number == signal.SIGINT:
                 _log.warning("stopping after this batch; Ctrl-C again stops at once")
-            signal.setitimer(signal.ITIMER_REAL, self.patience, 1)
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE, 1)
 
         def give_up(number: int, frame: Any) -> None:
-            if seconds_without_data() >= self.patience:
+            if seconds_without_data() >= _PATIENCE:
                 _log.warning(
                     "told to stop, and no data arrive: stopped without another checkpoint; "
                     "--resume goes on from the last one"
@@ -112,7 +108,7 @@ class Interruptible(Callback):
         epoch_loop: Any = trainer.fit_loop.epoch_loop
         if epoch_loop._should_accumulate():
             return
-        if trainer.world_size > 1 and batch_idx % self.every >= trainer.accumulate_grad_batches:
+        if trainer.world_size > 1 and batch_idx % _EVERY >= trainer.accumulate_grad_batches:
             return
         told, queued = self._signal is not None, self._signal == signal.SIGUSR1
         if trainer.world_size > 1:  # perhaps only some were told, and by different signals

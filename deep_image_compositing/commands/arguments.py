@@ -13,6 +13,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
 
 _TRANSPARENT = ("cutout", "shadow", "shadowed")  # what ``Composite.save`` writes with an alpha
+
 Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
 """Name and options of what is to fill each slot."""
 
@@ -22,8 +23,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
-        debug = {"action": "store_true", "default": argparse.SUPPRESS}
-        self.add_argument("--debug", help="show the traceback of an error", **debug)  # type: ignore[arg-type]
+        text = "show the traceback of an error"
+        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)
         self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
