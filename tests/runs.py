@@ -129,51 +129,40 @@ def make_data(root: Path, held_out: int = 3) -> Path:
     return root
 
 
-def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
-    """``fit`` of a segmenter on ``make_data``, 8 batches an epoch, into the folder ``out``."""
-    checkpoints = {"every_n_train_steps": 5, "save_top_k": -1, "save_last": True}
+def fit(
+    out: Path, model: str, network: dict[str, Any], module: str, data: dict[str, Any],
+    saving: dict[str, Any], **trainer: Any,
+) -> list[str]:  # fmt: skip
+    """``fit`` of a stage on a data module, each a class with its arguments, into a folder."""
+    checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
     config = {
-        "model": {
-            "class_path": "deep_image_compositing.stages.segmentation.PyramidSegmenter",
-            "init_args": {
-                "backbone": "test_efficientnet",
-                "width": 8,
-                "pretrained": None,
-                "picture_every": 0,
-            },
-        },
-        "data": {
-            "class_path": "deep_image_compositing.data.modules.SegmentationData",
-            "init_args": {
-                "train": str(data / "people"),
-                "backgrounds": str(data / "scenes"),
-                "size": 32,
-                "batch_size": 2,
-                "epoch_length": 16,
-                "num_workers": 2,
-                "shuffle": 3,
-            },
-        },
+        "model": {"class_path": f"deep_image_compositing.stages.{model}", "init_args": network},
+        "data": {"class_path": f"deep_image_compositing.data.modules.{module}", "init_args": data},
         "trainer": {
-            "max_steps": 30,
-            "val_check_interval": 6,
-            "default_root_dir": str(out),
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": checkpoints,
-                }
-            ],
-            **trainer,
+            "default_root_dir": str(out), "accelerator": "cpu", "log_every_n_steps": 1,
+            "enable_progress_bar": False, "enable_model_summary": False,
+            "callbacks": [{"class_path": checkpoint, "init_args": saving}], **trainer,
         },
-    }
+    }  # fmt: skip
     path = out.with_suffix(".yaml")
     path.write_text(json.dumps(config))  # which is YAML
     return ["fit", f"--config={path}"]
+
+
+TINY = {"backbone": "test_efficientnet", "width": 8, "pretrained": None}
+"""What makes a segmenter or refiner small."""
+
+
+def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
+    """``fit`` of a segmenter on ``make_data``, 8 batches an epoch, into the folder ``out``."""
+    given = {
+        "train": str(data / "people"), "backgrounds": str(data / "scenes"), "size": 32,
+        "batch_size": 2, "epoch_length": 16, "num_workers": 2, "shuffle": 3,
+    }  # fmt: skip
+    network, model = {**TINY, "picture_every": 0}, "segmentation.PyramidSegmenter"
+    saving = {"every_n_train_steps": 5, "save_top_k": -1, "save_last": True}
+    trainer = {"max_steps": 30, "val_check_interval": 6, **trainer}
+    return fit(out, model, network, "SegmentationData", given, saving, **trainer)
 
 
 def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str) -> Process:

@@ -25,6 +25,7 @@ from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.images import read_image
 from deep_image_compositing.stages.base import Segmenter, Stage, Step
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
+from tests import runs
 from tests.contract.test_stages import training_batch
 from tests.data import trees
 
@@ -34,16 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # Class path of the stage and of its data, and what makes the network small.
-    "segmenter/pyramid": (
-        "segmentation.PyramidSegmenter",
-        "SegmentationData",
-        {"backbone": "test_efficientnet", "width": 8, "pretrained": None},
-    ),
-    "refiner/cascade": (
-        "refinement.CascadeRefiner",
-        "RefinementData",
-        {"backbone": "test_efficientnet", "width": 8, "pretrained": None},
-    ),
+    "segmenter/pyramid": ("segmentation.PyramidSegmenter", "SegmentationData", runs.TINY),
+    "refiner/cascade": ("refinement.CascadeRefiner", "RefinementData", runs.TINY),
     "fuser/multi_stream": (
         "fusion.MultiStreamFuser",
         "FusionData",
@@ -52,7 +45,7 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "harmonizer/color_map": (
         "harmonization.ColorMapHarmonizer",
         "HarmonizationData",
-        {"backbone": "test_efficientnet", "width": 16, "size": 32, "pretrained": None},
+        {**runs.TINY, "width": 16, "size": 32},
     ),
 }
 
@@ -104,43 +97,13 @@ def arguments(stage: str, data: Path, out: Path, **settings: Any) -> list[str]:
     folders = ["mattes", "cutouts"] if stage.startswith("fuser") else ["people", "mattes"]
     train = [{"path": str(data / name), "paste": 0.5} for name in folders]
     textures = {"textures": str(data / "people")} if stage.startswith("fuser") else {}
-    config = {
-        "model": {
-            "class_path": f"deep_image_compositing.stages.{model}",
-            "init_args": {"picture_every": 1, **small, **settings},
-        },
-        "data": {
-            "class_path": f"deep_image_compositing.data.modules.{module}",
-            "init_args": {
-                "train": train,
-                "backgrounds": str(data / "scenes"),
-                **textures,
-                "size": 32,
-                "batch_size": 2,
-                "epoch_length": 8,
-                "validation_crops": 2,
-                "num_workers": 0,
-            },
-        },
-        "trainer": {
-            "max_steps": 2,
-            "val_check_interval": 2,
-            "default_root_dir": str(out),
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"every_n_train_steps": 2, "save_last": True},
-                }
-            ],
-        },
-    }
-    path = out.with_suffix(".yaml")
-    path.write_text(json.dumps(config))  # which is YAML
-    return ["fit", f"--config={path}"]
+    given = {
+        "train": train, "backgrounds": str(data / "scenes"), **textures, "size": 32,
+        "batch_size": 2, "epoch_length": 8, "validation_crops": 2, "num_workers": 0,
+    }  # fmt: skip
+    network = {"picture_every": 1, **small, **settings}
+    saving = {"every_n_train_steps": 2, "save_last": True}
+    return runs.fit(out, model, network, module, given, saving, max_steps=2, val_check_interval=2)
 
 
 def scalars(out: Path) -> dict[str, list[float]]:
