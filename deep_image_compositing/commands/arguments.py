@@ -76,9 +76,9 @@ def add_stages(group: argparse._ActionsContainer) -> None:
         short = " --harmonize" if slot == "harmonizer" else ""
         add(f"--{slot}{short}", default, "NAME", "what fills the slot")
         add(f"--{slot}-option", list, "KEY=VALUE", "an option of it, the value as JSON or text")
-    add("--harmonize-strength", list, "SHARE",
+    add("--harmonize-strength", str, "SHARE",
         "how far the harmonizer goes, from 0 to 1; short for --harmonizer-option strength=",
-        dest="harmonizer_option", type="strength={}".format)
+        dest="harmonizer_option", action="append", default=[], type="strength={}".format)
     add_models(group)
 
 

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = options(parser.add_argument_group("placement"))
     add("--frame", "foreground", "", "whose frame the composite has",
         choices=("foreground", "background"))
-    add("--scale", 1.0, "N", "with --frame background, size of the subject's photograph; 1 fits")
+    add("--scale", 1.0, "N",
+        "with --frame background, size of the subject's photograph; 1 just fits")
     add("--position", "0.5,0.5", "X,Y",
         "with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
     _add_rest(parser)
