@@ -530,18 +530,20 @@ def test_what_a_folder_is_told_is_not_for_one_photograph_and_none_shares_a_compo
 # Processes
 
 
-def fill(folder: Path, count: int, bad: Iterable[int] = ()) -> list[str]:
+def fill(
+    folder: Path, count: int, bad: Iterable[int] = (), size: tuple[int, int] = (150, 200)
+) -> list[str]:
     """Put ``count`` photographs, of seven kinds, in the place of those that are there.
 
     Gives the arguments that composite them by a mask that is the same for all.
     """
     for path in (folder / "in").iterdir():
         path.unlink()
-    kinds = [photographs.encode(noise(150, 200, kind)) for kind in range(7)]
+    kinds = [photographs.encode(noise(*size, kind)) for kind in range(7)]
     for number in range(count):
         data = b"not a picture" if number in bad else kinds[number % 7]
         (folder / "in" / f"{number:04}.png").write_bytes(data)
-    Image.fromarray(photographs.disk(150, 200)).save(folder / "mask.png")
+    Image.fromarray(photographs.disk(*size)).save(folder / "mask.png")
     return [
         "composite", str(folder / "in"), str(folder / "back.png"), "-o", str(folder / "out"),
         "--mask", str(folder / "mask.png"), "--refiner", "none", "--fuser", "alpha",
@@ -620,8 +622,8 @@ def test_a_process_that_waits_for_another_is_stopped_with_it(folder: Path) -> No
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat(folder: Path) -> None:
-    most = 200
-    fill(folder, most)
+    most = 600
+    fill(folder, most, size=(48, 64))
     given = jobs(folder)
     for job in given:  # a path keeps its text once it was asked for it
         str(job.foreground), str(job.outputs["path"])
@@ -636,5 +638,5 @@ def test_memory_stays_flat(folder: Path) -> None:
     assert run(folder, given, make=lambda device: make(device, segment)) == Outcome(most, 0, {})
     kept = memory[most // 3 :]  # the first third fills buffers
     growth = fit_growth(np.arange(len(kept), dtype=float), kept)
-    # Some pages in all; the smallest plane of a composite that could be kept has 30 000 bytes.
-    assert growth.slope - 2 * growth.error < 5000, growth
+    # Some pages in all; the smallest plane of a composite that could be kept has 3072 bytes.
+    assert growth.slope - 2 * growth.error < 500, growth
