@@ -408,7 +408,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"deep-image-compositing {__version__}\n"
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    assert all(re.search(rf"^ +{name} ", overview, re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"^ +{name}\s", overview, re.MULTILINE) for name in COMMANDS)
 
 
 def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
