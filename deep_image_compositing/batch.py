@@ -1,10 +1,8 @@
 """Composites of many photographs over one background; ``composite`` calls it for a folder.
 
-While one photograph goes through the stages, the next are decoded and the last are encoded, each in
-threads of their own, a few at a time. Process *r* of *n* takes the photographs *r*, *r + n*, ...:
-each is made exactly once, and no process waits for another before the end. Next to the composites
-lies a record of what each was made of, so that a run that was stopped, in whatever way, goes on
-where it was.
+While one photograph goes through the stages, threads decode the next and encode the last. Process
+*r* of *n* takes the photographs *r*, *r + n*, ..., and waits for no other before the end. A record
+beside the composites says what each was made of, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -62,24 +60,26 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True)
 class Job:
-    """One composite that is to be made."""
+    """One composite that is to be made, of a photograph and maybe its mask.
+
+    ``outputs`` are files to write, by the arguments of ``Composite.save``.
+    """
 
     foreground: Path
-    """The photograph with the subject."""
     outputs: Mapping[str, Path]
-    """Files to write, by the arguments of ``Composite.save``; the first stands for the job."""
     mask: Path | None = None
-    """Its mask, instead of the segmenter's answer."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many composites were ``made``, or ``kept`` from an earlier run; why others failed."""
+    """How many composites were ``made``, or ``kept`` from an earlier run.
+
+    ``failures`` are reasons why others failed, by the number of the job.
+    """
 
     made: int
     kept: int
     failures: Mapping[int, str]
-    """Reasons by the number of the job."""
 
 
 def composite_all(
@@ -106,12 +106,8 @@ def composite_all(
         jobs = [Job(path, {"path": out / f"{path.stem}.png"}) for path in list_images("portraits")]
         stages = {"segmenter": ("pyramid", {}), "refiner": ("none", {}), "fuser": ("alpha", {})}
         outcome = composite_all(
-            jobs,
-            "beach.jpg",
-            lambda device: Compositor(**stages, device=device),
-            record=out / RECORD,
-            settings=describe_stages(stages),
-            resume=True,
+            jobs, "beach.jpg", lambda device: Compositor(**stages, device=device),
+            record=out / RECORD, settings=describe_stages(stages), resume=True,
         )
 
     Args:
@@ -149,14 +145,10 @@ def composite_all(
     own, theirs = longest_sides(compositor.max_side, frame, scale)
     new = read_image(background, max_pixels=compositor.max_pixels, max_side=theirs)
     placement = {"frame": frame, "scale": scale, "position": place}
-    about = {
-        "format": _FORMAT,
-        "version": __version__,
-        "settings": settings,
-        "placement": placement,
-        "background": _digest_of_pixels(new),
-    }
-    run = _Run(jobs, new, make, compositor, Ledger(Path(record)), about, placement, own, resume)
+    same = [_FORMAT, __version__, settings, placement, _digest_of_pixels(new)]
+    about = json.dumps(same, sort_keys=True, default=str)
+    plan = _Plan(jobs, new, make, Ledger(Path(record)), about, placement, own, resume)
+    run = _Run(plan, compositor)
     numbered: int | list[int] = devices
     if devices == 1:
         wanted = compositor.device.type
@@ -183,39 +175,34 @@ def writing() -> bool:
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done: the arguments of ``composite_all``, read and checked."""
+
+    jobs: Sequence[Job]
+    background: Photograph
+    make: Callable[[str], Compositor]
+    ledger: Ledger
+    about: str
+    placement: Mapping[str, Any]
+    max_side: int | None
+    resume: bool
+
+
 class _Run(LightningModule):
     """``Trainer.predict`` of all jobs: a step composites one photograph that has been read.
 
-    The ledger lies next to the composites. Paths in it are as seen from there, so that a whole
-    folder may be moved; an output counts as long as its size and time are as they were.
+    Paths in the ledger are as seen from its folder, so that a whole folder may be moved; an output
+    counts as long as its size and time are as they were.
     """
 
     guard: Guard
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        background: Photograph,
-        make: Callable[[str], Compositor],
-        compositor: Compositor,
-        ledger: Ledger,
-        about: Mapping[str, Any],
-        placement: dict[str, Any],
-        max_side: int | None,
-        resume: bool,
-    ) -> None:
+    def __init__(self, plan: _Plan, compositor: Compositor) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
-        self.jobs = jobs
-        self.background = background
-        self.make = make
-        self.compositor = compositor
-        self.ledger = ledger
-        self.about = json.dumps(about, sort_keys=True, default=str)
-        self.placement = placement
-        self.max_side = max_side
-        self.resume = resume
+        self.plan, self.compositor, self.ledger = plan, compositor, plan.ledger
         self.full: list[str] = []
         self.outcome = Outcome(0, 0, {})
         self._made = self._kept = 0
@@ -226,15 +213,13 @@ class _Run(LightningModule):
         # Never more at once than may be read ahead, asked for, and wait to be written.
         self._threads = ThreadPoolExecutor(2 * AHEAD + 1, _THREAD)
 
-    # Before
-
     def prepare_data(self) -> None:
         """Clear away what a killed run has left; Lightning calls one process, before the others."""
-        if self.resume:
-            for folder in {target.parent for job in self.jobs for target in job.outputs.values()}:
-                for path in folder.iterdir():
-                    if _ASIDE.fullmatch(path.name):
-                        path.unlink(missing_ok=True)
+        outputs = (target for job in self.plan.jobs for target in job.outputs.values())
+        if self.plan.resume:
+            for folder in {target.parent for target in outputs}:
+                for path in filter(lambda path: _ASIDE.fullmatch(path.name), folder.iterdir()):
+                    path.unlink(missing_ok=True)
         self.ledger.begin({"format": _FORMAT})
 
     def setup(self, stage: str) -> None:
@@ -244,11 +229,11 @@ class _Run(LightningModule):
             _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
         made, here = self.compositor.device, self.device
         if made.type != here.type or made.index not in (None, here.index):
-            self.compositor = self.make(str(here))
+            self.compositor = self.plan.make(str(here))
 
     def predict_dataloader(self) -> Sequence[int]:
         """The numbers of this process's photographs, in their order."""
-        own = range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size)
+        own = range(self.trainer.global_rank, len(self.plan.jobs), self.trainer.world_size)
         self._count, self._unread = len(own), iter(own)
         return own
 
@@ -256,26 +241,21 @@ class _Run(LightningModule):
         """Show that it begins."""
         self._advance()
 
-    # In the threads
-
     def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
         """What a composite is made of, and the photograph and mask unless it is there already."""
         made_of = "" if self._stopped else self._made_of(job)
-        if self._stopped or (self.resume and self._is_done(job, made_of)):
+        if self._stopped or (self.plan.resume and self._is_done(job, made_of)):
             return made_of, None, None
         limit = self.compositor.max_pixels
-        photograph = read_image(job.foreground, max_pixels=limit, max_side=self.max_side)
+        photograph = read_image(job.foreground, max_pixels=limit, max_side=self.plan.max_side)
         if job.mask is None:
             return made_of, photograph, None
         return made_of, photograph, read_mask(job.mask, size=photograph.size, max_pixels=limit)
 
     def _made_of(self, job: Job) -> str:
-        """SHA-256 of all that decides what a composite looks like.
-
-        Taken before the files are read: where one changes in between, the composite is made anew.
-        """
+        """SHA-256 of all that decides what a composite looks like, before the files are read."""
         files = [None if path is None else _digest(path) for path in (job.foreground, job.mask)]
-        return hashlib.sha256(json.dumps([self.about, files]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.plan.about, files]).encode()).hexdigest()
 
     def _is_done(self, job: Job, made_of: str) -> bool:
         """Whether all outputs are there, as they were written, and made of this."""
@@ -309,18 +289,12 @@ class _Run(LightningModule):
         except ValueError:  # on another drive
             return path.absolute().as_posix()
 
-    # Step by step
-
     def predict_step(self, number: int, batch_idx: int) -> bool:
-        """Composite one photograph, and hand the result to the writers.
-
-        Returns:
-            True, because Lightning asks why nothing is returned.
-        """
+        """Composite one photograph; True, because Lightning asks why nothing is returned."""
         if self._stopped:
             return True
         for ahead in itertools.islice(self._unread, AHEAD + 1 - len(self._reading)):
-            self._reading.append(self._threads.submit(self._read, self.jobs[ahead]))
+            self._reading.append(self._threads.submit(self._read, self.plan.jobs[ahead]))
         reading = self._reading.popleft()
         try:
             made_of, photograph, mask = reading.result()
@@ -328,12 +302,13 @@ class _Run(LightningModule):
                 self._kept += 1
                 self._advance()
                 return True
-            composite = self.compositor(photograph, self.background, mask, **self.placement)
+            pair = photograph, self.plan.background
+            composite = self.compositor(*pair, mask, **self.plan.placement)
         except Exception as error:  # one bad file must not stop the others
             self._fail(number, error)
             return True
         self._settle(AHEAD - 1)
-        future = self._threads.submit(self._save, self.jobs[number], made_of, composite)
+        future = self._threads.submit(self._save, self.plan.jobs[number], made_of, composite)
         self._writing.append((number, future))
         return True
 
@@ -362,16 +337,14 @@ class _Run(LightningModule):
         done = self._made + self._kept + len(self._failures)
         self.guard.advance("compositing", done, self._count)
 
-    def on_predict_end(self) -> None:
-        """Wait for the writers."""
-        self.finish()
-
     def finish(self) -> None:
         """Write what is finished, and start nothing new."""
         self._stopped = True
         self._threads.shutdown(wait=False)
         self._settle(0)
         self._threads.shutdown()
+
+    on_predict_end = finish
 
     def teardown(self, stage: str) -> None:
         """Learn what has become of the jobs of all processes, once all are done."""
@@ -387,8 +360,7 @@ class _Run(LightningModule):
 
     def _wait_for_all(self) -> None:
         """Meet the other processes, asking again and again, so that Ctrl-C is heard meanwhile."""
-        index = self.device.index if self.device.type == "cuda" else None
-        here = None if index is None else [index]
+        here = [self.device.index or 0] if self.device.type == "cuda" else None
         met = torch.distributed.barrier(async_op=True, device_ids=here)
         while not met.is_completed():
             time.sleep(0.05)

@@ -15,53 +15,53 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from deep_image_compositing import __version__
 from deep_image_compositing.commands import (
     benchmark,
     composite,
     evaluate,
-    models,
     serve,
     shards,
     stages,
     study,
     teach,
 )
+from deep_image_compositing.commands.arguments import Parser
 from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.messages import PROGRAM, say, show
 
-COMMANDS: tuple[tuple[str, Any, Any, str], ...] = (
-    # name, what adds its arguments, what runs it, and what it does
-    ("composite", composite.add_arguments, composite.run,
-     "set the subject of a photograph into another photograph"),
-    ("cutout", composite.add_cutout_arguments, composite.run_cutout,
-     "cut the subject out of a photograph"),
-    ("serve", serve.add_arguments, serve.run,
-     "open a page, and an interface for programs, for composites"),
-    ("stages", stages.add_stages_arguments, stages.list_stages,
-     "list what can fill the four slots"),
-    ("models", models.add_arguments, models.run,
-     "list, fetch and find published segmenters"),
-    ("fit", None, None, "train a stage: fit --config recipes/fusion_easy.yaml"),
-    ("validate", None, None, "measure a stage on a recipe's validation data"),
-    ("test", None, None, "measure a stage on a recipe's test data"),
-    ("export-weights", stages.add_export_arguments, stages.export_weights,
-     "turn a training checkpoint into weights"),
-    ("export", stages.add_file_arguments, stages.export_stage,
-     "write a stage's network as ONNX or for torch.export"),
-    ("shards", shards.add_arguments, shards.run, "turn data sets into shards for training"),
-    ("teach", teach.add_arguments, teach.run, "let a trained fuser make hard training triplets"),
-    ("benchmark", benchmark.add_arguments, benchmark.run,
-     "time composites, loading or training, as ratios"),
-    ("evaluate", evaluate.add_arguments, evaluate.run,
-     "compare whole methods on a test set, with a report"),
-    ("study", study.add_arguments, study.run, "ask people which method's pictures are best"),
-)  # fmt: skip
+COMMANDS: dict[str, tuple[Any, Any, str]] = {
+    # what adds its arguments, what runs it, and what it does
+    "composite": (composite.add_arguments, composite.run,
+                  "set the subject of a photograph into another photograph"),
+    "cutout": (composite.add_cutout_arguments, composite.run_cutout,
+               "cut the subject out of a photograph"),
+    "serve": (serve.add_arguments, serve.run,
+              "open a page, and an interface for programs, for composites"),
+    "stages": (stages.add_stages_arguments, stages.list_stages,
+               "list what can fill the four slots"),
+    "models": (stages.add_models_arguments, stages.manage_models,
+               "list, fetch and find published segmenters"),
+    "fit": (None, None, "train a stage: fit --config recipes/fusion_easy.yaml"),
+    "validate": (None, None, "measure a stage on a recipe's validation data"),
+    "test": (None, None, "measure a stage on a recipe's test data"),
+    "export-weights": (stages.add_weights_arguments, stages.export_weights,
+                       "turn a training checkpoint into weights"),
+    "export": (stages.add_export_arguments, stages.export_stage,
+               "write a stage's network as ONNX or for torch.export"),
+    "shards": (shards.add_arguments, shards.run, "turn data sets into shards for training"),
+    "teach": (teach.add_arguments, teach.run, "let a trained fuser make hard training triplets"),
+    "benchmark": (benchmark.add_arguments, benchmark.run,
+                  "time composites, loading or training, as ratios"),
+    "evaluate": (evaluate.add_arguments, evaluate.run,
+                 "compare whole methods on a test set, with a report"),
+    "study": (study.add_arguments, study.run, "ask people which method's pictures are best"),
+}  # fmt: skip
 """Those that nothing runs here have LightningCLI's arguments."""
 
-TRAINING = tuple(name for name, _, run, _ in COMMANDS if run is None)
+TRAINING = tuple(name for name, (_, run, _) in COMMANDS.items() if run is None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,51 +96,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing its whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Two photographs in, one finished composite out.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (add_arguments, run, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if run is not None:
+            command.set_defaults(run=run)
+            add_arguments(command)
+    return parser
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command.
-
-    Raises:
-        UsageError: arguments that are wrong; of unknown ones it names the nearest that there are.
-    """
-    parser = _parser()
-    options, unknown = parser.parse_known_args(arguments)
-    command: _Parser = vars(options).pop("parser", parser)
+    """The options of a command; ``UsageError`` names the nearest to one that is unknown."""
+    options, unknown = _parser().parse_known_args(arguments)
+    command: Parser = vars(options).pop("parser")
     if unknown:
         known = re.findall(r"--[\w-]+", command.format_help())
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near and unknown[0].startswith("-") else ""
         command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROGRAM,
-        description="Two photographs in, one finished composite out.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    for name, add_arguments, run, summary in COMMANDS:
-        if run is None:
-            commands.add_parser(name, help=summary, add_help=False)
-            continue
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-        command.set_defaults(run=run, parser=command)
-        add_arguments(command)
-    return parser
 
 
 class _Messages(logging.Handler):

@@ -1,7 +1,7 @@
 """Stages as files that run without this library: ONNX, or a program of ``torch.export``.
 
-What is exported is a stage's network, for pictures of any size and in batches. What a stage does
-around it (looks again, solves a linear system) is not in the file; ``Exported.rest`` says it.
+What is exported is a stage's network, for pictures of any size and in batches; not what it does
+around it, which ``Exported.rest`` says.
 """
 
 from __future__ import annotations
@@ -41,19 +41,12 @@ MULTIPLE = 32
 
 @dataclass(frozen=True)
 class Exported:
-    """What is exported of a stage.
+    """What is exported of a stage."""
 
-    Attributes:
-        module: the network, with the resizing around it.
-        inputs: channels of each input, by name.
-        output: its name.
-        rest: what the stage does beyond it.
-    """
-
-    module: nn.Module
-    inputs: dict[str, int]
-    output: str
-    rest: str
+    module: nn.Module  # the network, with the resizing around it
+    inputs: dict[str, int]  # channels of each input, by name
+    output: str  # its name
+    rest: str  # what the stage does beyond it
 
 
 class _WholePicture(nn.Module):
@@ -91,11 +84,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def parts(stage: StageModel) -> Exported:
-    """What can be exported of ``stage``.
-
-    Raises:
-        UsageError: it has no network, or one of another kind than the library's own.
-    """
+    """What can be exported of ``stage``; ``UsageError`` for one without a network that we know."""
     network = getattr(stage, "network", None)
     if isinstance(network, PyramidNetwork) and stage.slot == "segmenter":
         module = _WholePicture(network, int(stage.hparams["size"]))
@@ -150,7 +139,8 @@ def export(stage: StageModel, path: str | Path) -> Exported:
     if traced or isinstance(module, MultiStreamNetwork):  # it would pad any other size
         sides = [MULTIPLE * torch.export.Dim(f"_{name}", min=2, max=512) for name in ("h", "w")]
     shapes = tuple({0: batch, 2: sides[0], 3: sides[1]} for _ in given)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of what torch says to the makers of operators
         if traced:
             program = torch.export.export(module, given, dynamic_shapes=shapes)
             buffer = io.BytesIO()
@@ -180,11 +170,3 @@ def _onnx(
     program.model.metadata_props[METADATA] = json.dumps(about, default=str, sort_keys=True)
     data: bytes = program.model_proto.SerializeToString()
     return data
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Without what torch says to the makers of operators."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

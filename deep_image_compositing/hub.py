@@ -1,8 +1,6 @@
 """Stages in folders and on the Hugging Face Hub: weights, options and a model card.
 
-A stage is three files: ``model.safetensors`` (its tensors), ``config.json`` (which stage, and its
-options) and ``README.md`` (the card). Nothing else of a repository is fetched, and no pickle is
-ever read.
+Nothing of a repository is fetched but these three files, and no pickle is ever read.
 """
 
 from __future__ import annotations
@@ -54,9 +52,8 @@ def save_pretrained(
         "class_path": f"{type(stage).__module__}.{type(stage).__qualname__}",
         "options": options,
     }
-    text = json.dumps(config, indent=2, sort_keys=True, default=str)
     written = card if card is not None else model_card(stage, run)
-    contents = (weights.encode(stage), text.encode(), written.encode())
+    contents = (weights.encode(stage), _json(config).encode(), written.encode())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,11 +121,7 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder: slot, name, class path and options.
-
-    Raises:
-        WeightsError: there is none, or it is not of a stage.
-    """
+    """``config.json`` of a folder: slot, name, class path and options; else ``WeightsError``."""
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except FileNotFoundError:
@@ -149,7 +142,7 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     """A model card: what the stage is, how to load it, and what its run's folder tells."""
     name = registered_name(stage) or type(stage).__name__
     parameters = sum(parameter.numel() for parameter in stage.parameters()) / 1e6
-    options = json.dumps(dict(stage.hparams), indent=2, sort_keys=True, default=str)
+    options = _json(dict(stage.hparams))
     parts = [
         "---\nlibrary_name: deep_image_compositing\ntags: [image-matting, image-segmentation]\n---",
         f"# {stage.slot} `{name}`",
@@ -165,36 +158,31 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, default=str)
+
+
 def _training(run: Path) -> str:
     """What the folder of a training run tells: its recipe, and the last measures of each kind."""
     import yaml  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     try:
         recipe = yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{run} is not the folder of a run: {reason_of(error)}") from error
     data = yaml.safe_dump(recipe.get("data"), sort_keys=False).strip()
-    trainer: Mapping[str, Any] = recipe.get("trainer") or {}
-    steps = trainer.get("max_steps")
+    steps = (recipe.get("trainer") or {}).get("max_steps")
     text = f"## Training\n\nUp to {steps} steps on:\n\n```yaml\n{data}\n```"
-    measures = _last_measures(run)
-    if measures:
-        rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in measures.items())
-        text += f"\n\nWhat it measured last:\n\n| measure | value |\n|---|---:|\n{rows}"
-    return text
-
-
-def _last_measures(run: Path) -> dict[str, float]:
-    """The last value of each ``val/`` and ``test/`` measure in the run's TensorBoard log."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     for file in sorted(run.rglob("events.out.tfevents.*")):
         log = EventAccumulator(str(file)).Reload()
-        for tag in log.Tags()["scalars"]:
-            if tag.startswith(("val/", "test/")):
-                found[tag] = log.Scalars(tag)[-1].value
-    return dict(sorted(found.items()))
+        tags = (tag for tag in log.Tags()["scalars"] if tag.startswith(("val/", "test/")))
+        measures |= {tag: log.Scalars(tag)[-1].value for tag in tags}
+    if measures:
+        rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(measures.items()))
+        text += f"\n\nWhat it measured last:\n\n| measure | value |\n|---|---:|\n{rows}"
+    return text
 
 
 def registered_name(stage: StageModel | type[StageModel]) -> str | None:

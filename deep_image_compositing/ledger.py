@@ -1,8 +1,8 @@
 """The ledger of a job that can be taken up again: what it is made from, and what is finished.
 
-A file of JSON lines. The first says what the job is made from; each other one is an entry, appended
-with one write when its work is finished, so that processes can share the file. Of several entries
-of one key the last counts. A kill may tear the last line, and then that work counts as not done.
+A file of JSON lines: what the job is made from, then an entry for each piece of finished work, each
+with one write, so that processes can share the file. Of several entries of one key the last counts;
+a line that a kill has torn does not.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from deep_image_compositing.files import write_bytes
 
 
 class Ledger:
-    """What a job has finished, by the file at ``path``, which need not be there yet.
+    """What a job has finished, by the file at ``path``; ``ImageError`` if it cannot be used.
 
-    ``about`` is what the job is made from, None without a ledger that can be read; ``entries`` are
-    by key, as they were when the file was last read. ``ImageError`` says what cannot be read or
-    written.
+    ``about`` is what the job is made from, None without a ledger; ``entries`` are by key, as they
+    were when the file was last read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,10 +52,7 @@ class Ledger:
                 continue  # torn, and so not done
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Say what the job is made from, and leave one whole line an entry.
-
-        For one process, before any other adds to the file; it is written aside and renamed.
-        """
+        """Say what the job is made from, before any process adds, and leave one line an entry."""
         self.about = dict(about)
         lines = [_line({"key": key, "entry": entry}) for key, entry in self.entries.items()]
         write_bytes(self.path, b"".join([_line({"about": self.about}), *lines]))

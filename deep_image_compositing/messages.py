@@ -16,19 +16,12 @@ from typing import TextIO
 PROGRAM = "deep-image-compositing"
 
 _BETWEEN_LINES = 60.0  # seconds
+_JOINERS = "\u200c\u200d"  # invisible, but some scripts and some emoji are written with them
 _log = logging.getLogger("deep_image_compositing")
-
-_JOINERS = "\u200c\u200d"
-"""Invisible, but letters of some scripts and some emoji are written with them."""
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    """``text`` with its control characters escaped, the ends of lines among them.
-
-    Args:
-        text: of which ``str`` is taken.
-        lines: leave the ends of lines as they are: for tracebacks.
-    """
+    """``str(text)`` with its control characters escaped, ends of lines too unless ``lines``."""
     kept = _JOINERS + ("\n" if lines else "")
     shown = str(text)
     if shown.isprintable():
@@ -69,38 +62,25 @@ def progress(
 def reporting(unit: str, more: str = "") -> Iterator[Callable[[str, int, int], None]]:
     """Show what is being done: a bar with rate and time left on a terminal, elsewhere log lines.
 
-    Args:
-        unit: what is counted, such as ``photographs``.
-        more: added to each label.
-
-    Yields:
-        The function to call with a label, how many are done, and how many there are.
+    Gives the function to call with a label, to which ``more`` is added, how many are done, and how
+    many there are; ``unit`` is what is counted, such as ``photographs``.
     """
+    from rich import progress as bars
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> str:
             speed = task.finished_speed or task.speed or 0
-            return Text(f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s")
+            return f"{speed:.{1 if speed >= 1 else 2}f} {unit}/s"
 
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
-            TimeRemainingColumn(),
+            bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+            Rate(), bars.TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=console) as bar:
+        with bars.Progress(*columns, console=console) as bar:
             task = bar.add_task("", total=None)
             yield lambda label, done, total: bar.update(
                 task, description=escape(printable(label + more)), completed=done, total=total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import math
 import os
@@ -23,7 +24,6 @@ _WORDS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
     type(None): ("null", "nulls"),
 }
-
 
 Accepted: TypeAlias = tuple[set[str], set[str]]
 """Names of the arguments that a factory takes, and of those it must be given."""
@@ -57,8 +57,7 @@ def check_options(
 ) -> None:
     """Raise ``UsageError`` for an option that ``factory`` does not take, or lacks.
 
-    Also for a value that is not of the kind that the constructor's annotation asks for; what has
-    no annotation, or one that is not about plain values, may be anything.
+    Also for a value that is not of its annotation's kind, where that is about plain values.
     """
     check_names(slot, name, accepted_options(factory), options)
     if wrong := misfit(factory, options, f" of the {slot} {name!r}"):
@@ -70,28 +69,22 @@ def check_names(slot: str, name: str, accepted: Accepted | None, options: Collec
     if accepted is None:
         return
     taken, needed = accepted
-    unknown = sorted(set(options) - taken)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
+    for unknown in sorted(set(options) - taken):
+        near = difflib.get_close_matches(unknown, sorted(taken), n=1)
         raise UsageError(
-            f"the {slot} {name!r} takes no option {unknown[0]!r}; "
+            f"the {slot} {name!r} takes no option {unknown!r}; "
             + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
             + (", ".join(sorted(taken)) or "none")
         )
-    missing = sorted(needed - set(options))
-    if missing:
-        raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
+    for missing in sorted(needed - set(options)):
+        raise UsageError(f"the {slot} {name!r} needs the option {missing!r}")
 
 
 def declared_options(target: str) -> Accepted | None:
     """As ``accepted_options`` of a class of this library, read from its source.
 
-    Args:
-        target: ``module:Class``. Neither is imported, which may take seconds.
-
-    Returns:
-        None for a class of another package, or where the source cannot be read, as inside an
-        archive.
+    ``target`` is ``module:Class``, and neither is imported, which may take seconds. None for a
+    class of another package, or where the source cannot be read, as inside an archive.
     """
     if not target.startswith(_PACKAGE):
         return None
@@ -166,37 +159,29 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
     """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
     path = Path(given).expanduser()
-    if not path.is_file():
-        names = ", ".join(map(repr, shipped)) or "none"
-        raise WeightsError(
-            f"no weights {str(given)!r} for {whose}: not a file, and the weights that ship for it "
-            f"are: {names}"
-        )
-    return path
+    if path.is_file():
+        return path
+    raise WeightsError(
+        f"no weights {str(given)!r} for {whose}: not a file, and the weights that ship for it "
+        f"are: {', '.join(map(repr, shipped)) or 'none'}"
+    )
 
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:
     """The constructors through which arguments go, each with its parameters."""
-    if not isinstance(factory, type):
+    bases = factory.__mro__ if isinstance(factory, type) else ()
+    for call in (vars(base)["__init__"] for base in bases if "__init__" in vars(base)):
+        yield call, list(signature(call).parameters.values())[1:]
+    if not bases:
         yield factory, list(signature(factory).parameters.values())
-        return
-    for base in factory.__mro__:
-        if "__init__" in vars(base):
-            call = vars(base)["__init__"]
-            yield call, list(signature(call).parameters.values())[1:]
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     """The annotation of each argument, where it can be had."""
     hints: dict[str, Any] = {}
-    for call, parameters in _calls(factory):
-        try:
-            found = get_type_hints(call)
-        except (NameError, TypeError, AttributeError):  # of things that are not imported
-            continue
-        for parameter in parameters:
-            if parameter.name in found:
-                hints.setdefault(parameter.name, found[parameter.name])
+    for call, _ in _calls(factory):
+        with contextlib.suppress(NameError, TypeError, AttributeError):  # of what is not imported
+            hints = {**get_type_hints(call), **hints}
     return hints
 
 
@@ -237,14 +222,13 @@ def _described(hint: Any) -> str:
     """``hint`` in words."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_described(part) for part in inner)
+        return " or ".join(map(_described, inner))
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is Callable:
         return "a function"
+    if origin is tuple and Ellipsis not in inner:
+        return f"a list of {len(inner)}: " + ", ".join(map(_described, inner))
     if origin in (tuple, list, Sequence):
-        if origin is tuple and Ellipsis not in inner:
-            return f"a list of {len(inner)}: " + ", ".join(_described(part) for part in inner)
-        one = inner[0]
-        return f"a list of {_WORDS[one][1] if one in _WORDS else str(one)}"
+        return f"a list of {_WORDS.get(inner[0], ('', str(inner[0])))[1]}"
     return _WORDS[hint][0] if hint in _WORDS else getattr(hint, "__name__", str(hint))

@@ -1,7 +1,6 @@
 """Published segmentation models: their authors' files, and the copies of them on this machine.
 
-A file is fetched once, from its authors' address and from nowhere else, checked against its hash,
-and kept in one folder. Importing this imports nothing heavy.
+A file is fetched once, from its authors' address and from nowhere else, and checked by its hash.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.files import reason_of, write_bytes
-from deep_image_compositing.messages import progress
+from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"
 """Environment variable that names the folder of fetched models."""
@@ -34,29 +33,17 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Published:
-    """One published model.
-
-    Attributes:
-        name: what users type.
-        description: one line that says what it finds.
-        source: the paper, or who made it.
-        address: the authors' file.
-        hash: ``md5:...`` or ``sha256:...`` of the file.
-        megabytes: its size, rounded.
-        licence: of the weights, as the authors state it.
-        options: how the network takes a picture and gives its mask: options of ``OnnxModel``.
-        commercial: whether the licence allows commercial use.
-    """
+    """One published model, by the name that users type."""
 
     name: str
     description: str
-    source: str
-    address: str
-    hash: str
+    source: str  # the paper, or who made it
+    address: str  # of the authors' file
+    hash: str  # of it, as md5:... or sha256:...
     megabytes: int
-    licence: str
-    options: Mapping[str, Any]
-    commercial: bool = True
+    licence: str  # of the weights, as the authors state it
+    options: Mapping[str, Any]  # of OnnxModel: how a picture goes in, and the mask comes out
+    commercial: bool = True  # whether the licence allows commercial use
 
     @property
     def file(self) -> str:
@@ -186,13 +173,13 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
     check_licence(model, accept_licence)
     path = path_of(model)
     if path.is_file():
-        _check(path, _digest(path, model.hash), model)
+        _check(model, path, str(path), "delete it, and it is fetched again")
         return path
     _make_folder(path.parent)
     aside = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        found = _receive(model, aside, show)
-        _check(path, found, model, fetched=True)
+        _receive(model, aside, show)
+        _check(model, aside, f"what {model.address} sent", "try again later")
         os.replace(aside, path)
     except (OSError, HTTPException, urllib.error.URLError) as error:
         reason = reason_of(getattr(error, "reason", None) or error)
@@ -205,52 +192,37 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
     return path
 
 
-def _receive(model: Published, aside: Path, show: bool) -> str:
-    """Write what the authors' address sends to ``aside``; returns its digest."""
-    request = urllib.request.Request(
-        model.address, headers={"User-Agent": "deep-image-compositing"}
-    )
-    digest = hashlib.new(model.hash.partition(":")[0], usedforsecurity=False)
+def _receive(model: Published, aside: Path, show: bool) -> None:
+    """Write what the authors' address sends to ``aside``."""
+    request = urllib.request.Request(model.address, headers={"User-Agent": PROGRAM})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(aside, "xb") as file:
         length = int(answer.headers.get("Content-Length") or 0)
         total = max(1, (length or model.megabytes * 1_000_000) // CHUNK)
         with progress(f"fetching {model.name}", total, show, "MiB") as advance:
             received = 0
             while chunk := answer.read(CHUNK):
-                _write(file, chunk, aside.parent)
-                digest.update(chunk)
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    raise WeightsError(
+                        f"{aside.parent} cannot hold the model: {reason_of(error)}"
+                    ) from error
                 received += len(chunk)
                 advance(1)
     if length and received != length:
         raise OSError(f"the connection ended after {received} of {length} bytes")
-    return digest.hexdigest()
 
 
-def _write(file: BinaryIO, chunk: bytes, folder: Path) -> None:
-    try:
-        file.write(chunk)
-    except OSError as error:
-        raise WeightsError(f"{folder} cannot hold the model: {reason_of(error)}") from error
-
-
-def _digest(path: Path, hash: str) -> str:
-    kind = hash.partition(":")[0]
-    with open(path, "rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(kind, usedforsecurity=False)
-        ).hexdigest()
-
-
-def _check(path: Path, found: str, model: Published, fetched: bool = False) -> None:
-    """Raise ``WeightsError`` unless a digest is the model's."""
+def _check(model: Published, path: Path, what: str, remedy: str) -> None:
+    """Raise ``WeightsError`` unless a file is the model's."""
     kind, _, expected = model.hash.partition(":")
-    if found == expected:
-        return
-    what = f"what {model.address} sent" if fetched else str(path)
-    remedy = "try again later" if fetched else "delete it, and it is fetched again"
-    raise WeightsError(
-        f"{what} is not the model {model.name!r}: its {kind} is {found}, not {expected}; {remedy}"
-    )
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
+    if (found := sha.hexdigest()) != expected:
+        raise WeightsError(
+            f"{what} is not the model {model.name!r}: its {kind} is {found}, not {expected}; "
+            f"{remedy}"
+        )
 
 
 def _make_folder(path: Path) -> None:

@@ -74,16 +74,11 @@ def remove(
 def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
     """Which output of a composite is wanted, and what stands behind the subject meanwhile.
 
-    Args:
-        background: as for ``remove``.
-        shadow: likewise.
-
-    Raises:
-        UsageError: text that is no colour, nor a file that is there; a shadow that cannot be.
+    Both are as for ``remove``; ``UsageError`` for text that is no colour, nor a file that is there.
     """
-    shaded = Shadow.of(shadow) is not None
+    shaded, plain = Shadow.of(shadow) is not None, Image.new("RGB", (1, 1), NEUTRAL)
     if background is None:
-        return "shadowed" if shaded else "cutout", Image.new("RGB", (1, 1), NEUTRAL)
+        return "shadowed" if shaded else "cutout", plain
     if not isinstance(background, str):
         return "path", background
     if background == "blur":
@@ -92,7 +87,7 @@ def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
                 "a blurred background is the photograph's own, with the shadow that is in it; "
                 "leave the shadow out, or take another background"
             )
-        return "blurred", Image.new("RGB", (1, 1), NEUTRAL)
+        return "blurred", plain
     try:
         color = ImageColor.getrgb(background)
     except ValueError:

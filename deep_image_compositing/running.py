@@ -31,8 +31,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
 
-    ``devices`` are how many, or the numbers of those that are meant. Raises ``UsageError`` where
-    they are not there, or not as many as were launched.
+    ``devices`` are how many, or their numbers; ``UsageError`` where there are none such.
     """
     count = len(devices) if isinstance(devices, list) else devices
     alone = count in (1, "1") and nodes == 1
@@ -103,10 +102,7 @@ class Guard(Callback):
     """
 
     def __init__(
-        self,
-        finish: Callable[[], None] | None = None,
-        show: bool = False,
-        unit: str = "results",
+        self, finish: Callable[[], None] | None = None, show: bool = False, unit: str = "results"
     ) -> None:
         self._finish, self._show, self._unit = finish, show, unit
         self.interrupted = False
@@ -156,8 +152,7 @@ class Guard(Callback):
     def ending(self, trainer: Trainer, farewell: str) -> Iterator[None]:
         """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind.
 
-        Handlers of signals are as they were, also where Lightning was stopped before it put them
-        back.
+        Handlers of signals are as they were, however Lightning was stopped.
         """
         here = threading.current_thread() is threading.main_thread()
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}

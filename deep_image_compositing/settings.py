@@ -1,7 +1,4 @@
-"""What may be asked of a composite, checked without importing anything heavy.
-
-The compositor checks by these functions, and the command line does so before it imports torch.
-"""
+"""What may be asked of a composite, checked by the compositor, and before torch is imported."""
 
 from __future__ import annotations
 
@@ -41,8 +38,7 @@ def check_placement(
 ) -> tuple[float, float]:
     """(x, y) of a placement as ``Compositor.__call__`` takes it.
 
-    Raises ``UsageError`` for another frame, a scale that is not positive, or a scale or position
-    that would have no effect.
+    ``UsageError`` for a frame, scale or position that cannot be, or would have no effect.
     """
     if frame not in ("foreground", "background"):
         raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
@@ -70,8 +66,7 @@ def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
 def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> tuple[int, int]:
     """(height, width) to which a photograph of ``size`` is scaled to be placed in ``frame``.
 
-    Raises ``UsageError`` for a scale that is not positive, or enlarges beyond
-    ``MAX_PLACED_PIXELS``.
+    ``UsageError`` for a scale that is not positive, or enlarges beyond ``MAX_PLACED_PIXELS``.
     """
     _check_scale(scale)
     factor = scale * min(frame[0] / size[0], frame[1] / size[1])
@@ -96,11 +91,7 @@ def check_device(device: str) -> None:
 
 
 def one_device(device: str, devices: int, accelerator: str) -> str:
-    """The one kind of device, or the one device, that the three arguments mean.
-
-    Raises ``UsageError`` for none such, a number that cannot be, or arguments that exclude each
-    other.
-    """
+    """The one kind of device, or the one device, that the three mean; else ``UsageError``."""
     check_device(device)
     if devices < 1 and devices != -1:
         raise UsageError(f"devices must be at least 1, or -1 for all GPUs, got {devices}")
@@ -113,8 +104,6 @@ def one_device(device: str, devices: int, accelerator: str) -> str:
         raise UsageError(f"the device {device} is one, but {devices} devices are wanted")
     return kind if device == "auto" else device
 
-
-# Shadows
 
 SHADOWS: dict[str, tuple[str, ...]] = {
     "contact": ("strength", "softness"),
@@ -131,49 +120,48 @@ LONGEST = 4.0
 
 @dataclass(frozen=True)
 class Shadow:
-    """What kind of shadow is wanted; None where the background or a default decides."""
+    """What kind of shadow is wanted; None where the background or a default decides.
+
+    Attributes:
+        kind: a key of ``SHADOWS``.
+        strength: share of the light, in [0, 1], that it takes away where it is darkest.
+        softness: in [0, 1]; of the light, 0 a bare sun and 1 a gray sky.
+        direction: where it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in
+            front.
+        length: how long it is cast, in heights of the subject.
+    """
 
     kind: str
     strength: float | None = None
-    """Share of the light, in [0, 1], that it takes away where it is darkest."""
     softness: float | None = None
-    """In [0, 1]: of the light, 0 a bare sun and 1 a gray sky."""
     direction: float | None = None
-    """Where it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in front."""
     length: float | None = None
-    """How long it is cast, in heights of the subject."""
 
     @classmethod
     def of(cls, given: Shadow | str | tuple[str, Mapping[str, Any]] | None) -> Shadow | None:
         """The shadow that is meant: a kind, or a pair of a kind and its options; None stays.
 
-        Raises ``UsageError`` for another kind, an option that it does not take, or a value that
-        cannot be.
+        ``UsageError`` for another kind, an option that it does not take, or a value that cannot be.
         """
-        if given is None or isinstance(given, cls):
+        if given is None or isinstance(given, Shadow):
             return given
-        kind, options = (given, {}) if isinstance(given, str) else _pair(given)
-        taken = SHADOWS.get(kind)
-        if taken is None:
+        try:
+            kind, pairs = (given, {}) if isinstance(given, str) else given
+            kind, options = str(kind), dict(pairs)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"shadow must be {' or '.join(map(repr, SHADOWS))}, or a pair of one and its "
+                f"options, got {given!r}"
+            ) from None
+        if kind not in SHADOWS:
             raise UsageError(f"there is no shadow {kind!r}; use {' or '.join(SHADOWS)}")
+        taken = SHADOWS[kind]
         for name in options:
             if name not in taken:
                 raise UsageError(
                     f"the shadow {kind!r} takes no option {name!r}; it takes: {', '.join(taken)}"
                 )
-        values = {name: _shadow_value(name, value) for name, value in options.items()}
-        return cls(kind, **values)
-
-
-def _pair(given: Any) -> tuple[str, Mapping[str, Any]]:
-    try:
-        kind, options = given
-        return str(kind), dict(options)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"shadow must be {' or '.join(map(repr, SHADOWS))}, or a pair of one and its options, "
-            f"got {given!r}"
-        ) from None
+        return cls(kind, **{name: _shadow_value(name, value) for name, value in options.items()})
 
 
 def _shadow_value(name: str, value: Any) -> float:

@@ -1,8 +1,7 @@
 """The training command: LightningCLI over the four slots; the command line calls it.
 
-One run, one folder, ``trainer.default_root_dir``: the resolved configuration, the log, contact
-sheets and checkpoints. A run that was stopped in any way goes on with ``--resume``, and makes what
-it would have made without the interruption.
+One run, one folder: the resolved configuration, the log, contact sheets and checkpoints. A run that
+was stopped in any way goes on with ``--resume``, and makes what it would have made anyway.
 """
 
 from __future__ import annotations
@@ -10,227 +9,43 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import re
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
-import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from deep_image_compositing.data.loading import seconds_without_data
 from deep_image_compositing.data.modules import StageData, batches_trained
-from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.devices import choose_device
-from deep_image_compositing.errors import CompositingError, UsageError, WeightsError
+from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.messages import show
+from deep_image_compositing.resuming import (
+    CHECKPOINTS,
+    Interruptible,
+    Reseed,
+    check_hyper_parameters,
+    checkpoints,
+    newest_checkpoint,
+)
 from deep_image_compositing.running import quiet
 from deep_image_compositing.stages import (  # noqa: F401
     fusion,
     harmonization,
     refinement,
     segmentation,
-)
+)  # fmt: skip
 from deep_image_compositing.stages.base import Stage
-from deep_image_compositing.weights import read_state
-
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints inside its own."""
-
-INTERRUPTED = "interrupted.ckpt"
-"""The checkpoint that a run leaves when it is told to stop."""
 
 _log = logging.getLogger("deep_image_compositing")
-
-
-def checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
-    found = Path(run, CHECKPOINTS).glob("*.ckpt")
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint of a run; None when the run has none.
-
-    One that was cut short, as a kill may leave behind where files are not renamed whole, is named
-    in the log and passed over for the one before it.
-
-    Raises:
-        WeightsError: when it is whole and cannot be read, or when none can be.
-    """
-    problem = ""
-    for path in checkpoints(run):
-        try:
-            read_state(path)
-        except WeightsError as error:
-            problem = problem or str(error)
-            if zipfile.is_zipfile(path):
-                break
-            _log.warning("passed over: %s", error)
-        else:
-            return path
-    if problem:
-        raise WeightsError(
-            f"{run} holds a run from which none can go on: {problem}. Nothing was changed: begin "
-            "another run with --trainer.default_root_dir, or remove that checkpoint"
-        )
-    return None
-
-
-class Interruptible(Callback):
-    """Leaves a checkpoint after the optimiser's step in which the run is told to stop, and stops.
-
-    SIGTERM is what batch systems and people send, Ctrl-C does the same (a second one stops at
-    once); SLURM sends the signal of ``sbatch --signal`` (SIGUSR1) ahead of the time limit or a
-    pre-emption, upon which the job is also put back in the queue. The handlers only take note: a
-    checkpoint from inside one could fall between two parameters of a step. Processes agree to
-    stop, so that none waits for another. Where no data arrive, no step is waited for.
-
-    Args:
-        every: batches between two agreements of several processes.
-        patience: seconds without data after which a run that was told to stop ends at once.
-    """
-
-    def __init__(self, every: int = 10, patience: float = 5.0) -> None:
-        self.every = every
-        self.patience = patience
-        self._signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-
-        def take_note(number: int, frame: Any) -> None:
-            if number == signal.SIGINT == self._signal:
-                raise SystemExit(128 + number)
-            self._signal = number
-            if number == signal.SIGINT:
-                _log.warning("stopping after this batch; Ctrl-C again stops at once")
-            signal.setitimer(signal.ITIMER_REAL, self.patience, 1)
-
-        def give_up(number: int, frame: Any) -> None:
-            if seconds_without_data() >= self.patience:
-                _log.warning(
-                    "told to stop, and no data arrive: stopped without another checkpoint; "
-                    "--resume goes on from the last one"
-                )
-                self._leave(trainer, self._signal == signal.SIGUSR1)
-
-        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), take_note)
-        for number, handler in {**handlers, signal.SIGALRM: give_up}.items():
-            self._before[number] = signal.signal(number, handler)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Gradients that wait for the rest of their step are in no checkpoint.
-        epoch_loop: Any = trainer.fit_loop.epoch_loop
-        if epoch_loop._should_accumulate():
-            return
-        if trainer.world_size > 1 and batch_idx % self.every >= trainer.accumulate_grad_batches:
-            return
-        told, queued = self._signal is not None, self._signal == signal.SIGUSR1
-        if trainer.world_size > 1:  # perhaps only some were told, and by different signals
-            agree = trainer.strategy.reduce_boolean_decision
-            told, queued = agree(told, all=False), agree(queued, all=False)
-        if not told:
-            return
-        path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            _log.warning("told to stop: saved %s; go on with --resume", path)
-        # Lightning's launcher kills the first process of a machine when another one fails.
-        self._leave(trainer, queued, quietly=trainer.local_rank > 0)
-
-    def _leave(self, trainer: Trainer, queued: bool, quietly: bool = False) -> NoReturn:
-        """End the process, ``quietly`` as if all were well; put its job back where ``queued``."""
-        self._restore()
-        if (queued and _requeue(trainer)) or quietly:
-            raise SystemExit(0)
-        raise SystemExit(128 + (self._signal or signal.SIGTERM))
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
-        # The others would wait for this one in their next exchange of gradients. Whoever else
-        # launched them (torchrun, SLURM) ends them itself; so does Lightning, but not for this one.
-        launcher: Any = trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.SIGKILL)
-            # Seeing them gone, Lightning would kill this one too, before it has said what is wrong.
-            launcher.procs.clear()
-
-    def _restore(self) -> None:
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-
-def _requeue(trainer: Trainer) -> bool:
-    """Put a SLURM job back in the queue; whether this process belongs to one."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if trainer.is_global_zero:
-        done = subprocess.run(["scontrol", "requeue", job], check=False)
-        if done.returncode:
-            _log.warning("scontrol could not put job %s back in the queue", job)
-    return True
-
-
-def check_hyper_parameters(part: LightningModule | LightningDataModule) -> None:
-    """Find before the run what would make its checkpoints unreadable.
-
-    Raises:
-        UsageError: for a value that could only be read back by running code.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "value.ckpt")
-        for name, value in part.hparams.items():
-            try:
-                torch.save({"state_dict": {}, "hyper_parameters": {name: value}}, path)
-                read_state(path)
-            except (WeightsError, pickle.PicklingError, AttributeError, TypeError):
-                raise UsageError(
-                    f"{name} of {type(part).__name__} is {value!r}: a checkpoint that holds it "
-                    "could not be read again without running code; make it a number, text, or a "
-                    "list or dict of these"
-                ) from None
-
-
-class Reseed(Callback):
-    """Seeds torch before each batch, so that a resumed run draws what the first would have drawn.
-
-    The data has seeds of its own; this is for whatever a stage draws itself, such as dropout.
-    """
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(seed_of(seed, trainer.global_rank, batches_trained(trainer)))
 
 
 class RunProgress(TQDMProgressBar):
@@ -304,10 +119,7 @@ _parse_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
 
 
 def _load_yaml(text: str) -> Any:
-    """What jsonargparse makes of YAML that is no larger and no deeper than recipes ever are.
-
-    A few lines of aliases can stand for more values than there is memory or time for.
-    """
+    """What jsonargparse makes of YAML, whose aliases could stand for more values than memory."""
     known: dict[str, int] = {}
     values, unfinished = [0], [""]
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -338,14 +150,8 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"seed_everything": 0, "trainer.default_root_dir": "runs/run"})
-        parser.add_argument(
-            "--resume",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="go on from the newest checkpoint in trainer.default_root_dir, or begin",
-        )
+        text = "go on from the newest checkpoint in trainer.default_root_dir, or begin"
+        parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=text)
 
     def before_instantiate_classes(self) -> None:
         """Find what to resume, before anything is made or written."""
@@ -393,11 +199,9 @@ class TrainingCLI(LightningCLI):
         steps = trainer.accumulate_grad_batches
         if every and isinstance(interval, int) and interval % steps:
             _log.warning(
-                "validations every %d batches fall inside the steps of %d accumulated batches: a "
-                "run that is resumed from a checkpoint of such a validation repeats no such step "
-                "exactly; make --trainer.val_check_interval a multiple",
-                interval,
-                steps,
+                f"validations every {interval} batches fall inside the steps of {steps} "
+                "accumulated batches: a run that is resumed from a checkpoint of such a validation "
+                "repeats no such step exactly; make --trainer.val_check_interval a multiple"
             )
 
     def after_fit(self) -> None:
@@ -443,13 +247,24 @@ class TrainingCLI(LightningCLI):
         return trainer
 
 
-def run(subcommand: str, arguments: Sequence[str]) -> None:
-    """Run ``fit``, ``validate`` or ``test`` with LightningCLI's own arguments.
+_EXPECTED = (
+    # --optimizer and --lr_scheduler are there to take the place of the stage's own.
+    ".*configure_optimizers` will be overridden",
+    # Data modules of others may have nothing to validate on.
+    "You defined a `validation_step` but have no",
+    # Lightning warns whenever arguments are passed beside sys.argv, which is what we do.
+    "LightningCLI's args parameter",
+    # That a run has a folder with checkpoints is what --resume is for.
+    "Checkpoint directory .* exists",
+    # Our loaders know their length on every rank and divide it among their processes.
+    "Your `IterableDataset` has `__len__` defined",
+    # Stages override configure_model to compile their networks; nothing is sharded.
+    "You're using the WeightAveraging callback with",
+)
 
-    Raises:
-        UsageError: when the run's folder holds another run.
-        DataError: when training data cannot be read.
-    """
+
+def run(subcommand: str, arguments: Sequence[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test`` with LightningCLI's own arguments."""
     args: ArgsType = [subcommand, *arguments]
     if os.getcwd() not in sys.path:  # where people keep stages and data modules of their own
         sys.path.append(os.getcwd())
@@ -459,20 +274,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
     # Lightning's log is for whoever programs with it, but for the table of the model's parts.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     with quiet(logging.WARNING):
-        for message in (
-            # --optimizer and --lr_scheduler are there to take the place of the stage's own.
-            ".*configure_optimizers` will be overridden",
-            # Data modules of others may have nothing to validate on.
-            "You defined a `validation_step` but have no",
-            # Lightning warns whenever arguments are passed beside sys.argv, which is what we do.
-            "LightningCLI's args parameter",
-            # That a run has a folder with checkpoints is what --resume is for.
-            "Checkpoint directory .* exists",
-            # Our loaders know their length on every rank and divide it among their processes.
-            "Your `IterableDataset` has `__len__` defined",
-            # Stages override configure_model to compile their networks; nothing is sharded.
-            "You're using the WeightAveraging callback with",
-        ):
+        for message in _EXPECTED:
             warnings.filterwarnings("ignore", message=message)
         TrainingCLI(
             Stage,

@@ -1,8 +1,7 @@
 """What both web servers share: where they listen, and whom they answer.
 
-Hosts, origins and tokens are checked here, and nothing else is let through. A page elsewhere can
-have its own name lead to this machine, and would then read and write in the name of whoever looks
-at it; but the browser says which name it has asked for. It cannot be an address.
+A page elsewhere can have its own name lead to this machine, and would then read and write in the
+name of whoever looks at it; but the browser says which name it has asked for, and no address.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,26 +41,18 @@ HEADERS = {
 class Gate:
     """Middleware that answers to its own names, writes for its own pages, and asks for the token.
 
-    Args:
-        app: what is behind it.
-        names: under which it is reached, besides addresses, ``localhost`` and the machine's own.
-        refuse: makes the answer to what is not let through of a status and a sentence.
-        token: as ``Authorization: Bearer TOKEN``, or ``?token=TOKEN`` once, which becomes a
-            cookie; None for whoever comes.
+    ``names`` are further ones than addresses, ``localhost`` and the machine's own; ``refuse`` makes
+    an answer of a status and a sentence. The token comes as ``Authorization: Bearer TOKEN``, or as
+    ``?token=TOKEN`` once, which becomes a cookie; None is for whoever comes.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        names: Iterable[str],
-        refuse: Callable[..., Response],
+        self, app: ASGIApp, names: Iterable[str], refuse: Callable[..., Response],
         token: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         own = socket.gethostname()
-        self.app = app
+        self.app, self.refuse, self.token = app, refuse, token
         self.names = {name.lower() for name in ("localhost", own, f"{own}.local", *names)} - {""}
-        self.refuse = refuse
-        self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
@@ -79,29 +69,26 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not let through."""
-        headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
+        asked = HTTPConnection(scope)
+        host = asked.headers.get("host", "").lower()
         if not is_own(host, self.names):
-            return self.refuse(
-                403, "this server has another name; it can be allowed: --allowed-host"
-            )
-        origin = headers.get("origin", f"http://{host}")  # only browsers name it
+            error = "this server has another name; it can be allowed: --allowed-host"
+            return self.refuse(403, error)
+        origin = asked.headers.get("origin", f"http://{host}")  # only browsers name it
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin.partition("://")[2].lower() not in {host, *self.names}:
             return self.refuse(403, "this comes from a page of another site")
         if self.token is None or scope["path"] in OPEN:
             return None
-        offered = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        offered = asked.query_params.get("token", "")
         if not writes and offered and self._is_token(offered):
             answer = RedirectResponse("/", 303)  # so that it stays in no list of visited pages
             secure = scope["scheme"] == "https"
             answer.set_cookie(COOKIE, offered, _YEAR, httponly=True, samesite="lax", secure=secure)
             return answer
-        cookies = cookie_parser(headers.get("cookie", ""))
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [bearer.strip()] if kind.lower() == "bearer" else []
-        given += [cookies[COOKIE]] if COOKIE in cookies else []
-        if any(map(self._is_token, given)):
+        kind, _, bearer = asked.headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if kind.lower() == "bearer" else None
+        if any(one and self._is_token(one) for one in (given, asked.cookies.get(COOKIE))):
             return None
         error = "a token is needed: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"
         return self.refuse(401, error, {"www-authenticate": "Bearer"})
@@ -121,11 +108,7 @@ def is_own(host: str, names: Iterable[str]) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a taken port is known before anything slow.
-
-    Raises:
-        UsageError: an address that cannot be had.
-    """
+    """A socket that listens, before anything slow; ``UsageError`` if the address cannot be had."""
     if not 0 <= port <= 65535:
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:

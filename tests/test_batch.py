@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def test_each_composite_is_what_the_compositor_makes(folder: Path) -> None:
         assert alpha.read_bytes() == (folder / "alpha.png").read_bytes()
 
 
-def test_masks_and_placement_are_passed_on(folder: Path) -> None:
+def test_masks_placement_and_sides_are_passed_on(folder: Path) -> None:
     mask = folder / "mask.png"
     Image.fromarray(photographs.disk(24, 30)).save(mask)
     job = Job(folder / "in" / "e.png", {"path": folder / "out" / "e.png"}, mask)
@@ -110,9 +110,6 @@ def test_masks_and_placement_are_passed_on(folder: Path) -> None:
         read_image(folder / "out" / "e.png").pixels,
         expected.composite_pixels.permute(1, 2, 0).numpy(),
     )
-
-
-def test_photographs_are_reduced_as_they_are_read(folder: Path) -> None:
     Image.fromarray(noise(80, 60)).save(folder / "in" / "a.png")
     run(folder, make=lambda device: make(device, max_side=40))
     assert read_image(folder / "out" / "a.png").size == (40, 30)
@@ -257,53 +254,38 @@ def test_what_is_done_is_not_done_again(folder: Path, calls: list[str]) -> None:
     assert len((folder / "out" / RECORD).read_text().splitlines()) == 1 + 6
 
 
-def change_photograph(folder: Path) -> None:
-    path = folder / "in" / "b.png"
-    found = path.stat()
-    Image.fromarray(noise(21, 30, 77)).save(path)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # its content counts
-
-
-def change_output(folder: Path) -> None:
-    Image.fromarray(noise(21, 30, 77)).save(folder / "out" / "b.png")
-
-
-def tear_record(folder: Path) -> None:
-    path = folder / "out" / RECORD
-    lines = path.read_text().splitlines(keepends=True)
-    number = next(i for i, line in enumerate(lines) if '"b.png"' in line)
-    torn = lines.pop(number)
-    path.write_text("".join([*lines, torn[: len(torn) // 2]]))
-
-
-@pytest.mark.parametrize("change", [change_photograph, change_output, tear_record])
-def test_what_one_composite_was_made_of_counts(
-    folder: Path, calls: list[str], change: Callable[[Path], None]
-) -> None:
+def test_what_one_composite_was_made_of_counts(folder: Path, calls: list[str]) -> None:
     run(folder)
-    expected = files(folder) if change is not change_photograph else {}
-    change(folder)
-    assert run(folder, resume=True) == Outcome(1, 4, {})
-    assert calls[5:] == ["b"]
-    assert run(folder, resume=True) == Outcome(0, 5, {})
-    assert expected in ({}, files(folder))
+    for change in ("output", "record", "photograph"):
+        expected, written, record = files(folder), folder / "out" / "b.png", folder / "out" / RECORD
+        if change == "output":
+            Image.fromarray(noise(21, 30, 77)).save(written)
+        elif change == "record":  # a line of it is torn
+            lines = record.read_text().splitlines(keepends=True)
+            torn = lines.pop(next(i for i, line in enumerate(lines) if '"b.png"' in line))
+            record.write_text("".join([*lines, torn[: len(torn) // 2]]))
+        else:
+            path = folder / "in" / "b.png"
+            found = path.stat()
+            Image.fromarray(noise(21, 30, 77)).save(path)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # its content counts
+        calls.clear()
+        assert run(folder, resume=True) == Outcome(1, 4, {}), change
+        assert calls == ["b"]
+        assert run(folder, resume=True) == Outcome(0, 5, {})
+        assert (files(folder) == expected) is (change != "photograph")
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
+def test_what_all_were_made_with_counts(folder: Path) -> None:
+    run(folder)
+    for changed in (
         {"settings": {"stages": "others"}},
         {"frame": "background"},
         {"frame": "background", "scale": 0.5},
         {"background": noise(24, 24, 98)},
-    ],
-)
-def test_what_all_were_made_with_counts(
-    folder: Path, calls: list[str], changed: dict[str, Any]
-) -> None:
-    run(folder)
-    assert run(folder, resume=True, **changed) == Outcome(5, 0, {})
-    assert run(folder, resume=True) == Outcome(5, 0, {})  # they are the others' now
+        {},  # they are the others' now
+    ):
+        assert run(folder, resume=True, **changed) == Outcome(5, 0, {}), changed
 
 
 def test_masks_and_further_outputs_count(folder: Path, calls: list[str]) -> None:
@@ -311,24 +293,29 @@ def test_masks_and_further_outputs_count(folder: Path, calls: list[str]) -> None
     assert run(folder, jobs(folder, cutout="cut"), resume=True).made == 5
     assert run(folder, resume=True) == Outcome(0, 5, {})  # what is there besides does not matter
     mask = folder / "mask.png"
-    Image.fromarray(photographs.disk(24, 30)).save(mask)
     masked = [Job(job.foreground, job.outputs, mask) for job in jobs(folder)[4:]]
-    assert run(folder, masked, resume=True).made == 1
-    assert run(folder, masked, resume=True).kept == 1
-    Image.fromarray(255 - photographs.disk(24, 30)).save(mask)
-    assert run(folder, masked, resume=True).made == 1
-    run(folder)
+    for pixels in (photographs.disk(24, 30), 255 - photographs.disk(24, 30)):
+        Image.fromarray(pixels).save(mask)
+        assert run(folder, masked, resume=True) == Outcome(1, 0, {})
+        assert run(folder, masked, resume=True) == Outcome(0, 1, {})
     mask.unlink()  # which is not the same as none
     assert "mask.png does not exist" in run(folder, masked, resume=True).failures[0]
 
 
-def test_a_folder_may_be_moved(folder: Path) -> None:
+def test_a_folder_may_be_moved_and_a_record_be_none(folder: Path) -> None:
     run(folder)
     moved = folder / "moved"
     moved.mkdir()
     for name in ("in", "out", "back.png"):
         (folder / name).rename(moved / name)
     assert run(moved, resume=True) == Outcome(0, 5, {})
+    record = moved / "out" / RECORD
+    record.write_bytes(b'\xff\xfe\n[]\n{}\n"text"\n{"composite": 1, "files": 3}\n')
+    assert run(moved, resume=True) == Outcome(5, 0, {})
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(ImageError, match=re.escape(f"{record} cannot be read")):
+        run(moved)
 
 
 def test_leftovers_are_cleared_away(folder: Path) -> None:
@@ -341,16 +328,6 @@ def test_leftovers_are_cleared_away(folder: Path) -> None:
     run(folder, resume=True)
     assert not set(asides) & set(files(folder))
     assert set(others) <= set(files(folder))
-
-
-def test_a_record_that_cannot_be_used(folder: Path) -> None:
-    record = folder / "out" / RECORD
-    record.write_bytes(b'\xff\xfe\n[]\n{}\n"text"\n{"composite": 1, "files": 3}\n')
-    assert run(folder, resume=True) == Outcome(5, 0, {})
-    record.unlink()
-    record.mkdir()
-    with pytest.raises(ImageError, match=re.escape(f"{record} cannot be read")):
-        run(folder)
 
 
 # Faults
@@ -457,36 +434,6 @@ def test_told_twice_it_does_not_wait(folder: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(0.01)
 
 
-@pytest.mark.slow
-def test_a_killed_run_leaves_whole_files_and_goes_on(folder: Path) -> None:
-    for number in range(30):
-        Image.fromarray(noise(150, 200, number)).save(folder / "in" / f"{number}.png")
-    out, mask = folder / "out", folder / "mask.png"
-    Image.fromarray(photographs.disk(150, 200)).save(mask)
-    for name in NAMES:
-        (folder / "in" / f"{name}.png").unlink()
-    given = [
-        "composite", str(folder / "in"), str(folder / "back.png"), "-o", str(out), "--resume",
-        "--mask", str(mask), "--refiner", "none", "--fuser", "alpha", "--device", "cpu",
-    ]  # fmt: skip
-    before = 0
-    for _ in range(2):
-        process = runs.start(given)
-        least = before + 3
-        runs.wait_until(lambda least=least: len(list(out.glob("[!.]*.png"))) >= least, process)
-        runs.kill(process)
-        found = list(out.glob("[!.]*.png"))
-        assert all(read_image(path).size == (150, 200) for path in found)
-        before = len(found)
-    process = runs.start(given)
-    said = runs.finish(process)
-    assert process.returncode == 0, said
-    made, kept = map(int, re.findall(r"wrote (\d+) of 30 .*, (\d+) were there already", said)[0])
-    assert made + kept == 30
-    assert before - 4 <= kept <= before  # a few were finished, and not noted any more
-    assert len(list(out.iterdir())) == 31
-
-
 # On the command line
 
 
@@ -499,13 +446,15 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("stub_stages")
-def test_the_command_goes_on(
-    folder: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
+def test_the_command_goes_on_and_debug_shows_tracebacks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "in" / "b.png").write_bytes(b"not a picture")
-    for _ in range(2):
-        assert main(arguments(folder, "--resume")) == 1
-        assert "b.png is not an image" in capsys.readouterr().err
+    for debug, count in (([], 0), (["--debug"], 1)):
+        assert main(arguments(folder, "--resume", *debug)) == 1
+        said = capsys.readouterr().err
+        assert "b.png is not an image" in said
+        assert (said.count("errors.ImageError: "), "Traceback" in said) == (count, bool(count))
     Image.fromarray(noise(21, 30, 1)).save(folder / "in" / "b.png")
     assert main(arguments(folder, "--resume", "--max-pixels", "10000")) == 0
     assert "wrote 1 of 5 composites" in (said := capsys.readouterr().out)
@@ -521,17 +470,6 @@ def test_the_command_goes_on(
     ):
         assert main(arguments(folder, "--resume", *option)) == 0
         assert "wrote 5 of 5 composites" in capsys.readouterr().out, option
-
-
-@pytest.mark.usefixtures("stub_stages")
-def test_two_photographs_never_share_a_composite(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg")
-    shutil.copy(folder / "in" / "a.png", folder / "in" / "a.jpg.webp")
-    assert main(arguments(folder)) == 2
-    assert "a.jpg.png is also an input or another output" in capsys.readouterr().err
-    assert files(folder) == {}
 
 
 def test_changed_weights_count(
@@ -574,7 +512,7 @@ def test_the_command_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("stub_stages")
-def test_options_of_folders_are_not_for_one_photograph(
+def test_what_a_folder_is_told_is_not_for_one_photograph_and_none_shares_a_composite(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["composite", str(folder / "in" / "a.png"), str(folder / "back.png"), *STUBS]
@@ -582,77 +520,100 @@ def test_options_of_folders_are_not_for_one_photograph(
     for option in (["--resume"], ["--devices", "1"], ["--accelerator", "cpu"]):
         assert main([*given, *option]) == 2
         assert f"{option[0]} is for a folder" in capsys.readouterr().err
+    for name in ("a.jpg", "a.jpg.webp"):
+        shutil.copy(folder / "in" / "a.png", folder / "in" / name)
+    assert main(arguments(folder)) == 2
+    assert "a.jpg.png is also an input or another output" in capsys.readouterr().err
+    assert files(folder) == {}
 
 
-@pytest.mark.usefixtures("stub_stages")
-def test_debug_shows_the_traceback_of_each_failure(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "in" / "b.png").write_bytes(b"not a picture")
-    assert main(arguments(folder)) == 1
-    assert "Traceback" not in capsys.readouterr().err
-    assert main(arguments(folder, "--debug")) == 1
-    assert capsys.readouterr().err.count("errors.ImageError: ") == 1
+# Processes
 
 
-# Two processes
+def fill(
+    folder: Path, count: int, bad: Iterable[int] = (), size: tuple[int, int] = (150, 200)
+) -> list[str]:
+    """Put ``count`` photographs, of seven kinds, in the place of those that are there.
 
-
-@pytest.mark.slow
-def test_two_processes_make_each_once(folder: Path) -> None:
-    mask = folder / "mask.png"
-    Image.fromarray(photographs.disk(22, 30)).save(mask)
-    for name in NAMES:
-        Image.fromarray(noise(22, 30, ord(name))).save(folder / "in" / f"{name}.png")
-    (folder / "in" / "d.png").write_bytes(b"not a picture")
-    given = [
-        "composite", str(folder / "in"), str(folder / "back.png"), "--mask", str(mask),
-        "--refiner", "none", "--fuser", "alpha", "--device", "cpu", "--resume",
+    Gives the arguments that composite them by a mask that is the same for all.
+    """
+    for path in (folder / "in").iterdir():
+        path.unlink()
+    kinds = [photographs.encode(noise(*size, kind)) for kind in range(7)]
+    for number in range(count):
+        data = b"not a picture" if number in bad else kinds[number % 7]
+        (folder / "in" / f"{number:04}.png").write_bytes(data)
+    Image.fromarray(photographs.disk(*size)).save(folder / "mask.png")
+    return [
+        "composite", str(folder / "in"), str(folder / "back.png"), "-o", str(folder / "out"),
+        "--mask", str(folder / "mask.png"), "--refiner", "none", "--fuser", "alpha",
+        "--device", "cpu",
     ]  # fmt: skip
-    assert main([*given, "-o", str(folder / "alone")]) == 1
-    for expected in ("wrote 4 of 5 composites", "wrote 0 of 5 composites to"):
-        process = runs.start([*given, "-o", str(folder / "out"), "--devices", "2"])
-        said = runs.finish(process)
-        assert process.returncode == 1, said
-        assert said.count(expected) == 1, said
-        assert said.count("error: 1 of 5 failed:") == 1
-        assert said.count("d.png is not an image") == 1
-    assert ", 4 were there already" in said
-    alone = {p.name: p.read_bytes() for p in (folder / "alone").glob("*.png")}
-    assert files(folder) == alone
-    lines = (folder / "out" / RECORD).read_text().splitlines()
-    assert sorted(json.loads(line)["key"] for line in lines[1:]) == sorted(alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("waits", [False, True])
-def test_two_processes_are_stopped_together(folder: Path, waits: bool) -> None:
-    for number in range(300):
-        Image.fromarray(noise(150, 200, number)).save(folder / "in" / f"{number:03}.png")
-    mask, out = folder / "mask.png", folder / "out"
-    Image.fromarray(photographs.disk(150, 200)).save(mask)
-    for name in NAMES:
-        (folder / "in" / f"{name}.png").unlink()
-    if waits:  # the second process has soon done its share
-        for number in range(1, 300, 2):
-            (folder / "in" / f"{number:03}.png").write_bytes(b"not a picture")
-    process = runs.start([
-        "composite", str(folder / "in"), str(folder / "back.png"), "--mask", str(mask),
-        "--refiner", "none", "--fuser", "alpha", "--device", "cpu", "--devices", "2",
-        "-o", str(out),
-    ])  # fmt: skip
+def stop(folder: Path, process: runs.Process, pause: float = 0.0) -> list[Path]:
+    """Stop two processes when they have made some composites; gives these, which are whole."""
+    out = folder / "out"
     runs.wait_until(lambda: len(list(out.glob("[!.]*.png"))) >= 4, process)
-    if waits:
-        time.sleep(0.3)
+    time.sleep(pause)
     process.send_signal(signal.SIGINT)  # the first process alone; from a terminal, all of them
     said = runs.finish(process)
     assert process.returncode == 130, said
     assert said.count("--resume") == 1
     assert list(out.glob(".*")) == []
     found = list(out.glob("*.png"))
-    assert len(found) < 300
+    assert len(found) < len(list((folder / "in").iterdir()))
     assert all(read_image(path).size == (150, 200) for path in found)
     assert len((out / RECORD).read_text().splitlines()) == 1 + len(found)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_whole_files_and_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out, before = [*fill(folder, 30), "--resume"], folder / "out", 0
+    for _ in range(2):
+        process = runs.start(given)
+        least = before + 3
+        runs.wait_until(lambda least=least: len(list(out.glob("[!.]*.png"))) >= least, process)
+        runs.kill(process)
+        found = list(out.glob("[!.]*.png"))
+        assert all(read_image(path).size == (150, 200) for path in found)
+        before = len(found)
+    assert main(given) == 0
+    made, kept = map(
+        int, re.findall(r"wrote (\d+) of 30 .*, (\d+) were", capsys.readouterr().out)[0]
+    )
+    assert made + kept == 30
+    assert before - 4 <= kept <= before  # a few were finished, and not noted any more
+    assert len(list(out.iterdir())) == 31
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_together_and_make_each_once(folder: Path) -> None:
+    given = [*fill(folder, 300, bad=[3]), "--devices", "2", "--resume"]
+    made = len(stop(folder, runs.start(given)))
+    process = runs.start(given)
+    said = runs.finish(process)
+    assert process.returncode == 1, said
+    assert said.count(f"wrote {299 - made} of 300 composites to") == 1, said
+    assert f", {made} were there already" in said
+    assert said.count("error: 1 of 300 failed:") == 1
+    assert said.count("0003.png is not an image") == 1
+    result = make()(folder / "in" / "0000.png", folder / "back.png", folder / "mask.png")
+    result.save(folder / "alone.png")
+    found = files(folder)
+    assert len(found) == 299
+    assert found["0000.png"] == found["0007.png"] == (folder / "alone.png").read_bytes()
+    lines = (folder / "out" / RECORD).read_text().splitlines()
+    assert sorted(json.loads(line)["key"] for line in lines[1:]) == sorted(found)
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_another_is_stopped_with_it(folder: Path) -> None:
+    given = fill(folder, 300, bad=range(1, 300, 2))  # the second process has soon done its share
+    stop(folder, runs.start([*given, "--devices", "2"]), 0.3)
 
 
 # Memory
@@ -661,11 +622,8 @@ def test_two_processes_are_stopped_together(folder: Path, waits: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat(folder: Path) -> None:
-    for name in NAMES:
-        (folder / "in" / f"{name}.png").unlink()
     most = 600
-    for number in range(most):
-        Image.fromarray(noise(48, 64, number % 7)).save(folder / "in" / f"{number:04}.png")
+    fill(folder, most, size=(48, 64))
     given = jobs(folder)
     for job in given:  # a path keeps its text once it was asked for it
         str(job.foreground), str(job.outputs["path"])

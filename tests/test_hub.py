@@ -15,6 +15,7 @@ from deep_image_compositing import Compositor, Segmenter, hub
 from deep_image_compositing.errors import ImageError, UsageError, WeightsError
 from deep_image_compositing.models.segmentation.pyramid import PyramidModel
 from deep_image_compositing.stages.making import describe_stages
+from deep_image_compositing.stages.refinement import CascadeRefiner
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
 
 SMALL = {"size": 64, "width": 16, "looks": 1}
@@ -67,15 +68,10 @@ def test_a_folder_on_the_hub_fills_a_slot(
     assert made.size == 64
     assert asked[0][0] == "somebody/segmenter"
     assert asked[0][1]["allow_patterns"] == [hub.WEIGHTS, hub.CONFIG, hub.CARD]
-
-
-def test_pickles_are_not_read(saved: tuple[PyramidSegmenter, Path], tmp_path: Path) -> None:
-    stage, folder = saved
-    shutil.copytree(folder, tmp_path / "pickled")
-    (tmp_path / "pickled" / hub.WEIGHTS).unlink()
-    torch.save(stage.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"holds no model\.safetensors"):
-        PyramidSegmenter.from_pretrained(tmp_path / "pickled")
+    # And the record of a folder of composites knows it.
+    described = describe_stages({"segmenter": ("hf://somebody/segmenter", {})})["segmenter"]
+    assert described["name"].endswith("PyramidSegmenter")
+    assert len(described["sha256"]["weights"]) == 64
 
 
 def test_a_class_that_is_not_registered_loads_its_own(tmp_path: Path) -> None:
@@ -101,19 +97,20 @@ def test_a_folder_that_is_no_stage_is_told(tmp_path: Path, config: str, message:
         Segmenter.from_pretrained(tmp_path)
 
 
-def test_a_stage_of_another_kind_is_told(saved: tuple[PyramidSegmenter, Path]) -> None:
-    from deep_image_compositing.stages.refinement import CascadeRefiner
-
+def test_what_cannot_be_loaded_is_told(
+    saved: tuple[PyramidSegmenter, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, folder = saved
     with pytest.raises(UsageError, match="not a CascadeRefiner"):
-        CascadeRefiner.from_pretrained(saved[1])
-
-
-def test_what_is_neither_a_folder_nor_a_repository_is_told() -> None:
+        CascadeRefiner.from_pretrained(folder)
     with pytest.raises(UsageError, match="neither a folder nor a repository"):
         Segmenter.from_pretrained("no/such/folder")
+    shutil.copytree(folder, tmp_path / "pickled")  # which is not read
+    (tmp_path / "pickled" / hub.WEIGHTS).unlink()
+    torch.save(stage.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"holds no model\.safetensors"):
+        PyramidSegmenter.from_pretrained(tmp_path / "pickled")
 
-
-def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(name: str, **options: Any) -> str:
         raise ConnectionError("no route to host")
 
@@ -161,25 +158,11 @@ def test_the_card_tells_what_the_run_tells(
     assert "| val/iou | 0.75 |" in card
 
 
-def test_a_stage_that_was_made_to_run_is_not_saved(tmp_path: Path) -> None:
+def test_what_cannot_be_saved_is_told(saved: tuple[PyramidSegmenter, Path], tmp_path: Path) -> None:
     made: Any = Compositor(device="cpu").segmenter
     with pytest.raises(WeightsError, match=r"made only to run.*deep_image_compositing\.create"):
         hub.save_pretrained(made, tmp_path / "segmenter")
     assert not (tmp_path / "segmenter").exists()
-
-
-def test_a_folder_that_cannot_be_made_is_told(
-    saved: tuple[PyramidSegmenter, Path], tmp_path: Path
-) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match="cannot be made"):
         saved[0].save_pretrained(tmp_path / "file")
-
-
-def test_a_folder_s_record_knows_a_stage_of_the_hub(
-    saved: tuple[PyramidSegmenter, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(saved[1]))
-    described = describe_stages({"segmenter": ("hf://somebody/segmenter", {})})["segmenter"]
-    assert described["name"].endswith("PyramidSegmenter")
-    assert len(described["sha256"]["weights"]) == 64

@@ -72,69 +72,55 @@ def picture(height: int = 8, width: int = 8) -> Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_channel_that_the_model_takes_first(model: Callable[..., str]) -> None:
-    image = picture()
-    assert torch.allclose(OnnxSegmenter(model())(image), image[:, :1], atol=1e-6)
-    assert torch.allclose(OnnxSegmenter(model(), channels="BGR")(image), image[:, 2:], atol=1e-6)
+SIZE57 = {"size": (5, 7)}
+TWO = {"weights": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))}
+LOGITS = {"weights": ((4.0, 0.0, 0.0),)}
+DIFFERENCE = {"weights": ((0.0, 0.0, 0.0), (4.0, 0.0, 0.0))}
+BYTES = {"weights": ((1 / 255, 0.0, 0.0),), "kind": onnx.TensorProto.UINT8}
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_both_layouts(model: Callable[..., str], channels_last: bool) -> None:
-    image = picture(5, 7)
-    path = model(size=(5, 7), channels_last=channels_last)
-    assert torch.allclose(OnnxSegmenter(path)(image), image[:, :1], atol=1e-6)
-
-
-def test_mean_and_std_are_in_the_model_s_order(model: Callable[..., str]) -> None:
-    image = picture()
-    path = model(weights=((1.0, 0.0, 0.0),))
-    stage = OnnxSegmenter(path, channels="BGR", mean=[51, 0, 0], std=[510, 1, 1], scale=255)
+@pytest.mark.parametrize(
+    ("made", "options", "expected"),
+    [
+        ({}, {}, lambda x: x[:, :1]),  # the channel that the model takes first
+        ({}, {"channels": "BGR"}, lambda x: x[:, 2:]),
+        ({}, {"output": "mask"}, lambda x: x[:, :1]),
+        (SIZE57, {}, lambda x: x[:, :1]),
+        ({**SIZE57, "channels_last": True}, {}, lambda x: x[:, :1]),
+        # Mean and deviation are in the model's order.
+        ({}, {"channels": "BGR", "mean": [51, 0, 0], "std": [510, 1, 1], "scale": 255},
+         lambda x: x[:, 2:] / 2 - 0.1),
+        (BYTES, {"scale": 255}, lambda x: x[:, :1]),
+        ({"kind": onnx.TensorProto.FLOAT16}, {}, lambda x: x[:, :1]),
+        (TWO, {}, lambda x: x[:, 1:2]),  # background and subject
+        (TWO, {"channel": 0}, lambda x: x[:, :1]),
+        ({"weights": np.eye(3)}, {"channel": 2}, lambda x: x[:, 2:]),
+        (LOGITS, {"logits": True}, lambda x: (4 * x[:, :1]).sigmoid()),
+        (DIFFERENCE, {"logits": True}, lambda x: (4 * x[:, :1]).sigmoid()),
+        (LOGITS, {"logits": "auto"}, lambda x: (4 * x[:, :1]).sigmoid()),  # told by their range
+        ({}, {"logits": "auto"}, lambda x: x[:, :1]),
+        ({"size": ("h", "w"), "batch": "n"}, {"size": (16, 24)}, None),
+    ],
+)  # fmt: skip
+def test_how_a_model_is_fed_and_read(
+    model: Callable[..., str], made: Any, options: Any, expected: Any
+) -> None:
+    image = picture(*made.get("size", (8, 8))) if expected else picture()
     image[:, 2].clamp_(min=0.2)
-    assert torch.allclose(stage(image), image[:, 2:] / 2 - 0.1, atol=1e-6)
+    found = OnnxSegmenter(model(**made), **options)(image)
+    assert found.shape == (2, 1, *image.shape[-2:])
+    if expected is not None:
+        atol = 0.5 / 255 + 1e-6 if "kind" in made else 1e-6
+        torch.testing.assert_close(found, expected(image), rtol=0, atol=atol)
 
 
-def test_eight_bit_input(model: Callable[..., str]) -> None:
-    path = model(weights=((1 / 255, 0.0, 0.0),), kind=onnx.TensorProto.UINT8)
-    image = picture()
-    assert torch.allclose(
-        OnnxSegmenter(path, scale=255)(image), image[:, :1], atol=0.5 / 255 + 1e-6
-    )
-
-
-def test_half_precision_input(model: Callable[..., str]) -> None:
-    path = model(kind=onnx.TensorProto.FLOAT16)
-    image = picture()
-    assert torch.allclose(OnnxSegmenter(path)(image), image[:, :1], atol=1e-3)
-
-
-def test_two_channels_are_background_and_subject(model: Callable[..., str]) -> None:
-    image = picture()
-    path = model(weights=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
-    assert torch.allclose(OnnxSegmenter(path)(image), image[:, 1:2], atol=1e-6)
-    assert torch.allclose(OnnxSegmenter(path, channel=0)(image), image[:, :1], atol=1e-6)
+def test_channels_and_logits_that_cannot_be(model: Callable[..., str]) -> None:
     with pytest.raises(UsageError, match="has 2 channels, no 2"):
-        OnnxSegmenter(path, channel=2)(image)
-
-
-def test_more_channels_need_a_choice(model: Callable[..., str]) -> None:
-    path = model(weights=np.eye(3))
+        OnnxSegmenter(model(**TWO), channel=2)(picture())
     with pytest.raises(UsageError, match="has 3 channels; say with channel=0 to 2"):
-        OnnxSegmenter(path)(picture())
-    assert torch.allclose(OnnxSegmenter(path, channel=2)(picture()), picture()[:, 2:], atol=1e-6)
-
-
-def test_logits(model: Callable[..., str]) -> None:
-    image = picture()
-    one = model(weights=((4.0, 0.0, 0.0),), name="one.onnx")
+        OnnxSegmenter(model(np.eye(3)))(picture())
     with pytest.raises(WeightsError, match="logits=true"):
-        OnnxSegmenter(one)(image)
-    assert torch.allclose(
-        OnnxSegmenter(one, logits=True)(image), (4 * image[:, :1]).sigmoid(), atol=1e-6
-    )
-    two = model(weights=((0.0, 0.0, 0.0), (4.0, 0.0, 0.0)), name="two.onnx")
-    assert torch.allclose(
-        OnnxSegmenter(two, logits=True)(image), (4 * image[:, :1]).sigmoid(), atol=1e-6
-    )
+        OnnxSegmenter(model(**LOGITS))(picture())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (37, 23), (200, 100)])
@@ -152,15 +138,11 @@ def test_padding_keeps_the_aspect(model: Callable[..., str]) -> None:
     assert torch.allclose(stage(ramp), ramp[:, :1], atol=1e-5)
 
 
-def test_a_model_of_any_size_needs_one(model: Callable[..., str]) -> None:
+def test_sizes_that_cannot_be(model: Callable[..., str]) -> None:
     path = model(size=("h", "w"), batch="n")
     with pytest.raises(UsageError, match="takes any input size"):
         OnnxSegmenter(path)
     assert OnnxSegmenter(path, size=16).size == (16, 16)
-    assert OnnxSegmenter(path, size=(16, 24))(picture()).shape == (2, 1, 8, 8)
-
-
-def test_a_size_that_is_not_the_model_s(model: Callable[..., str]) -> None:
     with pytest.raises(UsageError, match="8 x 8 pixels"):
         OnnxSegmenter(model(), size=16)
 
@@ -185,10 +167,6 @@ def test_a_size_that_is_not_the_model_s(model: Callable[..., str]) -> None:
 def test_options_that_cannot_be(model: Callable[..., str], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r".{20}"):
         OnnxSegmenter(model(), **options)
-
-
-def test_an_output_by_name(model: Callable[..., str]) -> None:
-    assert OnnxSegmenter(model(), output="mask").output == "mask"
 
 
 def test_a_missing_and_a_broken_file(tmp_path: Path, model: Callable[..., str]) -> None:
@@ -293,15 +271,6 @@ def test_a_model_can_be_fed_and_read_as_rembg_does_it(model: Callable[..., str])
     # Divided by its maximum of 0.5 the darkest is 0.2, which is then stretched to 0.
     assert found[0, 0, 0, [0, -1]].tolist() == pytest.approx([0, 1], abs=0.01)
     assert found[0, 0, 5, 32] == pytest.approx(32 / 63, abs=0.01)
-
-
-def test_logits_can_be_told_by_their_range(model: Callable[..., str]) -> None:
-    picture = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
-    inside = create("segmenter", "onnx", path=model(size=(64, 64)), logits="auto")(picture)
-    torch.testing.assert_close(inside[0, 0], picture[0, 0])
-    file = model(((8.0, 0.0, 0.0),), size=(64, 64), name="steep.onnx")
-    outside = create("segmenter", "onnx", path=file, logits="auto")(picture)
-    torch.testing.assert_close(outside[0, 0], (8 * picture[0, 0]).sigmoid())
 
 
 def test_padding_can_be_black(model: Callable[..., str]) -> None:

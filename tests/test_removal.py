@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from pathlib import Path
 
@@ -113,17 +112,16 @@ def test_a_cut_out_does_not_go_into_a_file_without_transparency(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["cutout", "composite"])
-def test_standard_input_and_output(tmp_path: Path, command: str) -> None:
+def test_standard_input_and_output(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:  # fmt: skip
     Image.fromarray(disc()).save(tmp_path / "a.png")
     background = [] if command == "cutout" else [str(tmp_path / "a.png")]
-    arguments = [command, "-", *background, "-o", "-", *LIGHT]
-    done = subprocess.run(
-        [sys.executable, "-m", "deep_image_compositing", *arguments],
-        input=(tmp_path / "a.png").read_bytes(),
-        capture_output=True,
-        check=True,
-    )
-    picture = Image.open(io.BytesIO(done.stdout))
+    with open(tmp_path / "a.png") as given:
+        monkeypatch.setattr(sys, "stdin", given)
+        assert main([command, "-", *background, "-o", "-", *LIGHT]) == 0
+    picture = Image.open(io.BytesIO(capfdbinary.readouterr().out))
     assert picture.size == (80, 60)
     assert picture.mode == ("RGBA" if command == "cutout" else "RGB")
 

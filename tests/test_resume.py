@@ -18,7 +18,7 @@ import torch
 
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.training import (
+from deep_image_compositing.resuming import (
     Interruptible,
     check_hyper_parameters,
     newest_checkpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -24,6 +25,7 @@ from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.images import read_image
 from deep_image_compositing.stages.base import Segmenter, Stage, Step
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
+from tests import runs
 from tests.contract.test_stages import training_batch
 from tests.data import trees
 
@@ -33,16 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # Class path of the stage and of its data, and what makes the network small.
-    "segmenter/pyramid": (
-        "segmentation.PyramidSegmenter",
-        "SegmentationData",
-        {"backbone": "test_efficientnet", "width": 8, "pretrained": None},
-    ),
-    "refiner/cascade": (
-        "refinement.CascadeRefiner",
-        "RefinementData",
-        {"backbone": "test_efficientnet", "width": 8, "pretrained": None},
-    ),
+    "segmenter/pyramid": ("segmentation.PyramidSegmenter", "SegmentationData", runs.TINY),
+    "refiner/cascade": ("refinement.CascadeRefiner", "RefinementData", runs.TINY),
     "fuser/multi_stream": (
         "fusion.MultiStreamFuser",
         "FusionData",
@@ -51,7 +45,7 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "harmonizer/color_map": (
         "harmonization.ColorMapHarmonizer",
         "HarmonizationData",
-        {"backbone": "test_efficientnet", "width": 16, "size": 32, "pretrained": None},
+        {**runs.TINY, "width": 16, "size": 32},
     ),
 }
 
@@ -70,13 +64,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> str:
-    """Weights for the tiny backbone, as somebody may have downloaded them."""
-    path = tmp_path / "backbone.safetensors"
-    model = timm.create_model("test_efficientnet", pretrained=False)
-    safetensors.torch.save_file(model.state_dict(), path)
-    return str(path)
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Train a stage for two steps, once; gives the run's folder.
+
+    The segmenter begins, and the fuser's perceptual term looks, with weights for the tiny backbone
+    that somebody may have downloaded, and that are gone afterwards.
+    """
+    root = tmp_path_factory.mktemp("runs")
+
+    @functools.cache
+    def train(stage: str) -> Path:
+        out, path = root / stage.replace("/", "-"), root / "backbone.safetensors"
+        model = timm.create_model("test_efficientnet", pretrained=False)
+        safetensors.torch.save_file(model.state_dict(), path)
+        files: dict[str, dict[str, Any]] = {
+            "segmenter/pyramid": {"pretrained": str(path)},
+            "fuser/multi_stream": {
+                "perceptual": "test_efficientnet", "perceptual_weights": str(path),
+            },
+        }  # fmt: skip
+        assert not main(arguments(stage, data, out, **files.get(stage, {})))
+        path.unlink()
+        return out
+
+    return train
 
 
 def arguments(stage: str, data: Path, out: Path, **settings: Any) -> list[str]:
@@ -85,43 +97,13 @@ def arguments(stage: str, data: Path, out: Path, **settings: Any) -> list[str]:
     folders = ["mattes", "cutouts"] if stage.startswith("fuser") else ["people", "mattes"]
     train = [{"path": str(data / name), "paste": 0.5} for name in folders]
     textures = {"textures": str(data / "people")} if stage.startswith("fuser") else {}
-    config = {
-        "model": {
-            "class_path": f"deep_image_compositing.stages.{model}",
-            "init_args": {"picture_every": 1, **small, **settings},
-        },
-        "data": {
-            "class_path": f"deep_image_compositing.data.modules.{module}",
-            "init_args": {
-                "train": train,
-                "backgrounds": str(data / "scenes"),
-                **textures,
-                "size": 32,
-                "batch_size": 2,
-                "epoch_length": 8,
-                "validation_crops": 2,
-                "num_workers": 0,
-            },
-        },
-        "trainer": {
-            "max_steps": 2,
-            "val_check_interval": 2,
-            "default_root_dir": str(out),
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"every_n_train_steps": 2, "save_last": True},
-                }
-            ],
-        },
-    }
-    path = out.with_suffix(".yaml")
-    path.write_text(json.dumps(config))  # which is YAML
-    return ["fit", f"--config={path}"]
+    given = {
+        "train": train, "backgrounds": str(data / "scenes"), **textures, "size": 32,
+        "batch_size": 2, "epoch_length": 8, "validation_crops": 2, "num_workers": 0,
+    }  # fmt: skip
+    network = {"picture_every": 1, **small, **settings}
+    saving = {"every_n_train_steps": 2, "save_last": True}
+    return runs.fit(out, model, network, module, given, saving, max_steps=2, val_check_interval=2)
 
 
 def scalars(out: Path) -> dict[str, list[float]]:
@@ -143,10 +125,12 @@ SHEETS = [("train", 0), ("train", 1), ("val", 0), ("val", 2)]  # and the steps t
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_trains_through_the_command_line(
-    stage: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stage: str,
+    trained: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = tmp_path / "run"
-    assert not main(arguments(stage, data, out))
+    out = trained(stage)
     assert not [record for record in caplog.records if record.name.startswith("lightning")]
     logged = scalars(out)
     losses = logged["train/loss"]
@@ -156,6 +140,7 @@ def test_a_stage_trains_through_the_command_line(
     assert torch.tensor(logged[metric]).isfinite().all()
     if stage.startswith("fuser"):
         assert {"train/l1", "train/alpha", "train/alpha_laplacian", "train/color"} <= set(logged)
+        assert min(logged["train/perceptual"]) > 0
 
     # One folder holds all that a run leaves behind, pictures in the log and as files.
     assert logged["val/sheet"] == logged["train/sheet"] == [2]
@@ -173,6 +158,9 @@ def test_a_stage_trains_through_the_command_line(
     factory = registry.get(slot, name).factory
     loaded = factory.load_from_checkpoint(path, weights_only=True)
     assert isinstance(loaded, factory)
+    assert loaded.hparams.get("pretrained") is None  # which is gone
+    # The frozen features belong to the loss, not to the stage and its files.
+    assert not [key for key in weights.read_state(path) if "perceptual" in key]
     exported = tmp_path / "stage.safetensors"
     assert not main(["export-weights", str(path), "-o", str(exported), "--stage", stage])
     state = weights.read_state(exported)
@@ -181,40 +169,15 @@ def test_a_stage_trains_through_the_command_line(
 
 
 @pytest.mark.slow
-def test_a_run_repeats_and_its_seed_matters(data: Path, tmp_path: Path) -> None:
-    losses = []
-    for name, given in (("a", []), ("b", []), ("c", ["--data.seed=1"])):
-        main([*arguments("segmenter/pyramid", data, tmp_path / name), *given])
+def test_a_run_repeats_and_its_seed_matters(
+    data: Path, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    losses = [scalars(trained("refiner/cascade"))["train/loss"]]
+    for name, given in (("b", []), ("c", ["--data.seed=1"])):
+        main([*arguments("refiner/cascade", data, tmp_path / name), *given])
         losses.append(scalars(tmp_path / name)["train/loss"])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
-
-
-@pytest.mark.slow
-def test_the_perceptual_term_with_local_weights(
-    data: Path, tmp_path: Path, checkpoint: str
-) -> None:
-    features = {"perceptual": "test_efficientnet", "perceptual_weights": checkpoint}
-    assert not main(arguments("fuser/multi_stream", data, tmp_path / "run", **features))
-    logged = scalars(tmp_path / "run")
-    assert min(logged["train/perceptual"]) > 0
-    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    # The frozen features belong to the loss, not to the stage and its files.
-    assert not [key for key in weights.read_state(path) if "perceptual" in key]
-
-
-@pytest.mark.slow
-def test_a_checkpoint_loads_after_the_files_it_began_from_are_gone(
-    data: Path, tmp_path: Path, checkpoint: str
-) -> None:
-    assert not main(arguments("segmenter/pyramid", data, tmp_path / "run", pretrained=checkpoint))
-    Path(checkpoint).unlink()
-    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    stage = registry.get("segmenter", "pyramid").factory.load_from_checkpoint(
-        path, weights_only=True
-    )
-    assert stage.hparams["pretrained"] is None
-    assert stage.hparams["backbone"] == "test_efficientnet"
 
 
 def test_perceptual_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from deep_image_compositing.commands.arguments import add_actions, options
+
 _KINDS = {
     "pipeline": ("cold start, composites against closed-form matting, memory; the default", "cpu"),
     "resolution": ("seconds and memory from 0.6 to 48 megapixels", "cpu"),
@@ -17,51 +19,38 @@ _KINDS = {
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``benchmark`` to its parser."""
-    kinds = parser.add_subparsers(metavar="WHAT", dest="what", required=False)
+    action = add_actions(parser, "WHAT", needed=False)
     # An option may stand before or behind what is measured: only the outermost has defaults.
-    parser.set_defaults(what="pipeline", quick=False, device=None)
     for name, (summary, device) in {"": ("", "cpu; of train auto, of gpu cuda"), **_KINDS}.items():
-        sub = parser
-        if name:
-            sub = kinds.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-            sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
-                             help=argparse.SUPPRESS)
-        sub.add_argument("--quick", action="store_true", default=argparse.SUPPRESS,
-                         help="everything small and once: to see that it runs")
-        sub.add_argument("--device", default=argparse.SUPPRESS,
-                         help=f"auto, cpu, cuda, ...; default: {device}")
+        add, unset = action(name, summary) if name else options(parser), argparse.SUPPRESS
+        add("--quick", bool, "", "everything small and once: to see that it runs", default=unset)
+        add("--device", str, "", f"auto, cpu, cuda, ...; default: {device}", default=unset)
         if name == "resolution":
-            sub.add_argument("--megapixels", metavar="N,...", type=_sizes, default="0.6,2,12,24,48",
-                             help="sizes of the photographs; default: 0.6,2,12,24,48")
+            add("--megapixels", "0.6,2,12,24,48", "N,...", "sizes of the photographs", type=_sizes)
         if name in ("data", "train", "gpu"):
             usual = "2" if name == "data" else "all cores but one, at most 12"
-            sub.add_argument("--workers", type=_positive, metavar="N",
-                             help=f"loader processes; default: {usual}")
+            add("--workers", str, "N", f"loader processes; default: {usual}", type=_positive)
+    parser.set_defaults(action="pipeline", quick=False, device=None)
 # fmt: on
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure and print, as wide as the terminal, and wide enough where there is none.
-
-    Raises:
-        UsageError: a device that is not there.
-    """
+def run(given: argparse.Namespace) -> int:
+    """Measure and print, as wide as the terminal, and wide enough where there is none."""
     from rich.console import Console
 
     from deep_image_compositing.benchmark import composites, training
     from deep_image_compositing.devices import choose_device
 
-    what, quick = options.what, options.quick
-    device = choose_device(options.device or _KINDS[what][1])
+    what, quick = given.action, given.quick
+    device = choose_device(given.device or _KINDS[what][1])
     if what == "pipeline":
         tables = composites.pipeline(device, quick)
     elif what == "resolution":
-        tables = composites.resolution([0.02, 0.1] if quick else options.megapixels, device, quick)
+        tables = composites.resolution([0.02, 0.1] if quick else given.megapixels, device, quick)
     elif what == "data":
-        tables = training.loading(options.workers or 2, quick)
+        tables = training.loading(given.workers or 2, quick)
     else:
-        tables = training.run(device, options.workers, quick, batches=what == "gpu")
+        tables = training.run(device, given.workers, quick, batches=what == "gpu")
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     for table in tables:
         Console(width=None if known else 200).print(table)

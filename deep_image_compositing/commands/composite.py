@@ -9,14 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from deep_image_compositing import published, registry, settings
-from deep_image_compositing.commands import models
+from deep_image_compositing import registry, settings
 from deep_image_compositing.commands.arguments import (
-    TRANSPARENT,
+    Stages,
+    add_stages,
     check_outputs,
     launched,
+    named_stages,
+    options,
     real_paths,
 )
 from deep_image_compositing.errors import ImageError, UsageError
@@ -30,251 +32,199 @@ _STREAM = "-"
 """What stands for standard input or output in the place of a file."""
 
 _LIMITS = ("max_pixels", "max_side", "work_side")
-
-Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
-"""Name and options of what is to fill each slot."""
+_LOOKS = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
+"""Options besides photographs, placement and stages that decide how a composite looks."""
 
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``composite`` to its parser."""
-    add = parser.add_argument
-    add("foreground", help="photograph with the subject, or a folder of them; - for standard input")
-    add("background", help="photograph that becomes the new background")
+    add = options(parser)
+    add("foreground", str, "",
+        "photograph with the subject, or a folder of them; - for standard input")
+    add("background", str, "", "photograph that becomes the new background")
     _add_files(parser, "the composite (.png, .jpg, .webp, .tiff, .bmp; - for standard output)")
-    for name, what in (
-        ("alpha", "the alpha as a gray picture"),
-        ("cutout", "the subject alone, with transparency"),
-        ("steps", "a labelled contact sheet of all steps"),
-        ("shadow", "with --shadow, the shadow as a layer: black, with transparency"),
-    ):
-        add(f"--save-{name}", metavar="FILE", help=f"also write {what}")
-    _add_placement(parser.add_argument_group("placement"))
-    add_stages(parser.add_argument_group("stages"))
-    _add_shadow(parser.add_argument_group("shadow"))
-    _add_resources(parser.add_argument_group("resources"))
+    add("--save-alpha", str, "FILE", "also write the alpha as a gray picture")
+    add("--save-cutout", str, "FILE", "also write the subject alone, with transparency")
+    add("--save-steps", str, "FILE", "also write a labelled contact sheet of all steps")
+    add("--save-shadow", str, "FILE",
+        "with --shadow, also write the shadow as a layer: black, with transparency")
+    add = options(parser.add_argument_group("placement"))
+    add("--frame", "foreground", "", "whose frame the composite has",
+        choices=("foreground", "background"))
+    add("--scale", 1.0, "N",
+        "with --frame background, size of the subject's photograph; 1 just fits")
+    add("--position", "0.5,0.5", "X,Y",
+        "with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
+    _add_rest(parser)
     parser.set_defaults(wanted="path")
 
 
 def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``cutout`` to its parser."""
-    parser.add_argument("foreground", metavar="photograph",
-        help="photograph with the subject, or a folder of them; - for standard input")
+    add = options(parser)
+    add("foreground", str, "photograph",
+        "photograph with the subject, or a folder of them; - for standard input")
     _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
-    parser.add_argument("--background", metavar="WHAT",
-        help="white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
-             "transparent")
-    add_stages(parser.add_argument_group("stages"))
-    _add_shadow(parser.add_argument_group("shadow"))
-    _add_resources(parser.add_argument_group("resources"))
-    parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5",
-        **{f"save_{extra}": None for extra in _EXTRA_OUTPUTS})
+    add("--background", str, "WHAT",
+        "white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
+        "transparent")
+    _add_rest(parser)
+    extras = {f"save_{extra}": None for extra in _EXTRA_OUTPUTS}
+    parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", **extras)
 
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
-    add = parser.add_argument
-    add("-o", "--output", required=True, metavar="FILE", help=f"{output}; for a folder, a folder")
-    add("--mask", metavar="FILE",
-        help="white where the subject is, instead of a segmenter; for a folder, a folder of masks "
-             "of the same names")
-    add("--resume", action="store_true",
-        help="for a folder, leave alone what is done already with the same photographs and "
-             "settings")
+    add = options(parser)
+    add("-o --output", str, "FILE", f"{output}; for a folder, a folder", required=True)
+    add("--mask", str, "FILE",
+        "white where the subject is, instead of a segmenter; for a folder, a folder of masks of "
+        "the same names")
+    add("--resume", bool, "",
+        "for a folder, leave alone what is done already with the same photographs and settings")
 
 
-def _add_placement(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--frame", choices=("foreground", "background"), default="foreground",
-        help="whose frame the composite has; default: foreground")
-    add("--scale", type=float, default=1.0,
-        help="with --frame background, size of the subject's photograph; 1 just fits")
-    add("--position", default="0.5,0.5", metavar="X,Y",
-        help="with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
-
-
-def add_stages(group: argparse._ArgumentGroup) -> None:
-    for slot, default in registry.DEFAULTS.items():
-        names = [f"--{slot}", *(["--harmonize"] if slot == "harmonizer" else [])]
-        group.add_argument(*names, default=default, metavar="NAME", help=f"default: {default}")
-        group.add_argument(f"--{slot}-option", action="append", default=[], metavar="KEY=VALUE",
-            help="an option of it, the value as JSON or plain text; repeatable")
-    group.add_argument("--harmonize-strength", dest="harmonizer_option", action="append",
-        type="strength={}".format, metavar="SHARE",
-        help="how far the harmonizer goes, from 0 to 1; short for --harmonizer-option strength=")
-    models.add_models_arguments(group)
-
-
-def _add_shadow(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--shadow", choices=tuple(settings.SHADOWS),
-        help="what the subject throws on the ground: contact, or cast, which includes it; "
-             "default: none")
-    add("--shadow-option", action="append", default=[], metavar="KEY=VALUE",
-        help="strength, softness; of cast also direction (left, right, behind, front or degrees) "
-             "and length; repeatable")
-
-
-def _add_resources(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps; default: auto")
-    add("--devices", type=int, metavar="N",
-        help="for a folder, GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as many "
-             "as torchrun has started")
-    add("--accelerator", help="for a folder, auto, cpu, gpu, mps; default: as --device says")
-    add("--max-pixels", type=int, metavar="N", help="read files of up to N pixels")
-    add("--max-side", type=int, metavar="N",
-        help="make composites of at most N pixels on the long side; default: as large as the "
-             "photograph")
-    add("--work-side", type=int, default=896, metavar="PIXELS",
-        help="long side at which learned stages work; default: 896")
+def _add_rest(parser: argparse.ArgumentParser) -> None:
+    add_stages(parser.add_argument_group("stages"))
+    add = options(parser.add_argument_group("shadow"))
+    add("--shadow", str, "", "what the subject throws on the ground: contact, or cast, which "
+        "includes it; default: none", choices=tuple(settings.SHADOWS))
+    add("--shadow-option", list, "KEY=VALUE",
+        "strength, softness; of cast also direction (left, right, behind, front or degrees) and "
+        "length")
+    add = options(parser.add_argument_group("resources"))
+    add("--device", "auto", "", "auto, cpu, cuda, cuda:1, mps")
+    add("--devices", int, "N",
+        "for a folder, GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as many as "
+        "torchrun has started")
+    add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: as --device says")
+    add("--max-pixels", int, "N", "read files of up to N pixels")
+    add("--max-side", int, "N",
+        "make composites of at most N pixels on the long side; default: as large as the "
+        "photograph")
+    add("--work-side", 896, "PIXELS", "long side at which learned stages work")
 # fmt: on
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Raise ``UsageError`` for values that cannot be, before anything heavy is imported."""
-    if options.max_pixels is not None and options.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, got {options.max_pixels}")
-    settings.check_sides(options.work_side, options.max_side)
-    settings.check_placement(options.frame, options.scale, options.position)
-    settings.check_device(options.device)
-    _shadow(options)
-    check_harmonizer(options)
-
-
-def check_harmonizer(options: argparse.Namespace) -> None:
-    """Raise ``UsageError`` for a strength that cannot be, or has no effect."""
-    name, given = named_stage(options, "harmonizer")
-    if "strength" in given:
-        settings.check_strength(given["strength"])
-        if name == "none":
-            raise UsageError(
-                "--harmonize-strength takes effect only with --harmonizer NAME, other than none"
-            )
-
-
-def _shadow(options: argparse.Namespace) -> settings.Shadow | None:
-    """The shadow that is asked for, or ``UsageError``."""
-    given = registry.key_values("--shadow-option", options.shadow_option)
-    if options.shadow is None:
-        for name, value in (("--shadow-option", given), ("--save-shadow", options.save_shadow)):
-            if value:
-                raise UsageError(f"{name} takes effect only with --shadow")
-        return None
-    return settings.Shadow.of((options.shadow, given))
-
-
-def run_cutout(options: argparse.Namespace) -> int:
+def run_cutout(given: argparse.Namespace) -> int:
     """Cut out one subject, or those of a folder; returns the exit code."""
     from deep_image_compositing.removal import ask
 
-    given = options.background
-    options.wanted, options.background = ask(given, _shadow(options))
-    is_file = isinstance(options.background, str)
-    if options.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
+    behind = given.background
+    given.wanted, given.background = ask(behind, _shadow(given))
+    is_file = isinstance(given.background, str)
+    if given.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
         raise UsageError(
             "--harmonizer takes effect only before another photograph (--background FILE), not "
-            f"before {'a transparent background' if given is None else given}"
+            f"before {'a transparent background' if behind is None else behind}"
         )
-    return run(options)
+    return run(given)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
     """Make one composite, or those of a folder; returns the exit code."""
-    _check(options)
-    models.use_folder(options)
-    stages = {slot: named_stage(options, slot) for slot in registry.SLOTS}
-    for slot, (name, given) in stages.items():  # before torch is imported
-        registry.check(slot, name, given)
-    start, work = time.perf_counter(), _one
-    inputs = [options.foreground, options.background, options.mask]
+    start = time.perf_counter()
+    if given.max_pixels is not None and given.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {given.max_pixels}")
+    settings.check_sides(given.work_side, given.max_side)
+    settings.check_placement(given.frame, given.scale, given.position)
+    settings.check_device(given.device)
+    _shadow(given)
+    stages = named_stages(given)
+    inputs = [given.foreground, given.background, given.mask]
     if inputs.count(_STREAM) > 1:
         raise UsageError("standard input (-) can be one of the pictures only")
-    if Path(options.foreground).is_dir():
-        work = _folder
-        if _STREAM in (*inputs, options.output):
-            raise UsageError(f"{options.foreground} is a folder: - is for one photograph")
-    else:
-        for name in ("resume", "devices", "accelerator"):
-            if getattr(options, name) not in (None, False):
-                raise UsageError(f"--{name} is for a folder, and {options.foreground} is none")
-    return work(options, stages, start)
+    if Path(given.foreground).is_dir():
+        if _STREAM in (*inputs, given.output):
+            raise UsageError(f"{given.foreground} is a folder: - is for one photograph")
+        return _folder(given, stages, start)
+    for name in ("resume", "devices", "accelerator"):
+        if getattr(given, name) not in (None, False):
+            raise UsageError(f"--{name} is for a folder, and {given.foreground} is none")
+    return _one(given, stages, start)
 
 
-def _one(options: argparse.Namespace, stages: Stages, start: float) -> int:
-    from deep_image_compositing.images import (
-        check_writable,
-        encode_image,
-        longest_sides,
-        read_image,
-        read_mask,
-    )
+def _shadow(given: argparse.Namespace) -> settings.Shadow | None:
+    """The shadow that is asked for, or ``UsageError``."""
+    chosen = registry.key_values("--shadow-option", given.shadow_option)
+    if given.shadow is None:
+        for name, value in (("--shadow-option", chosen), ("--save-shadow", given.save_shadow)):
+            if value:
+                raise UsageError(f"{name} takes effect only with --shadow")
+        return None
+    return settings.Shadow.of((given.shadow, chosen))
 
-    streamed = options.output == _STREAM
-    outputs = _outputs(options)
-    check_outputs(outputs, real_paths(options.foreground, options.background, options.mask))
+
+def _one(given: argparse.Namespace, stages: Stages, start: float) -> int:
+    from deep_image_compositing.images import encode_image, longest_sides, read_image, read_mask
+
+    outputs = _outputs(given)
+    taken = real_paths(given.foreground, given.background, given.mask)
     for name in ("foreground", "background", "mask"):
-        if getattr(options, name) == _STREAM:
-            setattr(options, name, sys.stdin.buffer.read())
+        if getattr(given, name) == _STREAM:
+            setattr(given, name, sys.stdin.buffer.read())
     # Everything that can be wrong with the files is found before torch is imported.
-    own, theirs = longest_sides(options.max_side, options.frame, options.scale)
-    limit = options.max_pixels
-    foreground = read_image(options.foreground, max_pixels=limit, max_side=own)
-    background = read_image(options.background, max_pixels=limit, max_side=theirs)
-    mask = options.mask and read_mask(options.mask, size=foreground.size, max_pixels=limit)
+    own, theirs = longest_sides(given.max_side, given.frame, given.scale)
+    limit = given.max_pixels
+    foreground = read_image(given.foreground, max_pixels=limit, max_side=own)
+    background = read_image(given.background, max_pixels=limit, max_side=theirs)
+    mask = given.mask and read_mask(given.mask, size=foreground.size, max_pixels=limit)
     frame = foreground.size
-    if options.frame == "background":
+    if given.frame == "background":
         frame = background.size
-        settings.placed_size(foreground.size, frame, options.scale)
-    for key, path in outputs.items():
-        check_writable(path, None if key == "steps" else frame, alpha=key in TRANSPARENT)
-    placement = {"frame": options.frame, "scale": options.scale, "position": options.position}
-    result = _compositor(options, stages, options.device)(foreground, background, mask, **placement)
+        settings.placed_size(foreground.size, frame, given.scale)
+    check_outputs(outputs, taken, frame)
+    placement = {"frame": given.frame, "scale": given.scale, "position": given.position}
+    result = _compositor(given, stages, given.device)(foreground, background, mask, **placement)
     result.save(**outputs)
-    if streamed:
-        pixels, alpha = result.picture(options.wanted)
+    if given.output == _STREAM:
+        pixels, alpha = result.picture(given.wanted)
         sys.stdout.buffer.write(encode_image(".png", pixels, alpha=alpha))
         return 0
     height, width = result.size
     seconds = time.perf_counter() - start
-    show(f"wrote {options.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
-    for name in _EXTRA_OUTPUTS:
-        if name in outputs and name != options.wanted:
-            show(f"wrote {outputs[name]} ({name})")
+    show(f"wrote {given.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    for name, path in outputs.items():
+        if name != given.wanted:
+            show(f"wrote {path} ({name})")
     return 0
 
 
-def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
+def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
-    devices = launched("LOCAL_WORLD_SIZE", options.devices)
-    settings.one_device(options.device, devices, options.accelerator or "auto")
-    files = list_images(options.foreground)
-    _, side = longest_sides(options.max_side, options.frame, options.scale)
-    background = read_image(options.background, max_pixels=options.max_pixels, max_side=side)
-    if options.mask and not Path(options.mask).is_dir():
-        read_mask(options.mask, max_pixels=options.max_pixels)
-    masks = _masks(options.mask, files)
-    outputs = _folder_outputs(options, files)
-    taken = real_paths(*files, options.background, *masks.values())
+    devices, accelerator = launched(given.devices), given.accelerator or "auto"
+    settings.one_device(given.device, devices, accelerator)
+    files = list_images(given.foreground)
+    _, side = longest_sides(given.max_side, given.frame, given.scale)
+    background = read_image(given.background, max_pixels=given.max_pixels, max_side=side)
+    masks: dict[Path, Path | None] = dict.fromkeys(files, given.mask and Path(given.mask))
+    if given.mask and Path(given.mask).is_dir():
+        by_stem = {mask.stem: mask for mask in list_images(given.mask)}
+        masks = {file: by_stem.get(file.stem) for file in files}
+    elif given.mask:
+        read_mask(given.mask, max_pixels=given.max_pixels)
+    outputs = _folder_outputs(given, files)
+    taken = real_paths(*files, given.background, *masks.values())
     for targets in outputs.values():
         check_outputs(targets, taken)
-    ready = [file for file in files if not options.mask or masks[file] is not None]
+    ready = [file for file in files if not given.mask or masks[file] is not None]
     from deep_image_compositing import batch
+    from deep_image_compositing.stages.making import describe_stages
 
+    looks = {name: getattr(given, name) for name in _LOOKS}
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(options, stages, device),
-            record=Path(options.output) / batch.RECORD,
-            settings=_settings(options, stages),
-            frame=options.frame,
-            scale=options.scale,
-            position=options.position,
-            resume=options.resume,
-            device=options.device,
+            lambda device: _compositor(given, stages, device),
+            record=Path(given.output) / batch.RECORD,
+            settings={**looks, "stages": describe_stages(stages)},
+            frame=given.frame,
+            scale=given.scale,
+            position=given.position,
+            resume=given.resume,
+            device=given.device,
             devices=devices,
-            accelerator=options.accelerator or "auto",
+            accelerator=accelerator,
             show=True,
         )
     except KeyboardInterrupt:
@@ -286,12 +236,12 @@ def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
         raise
     if outcome is None:
         return 0
-    failures = {ready[number]: reason for number, reason in outcome.failures.items()}
-    for file in set(files) - set(ready):
-        failures[file] = f"there is no mask for {file.name} in {options.mask}"
+    failures = {file: f"there is no mask for {file.name} in {given.mask}" for file in files}
+    failures = {file: reason for file, reason in failures.items() if file not in ready}
+    failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
     before = f", {outcome.kept} were there already" if outcome.kept else ""
-    what = "composites" if options.wanted == "path" else "cut-outs"
-    done = f"wrote {outcome.made} of {len(files)} {what} to {options.output}"
+    what = "composites" if given.wanted == "path" else "cut-outs"
+    done = f"wrote {outcome.made} of {len(files)} {what} to {given.output}"
     show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
     if failures:
         say(f"error: {len(failures)} of {len(files)} failed:")
@@ -300,16 +250,16 @@ def _folder(options: argparse.Namespace, stages: Stages, start: float) -> int:
     return 1 if failures else 0
 
 
-def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+def _outputs(given: argparse.Namespace) -> dict[str, Path]:
     """The files to write, or their folders, by the arguments of ``Composite.save``."""
-    wanted = {extra: getattr(options, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
-    if options.output != _STREAM:
-        wanted[options.wanted] = options.output
+    wanted = {extra: getattr(given, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    if given.output != _STREAM:
+        wanted[given.wanted] = given.output
     return {key: Path(file) for key, file in wanted.items() if file is not None}
 
 
 def _folder_outputs(
-    options: argparse.Namespace, files: Sequence[Path]
+    given: argparse.Namespace, files: Sequence[Path]
 ) -> dict[Path, dict[str, Path]]:
     """The files to write for each photograph of a folder; their folders are made.
 
@@ -317,11 +267,11 @@ def _folder_outputs(
     """
     from deep_image_compositing.images import WRITABLE
 
-    stems, folders = Counter(file.stem for file in files), _outputs(options)
+    stems, folders = Counter(file.stem for file in files), _outputs(given)
     for folder in folders.values():
         if folder.suffix.lower() in WRITABLE and not folder.is_dir():
             raise UsageError(
-                f"{folder} is the name of a picture, but {options.foreground} is a folder: "
+                f"{folder} is the name of a picture, but {given.foreground} is a folder: "
                 "name a folder for what is written"
             )
     for folder in folders.values():
@@ -333,44 +283,9 @@ def _folder_outputs(
     return {file: {key: to / names[file] for key, to in folders.items()} for file in files}
 
 
-def _masks(given: str | None, files: Sequence[Path]) -> dict[Path, Path | None]:
-    """The mask of every file: the same one, or the one of its stem in a folder; None without."""
-    if given is None or not Path(given).is_dir():
-        return {file: None if given is None else Path(given) for file in files}
-    from deep_image_compositing.images import list_images
-
-    by_stem = {mask.stem: mask for mask in list_images(given)}
-    return {file: by_stem.get(file.stem) for file in files}
-
-
-def named_stage(options: argparse.Namespace, slot: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of what is to fill a slot."""
-    given = registry.key_values(f"--{slot}-option", getattr(options, f"{slot}_option"))
-    name = getattr(options, slot)
-    if options.accept_licence and slot == "segmenter" and name in published.NAMES:
-        given["accept_licence"] = True
-    return name, given
-
-
-def _compositor(options: argparse.Namespace, stages: Stages, device: str) -> Compositor:
+def _compositor(given: argparse.Namespace, stages: Stages, device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
     fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
-    limits = {name: getattr(options, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, shadow=_shadow(options), device=device)
-
-
-def _settings(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
-    """What decides how composites look, besides the photographs; for the record of a folder.
-
-    Options that are added later count, unless they are named here.
-    """
-    from deep_image_compositing.stages.making import describe_stages
-
-    others = {"foreground", "background", "output", "mask", "run", "debug"}
-    others |= {f"save_{extra}" for extra in _EXTRA_OUTPUTS}
-    others |= {"models", "accept_licence"}
-    others |= {"device", "devices", "accelerator", "max_pixels", "resume"}
-    others |= {name for slot in registry.SLOTS for name in (slot, f"{slot}_option")}
-    rest = {name: value for name, value in vars(options).items() if name not in others}
-    return {**rest, "stages": describe_stages(stages)}
+    limits = {name: getattr(given, name) for name in _LIMITS}
+    return Compositor(**fill, **limits, shadow=_shadow(given), device=device)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deep_image_compositing.commands.arguments import launched
+from deep_image_compositing.commands.arguments import launched, options
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.messages import printable, show
+from deep_image_compositing.messages import PROGRAM, printable, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +27,15 @@ _OPTIONS = {
 }  # fmt: skip
 """Options that each kind of test set takes."""
 
+_PATHS = ("mattes", "backgrounds", "triplets", "folder", "photographs")
+
+_NEEDED = {
+    "taught": ("triplets", "shards that teach has written"),
+    "folders": ("folder", "with foreground/ and background/"),
+    "harmonization": ("photographs", "which have masks"),
+}
+"""What a kind of test set cannot do without."""
+
 _SHOWN = {
     "recolored": ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim",
                   "harmonization_seconds"),
@@ -37,116 +46,102 @@ _SHOWN = {
 _PARAMETERS = {"triplets": "shards", "folder": "path"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``evaluate`` to its parser."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    _add_methods(parser.add_argument_group("methods"))
-    _add_test_set(parser.add_argument_group("test set"))
-    _add_output(parser.add_argument_group("report"), parser.add_argument_group("resources"))
-
-
 # fmt: off
-def _add_methods(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--methods", action="append", default=[], metavar="NAME,...",
-        help="sets (paper, ablations, fast, harmonize) or methods of sets; -NAME leaves one out; "
-             "default: paper, or none where --method names some")
-    add("--method", action="append", default=[], metavar="NAME=SEGMENTER,REFINER,FUSER",
-        help="one more, its stages with options if need be: mine=pyramid,none,"
-             "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER beside --methods harmonize; "
-             "repeatable")
-    add("--reference", metavar="NAME",
-        help="the method that the others are compared with; default: ours, or the last one")
-    add("--runs", default="runs", metavar="DIR",
-        help="training runs for the set ablations; default: runs")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options(parser)("--out", str, "DIR", "folder of the report", required=True)
+    add = options(parser.add_argument_group("methods"))
+    add("--methods", list, "NAME,...",
+        "sets (paper, ablations, fast, harmonize) or methods of sets; -NAME leaves one out; "
+        "default: paper, or none where --method names some")
+    add("--method", list, "NAME=SEGMENTER,REFINER,FUSER",
+        "one more, its stages with options if need be: mine=pyramid,none,"
+        "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER beside --methods harmonize")
+    add("--reference", str, "NAME",
+        "the method that the others are compared with; default: ours, or the last one")
+    add("--runs", "runs", "DIR", "training runs for the set ablations")
+    _add_test_set(parser.add_argument_group("test set"))
+    add = options(parser.add_argument_group("report"))
+    add("--sheets", int, "N",
+        "samples that get contact sheets; default: 12, and all without truth")
+    add("--no-sheets", bool, "", "as --sheets 0")
+    add("--lpips-weights", str, "FILE",
+        "torchvision's AlexNet; default: the copy in torch hub's folder, if there is one")
+    add("--overwrite", bool, "", "begin anew, whatever --out holds of an earlier evaluation")
+    add = options(parser.add_argument_group("resources"))
+    add("--devices", int, "N",
+        "GPUs, or processes on a CPU; default: 1, or as many as torchrun has started")
+    add("--accelerator", "auto", "", "auto, cpu, gpu")
+    add("--threads", int, "N",
+        "CPU threads of each process; default: torch's, divided among processes")
 
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--test-set", choices=_OPTIONS,
-        help="syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
-             "harmonization: photographs with recoloured subjects; default: harmonization for "
-             "--methods harmonize, else syntest")
+    add = options(group)
+    add("--test-set", str, "",
+        "syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
+        "harmonization: photographs with recoloured subjects; default: harmonization for "
+        "--methods harmonize, else syntest", choices=_OPTIONS)
     for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
-        add(flag, nargs="+", metavar="PATH",
-            help=f"of syntest, {text}: folders, shards or patterns of shards; default: made of "
-                 "noise")
-    add("--triplets", nargs="+", metavar="PATH", help="of taught: shards that teach has written")
-    add("--folder", metavar="DIR",
-        help="of folders: foreground/, background/ and, where there are any, mask/, composite/ and "
-             "alpha/")
-    add("--photographs", nargs="+", metavar="PATH",
-        help="of harmonization, photographs with masks: folders, shards or patterns of shards; or "
-             "folders with composites/, images/ and masks/")
-    add("--hold-out", type=float, metavar="SHARE",
-        help="of plain folders of mattes or photographs, what training with this hold_out has not "
-             "seen; default: all of them")
-    add("--background-hold-out", type=float, metavar="SHARE",
-        help="the same of plain folders of backgrounds")
-    add("--split", metavar="NAME", help="of folders of shards; default: validation")
-    add("--samples", type=int, metavar="N",
-        help="how many; default: all, in syntest every subject --per-subject times")
-    add("--per-subject", type=int, metavar="N",
-        help="samples with other backgrounds of each subject; default: 2")
-    add("--size", type=int, metavar="PX",
-        help="long side to which larger subjects are reduced; default: 768, in harmonization none")
-    add("--seed", type=int, metavar="S", help="of backgrounds and masks, or of colours; default: 0")
-    add("--strength", type=float, metavar="S",
-        help="of harmonization, of the changes of colour, in (0, 2]; default: 1")
-    add("--cache", metavar="DIR", help="keep shards from elsewhere here")
-    add("--grades", metavar="NAME,...",
-        help="of the masks that methods are given: exact, rough, bad, none (taught: exact, rough, "
-             "none; folders: given, none); of harmonization: recolored, untouched; default: all")
-
-
-def _add_output(report: argparse._ArgumentGroup, resources: argparse._ArgumentGroup) -> None:
-    add = report.add_argument
-    add("--sheets", type=int, metavar="N",
-        help="samples that get contact sheets; default: 12, and all without truth")
-    add("--no-sheets", action="store_true", help="as --sheets 0")
-    add("--lpips-weights", metavar="FILE",
-        help="torchvision's AlexNet; default: the copy in torch hub's folder, if there is one")
-    add("--overwrite", action="store_true",
-        help="begin anew, whatever --out holds of an earlier evaluation")
-    add = resources.add_argument
-    add("--devices", type=int, metavar="N",
-        help="GPUs, or processes on a CPU; default: 1, or as many as torchrun has started")
-    add("--accelerator", default="auto", help="auto, cpu, gpu; default: auto")
-    add("--threads", type=int, metavar="N",
-        help="CPU threads of each process; default: torch's, divided among processes")
+        add(flag, str, "PATH", f"of syntest, {text}: folders, shards or patterns of shards; "
+            "default: made of noise", nargs="+")
+    add("--triplets", str, "PATH", "of taught: shards that teach has written", nargs="+")
+    add("--folder", str, "DIR",
+        "of folders: foreground/, background/ and, where there are any, mask/, composite/ and "
+        "alpha/")
+    add("--photographs", str, "PATH",
+        "of harmonization, photographs with masks: folders, shards or patterns of shards; or "
+        "folders with composites/, images/ and masks/", nargs="+")
+    add("--hold-out", float, "SHARE",
+        "of plain folders of mattes or photographs, what training with this hold_out has not "
+        "seen; default: all of them")
+    add("--background-hold-out", float, "SHARE", "the same of plain folders of backgrounds")
+    add("--split", str, "NAME", "of folders of shards; default: validation")
+    add("--samples", int, "N",
+        "how many; default: all, in syntest every subject --per-subject times")
+    add("--per-subject", int, "N",
+        "samples with other backgrounds of each subject; default: 2")
+    add("--size", int, "PX",
+        "long side to which larger subjects are reduced; default: 768, in harmonization none")
+    add("--seed", int, "S", "of backgrounds and masks, or of colours; default: 0")
+    add("--strength", float, "S",
+        "of harmonization, of the changes of colour, in (0, 2]; default: 1")
+    add("--cache", str, "DIR", "keep shards from elsewhere here")
+    add("--grades", str, "NAME,...",
+        "of the masks that methods are given: exact, rough, bad, none (taught: exact, rough, "
+        "none; folders: given, none); of harmonization: recolored, untouched; default: all")
 # fmt: on
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
     """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured."""
-    test_set_options = _test_set_options(options)
-    if options.no_sheets and options.sheets:
+    kind = _kind(given)
+    test_set_options = _test_set_options(given, kind)
+    if given.no_sheets and given.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
-    out = Path(options.out)
-    if options.lpips_weights is not None and not Path(options.lpips_weights).expanduser().is_file():
-        raise UsageError(f"there is no file {options.lpips_weights} (--lpips-weights)")
+    if given.lpips_weights is not None and not Path(given.lpips_weights).expanduser().is_file():
+        raise UsageError(f"there is no file {given.lpips_weights} (--lpips-weights)")
+    from deep_image_compositing.evaluation import pages
     from deep_image_compositing.evaluation.methods import choose
 
-    methods = choose(options.methods, options.method, runs=options.runs)
-    from deep_image_compositing.evaluation import pages
+    methods = choose(given.methods, given.method, runs=given.runs)
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
     report = evaluate(
         methods,
-        open_test_set(_kind(options), **test_set_options),
-        out,
+        open_test_set(kind, **test_set_options),
+        Path(given.out),
         # Not asked of the test set: another choice would make another set of it.
-        grades=None if options.grades is None else options.grades.split(","),
-        reference=options.reference,
-        devices=launched("LOCAL_WORLD_SIZE", options.devices),
-        accelerator=options.accelerator,
-        threads=options.threads,
-        sheets=0 if options.no_sheets else options.sheets,
-        lpips_weights=options.lpips_weights,
-        overwrite=options.overwrite,
+        grades=None if given.grades is None else given.grades.split(","),
+        reference=given.reference,
+        devices=launched(given.devices),
+        accelerator=given.accelerator,
+        threads=given.threads,
+        sheets=0 if given.no_sheets else given.sheets,
+        lpips_weights=given.lpips_weights,
+        overwrite=given.overwrite,
         show=True,
-        command=shlex.join(["deep-image-compositing", *sys.argv[1:]]),
+        command=shlex.join([PROGRAM, *sys.argv[1:]]),
     )
     if report is None:
         return 0
@@ -158,116 +153,33 @@ def run(options: argparse.Namespace) -> int:
         console.print(published_table(report))
     for line in (*pages.verdicts(report), *pages.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
-    show(f"wrote {out / 'report.html'}")
+    show(f"wrote {Path(given.out, 'report.html')}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
 
-def published_table(report: Report) -> Table:
-    """What others have published, on other data."""
-    from rich.table import Table
-
-    lines = Table("method", title="published elsewhere, on other data: iHarmony4, full resolution")
-    for column in ("PSNR (dB) ↑", "fMSE ↓"):
-        lines.add_column(column, justify="right")
-    for name, psnr, fmse in report.published:
-        lines.add_row(name, f"{psnr:.2f}", f"{fmse:g}")
-    return lines
-
-
-def color_table_of(report: Report) -> Table:
-    """A compact table of harmonizers alone: the main measures of each grade, without intervals."""
-    from rich.table import Table
-
-    from deep_image_compositing.evaluation.report import head, table
-
-    parts = [
-        (grade, key)
-        for grade, keys in _SHOWN.items()
-        if grade in report.summary
-        for key in keys
-        if any(key in means for means in report.summary[grade].means.values())
-    ]
-    lines = Table("method", title=f"{len(report.names)} photographs")
-    rows = [table(report, grade, "", [key]).rows for grade, key in parts]
-    for grade, key in parts:
-        name, arrow, unit = head(key)
-        lines.add_column(f"{grade}: {name}{f' ({unit})' if unit else ''} {arrow}", justify="right")
-    for number, method in enumerate(report.method_names):
-        cells = [row[number].cells[0] for row in rows]
-        lines.add_row(
-            printable(method),
-            *(f"[bold]{c.text}[/bold]" if c and c.best else c.text if c else "-" for c in cells),
-        )
-    return lines
-
-
-def table_of(report: Report) -> Table:
-    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
-    if report.alone:
-        return color_table_of(report)
-    from rich.markup import escape
-    from rich.table import Table
-
-    from deep_image_compositing.evaluation.measures import KEY
-    from deep_image_compositing.evaluation.report import head, table
-
-    shown = KEY if report.has_truth else "seconds"
-    parts = [report.summary[grade] for grade in report.grades]
-    rows = [table(report, grade, "", [shown]).rows for grade in report.grades]
-    failing = any(sum(part.failed.values()) for part in parts)
-    value, seconds = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
-    lines = Table("method", title=value)
-    for column in (
-        *report.grades,
-        *([seconds] if shown == KEY else []),
-        *(["failed"] if failing else []),
-    ):
-        lines.add_column(column, justify="right")
-    for number, method in enumerate(report.method_names):
-        cells = []
-        for cell in (row[number].cells[0] for row in rows):
-            text = cell.text if cell else "-"
-            bold = f"[bold]{text}[/bold]" if cell and cell.best else text
-            cells.append(f"{bold} {escape(cell.interval if cell else '')}".rstrip())
-        if shown == KEY:
-            times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
-            total = sum(time.pictures for time in times)
-            cells.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
-        if failing:
-            failed = sum(part.failed[method] for part in parts)
-            cells.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
-        lines.add_row(printable(method), *cells)
-    return lines
-
-
-def _kind(options: argparse.Namespace) -> str:
+def _kind(given: argparse.Namespace) -> str:
     """The kind of test set that is meant."""
-    if options.test_set is not None:
-        return str(options.test_set)
-    alone = any("harmonize" in names.split(",") for names in options.methods)
-    return "harmonization" if alone or options.photographs else "syntest"
+    alone = any("harmonize" in names.split(",") for names in given.methods)
+    usual = "harmonization" if alone or given.photographs else "syntest"
+    return given.test_set or usual
 
 
-def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
+def _test_set_options(given: argparse.Namespace, kind: str) -> dict[str, Any]:
     """What the test set is opened with; UsageError for an option of another, or one missing."""
-    kind = _kind(options)
-    given = {name: getattr(options, name) for names in _OPTIONS.values() for name in names}
-    values = {name: value for name, value in given.items() if value is not None}
+    every = {name: getattr(given, name) for names in _OPTIONS.values() for name in names}
+    values = {name: value for name, value in every.items() if value is not None}
     for name in values:
         if name not in _OPTIONS[kind]:
             sets = " and ".join(each for each, names in _OPTIONS.items() if name in names)
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is an option of --test-set {sets}, not of {kind}")
-    if kind == "taught" and "triplets" not in values:
-        raise UsageError("--test-set taught needs --triplets: shards that teach has written")
-    if kind == "folders" and "folder" not in values:
-        raise UsageError("--test-set folders needs --folder, with foreground/ and background/")
-    if kind == "harmonization" and "photographs" not in values:
-        raise UsageError("--test-set harmonization needs --photographs, which have masks")
+    needed, what = _NEEDED.get(kind, ("", ""))
+    if needed and needed not in values:
+        raise UsageError(f"--test-set {kind} needs --{needed}: {what}")
     if len({"mattes", "backgrounds"} & set(values)) == 1:
         one, other = sorted(("mattes", "backgrounds"), key=lambda name: name not in values)
         raise UsageError(f"--{one} needs --{other}")
-    for name in ("mattes", "backgrounds", "triplets", "folder", "photographs"):
+    for name in _PATHS:
         paths = values.get(name, [])
         for path in [paths] if isinstance(paths, str) else paths:
             plain = not any(sign in path for sign in "*?[{:")  # patterns and URLs are not looked up
@@ -276,3 +188,79 @@ def _test_set_options(options: argparse.Namespace) -> dict[str, Any]:
     if values.get("split") == "all":
         values["split"] = None
     return {_PARAMETERS.get(name, name): value for name, value in values.items()}
+
+
+# Tables for the terminal
+
+
+def published_table(report: Report) -> Table:
+    """What others have published, on other data."""
+    title = "published elsewhere, on other data: iHarmony4, full resolution"
+    rows = [(name, f"{psnr:.2f}", f"{fmse:g}") for name, psnr, fmse in report.published]
+    return _table(title, ["PSNR (dB) ↑", "fMSE ↓"], rows)
+
+
+def color_table_of(report: Report) -> Table:
+    """A compact table of harmonizers alone: the main measures of each grade, without intervals."""
+    from deep_image_compositing.evaluation.report import head, table
+
+    columns, heads = [], []
+    for grade, keys in _SHOWN.items():
+        means = report.summary[grade].means.values() if grade in report.summary else ()
+        for key in keys:
+            if any(key in mean for mean in means):
+                name, arrow, unit = head(key)
+                heads.append(f"{grade}: {name}{f' ({unit})' if unit else ''} {arrow}")
+                found = table(report, grade, "", [key]).rows
+                columns.append([_text(row.cells[0]) for row in found])
+    rows = [(name, *cells) for name, *cells in zip(report.method_names, *columns, strict=True)]
+    return _table(f"{len(report.names)} photographs", heads, rows)
+
+
+def table_of(report: Report) -> Table:
+    """A compact table: for each grade the mean of ``KEY`` with its interval, and seconds."""
+    if report.alone:
+        return color_table_of(report)
+    from rich.markup import escape
+
+    from deep_image_compositing.evaluation.measures import KEY
+    from deep_image_compositing.evaluation.report import head, table
+
+    shown = KEY if report.has_truth else "seconds"
+    parts = [report.summary[grade] for grade in report.grades]
+    grades = [table(report, grade, "", [shown]).rows for grade in report.grades]
+    failing = any(sum(part.failed.values()) for part in parts)
+    value, seconds = ("{0} ({2}) {1}".format(*head(key)) for key in (shown, "seconds"))
+    rows = []
+    for number, method in enumerate(report.method_names):
+        cells = [row[number].cells[0] for row in grades]
+        texts = [
+            f"{_text(cell)} {escape(cell.interval if cell else '')}".rstrip() for cell in cells
+        ]
+        if shown == KEY:
+            times = [p.means[method]["seconds"] for p in parts if "seconds" in p.means[method]]
+            total = sum(time.pictures for time in times)
+            texts.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
+        if failing:
+            failed = sum(part.failed[method] for part in parts)
+            texts.append(f"{failed} of {len(report.names) * len(parts)}" if failed else "-")
+        rows.append((method, *texts))
+    more = [*([seconds] if shown == KEY else []), *(["failed"] if failing else [])]
+    return _table(value, [*report.grades, *more], rows)
+
+
+def _text(cell: Any) -> str:
+    """A cell as rich marks it up: the best one bold."""
+    return f"[bold]{cell.text}[/bold]" if cell and cell.best else cell.text if cell else "-"
+
+
+def _table(title: str, heads: list[str], rows: list[Any]) -> Table:
+    """A table of methods, whose names come first in the rows."""
+    from rich.table import Table
+
+    lines = Table("method", title=title)
+    for text in heads:
+        lines.add_column(text, justify="right")
+    for name, *cells in rows:
+        lines.add_row(printable(name), *cells)
+    return lines

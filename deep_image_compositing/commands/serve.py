@@ -3,69 +3,60 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
-from deep_image_compositing import registry, settings
-from deep_image_compositing.commands import models
-from deep_image_compositing.commands.composite import add_stages, check_harmonizer, named_stage
+from deep_image_compositing import settings
+from deep_image_compositing.commands.arguments import add_stages, named_stages, options
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.serving.jobs import Settings
+
+_SETTINGS = ("token", "max_bytes", "max_pixels", "seconds")
 
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``serve`` to its parser."""
-    add = parser.add_argument
-    add("--host", default="127.0.0.1",
-        help="address to listen at, 0.0.0.0 for the whole network, which needs a token; default: "
-             "127.0.0.1, this machine only")
-    add("--port", type=int, default=8000, help="0 for any free one; default: 8000")
-    add("--token",
-        help="what clients must know; default: the environment variable "
-             "DEEP_IMAGE_COMPOSITING_TOKEN, or a random one where one is needed")
-    add("--allowed-host", action="append", default=[], metavar="NAME",
-        help="one more name under which it is reached, that of a web server in front of it, say; "
-             "repeatable")
-    add("--device", action="append", metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:1, mps; repeatable, with one worker for each; default: auto")
+    add = options(parser)
+    add_address(add, ", which needs a token")
+    add("--token", str, "", "what clients must know; default: the environment variable "
+        "DEEP_IMAGE_COMPOSITING_TOKEN, or a random one where one is needed")
+    add("--device", list, "DEVICE",
+        "auto, cpu, cuda, cuda:1, mps; one worker for each; default: auto")
     add_stages(parser.add_argument_group("stages, unless a client names others"))
-    add = parser.add_argument_group("limits").add_argument
-    add("--queue", type=int, default=32, metavar="N",
-        help="requests that may wait before others are turned away; default: 32")
-    add("--max-bytes", type=int, default=Settings.max_bytes, metavar="N",
-        help="of a request; default: 100 million")
-    add("--max-pixels", type=int, default=Settings.max_pixels, metavar="N",
-        help="of a photograph; default: 50 million")
-    add("--seconds", type=float, default=Settings.seconds,
-        help="in which a request must have arrived, and then be worked off; default: 120")
+    add = options(parser.add_argument_group("limits"))
+    add("--queue", 32, "N", "requests that may wait before others are turned away")
+    add("--max-bytes", Settings.max_bytes, "N", "of a request")
+    add("--max-pixels", Settings.max_pixels, "N", "of a photograph")
+    add("--seconds", Settings.seconds, "",
+        "in which a request must have arrived, and then be worked off")
+
+
+def add_address(add: Callable[..., None], more: str = "") -> None:
+    """Add where a server listens, and the names to which it answers."""
+    add("--host", "127.0.0.1", "",
+        f"address to listen at: this machine only, or 0.0.0.0 for the whole network{more}")
+    add("--port", 8000, "", "0 for any free one")
+    add("--allowed-host", list, "NAME",
+        "one more name under which it is reached, that of a web server in front of it, say")
 # fmt: on
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     for package in ("starlette", "uvicorn", "python_multipart"):
         import_extra(package, "serve", "serve")
     from deep_image_compositing.serving.server import serve
 
-    devices = options.device or ["auto"]
+    devices = given.device or ["auto"]
     for device in devices:
         settings.check_device(device)
-    defaults = {}
-    models.use_folder(options)
-    check_harmonizer(options)
-    for slot in registry.SLOTS:
-        name, given = named_stage(options, slot)
-        registry.check(slot, name, given)
-        defaults[slot] = (name, tuple((key, _frozen(given[key])) for key in sorted(given)))
-    chosen = Settings(
-        token=options.token,
-        names=tuple(options.allowed_host),
-        defaults=defaults,
-        max_bytes=options.max_bytes,
-        max_pixels=options.max_pixels,
-        seconds=options.seconds,
-    )
-    serve(chosen, options.host, options.port, devices, options.queue)
+    defaults = {
+        slot: (name, tuple((key, _frozen(chosen[key])) for key in sorted(chosen)))
+        for slot, (name, chosen) in named_stages(given).items()
+    }
+    own = {name: getattr(given, name) for name in _SETTINGS}
+    chosen = Settings(names=tuple(given.allowed_host), defaults=defaults, **own)
+    serve(chosen, given.host, given.port, devices, given.queue)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands ``stages``, ``export-weights`` and ``export``."""
+"""The commands ``stages``, ``models``, ``export-weights`` and ``export``."""
 
 from __future__ import annotations
 
@@ -6,74 +6,60 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing import registry
-from deep_image_compositing.commands.arguments import slot_and_name
+from deep_image_compositing import published, registry
+from deep_image_compositing.commands.arguments import (
+    add_models,
+    options,
+    slot_and_name,
+    use_models,
+)
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.files import check_target
 from deep_image_compositing.messages import PROGRAM, show
 
+_OPTION = "an option of the stage, such as weights=mine.safetensors, instead of a checkpoint's own"
 
+
+# fmt: off
 def add_stages_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``stages`` to its parser."""
-    parser.add_argument("pattern", nargs="?", default="*", help="names to list, such as 'multi*'")
-    parser.add_argument("--slot", choices=registry.SLOTS, help="list one slot only")
+    add = options(parser)
+    add("pattern", "*", "", "names to list, such as 'multi*'", nargs="?")
+    add("--slot", str, "", "list one slot only", choices=registry.SLOTS)
+
+
+def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    add = options(parser)
+    add("action", str, "", "list them with size and licence, fetch some, or say where their files "
+        "are", choices=("list", "fetch", "path"))
+    add("names", str, "NAME", "of which models; for list and path, default: all", nargs="*")
+    add_models(parser)
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    add = options(parser)
+    add("checkpoint", str, "", "the .ckpt file that training wrote")
+    add("--stage", str, "SLOT/NAME", "what it holds: segmenter/pyramid", required=True)
+    add("-o --output", str, "FILE.safetensors", "file to write", required=True)
+    add("--option", list, "KEY=VALUE", _OPTION)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``export-weights`` to its parser."""
-    add = parser.add_argument
-    add("checkpoint", help="the .ckpt file that training wrote")
-    add("--stage", required=True, metavar="SLOT/NAME", help="what it holds: segmenter/pyramid")
-    add("-o", "--output", required=True, metavar="FILE.safetensors")
-    add(
-        "--option", action="append", default=[], metavar="KEY=VALUE",
-        help="an option of the stage, instead of the one in the checkpoint; repeatable",
-    )  # fmt: skip
+    add = options(parser)
+    add("slot", str, "", "of the stage whose network is exported", choices=registry.SLOTS)
+    add("-o --output", str, "FILE", ".onnx, or .pt2 for torch.export", required=True)
+    add("--stage", str, "NAME", "default: pyramid, cascade, multi_stream or color_map")
+    add("--option", list, "KEY=VALUE", _OPTION)
+# fmt: on
 
 
-def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``export`` to its parser."""
-    add = parser.add_argument
-    add("slot", choices=registry.SLOTS, help="of the stage whose network is exported")
-    add("-o", "--output", required=True, metavar="FILE", help=".onnx, or .pt2 for torch.export")
-    add("--stage", metavar="NAME", help="default: pyramid, cascade, multi_stream or color_map")
-    add(
-        "--option", action="append", default=[], metavar="KEY=VALUE",
-        help="an option of the stage, such as weights=mine.safetensors; repeatable",
-    )  # fmt: skip
-
-
-def export_stage(options: argparse.Namespace) -> int:
-    """Write the network of a stage to a file; returns the exit code."""
-    # The harmonizer that is the default may have no network.
-    name = options.stage or {**registry.DEFAULTS, "harmonizer": "color_map"}[options.slot]
-    given = registry.key_values("--option", options.option)
-    entry = registry.get(options.slot, name)
-    entry.check(given)
-    if entry.published is not None:
-        raise UsageError(f"the {options.slot} {name!r} is an ONNX file already")
-    if Path(options.output).suffix not in (".onnx", ".pt2"):
-        raise UsageError(f"{options.output!r} has to end in .onnx or .pt2")
-    check_target(options.output)
-    from deep_image_compositing.export import export
-    from deep_image_compositing.stages.making import make_stage
-
-    stage: Any = make_stage(options.slot, (name, given), model=True)
-    exported = export(stage, options.output)
-    size = Path(options.output).stat().st_size / 1e6
-    what = f"{options.slot} {name}: {', '.join(exported.inputs)} to {exported.output}"
-    show(f"wrote {options.output} ({size:.1f} MB, {what}); not in it: {exported.rest}")
-    return 0
-
-
-def list_stages(options: argparse.Namespace) -> int:
+def list_stages(given: argparse.Namespace) -> int:
     """List what can fill the slots; returns the exit code."""
     from rich.console import Console
     from rich.table import Table
 
-    entries = registry.list_stages(options.slot, options.pattern)
+    entries = registry.list_stages(given.slot, given.pattern)
     if not entries:
-        raise UsageError(f"no stage is called {options.pattern!r}; see {PROGRAM} stages")
+        raise UsageError(f"no stage is called {given.pattern!r}; see {PROGRAM} stages")
     table = Table("slot", "name", "what it is", "trained weights")
     for entry in entries:
         about = f"{entry.description} ({entry.source})" if entry.source else entry.description
@@ -85,21 +71,64 @@ def list_stages(options: argparse.Namespace) -> int:
     return 0
 
 
-def export_weights(options: argparse.Namespace) -> int:
+def manage_models(given: argparse.Namespace) -> int:
+    """List published models, fetch some, or say where their files are; returns the exit code."""
+    use_models(given)
+    chosen = [published.get(name) for name in given.names]
+    if given.action == "fetch" and not chosen:
+        raise UsageError("name the models to fetch; `models list` shows them")
+    for model in chosen or published.PUBLISHED:
+        path = published.path_of(model)
+        if given.action == "fetch":
+            show(published.fetch(model, accept_licence=given.accept_licence))
+        elif given.action == "path":
+            show(path)
+        else:
+            here, size = "here" if path.is_file() else "not fetched", f"{model.megabytes} MB"
+            show(f"{model.name:18}{size:>8}  {here:12}{model.description}; {model.licence}")
+    return 0
+
+
+def export_weights(given: argparse.Namespace) -> int:
     """Write the weights of a checkpoint; returns the exit code."""
-    slot, name = slot_and_name(options.stage)
-    given = registry.key_values("--option", options.option)
-    registry.get(slot, name).check(given)
-    if not Path(options.checkpoint).is_file():
-        raise WeightsError(f"there is no checkpoint {options.checkpoint}")
-    if Path(options.output).suffix != ".safetensors":
-        raise UsageError(f"weights are written as .safetensors, not {options.output!r}")
-    check_target(options.output)
+    slot, name = slot_and_name(given.stage)
+    chosen = registry.key_values("--option", given.option)
+    registry.get(slot, name).check(chosen)
+    if not Path(given.checkpoint).is_file():
+        raise WeightsError(f"there is no checkpoint {given.checkpoint}")
+    if Path(given.output).suffix != ".safetensors":
+        raise UsageError(f"weights are written as .safetensors, not {given.output!r}")
+    check_target(given.output)
     from deep_image_compositing import weights
     from deep_image_compositing.stages.making import restore_stage
 
-    stage = restore_stage(slot, name, options.checkpoint, given)
-    weights.save(stage, options.output)
-    size = Path(options.output).stat().st_size / 1e6
-    show(f"wrote {options.output} ({size:.1f} MB, {slot} {name})")
+    weights.save(restore_stage(slot, name, given.checkpoint, chosen), given.output)
+    show(f"wrote {given.output} ({_megabytes(given.output)}, {slot} {name})")
     return 0
+
+
+def export_stage(given: argparse.Namespace) -> int:
+    """Write the network of a stage to a file; returns the exit code."""
+    # The harmonizer that is the default may have no network.
+    name = given.stage or {**registry.DEFAULTS, "harmonizer": "color_map"}[given.slot]
+    chosen = registry.key_values("--option", given.option)
+    entry = registry.get(given.slot, name)
+    entry.check(chosen)
+    if entry.published is not None:
+        raise UsageError(f"the {given.slot} {name!r} is an ONNX file already")
+    if Path(given.output).suffix not in (".onnx", ".pt2"):
+        raise UsageError(f"{given.output!r} has to end in .onnx or .pt2")
+    check_target(given.output)
+    from deep_image_compositing.export import export
+    from deep_image_compositing.stages.making import make_stage
+
+    stage: Any = make_stage(given.slot, (name, chosen), model=True)
+    exported = export(stage, given.output)
+    what = f"{given.slot} {name}: {', '.join(exported.inputs)} to {exported.output}"
+    size = _megabytes(given.output)
+    show(f"wrote {given.output} ({size}, {what}); not in it: {exported.rest}")
+    return 0
+
+
+def _megabytes(path: str) -> str:
+    return f"{Path(path).stat().st_size / 1e6:.1f} MB"

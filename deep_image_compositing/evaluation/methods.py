@@ -304,7 +304,7 @@ def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
         return entry.name, options
-    from deep_image_compositing.training import newest_checkpoint
+    from deep_image_compositing.resuming import newest_checkpoint
 
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:

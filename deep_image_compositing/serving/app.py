@@ -1,7 +1,6 @@
-"""The application: the page, what it asks for, and the same for whoever writes programs.
+"""The application: the page, and an interface for programs, which ``openapi.json`` describes.
 
-Everything that goes wrong is told as ``{"error": "a sentence"}``; ``openapi.json`` describes the
-rest. No address is ever fetched, and no path of a request reaches the disk.
+No address is ever fetched, and no path of a request reaches the disk.
 """
 
 from __future__ import annotations
@@ -51,10 +50,8 @@ def create_app(pool: Pool, settings: Settings) -> Starlette:
             *(Route(f"/api/{kind}", api.make, methods=["POST"]) for kind in PICTURES),
         ],
         middleware=[Middleware(Gate, settings.names, refuse, settings.token)],
-        exception_handlers={
-            HTTPException: _failed, UsageError: _failed, Busy: _failed, Exception: _failed,
-        },
-    )  # fmt: skip
+        exception_handlers=dict.fromkeys((HTTPException, UsageError, Busy, Exception), _failed),
+    )
 
 
 class _Api:
@@ -78,14 +75,10 @@ class _Api:
     async def health(self, request: Request) -> Response:
         alive = [worker.alive for worker in self.pool.workers]
         content = {
-            "status": "ok",
-            "version": __version__,
-            "workers": len(alive),
-            "workers_alive": sum(alive),
-            "requests": self.pool.taken,
-            "queue": self.pool.queue,
-        }
-        return JSONResponse(content, headers={"cache-control": "no-store"})
+            "status": "ok", "version": __version__, "workers": len(alive),
+            "workers_alive": sum(alive), "requests": self.pool.taken, "queue": self.pool.queue,
+        }  # fmt: skip
+        return JSONResponse(content)
 
     async def description(self, request: Request) -> Response:
         return JSONResponse(self.openapi)
@@ -99,7 +92,10 @@ class _Api:
         kind = request.url.path.rpartition("/")[2]
         try:
             with self.pool.place():
-                pictures, fields = await self._form(request, kind)
+                form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if form != "multipart/form-data":
+                    raise HTTPException(415, "expected multipart/form-data")
+                pictures, fields = await self._arrived(request, _read_form, kind)
                 job = read_job(kind, pictures, fields, self.settings)
                 answer = await _while_there(request, self.pool.run(job))
         except Busy:
@@ -107,17 +103,7 @@ class _Api:
             raise
         if answer.status != 200:
             return refuse(answer.status, answer.body.decode())
-        headers = {**answer.headers, "cache-control": "no-store"}
-        return Response(answer.body, headers=headers)
-
-    async def _form(
-        self, request: Request, kind: str
-    ) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
-        """The files and the texts of a form."""
-        form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if form != "multipart/form-data":
-            raise HTTPException(415, "expected multipart/form-data")
-        return await self._arrived(request, _read_form, kind)
+        return Response(answer.body, headers=answer.headers)
 
     async def _arrived(self, request: Request, read: Any, *more: Any) -> Any:
         """What ``read`` makes of a request's body, within the limits of bytes and seconds."""
@@ -141,6 +127,7 @@ class _Api:
 
 
 async def _read_form(request: Request, kind: str) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
+    """The files and the texts of a form."""
     pictures: dict[str, bytes] = {}
     texts: list[tuple[str, str]] = []
     limits = {"max_files": len(PICTURES[kind]), "max_fields": 3 * len(OPTIONS[kind])}
@@ -189,4 +176,4 @@ def _failed(request: Request, error: Exception) -> Response:
 
 def refuse(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The one form in which errors are told: ``{"error": "a sentence"}``."""
-    return JSONResponse({"error": error}, status, {"cache-control": "no-store", **(headers or {})})
+    return JSONResponse({"error": error}, status, headers)

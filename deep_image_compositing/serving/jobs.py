@@ -21,16 +21,15 @@ PICTURES = {
 }
 """Fields that are files, by what is asked for; ``mask`` and ``strokes`` may be left out."""
 
+_PLACING = ("shadow", "shadow_option", "frame", "scale", "position", "output")
 OPTIONS = {
-    "composite": (
-        *registry.SLOTS, *(f"{slot}_option" for slot in registry.SLOTS), "shadow", "shadow_option",
-        "frame", "scale", "position", "format", "output",
-    ),
-    "cutout": (
-        *registry.SLOTS[:3], *(f"{slot}_option" for slot in registry.SLOTS[:3]), "format",
-    ),
-    "mask": ("segmenter", "refiner", "segmenter_option", "refiner_option", "format"),
-}  # fmt: skip
+    kind: (*slots, *(f"{slot}_option" for slot in slots), *more, "format")
+    for kind, slots, more in (
+        ("composite", registry.SLOTS, _PLACING),
+        ("cutout", registry.SLOTS[:3], ()),
+        ("mask", registry.SLOTS[:2], ()),
+    )
+}
 """Fields that are text, likewise."""
 
 SAFE_OPTIONS = {
@@ -62,64 +61,37 @@ DEFAULTS: dict[str, Stage] = {slot: (name, ()) for slot, name in registry.DEFAUL
 
 @dataclass(frozen=True)
 class Settings:
-    """What whoever runs the server decides.
+    """What whoever runs the server decides."""
 
-    Attributes:
-        token: what clients must know; None for whoever comes.
-        names: under which the server is reached, besides addresses and the machine's own.
-        defaults: what fills the slots unless a client says otherwise, with options of any kind.
-        max_bytes: of a request.
-        max_pixels: of a photograph, also as it is placed.
-        seconds: in which a request must have arrived, and again in which it must be worked off.
-    """
-
-    token: str | None = None
-    names: tuple[str, ...] = ()
-    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)
-    max_bytes: int = 100_000_000
-    max_pixels: int = 50_000_000
-    seconds: float = 120.0
+    token: str | None = None  # what clients must know; None for whoever comes
+    names: tuple[str, ...] = ()  # under which it is reached, besides addresses and its machine's
+    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)  # options of any kind
+    max_bytes: int = 100_000_000  # of a request
+    max_pixels: int = 50_000_000  # of a photograph, also as it is placed
+    seconds: float = 120.0  # in which a request must have arrived, and again be worked off
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make; equal jobs make equal pictures.
-
-    Attributes:
-        foreground: the file with the subject.
-        background: the file of the new background; empty where only the subject matters.
-        mask: the file of a mask; empty for the segmenter's.
-        strokes: a PNG in which green belongs to the subject and red does not; empty for none.
-        stages: what fills the slots, in their order.
-        output: ``composite``, ``cutout``, ``alpha`` or ``mask``.
-        form: a key of ``FORMATS``.
-        max_pixels: of each file, and of the subject's photograph as placed.
-        shadow: what the subject throws on the ground; None for nothing.
-    """
+    """One picture to make of files, empty where there is none; equal jobs make equal pictures."""
 
     foreground: bytes
     background: bytes = b""
     mask: bytes = b""
-    strokes: bytes = b""
+    strokes: bytes = b""  # a picture in which green belongs to the subject and red does not
     stages: tuple[Stage, ...] = tuple(DEFAULTS.values())
     frame: str = "foreground"
     scale: float = 1.0
     position: tuple[float, float] = (0.5, 0.5)
-    output: str = "composite"
-    form: str = "png"
-    max_pixels: int | None = None
+    output: str = "composite"  # or cutout, alpha, mask
+    form: str = "png"  # a key of FORMATS
+    max_pixels: int | None = None  # of each file, and of the subject's photograph as placed
     shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker gives back: a picture, or why there is none.
-
-    Attributes:
-        status: of HTTP.
-        body: the file of the picture, or a sentence.
-        headers: of the answer.
-    """
+    """What a worker gives back: an HTTP status, and a picture's file or a sentence."""
 
     status: int
     body: bytes
@@ -132,11 +104,7 @@ def read_job(
     given: Sequence[tuple[str, str]],
     settings: Settings,
 ) -> Job:
-    """The job that the fields of a form mean: files, and texts by their names.
-
-    Raises:
-        UsageError: fields that are unknown, missing, given twice or wrong.
-    """
+    """The job that a form's files and texts mean; ``UsageError`` for what is wrong with them."""
     fields: dict[str, list[str]] = {}
     for name, text in given:
         fields.setdefault(name, []).append(text.strip())
@@ -182,10 +150,7 @@ def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]
 
 
 def _is_offered(entry: registry.Entry, own: str) -> bool:
-    """Whether clients may name a stage: ``own`` fills the slot unless they do.
-
-    A published model whose file is there already is offered; none is fetched for a client.
-    """
+    """Whether clients may name a stage, where ``own`` is the default; nothing is fetched."""
     if entry.published is not None and published.path_of(entry.published).is_file():
         return True
     return entry.file is None or entry.name == own

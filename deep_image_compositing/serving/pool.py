@@ -27,13 +27,10 @@ class Busy(Exception):
 
 
 class Worker:
-    """A process that does one job at a time, and is started anew whenever it has ended.
+    """A process that does one job at a time on a device, and is started anew when it has ended.
 
-    Args:
-        device: on which it works.
-        stages: what it makes ready at once.
-        seconds: after which it is ended, with the job that it has not finished.
-        work: the module whose ``start`` and ``perform`` it calls. It is imported there alone.
+    It has ``stages`` ready, is ended with a job that takes more than ``seconds``, and calls
+    ``start`` and ``perform`` of the module ``work``, which is imported there alone.
     """
 
     def __init__(
@@ -52,11 +49,9 @@ class Worker:
         return self._process is not None and self._process.is_alive()
 
     async def start(self) -> Connection:
-        """Start the process unless it is there; returns when it is ready.
+        """Start the process unless it is there, and wait until it is ready.
 
-        Raises:
-            UsageError: it cannot work on the device.
-            CompositingError: it has ended instead.
+        ``UsageError``: it cannot work on the device. ``CompositingError``: it has ended instead.
         """
         if self.alive and self._pipe is not None:
             return self._pipe
@@ -106,12 +101,7 @@ class Worker:
 
 
 class Pool:
-    """Hands jobs to whichever worker is free, in the order in which they came.
-
-    Args:
-        workers: one a device.
-        queue: requests that may wait besides those that are worked on.
-    """
+    """Hands jobs to whichever worker is free, in their order; ``queue`` more of them may wait."""
 
     def __init__(self, workers: Sequence[Any], queue: int = 32) -> None:
         self.workers = list(workers)
@@ -124,11 +114,7 @@ class Pool:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """A place among those who wait or are served, from before their files are read.
-
-        Raises:
-            Busy: there is none.
-        """
+        """A place among those who wait or are served, before files are read; else ``Busy``."""
         if self.taken >= self.queue + len(self.workers):
             raise Busy
         self.taken += 1
@@ -140,17 +126,15 @@ class Pool:
     async def run(self, job: Job) -> Answer:
         """What a worker makes of a job. Who is cancelled while waiting leaves no work behind."""
         worker = await self._idle.get()
-        task = asyncio.ensure_future(self._give(worker, job))
+        task: asyncio.Task[Answer] = asyncio.ensure_future(worker.perform(job))
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)  # what has begun cannot be left off
 
-    async def _give(self, worker: Any, job: Job) -> Answer:
-        try:
-            answer: Answer = await worker.perform(job)
-            return answer
-        finally:
+        def end(task: asyncio.Task[Answer]) -> None:
+            self._under_way.discard(task)
             self._idle.put_nowait(worker)
+
+        task.add_done_callback(end)
+        return await asyncio.shield(task)  # what has begun cannot be left off
 
     async def start(self) -> None:
         """Have every worker ready; raises what ``Worker.start`` does."""

@@ -30,18 +30,11 @@ TOKEN_VARIABLE = "DEEP_IMAGE_COMPOSITING_TOKEN"
 def serve(
     settings: Settings, host: str, port: int, devices: Sequence[str], queue: int = 32
 ) -> None:
-    """Serve the page and the interface until the process is told to stop.
+    """Serve the page and the interface, with a worker for each device, until told to stop.
 
-    Args:
-        settings: where others than this machine can reach ``host``, a token is needed: its own,
-            else that of the environment variable, else a random one, which is shown.
-        host: address to listen at.
-        port: 0 for any free one.
-        devices: one worker for each.
-        queue: requests that may wait.
-
-    Raises:
-        UsageError: an address or a device that cannot be had, or a limit that leaves nothing.
+    Where others than this machine can reach ``host``, a token is needed: that of the settings, else
+    of the environment variable, else a random one, which is shown. ``UsageError``: an address or a
+    device that cannot be had, or a limit that leaves nothing.
     """
     for name in ("max_bytes", "max_pixels", "seconds"):
         if not getattr(settings, name) > 0:

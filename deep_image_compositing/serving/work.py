@@ -50,11 +50,7 @@ _device = "cpu"
 
 
 def start(device: str, stages: tuple[Stage, ...]) -> None:
-    """Get ready for jobs on ``device``: stages that most of them need are made.
-
-    Raises:
-        CompositingError: a device that is not there, or stages that cannot be made.
-    """
+    """Make what most jobs on ``device`` need; ``CompositingError`` where that cannot be."""
     global _device
     _device = device
     _compositor(stages)

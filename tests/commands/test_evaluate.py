@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deep_image_compositing.cli import main
+from deep_image_compositing.cli import _parse, main
 from deep_image_compositing.commands import evaluate
 from tests.data import trees
 from tests.evaluation import tiny
@@ -187,9 +187,5 @@ def test_a_folder_that_may_not_be_written_to(
     ],
 )
 def test_test_sets_get_their_options(given: list[str], expected: dict[str, Any]) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    options = parser.parse_args(["--out", "out", *given])
-    assert evaluate._test_set_options(options) == expected
+    options = _parse(["evaluate", "--out", "out", *given])
+    assert evaluate._test_set_options(options, evaluate._kind(options)) == expected

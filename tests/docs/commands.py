@@ -1,14 +1,13 @@
 """Runs what stands in a block as a reader would, and keeps what it says; training is cut short.
 
-Commands of the library run in processes that are forked from one that has imported torch and all
-the rest, each with its own arguments, working folder, warnings and log, as if typed; what needs a
-shell runs in one. Nothing is fetched.
+Commands of the library run in forks (``tests.runs``), as if typed; what needs a shell runs in one.
+Nothing is fetched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import functools
 import os
 import re
 import runpy
@@ -24,21 +23,11 @@ from typing import Any
 import httpx2
 import yaml
 
+from tests import runs
 from tests.docs.blocks import PROGRAM, ROOT
 
 PATIENCE = 600
 """Seconds after which a command is said to hang."""
-
-HEAVY = [
-    "deep_image_compositing.benchmark.training",
-    "deep_image_compositing.cli",
-    "deep_image_compositing.compositor",
-    "deep_image_compositing.data.convert",
-    "deep_image_compositing.data.teach",
-    "deep_image_compositing.evaluation.bench",
-    "deep_image_compositing.training",
-]
-"""What the process imports from which the others are forked."""
 
 _PYTHON = shlex.quote(sys.executable)
 _SHIMS = {
@@ -179,53 +168,26 @@ def _take_part(browser: httpx2.Client) -> None:
         browser.post(f"/sets/{shown[1]}", json=answer).raise_for_status()
 
 
-# Processes that have imported everything
-
-
-_processes = multiprocessing.get_context("forkserver")
-
-
 def fork(folder: Path, argv: list[str], code: str | None = None) -> tuple[int | None, str]:
     """Run the command line, a script, or Python code in a process of its own."""
-    _processes.set_forkserver_preload(HEAVY)
-    said = folder / "said.txt"
-    process = _processes.Process(target=_child, args=(str(folder), argv, code))
-    process.start()
+    work = None if argv[0] == PROGRAM else functools.partial(_run_python, code)
+    given = {**environment(folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    process = runs.Fork(argv, given, work, folder)
     try:
-        process.join(PATIENCE)
-        return process.exitcode, said.read_text()
-    finally:
-        if process.exitcode is None and process.pid is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.join()
+        said = runs.finish(process, PATIENCE)
+        return process.returncode, said
+    except AssertionError as hangs:
+        return None, str(hangs)
 
 
-def _child(folder: str, argv: list[str], code: str | None) -> None:
-    os.setsid()
-    os.chdir(folder)
-    for stream, name, how in (
-        (0, os.devnull, os.O_RDONLY),
-        (1, "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-    ):
-        os.dup2(os.open(name, how), stream)
-    os.dup2(1, 2)
-    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    given = environment(Path(folder))
-    os.environ.update(given)
-    sys.path[:0] = given["PYTHONPATH"].split(os.pathsep)
-    sys.argv = argv
-    if code is not None:
-        names: dict[str, Any] = {}
-        exec(compile(code, argv[0], "exec"), names)
-        _check_result(names)
-    elif argv[0] == PROGRAM:
-        from deep_image_compositing.cli import main
-
-        sys.exit(main())
-    else:
-        sys.path.insert(0, str(Path(argv[0]).parent))
-        runpy.run_path(argv[0], run_name="__main__")
+def _run_python(code: str | None) -> None:
+    if code is None:
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return
+    names: dict[str, Any] = {}
+    exec(compile(code, sys.argv[0], "exec"), names)
+    _check_result(names)
 
 
 def _check_result(names: dict[str, Any]) -> None:

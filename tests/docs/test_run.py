@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from deep_image_compositing.cli import TRAINING, _parser, main
+from tests import runs
 from tests.docs import album, commands
 from tests.docs.blocks import PAGES, PROGRAM, ROOT, Block, blocks
 
@@ -135,7 +136,7 @@ def test_the_blocks_of_a_page_run(page: Path, stock: Path, tmp_path: Path) -> No
 
 
 def test_importing_says_nothing() -> None:
-    code = "".join(f"import {name}\n" for name in commands.HEAVY)
+    code = "".join(f"import {name}\n" for name in runs.HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 

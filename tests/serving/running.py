@@ -7,15 +7,14 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import skimage
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import runs
+
 PHOTOS = Path(skimage.__file__).parent / "data"
 ASTRONAUT, ROCKET = PHOTOS / "astronaut.png", PHOTOS / "rocket.jpg"
 
@@ -54,21 +53,12 @@ class Server:
     """``serve`` as people run it, on any free port."""
 
     def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        given = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "deep_image_compositing", "serve", "--port=0", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given,
-        )  # fmt: skip
-        self.said: list[str] = []
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line)
-            if line.startswith("serving at "):
-                break
-        else:
-            raise RuntimeError(self.process.communicate()[1])
-        self.url = self.said[-1].split()[2]
+        paths = [str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        given = {"PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
+        self.process = runs.Fork(["dic", "serve", "--port=0", *options], given, errors=True)
+        runs.wait_until(lambda: "serving at " in self.process.out.read_text(), self.process)
+        self.said = self.process.out.read_text()
+        self.url = self.said.splitlines()[-1].split()[2]
 
     def workers(self) -> list[int]:
         """The processes that do the work: children that are not the tracker of resources."""
@@ -81,7 +71,7 @@ class Server:
         """Send a signal; exit code, and what was still said on both streams."""
         self.process.send_signal(number)
         said, wrong = self.process.communicate(timeout=60)
-        return self.process.returncode, said, wrong
+        return self.process.returncode or 0, said.removeprefix(self.said), wrong
 
 
 @contextlib.contextmanager

@@ -268,40 +268,40 @@ class Slow(InProcess):
         return await super().perform(job)
 
 
-def test_who_leaves_while_waiting_is_not_worked_for() -> None:
-    """By ASGI itself: the test client never leaves."""
-    boundary = b"--b\r\nContent-Disposition: form-data; name=%b; filename=f\r\n\r\n%b\r\n"
+async def ask(app: Any, name: bytes, *, ends: bool = True, leaves: bool = False) -> dict[str, Any]:
+    """What a request for a cut-out is answered, by ASGI itself: the test client never leaves."""
+    part = b"--b\r\nContent-Disposition: form-data; name=%b; filename=f\r\n\r\n%b\r\n--b--\r\n"
+    form = b"multipart/form-data; boundary=b"
     scope = {
         "type": "http", "method": "POST", "path": "/api/cutout", "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")],
+        "headers": [(b"host", b"localhost"), (b"content-type", form)],
     }  # fmt: skip
+    events = [{"type": "http.request", "body": part % (b"foreground", name)}] if ends else []
+    sent: list[dict[str, Any]] = []
 
-    async def ask(app: Any, name: bytes, leaves: bool) -> int:
-        body = boundary % (b"foreground", name) + b"--b--\r\n"
-        events = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
-        sent: list[dict[str, Any]] = []
+    async def receive() -> dict[str, Any]:
+        if not events and not leaves:
+            await asyncio.Event().wait()
+        return events.pop(0) if events else {"type": "http.disconnect"}
 
-        async def receive() -> dict[str, Any]:
-            if len(events) == 1 and not leaves:
-                await asyncio.Event().wait()
-            return events.pop(0)
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
 
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
+    await app(scope, receive, send)
+    return {**sent[0], "body": sent[1]["body"]}
 
-        await app(scope, receive, send)
-        return int(sent[0]["status"])
 
+def test_who_leaves_while_waiting_is_not_worked_for() -> None:
     async def run() -> None:
         worker = Slow()
         pool = Pool([worker])
         app = create_app(pool, Settings(seconds=5))
-        first = asyncio.ensure_future(ask(app, b"first", leaves=False))
+        first = asyncio.ensure_future(ask(app, b"first"))
         await asyncio.sleep(0.2)
-        assert await ask(app, b"second", leaves=True) == 400
+        assert (await ask(app, b"second", leaves=True))["status"] == 400
         worker.go.set()
-        assert await first == 200
-        assert await ask(app, b"third", leaves=False) == 200
+        assert (await first)["status"] == 200
+        assert (await ask(app, b"third"))["status"] == 200
         assert [job.foreground for job in worker.jobs] == [b"first", b"third"]
         assert pool.taken == 0
 
@@ -309,29 +309,10 @@ def test_who_leaves_while_waiting_is_not_worked_for() -> None:
 
 
 def test_a_request_that_does_not_arrive_is_told(worker: InProcess) -> None:
-    async def never() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def run() -> None:
-        sent: list[dict[str, Any]] = []
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")]
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/api/mask",
-            "query_string": b"",
-            "headers": headers,
-        }
-        await create_app(Pool([worker]), Settings(seconds=0.05))(scope, never, send)
-        assert sent[0]["status"] == 408
-        assert b"in time" in sent[1]["body"]
-
-    asyncio.run(run())
+    app = create_app(Pool([worker]), Settings(seconds=0.05))
+    answer = asyncio.run(ask(app, b"", ends=False))
+    assert answer["status"] == 408
+    assert b"in time" in answer["body"]
 
 
 def test_the_description_is_of_these_routes(client: Callable[..., TestClient]) -> None:
