@@ -286,14 +286,10 @@ def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
 
 
 def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
-    """Options of a stage as people type them, ``KEY=VALUE`` each.
+    """Options of a stage as people type them, ``KEY=VALUE`` each, JSON where it parses.
 
-    Args:
-        where: what messages say takes them.
-        given: values are JSON where they parse, else plain text.
-
-    Raises:
-        UsageError: one without a key or an equals sign.
+    ``where`` is what messages say takes them. Raises ``UsageError`` for one without a key or an
+    equals sign.
     """
     values: dict[str, Any] = {}
     for item in given:

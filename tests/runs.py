@@ -1,15 +1,24 @@
-"""Training runs of a tiny network on tiny shards, in this process or in others."""
+"""Training runs of a tiny network on tiny shards, in this process or in others.
+
+Other processes are forked from one that has imported torch and all the rest, each with its own
+arguments, working folder, warnings and log, as if typed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import multiprocessing
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +30,19 @@ from tests.data import trees
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
 """Seconds after which a run of a few seconds is said to hang; it then ends with all it started."""
+
+HEAVY = [
+    "deep_image_compositing.benchmark.training",
+    "deep_image_compositing.cli",
+    "deep_image_compositing.compositor",
+    "deep_image_compositing.data.convert",
+    "deep_image_compositing.data.teach",
+    "deep_image_compositing.evaluation.bench",
+    "deep_image_compositing.training",
+]
+"""What the process imports from which the others are forked."""
+
+_processes = multiprocessing.get_context("forkserver")
 
 
 def make_data(root: Path, held_out: int = 3) -> Path:
@@ -77,11 +99,85 @@ def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
     return ["fit", f"--config={path}"]
 
 
-def start(
-    given: Sequence[str], launcher: Sequence[str] = (), **environment: str
-) -> subprocess.Popen[str]:
+class Forked:
+    """A command of the library, a script or Python code in a process group of its own, as Popen."""
+
+    def __init__(
+        self, argv: list[str], environment: dict[str, str], code: str | None = None
+    ) -> None:
+        self.said, writer = _processes.Pipe(duplex=False)
+        _processes.set_forkserver_preload(HEAVY)
+        given = (writer, os.getcwd(), {**os.environ, **environment}, argv, code)
+        self.process = _processes.Process(target=_child, args=given)
+        self.process.start()
+        writer.close()
+        self.pid = int(self.process.pid or 0)
+
+    @property
+    def returncode(self) -> int | None:
+        """As that of Popen; None while it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """``returncode``."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To this process alone."""
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Tell it to stop."""
+        self.send_signal(signal.SIGTERM)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """What it, and all that it started, said, once they have ended."""
+        said, last = b"", time.monotonic() + (timeout or PATIENCE)
+        while self.said.poll(max(0, last - time.monotonic())):
+            if not (part := os.read(self.said.fileno(), 1 << 16)):
+                self.process.join()
+                return said.decode(), None
+            said += part
+        raise subprocess.TimeoutExpired(said.decode(), timeout or PATIENCE)
+
+
+def _child(
+    said: Connection, folder: str, environment: dict[str, str], argv: list[str], code: str | None
+) -> None:
+    os.setsid()
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream in (1, 2):
+        os.dup2(said.fileno(), stream)
+    said.close()
+    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    sys.argv = argv
+    if code is not None:
+        exec(compile(code, argv[0], "exec"), {"__name__": argv[0]})
+    elif argv[0].endswith(".py"):
+        sys.path.insert(0, str(Path(argv[0]).parent))
+        runpy.run_path(argv[0], run_name="__main__")
+    else:
+        from deep_image_compositing.cli import main
+
+        spec = importlib.util.find_spec("deep_image_compositing.__main__")
+        sys.modules["__main__"].__spec__ = spec  # which Lightning starts beside it
+        sys.exit(main())
+
+
+Process = Forked | subprocess.Popen[str]
+
+
+def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str) -> Process:
     """The command line in a process group of its own; what it says is read by ``communicate``."""
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    if not launcher:
+        return Forked(["deep-image-compositing", *given], own)
     command = [sys.executable, "-m", *launcher, "deep_image_compositing", *given]
     return subprocess.Popen(
         command,
@@ -93,7 +189,25 @@ def start(
     )
 
 
-def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def run_two(given: Sequence[str], code: str | None = None, *, nodes: int = 1) -> str:
+    """Two processes as torchrun starts them, on one machine or two; what the first one said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port}
+    common |= {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank in ("0", "1"):
+        local, group = (rank, "0") if nodes == 1 else ("0", rank)
+        own = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": group}
+        argv = ["deep-image-compositing", *given]
+        processes.append(Forked(argv, {**common, **own, "LOCAL_WORLD_SIZE": str(2 // nodes)}, code))
+    said = [finish(process) for process in processes]
+    assert not any(process.returncode for process in processes), said
+    return said[0]
+
+
+def wait_until(happened: Callable[[], object], process: Process) -> None:
     """Wait for something that the process is to do; an error when it ends before, or hangs."""
     last = time.monotonic() + PATIENCE
     while not happened():
@@ -104,7 +218,7 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -
         time.sleep(0.01)
 
 
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> str:
+def finish(process: Process, patience: float = PATIENCE) -> str:
     """What a run said, once it has ended; an error when it hangs."""
     try:
         return process.communicate(timeout=patience)[0]
@@ -112,7 +226,7 @@ def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> str:
         raise AssertionError(f"it hangs: {kill(process)}") from None
 
 
-def kill(process: subprocess.Popen[str]) -> str:
+def kill(process: Process) -> str:
     """End a run and all that it started, whose groups torchrun makes their own; what it said."""
     family = [process.pid]
     for pid in family:

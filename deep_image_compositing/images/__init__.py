@@ -32,21 +32,7 @@ from deep_image_compositing.images.writing import (
 )
 
 __all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "MAX_PIXELS_VARIABLE",
-    "READABLE",
-    "WRITABLE",
-    "ImageSource",
-    "Photograph",
-    "check_writable",
-    "encode_image",
-    "list_images",
-    "longest_sides",
-    "open_picture",
-    "read_image",
-    "read_mask",
-    "to_tensor",
-    "to_uint8",
-    "write_image",
-    "write_images",
-]
+    "DEFAULT_MAX_PIXELS", "MAX_PIXELS_VARIABLE", "READABLE", "WRITABLE", "ImageSource",
+    "Photograph", "check_writable", "encode_image", "list_images", "longest_sides", "open_picture",
+    "read_image", "read_mask", "to_tensor", "to_uint8", "write_image", "write_images",
+]  # fmt: skip

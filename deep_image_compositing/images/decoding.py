@@ -47,21 +47,40 @@ _ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
 _pillow_lock = threading.Lock()
 
 
-def open_picture(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Image.Image:
+def open_picture(
+    source: str | os.PathLike[str] | bytes | IO[bytes],
+    name: str | None = None,
+    limit: int | None = None,
+) -> Image.Image:
     """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
 
     For whoever needs no more than a header, or decodes at a scale of its own, as training does.
-    Other formats, such as EPS, would be handed to programs that run what they hold. Messages call
-    the path or the bytes of a file by ``name``.
+    Other formats, such as EPS, would be handed to programs that run what they hold.
+
+    Args:
+        source: a path, the bytes of a file, or a file.
+        name: what messages call it.
+        limit: of its pixels; by default that of ``read_image``.
 
     Raises:
         ImageError: it has more pixels than the limit of ``read_image``.
         PIL.UnidentifiedImageError: it is of no such format.
         OSError: it cannot be read.
     """
-    if isinstance(source, bytes):
-        return _open(io.BytesIO(source), name or "the picture", pixel_limit(None))
-    return _open(source, name or os.fspath(source), pixel_limit(None))
+    if name is None:
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the picture"
+    limit = pixel_limit(limit)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with _pillow_limit(limit):
+            image = Image.open(file, formats=_known_formats())
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise _too_large(name, int(count[0]) if count else limit + 1, limit) from error
+    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
+        image.close()
+        raise _too_large(name, image.width * image.height, limit)
+    return image
 
 
 @contextlib.contextmanager
@@ -80,20 +99,6 @@ def _pillow_limit(limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = previous
 
 
-def _open(file: str | os.PathLike[str] | IO[bytes], name: str, limit: int) -> Image.Image:
-    """What Pillow sees in a file of no more than ``limit`` pixels, not decoded yet."""
-    try:
-        with _pillow_limit(limit):
-            image = Image.open(file, formats=_known_formats())
-    except Image.DecompressionBombError as error:
-        count = re.search(r"\d+", str(error))
-        raise _too_large(name, int(count[0]) if count else limit + 1, limit) from error
-    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
-        image.close()
-        raise _too_large(name, image.width * image.height, limit)
-    return image
-
-
 @contextlib.contextmanager
 def decoded(
     source: Any, name: str, limit: int, notes: list[str], max_side: int | None = None
@@ -107,7 +112,7 @@ def decoded(
                 image, max_side = source, None
             else:
                 file = stack.enter_context(_opened(source, name))
-                image = stack.enter_context(_open(file, name, limit))
+                image = stack.enter_context(open_picture(file, name, limit))
             yield _load(image, name, limit, notes, max_side, file)
         except (ImageError, UsageError):
             raise
@@ -161,10 +166,9 @@ def _load(
         except Exception:  # a broken EXIF block is no reason to refuse the picture
             notes.append("has unreadable EXIF data; its orientation is taken as upright")
             orientation = 1
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if turn is None:
+    if not isinstance(orientation, int) or orientation not in _UPRIGHT:
         return image
-    turned = image.transpose(turn)
+    turned = image.transpose(_UPRIGHT[orientation])
     turned.format = image.format
     return turned
 
@@ -183,7 +187,7 @@ def load_whole(
     if draft is not None:
         image.draft(None, draft)
     image.load()
-    again = functools.partial(_open, name="", limit=sys.maxsize)  # its size has been looked at
+    again = functools.partial(open_picture, limit=sys.maxsize)  # its size has been looked at
     if file is not None and truncation.ends_early(file, image, draft, again):
         raise OSError(_EARLY)
 

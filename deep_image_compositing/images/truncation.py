@@ -62,8 +62,8 @@ def ends_early(
 
     Where the last pixels are those with which a decoder fills what is missing, the file is decoded
     again: a PNG over other pixels, which stay where no data reach; a JPEG with more data before its
-    end, which a decoder passes over where nothing was missing. ``draft`` is the size that was
-    asked for with ``Image.draft``; ``read`` opens such a file anew.
+    end, which a decoder passes over where nothing was missing. ``read`` opens a file anew, for the
+    size that ``draft`` was asked for.
     """
     file.seek(0)
     if image.format == "PNG":

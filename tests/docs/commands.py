@@ -1,17 +1,14 @@
 """Runs what stands in a block as a reader would, and keeps what it says; training is cut short.
 
-Commands of the library run in processes that are forked from one that has imported torch and all
-the rest, each with its own arguments, working folder, warnings and log, as if typed; what needs a
-shell runs in one. Nothing is fetched.
+Commands of the library run in processes of ``tests.runs``; what needs a shell runs in one. Nothing
+is fetched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
-import runpy
 import shlex
 import signal
 import socket
@@ -24,21 +21,11 @@ from typing import Any
 import httpx2
 import yaml
 
+from tests import runs
 from tests.docs.blocks import PROGRAM, ROOT
 
 PATIENCE = 600
 """Seconds after which a command is said to hang."""
-
-HEAVY = [
-    "deep_image_compositing.benchmark.training",
-    "deep_image_compositing.cli",
-    "deep_image_compositing.compositor",
-    "deep_image_compositing.data.convert",
-    "deep_image_compositing.data.teach",
-    "deep_image_compositing.evaluation.bench",
-    "deep_image_compositing.training",
-]
-"""What the process imports from which the others are forked."""
 
 _PYTHON = shlex.quote(sys.executable)
 _SHIMS = {
@@ -123,8 +110,6 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
         arguments = shortened(words[1:], folder)
         if "serve" in arguments[:2]:
             return _serve(arguments, folder)
-        if "--devices=2" in arguments or "--trainer.devices=2" in arguments:  # it starts itself
-            return _run_in_shell(shlex.join([PROGRAM, *arguments]), folder)
         return fork(folder, [PROGRAM, *arguments])
     if words[:3] == ["python", "-m", "pip"]:
         return 0, ""
@@ -152,11 +137,8 @@ def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [sys.executable, "-m", "deep_image_compositing", *arguments, f"--port={port}"]
-    process = subprocess.Popen(
-        given, cwd=folder, env={**os.environ, **environment(folder)}, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with contextlib.chdir(folder):
+        process = runs.Forked([PROGRAM, *arguments, f"--port={port}"], environment(folder))
     page = ""
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as browser:
         last = time.monotonic() + PATIENCE
@@ -179,56 +161,20 @@ def _take_part(browser: httpx2.Client) -> None:
         browser.post(f"/sets/{shown[1]}", json=answer).raise_for_status()
 
 
-# Processes that have imported everything
-
-
-_processes = multiprocessing.get_context("forkserver")
-
-
 def fork(folder: Path, argv: list[str], code: str | None = None) -> tuple[int | None, str]:
-    """Run the command line, a script, or Python code in a process of its own."""
-    _processes.set_forkserver_preload(HEAVY)
-    said = folder / "said.txt"
-    process = _processes.Process(target=_child, args=(str(folder), argv, code))
-    process.start()
-    try:
-        process.join(PATIENCE)
-        return process.exitcode, said.read_text()
-    finally:
-        if process.exitcode is None and process.pid is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.join()
-
-
-def _child(folder: str, argv: list[str], code: str | None) -> None:
-    os.setsid()
-    os.chdir(folder)
-    for stream, name, how in (
-        (0, os.devnull, os.O_RDONLY),
-        (1, "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-    ):
-        os.dup2(os.open(name, how), stream)
-    os.dup2(1, 2)
-    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    given = environment(Path(folder))
-    os.environ.update(given)
-    sys.path[:0] = given["PYTHONPATH"].split(os.pathsep)
-    sys.argv = argv
+    """Run the command line, a script, or Python code in a process that has imported everything."""
     if code is not None:
-        names: dict[str, Any] = {}
-        exec(compile(code, argv[0], "exec"), names)
-        _check_result(names)
-    elif argv[0] == PROGRAM:
-        from deep_image_compositing.cli import main
-
-        sys.exit(main())
-    else:
-        sys.path.insert(0, str(Path(argv[0]).parent))
-        runpy.run_path(argv[0], run_name="__main__")
+        code += "\nfrom tests.docs.commands import check_result\ncheck_result(globals())\n"
+    with contextlib.chdir(folder):
+        process = runs.Forked(argv, environment(folder), code)
+    try:
+        said = process.communicate(PATIENCE)[0]
+    except subprocess.TimeoutExpired:
+        return None, runs.kill(process)
+    return process.returncode, said
 
 
-def _check_result(names: dict[str, Any]) -> None:
+def check_result(names: dict[str, Any]) -> None:
     """Of code that makes a composite: it is one of the photograph's size, with something in it."""
     result = names.get("result")
     if result is not None:
