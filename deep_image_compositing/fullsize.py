@@ -76,8 +76,7 @@ class Repainted(NamedTuple):
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
-        out = torch.empty(pixels.shape, dtype=pixels.dtype)
-        out.copy_(pixels)
+        out = torch.empty(pixels.shape, dtype=pixels.dtype).copy_(pixels)
         out.view(3, -1)[:, self.places] = self.colors
         return out
 
@@ -344,7 +343,8 @@ def _assemble(
 
     def answer(corners: Corners) -> Tensor:
         """Alpha and colour; alpha is -1 where the colour is the composite's."""
-        made = fuse(*(_windows(x, grid, corners, device) for x in (pixels, backdrop)), corners)
+        photograph, behind = (_windows(x, grid, corners, device) for x in (pixels, backdrop))
+        made = fuse(photograph, behind, corners)
         if isinstance(made, Layers):
             return torch.cat([made.alpha, made.foreground_color], 1)
         return F.pad(made, (0, 0, 0, 0, 1, 0), value=-1.0)
