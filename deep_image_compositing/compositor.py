@@ -1,10 +1,9 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
 The flow is segment → refine → fuse → harmonize → shadow. Photographs stay 8-bit tensors at their
-full size; stages see float copies, learned stages at most ``work_side`` pixels on the long side.
-What they find is carried to full size and corrected there in tiles along the subject's rim (see
-``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
-and a pixel that no stage changed comes out as it went in.
+full size; learned stages see at most ``work_side`` pixels on the long side, and what they find is
+carried to full size along the subject's rim (``deep_image_compositing.fullsize``). A pixel that no
+stage changed comes out as it went in.
 """
 
 from __future__ import annotations
@@ -76,16 +75,16 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True, eq=False)
 class _CutOut:
-    """What the first two slots give."""
+    """What the first two slots give, as floats in [0, 1], or as uint8 where that is large.
 
-    mask: Tensor
-    """(1, h, w) float in [0, 1], or uint8 where that is large."""
-    alpha: Tensor
-    """(1, H, W), likewise."""
+    ``everything`` if the mask covers the whole photograph; ``kept`` if alpha is a given mask that
+    the refiner has left alone: a fuser may do so as well.
+    """
+
+    mask: Tensor  # (1, h, w)
+    alpha: Tensor  # (1, H, W)
     everything: bool = False
-    """The mask covers the whole photograph."""
     kept: bool = False
-    """Alpha is a given mask that the refiner has left alone; a fuser may do so as well."""
 
 
 class Compositor:

@@ -119,9 +119,8 @@ class Shade:
 def floor_row(alpha: Tensor, frame: tuple[int, int], where: Placement | None = None) -> int | None:
     """Row of the frame at which a subject is cut off from its ground; None where it is whole.
 
-    ``alpha`` (1, h, w) is that of its photograph, which lies in the frame as ``where`` says. A
-    photograph may end below with its subject, unless it does on all sides: that is a cut-out whose
-    borders have been cropped away.
+    ``alpha`` (1, h, w) is that of its photograph, which lies in the frame as ``where`` says. One
+    that fills its photograph on all sides is a cut-out whose borders have been cropped away.
     """
     solid = alpha[0] > (127 if alpha.dtype == torch.uint8 else 0.5)
     box = bounding_box(solid)
@@ -201,9 +200,9 @@ def _plane(
     softness: float,
     fall: Fall | None,
 ) -> Plane:
-    """The ground that the shadows of ``stands`` reach, in pixels of their alpha.
+    """The ground that shadows reach, in pixels of the alpha at ``corner`` (top, left) of the frame.
 
-    The alpha lies in the frame at ``corner`` (top, left), enlarged by ``scale``.
+    ``scale`` of them are one of the frame's.
     """
     top, left = corner
     camera = Plane(0, 0, 0, 0, (HORIZON * frame[0] - top) * scale, FOCAL * max(frame) * scale)

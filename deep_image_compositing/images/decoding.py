@@ -54,8 +54,8 @@ def open_picture(
 ) -> Image.Image:
     """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
 
-    For whoever needs no more than a header, or decodes at a scale of its own, as training does.
-    Other formats, such as EPS, would be handed to programs that run what they hold.
+    For whoever needs no more than a header, or decodes at a scale of its own. Other formats, such
+    as EPS, would be handed to programs that run what they hold.
 
     Args:
         source: a path, the bytes of a file, or a file.
@@ -87,8 +87,7 @@ def open_picture(
 def _pillow_limit(limit: int) -> Iterator[None]:
     """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
 
-    Pillow's limit is a module global that warns at once and raises at twice its value, here at
-    ours. It is put back before another thread of ours can look; decoding itself happens outside.
+    Its limit is a global that raises at twice its value; decoding itself happens outside.
     """
     with _pillow_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -155,8 +154,8 @@ def _load(
             image.load_prepare()  # type: ignore[attr-defined]
     draft = None
     if max_side is not None:
-        # JPEG decodes at an eighth, a quarter or half of its size for a fraction of the time; at
-        # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
+        # JPEG decodes small for a fraction of the time; at twice the size that is wanted, or more,
+        # the antialiasing is still that of the reduction.
         width, height = within(image.size, max_side)
         draft = (2 * width, 2 * height)
     load_whole(image, file, draft)
@@ -178,9 +177,8 @@ def load_whole(
 ) -> None:
     """Decode a picture, a JPEG at no less than ``draft`` (width, height).
 
-    Raises:
-        OSError: its data end early, by ``file``, from which it was opened and which is not asked
-            where it is None; or anything else that Pillow raises about broken data.
+    Raises ``OSError`` where its data end early by ``file``, from which it was opened, if there is
+    one; or anything else that Pillow raises about broken data.
     """
     if file is not None and truncation.cannot_be_whole(file, image):
         raise OSError(_EARLY)

@@ -1,7 +1,7 @@
-"""Image files whose data end early, although a decoder takes them for whole; ``images`` asks.
+"""Image files whose data end early, although a decoder takes them for whole.
 
-Pillow fills with black what a PNG's data leave out, when the compressed stream itself has an end;
-and libjpeg fills with gray what is missing before the marker that ends a JPEG. Neither says so.
+Pillow fills with black what a PNG's compressed data leave out, and libjpeg with gray what is
+missing before the marker that ends a JPEG. Neither says so.
 """
 
 from __future__ import annotations
