@@ -19,41 +19,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Composite": "composite",
-    "Compositor": "compositor",
-    "CompositingError": "errors",
-    "UsageError": "errors",
-    "read_image": "images",
-    "read_mask": "images",
-    "write_image": "images",
-    "create": "registry",
-    "list_stages": "registry",
-    "register": "registry",
-    "remove": "removal",
-    "Fuser": "stages.base",
-    "Harmonizer": "stages.base",
-    "Refiner": "stages.base",
-    "Segmenter": "stages.base",
+_NAMES = {
+    "composite": ("Composite",),
+    "compositor": ("Compositor",),
+    "errors": ("CompositingError", "UsageError"),
+    "images": ("read_image", "read_mask", "write_image"),
+    "registry": ("create", "list_stages", "register"),
+    "removal": ("remove",),
+    "stages.base": ("Fuser", "Harmonizer", "Refiner", "Segmenter"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "Composite",
-    "CompositingError",
-    "Compositor",
-    "Fuser",
-    "Harmonizer",
-    "Refiner",
-    "Segmenter",
-    "UsageError",
-    "create",
-    "list_stages",
-    "read_image",
-    "read_mask",
-    "register",
-    "remove",
+    "Composite", "CompositingError", "Compositor", "Fuser", "Harmonizer", "Refiner", "Segmenter",
+    "UsageError", "create", "list_stages", "read_image", "read_mask", "register", "remove",
     "write_image",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -179,24 +179,22 @@ class Composite:
             cell: side in pixels of the square in which each step is shown.
         """
         size = fit_long_side(*self.size, cell)
-        alpha, refined, mask = (
-            resample(levels, size, "bilinear")
-            for levels in (self.cutout_levels, self.alpha_levels, self.mask_levels)
-        )
+
+        def small(levels: Tensor) -> Tensor:
+            return as_floats(resample(levels, size, "bicubic" if len(levels) == 3 else "bilinear"))
+
         # The photograph goes on beyond the subject, so that nothing dark bleeds into the rim.
-        color = resample(self.repainted.on(self.foreground_pixels), size) / 255
-        cutout = over(color[None], as_floats(alpha)[None], _checker(size))[0]
+        color = small(self.repainted.on(self.foreground_pixels))
         pictures = {
-            "foreground": resample(self.foreground_pixels, size) / 255,
-            "background": resample(self.background_pixels, size) / 255,
-            "mask": as_floats(mask),
-            "alpha": as_floats(refined),
-            "cut-out": cutout,
-            "composite": resample(self.composite_pixels, size) / 255,
+            "foreground": small(self.foreground_pixels),
+            "background": small(self.background_pixels),
+            "mask": small(self.mask_levels),
+            "alpha": small(self.alpha_levels),
+            "cut-out": over(color[None], small(self.cutout_levels)[None], _checker(size))[0],
+            "composite": small(self.composite_pixels),
         }
         if self.shade is not None:
-            light = 1 - self.shade.resized(size[0] / self.size[0]).full(size)
-            pictures["shadow"] = light
+            pictures["shadow"] = 1 - self.shade.resized(size[0] / self.size[0]).full(size)
         return contact_sheet({name: picture[None] for name, picture in pictures.items()}, cell)
 
     def picture(self, output: str) -> tuple[Tensor, Tensor | None]:

@@ -1,10 +1,9 @@
 """The main job: two photographs in, one composite out; users and the command line call it.
 
 The flow is segment → refine → fuse → harmonize → shadow. Photographs stay 8-bit tensors at their
-full size; stages see float copies, learned stages at most ``work_side`` pixels on the long side.
-What they find is carried to full size and corrected there in tiles along the subject's rim (see
-``deep_image_compositing.fullsize``). So a photograph of 50 megapixels is an ordinary input,
-and a pixel that no stage changed comes out as it went in.
+full size; learned stages see at most ``work_side`` pixels on the long side, and what they find is
+carried to full size along the subject's rim (``deep_image_compositing.fullsize``). A pixel that no
+stage changed comes out as it went in.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry
-from deep_image_compositing.asking import ask_layers, ask_picture, is_learned, own_method
+from deep_image_compositing.asking import ask_picture, is_learned
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError
@@ -32,13 +31,11 @@ from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
     as_floats,
-    fuse_layers,
-    fuse_tiles,
+    floats,
+    fuse,
     lift_refined,
     refine_given,
 )
-from deep_image_compositing.functional.boxes import grow
-from deep_image_compositing.functional.compose import over, unknown_band
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
@@ -51,8 +48,8 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
-from deep_image_compositing.models.base import Layers, StageModel
-from deep_image_compositing.placement import cover, paste, place, resample, subject_box
+from deep_image_compositing.models.base import StageModel
+from deep_image_compositing.placement import cover, paste, place
 from deep_image_compositing.settings import Shadow, check_placement, check_sides
 from deep_image_compositing.shadows import find_shade, floor_row, lay_shade
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
@@ -69,30 +66,25 @@ FULL = 0.99
 UNSURE = 0.5
 """Doubt from which on a found mask is reported as unsure; see ``doubt``.
 
-Of the default segmenter's masks of 146 held-out photographs, up to 22 of each group of
-``recipes/groups.py``, 118 have an IoU of at least 0.8, and 2 of these have more; 6 have less than
-0.6, and 5 of these have more. So have 21 of 40 everyday photographs, with a subject or without.
+Of 146 masks of held-out photographs (``recipes/groups.py``), 118 have an IoU of at least 0.8, and 2
+of these have more; of 6 below 0.6, 5 have more.
 """
 
-UNCHANGED = 0.06
-"""Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
-
-_MARGIN = 64
 _log = logging.getLogger("deep_image_compositing")
 
 
 @dataclass(frozen=True, eq=False)
 class _CutOut:
-    """What the first two slots give."""
+    """What the first two slots give, as floats in [0, 1], or as uint8 where that is large.
 
-    mask: Tensor
-    """(1, h, w) float in [0, 1], or uint8 where that is large."""
-    alpha: Tensor
-    """(1, H, W), likewise."""
+    ``everything`` if the mask covers the whole photograph; ``kept`` if alpha is a given mask that
+    the refiner has left alone: a fuser may do so as well.
+    """
+
+    mask: Tensor  # (1, h, w)
+    alpha: Tensor  # (1, H, W)
     everything: bool = False
-    """The mask covers the whole photograph."""
     kept: bool = False
-    """Alpha is a given mask that the refiner has left alone; a fuser may do so as well."""
 
 
 class Compositor:
@@ -220,7 +212,9 @@ class Compositor:
             if cut.everything and frame == "foreground":
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
-                fused = self._fuse(pixels, backdrop, cut)
+                fused = fuse(
+                    self.fuser, pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device
+                )
         if not cut.everything and getattr(self.harmonizer, "strength", True):
             with _timed(seconds, "harmonization"):
                 fused = harmonize(
@@ -269,7 +263,7 @@ class Compositor:
                 belief = to_tensor(photograph.alpha)[None]
             else:
                 side = getattr(self.segmenter, "long_side", None) or self.work_side
-                image = self._floats(pixels, fit_long_side(*size, side))
+                image = floats(pixels, fit_long_side(*size, side), self.device)
                 belief = ask_picture("segmenter", "mask", self.segmenter, image).cpu()
         if float((belief >= SUBJECT).float().mean()) < LEAST_SUBJECT:
             if not given:
@@ -313,7 +307,6 @@ class Compositor:
         """
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
-
         refine = partial(ask_picture, "refiner", "alpha", self.refiner)
         large, full = size != working, given and not is_learned(self.refiner)
         if large and full and context is not None:
@@ -321,7 +314,7 @@ class Compositor:
             made = refine_given(pixels, levels, refine, context, self.device)
             return made, torch.equal(made, levels)
         at = size if full else working
-        image = self._floats(pixels, at)
+        image = floats(pixels, at, self.device)
         mask = resize(belief.to(self.device), at).clamp(0, 1)
         alpha = refine(image, mask)
         kept = given and torch.equal(alpha, mask)
@@ -334,79 +327,6 @@ class Compositor:
         tiles = None if context is None else refine
         return lift_refined(pixels, image, alpha, tiles, context or 0), False
 
-    # The third slot
-
-    def _fuse(self, pixels: Tensor, backdrop: Tensor, cut: _CutOut) -> Fused:
-        """Composite, the subject's alpha and its own colour, at the size of the frame."""
-        alpha = cut.alpha
-        layers = own_method(self.fuser, "layers")
-        context = getattr(self.fuser, "tile_context", None)
-        in_tiles = max(alpha.shape) > self.work_side and not is_learned(self.fuser)
-        if in_tiles and context is not None:  # it depends on its surroundings alone
-            fuse = partial(self._painted, layers)
-            return fuse_tiles(pixels, backdrop, to_bytes(alpha), fuse, context, self.device)
-        fused = layers and self._fuse_layers(layers, pixels, backdrop, cut)
-        if fused is not None:
-            return fused
-        size = (pixels.shape[-2], pixels.shape[-1])
-        pictures = self._floats(pixels, size), self._floats(backdrop, size)
-        opacity = as_floats(alpha)[None].to(self.device)
-        composite = ask_picture("fuser", "composite", self.fuser, *pictures, opacity)[0]
-        return Fused(to_bytes(composite.cpu()), alpha, Repainted.of([], []), layered=False)
-
-    def _painted(
-        self, layers: Callable[..., Any] | None, front: Tensor, back: Tensor, opacity: Tensor
-    ) -> Layers | Tensor:
-        """The layers of a fuser that is asked for them and has some, else its composite."""
-        parts = layers and ask_layers(layers, front, back, opacity)
-        if parts is not None:
-            return parts
-        return ask_picture("fuser", "composite", self.fuser, front, back, opacity)
-
-    def _fuse_layers(
-        self,
-        layers: Callable[..., Any],
-        pixels: Tensor,
-        backdrop: Tensor,
-        cut: _CutOut,
-    ) -> Fused | None:
-        """By the fuser's layers; None when it has none."""
-        alpha = cut.alpha
-        # Only the subject's surroundings go through the fuser, so that a small subject in a large
-        # frame is not shrunk with it.
-        rows, columns = grow(subject_box(alpha, 0.0), _MARGIN, (alpha.shape[-2], alpha.shape[-1]))
-        part = (..., rows, columns)
-        size = (rows.stop - rows.start, columns.stop - columns.start)
-        at = fit_long_side(*size, self.work_side) if is_learned(self.fuser) else size
-        foreground = self._floats(pixels[part], at)
-        background = self._floats(backdrop[part], at)
-        small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(self.device)
-        found = ask_layers(layers, foreground, background, small)
-        if found is None:
-            return None
-        if at != size:
-            kept = cut.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
-            near = unknown_band(small, REACH - NEAR)
-            found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
-            finer = own_method(self.fuser, "finer_layers")
-            context = getattr(self.fuser, "tile_context", None)
-            better = None
-            if finer is not None and context is not None:
-                better = partial(ask_layers, finer)
-            return fuse_layers(
-                pixels, backdrop, (rows, columns), foreground, found, better,
-                context or 0, to_bytes(alpha) if kept else None,
-            )  # fmt: skip
-        near = unknown_band(small, REACH)
-        opacity = torch.where(near, found.alpha, small)
-        color = torch.where(near, found.foreground_color, foreground)
-        composite = backdrop.clone(memory_format=torch.preserve_format)
-        composite[part] = to_bytes(over(color, opacity, background)[0].cpu())
-        own, corrected = pixels.clone(memory_format=torch.preserve_format), torch.zeros(alpha.shape)
-        own[part] = to_bytes(color[0].cpu())
-        corrected[part] = opacity[0].cpu()
-        return Fused(composite, corrected, Repainted.between(pixels, own, corrected))
-
     # Stages and tensors
 
     def _fill(self, slot: str, given: StageLike) -> Callable[..., Any]:
@@ -418,18 +338,11 @@ class Compositor:
             stage.use(self.device)
         return stage
 
-    def _floats(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
-        return resample(pixels, size, "bilinear").to(self.device).unsqueeze(0) / 255
-
 
 def doubt(mask: Tensor) -> float:
-    """How unsure a found mask is: 0 where every pixel is 0 or 1, 4 where all are barely above 0.
+    """How unsure a mask in [0, 1] is: 0 where all of it is 0 or 1, 4 where all is barely above 0.
 
     ``4 Σ m (1 − m) / Σ m``. Soft rims count as well, so that a sure mask of hair has 0.1 to 0.4.
-
-    Args:
-        mask: in [0, 1], of any shape.
     """
     m = mask.float()
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))

@@ -17,27 +17,25 @@ def choose_device(device: str | torch.device) -> torch.device:
 
     Raises ``UsageError`` for an explicit device that is not there; it never falls back.
     """
-    text = str(device)
+    text, about = str(device), ""
     if text == "auto":
         if torch.cuda.is_available():
-            chosen = torch.device("cuda", torch.cuda.current_device())
-            _log.info("running on %s (%s)", chosen, torch.cuda.get_device_name(chosen))
+            text = f"cuda:{torch.cuda.current_device()}"
+            about = f" ({torch.cuda.get_device_name(text)})"
         elif torch.backends.mps.is_available():
-            chosen = torch.device("mps")
-            _log.info("running on mps")
+            text = "mps"
         else:
-            chosen = torch.device("cpu")
-            _log.info("running on cpu (no GPU that torch can use)")
-        return chosen
+            text, about = "cpu", " (no GPU that torch can use)"
+        _log.info("running on %s%s", text, about)
+        return torch.device(text)
     check_device(text)
     chosen = torch.device(text)
-    if chosen.type == "cpu":
-        return torch.device("cpu")
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (chosen.index or 0) < count:
-            return chosen
-        raise UsageError(f"there is no device {text!r}: torch sees {count} CUDA devices; use 'cpu'")
-    if torch.backends.mps.is_available():
-        return chosen
-    raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")
+        if (chosen.index or 0) >= count:
+            raise UsageError(
+                f"there is no device {text!r}: torch sees {count} CUDA devices; use 'cpu'"
+            )
+    elif chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"there is no device {text!r} on this machine; use 'cpu'")
+    return torch.device("cpu") if chosen.type == "cpu" else chosen

@@ -21,15 +21,10 @@ _EXTRAS = {
 
 
 def import_extra(module: str, feature: str, extra: str | None = None) -> Any:
-    """Import an optional ``module`` for ``feature``, such as ``the refiner 'knn'``.
+    """Import an optional ``module``, of a package in the table, for ``feature``.
 
-    Args:
-        module: of a package in the table above; may be a module inside it.
-        feature: what messages say needs it.
-        extra: another extra that brings the package, if it suits the feature better.
-
-    Raises:
-        MissingExtraError: it is not installed; the message says what to install.
+    Messages say that ``feature``, such as ``the refiner 'knn'``, needs it, and that ``extra`` or
+    the one of the table brings it: ``MissingExtraError`` where it is not installed.
     """
     if module == "pymatting":
         import torch

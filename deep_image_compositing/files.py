@@ -14,12 +14,10 @@ from deep_image_compositing.errors import CompositingError, ImageError, UsageErr
 
 _OWN_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -> None:
@@ -34,9 +32,8 @@ def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -
         return
     if stat.S_ISFIFO(mode) and _OWN_STREAM.fullmatch(os.path.abspath(os.fsdecode(path))):
         return
-    for found, kind in _KINDS:
-        if found(mode):
-            raise error(f"{os.fsdecode(path)} is {kind}, not a file; give a file")
+    if kind := _KINDS.get(stat.S_IFMT(mode)):
+        raise error(f"{os.fsdecode(path)} is {kind}, not a file; give a file")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,24 +1,34 @@
 """Photographs beyond the working size: the rim is worked on in tiles, everything else is copied.
 
-Pictures stay in 8 bits; a strip of tiles at a time is held in floating point. So time and memory
-grow with the length of the outline, not with the area. What a tile cannot see reaches it from the
-small pass, see ``functional.lift``. The compositor calls it.
+The compositor calls it, and has smaller ones fused here, too. Pictures stay in 8 bits; a strip of
+tiles at a time is held in floating point. So time and memory grow with the length of the subject's
+outline, and not with the area of the picture. What a tile cannot see reaches it from the small
+pass, see ``deep_image_compositing.functional.lift``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deep_image_compositing.functional.boxes import Box
-from deep_image_compositing.functional.compose import over
-from deep_image_compositing.functional.lift import REACH, follow_alpha, follow_guide, make_guide
+from deep_image_compositing.asking import ask_layers, ask_picture, is_learned, own_method
+from deep_image_compositing.functional.boxes import Box, grow
+from deep_image_compositing.functional.compose import over, unknown_band
+from deep_image_compositing.functional.lift import (
+    NEAR,
+    REACH,
+    follow_alpha,
+    follow_guide,
+    make_guide,
+)
 from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.tiles import (
     Grid,
     cells_inside,
@@ -29,16 +39,28 @@ from deep_image_compositing.functional.tiles import (
     work_on_cells,
 )
 from deep_image_compositing.models.base import Layers
+from deep_image_compositing.placement import resample, subject_box
 
-BLOCK = 8  # side of the blocks of a full-size alpha in which its rim is looked for
-Corners: TypeAlias = list[tuple[int, int]]  # top and left of some windows, in the frame
+BLOCK = 8
+"""Side of the blocks of a full-size alpha in which its rim is looked for."""
+
+MARGIN = 64
+"""Pixels around a subject that a fuser sees with it."""
+
+UNCHANGED = 0.06
+"""Change of alpha up to which a fuser has left it alone: what is almost 0 or 1 may become so."""
+
+Corners: TypeAlias = list[tuple[int, int]]
+"""Top and left of some windows, in the frame."""
 
 
 class Repainted(NamedTuple):
     """Pixels whose colour is not the photograph's own."""
 
-    places: Tensor  # (N,) int64, their numbers, row after row
-    colors: Tensor  # (3, N) uint8
+    places: Tensor
+    """(N,) int64, their numbers, row after row."""
+    colors: Tensor
+    """(3, N) uint8."""
 
     @classmethod
     def of(cls, places: list[Tensor], colors: list[Tensor]) -> Repainted:
@@ -54,8 +76,7 @@ class Repainted(NamedTuple):
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
-        out = torch.empty(pixels.shape, dtype=pixels.dtype)
-        out.copy_(pixels)
+        out = torch.empty(pixels.shape, dtype=pixels.dtype).copy_(pixels)
         out.view(3, -1)[:, self.places] = self.colors
         return out
 
@@ -63,7 +84,8 @@ class Repainted(NamedTuple):
 class Recolored(NamedTuple):
     """Colours that are the photograph's own nowhere; as ``Repainted``."""
 
-    pixels: Tensor  # (3, H, W) uint8
+    pixels: Tensor
+    """(3, H, W) uint8."""
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of these colours."""
@@ -74,7 +96,7 @@ class Recolored(NamedTuple):
 class Fused:
     """What fusing gives: ``composite`` (3, H, W), uint8, and the fuser's own ``alpha`` (1, H, W).
 
-    ``touched`` of the ``cells`` were worked on; ``layered`` unless the fuser painted the composite.
+    ``touched`` of the frame's ``cells`` were worked on; ``layered`` unless it paints by itself.
     """
 
     composite: Tensor
@@ -95,14 +117,13 @@ def lift_refined(
     refine: Callable[[Tensor, Tensor], Tensor] | None = None,
     context: int = 0,
 ) -> Tensor:
-    """``alpha`` (1, 1, h, w) of ``image`` at the size of the photograph, along its own detail.
+    """``alpha`` (1, 1, h, w) of ``image``, the small ``pixels``, at their size: (1, H, W) uint8.
 
-    ``pixels`` (3, H, W), uint8, are the photograph, ``image`` (1, 3, h, w) it at the small size.
-    ``refine``, if any, corrects the lifted alpha of tiles and depends on ``context`` pixels around
-    them. Returns (1, H, W) uint8, exactly 0 or 255 away from the rim.
+    ``refine``, if any, corrects the lifted alpha of tiles; its answer depends on ``context`` pixels
+    around them. Away from the rim alpha is exactly 0 or 255.
     """
     height, width = pixels.shape[-2:]
-    grid = Grid(height, width, context=context)
+    grid, frame = Grid(height, width, context=context), (slice(0, height), slice(0, width))
     guide = make_guide(image.float(), alpha.float())
     touched = touched_cells(grid, guide[0, 1].cpu() > 0)
     inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5)
@@ -111,8 +132,7 @@ def lift_refined(
 
     def make(corners: Corners) -> Tensor:
         photograph = _windows(pixels, grid, corners, guide.device)
-        part = enlarged_windows(guide, grid, corners, (slice(0, height), slice(0, width)))
-        lifted = follow_alpha(part, photograph)
+        lifted = follow_alpha(enlarged_windows(guide, grid, corners, frame), photograph)
         return lifted if refine is None else refine(photograph, lifted)
 
     return _levels(out, grid, touched, make, guide.device)
@@ -125,16 +145,15 @@ def refine_given(
     context: int,
     device: torch.device,
 ) -> Tensor:
-    """What ``refine``, on ``device``, makes of tiles of a full-size ``mask`` (1, H, W), uint8.
+    """What ``refine`` makes of tiles of a full-size ``mask``, (1, H, W) uint8 as the answer.
 
-    It depends on ``context`` pixels around a tile. Away from the rim the mask is cut at one half.
+    It depends on ``context`` pixels around a tile. Away from the rim, the mask is cut at one half.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
 
     def make(corners: Corners) -> Tensor:
-        pictures = (_windows(x, grid, corners, device) for x in (pixels, mask))
-        return refine(*pictures)
+        return refine(*(_windows(x, grid, corners, device) for x in (pixels, mask)))
 
     return _levels((mask > 127).byte().mul_(255), grid, touched, make, device)
 
@@ -148,12 +167,89 @@ def _levels(
 ) -> Tensor:
     """``out`` (1, H, W), uint8, with the answers of ``make`` for the cells that are touched."""
     for top, bottom, (answer,), covered in work_on_cells(grid, touched, make, 1, device):
-        strip = out[0, top:bottom]
-        strip[covered.cpu()] = to_bytes(answer[covered]).cpu()
+        out[0, top:bottom][covered.cpu()] = to_bytes(answer[covered]).cpu()
     return out
 
 
 # Composites
+
+
+def fuse(
+    stage: Callable[..., Any],
+    pixels: Tensor,
+    backdrop: Tensor,
+    alpha: Tensor,
+    kept: bool,
+    work_side: int,
+    device: torch.device,
+) -> Fused:
+    """Composite by what fills the third slot, at the size of the frame.
+
+    ``pixels`` and ``backdrop`` are (3, H, W), uint8, ``alpha`` (1, H, W). It is ``kept`` if it is a
+    given mask that the refiner has left alone; a fuser may do so as well. ``work_side`` and
+    ``device`` are as for ``Compositor``.
+    """
+    layers, context = own_method(stage, "layers"), getattr(stage, "tile_context", None)
+
+    def paint(front: Tensor, back: Tensor, opacity: Tensor) -> Layers | Tensor:
+        """The layers of a fuser that is asked for them and has some, else its composite."""
+        parts = layers and ask_layers(layers, front, back, opacity)
+        if parts is not None:
+            return parts
+        return ask_picture("fuser", "composite", stage, front, back, opacity)
+
+    if context is not None and max(alpha.shape) > work_side and not is_learned(stage):
+        # It depends on its surroundings alone.
+        return fuse_tiles(pixels, backdrop, to_bytes(alpha), paint, context, device)
+    fused = layers and _fuse_box(stage, layers, pixels, backdrop, alpha, kept, work_side, device)
+    if fused is not None:
+        return fused
+    size = (pixels.shape[-2], pixels.shape[-1])
+    pictures = floats(pixels, size, device), floats(backdrop, size, device)
+    opacity = as_floats(alpha)[None].to(device)
+    composite = ask_picture("fuser", "composite", stage, *pictures, opacity)[0]
+    return Fused(to_bytes(composite.cpu()), alpha, Repainted.of([], []), layered=False)
+
+
+def _fuse_box(
+    stage: Callable[..., Any],
+    layers: Callable[..., Any],
+    pixels: Tensor,
+    backdrop: Tensor,
+    alpha: Tensor,
+    kept: bool,
+    work_side: int,
+    device: torch.device,
+) -> Fused | None:
+    """As ``fuse``, by the stage's ``layers``; None when it has none."""
+    # Only the subject's surroundings go through the fuser, so that a small subject in a large
+    # frame is not shrunk with it.
+    box = grow(subject_box(alpha, 0.0), MARGIN, (alpha.shape[-2], alpha.shape[-1]))
+    part = (..., *box)
+    size = (box[0].stop - box[0].start, box[1].stop - box[1].start)
+    at = fit_long_side(*size, work_side) if is_learned(stage) else size
+    foreground, background = (floats(x[part], at, device) for x in (pixels, backdrop))
+    small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(device)
+    found = ask_layers(layers, foreground, background, small)
+    if found is None:
+        return None
+    if at != size:
+        kept = kept and float((found.alpha - small).abs().max()) <= UNCHANGED
+        near = unknown_band(small, REACH - NEAR)
+        found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
+        finer, context = own_method(stage, "finer_layers"), getattr(stage, "tile_context", None)
+        better = None if finer is None or context is None else partial(ask_layers, finer)
+        own = to_bytes(alpha) if kept else None
+        return fuse_layers(pixels, backdrop, box, foreground, found, better, context or 0, own)
+    near = unknown_band(small, REACH)
+    opacity = torch.where(near, found.alpha, small)
+    color = torch.where(near, found.foreground_color, foreground)
+    composite, paint = (x.clone(memory_format=torch.preserve_format) for x in (backdrop, pixels))
+    corrected = torch.zeros(alpha.shape)
+    composite[part] = to_bytes(over(color, opacity, background)[0].cpu())
+    paint[part] = to_bytes(color[0].cpu())
+    corrected[part] = opacity[0].cpu()
+    return Fused(composite, corrected, Repainted.between(pixels, paint, corrected))
 
 
 def fuse_layers(
@@ -168,11 +264,10 @@ def fuse_layers(
 ) -> Fused:
     """Carry small layers up to full size, correct them in tiles, and set them over the backdrop.
 
-    ``pixels`` and ``backdrop`` are (3, H, W) uint8; ``image`` (1, 3, h, w) is the photograph in the
-    ``box`` at the small size, where ``coarse`` was found; outside the box alpha is 0. Where
-    ``coarse`` lacks the old background, the changes of the photograph's colours are carried up;
-    else ``finer``, if any, corrects the lifted layers of tiles, and depends on ``context`` pixels
-    around them. ``kept`` (1, H, W), uint8, is an alpha that stays as it is at full size.
+    ``image`` (1, 3, h, w) is the photograph in the ``box``, where ``coarse`` was found; outside
+    it alpha is 0. Where ``coarse`` lacks the old background, changes of colour are carried up; else
+    ``finer``, if any, corrects the lifted layers of tiles, and depends on ``context`` pixels around
+    them. ``kept`` (1, H, W), uint8, is an alpha that stays as it is at full size.
     """
     image, alpha, color = image.float(), coarse.alpha.float(), coarse.foreground_color.float()
     old = None if coarse.old_background is None else coarse.old_background.float()
@@ -210,10 +305,9 @@ def fuse_tiles(
     context: int,
     device: torch.device,
 ) -> Fused:
-    """Composite by a stage on ``device`` that sees nothing but tiles along the rim.
+    """Composite by a stage that sees nothing but tiles along the rim of ``alpha``, in 8 bits.
 
-    ``pixels`` and ``backdrop`` (3, H, W) and ``alpha`` (1, H, W) are uint8; ``fuse`` makes layers,
-    or the composite, and depends on ``context`` pixels around a tile.
+    ``fuse`` makes layers, or the composite, of tiles, and depends on ``context`` pixels around.
     """
     grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
@@ -235,11 +329,13 @@ def _assemble(
     device: torch.device,
     given: Tensor | None = None,
 ) -> Fused:
-    """Copy the cells that are all subject or all background, and blend the others' tiles."""
+    """Copy cells that are all subject or all background, and blend the others' tiles.
+
+    Where tiles are composites, not layers, alpha is the ``given`` one.
+    """
     composite = backdrop.clone(memory_format=torch.preserve_format)
     alpha = torch.zeros(1, grid.height, grid.width, dtype=torch.uint8)
-    places, colors = [], []
-    painted = False
+    places, colors, painted = [], [], False
 
     def copy(rows: slice, columns: slice) -> None:
         composite[:, rows, columns] = pixels[:, rows, columns]
@@ -271,10 +367,13 @@ def _assemble(
         changed = (levels[0] > 0) & (paint != pixels[:, rows, columns]).any(0)
         places.append((rows * grid.width + columns)[changed])
         colors.append(paint[:, changed])
-    repainted = Repainted.of(places, colors)
-    return Fused(
-        composite, alpha, repainted, touched.numel(), int(touched.sum()), layered=not painted
-    )
+    done = Repainted.of(places, colors), touched.numel(), int(touched.sum())
+    return Fused(composite, alpha, *done, layered=not painted)
+
+
+def floats(pixels: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    """8-bit (3, H, W) as (1, 3, h, w) float in [0, 1] on the device."""
+    return resample(pixels, size, "bilinear").to(device).unsqueeze(0) / 255
 
 
 def as_floats(levels: Tensor) -> Tensor:
@@ -283,7 +382,7 @@ def as_floats(levels: Tensor) -> Tensor:
 
 
 def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
-    """Where, in blocks (h, w), boolean, the rim of an alpha (1, H, W), uint8, is in reach."""
+    """Blocks (h, w) of ``alpha`` (1, H, W), uint8, not all 0 or all 255 within ``reach`` pixels."""
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.
     plane = window_of(alpha, (0, 0), (height + -height % BLOCK, width + -width % BLOCK))[0]
@@ -297,5 +396,5 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
 
 def _windows(picture: Tensor, grid: Grid, corners: Corners, device: torch.device) -> Tensor:
     """Windows (B, C, h, w) of an 8-bit picture as floats in [0, 1] on the device."""
-    parts = torch.stack([window_of(picture, corner, grid.window) for corner in corners])
-    return parts.to(device).float() / 255
+    parts = [window_of(picture, corner, grid.window) for corner in corners]
+    return torch.stack(parts).to(device).float() / 255

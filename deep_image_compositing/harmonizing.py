@@ -62,11 +62,10 @@ def recolor_subject(
     strength: float,
     device: torch.device,
 ) -> Fused:
-    """The same with the subject's colours moved by ``recolor``, on ``device``, so far.
+    """The same with the subject's colours moved by ``recolor``, on ``device``.
 
     What is layered is set over the ``backdrop`` again; a composite that a fuser has painted is
-    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8. The composite
-    is written to in its own memory, only where alpha is not 0.
+    moved itself, under its alpha; in its own memory, and only where alpha is not 0.
     """
     composite, color = fused.composite, fused.repainted.on(pixels)
     full = 255 if fused.alpha.dtype == torch.uint8 else 1
@@ -90,9 +89,10 @@ def recolor_subject(
         seen = moved if fused.layered else move(composite)
         behind = backdrop[part] if fused.layered else composite[part]
         y, x = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
-        parts = seen, as_floats(opacity), behind
-        rim = [one[:, y, x][None, :, None].to(device) for one in parts]
-        mixed = over(rim[0], rim[1], rim[2] / 255)[0, :, 0]
+        front, share, back = (
+            one[:, y, x][None, :, None].to(device) for one in (seen, as_floats(opacity), behind)
+        )
+        mixed = over(front, share, back / 255)[0, :, 0]
         levels = to_bytes(moved).cpu()
         color[part] = levels
         levels = levels if fused.layered else to_bytes(seen).cpu()
@@ -105,8 +105,8 @@ def recolor_subject(
 def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
     """The change from one small picture (1, 3, h, w) to another, for any size.
 
-    ``mask`` (1, 1, h, w) says how much of each pixel is the subject. Where that is less than almost
-    the most there is, colours are mixed, and the change is that of the subject near the pixel.
+    Where the ``mask`` (1, 1, h, w) of the subject is less than almost the most there is, colours
+    are mixed, and the change is that of the subject near the pixel.
     """
     own = (after - before) / mask.clamp_min(1e-6)
     most = mask.max()

@@ -37,9 +37,7 @@ def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> T
     if (height, width) == tuple(size):
         return picture
     shrinks = size[0] < height or size[1] < width
-    out = F.interpolate(
-        picture.unsqueeze(0), size, mode=mode, align_corners=False, antialias=shrinks
-    )[0]
+    out = F.interpolate(picture[None], size, mode=mode, align_corners=False, antialias=shrinks)[0]
     return out.clamp_(0, 1) if out.is_floating_point() else out
 
 
@@ -75,9 +73,9 @@ def place(
 ) -> Placement:
     """Where the photograph of the subject under ``alpha`` (1, H, W) lies in a frame.
 
-    At ``scale`` 1 it just fits. ``position`` (x, y) is that of the subject's bounding box, as in
-    CSS: 0 puts it against the left or top edge of the frame, 1 against the right or bottom. Raises
-    ``UsageError`` for a scale as ``placed_size``, or a position outside [0, 1].
+    At ``scale`` 1 it just fits. ``position`` (x, y) is that of the subject's bounding box, from 0,
+    the left or top edge of the frame, to 1, the right or bottom. Raises ``UsageError`` for another
+    position, or a scale as ``placed_size``.
     """
     x, y = parse_position(position)
     size = placed_size((alpha.shape[-2], alpha.shape[-1]), frame, scale)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import importlib
 import importlib.metadata
 import json
 import os
+import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +34,7 @@ from deep_image_compositing.published import Published
 SLOTS = ("segmenter", "refiner", "fuser", "harmonizer")
 """The slots, in the order in which a composite passes through them."""
 
-DEFAULTS = {
-    "segmenter": "pyramid",
-    "refiner": "cascade",
-    "fuser": "multi_stream",
-    "harmonizer": "none",
-}
+DEFAULTS = dict(zip(SLOTS, ("pyramid", "cascade", "multi_stream", "none"), strict=True))
 """What fills the slots unless somebody says otherwise."""
 
 HUB = "hf://"
@@ -79,12 +74,12 @@ class Entry:
     @property
     def factory(self) -> Callable[..., Any]:
         """What is called with the user's keyword arguments to make the stage."""
-        return _found(self.made_by)
+        return _imported(self.made_by)
 
     @property
     def model(self) -> Callable[..., Any]:
         """Likewise, where it is only to run: a plain module, if there is one."""
-        return _found(self.run_by or self.made_by)
+        return _imported(self.run_by or self.made_by)
 
     @property
     def published(self) -> Published | None:
@@ -126,164 +121,94 @@ class Entry:
             raise WeightsError(f"there is no {self.name.upper()} file {file}")
 
 
-def _found(target: Callable[..., Any] | str) -> Callable[..., Any]:
-    """What ``module:Class`` names."""
-    if not isinstance(target, str):
-        return target
-    module, _, name = target.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+def _imported(target: Callable[..., Any] | str) -> Callable[..., Any]:
+    """What ``module:Class`` names; anything else as it is."""
+    return pkgutil.resolve_name(target) if isinstance(target, str) else target
 
 
-def _entry(slot: str, name: str, where: str, description: str, source: str = "") -> Entry:
+def _own(
+    slot: str, where: str, name: str, description: str, source: str = "", **more: Any
+) -> Entry:
     """One of the library's own: ``where`` is the module and the name of its classes.
 
     The plain module is ``models.<room>.<module>:<Name>Model``, the LightningModule around it
-    ``stages.<room>:<Name><Slot>``.
+    ``stages.<room>:<Name><Slot>``; ``more`` are fields of ``Entry``.
     """
-    room = _ROOMS[slot]
-    module, _, kind = where.partition(":")
-    return Entry(
-        slot,
-        name,
-        description,
-        source,
-        f"deep_image_compositing.stages.{room}:{kind}{slot.title()}",
-        f"deep_image_compositing.models.{room}.{module}:{kind}Model",
-        ("default",) if name in _TRAINED else (),
-        "path" if name == "onnx" else None,
-    )
+    room, (module, kind) = _ROOMS[slot], where.split(":")
+    made_by = f"deep_image_compositing.stages.{room}:{kind}{slot.title()}"
+    run_by = f"deep_image_compositing.models.{room}.{module}:{kind}Model"
+    return Entry(slot, name, description, source, made_by, run_by, **more)
 
 
-_ROOMS = {
-    "segmenter": "segmentation",
-    "refiner": "refinement",
-    "fuser": "fusion",
-    "harmonizer": "harmonization",
-}
+_ROOMS = dict(zip(SLOTS, ("segmentation", "refinement", "fusion", "harmonization"), strict=True))
+_TRAINED: dict[str, Any] = {"trained": ("default",)}
 
-_TRAINED = (
-    "pyramid",
-    "cascade",
-    "deep_image_matting",
-    "index_net",
-    "multi_stream",
-    "single_stream",
-    "color_map",
-)
-
+# fmt: off
 BUILT_IN: tuple[Entry, ...] = (
-    _entry(
-        "segmenter", "grabcut", "grabcut:GrabCut",
-        "what differs in colour from the picture's rim, by OpenCV; nothing is learned",
-        "Rother, Kolmogorov and Blake, SIGGRAPH 2004",
-    ),
-    _entry(
-        "segmenter", "onnx", "onnx:Onnx",
-        "any segmentation model exported to ONNX; options say how it takes its input",
-        "onnxruntime",
-    ),
-    _entry(
-        "segmenter", "pyramid", "pyramid:Pyramid",
-        "timm backbone + pyramid pooling + light decoder; salient subjects",
-        "Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017",
-    ),
-    _entry(
-        "refiner", "cascade", "cascade:Cascade",
-        "refinement network on RGB + mask, run at one size or more, up to 640 pixels",
-        "Zhang et al., WACV 2021, section 3.2",
-    ),
-    _entry(
-        "refiner", "closed_form", "classical:ClosedForm",
-        "closed-form matting inside a trimap, by pymatting; slow and exact",
-        "Levin, Lischinski and Weiss, CVPR 2006",
-    ),
-    _entry(
-        "refiner", "deep_image_matting", "trained:DeepImageMatting",
-        "encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
-        "Xu et al., CVPR 2017",
-    ),
-    _entry(
-        "refiner", "guided_filter", "classical:GuidedFilter",
-        "the mask follows the picture's edges inside a trimap; fast, on any device",
-        "He, Sun and Tang, Guided Image Filtering, PAMI 2013",
-    ),
-    _entry(
-        "refiner", "index_net", "trained:IndexNet",
-        "IndexNet matting inside a trimap: pooling and upsampling by learned indices",
-        "Lu, Dai, Shen and Xu, ICCV 2019",
-    ),
-    _entry(
-        "refiner", "information_flow", "classical:InformationFlow",
-        "information flow matting inside a trimap; hair and holes, slow",
-        "Aksoy, Aydin and Pollefeys, CVPR 2017",
-    ),
-    _entry(
-        "refiner", "knn", "classical:Knn",
-        "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
-        "Chen, Li and Tang, CVPR 2012",
-    ),
-    _entry(
-        "refiner", "onnx", "onnx:Onnx",
-        "the network of cascade, exported to ONNX, and what is around it", "onnxruntime",
-    ),
-    _entry("refiner", "none", "classical:No", "the mask itself is the alpha"),
-    _entry(
-        "fuser", "alpha", "classical:Alpha",
-        "alpha blending, with the subject's true colour on request",
-    ),
-    _entry(
-        "fuser", "copy_paste", "classical:CopyPaste", "hard cut at a level of alpha, no blending"
-    ),
-    _entry(
-        "fuser", "feather", "classical:Feather", "hard cut whose outline is softened by a Gaussian"
-    ),
-    _entry(
-        "fuser", "laplacian", "classical:Laplacian",
-        "multi-band blending in Laplacian pyramids",
-        "Burt and Adelson, 1983",
-    ),
-    _entry(
-        "fuser", "multi_stream", "multi_stream:MultiStream",
-        "multi-stream fusion network (MLF): two encoders, one decoder for every scale",
-        "Zhang et al., WACV 2021, section 3.3",
-    ),
-    _entry(
-        "fuser", "poisson", "poisson:Poisson",
-        "Poisson cloning: the subject's gradients, the background's colours (OpenCV)",
-        "Perez, Gangnet and Blake, SIGGRAPH 2003",
-    ),
-    _entry(
-        "fuser", "single_stream", "multi_stream:SingleStream",
-        "the same network with one encoder for both pictures (the paper's ablation)",
-        "Zhang et al., WACV 2021, section 4.4",
-    ),
-    _entry(
-        "harmonizer", "color_map", "color_map:ColorMap",
-        "a small network finds one smooth colour transform, applied at any size",
-    ),
-    _entry("harmonizer", "none", "classical:No", "the subject keeps its colours"),
-    _entry(
-        "harmonizer", "reinhard", "classical:Reinhard",
-        "the subject's colours take the mean and deviation of the scene's",
-        "Reinhard et al., Color Transfer between Images, 2001",
-    ),
-    _entry(
-        "harmonizer", "white_balance", "classical:WhiteBalance",
-        "the subject's average tint becomes the scene's, in linear light; brightness stays",
-        "von Kries, 1902",
-    ),
-    *(
-        replace(
-            _entry(
-                "segmenter", one.name, "published:Published",
-                one.description, one.source,
-            ),
-            fixed={"model": one.name}, file="path",
-        )
-        for one in published.PUBLISHED
-    ),
-)  # fmt: skip
+    _own("segmenter", "grabcut:GrabCut", "grabcut",
+         "what differs in colour from the picture's rim, by OpenCV; nothing is learned",
+         "Rother, Kolmogorov and Blake, SIGGRAPH 2004"),
+    _own("segmenter", "onnx:Onnx", "onnx",
+         "any segmentation model exported to ONNX; options say how it takes its input",
+         "onnxruntime", file="path"),
+    _own("segmenter", "pyramid:Pyramid", "pyramid",
+         "timm backbone + pyramid pooling + light decoder; salient subjects",
+         "Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017", **_TRAINED),
+    _own("refiner", "cascade:Cascade", "cascade",
+         "refinement network on RGB + mask, run at one size or more, up to 640 pixels",
+         "Zhang et al., WACV 2021, section 3.2", **_TRAINED),
+    _own("refiner", "classical:ClosedForm", "closed_form",
+         "closed-form matting inside a trimap, by pymatting; slow and exact",
+         "Levin, Lischinski and Weiss, CVPR 2006"),
+    _own("refiner", "trained:DeepImageMatting", "deep_image_matting",
+         "encoder-decoder on RGB + trimap, and a refinement stage (DIM)",
+         "Xu et al., CVPR 2017", **_TRAINED),
+    _own("refiner", "classical:GuidedFilter", "guided_filter",
+         "the mask follows the picture's edges inside a trimap; fast, on any device",
+         "He, Sun and Tang, Guided Image Filtering, PAMI 2013"),
+    _own("refiner", "trained:IndexNet", "index_net",
+         "IndexNet matting inside a trimap: pooling and upsampling by learned indices",
+         "Lu, Dai, Shen and Xu, ICCV 2019", **_TRAINED),
+    _own("refiner", "classical:InformationFlow", "information_flow",
+         "information flow matting inside a trimap; hair and holes, slow",
+         "Aksoy, Aydin and Pollefeys, CVPR 2017"),
+    _own("refiner", "classical:Knn", "knn",
+         "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
+         "Chen, Li and Tang, CVPR 2012"),
+    _own("refiner", "onnx:Onnx", "onnx",
+         "the network of cascade, exported to ONNX, and what is around it",
+         "onnxruntime", file="path"),
+    _own("refiner", "classical:No", "none", "the mask itself is the alpha"),
+    _own("fuser", "classical:Alpha", "alpha",
+         "alpha blending, with the subject's true colour on request"),
+    _own("fuser", "classical:CopyPaste", "copy_paste",
+         "hard cut at a level of alpha, no blending"),
+    _own("fuser", "classical:Feather", "feather",
+         "hard cut whose outline is softened by a Gaussian"),
+    _own("fuser", "classical:Laplacian", "laplacian",
+         "multi-band blending in Laplacian pyramids", "Burt and Adelson, 1983"),
+    _own("fuser", "multi_stream:MultiStream", "multi_stream",
+         "multi-stream fusion network (MLF): two encoders, one decoder for every scale",
+         "Zhang et al., WACV 2021, section 3.3", **_TRAINED),
+    _own("fuser", "poisson:Poisson", "poisson",
+         "Poisson cloning: the subject's gradients, the background's colours (OpenCV)",
+         "Perez, Gangnet and Blake, SIGGRAPH 2003"),
+    _own("fuser", "multi_stream:SingleStream", "single_stream",
+         "the same network with one encoder for both pictures (the paper's ablation)",
+         "Zhang et al., WACV 2021, section 4.4", **_TRAINED),
+    _own("harmonizer", "color_map:ColorMap", "color_map",
+         "a small network finds one smooth colour transform, applied at any size", **_TRAINED),
+    _own("harmonizer", "classical:No", "none", "the subject keeps its colours"),
+    _own("harmonizer", "classical:Reinhard", "reinhard",
+         "the subject's colours take the mean and deviation of the scene's",
+         "Reinhard et al., Color Transfer between Images, 2001"),
+    _own("harmonizer", "classical:WhiteBalance", "white_balance",
+         "the subject's average tint becomes the scene's, in linear light; brightness stays",
+         "von Kries, 1902"),
+    *(_own("segmenter", "published:Published", one.name, one.description, one.source,
+           file="path", fixed={"model": one.name}) for one in published.PUBLISHED),
+)
+# fmt: on
 """The stages of the library, published models last."""
 
 _entries: dict[tuple[str, str], Entry] = {(one.slot, one.name): one for one in BUILT_IN}
@@ -296,7 +221,6 @@ def register(slot: str, name: str, *, description: str, source: str = "") -> Cal
     Raises:
         UsageError: for an unknown slot, or a name that the slot already has.
     """
-    _check_slot(slot)
 
     def decorator(factory: _T) -> _T:
         _add(Entry(slot, name, description, source, factory))
@@ -311,21 +235,20 @@ def get(slot: str, name: str) -> Entry:
     Raises:
         UsageError: when there is none; the message names the nearest ones.
     """
-    _check_slot(slot)
-    if (slot, name) not in _entries:
-        _discover()
-    if (slot, name) not in _entries:
-        names = [entry.name for entry in list_stages(slot)]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        if near:
-            rest = f"did you mean {' or '.join(map(repr, near))}? There are: {', '.join(names)}"
-        else:
-            rest = (
-                f"there are: {', '.join(names)}. To add one, decorate its class with "
-                f"@register({slot!r}, {name!r}, description=...)"
-            )
-        raise UsageError(f"there is no {slot} called {name!r}; {rest}")
-    return _entries[slot, name]
+    if (found := _entries.get((slot, name))) is not None:
+        return found
+    names = [entry.name for entry in list_stages(slot)]  # with those of other packages
+    if name in names:
+        return _entries[slot, name]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    if near:
+        rest = f"did you mean {' or '.join(map(repr, near))}? There are: {', '.join(names)}"
+    else:
+        rest = (
+            f"there are: {', '.join(names)}. To add one, decorate its class with "
+            f"@register({slot!r}, {name!r}, description=...)"
+        )
+    raise UsageError(f"there is no {slot} called {name!r}; {rest}")
 
 
 def check(slot: str, name: str, options: Mapping[str, Any]) -> None:
@@ -363,14 +286,10 @@ def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
 
 
 def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
-    """Options of a stage as people type them, ``KEY=VALUE`` each.
+    """Options of a stage as people type them, ``KEY=VALUE`` each, JSON where it parses.
 
-    Args:
-        where: what messages say takes them.
-        given: values are JSON where they parse, else plain text.
-
-    Raises:
-        UsageError: one without a key or an equals sign.
+    ``where`` is what messages say takes them. Raises ``UsageError`` for one without a key or an
+    equals sign.
     """
     values: dict[str, Any] = {}
     for item in given:

@@ -32,29 +32,19 @@ from deep_image_compositing.functional.shadow import (
 from deep_image_compositing.placement import Placement, resample
 from deep_image_compositing.settings import DIRECTIONS, Shadow
 
-SUBJECT_SIDE = 384
-"""Pixels on the long side of the subject from whose alpha a shade is found."""
-
-PLANE_SIDE = 768
-"""Pixels that a subject and the length of its shadow take side by side, at most."""
+SUBJECT_SIDE, PLANE_SIDE = 384, 768
+"""Pixels on the long side of the subject from whose alpha a shade is found; and pixels that a
+subject and the length of its shadow take side by side, at most."""
 
 STRENGTH = {"contact": 0.85, "cast": 0.8}
 """Share of the light that is taken away by default; a soft cast shadow takes less of it."""
 
-SOFTNESS = 0.5
-"""Of the light, where neither an option nor the background says it."""
+SOFTNESS, DIRECTION, LENGTH = 0.5, DIRECTIONS["right"], 1.0
+"""Where neither an option nor the background says it; the length is in heights of the subject."""
 
-DIRECTION = DIRECTIONS["right"]
-"""Where a shadow is cast, likewise."""
-
-LENGTH = 1.0
-"""Of a cast shadow by default, in heights of the subject."""
-
-HORIZON = 0.42
-"""Where the ground ends, as a share of the frame's height from its top."""
-
-FOCAL = 1.1
-"""Focal length of the camera, as a share of the frame's long side: a normal lens."""
+HORIZON, FOCAL = 0.42, 1.1
+"""Where the ground ends, as a share of the frame's height from its top; and the camera's focal
+length as a share of its long side: a normal lens."""
 
 BAND = 64
 """Rows that are darkened at once."""
@@ -98,10 +88,8 @@ class Shade:
         for start in range(top, bottom, BAND):
             stop = min(start + BAND, bottom)
             before, after, share = self._samples(start, stop, self.top, self.values.shape[0])
-            yield (
-                slice(start, stop),
-                torch.lerp(across[before], across[after], share[:, None])[None],
-            )
+            shade = torch.lerp(across[before], across[after], share[:, None])
+            yield slice(start, stop), shade[None]
 
     def _samples(
         self, first: int, last: int, start: float, length: int
@@ -131,9 +119,8 @@ class Shade:
 def floor_row(alpha: Tensor, frame: tuple[int, int], where: Placement | None = None) -> int | None:
     """Row of the frame at which a subject is cut off from its ground; None where it is whole.
 
-    ``alpha`` (1, h, w) is that of its photograph, which lies in the frame as ``where`` says. A
-    photograph may end below with its subject, unless it does on all sides: that is a cut-out whose
-    borders have been cropped away.
+    ``alpha`` (1, h, w) is that of its photograph, which lies in the frame as ``where`` says. One
+    that fills its photograph on all sides is a cut-out whose borders have been cropped away.
     """
     solid = alpha[0] > (127 if alpha.dtype == torch.uint8 else 0.5)
     box = bounding_box(solid)
@@ -154,20 +141,13 @@ def find_shade(
 ) -> Shade:
     """The shade that a subject throws, all over the frame.
 
-    Args:
-        alpha: (1, H, W), uint8 or float in [0, 1].
-        background: (3, H, W) uint8, as it stands behind the subject.
-        shadow: what is wanted.
-        floor: as ``floor_row`` says.
-        name: what a message calls the photograph.
+    ``alpha`` is (1, H, W), uint8 or float in [0, 1], ``background`` (3, H, W) uint8; ``floor`` is
+    as ``floor_row`` says, ``name`` what a message calls the photograph.
     """
-    frame = (alpha.shape[-2], alpha.shape[-1])
-    nothing = Shade(torch.zeros(1, 1))
-    if shadow.strength == 0:
-        return nothing
+    frame, nothing = (alpha.shape[-2], alpha.shape[-1]), Shade(torch.zeros(1, 1))
     levels = to_bytes(alpha)
     box = bounding_box(levels[0] > 127)
-    if box is None:
+    if shadow.strength == 0 or box is None:
         return nothing
     fall = _fall(shadow, background)
     top, bottom, left, right = edges(box)
@@ -184,9 +164,8 @@ def find_shade(
         )
         return nothing
     darkness = STRENGTH["contact"] if shadow.strength is None else shadow.strength
-    softness = SOFTNESS
-    if shadow.kind == "contact" and shadow.softness is not None:
-        softness = shadow.softness
+    given = shadow.softness if shadow.kind == "contact" else None
+    softness = SOFTNESS if given is None else given
     plane = _plane(stands, (top, left), frame, scale, softness, fall)
     shades = [contact_shade(stand, plane, darkness, softness) for stand in stands]
     if fall is not None:
@@ -221,35 +200,28 @@ def _plane(
     softness: float,
     fall: Fall | None,
 ) -> Plane:
-    """The ground that the shadows of ``stands`` reach, in pixels of their alpha.
+    """The ground that shadows reach, in pixels of the alpha at ``corner`` (top, left) of the frame.
 
-    The alpha lies in the frame at ``corner`` (top, left), enlarged by ``scale``.
+    ``scale`` of them are one of the frame's.
     """
     top, left = corner
     camera = Plane(0, 0, 0, 0, (HORIZON * frame[0] - top) * scale, FOCAL * max(frame) * scale)
-    spans = []
-    for stand in stands:
-        spans.append(contact_span(stand, camera, softness))
-        if fall is not None:
-            spans.append(cast_span(stand, camera, fall))
+    spans = [contact_span(stand, camera, softness) for stand in stands]
+    if fall is not None:
+        spans += [cast_span(stand, camera, fall) for stand in stands]
     first, start = (min(span[side] for span in spans) for side in (0, 2))
     last, end = (max(span[side] for span in spans) for side in (1, 3))
     # What lies outside the frame is never seen, but a blur carries it in.
     margin = max(frame) * scale / 4
     first, last = max(first, -top * scale - margin), min(last, (frame[0] - top) * scale + margin)
     start, end = max(start, -left * scale - margin), min(end, (frame[1] - left) * scale + margin)
-    return replace(
-        camera,
-        top=math.floor(first),
-        left=math.floor(start),
-        height=_even(math.ceil(last - first)),
-        width=_even(math.ceil(end - start)),
+    # Lengths whose Fourier transform is quick.
+    height, width = (
+        max(32, 32 * math.ceil(math.ceil(x) / 32)) for x in (last - first, end - start)
     )
-
-
-def _even(length: int) -> int:
-    """A length whose Fourier transform is quick."""
-    return max(32, -(-length // 32) * 32)
+    return replace(
+        camera, top=math.floor(first), left=math.floor(start), height=height, width=width
+    )
 
 
 # Laying it
@@ -258,12 +230,10 @@ def _even(length: int) -> int:
 def lay_shade(composite: Tensor, background: Tensor, alpha: Tensor, shade: Shade) -> None:
     """Darken the background that is seen in ``composite`` (3, H, W), uint8, in its own memory.
 
-    It becomes composite + (1 − alpha) · (shaded background − background). ``background`` is
-    (3, H, W) uint8, ``alpha`` (1, H, W). Where alpha is 255 in 8 bits, and where the shade is 0,
-    nothing changes.
+    It becomes composite + (1 − alpha) · (shaded background − background). Where alpha is 255 in 8
+    bits, and where the shade is 0, nothing changes.
     """
-    box = shade.box((alpha.shape[-2], alpha.shape[-1]))
-    if box is None:
+    if (box := shade.box((alpha.shape[-2], alpha.shape[-1]))) is None:
         return
     for rows, part in shade.bands(box):
         at = (slice(None), rows, box[1])

@@ -15,19 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from groups import held_out, source
 from torch import Tensor
 
 from deep_image_compositing import Compositor
-from deep_image_compositing.data.datasets import FolderDataset, open_source
-from deep_image_compositing.data.items import Source
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
 from deep_image_compositing.metrics.composites import rim_band
 
-SETS = {"people": (14, 0.1), "cats": (8, 0.1), "subjects": (8, 0.1), "mattes": (5, 0.2)}
-"""How many photographs of each set a sheet of 40 shows, and the share that is held out; mattes
-are shown twice."""
+SETS = {"people": 14, "cats": 8, "subjects": 8, "mattes": 5}
+"""How many photographs of each set a sheet of 40 shows; mattes are shown twice."""
 
 ROWS = 8
 ZOOM = 96
@@ -72,21 +70,21 @@ def main() -> None:
 
 def choose(data: Path, rng: np.random.Generator) -> list[tuple[Path, Path]]:
     """Pairs of a photograph with a subject and a background, all held out."""
-    scenes = held_out(data / "backgrounds", 0.1, "backgrounds")
+    scenes = files(data, "backgrounds", "backgrounds")
     pairs = []
-    for name, (count, share) in SETS.items():
-        found = held_out(data / name, share, "segmentation")
+    for name, count in SETS.items():
+        found = files(data, name)
         chosen = [found[i] for i in rng.permutation(len(found))[:count]]
         for photograph in chosen * (2 if name == "mattes" else 1):
             pairs.append((photograph, scenes[int(rng.integers(len(scenes)))]))
     return pairs
 
 
-def held_out(path: Path, share: float, kind: str) -> list[Path]:
-    _, dataset = open_source(Source(str(path), hold_out=share), (kind,))
-    if not isinstance(dataset, FolderDataset):
-        raise SystemExit(f"nothing is held out of {path}")
-    return [pair.image for pair in dataset.pairs]
+def files(data: Path, folder: str, kind: str = "segmentation") -> list[Path]:
+    items = held_out(source(data, folder), kind)
+    if not items:
+        raise SystemExit(f"nothing is held out of {data / folder}")
+    return [item.pair.image for item in items]
 
 
 def liveliest(alpha: Tensor) -> tuple[slice, slice]:

@@ -95,30 +95,20 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="folder with people/, open/, backgrounds/ ...")
-    parser.add_argument(
-        "--segmenter",
-        action="append",
-        default=[],
-        metavar="NAME=STAGE",
-        help="the first is pyramid",
-    )
-    parser.add_argument(
-        "--refiner", metavar="STAGE", help="also measure what it makes of the masks"
-    )
-    parser.add_argument("--sets", help=f"of {', '.join([*GROUPS, 'pasted', *WHOLE])}")
-    parser.add_argument("--limit", type=int, help="photographs of a folder, at most")
-    parser.add_argument(
-        "--doubt",
-        type=float,
-        default=DOUBT,
-        help="masks of a network that are as doubtful don't count",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is pasted where")
-    parser.add_argument("--worst", type=int, default=24, help="photographs that are shown")
-    parser.add_argument("--list", action="store_true", help="name the worst of the first segmenter")
-    parser.add_argument("--sheet", type=Path, help="write the worst as a contact sheet")
-    parser.add_argument("--out", type=Path, help="write a record for each picture as JSON")
+    add = parser.add_argument
+    add("data", type=Path, help="folder with people/, open/, backgrounds/ ...")
+    segmenter: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=STAGE"}
+    add("--segmenter", **segmenter, help="the first is pyramid")
+    add("--refiner", metavar="STAGE", help="also measure what it makes of the masks")
+    add("--sets", help=f"of {', '.join([*GROUPS, 'pasted', *WHOLE])}")
+    add("--limit", type=int, help="photographs of a folder, at most")
+    doubt = "masks of a network that are as doubtful don't count"
+    add("--doubt", type=float, default=DOUBT, help=doubt)
+    add("--seed", type=int, default=0, help="of what is pasted where")
+    add("--worst", type=int, default=24, help="photographs that are shown")
+    add("--list", action="store_true", help="name the worst of the first segmenter")
+    add("--sheet", type=Path, help="write the worst as a contact sheet")
+    add("--out", type=Path, help="write a record for each picture as JSON")
     options = parser.parse_args()
     options.sets = options.sets.split(",") if options.sets else [*GROUPS, "pasted"]
     if unknown := set(options.sets) - {*GROUPS, "pasted", *WHOLE}:

@@ -10,13 +10,10 @@ the photograph. The fuser's recipe reads the shards beside its easy triplets.
 from __future__ import annotations
 
 import argparse
-import io
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import CompositingError, registry
@@ -27,7 +24,7 @@ from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.evaluation.testsets.syntest import SynTest
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
-from deep_image_compositing.images import open_picture
+from deep_image_compositing.images import encode_image, read_image, to_tensor
 
 EACH = 32
 """Samples of a shard."""
@@ -94,47 +91,24 @@ def kept(path: Path, share: float, kind: str, target: Path) -> Path:
 @torch.inference_mode()
 def fields(sample, segmenter, refiner) -> dict[str, bytes]:
     # The composite is made of the background as it is stored, so that the two agree exactly.
-    photograph, background = jpeg(sample.foreground), jpeg(sample.background)
-    seen = floats(decoded(photograph))
+    photograph, background = (
+        encode_image(".jpg", picture) for picture in (sample.foreground, sample.background)
+    )
+    seen = decoded(photograph)
     mask = refiner(seen, segmenter(seen))
-    color, alpha = (floats(x) for x in (sample.foreground_color, sample.alpha))
-    composite = over(color, alpha, floats(decoded(background)))
+    color, alpha = (x[None].float() / 255 for x in (sample.foreground_color, sample.alpha))
+    composite = over(color, alpha, decoded(background))
     return {
         "foreground.jpg": photograph,
         "background.jpg": background,
-        "composite.png": png(levels(composite)),
-        "alpha.png": png(sample.alpha),
-        "mask.png": png(levels(mask)),
+        "composite.png": encode_image(".png", to_bytes(composite[0])),
+        "alpha.png": encode_image(".png", sample.alpha),
+        "mask.png": encode_image(".png", to_bytes(mask[0])),
     }
 
 
-def floats(picture: Tensor) -> Tensor:
-    return picture[None].float() / 255
-
-
-def levels(picture: Tensor) -> Tensor:
-    return to_bytes(picture[0])
-
-
-def image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy())
-
-
-def jpeg(picture: Tensor) -> bytes:
-    file = io.BytesIO()
-    image(picture).save(file, "JPEG", quality=95, subsampling=0)
-    return file.getvalue()
-
-
-def png(picture: Tensor) -> bytes:
-    file = io.BytesIO()
-    image(picture).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
 def decoded(data: bytes) -> Tensor:
-    with open_picture(data) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    return to_tensor(read_image(data).pixels)[None]
 
 
 if __name__ == "__main__":

@@ -1,27 +1,21 @@
-"""Many clients at once: ``python -m tests.load`` sends 200 requests from 20 clients to a server.
-
-It prints percentiles of latency and how memory grew, and says if a request was lost or answered
-with somebody else's picture. ``--kill`` ends the worker in the middle.
-"""
+"""Many clients at once, and whether a request is lost or answered with somebody else's picture."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-import numpy as np
 from PIL import Image
 
-from tests.memory import fit_growth
-from tests.serving.running import ASTRONAUT, Server, serving
+from tests.memory import resident
+from tests.photographs import encode
+from tests.serving.running import ASTRONAUT, Server
 
 OPTIONS = {"refiner": "none", "fuser": "laplacian"}
 
@@ -47,12 +41,12 @@ def run(
     front = Image.open(ASTRONAUT).convert("RGB").resize((side, side))
     mask = Image.new("L", front.size)
     mask.paste(255, (side // 4, side // 4, 3 * side // 4, 3 * side // 4))
-    files = {"foreground": as_png(front), "mask": as_png(mask)}
+    files = {"foreground": encode(front), "mask": encode(mask)}
     load, lock = Load([], [], []), threading.Lock()
 
     def send(client: httpx2.Client, number: int) -> None:
         color = (number % 256, 7 * number % 256, 40 + number // 256)
-        back = as_png(Image.new("RGB", (side, side), color))
+        back = encode(Image.new("RGB", (side, side), color))
         start = time.perf_counter()
         answer = client.post("/api/composite", files={**files, "background": back}, data=OPTIONS)
         spent = time.perf_counter() - start
@@ -76,50 +70,3 @@ def run(
     with ThreadPoolExecutor(clients) as threads:
         list(threads.map(client, range(clients)))
     return load
-
-
-def as_png(image: Image.Image) -> bytes:
-    """The file of a picture."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process occupies; 0 for one that has ended."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def main() -> None:
-    """Start a server, load it, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--kill", action="store_true", help="end the worker in the middle")
-    options = parser.parse_args()
-    with serving() as server:
-        start = time.perf_counter()
-        load = run(server, options.requests, options.clients, kill=options.kill)
-        spent = time.perf_counter() - start
-        code = server.end()[0]
-    print(f"{len(load.seconds)} requests from {options.clients} clients in {spent:.1f} s")
-    shares = (50, 90, 95, 99, 100)
-    points = np.percentile(load.seconds, shares)
-    print("latency " + ", ".join(f"p{s} {p:.2f} s" for s, p in zip(shares, points, strict=True)))
-    numbers = np.arange(len(load.memory))
-    half = len(numbers) // 4
-    growth = fit_growth(numbers[half:], np.array(load.memory[half:], float))
-    print(
-        f"memory {load.memory[half] / 1e6:.0f} MB after a quarter, {load.memory[-1] / 1e6:.0f} MB "
-        f"at the end, {growth.slope / 1e3:.1f} ± {growth.error / 1e3:.1f} kB a request"
-    )
-    print(f"{len(load.wrong)} went wrong, exit code {code}")
-    print("\n".join(load.wrong))
-
-
-if __name__ == "__main__":
-    main()

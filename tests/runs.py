@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,8 @@ class Fork:
         self.out, self.err = said / "out", said / ("err" if errors else "out")
         for path in (self.out, self.err):
             path.touch()
-        given = list(argv), dict(environment), str(folder or Path.cwd()), self.out, self.err
+        where, around = str(folder or Path.cwd()), {**os.environ, **environment}
+        given = list(argv), around, where, self.out, self.err
         self._process = _forks.Process(target=_begin, args=(work or _command, *given))
         self._process.start()
         self.pid: int = self._process.pid or 0
@@ -179,6 +181,28 @@ def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str
         text=True,
         start_new_session=True,
     )
+
+
+def run_two(given: Sequence[str], code: str | None = None, *, nodes: int = 1) -> str:
+    """Two processes as torchrun starts them, on one machine or two; what the first one said.
+
+    They run the command line, or ``code`` with ``given`` as its arguments.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port}
+    common |= {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank in ("0", "1"):
+        local, group = (rank, "0") if nodes == 1 else ("0", rank)
+        own = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": group}
+        own |= {**common, "LOCAL_WORLD_SIZE": str(2 // nodes)}
+        work = None if code is None else functools.partial(exec, code, {"__name__": "__main__"})
+        processes.append(Fork(["deep-image-compositing", *given], own, work))
+    said = [finish(process) for process in processes]
+    assert not any(process.returncode for process in processes), said
+    return said[0]
 
 
 def wait_until(happened: Callable[[], object], process: Process) -> None:

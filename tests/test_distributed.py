@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,29 +30,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.make_data(tmp_path_factory.mktemp("distributed"), held_out=5)
 
 
-def run(given: list[str], *launcher: str) -> str:
-    process = runs.start(given, launcher)
-    said = runs.finish(process)
-    assert process.returncode == 0, said
-    return said
-
-
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 30 steps on two machines of one process each, rehearsed on this one."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     given = runs.arguments(data, out, **{**TWO, "num_nodes": 2, "devices": 1})
-    common = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    address = ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    processes = [
-        runs.start(given, [*common, *address, f"--node-rank={rank}", "-m"]) for rank in (0, 1)
-    ]
-    for process in processes:
-        said = runs.finish(process)
-        assert process.returncode == 0, said
+    runs.run_two(given, nodes=2)
     return out
 
 
@@ -85,7 +64,7 @@ def test_what_is_killed_or_told_to_stop_ends_as_if_it_had_not_been(
     stopped = torch.load(out / "checkpoints" / "interrupted.ckpt", weights_only=True)
     assert 10 <= stopped["global_step"] < 30
 
-    run([*given, "--resume"])
+    runs.run_two([*given, "--resume"])
     found, expected = runs.losses(out), runs.losses(whole)
     assert max(found) == 29
     assert {step: expected[step] for step in found} == found
@@ -106,7 +85,7 @@ def test_an_odd_number_of_samples_counts_once(
     assert not main([*given, "--trainer.strategy=auto"])
     alone = metrics(capsys.readouterr().out)
     assert set(alone) == {"val/iou", "val/f1", "val/mae"}
-    together = metrics(run([*given, "--trainer.devices=2"]))
+    together = metrics(runs.run_two([*given, "--trainer.devices=2"]))
     assert together == pytest.approx(alone, abs=1e-6)
 
 
@@ -128,15 +107,13 @@ class Keep(Callback):
     def on_train_end(self, trainer, module):
         torch.save(dict(module.named_parameters()), f"{sys.argv[1]}/{trainer.global_rank}.ends")
 
-if __name__ == "__main__":
-    whole = joint_batch()
-    rows = [{key: value[i] for key, value in whole.items()} for i in range(4)]
-    trainer = Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=3, callbacks=[Keep()],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(make_stage(), torch.utils.data.DataLoader(rows, batch_size=2))
+whole = joint_batch()
+rows = [{key: value[i] for key, value in whole.items()} for i in range(4)]
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_steps=3, callbacks=[Keep()], logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(make_stage(), torch.utils.data.DataLoader(rows, batch_size=2))
 """
 
 
@@ -153,11 +130,7 @@ def make_stage() -> Segmenter:
 
 
 def test_gradients_are_those_of_the_joint_batch(tmp_path: Path) -> None:
-    script = tmp_path / "gradients.py"
-    script.write_text(GRADIENTS)
-    environment = {**os.environ, "PYTHONPATH": str(runs.ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(tmp_path)]
-    subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
+    runs.run_two([str(tmp_path)], GRADIENTS)
     first, second, *ends = (
         torch.load(tmp_path / f"{rank}.{name}") for name in ("gradients", "ends") for rank in (0, 1)
     )

@@ -65,6 +65,7 @@ def test_continuous_integration_runs_the_readme_s_first_two_blocks() -> None:
     )
     example, tests = blocks(ROOT / "README.md", "bash")[:2]
     assert done.stdout == example.text + tests.text
+    assert blocks(ROOT / "docs/index.md", "bash")[0].text == example.text  # tests/docs runs it
     assert done.stdout.splitlines()[0].startswith("python -m pip install . ")
     assert done.stdout.splitlines()[1] == 'python -m pip install ".[test]" && python -m pytest'
 

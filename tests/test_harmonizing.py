@@ -77,22 +77,22 @@ def levels(result: Any) -> Tensor:
 
 @pytest.mark.parametrize("side", [2000, 120])
 @pytest.mark.parametrize("fuser", ["alpha", "feather", PlainFuser()])
-@pytest.mark.parametrize("own", [call, Plain(), OnlyForward(), Recolors()])
-def test_anything_with_the_slot_s_signature_may_fill_it(own: Any, fuser: Any, side: int) -> None:
+def test_anything_with_the_slot_s_signature_may_fill_it(fuser: Any, side: int) -> None:
     front, back = smooth(280, 300, 1), smooth(280, 300, 2)
     copies = front.copy(), back.copy()
     plain = make("none", fuser, work_side=side)(front, back, disc(280, 300)[0])
-    moved = make(own, fuser, work_side=side)(front, back, disc(280, 300)[0])
     opaque, clear = plain.cutout_alpha[0] == 1, plain.cutout_alpha[0] == 0
     assert opaque.sum() > 3000
-    assert torch.equal(levels(moved)[:, clear], levels(plain)[:, clear])
     expected = 255 * warmer(plain.composite)[:, opaque]
-    off = (levels(moved)[:, opaque] - expected).abs()
-    assert off.max() < (9 if side < 300 else 1.6)  # where it was found small, near the rim
-    assert off.mean() < 0.7
-    assert torch.equal(moved.cutout[:3, opaque], moved.composite[:, opaque])
-    for name in ("foreground", "background", "alpha", "mask", "cutout_alpha"):
-        assert torch.equal(getattr(moved, name), getattr(plain, name)), name
+    for own in (call, Plain(), OnlyForward(), Recolors()):
+        moved = make(own, fuser, work_side=side)(front, back, disc(280, 300)[0])
+        assert torch.equal(levels(moved)[:, clear], levels(plain)[:, clear])
+        off = (levels(moved)[:, opaque] - expected).abs()
+        assert off.max() < (9 if side < 300 else 1.6)  # where it was found small, near the rim
+        assert off.mean() < 0.7
+        assert torch.equal(moved.cutout[:3, opaque], moved.composite[:, opaque])
+        for name in ("foreground", "background", "alpha", "mask", "cutout_alpha"):
+            assert torch.equal(getattr(moved, name), getattr(plain, name)), name
     assert np.array_equal(front, copies[0])
     assert np.array_equal(back, copies[1])
 
@@ -184,16 +184,12 @@ def test_what_leaves_nothing_to_agree_with_changes_nothing(own: Any) -> None:
     plain = make("none")
     assert torch.equal(levels(compositor(front, gray, mask)), levels(plain(front, gray, mask)))
     photograph = Image.fromarray(front)
-    for background in (None, "white", "blur"):
+    for background in (None, "white", "blur", Image.fromarray(back)):
         cut, uncut = (
             np.asarray(remove(photograph, background, mask=mask, compositor=one))
             for one in (compositor, plain)
         )
-        np.testing.assert_array_equal(cut, uncut)
-    moved = remove(photograph, Image.fromarray(back), mask=mask, compositor=compositor)
-    assert not np.array_equal(
-        moved, remove(photograph, Image.fromarray(back), mask=mask, compositor=plain)
-    )
+        assert np.array_equal(cut, uncut) == (background in (None, "white", "blur"))
 
 
 def test_a_change_is_that_of_the_subject_alone_however_transparent() -> None:

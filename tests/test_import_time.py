@@ -13,7 +13,6 @@ import deep_image_compositing as package
 
 HEAVY = ("torch", "lightning", "timm", "kornia", "torchvision", "torchmetrics", "numpy", "PIL")
 
-
 TRAINING = ("lightning", "torchmetrics", "torchvision", "timm", "kornia", "tensorboard",
             "jsonargparse", "webdataset", "huggingface_hub", "scipy", "pandas", "matplotlib",
             "sklearn", "sympy", "torch._dynamo", "torch.distributed.tensor")  # fmt: skip
@@ -22,47 +21,36 @@ TRAINING = ("lightning", "torchmetrics", "torchvision", "timm", "kornia", "tenso
 
 def imported_by(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
     """Which of the heavy packages a fresh process has imported after ``code``."""
-    script = f"{code}\nimport sys\nprint('|', *(name for name in {names} if name in sys.modules))"
+    before = "import os, sys\nfrom deep_image_compositing.cli import main\n"
+    script = f"{before}{code}\nprint('|', *(name for name in {names} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True
     )
     return set(done.stdout.rpartition("|")[2].split())
 
 
-def test_answering_at_once_imports_nothing_heavy() -> None:
+def test_what_can_be_answered_at_once_imports_nothing_heavy(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    wrong = {
+        "did you mean 'onnx'": ["--segmenter", "onx"],
+        "no ONNX file gone.onnx": ["--segmenter=onnx", "--segmenter-option=path=gone.onnx"],
+        "needs the option 'path'": ["--segmenter", "onnx"],
+        "did you mean 'widths'": ["--fuser-option", "widht=3"],
+        "no weights 'gone.ckpt'": ["--refiner-option", "weights=gone.ckpt"],
+    }
     code = (
-        "import deep_image_compositing\n"
-        "from deep_image_compositing.cli import main\n"
-        "for given in (['--help'], ['composite', '--help'], ['--version'], ['fix']): main(given)"
+        "for call in (['--help'], ['composite', '--help'], ['--version'], ['fix']): main(call)\n"
+        f"for more in {[*wrong.values()]}:\n"
+        "    assert main(['composite', 'a.png', 'b.png', '-o', 'out.png', *more]) in (1, 2), more"
     )
     assert imported_by(code) == set()
+    said = capfd.readouterr().err
+    assert [message for message in wrong if message not in said] == []
 
 
-def test_a_composite_imports_nothing_of_training(tmp_path: Path) -> None:
-    front = Image.new("RGB", (64, 48), "gray")
-    front.paste("red", (20, 8, 44, 40))
-    front.save(tmp_path / "front.png")
-    Image.new("RGB", (64, 48), "blue").save(tmp_path / "back.png")
-    mask = Image.new("L", (64, 48))
-    mask.paste(255, (20, 8, 44, 40))
-    mask.save(tmp_path / "mask.png")
-    code = (
-        "import os\n"
-        "from deep_image_compositing.cli import main\n"
-        f"os.chdir({str(tmp_path)!r})\n"
-        "call = ['composite', 'front.png', 'back.png', '--mask', 'mask.png']\n"
-        "assert main([*call, '-o', 'learned.png', '--save-steps', 'steps.png']) == 0\n"
-        "plain = ['--refiner', 'none', '--fuser', 'laplacian', '-o', 'plain.png']\n"
-        "assert main([*call, *plain]) == 0\n"
-        "from deep_image_compositing import Compositor\n"
-        "assert Compositor().segmenter is not None"
-    )
-    assert imported_by(code, TRAINING) == set()
-
-
-def test_a_call_that_cannot_be_is_told_and_stages_are_listed_before_torch_is_imported(
-    tmp_path: Path,
-) -> None:
+def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
+    """Reading and writing, the list of stages, and what is told of a call that cannot be."""
     for name, size in (("front", (40, 30)), ("back", (50, 50)), ("wide", (17_000, 2))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     placed = ["--frame", "background"]
@@ -81,47 +69,48 @@ def test_a_call_that_cannot_be_is_told_and_stages_are_listed_before_torch_is_imp
         ["--mask", "pipe.png"], ["--save-cutout", "cutouts.png"],
     ]  # fmt: skip
     code = (
-        "import os\n"
-        "from deep_image_compositing.cli import main\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "os.mkfifo('pipe.png')\n"
-        "assert main(['stages']) == 0\n"
-        "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1\n"
         f"for more in {wrong}:\n"
         "    front = 'wide.png' if more[0] == '-o' else 'front.png'\n"
         "    code = main(['composite', front, 'back.png', '-o', 'out.png', *more])\n"
         "    assert code in (1, 2), more\n"
         f"for more in {for_folders}:\n"
         "    assert main(['composite', '.', 'back.png', '-o', 'out', *more]) in (1, 2), more\n"
-        "assert not os.path.exists('out')"
+        "assert not os.path.exists('out')\n"
+        "assert main(['composite', 'missing.png', 'missing.png', '-o', 'out.png']) == 1\n"
+        "assert main(['stages']) == 0\n"
+        "import numpy as np\n"
+        "from deep_image_compositing.images import read_image, read_mask, write_image\n"
+        "write_image('photo.png', np.zeros((3, 4, 5)), alpha=np.ones((4, 5)))\n"
+        "assert read_image('photo.png').size == read_mask('photo.png').shape == (4, 5)"
     )
     assert imported_by(code) & {"torch", "lightning", "timm"} == set()
 
 
-WRONG = {
-    "did you mean 'onnx'": ["--segmenter", "onx"],
-    "no ONNX file gone.onnx": ["--segmenter=onnx", "--segmenter-option=path=gone.onnx"],
-    "needs the option 'path'": ["--segmenter", "onnx"],
-    "did you mean 'widths'": ["--fuser-option", "widht=3"],
-    "no weights 'gone.ckpt'": ["--refiner-option", "weights=gone.ckpt"],
-}
-
-
-def test_what_is_wrong_with_a_stage_is_found_before_torch_is_imported(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_a_composite_imports_nothing_of_training(tmp_path: Path) -> None:
+    front = Image.new("RGB", (64, 48), "gray")
+    front.paste("red", (20, 8, 44, 40))
+    front.save(tmp_path / "front.png")
+    Image.new("RGB", (64, 48), "blue").save(tmp_path / "back.png")
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (20, 8, 44, 40))
+    mask.save(tmp_path / "mask.png")
     code = (
-        "from deep_image_compositing.cli import main\n"
-        f"for given in {[*WRONG.values()]}:\n"
-        "    assert main(['composite', 'a.png', 'b.png', '-o', 'out.png', *given]) in (1, 2)"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "call = ['composite', 'front.png', 'back.png', '--mask', 'mask.png']\n"
+        "assert main([*call, '-o', 'learned.png', '--save-steps', 'steps.png']) == 0\n"
+        "plain = ['--refiner', 'none', '--fuser', 'laplacian', '-o', 'plain.png']\n"
+        "assert main([*call, *plain]) == 0\n"
+        "from deep_image_compositing import Compositor\n"
+        "assert Compositor().segmenter is not None"
     )
-    found, said = imported_by(code), capfd.readouterr().err.splitlines()
-    assert found & {"torch", "lightning", "timm", "numpy", "PIL"} == set()
-    assert all(message in line for message, line in zip(WRONG, said, strict=True))
+    assert imported_by(code, TRAINING) == set()
 
 
 def test_public_names_are_there_and_no_others() -> None:
     assert all(getattr(package, name) is not None for name in package.__all__)
+    assert set(package.__all__) == package._HOMES.keys()
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="nothing"):
         _ = package.nothing

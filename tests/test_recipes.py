@@ -78,12 +78,6 @@ def test_twins_differ_in_data_and_sizes_only(name: str) -> None:
             assert Path(toy[key]).name == Path(real[key]).name
 
 
-@pytest.mark.parametrize("name", [*NAMES, *DEFAULTS])
-def test_a_recipe_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), "--print_config"]) == 0
-    assert "class_path: deep_image_compositing" in capsys.readouterr().out
-
-
 def test_a_wrong_key_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (RECIPES / "fusion_easy.yaml").read_text()
     (tmp_path / "wrong.yaml").write_text(text.replace("blending:", "blendin:"))
@@ -91,45 +85,42 @@ def test_a_wrong_key_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "blendin" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*OTHERS, *FUSION])
-def test_the_numbers_of_the_paper(name: str) -> None:
-    values = read(name)
-    assert values["model.learning_rate"] == 2e-3
-    assert values["model.weight_decay"] == 0  # Adam, not AdamW
-    assert values["data.batch_size"] * values["trainer.devices"] == 8
-    assert values["data.size"] == (384 if name in FUSION else 256)
-    if name in FUSION:
-        assert values["trainer.max_steps"] == 200_000
-        assert (values["model.perceptual"], values["model.perceptual_scale"]) == ("vgg16", 0.8)
+ADAM = {"model.learning_rate": 2e-3, "model.weight_decay": 0}  # not AdamW
+FUSED = {**ADAM, "data.size": 384, "trainer.max_steps": 200_000, "model.perceptual": "vgg16"}
+NUMBERS = {
+    **{name: {**ADAM, "data.size": 256} for name in OTHERS},
+    **{name: {**FUSED, "model.perceptual_scale": 0.8} for name in FUSION},
+    "deep_image_matting": {"data.size": 320, "model.learning_rate": 1e-5},
+    "index_net": {
+        "data.size": 320, "data.batch_size": 16, "model.learning_rate": 1e-2,
+        "model.encoder_rate": 1e-2,
+    },
+    "harmonization_iharmony4": {
+        **ADAM, "model.learning_rate": 1e-3, "data.batch_size": 16, "model.size": 256,
+        "data.size": 256,
+    },
+}  # fmt: skip
+"""What papers say, by recipe."""
 
 
-def test_the_numbers_of_deep_image_matting() -> None:
-    values = read("deep_image_matting")
-    assert values["data.size"] == 320
-    assert values["model.learning_rate"] == 1e-5
-    assert {values.get(f"model.{name}") for name in PAPER_DIM} == {None}
-    assert PAPER_DIM["width"] == 1.0
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_of_the_papers(name: str) -> None:
+    values, numbers = read(name), NUMBERS[name]
+    assert {key: values[key] for key in numbers} == numbers
+    if name in (*OTHERS, *FUSION):
+        assert values["data.batch_size"] * values["trainer.devices"] == 8
+
+
+def test_the_networks_and_epochs_of_the_papers() -> None:
+    for name, paper in (("deep_image_matting", PAPER_DIM), ("index_net", PAPER_INDEX_NET)):
+        assert {read(name).get(f"model.{option}") for option in paper} == {None}
+        assert paper["width"] == 1.0
     assert not PAPER_DIM["skips"]
-
-
-def test_the_numbers_of_index_net() -> None:
-    values = read("index_net")
-    assert {values[f"model.{name}"] for name in PAPER_INDEX_NET} == {None}
-    assert (PAPER_INDEX_NET["width"], PAPER_INDEX_NET["indexing"]) == (1.0, "m2o")
-    assert values["model.learning_rate"] == 1e-2
-    assert values["model.encoder_rate"] == 1e-2
-    assert (values["data.size"], values["data.batch_size"]) == (320, 16)
-    steps = values["data.epoch_length"] // values["data.batch_size"]
-    assert values["trainer.max_steps"] == pytest.approx(30 * steps, rel=1e-3)
-
-
-def test_the_numbers_of_pct_net() -> None:
-    values = read("harmonization_iharmony4")
-    assert values["model.learning_rate"] == 1e-3
-    assert values["model.weight_decay"] == 0  # Adam
-    assert values["data.batch_size"] == 16
-    assert values["model.size"] == values["data.size"] == 256
-    assert values["trainer.max_steps"] == 160 * (values["data.epoch_length"] // 16)
+    assert PAPER_INDEX_NET["indexing"] == "m2o"
+    for name, epochs in (("index_net", 30), ("harmonization_iharmony4", 160)):
+        values = read(name)
+        steps = epochs * (values["data.epoch_length"] // 16)
+        assert values["trainer.max_steps"] == pytest.approx(steps, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -148,11 +139,8 @@ def test_an_ablation_changes_nothing_else(name: str, changed: set[str]) -> None:
     easy, own = read("fusion_easy"), read(name)
     found = {key for key in easy | own if easy.get(key) != own.get(key)}
     assert found == changed | {"trainer.default_root_dir"}
-
-
-def test_an_ablation_of_data_and_one_of_masks_say_so() -> None:
-    assert read("fusion_no_augmentation")["data.blending"] == 0
-    assert read("no_refinement")["data.degrade"] > 1
+    assert own["data.blending"] == 0 or name != "fusion_no_augmentation"
+    assert own["data.degrade"] > 1 or name != "no_refinement"
 
 
 @pytest.mark.parametrize("name", MODERN)
@@ -163,12 +151,9 @@ def test_modern_recipes_see_as_many_samples(name: str) -> None:
     assert modern["model.compile"]
     assert modern["trainer.precision"] == "bf16-mixed"
     assert modern["model.weight_decay"] > 0
-
-
-def test_the_modern_fuser_s_rate_is_scaled() -> None:
-    modern, paper = read("fusion_modern"), read("fusion_easy")
-    ratio = modern["data.batch_size"] / paper["data.batch_size"]
-    assert modern["model.learning_rate"] == paper["model.learning_rate"] * ratio**0.5
+    if name == "fusion_modern":
+        ratio = modern["data.batch_size"] / paper["data.batch_size"]
+        assert modern["model.learning_rate"] == paper["model.learning_rate"] * ratio**0.5
 
 
 def test_one_stream_has_as_many_parameters_as_two() -> None:
@@ -242,10 +227,20 @@ def unused(stage: Stage, batch: dict[str, torch.Tensor]) -> list[str]:
     return [name for name, p in stage.named_parameters() if p.requires_grad and p.grad is None]
 
 
+ONWARD = ["fusion_easy", "fusion_single_stream", "default/segmentation", "default/refinement"]
+"""Recipes that the docs have go on from the shipped weights; others do so by themselves."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NAMES, *DEFAULTS])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *[(name, []) for name in (*NAMES, *DEFAULTS)],
+        *[(name, ["--model.weights=default"]) for name in ONWARD],
+    ],
+)
 def test_a_recipe_makes_its_stage_and_batches_that_train_all_of_it(
-    name: str, house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, more: list[str], house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(house)
     made: list[Any] = []
@@ -256,7 +251,7 @@ def test_a_recipe_makes_its_stage_and_batches_that_train_all_of_it(
 
     monkeypatch.setattr(Trainer, "fit", keep)
     given = [f"--config={RECIPES / name}.yaml", *fetched(name), "--trainer.accelerator=cpu"]
-    given += ["--trainer.precision=32-true", f"--trainer.default_root_dir={tmp_path}"]
+    given += ["--trainer.precision=32-true", f"--trainer.default_root_dir={tmp_path}", *more]
     assert main(["fit", *given]) == 0
     stage, data = made
     values = read(name)
@@ -277,47 +272,22 @@ def test_a_shipped_stage_trains_all_that_it_has(slot: str, name: str) -> None:
     assert unused(stage, training_batch(slot, 2, 64)) == []
 
 
-ONWARD = [  # recipes that go on from the shipped weights, by themselves or as the docs have it
-    *[name for name in (*NAMES, *DEFAULTS) if read(name).get("model.weights") == "default"],
-    *["fusion_easy", "fusion_single_stream", "default/segmentation", "default/refinement"],
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONWARD)
-def test_two_steps_from_the_shipped_weights(
-    name: str, house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(house)
-    assert main(["fit", *onward(name, tmp_path)]) == 0
-    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONWARD[:1])
 def test_two_steps_from_the_shipped_weights_by_two_processes(
-    name: str, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(house)
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    process = runs.start(["fit", *onward(name, tmp_path), *two])
-    said = runs.finish(process)
-    assert process.returncode == 0, said
-    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == 2
-
-
-def onward(name: str, folder: Path) -> list[str]:
-    """Two steps of a recipe on a CPU, from the shipped weights, on small crops."""
-    given = [f"--config={RECIPES / name}.yaml", *fetched(name), "--model.weights=default"]
+    name = next(name for name in NAMES if read(name).get("model.weights") == "default")
+    given = ["fit", f"--config={RECIPES / name}.yaml", *fetched(name), *QUIET]
     data = {"size": 64, "batch_size": 2, "epoch_length": 8, "num_workers": 0}
-    trainer = {"max_steps": 2, "accelerator": "cpu", "val_check_interval": 1.0}
-    trainer |= {"limit_val_batches": 0, "default_root_dir": str(folder / "run")}
+    trainer = {"max_steps": 2, "accelerator": "cpu", "val_check_interval": 1.0, "devices": 2}
+    trainer |= {"limit_val_batches": 0, "default_root_dir": tmp_path / "run", "strategy": "ddp"}
     given += [f"--data.{key}={value}" for key, value in data.items()]
     given += [f"--trainer.{key}={value}" for key, value in trainer.items()]
     callback = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}
-    return [*given, *QUIET, f"--trainer.callbacks=[{json.dumps(callback)}]"]
+    runs.run_two([*given, f"--trainer.callbacks=[{json.dumps(callback)}]"])
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
 
 
 # The toys
@@ -377,12 +347,8 @@ def test_checkpoints_stay_in_the_run_with_any_logger(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    train(
-        "fusion_easy",
-        "--trainer.logger=CSVLogger",
-        "--trainer.logger.save_dir=runs/logged",
-        "--trainer.default_root_dir=runs/logged",
-    )
+    logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs/logged")
+    train("fusion_easy", *logger, "--trainer.default_root_dir=runs/logged", "--trainer.max_steps=2")
     assert (place / "runs/logged/checkpoints/last.ckpt").is_file()
     assert len(list((place / "runs/logged").rglob("metrics.csv"))) == 1
     assert not list((place / "runs/logged").rglob("events.out*"))

@@ -78,26 +78,21 @@ def test_names_are_listed_in_order_and_taken_once_a_slot(
     assert create("segmenter", "disc", softness=0.3).softness == 0.3
 
 
-@pytest.mark.parametrize("call", [get, create])
-def test_an_unknown_name_tells_its_neighbours_and_how_to_register(
-    call: Any, stub_stages: None
-) -> None:
-    with pytest.raises(UsageError, match=r"did you mean 'disc'.*\? There are: .*pyramid"):
-        call("segmenter", "disk")
-    with pytest.raises(UsageError, match=r"'zzz'; there are: .*pyramid.*@register\('seg"):
-        call("segmenter", "zzz")
-
-
 @pytest.mark.parametrize(
-    "call",
+    ("call", "message"),
     [
-        lambda: get("mask", "a"),
-        lambda: list_stages("mask"),
-        lambda: register("mask", "a", description="")(PlainFuser),
+        *[(lambda call=call: call("segmenter", "disk"),
+           r"did you mean 'disc'.*\? There are: .*pyramid") for call in (get, create)],
+        *[(lambda call=call: call("segmenter", "zzz"),
+           r"'zzz'; there are: .*pyramid.*@register\('seg") for call in (get, create)],
+        *[(call, "no slot 'mask'; the slots are segmenter, refiner, fuser") for call in (
+            lambda: get("mask", "a"), lambda: list_stages("mask"),
+            lambda: register("mask", "a", description="")(PlainFuser),
+        )],
     ],
-)
-def test_an_unknown_slot_tells_the_slots(call: Any) -> None:
-    with pytest.raises(UsageError, match="no slot 'mask'; the slots are segmenter, refiner, fuser"):
+)  # fmt: skip
+def test_what_is_unknown_tells_what_there_is(call: Any, message: str, stub_stages: None) -> None:
+    with pytest.raises(UsageError, match=message):
         call()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deep_image_compositing import compositor, fullsize
+from deep_image_compositing import fullsize
 from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.lift import follow_guide, make_guide
@@ -24,13 +24,14 @@ MARGIN, ALIGN = 64, 32
 @contextmanager
 def recorded_layers(into: list[tuple[Any, ...]]) -> Iterator[None]:
     """While this lasts, what the compositor hands to ``fuse_layers`` is kept in ``into``."""
+    original = fullsize.fuse_layers
 
     def record(*given: Any) -> Any:
         into.append(given)
-        return fullsize.fuse_layers(*given)
+        return original(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compositor, "fuse_layers", record)
+        patch.setattr(fullsize, "fuse_layers", record)
         yield
 
 

@@ -1,11 +1,8 @@
 """Reading and writing photographs: everything that stands between a file and clean sRGB pixels.
 
-The compositor, the command line and the data tools read and write through this package, so that
-orientation, colour profiles, bit depths, transparency and limits are treated the same everywhere.
-What had to be decided on the way (an alpha kept aside, a broken profile ignored) becomes a note:
-it stands in ``Photograph.notes`` and is logged as a warning, never passed over in silence.
-
-Pillow decodes; torch is imported only by the helpers that return or take tensors.
+All of the library reads and writes here, so that orientation, profiles, bit depths, transparency
+and limits are treated the same. What had to be decided on the way (a broken profile ignored) stands
+in ``Photograph.notes`` and is logged as a warning. Torch is imported only for tensors.
 """
 
 from deep_image_compositing.images.arrays import to_tensor, to_uint8
@@ -32,21 +29,7 @@ from deep_image_compositing.images.writing import (
 )
 
 __all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "MAX_PIXELS_VARIABLE",
-    "READABLE",
-    "WRITABLE",
-    "ImageSource",
-    "Photograph",
-    "check_writable",
-    "encode_image",
-    "list_images",
-    "longest_sides",
-    "open_picture",
-    "read_image",
-    "read_mask",
-    "to_tensor",
-    "to_uint8",
-    "write_image",
-    "write_images",
-]
+    "DEFAULT_MAX_PIXELS", "MAX_PIXELS_VARIABLE", "READABLE", "WRITABLE", "ImageSource",
+    "Photograph", "check_writable", "encode_image", "list_images", "longest_sides", "open_picture",
+    "read_image", "read_mask", "to_tensor", "to_uint8", "write_image", "write_images",
+]  # fmt: skip

@@ -27,10 +27,8 @@ def to_tensor(pixels: NDArray[Any]) -> Tensor:
 
     is_float = pixels.dtype.kind == "f" and pixels.ndim == 2
     if not is_float and not (pixels.dtype == np.uint8 and pixels.ndim in (2, 3)):
-        raise UsageError(
-            "expected uint8 (H, W, C) or (H, W), or float (H, W), got "
-            f"{pixels.dtype} {pixels.shape}"
-        )
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise UsageError(f"expected uint8 (H, W, C) or (H, W), or float (H, W), got {found}")
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     full = np.float32(1 if is_float else 255)
     return torch.from_numpy(np.divide(planes, full, dtype=np.float32, order="C"))
@@ -65,24 +63,25 @@ def as_array(image: Any, name: str) -> NDArray[Any]:
 
 def float_planes(image: NDArray[Any], name: str) -> NDArray[Any]:
     """``image`` as float (C, H, W), when it is a picture with values in [0, 1]."""
-    shape = image.shape
-    expected = f"{name} is {image.dtype} {shape}; expected float (3, H, W), (1, H, W), (4, H, W)"
+    hint = "; pass one picture of the batch" if image.ndim == 4 else ""
     if image.dtype.kind != "f":
+        hint = " in [0, 1] (divide 8-bit values by 255); 8-bit arrays are uint8 (H, W, 3) or (H, W)"
+    planes = image[None] if image.ndim == 2 else image
+    if image.dtype.kind != "f" or planes.ndim != 3 or planes.shape[0] not in (1, 3, 4):
         raise UsageError(
-            f"{expected} or (H, W) in [0, 1] (divide 8-bit values by 255); 8-bit arrays are uint8 "
-            "(H, W, 3) or (H, W)"
+            f"{name} is {image.dtype} {image.shape}; expected float (3, H, W), (1, H, W), "
+            f"(4, H, W) or (H, W){hint}"
         )
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-        hint = "; pass one picture of the batch" if len(shape) == 4 else ""
-        raise UsageError(f"{expected} or (H, W){hint}")
-    if 0 in shape:
-        raise UsageError(f"{name} is empty: its shape is {shape}")
+    _check_filled(image, name)
     low, high = float(image.min()), float(image.max())
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
         raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low:g} to {high:g}")
-    return image.astype(np.float32) if image.dtype.itemsize < 4 else image
+    return planes.astype(np.float32) if planes.dtype.itemsize < 4 else planes
+
+
+def _check_filled(image: NDArray[Any], name: str) -> None:
+    if 0 in image.shape:
+        raise UsageError(f"{name} is empty: its shape is {image.shape}")
 
 
 def pixels_of(image: Any, name: str) -> NDArray[np.uint8]:
@@ -90,9 +89,8 @@ def pixels_of(image: Any, name: str) -> NDArray[np.uint8]:
     array, planes = as_array(image, name), is_tensor(image)
     if array.dtype != np.uint8:
         return quantize(float_planes(array, name))
+    _check_filled(array, name)
     shape = array.shape
-    if 0 in shape:
-        raise UsageError(f"{name} is empty: its shape is {shape}")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0 if planes else 2] not in (1, 3, 4)):
         form = "(C, H, W)" if planes else "(H, W, C)"
         raise UsageError(f"{name} is uint8 {shape}; expected (H, W), or {form} with C of 1, 3 or 4")

@@ -77,8 +77,7 @@ def plain_rgb(image: Image.Image) -> Image.Image:
 def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
     """``image`` from the colours of the profile to sRGB, relative colorimetric.
 
-    A profile that moves no colour by more than one level is sRGB in all but rounding; then the
-    pixels are left alone, so that reading what was written gives the same values.
+    One that moves no colour by more than a level is sRGB but for rounding: pixels are left alone.
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space = profile.profile.xcolor_space.strip()
@@ -92,14 +91,8 @@ def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
     if mode == "L":  # lcms shortens the dark end; unhurried, for no more than the 256 levels
         flags |= ImageCms.Flags.NOOPTIMIZE
-    transform = ImageCms.buildTransform(
-        profile,
-        ImageCms.createProfile("sRGB"),
-        mode,
-        "RGB",
-        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        flags=flags,
-    )
+    srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+    transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", intent, flags)
     if mode in ("RGB", "L"):
         probe = Image.fromarray(_probe() if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
         moved = np.asarray(ImageCms.applyTransform(probe, transform))
@@ -125,9 +118,8 @@ def wide_gray(
 ) -> NDArray[np.float32]:
     """The gray of an image of mode I;16, I or F as float32 (H, W) in [0, 1].
 
-    Sixteen bits have a known scale. Modes I and F do not, so the smallest usual scale that holds
-    their values is taken, with a note unless it is that of floats in [0, 1]. With
-    ``binary``, integers of 0 and 1 are 0 and full.
+    Modes I and F have no known scale, so the smallest usual one that holds their values is taken,
+    with a note unless it is [0, 1]. With ``binary``, integers of 0 and 1 are 0 and full.
     """
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())

@@ -47,41 +47,30 @@ _ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
 _pillow_lock = threading.Lock()
 
 
-def open_picture(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Image.Image:
+def open_picture(
+    source: str | os.PathLike[str] | bytes | IO[bytes],
+    name: str | None = None,
+    limit: int | None = None,
+) -> Image.Image:
     """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
 
-    For whoever needs no more than a header, or decodes at a scale of its own, as training does.
-    Other formats, such as EPS, would be handed to programs that run what they hold. Messages call
-    the path or the bytes of a file by ``name``.
+    For whoever needs no more than a header, or decodes at a scale of its own. Other formats, such
+    as EPS, would be handed to programs that run what they hold.
+
+    Args:
+        source: a path, the bytes of a file, or a file.
+        name: what messages call it.
+        limit: of its pixels; by default that of ``read_image``.
 
     Raises:
         ImageError: it has more pixels than the limit of ``read_image``.
         PIL.UnidentifiedImageError: it is of no such format.
         OSError: it cannot be read.
     """
-    if isinstance(source, bytes):
-        return _open(io.BytesIO(source), name or "the picture", pixel_limit(None))
-    return _open(source, name or os.fspath(source), pixel_limit(None))
-
-
-@contextlib.contextmanager
-def _pillow_limit(limit: int) -> Iterator[None]:
-    """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
-
-    Pillow's limit is a module global that warns at once and raises at twice its value, here at
-    ours. It is put back before another thread of ours can look; decoding itself happens outside.
-    """
-    with _pillow_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (limit + 1) // 2
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = previous
-
-
-def _open(file: str | os.PathLike[str] | IO[bytes], name: str, limit: int) -> Image.Image:
-    """What Pillow sees in a file of no more than ``limit`` pixels, not decoded yet."""
+    if name is None:
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the picture"
+    limit = pixel_limit(limit)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with _pillow_limit(limit):
             image = Image.open(file, formats=_known_formats())
@@ -92,6 +81,21 @@ def _open(file: str | os.PathLike[str] | IO[bytes], name: str, limit: int) -> Im
         image.close()
         raise _too_large(name, image.width * image.height, limit)
     return image
+
+
+@contextlib.contextmanager
+def _pillow_limit(limit: int) -> Iterator[None]:
+    """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
+
+    Its limit is a global that raises at twice its value; decoding itself happens outside.
+    """
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (limit + 1) // 2
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = previous
 
 
 @contextlib.contextmanager
@@ -107,7 +111,7 @@ def decoded(
                 image, max_side = source, None
             else:
                 file = stack.enter_context(_opened(source, name))
-                image = stack.enter_context(_open(file, name, limit))
+                image = stack.enter_context(open_picture(file, name, limit))
             yield _load(image, name, limit, notes, max_side, file)
         except (ImageError, UsageError):
             raise
@@ -150,8 +154,8 @@ def _load(
             image.load_prepare()  # type: ignore[attr-defined]
     draft = None
     if max_side is not None:
-        # JPEG decodes at an eighth, a quarter or half of its size for a fraction of the time; at
-        # twice the size that is wanted, or more, the antialiasing is still that of the reduction.
+        # JPEG decodes small for a fraction of the time; at twice the size that is wanted, or more,
+        # the antialiasing is still that of the reduction.
         width, height = within(image.size, max_side)
         draft = (2 * width, 2 * height)
     load_whole(image, file, draft)
@@ -161,10 +165,9 @@ def _load(
         except Exception:  # a broken EXIF block is no reason to refuse the picture
             notes.append("has unreadable EXIF data; its orientation is taken as upright")
             orientation = 1
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if turn is None:
+    if not isinstance(orientation, int) or orientation not in _UPRIGHT:
         return image
-    turned = image.transpose(turn)
+    turned = image.transpose(_UPRIGHT[orientation])
     turned.format = image.format
     return turned
 
@@ -174,16 +177,15 @@ def load_whole(
 ) -> None:
     """Decode a picture, a JPEG at no less than ``draft`` (width, height).
 
-    Raises:
-        OSError: its data end early, by ``file``, from which it was opened and which is not asked
-            where it is None; or anything else that Pillow raises about broken data.
+    Raises ``OSError`` where its data end early by ``file``, from which it was opened, if there is
+    one; or anything else that Pillow raises about broken data.
     """
     if file is not None and truncation.cannot_be_whole(file, image):
         raise OSError(_EARLY)
     if draft is not None:
         image.draft(None, draft)
     image.load()
-    again = functools.partial(_open, name="", limit=sys.maxsize)  # its size has been looked at
+    again = functools.partial(open_picture, limit=sys.maxsize)  # its size has been looked at
     if file is not None and truncation.ends_early(file, image, draft, again):
         raise OSError(_EARLY)
 

@@ -118,15 +118,13 @@ def read_image(
         if pixels is source.pixels:
             return source
         return replace(source, pixels=pixels, alpha=alpha)
-    notes: list[str] = []
+    name, notes = _name_of(source), list[str]()
     if is_tensor(source) or isinstance(source, np.ndarray):
-        name = "tensor" if is_tensor(source) else "array"
         # A copy, because the caller's own may change later.
         pixels, alpha = split_alpha(pixels_of(source, name).copy())
         if pixels.shape[2] == 1:
             pixels = pixels.repeat(3, axis=2)
     else:
-        name = _name_of(source)
         with decoded(source, name, pixel_limit(max_pixels), notes, max_side) as image:
             icc = image.info.get("icc_profile")
             opaque, alpha = separate_alpha(image)
@@ -163,15 +161,12 @@ def read_mask(
         ImageError: as for ``read_image``.
         UsageError: as for ``read_image``, or an aspect that differs from that of ``size``.
     """
-    notes: list[str] = []
+    name, notes = _name_of(source), list[str]()
     if isinstance(source, Photograph):
-        name = source.name
         mask = _belief(source.pixels, source.alpha, notes)
     elif is_tensor(source) or isinstance(source, np.ndarray):
-        name = "tensor" if is_tensor(source) else "array"
         mask = _array_belief(source, name, notes)
     else:
-        name = _name_of(source)
         with decoded(source, name, pixel_limit(max_pixels), notes) as image:
             opaque, alpha = separate_alpha(image)
             if is_wide(opaque) and alpha is None:
@@ -223,13 +218,9 @@ def _belief(
     if alpha is not None:
         notes.append("is not fully opaque; its alpha is the mask")
         return np.divide(alpha, np.float32(255), dtype=np.float32)
-    if pixels.ndim == 2:
-        gray = pixels
-    elif pixels.shape[2] == 1:
-        gray = pixels[..., 0]
-    else:
-        red, green, blue = (pixels[..., channel] for channel in range(3))
-        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+    gray = pixels if pixels.ndim == 2 else pixels[..., 0]
+    if pixels.shape[2:] == (3,):
+        if not all(np.array_equal(gray, pixels[..., channel]) for channel in (1, 2)):
             notes.append("is in colour; its brightness is the mask")
         gray = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
     if gray.max() == 1:
@@ -256,8 +247,8 @@ def _fit(mask: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray
         raise UsageError(f"size must be (height, width) of at least 1, got {size}")
     if have == want:
         return mask
-    if not _same_aspect(have[0], have[1], want[0], want[1]):
-        turned = _same_aspect(have[1], have[0], want[0], want[1])
+    if not _same_aspect(have, want):
+        turned = _same_aspect(have[::-1], want)
         raise UsageError(
             f"{name} is {have[1]} x {have[0]} pixels (width x height), which does not have the "
             f"aspect of its photograph, {want[1]} x {want[0]}: "
@@ -267,10 +258,10 @@ def _fit(mask: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray
     return np.asarray(resized).clip(0.0, 1.0)
 
 
-def _same_aspect(height: int, width: int, other_height: int, other_width: int) -> bool:
+def _same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether two sizes agree in aspect within 1 %, or one pixel on a side of the smaller one."""
-    first, second = width * other_height, height * other_width
-    larger = max((height, width), (other_height, other_width), key=lambda size: size[0] * size[1])
+    first, second = one[1] * other[0], one[0] * other[1]
+    larger = max(one, other, key=math.prod)
     return 100 * abs(first - second) <= max(first, second) or abs(first - second) <= max(larger)
 
 
@@ -279,7 +270,7 @@ def _reduced(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Gray or colour and alpha with a long side of at most ``max_side``, antialiased."""
     height, width = pixels.shape[:2]
-    size = (width, height) if max_side is None else within((width, height), max_side)
+    size = within((width, height), max_side or max(width, height))
     if size == (width, height):
         return pixels, alpha
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
@@ -288,17 +279,20 @@ def _reduced(
     # Pillow weighs colours by their alpha, so that what is hidden does not bleed into the rim.
     # Where nothing is to be seen it leaves black, but stages look at what lies there.
     whole = Image.fromarray(np.dstack([pixels, alpha])).resize(size, Image.Resampling.BICUBIC)
-    both = np.asarray(whole)
-    opacity = both[..., 3]
-    return np.where(opacity[..., None] > 0, both[..., :3], small), opacity
+    color, opacity = np.split(np.asarray(whole), [3], axis=2)
+    return np.where(opacity > 0, color, small), opacity[..., 0]
 
 
 def _name_of(source: Any) -> str:
-    """What messages call a path, the bytes of a file or a Pillow image."""
+    """What messages call a source."""
+    if isinstance(source, Photograph):
+        return source.name
     if isinstance(source, str | os.PathLike):
         return str(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return "image in memory"
+    if is_tensor(source) or isinstance(source, np.ndarray):
+        return "tensor" if is_tensor(source) else "array"
     if isinstance(source, Image.Image):
         filename = getattr(source, "filename", "")
         return os.fsdecode(filename) if filename else "Pillow image"

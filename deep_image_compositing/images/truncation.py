@@ -1,7 +1,7 @@
-"""Image files whose data end early, although a decoder takes them for whole; ``images`` asks.
+"""Image files whose data end early, although a decoder takes them for whole.
 
-Pillow fills with black what a PNG's data leave out, when the compressed stream itself has an end;
-and libjpeg fills with gray what is missing before the marker that ends a JPEG. Neither says so.
+Pillow fills with black what a PNG's compressed data leave out, and libjpeg with gray what is
+missing before the marker that ends a JPEG. Neither says so.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def ends_early(
 
     Where the last pixels are those with which a decoder fills what is missing, the file is decoded
     again: a PNG over other pixels, which stay where no data reach; a JPEG with more data before its
-    end, which a decoder passes over where nothing was missing. ``draft`` is the size that was
-    asked for with ``Image.draft``; ``read`` opens such a file anew.
+    end, which a decoder passes over where nothing was missing. ``read`` opens a file anew, for the
+    size that ``draft`` was asked for.
     """
     file.seek(0)
     if image.format == "PNG":

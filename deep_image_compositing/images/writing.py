@@ -22,14 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRITABLE = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".bmp": "BMP",
+}  # fmt: skip
 """File suffixes that ``write_image`` knows, and their formats."""
 
 _HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")

@@ -1,7 +1,7 @@
 """The files that README.md and the documentation name, made: what the tests of the pages work on.
 
-Photographs are as large as photographs are, 2 megapixels; there are few of them, and they lie in
-many folders under many names.
+Photographs are larger than the size at which stages work, if not much; there are few of them, and
+they lie in many folders under many names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.docs.blocks import ROOT
 from tests.networks.test_deep_image_matting import made as published_matting
 from tests.stages.published_index_net import published_state
 
-SIZE = (1740, 1160)
-"""Width and height of a photograph: 2 megapixels."""
+SIZE = (960, 640)
+"""Width and height of a photograph."""
 
-LARGE = (3480, 3480)
-"""Of a portrait of 12 megapixels."""
+SQUARE, LARGE = (960, 960), (1500, 1500)
+"""Of a portrait, and of a large one."""
 
 NAMES = trees.names(kept=2, held_out=1)
 """Of the photographs in a folder, one of which training holds out."""
@@ -97,8 +97,8 @@ def _make_photographs(root: Path) -> None:
     """Single files: portraits, scenes, masks and a trimap."""
     data = Path(skimage.__file__).parent / "data"
     for source, size, *targets in (
-        ("astronaut.png", (1440, 1440), "portrait.jpg", "portraits/ann.jpg"),
-        ("astronaut.png", (1440, 1440), "lemur.png"),
+        ("astronaut.png", SQUARE, "portrait.jpg", "portraits/ann.jpg"),
+        ("astronaut.png", SQUARE, "lemur.png"),
         ("astronaut.png", LARGE, "large/portrait.jpg"),
         ("rocket.jpg", SIZE, "beach.jpg", "table.jpg"),
         ("rocket.jpg", SIZE, "beach.png"),
@@ -108,7 +108,7 @@ def _make_photographs(root: Path) -> None:
         with Image.open(data / source) as opened:
             picture = opened.convert("RGB").resize(size, Image.Resampling.BICUBIC)
         _save(picture, *(root / target for target in targets))
-    disk = trees.photograph(0, (1440, 1440))[1]
+    disk = trees.photograph(0, SQUARE)[1]
     _save(_rough(disk), root / "rough.png", root / "masks/ann.png")
     _save(trees.photograph(0, SIZE)[1], root / "masks/ben.png")
     _save(disk.point(lambda level: (level > 10) * 128 + (level > 245) * 127), root / "trimap.png")
@@ -138,7 +138,7 @@ def _make_folders(root: Path) -> None:
 
 
 def _make_published_sets(root: Path) -> None:
-    """Trees as data sets are published, of photographs of real size."""
+    """Trees as data sets are published."""
     made = {seed: trees.photograph(seed, SIZE) for seed in (0, 1)}
     with mock.patch.object(published, "photograph", made.__getitem__):
         for name, folder in (

@@ -8,8 +8,6 @@ import logging
 import os
 import resource
 import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
@@ -41,6 +39,8 @@ from tests import photographs
 
 SCENE = photographs.scene()
 DISK = photographs.disk()
+RGBA = np.dstack([SCENE, DISK])
+LOSSLESS: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True, "exact": True}}
 LOGGER = "deep_image_compositing"
 WRITTEN_BY_PILLOW = {s for s, form in Image.registered_extensions().items() if form in Image.SAVE}
 
@@ -52,6 +52,14 @@ uint8_pictures = hnp.arrays(
 
 def files_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def is_read_as(source: Any, pixels: Any, alpha: Any = None) -> Photograph:
+    """Assert what is read from ``source``, pixels (H, W, 3) and alpha (H, W), to the bit."""
+    photograph = read_image(source)
+    np.testing.assert_array_equal(photograph.pixels, pixels)
+    np.testing.assert_array_equal(photograph.alpha, alpha)
+    return photograph
 
 
 # Reading: smaller
@@ -190,34 +198,23 @@ def test_path_bytes_and_pillow_give_the_same(tmp_path: Path) -> None:
     from_path = read_image(path)
     assert from_path.name == str(path)
     for source in (str(path), data, bytearray(data), Image.open(io.BytesIO(data))):
-        np.testing.assert_array_equal(read_image(source).pixels, from_path.pixels)
+        is_read_as(source, from_path.pixels)
     with Image.open(path) as opened:
         assert read_image(opened).name == str(path)
+    path.write_bytes(photographs.encode(SCENE, "PNG"))  # whatever the suffix says
+    is_read_as(path, SCENE)
 
 
-def test_the_suffix_of_a_file_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(photographs.encode(SCENE, "PNG"))
-    np.testing.assert_array_equal(read_image(path).pixels, SCENE)
-
-
-@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
-def test_float_files_are_read_on_the_smallest_scale_that_holds_them(top: float) -> None:
-    values = (DISK / np.float32(255) * np.float32(top)).astype(np.float32)
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0, 255, 65535, 2**31 - 1])
+def test_32_bit_files_are_read_on_the_smallest_scale_that_holds_them(top: float) -> None:
+    whole = isinstance(top, int)
+    values = np.floor(DISK / 255 * top) if whole else DISK / np.float32(255) * np.float32(top)
+    values = values.astype(np.int32 if whole else np.float32)
     for source in (photographs.tiff(values), Image.fromarray(values)):
         photograph = read_image(source)
-        np.testing.assert_array_equal(photograph.pixels[..., 0], DISK)
+        assert np.abs(photograph.pixels[..., 0].astype(int) - DISK).max() <= whole
         assert len(photograph.notes) == (top > 1)
         assert all(f"scale of 0 to {top:g}" in note for note in photograph.notes)
-
-
-@pytest.mark.parametrize("top", [255, 65535, 2**31 - 1])
-def test_32_bit_files_are_read_on_the_smallest_scale_that_holds_them(top: int) -> None:
-    values = np.floor(DISK / 255 * top).astype(np.int32)
-    for source in (photographs.tiff(values), Image.fromarray(values)):
-        photograph = read_image(source)
-        assert np.abs(photograph.pixels[..., 0].astype(int) - DISK).max() <= 1
-        assert f"scale of 0 to {top:g}" in photograph.notes[0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -5.0, 1e9])
@@ -249,37 +246,23 @@ def test_lab_is_converted() -> None:
 def test_alpha_is_kept_beside_the_straight_colours(
     form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rgba = np.dstack([SCENE, DISK])
-    options: dict[str, Any] = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    photograph = read_image(photographs.encode(rgba, form, **options))
-    np.testing.assert_array_equal(photograph.pixels, SCENE)
-    np.testing.assert_array_equal(photograph.alpha, DISK)
-    assert "partly transparent" in photograph.notes[0]
-    assert caplog.messages == [f"image in memory: {photograph.notes[0]}"]
+    data = photographs.encode(RGBA, form, **LOSSLESS.get(form, {}))
+    (note,) = is_read_as(data, SCENE, DISK).notes
+    assert "partly transparent" in note
+    assert caplog.messages == [f"image in memory: {note}"]
     assert caplog.record_tuples[0][:2] == (LOGGER, logging.WARNING)
 
 
-def test_gray_with_alpha_in_all_forms() -> None:
+def test_gray_with_alpha_opaque_alpha_and_none_at_all() -> None:
     both = Image.merge("LA", [Image.fromarray(SCENE[..., 0].copy()), Image.fromarray(DISK)])
     for source in (photographs.encode(both), photographs.encode(both, "TIFF"), both):
-        photograph = read_image(source)
-        np.testing.assert_array_equal(photograph.pixels[..., 1], SCENE[..., 0])
-        np.testing.assert_array_equal(photograph.alpha, DISK)
-
-
-def test_opaque_alpha_is_dropped_and_empty_alpha_kept() -> None:
+        is_read_as(source, SCENE[..., :1].repeat(3, axis=2), DISK)
     opaque = np.dstack([SCENE, np.full_like(DISK, 255)])
     for source in (opaque, photographs.encode(opaque)):
-        photograph = read_image(source)
-        assert photograph.alpha is None
-        assert photograph.notes == ()
+        assert is_read_as(source, SCENE).notes == ()
     empty = np.dstack([SCENE, np.zeros_like(DISK)])
     for source in (empty, photographs.encode(empty)):
-        photograph = read_image(source)
-        assert photograph.alpha is not None
-        assert not photograph.alpha.any()
-        assert "fully transparent" in photograph.notes[0]
-        np.testing.assert_array_equal(photograph.pixels, SCENE)
+        assert "fully transparent" in is_read_as(source, SCENE, np.zeros_like(DISK)).notes[0]
 
 
 # Reading: orientation and frames
@@ -288,11 +271,8 @@ def test_opaque_alpha_is_dropped_and_empty_alpha_kept() -> None:
 @pytest.mark.parametrize("orientation", photographs.ORIENTATIONS)
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 def test_orientation_is_applied_to_colour_and_alpha(orientation: int, form: str) -> None:
-    rgba = np.dstack([SCENE, DISK])
-    options: dict[str, Any] = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    photograph = read_image(photographs.oriented(rgba, orientation, form, **options))
-    np.testing.assert_array_equal(photograph.pixels, SCENE)
-    np.testing.assert_array_equal(photograph.alpha, DISK)
+    options = LOSSLESS.get(form, {})
+    is_read_as(photographs.oriented(RGBA, orientation, form, **options), SCENE, DISK)
 
 
 @pytest.mark.parametrize("orientation", photographs.ORIENTATIONS)
@@ -318,9 +298,7 @@ def test_unreadable_exif_is_noted_or_ignored_but_not_fatal(
         raise SyntaxError("not a TIFF header")
 
     monkeypatch.setattr(Image.Image, "getexif", fail)
-    photograph = read_image(photographs.encode(SCENE, "BMP"))
-    np.testing.assert_array_equal(photograph.pixels, SCENE)
-    assert "unreadable EXIF" in photograph.notes[0]
+    assert "unreadable EXIF" in is_read_as(photographs.encode(SCENE, "BMP"), SCENE).notes[0]
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -337,12 +315,8 @@ def test_the_current_frame_of_a_pillow_image_is_read() -> None:
     data = photographs.frames("TIFF", SCENE, 255 - SCENE)
     image = Image.open(io.BytesIO(data))
     image.seek(1)
-    photograph = read_image(image)
-    np.testing.assert_array_equal(photograph.pixels, 255 - SCENE)
-    assert "number 2" in photograph.notes[0]
-
-
-def test_previews_in_a_phones_jpeg_are_not_worth_a_note() -> None:
+    assert "number 2" in is_read_as(image, 255 - SCENE).notes[0]
+    # Previews in a phone's JPEG are not worth a note.
     data = photographs.frames("MPO", photographs.scene(64, 64), photographs.scene(16, 16))
     assert Image.open(io.BytesIO(data)).format == "MPO"
     photograph = read_image(data)
@@ -372,15 +346,10 @@ def test_profile_conversion_agrees_with_the_formula() -> None:
 def test_profile_is_converted_under_an_alpha_and_a_palette() -> None:
     profile = photographs.swapped_profile()
     expected = read_image(photographs.encode(SCENE, icc_profile=profile)).pixels
-    rgba = read_image(photographs.encode(np.dstack([SCENE, DISK]), icc_profile=profile))
-    np.testing.assert_array_equal(rgba.pixels, expected)
-    np.testing.assert_array_equal(rgba.alpha, DISK)
+    is_read_as(photographs.encode(RGBA, icc_profile=profile), expected, DISK)
     palette = Image.fromarray(SCENE).quantize(32)
-    flat = palette.convert("RGB")
-    np.testing.assert_array_equal(
-        read_image(photographs.encode(palette, icc_profile=profile)).pixels,
-        read_image(photographs.encode(flat, icc_profile=profile)).pixels,
-    )
+    flat = read_image(photographs.encode(palette.convert("RGB"), icc_profile=profile))
+    is_read_as(photographs.encode(palette, icc_profile=profile), flat.pixels)
 
 
 def test_gray_profile_and_rgb_profile_on_gray() -> None:
@@ -396,26 +365,25 @@ def test_gray_profile_and_rgb_profile_on_gray() -> None:
 def test_srgb_profile_changes_no_value() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    photograph = read_image(photographs.encode(levels, icc_profile=srgb))
-    np.testing.assert_array_equal(photograph.pixels, levels)
+    is_read_as(photographs.encode(levels, icc_profile=srgb), levels)
 
 
-@pytest.mark.parametrize("profile", [b"nonsense", photographs.swapped_profile()[:200]])
-def test_broken_profile_is_noted_and_ignored(
-    profile: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        (b"nonsense", "profile that cannot be used"),
+        (photographs.swapped_profile()[:200], "profile that cannot be used"),
+        (photographs.cmyk_profile(), "profile for CMYK in a RGB image"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_noted_and_ignored(
+    profile: bytes, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(photographs.encode(SCENE, icc_profile=profile))
-    photograph = read_image(path)
-    np.testing.assert_array_equal(photograph.pixels, SCENE)
-    assert "profile that cannot be used" in photograph.notes[0]
-    assert caplog.messages == [f"{path}: {photograph.notes[0]}"]
-
-
-def test_profile_of_another_colour_space_is_noted_and_ignored() -> None:
-    photograph = read_image(photographs.encode(SCENE, icc_profile=photographs.cmyk_profile()))
-    np.testing.assert_array_equal(photograph.pixels, SCENE)
-    assert "profile for CMYK in a RGB image" in photograph.notes[0]
+    (note,) = is_read_as(path, SCENE).notes
+    assert message in note
+    assert caplog.messages == [f"{path}: {note}"]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
@@ -444,25 +412,24 @@ def test_arrays_and_tensors_are_taken() -> None:
         tensor.clone().requires_grad_(), torch.from_numpy(SCENE).permute(2, 0, 1),
     ]  # fmt: skip
     for source in sources:
-        np.testing.assert_array_equal(read_image(source).pixels, SCENE)
+        is_read_as(source, SCENE)
     grays: list[Any] = [DISK, DISK[..., None], torch.from_numpy(DISK), torch.from_numpy(DISK)[None]]
     for source in grays:
-        np.testing.assert_array_equal(read_image(source).pixels, DISK[..., None].repeat(3, axis=2))
+        is_read_as(source, DISK[..., None].repeat(3, axis=2))
         np.testing.assert_array_equal(read_mask(source), DISK / np.float32(255))
-    rgba = read_image(np.dstack([SCENE, DISK]))
-    np.testing.assert_array_equal(rgba.alpha, DISK)
-    assert rgba.name == "array"
+    assert is_read_as(RGBA, SCENE, DISK).name == "array"
     assert read_image(tensor).name == "tensor"
 
 
 def test_a_photograph_is_returned_as_it_is_and_does_not_change(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    source = np.dstack([SCENE, DISK])
+    source = RGBA.copy()
     photograph = read_image(source)
     caplog.clear()
     assert read_image(photograph) is photograph
     assert caplog.messages == []
+    assert photograph != Photograph(SCENE, DISK, "array", ())  # compared by identity
     planes = torch.from_numpy(source.copy()).permute(2, 0, 1)
     other = read_image(planes)
     source[:] = planes[:] = 0
@@ -562,7 +529,7 @@ def test_a_pipe_that_a_shell_has_opened_is_read() -> None:
     with open(start, "wb") as file, open(end, "rb"):
         file.write(data)
         file.close()
-        np.testing.assert_array_equal(read_image(f"/dev/fd/{end}").pixels, SCENE)
+        is_read_as(f"/dev/fd/{end}", SCENE)
 
 
 @pytest.mark.parametrize(
@@ -584,24 +551,6 @@ def test_files_that_are_no_images(tmp_path: Path, data: bytes, message: str) -> 
     with pytest.raises(ImageError, match=message) as raised:
         read_image(path)
     assert str(raised.value).startswith(str(path))
-
-
-@given(
-    form=st.sampled_from(["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM"]),
-    position=st.floats(0, 1, exclude_max=True),
-    junk=st.binary(min_size=1, max_size=8),
-)
-def test_damaged_files_are_read_or_refused_and_nothing_else(
-    form: str, position: float, junk: bytes
-) -> None:
-    data = bytearray(photographs.encode(SCENE, form))
-    start = int(position * len(data))
-    data[start : start + len(junk)] = junk
-    try:
-        photograph = read_image(bytes(data), max_pixels=100_000)
-    except ImageError:
-        return
-    assert photograph.pixels.shape[2] == 3
 
 
 # Reading: decompression bombs
@@ -679,18 +628,11 @@ def test_pillows_warnings_stay_in_and_its_state_as_it_was(strict_pillow: int) ->
         for job in jobs:
             error = job.exception()
             assert error is None or isinstance(error, ImageError)
-            count += error is None
+            if error is None:
+                np.testing.assert_array_equal(job.result().pixels, SCENE)
+                count += 1
     assert count == 40
     assert warnings.filters == filters
-
-
-def test_many_threads_read_the_same_as_one() -> None:
-    sources = [photographs.scene(40, 50, seed) for seed in range(12)]
-    forms = ["PNG", "TIFF", "BMP"]
-    data = [photographs.encode(source, forms[n % 3]) for n, source in enumerate(sources)]
-    with ThreadPoolExecutor(8) as pool:
-        for n, photograph in enumerate(pool.map(read_image, data * 5)):
-            np.testing.assert_array_equal(photograph.pixels, sources[n % 12])
 
 
 # Masks
@@ -718,7 +660,7 @@ def test_masks_from_tensors_arrays_and_photographs() -> None:
     for source in bools:
         np.testing.assert_array_equal(read_mask(source), truth.astype(np.float32))
     np.testing.assert_array_equal(read_mask(read_image(DISK)), belief)
-    np.testing.assert_array_equal(read_mask(read_image(np.dstack([SCENE, DISK]))), belief)
+    np.testing.assert_array_equal(read_mask(read_image(RGBA)), belief)
     with pytest.raises(UsageError, match="expected float"):
         read_mask(np.zeros((2, 4, 5), bool))
 
@@ -731,9 +673,8 @@ def test_a_masks_answer_is_the_callers_own() -> None:
 
 
 def test_alpha_of_a_transparent_file_is_the_mask(caplog: pytest.LogCaptureFixture) -> None:
-    cutout = np.dstack([SCENE, DISK])
     both = Image.merge("LA", [Image.fromarray(SCENE[..., 0].copy()), Image.fromarray(DISK)])
-    for source in (photographs.encode(cutout), photographs.encode(both), cutout):
+    for source in (photographs.encode(RGBA), photographs.encode(both), RGBA):
         caplog.clear()
         np.testing.assert_array_equal(read_mask(source), DISK / np.float32(255))
         assert "its alpha is the mask" in caplog.messages[0]
@@ -815,6 +756,7 @@ def test_aspects_that_fit(have: tuple[int, int], want: tuple[int, int], fits: bo
 # Writing
 
 
+@settings(deadline=None)  # of a machine that does much else, too
 @given(pixels=uint8_pictures, suffix=st.sampled_from([".png", ".tif", ".tiff", ".bmp"]))
 def test_8_bit_values_survive_writing_and_reading(
     pixels: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
@@ -823,26 +765,20 @@ def test_8_bit_values_survive_writing_and_reading(
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
     for image in (pixels, planes, to_tensor(pixels), to_tensor(pixels).double()):
         write_image(path, image)
-        photograph = read_image(path)
-        np.testing.assert_array_equal(photograph.pixels, pixels)
-        assert photograph.notes == ()
+        assert is_read_as(path, pixels).notes == ()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".WEBP"])
 def test_alpha_survives_writing_and_reading(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"cutout{suffix}"
-    alpha = to_tensor(DISK)
-    levels = torch.from_numpy(DISK)
-    for given_alpha in (DISK, DISK[..., None], levels[None], alpha, alpha[0], alpha.numpy()):
+    path, alpha = tmp_path / f"cutout{suffix}", to_tensor(DISK)
+    forms = (DISK, DISK[..., None], torch.from_numpy(DISK)[None], alpha, alpha[0], alpha.numpy())
+    for given_alpha in forms:
         write_image(path, SCENE, alpha=given_alpha, quality=100)
-        photograph = read_image(path)
-        np.testing.assert_array_equal(photograph.pixels, SCENE)
-        np.testing.assert_array_equal(photograph.alpha, DISK)
-    write_image(path, np.dstack([SCENE, DISK]), quality=100)
-    np.testing.assert_array_equal(read_image(path).alpha, DISK)
+        is_read_as(path, SCENE, DISK)
+    write_image(path, RGBA, quality=100)
+    is_read_as(path, SCENE, DISK)
     write_image(path, SCENE[..., 0], alpha=DISK, quality=100)
-    np.testing.assert_array_equal(read_image(path).pixels[..., 2], SCENE[..., 0])
-    np.testing.assert_array_equal(read_image(path).alpha, DISK)
+    is_read_as(path, SCENE[..., :1].repeat(3, axis=2), DISK)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"])
@@ -878,8 +814,8 @@ def test_every_format_holds_colour_and_gray(suffix: str, tmp_path: Path) -> None
         ("photo.gif", SCENE, {}, r"which format.*\.png, \.jpg"),
         (".png", SCENE, {}, "which format"),
         ("photo.jpg", SCENE, {"alpha": DISK}, r"JPEG cannot hold an alpha; write \.png"),
-        ("photo.bmp", np.dstack([SCENE, DISK]), {}, "BMP cannot hold an alpha"),
-        ("photo.png", np.dstack([SCENE, DISK]), {"alpha": DISK}, "holds an alpha already"),
+        ("photo.bmp", RGBA, {}, "BMP cannot hold an alpha"),
+        ("photo.png", RGBA, {"alpha": DISK}, "holds an alpha already"),
         ("photo.png", SCENE, {"alpha": DISK[1:]}, "32 x 24 pixels; it has 1 and 32 x 23"),
         ("photo.png", SCENE, {"alpha": SCENE}, "alpha must have one channel"),
         ("photo.png", SCENE, {"alpha": np.full((24, 32), 2.0)}, r"alpha must lie in \[0, 1\]"),
@@ -978,7 +914,7 @@ def test_a_written_file_has_ordinary_permissions_and_links_stay(tmp_path: Path) 
         os.umask(umask)
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "photo.png").stat().st_mode & 0o777 == 0o604
-    np.testing.assert_array_equal(read_image(tmp_path / "photo.png").pixels, 255 - SCENE)
+    is_read_as(tmp_path / "photo.png", 255 - SCENE)
 
 
 # Between arrays and tensors
@@ -1051,27 +987,3 @@ def test_list_images(tmp_path: Path) -> None:
         list_images(tmp_path / "nowhere")
     with pytest.raises(ImageError, match="cannot be listed"):
         list_images(tmp_path / "a.png")
-
-
-def test_reading_and_writing_need_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys, numpy as np\n"
-        "from deep_image_compositing.images import read_image, read_mask, write_image\n"
-        "write_image(sys.argv[1], np.zeros((3, 4, 5)), alpha=np.ones((4, 5)))\n"
-        "assert read_image(sys.argv[1]).size == (4, 5)\n"
-        "assert read_mask(sys.argv[1]).shape == (4, 5)\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "photo.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_photograph_is_compared_by_identity() -> None:
-    one = Photograph(SCENE, None, "one", ())
-    assert one in [one]
-    assert one != Photograph(SCENE, None, "one", ())
