@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
-from deep_image_compositing.fullsize import Recolored, Repainted, as_floats
+from deep_image_compositing.fullsize import Colors, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import box_filter, multilevel_layers
 from deep_image_compositing.functional.precision import to_bytes
@@ -62,7 +62,7 @@ class Composite:
     composite_pixels: Tensor
     foreground_pixels: Tensor
     background_pixels: Tensor
-    repainted: Repainted | Recolored
+    repainted: Colors
     cutout_levels: Tensor
     mask_levels: Tensor
     alpha_levels: Tensor

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -81,15 +81,11 @@ class Repainted(NamedTuple):
         return out
 
 
-class Recolored(NamedTuple):
-    """Colours that are the photograph's own nowhere; as ``Repainted``."""
-
-    pixels: Tensor
-    """(3, H, W) uint8."""
+class Colors(Protocol):
+    """A subject's colours: those of its photograph, and what has become of them."""
 
     def on(self, pixels: Tensor) -> Tensor:
-        """A copy of these colours."""
-        return self.pixels.clone()
+        """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +97,7 @@ class Fused:
 
     composite: Tensor
     alpha: Tensor
-    repainted: Repainted | Recolored
+    repainted: Colors
     cells: int = 0
     touched: int = 0
     layered: bool = True

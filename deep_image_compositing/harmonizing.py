@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from deep_image_compositing.asking import ask, ask_picture, own_method
-from deep_image_compositing.fullsize import Fused, Recolored, as_floats
+from deep_image_compositing.fullsize import Colors, Fused, as_floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.precision import to_bytes
@@ -21,6 +22,10 @@ from deep_image_compositing.placement import resample
 
 BAND = 64
 """Rows of a picture whose colours are moved at once."""
+
+Part: TypeAlias = tuple[EllipsisType, slice, slice]
+Place: TypeAlias = tuple[float, float, float, float]
+"""Top, left, bottom and right of a part, as shares of the picture."""
 
 
 def harmonize(
@@ -54,6 +59,41 @@ def harmonize(
     return recolor_subject(fused, pixels, backdrop, recolor, strength, device)
 
 
+@dataclass(frozen=True, eq=False)
+class Recolored:
+    """Colours of a subject, moved each time that they are asked for: a copy would cost memory."""
+
+    before: Colors
+    alpha: Tensor
+    recolor: Recoloring
+    strength: float
+    device: torch.device
+
+    def on(self, pixels: Tensor) -> Tensor:
+        """A copy of ``pixels`` (3, H, W), uint8, with these colours; moved where alpha is not 0."""
+        color = self.before.on(pixels)
+        for part, place in self.bands():
+            color[part] = to_bytes(self.move(color[part], place)).cpu()
+        return color
+
+    def bands(self) -> Iterator[tuple[Part, Place]]:
+        """Where there is something of the subject, a band of rows at a time."""
+        height, width = self.alpha.shape[-2:]
+        for start in range(0, height, BAND):
+            used = (self.alpha[0, start : start + BAND] > 0).any(0).nonzero()
+            if len(used):
+                end = min(start + BAND, height)
+                left, right = int(used[0]), int(used[-1]) + 1
+                place = (start / height, left / width, end / height, right / width)
+                yield (..., slice(start, end), slice(left, right)), place
+
+    def move(self, pixels: Tensor, place: Place) -> Tensor:
+        """Part of a picture (3, h, w), uint8, as (3, h, w) float with moved colours."""
+        own = pixels.contiguous().to(self.device)[None] / 255
+        moved = self.recolor(own, place)
+        return (moved if self.strength == 1 else torch.lerp(own, moved, self.strength))[0]
+
+
 def recolor_subject(
     fused: Fused,
     pixels: Tensor,
@@ -62,44 +102,28 @@ def recolor_subject(
     strength: float,
     device: torch.device,
 ) -> Fused:
-    """The same with the subject's colours moved by ``recolor``, on ``device``.
+    """The same with the subject's colours moved by ``recolor``, on ``device``, so far.
 
     What is layered is set over the ``backdrop`` again; a composite that a fuser has painted is
-    moved itself, under its alpha; in its own memory, and only where alpha is not 0.
+    moved itself, under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8. The composite
+    is written to in its own memory, only where alpha is not 0.
     """
-    composite, color = fused.composite, fused.repainted.on(pixels)
+    composite, moved = (
+        fused.composite,
+        Recolored(fused.repainted, fused.alpha, recolor, strength, device),
+    )
+    color = fused.repainted.on(pixels) if fused.layered else composite
     full = 255 if fused.alpha.dtype == torch.uint8 else 1
-    height, width = composite.shape[-2:]
-    for start in range(0, height, BAND):
-        used = (fused.alpha[0, start : start + BAND] > 0).any(0).nonzero()
-        if not len(used):
-            continue
-        rows = slice(start, min(start + BAND, height))
-        columns = slice(int(used[0]), int(used[-1]) + 1)
-        part = (..., rows, columns)
-        place = (start / height, columns.start / width, rows.stop / height, columns.stop / width)
-
-        def move(picture: Tensor, part: Any = part, place: Any = place) -> Tensor:
-            own = picture[part].contiguous().to(device)[None] / 255
-            moved = recolor(own, place)
-            return (moved if strength == 1 else torch.lerp(own, moved, strength))[0]
-
-        opacity = fused.alpha[part]
-        moved = move(color)
-        seen = moved if fused.layered else move(composite)
-        behind = backdrop[part] if fused.layered else composite[part]
+    for part, place in moved.bands():
+        opacity, behind = fused.alpha[part], (backdrop if fused.layered else composite)[part]
+        seen = moved.move(color[part], place)
         y, x = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
-        front, share, back = (
-            one[:, y, x][None, :, None].to(device) for one in (seen, as_floats(opacity), behind)
-        )
-        mixed = over(front, share, back / 255)[0, :, 0]
-        levels = to_bytes(moved).cpu()
-        color[part] = levels
-        levels = levels if fused.layered else to_bytes(seen).cpu()
+        rim = [one[:, y, x][None, :, None].to(device) for one in (seen, as_floats(opacity), behind)]
+        mixed = over(rim[0], rim[1], rim[2] / 255)[0, :, 0]
         target = composite[part]
-        target.copy_(torch.where(opacity == full, levels, target))
+        target.copy_(torch.where(opacity == full, to_bytes(seen).cpu(), target))
         target[:, y, x] = to_bytes(mixed).cpu()
-    return replace(fused, repainted=Recolored(color))
+    return replace(fused, repainted=moved)
 
 
 def change_between(before: Tensor, after: Tensor, mask: Tensor) -> Recoloring:
