@@ -136,10 +136,11 @@ def misfit(factory: Callable[..., Any], options: Mapping[str, Any], whose: str =
 
 
 def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
-    """Raise ``UsageError`` unless a number, or each one of several, lies in [low, high]."""
+    """Raise ``UsageError`` unless a number, or each of several, is finite and in [low, high]."""
     each = value if isinstance(value, Sequence) else [value]
-    if not all(low <= number <= high for number in each):  # also catches NaN
-        raise UsageError(f"{name} must lie between {low} and {high}, got {_shown(value)}")
+    if not all(low <= number <= high and math.isfinite(number) for number in each):  # NaN, too
+        wanted = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}"
+        raise UsageError(f"{name} must {wanted}, got {_shown(value)}")
 
 
 def check_positive(**values: float) -> None:

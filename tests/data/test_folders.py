@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image
 
 from deep_image_compositing.data import crops as cutting
-from deep_image_compositing.data import folders, items
+from deep_image_compositing.data import folders
 from deep_image_compositing.data.encoding import Options, make_sample
 from deep_image_compositing.data.items import FileItem, Source, estimate_color
 from deep_image_compositing.errors import DataError, ImageError, UsageError
@@ -357,8 +357,7 @@ def test_pictures_of_plain_folders_stay_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = folders.Recent()
-    for module in (folders, items):
-        monkeypatch.setattr(module, "DECODED", held)
+    monkeypatch.setattr(folders, "DECODED", held)
     picture, label = trees.photograph(0, (30, 20))
     picture.save(tmp_path / "a.png")
     label.save(tmp_path / "a.alpha.png")

@@ -133,7 +133,7 @@ def learned(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
         ("feather", ["mine=reinhard"], "mine are harmonizers alone"),
         ("", ["a=pyramid,none,feathre"], "did you mean 'feather'"),
         ("", ["a=pyramid,none,feather(sgima=2)"], "takes no option 'sgima'"),
-        ("", ["a=pyramid,none,feather(sigma=-2)"], "sigma is a number"),
+        ("", ["a=pyramid,none,feather(sigma=-2)"], "sigma must be at least 0"),
         ("", ["a=pyramid,cascade,multi_stream(weights=null)"], "or none were asked for"),
         ("", ["a=pyramid,none,multi_stream(weights=gone)"], "'gone' for the fuser 'multi_stream'"),
         ("", ["a=pyramid,none,learned(radius=4)"], "learned(radius=4, weights=FILE)"),

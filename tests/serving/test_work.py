@@ -113,7 +113,7 @@ def test_photographs_are_upright_and_results_tell_nothing_of_them() -> None:
         ),
         ({"max_pixels": 700}, 400, "the foreground has 768 pixels, more than the limit of 700"),
         ({"frame": "background", "scale": 40.0, "max_pixels": 100_000}, 400, "smaller scale"),
-        ({"stages": (*PLAIN[:2], ("feather", (("sigma", -1),)))}, 400, "sigma is a number"),
+        ({"stages": (*PLAIN[:2], ("feather", (("sigma", -1),)))}, 400, "sigma must be at least 0"),
         ({"stages": (*PLAIN[:2], ("feather", (("sigma", "x"),)))}, 400, "'sigma'"),
     ],
 )

@@ -22,7 +22,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("grabcut", {"iterations": 0}, "iterations"),
     ("grabcut", {"size": 0}, "size"),
     ("cascade", {**SMALL, "margin": -0.5}, "margin must lie between 0 and 100, got -0.5"),
-    ("cascade", {**SMALL, "zoom": 0.5}, "zoom must lie between 1 and inf, got 0.5"),
+    ("cascade", {**SMALL, "zoom": 0.5}, "zoom must be at least 1, got 0.5"),
     ("cascade", {**SMALL, "confidence": 0}, "confidence must be above 0, got 0"),
     ("cascade", {**SMALL, "trust": 0}, "trust must be above 0, got 0"),
     ("cascade", {**SMALL, "sizes": (320, 8)}, "each of sizes must lie between 32 and 8192"),
