@@ -40,7 +40,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
     ("guided_filter", {"epsilon": -1}, "epsilon"),
     ("information_flow", {"known_neighbours": 0}, "neighbours must be above 0, got 0"),
-    ("information_flow", {"spatial_weight": -1}, "each of the weights must lie between 0"),
+    ("information_flow", {"spatial_weight": -1}, "each of the weights must be at least 0"),
     ("information_flow", {"epsilon": 0}, "epsilon must be above 0"),
     ("index_net", {"width": 0.5, "pretrained": "pretrained"}, r"for width=1 only, got 0\.5"),
     ("index_net", {"encoder_rate": 0}, "encoder_rate must be above 0, got 0"),
