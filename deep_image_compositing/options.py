@@ -69,15 +69,15 @@ def check_names(slot: str, name: str, accepted: Accepted | None, options: Collec
     if accepted is None:
         return
     taken, needed = accepted
-    for unknown in sorted(set(options) - taken):
-        near = difflib.get_close_matches(unknown, sorted(taken), n=1)
+    if unknown := sorted(set(options) - taken):
+        near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
         raise UsageError(
-            f"the {slot} {name!r} takes no option {unknown!r}; "
+            f"the {slot} {name!r} takes no option {unknown[0]!r}; "
             + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
             + (", ".join(sorted(taken)) or "none")
         )
-    for missing in sorted(needed - set(options)):
-        raise UsageError(f"the {slot} {name!r} needs the option {missing!r}")
+    if missing := sorted(needed - set(options)):
+        raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
 
 
 def declared_options(target: str) -> Accepted | None:
@@ -170,11 +170,13 @@ def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collect
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:
     """The constructors through which arguments go, each with its parameters."""
-    bases = factory.__mro__ if isinstance(factory, type) else ()
-    for call in (vars(base)["__init__"] for base in bases if "__init__" in vars(base)):
-        yield call, list(signature(call).parameters.values())[1:]
-    if not bases:
+    if not isinstance(factory, type):
         yield factory, list(signature(factory).parameters.values())
+        return
+    for base in factory.__mro__:
+        if "__init__" in vars(base):
+            call = vars(base)["__init__"]
+            yield call, list(signature(call).parameters.values())[1:]
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

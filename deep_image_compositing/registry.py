@@ -34,7 +34,12 @@ from deep_image_compositing.published import Published
 SLOTS = ("segmenter", "refiner", "fuser", "harmonizer")
 """The slots, in the order in which a composite passes through them."""
 
-DEFAULTS = dict(zip(SLOTS, ("pyramid", "cascade", "multi_stream", "none"), strict=True))
+DEFAULTS = {
+    "segmenter": "pyramid",
+    "refiner": "cascade",
+    "fuser": "multi_stream",
+    "harmonizer": "none",
+}
 """What fills the slots unless somebody says otherwise."""
 
 HUB = "hf://"
@@ -140,7 +145,12 @@ def _own(
     return Entry(slot, name, description, source, made_by, run_by, **more)
 
 
-_ROOMS = dict(zip(SLOTS, ("segmentation", "refinement", "fusion", "harmonization"), strict=True))
+_ROOMS = {
+    "segmenter": "segmentation",
+    "refiner": "refinement",
+    "fuser": "fusion",
+    "harmonizer": "harmonization",
+}
 _TRAINED: dict[str, Any] = {"trained": ("default",)}
 
 # fmt: off

@@ -162,7 +162,8 @@ class Bench(LightningModule):
             return
         method, name = self.plan.methods[job[0]], self.names[job[1]]
         for grade in self._pending(*job):
-            key, notes = _key(name, grade, method.name), list[str]()
+            key = _key(name, grade, method.name)
+            notes: list[str] = []
             record: dict[str, Any] = {
                 "identity": self.identities[method.name],
                 "sample": name,

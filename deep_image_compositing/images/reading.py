@@ -118,7 +118,8 @@ def read_image(
         if pixels is source.pixels:
             return source
         return replace(source, pixels=pixels, alpha=alpha)
-    name, notes = _name_of(source), list[str]()
+    name = _name_of(source)
+    notes: list[str] = []
     if is_tensor(source) or isinstance(source, np.ndarray):
         # A copy, because the caller's own may change later.
         pixels, alpha = split_alpha(pixels_of(source, name).copy())
@@ -161,7 +162,8 @@ def read_mask(
         ImageError: as for ``read_image``.
         UsageError: as for ``read_image``, or an aspect that differs from that of ``size``.
     """
-    name, notes = _name_of(source), list[str]()
+    name = _name_of(source)
+    notes: list[str] = []
     if isinstance(source, Photograph):
         mask = _belief(source.pixels, source.alpha, notes)
     elif is_tensor(source) or isinstance(source, np.ndarray):
@@ -270,7 +272,7 @@ def _reduced(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Gray or colour and alpha with a long side of at most ``max_side``, antialiased."""
     height, width = pixels.shape[:2]
-    size = within((width, height), max_side or max(width, height))
+    size = (width, height) if max_side is None else within((width, height), max_side)
     if size == (width, height):
         return pixels, alpha
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
