@@ -162,8 +162,8 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         rank, ranks = self._place
-        batches = self.epoch_length // (self.batch_size * ranks)
-        if not batches:
+        length = self.epoch_length // (self.batch_size * ranks)
+        if not length:
             raise UsageError(
                 f"epoch_length {self.epoch_length} is less than one batch of {self.batch_size} "
                 f"on each of {ranks} devices"
@@ -174,8 +174,9 @@ class StageData(LightningDataModule):
             for number, (name, (train, _)) in enumerate(self._mixtures.items())
         }
         sampler = TrainingSampler(
-            mixtures, self.batch_size, batches, self.seed, rank, ranks, self._trained
-        )
+            mixtures, self.batch_size, length, self.seed, rank, ranks, self._trained,
+            self.epoch_batches(self.trainer),
+        )  # fmt: skip
         about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks} | {
             "epoch_length": self.epoch_length
         }
@@ -223,6 +224,14 @@ class StageData(LightningDataModule):
             return {**{key: torch.cat([r[key] for r in rows]) for key in rows[0]}, "valid": valid}
 
     # Parts
+
+    def epoch_batches(self, trainer: Trainer | None) -> int:
+        """Batches of an epoch that a device trains on: as many as the ``trainer`` allows."""
+        ranks, limit = 1, 1.0
+        if trainer is not None:
+            ranks, limit = trainer.world_size, trainer.limit_train_batches
+        batches = self.epoch_length // (self.batch_size * ranks)
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
     @property
     def _place(self) -> tuple[int, int]:
