@@ -129,7 +129,11 @@ def _grouped(root: Path, pairs: Iterable[Pair]) -> Iterator[Pair]:
     """Pairs with the groups of ``groups.tsv``, where there is one."""
     path, groups = root / GROUPS, {}
     if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no text in UTF-8: {error}") from None
+        for number, line in enumerate(lines, 1):
             name, tab, group = line.partition("\t")
             if not (name and tab and group.strip()):
                 raise DataError(

@@ -523,6 +523,16 @@ def test_verify_looks_into_the_samples(shards: Path) -> None:
     assert len(problems) == 6
 
 
+def test_verify_names_a_shard_that_the_disk_does_not_give(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("deep_image_compositing.data.verify.describe", fail)
+    assert any("Permission denied" in problem for problem in verify(shards, workers=1))
+
+
 def test_verify_refuses_what_is_no_sample(shards: Path) -> None:
     with tarfile.open(shards / "train-000000.tar", "w") as archive:
         info = tarfile.TarInfo("a.model.pkl")

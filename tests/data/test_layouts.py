@@ -92,6 +92,11 @@ def test_groups_of_a_set_of_one_s_own(tmp_path: Path) -> None:
     (tmp_path / "groups.tsv").write_text("a\troll 1\nb c roll 1\n")
     with pytest.raises(DataError, match="line 2: expected NAME, a tab and GROUP"):
         find(tmp_path)
+    (tmp_path / "groups.tsv").write_bytes("\ufeffa\tcafé\nb c\tcafé\n".encode())
+    assert {entry.group for entry in find(tmp_path)} == {"café"}
+    (tmp_path / "groups.tsv").write_bytes("a\tcafé\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"groups\.tsv is no text in UTF-8"):
+        find(tmp_path)
 
 
 def test_matlab_files_need_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

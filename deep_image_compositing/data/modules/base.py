@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from deep_image_compositing.data.items import Item, Source, scene_crop
 from deep_image_compositing.data.loading import Loader, Sample, Samples
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.options import check_range
 
 Sources = str | Source | list[str | Source]
 """One source or several: a path or pattern alone, or a ``Source`` with its settings."""
@@ -48,6 +50,12 @@ class Helper:
     def __init__(self, slot: str, name: str | None, weights: str | None) -> None:
         self.slot, self.name = slot, name
         self.options = {"weights": weights} if weights else {}
+
+    def check(self, made: str) -> None:
+        """Raise what making it would, where it is needed for what is ``made`` with it."""
+        if self.name is None:
+            raise UsageError(f"{made} need a {self.slot}: name one as --data.{self.slot}")
+        registry.check(self.slot, self.name, self.options)
         self.network: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,10 +118,10 @@ class StageData(LightningDataModule):
             ("epoch_length", epoch_length, 1),
             ("validation_crops", validation_crops, 1),
             ("num_workers", num_workers, 0),
+            ("augment", augment, 0),
             ("shuffle", shuffle, 0),
         ):
-            if value < least:
-                raise UsageError(f"{name} must be at least {least}, got {value}")
+            check_range(name, value, least, math.inf)
         if not 0 <= tolerance <= 1:
             raise UsageError(f"tolerance is a share and must lie in [0, 1], got {tolerance}")
         self.train, self.validation, self.backgrounds = map(

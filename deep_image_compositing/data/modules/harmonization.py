@@ -39,7 +39,8 @@ class HarmonizationData(StageData):
         **kwargs: as for ``StageData``.
 
     Raises:
-        UsageError: ``fused`` is no share, or no fuser is named for it.
+        UsageError: ``fused`` is no share, or there is no such fuser for it.
+        WeightsError: it has no such weights.
     """
 
     accepts = ("segmentation", "mattes", "harmonization")
@@ -55,10 +56,10 @@ class HarmonizationData(StageData):
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
         check_shares(fused=fused)
-        if fused and fuser is None:
-            raise UsageError("fused composites need a fuser: name one as --data.fuser")
         self.fused = fused
         self.fuse = Helper("fuser", fuser, fuser_weights)
+        if fused:
+            self.fuse.check("fused composites")
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         return {"subject": self.open_main()}
