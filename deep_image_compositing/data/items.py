@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Source:
     doubt: float | None = None
 
     def __post_init__(self) -> None:
+        self.path = os.fspath(self.path)
         for name in ("weight", "distrust"):
             check_range(name, getattr(self, name), 0, math.inf)
         check_shares(upper_body=self.upper_body, paste=self.paste)

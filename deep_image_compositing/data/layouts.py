@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data.folders import Pair, image_files
+from deep_image_compositing.data.folders import Pair, image_files, photographs
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 
 GROUPS = "groups.tsv"
@@ -125,7 +125,7 @@ def _with_keys(pairs: Iterable[Pair]) -> Iterator[Pair]:
         yield replace(pair, key=unique, group=pair.group or pair.key)
 
 
-def _grouped(root: Path, pairs: Iterable[Pair]) -> Iterator[Pair]:
+def _grouped(root: Path, pairs: Iterable[Pair]) -> list[Pair]:
     """Pairs with the groups of ``groups.tsv``, where there is one."""
     path, groups = root / GROUPS, {}
     if path.is_file():
@@ -140,7 +140,13 @@ def _grouped(root: Path, pairs: Iterable[Pair]) -> Iterator[Pair]:
                     f"{path}, line {number}: expected NAME, a tab and GROUP, got {line!r}"
                 )
             groups[name] = group.strip()
-    return (replace(pair, group=groups.get(pair.key, "")) for pair in pairs)
+    found = [replace(pair, group=groups.get(pair.key, "")) for pair in pairs]
+    if groups and found and not any(pair.group for pair in found):
+        raise DataError(
+            f"{path} names none of the samples: expected names such as {found[0].key!r}, got "
+            f"{next(iter(groups))!r}"
+        )
+    return found
 
 
 def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Iterator[Pair]]:
@@ -163,9 +169,9 @@ def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> I
 
 
 def _own_images(root: Path, straight: bool) -> Iterator[Pair]:
-    """Images in any folders; those with ``straight`` colour are of formats that have an alpha."""
+    """Images in any folders, no labels; with ``straight`` colour of formats that have an alpha."""
     opaque = (".jpg", ".jpeg", ".bmp") if straight else ()
-    for path in image_files(root.rglob("*")):
+    for path in photographs(root.rglob("*")):
         if path.suffix.lower() not in opaque:
             key = path.relative_to(root).with_suffix("").as_posix()
             yield Pair(path, key=key, straight=straight)

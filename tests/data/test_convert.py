@@ -23,7 +23,7 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.data import convert as module
 from deep_image_compositing.data.convert import assign_splits, convert
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.loading import in_order
+from deep_image_compositing.data.loading import WorkerLoader, in_order
 from deep_image_compositing.data.shards import Index, ShardWriter
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import CompositingError, UsageError
@@ -447,6 +447,8 @@ def die(item: int) -> None:
 def test_a_process_that_is_killed_is_an_error() -> None:
     with pytest.raises(CompositingError, match="a worker process was killed"):
         list(in_order(die, [1, 2], 2))
+    with pytest.raises(CompositingError, match="a worker process was killed"):  # as of ``teach``
+        list(WorkerLoader([1, 2], batch_size=None, num_workers=1, collate_fn=die))  # type: ignore
 
 
 # Verification

@@ -348,6 +348,9 @@ def test_pictures_stay_decoded_until_others_need_the_room() -> None:
     assert get("b") is not first["b"]
     assert get("large", 4).size == (4, 4)  # given, but not kept
     assert recent.held == 8
+    twice = folders.Recent()
+    twice.get("a", lambda: twice.get("a", lambda: Image.new("L", (2, 2))))  # as two threads may
+    assert twice.held == 4
     with pytest.raises(OSError, match="identify"):
         recent.get("d", lambda: Image.open(io.BytesIO()))  # nothing is left behind
     assert get("d").size == (2, 2)

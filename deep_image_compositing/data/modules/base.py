@@ -34,7 +34,7 @@ _log = logging.getLogger("deep_image_compositing")
 
 def as_sources(given: Sources | None) -> list[Source]:
     """Sources of whatever a recipe or a command line gave."""
-    each = given if isinstance(given, list) else [] if given is None else [given]
+    each = given if isinstance(given, list | tuple) else [] if given is None else [given]
     return [source if isinstance(source, Source) else Source(source) for source in each]
 
 
