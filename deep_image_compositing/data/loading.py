@@ -310,4 +310,6 @@ class Loader(WorkerLoader):
             if isinstance(dataset, StreamedDataset)
         ]
         if changed:
-            _log.warning("the resumed run will see other samples: %s", "; ".join(changed))
+            _log.warning(
+                "the resumed run will see other samples: %s", "; ".join(dict.fromkeys(changed))
+            )
