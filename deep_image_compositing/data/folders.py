@@ -65,7 +65,8 @@ class Pair:
         frames of a video, ``NAME_00017.jpg``, are held out together.
         """
         name = self.group or self.image.stem
-        code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
+        name = (sequences and name.rpartition("_")[0]) or name
+        code = zlib.crc32(name.encode(errors="surrogateescape"))  # not every name is UTF-8
         # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 

@@ -160,7 +160,7 @@ def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Ite
     return find
 
 
-def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> Iterator[Pair]:
+def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> list[Pair]:
     """Those of ``images/`` and the first folder of labels there is, or side by side."""
     found: list[Pair] = []
     for name in labels:
@@ -261,7 +261,7 @@ def _listed(path: Path) -> set[str]:
     return {Path(line).stem for line in lines}
 
 
-def _own_composites(root: Path) -> Iterator[Pair]:
+def _own_composites(root: Path) -> list[Pair]:
     composites = root / "composites"
     made = {p.stem: p for p in image_files(composites.iterdir())} if composites.is_dir() else {}
     found = (replace(p, composite=made.get(p.key)) for p in _pairs(root / "images", root / "masks"))

@@ -264,6 +264,15 @@ class Loader(WorkerLoader):
         self.patience = timeout
         self.about = dict(about or {})
 
+    def _begin(self) -> Any:
+        last: Any = self._iterator  # whose processes go on
+        if last is not None:
+            # What they were asked for, though the epoch was cut short: torch has no patience there.
+            last._sampler_iter = iter(())
+            for _ in self._checked(last):
+                pass
+        return super()._begin()
+
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0
         while True:

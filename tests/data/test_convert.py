@@ -217,6 +217,8 @@ def test_small_sets_have_both_splits_unless_told_otherwise() -> None:
     assert counts(5, 0) == (5, 0)
     assert len(assign_splits(entries(20, split="test"), 0, 0.5)["test"]) == 20  # a set's own
     assert sum(counts(1, 0.1)) == 1
+    odd = Pair(Path(), key="a", group="caf\udce9")  # as a file's name in Latin-1 is seen
+    assert sum(map(len, assign_splits([odd], 0, 0.1).values())) == 1
 
 
 # The same, every time

@@ -305,6 +305,8 @@ def test_a_share_of_photographs_is_held_out_by_name() -> None:
     assert 450 < len(some) < 550
     assert some > {pair for pair in pairs if pair.held_out(0.1)}
     assert not any(pair.held_out(0) for pair in pairs)
+    odd = folders.Pair(Path("caf\udce9.jpg"))  # as a name in Latin-1 is seen
+    assert odd.held_out(0.99)
 
 
 def test_frames_of_a_video_are_held_out_together() -> None:
