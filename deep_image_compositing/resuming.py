@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from deep_image_compositing.data.loading import seconds_without_data
 from deep_image_compositing.data.modules import batches_trained
@@ -65,7 +66,7 @@ def newest_checkpoint(run: str | Path) -> Path | None:
 
 
 class Interruptible(Callback):
-    """Leaves a checkpoint after the optimiser's step in which the run is told to stop, and stops.
+    """Leaves a checkpoint after the step in which the run ends, or is told to stop, and stops.
 
     SIGTERM and Ctrl-C do so (a second one stops at once), and SIGUSR1, which SLURM sends ahead of
     the time limit, upon which the job is also put back in the queue. The handlers only take note: a
@@ -122,6 +123,14 @@ class Interruptible(Callback):
             _log.warning("told to stop: saved %s; go on with --resume", path)
         # Lightning's launcher kills the first process of a machine when another one fails.
         self._leave(trainer, queued, quietly=trainer.local_rank > 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the end of the run too, which may fall between two regular checkpoints."""
+        for keeper in trainer.checkpoint_callbacks if trainer.fit_loop.done else []:
+            if not isinstance(keeper, ModelCheckpoint) or keeper._every_n_epochs:
+                continue
+            if keeper.save_last and keeper._last_global_step_saved != trainer.global_step:
+                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
 
     def _leave(self, trainer: Trainer, queued: bool, quietly: bool = False) -> NoReturn:
         """End the process, ``quietly`` as if all were well; put its job back where ``queued``."""

@@ -20,7 +20,12 @@ import jsonargparse
 import yaml  # type: ignore[import-untyped]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -184,9 +189,7 @@ class TrainingCLI(LightningCLI):
             check_hyper_parameters(part)
         if not isinstance(data, StageData):
             return
-        batches = data.epoch_length // (data.batch_size * trainer.world_size)
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        batches, limit = data.epoch_batches(trainer), trainer.limit_train_batches
         interval = trainer.val_check_interval
         every = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
         if every and isinstance(interval, int) and 0 < batches < interval:
@@ -231,9 +234,13 @@ class TrainingCLI(LightningCLI):
             root = config["default_root_dir"]
             kwargs["logger"] = TensorBoardLogger(root, name="", version="") if fitting else False
         given = config["callbacks"] or []
+        if config["fast_dev_run"] or not kwargs.get("logger", config["logger"]):
+            # It would refuse to run, though every recipe has it.
+            given = [each for each in given if not isinstance(each, LearningRateMonitor)]
         wanted = config["enable_progress_bar"] is not False
         if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
-            kwargs["callbacks"] = [*given, RunProgress()]
+            given = [*given, RunProgress()]
+        kwargs["callbacks"] = given
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:

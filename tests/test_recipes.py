@@ -19,6 +19,8 @@ from torch import nn
 
 from deep_image_compositing import registry
 from deep_image_compositing.cli import main
+from deep_image_compositing.data import tars
+from deep_image_compositing.data.sampler import BLOCK
 from deep_image_compositing.models.refinement.trained import PAPER_DIM, PAPER_INDEX_NET
 from deep_image_compositing.stages.base import Stage
 from deep_image_compositing.stages.making import make_stage
@@ -330,6 +332,15 @@ def test_a_toy_trains(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ("averaging_state" in checkpoint) == name.endswith("_modern")
     assert (run / "config.yaml").is_file()
     assert {path.name[:3] for path in (run / "sheets").iterdir()} == {"tra", "val"}
+
+
+@pytest.mark.parametrize("name", FUSION)
+def test_the_shards_that_a_recipe_draws_from_stay_open(name: str) -> None:
+    # Each one that does not is opened again for nearly every sample, by reading all of its headers.
+    init = yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8"))["data"]["init_args"]
+    train, scenes, more = (len(init[key] or ()) for key in ("train", "backgrounds", "textures"))
+    old = texture = more + scenes
+    assert (train + scenes + old + texture) * BLOCK <= tars._OPEN
 
 
 def test_a_recipe_that_goes_on_from_nothing_says_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -257,6 +258,32 @@ def test_the_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
+        ({"schedule": "linear"}, "schedule must be 'constant' or 'cosine', got 'linear'"),
+        ({"learning_rate": -1.0}, "learning_rate must be at least 0, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be at least 0, got nan"),
+        ({"warmup_steps": -5}, "warmup_steps must be at least 0, got -5"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused_at_once(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Plain(**wrong)
+
+
+def test_a_run_without_end_may_warm_up_but_has_no_cosine() -> None:
+    class Endless:
+        estimated_stepping_batches = float("inf")
+
+    for schedule, fits in (("constant", True), ("cosine", False)):
+        stage = Plain(schedule=schedule, warmup_steps=2)
+        stage._fabric, stage._trainer = None, Endless()  # type: ignore[assignment]
+        with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="max_steps"):
+            rates = stage.configure_optimizers()["lr_scheduler"]["scheduler"].get_last_lr()
+            assert rates[0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
         ("--data.sizes=3", r"data: there is no option 'sizes'"),
         ("--data.size=many", r"size: many is no int"),
         ("--data.train=[{path: a, wieght: 3}]", r"there is no option 'wieght'"),
@@ -414,6 +441,24 @@ def test_sources_are_no_files_of_options(
         assert "secret" not in error
     assert main([*given, "--data.train=memory://x/{0..3}.tar", "--print_config"]) == 0
     assert "train: memory://x/{0..3}.tar" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_a_run_keeps_its_end_and_needs_no_log(data: Path, tmp_path: Path) -> None:
+    given = [
+        *arguments("segmenter/pyramid", data, tmp_path / "run"),
+        "--trainer.max_steps=3",
+        "--trainer.limit_train_batches=2",
+        "--trainer.val_check_interval=1.0",
+        "--trainer.logger=false",
+        "--trainer.callbacks+=LearningRateMonitor",
+    ]
+    assert main(given) == 0
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 3  # though one is written every two steps
+    epochs = last["loops"]["fit_loop"]["epoch_progress"]["total"]
+    assert epochs["started"] == 2  # of two batches each, of the four that there are
+    assert not (tmp_path / "run" / "sheets").exists()
 
 
 def test_an_epoch_shorter_than_what_lies_between_validations(

@@ -152,7 +152,8 @@ def assign_splits(pairs: Sequence[Pair], seed: int, validation: float) -> dict[s
 
 def _draw(seed: int, text: str) -> float:
     """A number in [0, 1) that follows from both."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8]) / 2**64
+    data = f"{seed}:{text}".encode(errors="surrogateescape")  # not every file's name is UTF-8
+    return int.from_bytes(hashlib.sha256(data).digest()[:8]) / 2**64
 
 
 def _parts(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:

@@ -62,10 +62,12 @@ class FolderDataset(Dataset[Item]):
 
     def nothing(self) -> Exception:
         """What to say when there is nothing to train on."""
-        path, share = self.source.path, self.source.hold_out
+        path, share, doubt = self.source.path, self.source.hold_out, self.source.doubt
+        doubtful = "" if doubt is None else f" whose mask is less doubtful than {doubt:g}"
         return UsageError(
-            f"nothing of {path} is left to train on: hold_out {share:g} keeps all its photographs "
-            f"for validation; add more, or train on all with {{path: {path}, hold_out: 0}}"
+            f"nothing of {path} is left to train on: hold_out {share:g} keeps all its photographs"
+            f"{doubtful} for validation, if there are any; add more, or train on all with "
+            f"{{path: {path}, hold_out: 0}}"
         )
 
 
@@ -293,7 +295,8 @@ def open_source(
     }
     if not found:
         raise UsageError(f"{folder} holds no shards")
-    return found.get("train") or next(iter(found.values())), found.get("validation")
+    train = found.pop("train" if "train" in found else next(iter(found)))
+    return train, found.get("validation")
 
 
 def open_all(
@@ -323,7 +326,7 @@ def _open_folder(
     elif "harmonization" not in kinds or not (pairs := _find_composites(root)):
         pairs = folders.find_pairs(root)
     if source.doubt is not None:
-        pairs = folders.drop_doubtful(pairs, source.path, source.doubt)
+        pairs = folders.drop_doubtful(pairs, root, source.doubt)
     masks = [pair.label for pair in pairs if pair.label and pair.label.stem.endswith(".mask")]
     if masks and not {"segmentation", "backgrounds"} & set(kinds):
         raise UsageError(

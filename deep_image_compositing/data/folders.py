@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -64,7 +65,8 @@ class Pair:
         frames of a video, ``NAME_00017.jpg``, are held out together.
         """
         name = self.group or self.image.stem
-        code = zlib.crc32(((sequences and name.rpartition("_")[0]) or name).encode())
+        name = (sequences and name.rpartition("_")[0]) or name
+        code = zlib.crc32(name.encode(errors="surrogateescape"))  # not every name is UTF-8
         # The last digit leads, the five before it break ties: a number in [0, 1) to the name.
         return (code % 10 + (code // 10 % 100_000) / 100_000) / 10 < share
 
@@ -89,11 +91,11 @@ def find_pairs(root: str | Path) -> list[Pair]:
         raise UsageError(f"no folder of training pairs at {root}")
     beside = [root / name for name in _LABEL_FOLDERS if (root / name).is_dir()]
     if beside and (root / "images").is_dir():
-        images = _photographs((root / "images").iterdir())
+        images = photographs((root / "images").iterdir())
         labels = {p.stem: p for folder in beside for p in image_files(folder.iterdir())}
     else:
         files = image_files(root.iterdir())
-        images = _photographs(files)
+        images = photographs(files)
         labels = {
             p.stem.removesuffix(kind): p for kind in LABELS for p in files if p.stem.endswith(kind)
         }
@@ -146,7 +148,7 @@ def find_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"no folder of photographs at {root}")
-    if not (found := _photographs(root.rglob("*"))):
+    if not (found := photographs(root.rglob("*"))):
         raise UsageError(f"{root} holds no image files")
     return found
 
@@ -156,7 +158,8 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _photographs(paths: Iterable[Path]) -> list[Path]:
+def photographs(paths: Iterable[Path]) -> list[Path]:
+    """Those of ``image_files`` that are no labels by their name."""
     return [p for p in image_files(paths) if not p.stem.endswith(LABELS)]
 
 
@@ -166,20 +169,24 @@ Pictures: TypeAlias = Image.Image | tuple[Image.Image, ...]
 
 
 class Recent:
-    """Keeps pictures that were decoded lately, of ``limit`` bytes together; not for threads."""
+    """Keeps pictures that were decoded lately, of ``limit`` bytes together."""
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
         self._limit = limit
         self._values: OrderedDict[Hashable, Pictures] = OrderedDict()
+        self._lock = threading.Lock()
         self.held = 0
 
     def get(self, key: Hashable, make: Callable[[], Pictures]) -> Any:
         """The pictures of ``key``, made anew where they are not held."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
         made = make()
-        if (size := _bytes(made)) <= self._limit:
+        with self._lock:
+            if key in self._values or (size := _bytes(made)) > self._limit:
+                return made
             self._values[key] = made
             self.held += size
             while self.held > self._limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from deep_image_compositing.functional.foreground import (
 )
 from deep_image_compositing.images import open_picture, to_tensor, to_uint8
 from deep_image_compositing.images.decoding import load_whole
+from deep_image_compositing.options import check_range
 
 _COLORS = ("foreground.jpg", "foreground.png")
 _PHOTOGRAPHS = ("image.jpg", *_COLORS)
@@ -66,10 +68,9 @@ class Source:
     doubt: float | None = None
 
     def __post_init__(self) -> None:
+        self.path = os.fspath(self.path)
         for name in ("weight", "distrust"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:  # written so that NaN fails too
-                raise UsageError(f"{name} is a number of at least 0, got {value}")
+            check_range(name, getattr(self, name), 0, math.inf)
         check_shares(upper_body=self.upper_body, paste=self.paste)
         if not 0 <= self.hold_out < 1:
             raise UsageError(f"hold_out is a share in [0, 1), got {self.hold_out}")

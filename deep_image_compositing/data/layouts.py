@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.data.folders import Pair, image_files
+from deep_image_compositing.data.folders import Pair, image_files, photographs
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 
 GROUPS = "groups.tsv"
@@ -125,18 +125,28 @@ def _with_keys(pairs: Iterable[Pair]) -> Iterator[Pair]:
         yield replace(pair, key=unique, group=pair.group or pair.key)
 
 
-def _grouped(root: Path, pairs: Iterable[Pair]) -> Iterator[Pair]:
+def _grouped(root: Path, pairs: Iterable[Pair]) -> list[Pair]:
     """Pairs with the groups of ``groups.tsv``, where there is one."""
     path, groups = root / GROUPS, {}
     if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no text in UTF-8: {error}") from None
+        for number, line in enumerate(lines, 1):
             name, tab, group = line.partition("\t")
             if not (name and tab and group.strip()):
                 raise DataError(
                     f"{path}, line {number}: expected NAME, a tab and GROUP, got {line!r}"
                 )
             groups[name] = group.strip()
-    return (replace(pair, group=groups.get(pair.key, "")) for pair in pairs)
+    found = [replace(pair, group=groups.get(pair.key, "")) for pair in pairs]
+    if groups and found and not any(pair.group for pair in found):
+        raise DataError(
+            f"{path} names none of the samples: expected names such as {found[0].key!r}, got "
+            f"{next(iter(groups))!r}"
+        )
+    return found
 
 
 def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Iterator[Pair]]:
@@ -150,7 +160,7 @@ def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Ite
     return find
 
 
-def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> Iterator[Pair]:
+def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> list[Pair]:
     """Those of ``images/`` and the first folder of labels there is, or side by side."""
     found: list[Pair] = []
     for name in labels:
@@ -159,9 +169,9 @@ def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> I
 
 
 def _own_images(root: Path, straight: bool) -> Iterator[Pair]:
-    """Images in any folders; those with ``straight`` colour are of formats that have an alpha."""
+    """Images in any folders, no labels; with ``straight`` colour of formats that have an alpha."""
     opaque = (".jpg", ".jpeg", ".bmp") if straight else ()
-    for path in image_files(root.rglob("*")):
+    for path in photographs(root.rglob("*")):
         if path.suffix.lower() not in opaque:
             key = path.relative_to(root).with_suffix("").as_posix()
             yield Pair(path, key=key, straight=straight)
@@ -251,7 +261,7 @@ def _listed(path: Path) -> set[str]:
     return {Path(line).stem for line in lines}
 
 
-def _own_composites(root: Path) -> Iterator[Pair]:
+def _own_composites(root: Path) -> list[Pair]:
     composites = root / "composites"
     made = {p.stem: p for p in image_files(composites.iterdir())} if composites.is_dir() else {}
     found = (replace(p, composite=made.get(p.key)) for p in _pairs(root / "images", root / "masks"))

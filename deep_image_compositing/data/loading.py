@@ -184,12 +184,16 @@ def _end_when_the_trainer_says() -> None:
 
 
 class WorkerLoader(DataLoader[Any]):
-    """A DataLoader whose processes begin with SIGTERM blocked, for ``start_worker``.
+    """A DataLoader whose processes begin at once, with SIGTERM blocked, for ``start_worker``.
 
     Libraries start threads there before anything can be told to them, and those would hear it.
+    ``CompositingError`` if a process is killed.
     """
 
     def __iter__(self) -> Any:
+        return self._checked(self._begin())
+
+    def _begin(self) -> Any:
         if not hasattr(signal, "sigtimedwait"):
             return super().__iter__()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -197,6 +201,17 @@ class WorkerLoader(DataLoader[Any]):
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _checked(self, made: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from made
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CompositingError(
+                "a worker process was killed, perhaps for want of memory: "
+                "run it again, with fewer --workers"
+            ) from None
 
 
 def in_order(
@@ -217,20 +232,8 @@ def in_order(
         collate_fn=function,
         worker_init_fn=start_worker,
     )
-    made = iter(loader)
-
-    def named() -> Iterator[Any]:
-        try:
-            yield from made
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise CompositingError(
-                "a worker process was killed, perhaps for want of memory: "
-                "run it again, with fewer --workers"
-            ) from None
-
-    return named()
+    made: Iterator[Any] = iter(loader)
+    return made
 
 
 class Loader(WorkerLoader):
@@ -261,8 +264,14 @@ class Loader(WorkerLoader):
         self.patience = timeout
         self.about = dict(about or {})
 
-    def __iter__(self) -> Any:
-        return self._checked(super().__iter__())
+    def _begin(self) -> Any:
+        last: Any = self._iterator  # whose processes go on
+        if last is not None:
+            # What they were asked for, though the epoch was cut short: torch has no patience there.
+            last._sampler_iter = iter(())
+            for _ in self._checked(last):
+                pass
+        return super()._begin()
 
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0
@@ -310,4 +319,6 @@ class Loader(WorkerLoader):
             if isinstance(dataset, StreamedDataset)
         ]
         if changed:
-            _log.warning("the resumed run will see other samples: %s", "; ".join(changed))
+            _log.warning(
+                "the resumed run will see other samples: %s", "; ".join(dict.fromkeys(changed))
+            )

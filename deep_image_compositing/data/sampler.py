@@ -105,7 +105,7 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
     """The batches of one ``rank``, ``length`` an epoch, from wherever the run stands.
 
     Each item of a sample comes from its mixture. ``position`` says, at the start of each epoch, how
-    many batches the run has trained on so far.
+    many batches the run has trained on so far; ``trained`` how many of an epoch it trains on.
     """
 
     def __init__(
@@ -117,13 +117,14 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
         rank: int = 0,
         ranks: int = 1,
         position: Callable[[], int] = lambda: 0,
+        trained: int | None = None,
     ) -> None:
         super().__init__(range(length), ranks, rank)  # type: ignore[arg-type]
         self._orders = {
             name: Order(mixture, seed, i) for i, (name, mixture) in enumerate(mixtures.items())
         }
         self.batch_size, self.length = batch_size, length
-        self.seed, self._position = seed, position
+        self.seed, self._position, self._trained = seed, position, trained or length
 
     def __len__(self) -> int:
         return self.length
@@ -138,7 +139,7 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         first = self._position()
-        return map(self.batch, range(first, first - first % self.length + self.length))
+        return map(self.batch, range(first, first - first % self._trained + self.length))
 
 
 class EvaluationSampler(DistributedSampler[list[Draw]]):

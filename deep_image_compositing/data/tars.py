@@ -37,7 +37,7 @@ _HEADERS = 8
 _PART = 2**24
 _TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
-_OPEN = 64  # shards that a process keeps open, with the offsets of their members
+_OPEN = 160  # shards that a process keeps open: enough for a block of each source of a sample
 _GRACE = 100  # what a tolerated share is reckoned of at the least
 _log = logging.getLogger("deep_image_compositing")
 

@@ -31,6 +31,7 @@ from deep_image_compositing.data.items import ShardItem, Source
 from deep_image_compositing.data.loading import WorkerLoader, raise_sent, start_worker
 from deep_image_compositing.data.modules import Sources, as_sources
 from deep_image_compositing.data.tars import open_by_number
+from deep_image_compositing.data.transfer import local_path
 from deep_image_compositing.data.triplets import Recipe, plan
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.functional.degradation import degrade_mask
@@ -191,7 +192,7 @@ def _fingerprint(mixtures: Mixtures) -> str:
             if isinstance(dataset, ShardDataset):
                 held: list[Any] = [Path(url).name for url in dataset.urls] + dataset.blocks()
             else:
-                root = dataset.source.path
+                root = local_path(dataset.source.path)
                 held = [pair.image.relative_to(root).as_posix() for pair in dataset.pairs]
             lines.append([split, held])
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()

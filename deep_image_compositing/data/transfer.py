@@ -30,7 +30,8 @@ _LEFT = (0, 128 + _BROKEN_PIPE, -_BROKEN_PIPE)
 
 def is_local(url: str) -> bool:
     """Whether ``url`` is a path (or ``file:``) rather than something that is transferred."""
-    return urlsplit(url).scheme in ("", "file") or bool(re.match(r"[A-Za-z]:[\\/]", url))
+    scheme = re.match(r"([A-Za-z][\w+.-]+):", url)  # one letter is a drive of Windows
+    return scheme is None or scheme[1] == "file"
 
 
 def local_path(url: str) -> Path:
@@ -104,7 +105,7 @@ def open_shard(url: str) -> Iterator[IO[bytes]]:
 
 def _open_url(url: str) -> _Program | _Remote:
     check_url(url)
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme == "pipe":
         return _Program(url, url.removeprefix("pipe:"))
     if scheme not in ("http", "https"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ from deep_image_compositing.data.loading import sent
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.data.shards import encode
 from deep_image_compositing.data.tars import UNREADABLE, Tolerance
+from deep_image_compositing.data.transfer import local_path
 from deep_image_compositing.errors import CompositingError, DataError, UsageError
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.images import open_picture
 from deep_image_compositing.ledger import digest
+from deep_image_compositing.options import check_range
 from deep_image_compositing.stages.base import Fuser
 
 TRIES = 100
@@ -63,8 +66,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            check_range(name, getattr(self, name), least, math.inf)
         if not 0 <= self.validation < 1:
             raise UsageError(f"validation is a share from 0 to below 1, got {self.validation}")
         if not (self.mattes and self.backgrounds):
@@ -240,7 +242,7 @@ def _describe(item: Item, licence: str) -> dict[str, Any]:
         shard = Path(item.record.shard).name
         return {"from": source, "shard": shard, "key": item.record.key, **known}
     assert isinstance(item, FileItem)
-    path = item.pair.image.relative_to(source).as_posix()
+    path = item.pair.image.relative_to(local_path(source)).as_posix()
     return {"from": source, "key": path, **({"licence": licence} if licence else {})}
 
 

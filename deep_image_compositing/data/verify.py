@@ -59,12 +59,12 @@ def _check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str],
     if not path.is_file():
         return [], ["the file is missing"]
     problems = []
-    found = describe(path, shard.samples)
-    if found.bytes != shard.bytes:
-        problems.append(f"has {found.bytes} bytes, the index says {shard.bytes}")
-    elif found.sha256 != shard.sha256:
-        problems.append(f"its SHA-256 is {found.sha256}, the index says otherwise")
     try:
+        found = describe(path, shard.samples)
+        if found.bytes != shard.bytes:
+            problems.append(f"has {found.bytes} bytes, the index says {shard.bytes}")
+        elif found.sha256 != shard.sha256:
+            problems.append(f"its SHA-256 is {found.sha256}, the index says otherwise")
         with quiet(), open(path, "rb") as stream:
             for record in read_records(stream, ""):
                 keys.append(record.key)

@@ -17,14 +17,10 @@ from torchmetrics import MetricCollection
 
 from deep_image_compositing import hub
 from deep_image_compositing.conventions import check_batch, set_checks
+from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
-from deep_image_compositing.losses import (
-    PerceptualLoss,
-    cross_entropy,
-    mask_loss,
-    subject_loss,
-)
+from deep_image_compositing.losses import PerceptualLoss, cross_entropy, mask_loss, subject_loss
 from deep_image_compositing.metrics import fusion_metrics, harmonization_metrics, mask_metrics
 from deep_image_compositing.models.base import (
     FuserModel,
@@ -34,6 +30,7 @@ from deep_image_compositing.models.base import (
     SegmenterModel,
     StageModel,
 )
+from deep_image_compositing.options import check_choice, check_range
 from deep_image_compositing.stages.making import pretrained_stage
 from deep_image_compositing.weights import BEGINNINGS
 
@@ -63,6 +60,8 @@ class Stage(LightningModule, StageModel):
         compile: train and run the stage's networks through torch.compile.
         criterion: of an output and its target, both (B, C, H, W) in [0, 1], a scalar that is
             minimised in the place of the stage's own loss. Checkpoints do not hold it.
+
+    Raises ``UsageError`` for another schedule, or a rate, decay or number of steps below 0.
     """
 
     def __init__(
@@ -77,6 +76,10 @@ class Stage(LightningModule, StageModel):
         criterion: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
+        check_choice("schedule", schedule, ("constant", "cosine"))
+        rates = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        for name, value in {**rates, "warmup_steps": warmup_steps}.items():
+            check_range(name, value, 0, math.inf)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.schedule = schedule
@@ -146,8 +149,7 @@ class Stage(LightningModule, StageModel):
             set_checks(before)
         size = self.target(batch).shape[0]
         self.log("train/loss", step.loss, prog_bar=True, batch_size=size)
-        for name, value in step.terms.items():
-            self.log(f"train/{name}", value, batch_size=size)
+        self.log_dict({f"train/{k}": v for k, v in step.terms.items()}, batch_size=size)
         # A step may be made of several batches; the first one's pictures will do.
         due = self.picture_every and self.global_step % self.picture_every == 0
         if due and self.global_step != self._pictured:
@@ -213,7 +215,9 @@ class Stage(LightningModule, StageModel):
         optimizer = kind(groups, lr=self.learning_rate)
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        total = float(self.trainer.estimated_stepping_batches)
+        if self.schedule == "cosine" and math.isinf(total):
+            raise UsageError("a cosine ends with the run: give --trainer.max_steps or max_epochs")
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._rate(s, total))
         rate = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": rate}
@@ -255,7 +259,7 @@ class Stage(LightningModule, StageModel):
         if begun := BEGINNINGS & hyper.keys():
             checkpoint["hyper_parameters"] = {**hyper, **dict.fromkeys(begun)}
 
-    def _rate(self, step: int, total: int) -> float:
+    def _rate(self, step: int, total: float) -> float:
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":

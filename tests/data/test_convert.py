@@ -23,7 +23,7 @@ from deep_image_compositing.cli import main
 from deep_image_compositing.data import convert as module
 from deep_image_compositing.data.convert import assign_splits, convert
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.loading import in_order
+from deep_image_compositing.data.loading import WorkerLoader, in_order
 from deep_image_compositing.data.shards import Index, ShardWriter
 from deep_image_compositing.data.verify import verify
 from deep_image_compositing.errors import CompositingError, UsageError
@@ -217,6 +217,8 @@ def test_small_sets_have_both_splits_unless_told_otherwise() -> None:
     assert counts(5, 0) == (5, 0)
     assert len(assign_splits(entries(20, split="test"), 0, 0.5)["test"]) == 20  # a set's own
     assert sum(counts(1, 0.1)) == 1
+    odd = Pair(Path(), key="a", group="caf\udce9")  # as a file's name in Latin-1 is seen
+    assert sum(map(len, assign_splits([odd], 0, 0.1).values())) == 1
 
 
 # The same, every time
@@ -447,6 +449,8 @@ def die(item: int) -> None:
 def test_a_process_that_is_killed_is_an_error() -> None:
     with pytest.raises(CompositingError, match="a worker process was killed"):
         list(in_order(die, [1, 2], 2))
+    with pytest.raises(CompositingError, match="a worker process was killed"):  # as of ``teach``
+        list(WorkerLoader([1, 2], batch_size=None, num_workers=1, collate_fn=die))  # type: ignore
 
 
 # Verification
@@ -521,6 +525,16 @@ def test_verify_looks_into_the_samples(shards: Path) -> None:
     assert f"{taken} is also in train-000000.tar" in found
     assert "whole" not in found
     assert len(problems) == 6
+
+
+def test_verify_names_a_shard_that_the_disk_does_not_give(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("deep_image_compositing.data.verify.describe", fail)
+    assert any("Permission denied" in problem for problem in verify(shards, workers=1))
 
 
 def test_verify_refuses_what_is_no_sample(shards: Path) -> None:

@@ -27,6 +27,7 @@ from deep_image_compositing.data.datasets import (
     stream_remote,
 )
 from deep_image_compositing.data.items import Source
+from deep_image_compositing.data.shards import Index
 from deep_image_compositing.data.tars import UNREADABLE, Tolerance, TooManyError
 from deep_image_compositing.errors import DataError, UsageError
 from tests.data import trees
@@ -166,6 +167,16 @@ def test_what_a_source_holds_out(root: Path) -> None:
     assert held_out is not None
     assert not set(keys(train)) & set(keys(held_out))
     assert open_source(Source(f"{root}/mattes/*.tar"), KINDS)[1] is None
+
+
+def test_a_set_that_has_but_one_split_trains_on_it_or_measures_on_it(tmp_path: Path) -> None:
+    folder = trees.shards(tmp_path / "mattes", "mattes", 2, 2)
+    index = Index.read(folder)
+    del index.splits["train"]
+    index.write(folder)
+    train, held_out = open_source(Source(str(folder)), KINDS)
+    assert (len(train), held_out) == (2, None)  # not the same photographs on both sides
+    assert len(open_held_out(Source(str(folder)), KINDS)) == 2
 
 
 def test_a_folder_may_be_given_as_an_url(root: Path) -> None:

@@ -305,6 +305,8 @@ def test_a_share_of_photographs_is_held_out_by_name() -> None:
     assert 450 < len(some) < 550
     assert some > {pair for pair in pairs if pair.held_out(0.1)}
     assert not any(pair.held_out(0) for pair in pairs)
+    odd = folders.Pair(Path("caf\udce9.jpg"))  # as a name in Latin-1 is seen
+    assert odd.held_out(0.99)
 
 
 def test_frames_of_a_video_are_held_out_together() -> None:
@@ -348,6 +350,9 @@ def test_pictures_stay_decoded_until_others_need_the_room() -> None:
     assert get("b") is not first["b"]
     assert get("large", 4).size == (4, 4)  # given, but not kept
     assert recent.held == 8
+    twice = folders.Recent()
+    twice.get("a", lambda: twice.get("a", lambda: Image.new("L", (2, 2))))  # as two threads may
+    assert twice.held == 4
     with pytest.raises(OSError, match="identify"):
         recent.get("d", lambda: Image.open(io.BytesIO()))  # nothing is left behind
     assert get("d").size == (2, 2)

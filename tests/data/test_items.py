@@ -147,10 +147,10 @@ def test_a_broken_picture_is_named_and_why() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"weight": -1}, "weight is a number of at least 0, got -1"),
-        ({"weight": math.nan}, "weight is .* got nan"),
-        ({"weight": math.inf}, "weight is .* got inf"),
-        ({"distrust": -0.5}, "distrust is a number of at least 0, got -0.5"),
+        ({"weight": -1}, "weight must be at least 0, got -1"),
+        ({"weight": math.nan}, "weight must .* got nan"),
+        ({"weight": math.inf}, "weight must .* got inf"),
+        ({"distrust": -0.5}, "distrust must be at least 0, got -0.5"),
         ({"paste": 30}, r"paste is a share in \[0, 1\], got 30"),
         ({"upper_body": -0.1}, r"upper_body is a share in \[0, 1\], got -0.1"),
         ({"hold_out": 1}, r"hold_out is a share in \[0, 1\), got 1"),

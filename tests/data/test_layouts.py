@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from deep_image_compositing.data import layouts
+from deep_image_compositing.data.datasets import open_source
+from deep_image_compositing.data.items import Source
 from deep_image_compositing.data.layouts import LAYOUTS
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
-from tests.data import published
+from tests.data import published, trees
 from tests.data.published import TREES
 
 
@@ -92,6 +94,23 @@ def test_groups_of_a_set_of_one_s_own(tmp_path: Path) -> None:
     (tmp_path / "groups.tsv").write_text("a\troll 1\nb c roll 1\n")
     with pytest.raises(DataError, match="line 2: expected NAME, a tab and GROUP"):
         find(tmp_path)
+    (tmp_path / "groups.tsv").write_bytes("\ufeffa\tcafé\nb c\tcafé\n".encode())
+    assert {entry.group for entry in find(tmp_path)} == {"café"}
+    (tmp_path / "groups.tsv").write_bytes("a\tcafé\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"groups\.tsv is no text in UTF-8"):
+        find(tmp_path)
+    (tmp_path / "groups.tsv").write_text("a.jpg\tA\n")
+    with pytest.raises(DataError, match=r"names none of .* such as 'a', got 'a\.jpg'"):
+        find(tmp_path)
+
+
+def test_labels_are_no_backgrounds_and_no_cut_outs(tmp_path: Path) -> None:
+    trees.pairs(tmp_path / "pairs", kept=2, held_out=1)
+    train, held_out = open_source(Source(tmp_path), ("backgrounds",))  # type: ignore[arg-type]
+    found = layouts.get("backgrounds", "folders").pairs(tmp_path)
+    assert len(found) == len(train) + len(held_out or ()) == 3
+    with pytest.raises(UsageError, match="does not look like rgba"):
+        layouts.get("mattes", "rgba").pairs(tmp_path)
 
 
 def test_matlab_files_need_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import torch
 
 from deep_image_compositing import registry
+from deep_image_compositing.data import loading
 from deep_image_compositing.data.datasets import Mixture, Reading, open_source, stream_remote
 from deep_image_compositing.data.items import Item, Source
 from deep_image_compositing.data.loading import Loader, Sample, Samples, pack, unpack
@@ -229,6 +231,19 @@ def test_a_mistake_ends_a_run_and_is_no_damaged_sample(
 def die(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
+
+
+def late(rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
+    time.sleep(1.5)
+    return numbers(rng, items, held_out)
+
+
+def test_an_epoch_cut_short_is_followed_by_the_next_however_slow(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_TICK", 1)  # less than what a batch takes
+    batches = loader({"subject": mix(root / "mattes")}, late, 1, 4, 1)
+    assert len([next(iter(batches)) for _ in range(2)]) == 2
 
 
 def test_a_loader_process_that_is_killed_is_said(root: Path) -> None:

@@ -225,6 +225,8 @@ def test_own_masks_need_a_segmenter(root: Path) -> None:
         make(RefinementData, root, own=0.5)
     with pytest.raises(UsageError, match="own is a share"):
         make(RefinementData, root, own=2.0)
+    with pytest.raises(UsageError, match="no segmenter called 'pyramids'"):
+        make(RefinementData, root, own=0.5, segmenter="pyramids")
 
 
 def test_colour_and_alpha_turn_and_mirror_together(root: Path) -> None:
@@ -342,6 +344,7 @@ def test_validation_may_be_named(root: Path) -> None:
     [
         ({"size": 4}, "size must be at least 8, got 4"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
+        ({"augment": -0.5}, "augment must be at least 0, got -0.5"),
         ({"tolerance": 1.5}, r"must lie in \[0, 1\], got 1.5"),
         ({"train": []}, "no source to train on: name one as --data.train"),
         ({"backgrounds": None}, "name some as --data.backgrounds"),

@@ -50,6 +50,10 @@ def test_a_batch_is_told_at_once_and_an_epoch_goes_on_where_it_stood() -> None:
     for start in (0, 3, 7, 20):
         resumed = TrainingSampler(mixtures, 3, 7, 5, 1, 2, position=lambda: start)  # noqa: B023
         assert list(resumed) == batches[start : start - start % 7 + 7]
+    # A trainer that stops each epoch after 5 of the 7 batches finds as many in the next one.
+    for start in (5, 10):
+        short = TrainingSampler(mixtures, 3, 7, 5, 1, 2, lambda: start, trained=5)  # noqa: B023
+        assert list(short) == batches[start : start + 7]
     assert TrainingSampler(mixtures, 3, 7, seed=6, rank=1, ranks=2).batch(0) != batches[0]
 
 

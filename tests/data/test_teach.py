@@ -207,6 +207,18 @@ def test_sources_of_which_nothing_can_be_drawn(root: Path, tmp_path: Path) -> No
         teach.open_mixtures(Recipe((one,), (scenes,), {}))
 
 
+def test_sources_may_be_urls_of_folders(root: Path) -> None:
+    kinds = ("mattes", "scenes")
+    found = []
+    for scheme in ("", "file://"):
+        mattes, scenes = (Source(f"{scheme}{root / kind}") for kind in kinds)
+        mixtures = teach.open_mixtures(Recipe((mattes,), (scenes,), {}))
+        sample = triplets.Batches(Recipe((mattes,), (scenes,), {}, size=SIZE), [], mixtures)
+        found.append((teach._fingerprint(mixtures), sample._sample("train", 0)["info"]["subject"]))
+    assert found[0][0] == found[1][0]
+    assert found[0][1]["key"] == found[1][1]["key"]
+
+
 def test_without_anything_held_out_there_is_no_validation_split(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_cloud_storage_is_read_by_fsspec(tmp_path: Path) -> None:
         ("gs://", "gs:// names no shard"),
         ("pipe:", "pipe: names no shard"),
         ("https://", "https:// names no shard"),
+        ("gopher://[x/0.tar", r"gopher://\[x/0.tar cannot be read"),
     ],
 )
 def test_addresses_that_nothing_can_read(url: str, said: str) -> None:

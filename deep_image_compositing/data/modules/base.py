@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from deep_image_compositing.data.items import Item, Source, scene_crop
 from deep_image_compositing.data.loading import Loader, Sample, Samples
 from deep_image_compositing.data.sampler import EvaluationSampler, TrainingSampler
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.options import check_range
 
 Sources = str | Source | list[str | Source]
 """One source or several: a path or pattern alone, or a ``Source`` with its settings."""
@@ -32,7 +34,7 @@ _log = logging.getLogger("deep_image_compositing")
 
 def as_sources(given: Sources | None) -> list[Source]:
     """Sources of whatever a recipe or a command line gave."""
-    each = given if isinstance(given, list) else [] if given is None else [given]
+    each = given if isinstance(given, list | tuple) else [] if given is None else [given]
     return [source if isinstance(source, Source) else Source(source) for source in each]
 
 
@@ -48,6 +50,12 @@ class Helper:
     def __init__(self, slot: str, name: str | None, weights: str | None) -> None:
         self.slot, self.name = slot, name
         self.options = {"weights": weights} if weights else {}
+
+    def check(self, made: str) -> None:
+        """Raise what making it would, where it is needed for what is ``made`` with it."""
+        if self.name is None:
+            raise UsageError(f"{made} need a {self.slot}: name one as --data.{self.slot}")
+        registry.check(self.slot, self.name, self.options)
         self.network: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,10 +118,10 @@ class StageData(LightningDataModule):
             ("epoch_length", epoch_length, 1),
             ("validation_crops", validation_crops, 1),
             ("num_workers", num_workers, 0),
+            ("augment", augment, 0),
             ("shuffle", shuffle, 0),
         ):
-            if value < least:
-                raise UsageError(f"{name} must be at least {least}, got {value}")
+            check_range(name, value, least, math.inf)
         if not 0 <= tolerance <= 1:
             raise UsageError(f"tolerance is a share and must lie in [0, 1], got {tolerance}")
         self.train, self.validation, self.backgrounds = map(
@@ -162,8 +170,8 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         rank, ranks = self._place
-        batches = self.epoch_length // (self.batch_size * ranks)
-        if not batches:
+        length = self.epoch_length // (self.batch_size * ranks)
+        if not length:
             raise UsageError(
                 f"epoch_length {self.epoch_length} is less than one batch of {self.batch_size} "
                 f"on each of {ranks} devices"
@@ -174,8 +182,9 @@ class StageData(LightningDataModule):
             for number, (name, (train, _)) in enumerate(self._mixtures.items())
         }
         sampler = TrainingSampler(
-            mixtures, self.batch_size, batches, self.seed, rank, ranks, self._trained
-        )
+            mixtures, self.batch_size, length, self.seed, rank, ranks, self._trained,
+            self.epoch_batches(self.trainer),
+        )  # fmt: skip
         about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks} | {
             "epoch_length": self.epoch_length
         }
@@ -223,6 +232,14 @@ class StageData(LightningDataModule):
             return {**{key: torch.cat([r[key] for r in rows]) for key in rows[0]}, "valid": valid}
 
     # Parts
+
+    def epoch_batches(self, trainer: Trainer | None) -> int:
+        """Batches of an epoch that a device trains on: as many as the ``trainer`` allows."""
+        ranks, limit = 1, 1.0
+        if trainer is not None:
+            ranks, limit = trainer.world_size, trainer.limit_train_batches
+        batches = self.epoch_length // (self.batch_size * ranks)
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
     @property
     def _place(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.options import check_range
 
 
 class FusionData(StageData):
@@ -54,6 +56,7 @@ class FusionData(StageData):
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
         check_shares(blending=blending, procedural=procedural, own=own)
+        check_range("degrade", degrade, 0, math.inf)
         self.textures = as_sources(textures)
         self.blending, self.procedural = blending, procedural
         self.degrade, self.own = degrade, own

@@ -39,7 +39,8 @@ class HarmonizationData(StageData):
         **kwargs: as for ``StageData``.
 
     Raises:
-        UsageError: ``fused`` is no share, or no fuser is named for it.
+        UsageError: ``fused`` is no share, or there is no such fuser for it.
+        WeightsError: it has no such weights.
     """
 
     accepts = ("segmentation", "mattes", "harmonization")
@@ -55,13 +56,13 @@ class HarmonizationData(StageData):
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
         check_shares(fused=fused)
-        if fused and fuser is None:
-            raise UsageError("fused composites need a fuser: name one as --data.fuser")
         self.fused = fused
         self.fuse = Helper("fuser", fuser, fuser_weights)
+        if fused:
+            self.fuse.check("fused composites")
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
-        return {"subject": self.open_main()}
+        return dict.fromkeys(("subject", "other"), self.open_main())
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         subject = items["subject"]
@@ -78,7 +79,11 @@ class HarmonizationData(StageData):
             box = crops.upper_body_crop(label.size, box, rng)
         else:
             box = crops.whole_crop(label.size, box, rng)
-        return self._cut(subject, label, box, bool(rng.random() < 0.5))
+        sample = self._cut(subject, label, box, bool(rng.random() < 0.5))
+        if held_out and "composite" not in sample:
+            # Whose colours the subject may get; in training it is the next one in the batch.
+            sample["other"] = self._scene(rng, items["other"])
+        return sample
 
     def _cut(self, subject: Item, label: Image.Image, box: crops.Box, mirrored: bool) -> Sample:
         """The part of a photograph in the box, with its mask and its own composite, if any."""
@@ -102,8 +107,10 @@ class HarmonizationData(StageData):
             image = synthesis.jitter_color(image, generator, 0.6 * self.augment)
             swapped = synthesis.chance(len(image), SCENES, generator)
             mask = torch.lerp(mask, 1 - mask, swapped)
-        untouched = {} if training else {"untouched": 0.0}
-        moved = move_colors(image, mask, generator, self.augment, **untouched)
+        images, masks, untouched = image, mask, {} if training else {"untouched": 0.0}
+        if "other" in batch:
+            images, masks = torch.cat([image, batch["other"]]), torch.cat([mask, mask])
+        moved = move_colors(images, masks, generator, self.augment, **untouched)[: len(image)]
         composite = torch.lerp(image, moved, mask)
         if self.fused:
             rows = synthesis.chance(len(image), self.fused, generator).view(-1) > 0

@@ -16,7 +16,6 @@ from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.items import Item, Source, check_shares
 from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import Helper, Sources, StageData
-from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
 
@@ -112,7 +111,8 @@ class RefinementData(LabelledData):
         **kwargs: as for ``StageData``.
 
     Raises:
-        UsageError: ``own`` is no share, or no segmenter is named for it.
+        UsageError: ``own`` is no share, or there is no such segmenter for it.
+        WeightsError: it has no such weights.
     """
 
     def __init__(
@@ -126,10 +126,10 @@ class RefinementData(LabelledData):
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
         check_shares(own=own)
-        if own and segmenter is None:
-            raise UsageError("own masks need a segmenter: name one as --data.segmenter")
         self.own = own
         self.find = Helper("segmenter", segmenter, segmenter_weights)
+        if own:
+            self.find.check("own masks")
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()

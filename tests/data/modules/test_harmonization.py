@@ -85,11 +85,21 @@ def test_stored_and_made_composites_share_a_batch(root: Path) -> None:
 
 def test_an_evaluation_moves_every_subject(root: Path) -> None:
     data = make(root, "pairs", validation=[str(root / "pairs")], validation_crops=8)
-    for batch in finished(data, data.val_dataloader()):
+    others = set()
+    for loaded in data.val_dataloader():
+        # Colours may come from another photograph, though each is made by itself.
+        others |= {tuple(row.flatten(1).float().mean(1).tolist()) for row in loaded["other"]}
+        batch = data.on_after_batch_transfer(dict(loaded), 0)
+        plain = {**loaded, "other": torch.zeros_like(loaded["other"])}
+        assert batch.keys() == {"composite", "mask", "image", "valid"}
+        black = data.on_after_batch_transfer(plain, 0)["composite"]
+        others |= {"counts"} if not torch.equal(black, batch["composite"]) else set()
         inside = (batch["mask"] > 0.5).expand_as(batch["image"])
         for i in range(len(inside)):
             off = (batch["composite"][i] - batch["image"][i]).abs()
             assert off[inside[i]].mean() > 1e-4
+    assert len(others) > 3
+    assert "counts" in others
 
 
 def test_the_test_part_of_a_published_set_is_left_out(root: Path) -> None:
@@ -139,7 +149,9 @@ class Dark(torch.nn.Module):
 
 
 def test_a_share_of_composites_is_the_fuser_s(root: Path) -> None:
-    data = make(root, "pairs", batch_size=8, epoch_length=64, fused=0.5, fuser="alpha")
+    data = make(
+        root, "pairs", batch_size=8, epoch_length=64, fused=0.5, fuser="alpha", fuser_weights=None
+    )
     data.fuse.network = dark = Dark()
     fused = 0
     for loaded in data.train_dataloader():
@@ -167,7 +179,7 @@ def test_the_rim_is_what_the_fuser_makes_of_the_moved_photograph(root: Path) -> 
 
 
 def test_composites_of_data_sets_are_not_fused(root: Path) -> None:
-    data = make(root, "made", fused=1.0, fuser="alpha")
+    data = make(root, "made", fused=1.0, fuser="alpha", fuser_weights=None)
     data.fuse.network = Dark()
     for batch in finished(data, data.train_dataloader()):
         assert batch["composite"].mean() > 0.05
@@ -186,7 +198,7 @@ def test_the_shipped_fuser_makes_rims_of_its_own(root: Path) -> None:
 
 
 def test_a_network_is_not_sent_to_another_process(root: Path) -> None:
-    data = make(root, "pairs", fused=0.5, fuser="alpha")
+    data = make(root, "pairs", fused=0.5, fuser="alpha", fuser_weights=None)
     data.fuse.network = Dark()
     samples = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
     assert samples.make.__self__.fuse.network is None
