@@ -43,7 +43,8 @@ from deep_image_compositing.metrics.lpips import find_lpips
 WORK = "work"  # folder of the ledger and the result pictures, inside the report's
 LEDGER = "records.jsonl"
 
-OWN = (WORK, *pages.FILES, sheets.FOLDER)  # all that an evaluation writes
+# All that an evaluation writes, the ledger last: while it is there, the rest is known to be its.
+OWN = (*pages.FILES, sheets.FOLDER, WORK)
 RECORD = 2  # raised whenever a record says something else about the same work
 SHEETS = 12  # samples that get contact sheets, spread over a set whose truth is known
 CACHE = 1_000_000_000  # bytes of samples that each process keeps in memory
@@ -112,14 +113,16 @@ class Bench(LightningModule):
             (out / WORK).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {out} cannot be made: {error.strerror}") from error
-        for aside in out.rglob(".*.part"):
+        own = f".{'[0-9a-f]' * 16}.part"  # of a writing that was killed; other files stay
+        folders = (out / folder for folder in (WORK, sheets.FOLDER))
+        for aside in (*out.glob(own), *(path for folder in folders for path in folder.rglob(own))):
             aside.unlink(missing_ok=True)
         self.plan.ledger().begin(self.plan.about())
 
     def setup(self, stage: str) -> None:
         """Say who each record belongs to; Lightning has let no process begin before this."""
         self.ledger = self.plan.ledger()
-        lpips = self.plan.lpips_weights
+        lpips = self.plan.lpips_weights and Path(self.plan.lpips_weights).expanduser()
         common = {
             "record": RECORD,
             "version": __version__,
