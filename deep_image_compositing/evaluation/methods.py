@@ -237,12 +237,14 @@ def choose(
                 chosen[method.name] = method
             elif chosen.pop(method.name, None) is None:
                 raise UsageError(f"{name!r} leaves out what was not chosen before it")
+    of_sets = set(chosen)
     for method in map(parse_method, extra):
         twin = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
         if twin is not None:
+            other = f", or leave out the other with --methods {','.join(sets)},-{twin}"
             raise UsageError(
-                f"there are two methods called {twin!r}: rename the one of --method, or leave "
-                f"out the other with --methods {','.join(sets)},-{twin}"
+                f"there are two methods called {twin!r}: rename the one of --method"
+                + (other if twin in of_sets else "")
             )
         chosen[method.name] = method
     if not chosen:
