@@ -122,6 +122,8 @@ class Bench(LightningModule):
     def setup(self, stage: str) -> None:
         """Say who each record belongs to; Lightning has let no process begin before this."""
         self.ledger = self.plan.ledger()
+        cuda = self.device.type == "cuda"  # Lightning forgets the device when it has ended
+        self.made_on = torch.cuda.get_device_name(self.device) if cuda else self.device.type
         lpips = self.plan.lpips_weights and Path(self.plan.lpips_weights).expanduser()
         common = {
             "record": RECORD,
@@ -304,7 +306,7 @@ class Bench(LightningModule):
 
     def report(self, command: str = "") -> Report:
         """The report of all records that are there."""
-        plan, kind = self.plan, self.device.type
+        plan = self.plan
         records = [
             {key: value for key, value in record.items() if key != "identity"}
             for grade in plan.grades
@@ -315,7 +317,7 @@ class Bench(LightningModule):
             "version": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(self.device) if kind == "cuda" else kind,
+            "device": self.made_on,
             "threads": sorted({record["threads"] for record in records}),
             "command": command,
         }

@@ -8,6 +8,7 @@ import math
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -314,6 +315,19 @@ def test_where_there_is_no_libc_memory_is_not_known(monkeypatch: pytest.MonkeyPa
         pass
     assert cost.seconds > 0
     assert math.isnan(cost.peak_memory)
+
+
+def test_the_report_names_the_gpu_that_lightning_has_left(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    plan = bench.Plan((tiny.method("plain"),), Tiny(), out, ("exact",), "plain")
+    made = bench.Bench(plan, lambda *done: None)
+    made.trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+    made._device = torch.device("cuda", 1)  # as in Lightning's call of setup
+    made.setup("test")
+    made.cpu()  # as at its end
+    assert made.report().about["device"] == "GPU 1"
 
 
 # Two processes
