@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing.commands.arguments import launched, options
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.messages import PROGRAM, printable, show
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def run(given: argparse.Namespace) -> int:
     """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured."""
     if given.no_sheets and given.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
-    if given.lpips_weights is not None and not Path(given.lpips_weights).expanduser().is_file():
+    if given.lpips_weights is not None and not at_home(given.lpips_weights).is_file():
         raise UsageError(f"there is no file {given.lpips_weights} (--lpips-weights)")
     from deep_image_compositing.evaluation import pages
     from deep_image_compositing.evaluation.methods import ALONE, choose

@@ -36,6 +36,7 @@ from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
+from deep_image_compositing.files import at_home
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
 from deep_image_compositing.metrics.lpips import find_lpips
@@ -124,7 +125,7 @@ class Bench(LightningModule):
         self.ledger = self.plan.ledger()
         cuda = self.device.type == "cuda"  # Lightning forgets the device when it has ended
         self.made_on = torch.cuda.get_device_name(self.device) if cuda else self.device.type
-        lpips = self.plan.lpips_weights and Path(self.plan.lpips_weights).expanduser()
+        lpips = self.plan.lpips_weights and at_home(self.plan.lpips_weights)
         common = {
             "record": RECORD,
             "version": __version__,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.options import accepted_options, check_options
 from deep_image_compositing.registry import Entry
 from deep_image_compositing.stages.making import describe_stages, make_stage, weights_file
@@ -302,7 +303,7 @@ def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
     weights = options.get("weights")
     if not isinstance(weights, str) or weights in entry.weights:
         return entry.name, options
-    run = Path(weights).expanduser()
+    run = at_home(weights)
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
         return entry.name, options
