@@ -121,7 +121,6 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError("--no-sheets and --sheets contradict each other")
     if given.lpips_weights is not None and not at_home(given.lpips_weights).is_file():
         raise UsageError(f"there is no file {given.lpips_weights} (--lpips-weights)")
-    from deep_image_compositing.evaluation import pages
     from deep_image_compositing.evaluation.methods import ALONE, choose
 
     methods = choose(given.methods, given.method, runs=given.runs)
@@ -149,14 +148,7 @@ def run(given: argparse.Namespace) -> int:
     )
     if report is None:
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table_of(report))
-    if report.published:
-        console.print(published_table(report))
-    for line in (*pages.verdicts(report), *pages.failures(report)):
-        console.print(printable(line), markup=False, highlight=False)
+    print_report(report)
     show(f"wrote {Path(given.out, 'report.html')}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
@@ -187,7 +179,21 @@ def _test_set_options(given: argparse.Namespace, kind: str) -> dict[str, Any]:
     return {_PARAMETERS.get(name, name): value for name, value in values.items()}
 
 
-# Tables for the terminal
+# For the terminal
+
+
+def print_report(report: Report) -> None:
+    """Print a report's main table, and what the figures say."""
+    from rich.console import Console
+
+    from deep_image_compositing.evaluation import pages
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table_of(report))
+    if report.published:
+        console.print(published_table(report))
+    for line in (*pages.verdicts(report), *pages.failures(report)):
+        console.print(printable(line), markup=False, highlight=False)
 
 
 def published_table(report: Report) -> Table:
