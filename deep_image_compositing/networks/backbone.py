@@ -117,6 +117,7 @@ def _make_body(
         indices = feature_indices(name, max_stride)
     except (RuntimeError, AttributeError, ValueError) as error:
         raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
+    made: Any
     try:
         made = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
     except (RuntimeError, OSError, ValueError) as error:
