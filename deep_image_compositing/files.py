@@ -20,6 +20,11 @@ _KINDS = {
 }  # fmt: skip
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path, ``~`` and ``~name`` as home folders; as it is where nobody has that name."""
+    return Path(os.path.expanduser(path))
+
+
 def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -> None:
     """Raise ``error`` for a pipe, a device or a socket, which may have no end or never answer.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
 from deep_image_compositing.errors import ImageError, UsageError, WeightsError, first_line
-from deep_image_compositing.files import reason_of, write_files
+from deep_image_compositing.files import at_home, reason_of, write_files
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
@@ -105,8 +105,8 @@ def push_to_hub(
 def locate(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder that ``source`` is, or that what the Hub has of it was fetched into."""
     name = str(source).removeprefix(registry.HUB)
-    if not str(source).startswith(registry.HUB) and Path(source).expanduser().is_dir():
-        return Path(source).expanduser()
+    if not str(source).startswith(registry.HUB) and (folder := at_home(source)).is_dir():
+        return folder
     _check_repository(name)
     from huggingface_hub import snapshot_download
 

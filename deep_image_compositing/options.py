@@ -159,7 +159,7 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
     """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_file():
         return path
     raise WeightsError(

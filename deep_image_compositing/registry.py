@@ -18,11 +18,11 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from deep_image_compositing import published
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.options import (
     check_names,
     check_options,
@@ -122,7 +122,7 @@ class Entry:
         # What is no path at all is found when the stage is made.
         if isinstance(given, (str, os.PathLike)) and given not in self.weights:
             existing_weights(given, f"the {self.slot} {self.name!r}", self.weights)
-        if isinstance(file, (str, os.PathLike)) and not Path(file).expanduser().is_file():
+        if isinstance(file, (str, os.PathLike)) and not at_home(file).is_file():
             raise WeightsError(f"there is no {self.name.upper()} file {file}")
 
 

@@ -19,6 +19,7 @@ from groups import held_out, source
 from torch import Tensor
 
 from deep_image_compositing import Compositor
+from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
 from deep_image_compositing.functional.sheets import contact_sheet
 from deep_image_compositing.images import write_image
@@ -39,12 +40,12 @@ def main() -> None:
     for slot in ("segmenter", "refiner", "fuser"):
         parser.add_argument(f"--{slot}", metavar="NAME(OPTIONS)")
     options = parser.parse_args()
-    stages = {
-        slot: parse_stage(getattr(options, slot))
-        for slot in ("segmenter", "refiner", "fuser")
-        if getattr(options, slot)
-    }
-    compositor = Compositor(**stages, device="cpu")
+    texts = {slot: getattr(options, slot) for slot in ("segmenter", "refiner", "fuser")}
+    try:
+        stages = {slot: parse_stage(text) for slot, text in texts.items() if text}
+        compositor = Compositor(**stages, device="cpu")
+    except CompositingError as error:
+        raise SystemExit(f"error: {error}") from None
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Tensor]] = []
     pairs = choose(options.data, np.random.default_rng(options.seed))

@@ -15,11 +15,9 @@ import sys
 from pathlib import Path
 
 from groups import GROUPS, source
-from rich.console import Console
 
-from deep_image_compositing.commands.evaluate import published_table, table_of
+from deep_image_compositing.commands.evaluate import print_report
 from deep_image_compositing.errors import CompositingError
-from deep_image_compositing.evaluation import pages
 from deep_image_compositing.evaluation.evaluate import evaluate
 from deep_image_compositing.evaluation.methods import choose
 from deep_image_compositing.evaluation.testsets import Harmonization
@@ -47,9 +45,7 @@ def main() -> None:
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None
     if report is not None:
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        console.print(table_of(report), published_table(report))
-        console.print(*pages.verdicts(report), *pages.failures(report), sep="\n")
+        print_report(report)
 
 
 def arguments() -> argparse.Namespace:

@@ -249,6 +249,13 @@ def test_harmonizers_are_measured_on_what_is_held_out(
         run(monkeypatch, "measure_harmonization", data, *arguments)
 
 
+def test_a_stage_that_the_sheet_cannot_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="error: there is no segmenter called 'grabcat'"):
+        run(monkeypatch, "held_out_sheet", tmp_path, "--out", tmp_path, "--segmenter", "grabcat")
+
+
 @pytest.mark.slow
 def test_the_sheet_shows_held_out_composites(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

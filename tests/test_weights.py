@@ -61,6 +61,11 @@ def test_shipped_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert weights.resolve(stage, own) == own
     monkeypatch.setenv("HOME", str(tmp_path))
     assert weights.resolve(stage, "~/own.safetensors") == own
+    monkeypatch.chdir(tmp_path)
+    weights.save(stage, "~own.safetensors")  # a name that is nobody's
+    assert torch.equal(Toy(weights="~own.safetensors").conv.weight, stage.conv.weight.half())
+    with pytest.raises(WeightsError, match="no weights '~gone"):
+        Toy(weights="~gone.pth")
     loaded = Toy(weights="default")
     assert torch.equal(loaded.conv.weight, stage.conv.weight.half().float())
     with pytest.raises(WeightsError, match=r"no weights 'best' for Toy.*'default', 'small'"):

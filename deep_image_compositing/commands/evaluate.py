@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing.commands.arguments import launched, options
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.messages import PROGRAM, printable, show
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: paper, or none where --method names some")
     add("--method", list, "NAME=SEGMENTER,REFINER,FUSER",
         "one more, its stages with options if need be: mine=pyramid,none,"
-        "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER beside --methods harmonize")
+        "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER for a harmonizer alone")
     add("--reference", str, "NAME",
         "the method that the others are compared with; default: ours, or the last one")
     add("--runs", "runs", "DIR", "training runs for the set ablations")
@@ -77,20 +79,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add = options(group)
+    several: dict[str, Any] = {"nargs": "+", "type": os.path.expanduser}
     add("--test-set", str, "",
         "syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
         "harmonization: photographs with recoloured subjects; default: harmonization for "
-        "--methods harmonize, else syntest", choices=_OPTIONS)
+        "harmonizers alone, else syntest", choices=_OPTIONS)
     for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
         add(flag, str, "PATH", f"of syntest, {text}: folders, shards or patterns of shards; "
-            "default: made of noise", nargs="+")
-    add("--triplets", str, "PATH", "of taught: shards that teach has written", nargs="+")
+            "default: made of noise", **several)
+    add("--triplets", str, "PATH", "of taught: shards that teach has written", **several)
     add("--folder", str, "DIR",
         "of folders: foreground/, background/ and, where there are any, mask/, composite/ and "
-        "alpha/")
+        "alpha/", type=os.path.expanduser)
     add("--photographs", str, "PATH",
         "of harmonization, photographs with masks: folders, shards or patterns of shards; or "
-        "folders with composites/, images/ and masks/", nargs="+")
+        "folders with composites/, images/ and masks/", **several)
     add("--hold-out", float, "SHARE",
         "of plain folders of mattes or photographs, what training with this hold_out has not "
         "seen; default: all of them")
@@ -114,16 +117,16 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured."""
-    kind = _kind(given)
-    test_set_options = _test_set_options(given, kind)
     if given.no_sheets and given.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
-    if given.lpips_weights is not None and not Path(given.lpips_weights).expanduser().is_file():
+    if given.lpips_weights is not None and not at_home(given.lpips_weights).is_file():
         raise UsageError(f"there is no file {given.lpips_weights} (--lpips-weights)")
-    from deep_image_compositing.evaluation import pages
-    from deep_image_compositing.evaluation.methods import choose
+    from deep_image_compositing.evaluation.methods import ALONE, choose
 
     methods = choose(given.methods, given.method, runs=given.runs)
+    alone = methods[0].slots == ALONE or given.photographs
+    kind = given.test_set or ("harmonization" if alone else "syntest")
+    test_set_options = _test_set_options(given, kind)
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
@@ -145,23 +148,9 @@ def run(given: argparse.Namespace) -> int:
     )
     if report is None:
         return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table_of(report))
-    if report.published:
-        console.print(published_table(report))
-    for line in (*pages.verdicts(report), *pages.failures(report)):
-        console.print(printable(line), markup=False, highlight=False)
+    print_report(report)
     show(f"wrote {Path(given.out, 'report.html')}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
-
-
-def _kind(given: argparse.Namespace) -> str:
-    """The kind of test set that is meant."""
-    alone = any("harmonize" in names.split(",") for names in given.methods)
-    usual = "harmonization" if alone or given.photographs else "syntest"
-    return given.test_set or usual
 
 
 def _test_set_options(given: argparse.Namespace, kind: str) -> dict[str, Any]:
@@ -183,14 +172,28 @@ def _test_set_options(given: argparse.Namespace, kind: str) -> dict[str, Any]:
         paths = values.get(name, [])
         for path in [paths] if isinstance(paths, str) else paths:
             plain = not any(sign in path for sign in "*?[{:")  # patterns and URLs are not looked up
-            if plain and not Path(path).expanduser().exists():
+            if plain and not Path(path).exists():
                 raise UsageError(f"there is no {path} (--{name})")
     if values.get("split") == "all":
         values["split"] = None
     return {_PARAMETERS.get(name, name): value for name, value in values.items()}
 
 
-# Tables for the terminal
+# For the terminal
+
+
+def print_report(report: Report) -> None:
+    """Print a report's main table, and what the figures say."""
+    from rich.console import Console
+
+    from deep_image_compositing.evaluation import pages
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table_of(report))
+    if report.published:
+        console.print(published_table(report))
+    for line in (*pages.verdicts(report), *pages.failures(report)):
+        console.print(printable(line), markup=False, highlight=False)
 
 
 def published_table(report: Report) -> Table:

@@ -36,6 +36,7 @@ from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
+from deep_image_compositing.files import at_home
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
 from deep_image_compositing.metrics.lpips import find_lpips
@@ -43,7 +44,8 @@ from deep_image_compositing.metrics.lpips import find_lpips
 WORK = "work"  # folder of the ledger and the result pictures, inside the report's
 LEDGER = "records.jsonl"
 
-OWN = (WORK, *pages.FILES, sheets.FOLDER)  # all that an evaluation writes
+# All that an evaluation writes, the ledger last: while it is there, the rest is known to be its.
+OWN = (*pages.FILES, sheets.FOLDER, WORK)
 RECORD = 2  # raised whenever a record says something else about the same work
 SHEETS = 12  # samples that get contact sheets, spread over a set whose truth is known
 CACHE = 1_000_000_000  # bytes of samples that each process keeps in memory
@@ -112,14 +114,18 @@ class Bench(LightningModule):
             (out / WORK).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {out} cannot be made: {error.strerror}") from error
-        for aside in out.rglob(".*.part"):
+        own = f".{'[0-9a-f]' * 16}.part"  # of a writing that was killed; other files stay
+        folders = (out / folder for folder in (WORK, sheets.FOLDER))
+        for aside in (*out.glob(own), *(path for folder in folders for path in folder.rglob(own))):
             aside.unlink(missing_ok=True)
         self.plan.ledger().begin(self.plan.about())
 
     def setup(self, stage: str) -> None:
         """Say who each record belongs to; Lightning has let no process begin before this."""
         self.ledger = self.plan.ledger()
-        lpips = self.plan.lpips_weights
+        cuda = self.device.type == "cuda"  # Lightning forgets the device when it has ended
+        self.made_on = torch.cuda.get_device_name(self.device) if cuda else self.device.type
+        lpips = self.plan.lpips_weights and at_home(self.plan.lpips_weights)
         common = {
             "record": RECORD,
             "version": __version__,
@@ -301,7 +307,7 @@ class Bench(LightningModule):
 
     def report(self, command: str = "") -> Report:
         """The report of all records that are there."""
-        plan, kind = self.plan, self.device.type
+        plan = self.plan
         records = [
             {key: value for key, value in record.items() if key != "identity"}
             for grade in plan.grades
@@ -312,7 +318,7 @@ class Bench(LightningModule):
             "version": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(self.device) if kind == "cuda" else kind,
+            "device": self.made_on,
             "threads": sorted({record["threads"] for record in records}),
             "command": command,
         }

@@ -265,10 +265,10 @@ class Cost:
             torch.cuda.reset_peak_memory_stats(self.cuda)
             self._before = torch.cuda.memory_allocated(self.cuda)
         else:
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-            if trim is not None:  # what glibc keeps of freed memory would hide what a call needs
-                trim(0)
-            with contextlib.suppress(OSError):  # not on Linux
+            with contextlib.suppress(OSError, TypeError, AttributeError):  # not on Linux
+                # What glibc keeps of freed memory would hide what a call needs.
+                ctypes.CDLL(None).malloc_trim(0)
+            with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
                 self._before = _resident("VmRSS")
         self._start = time.perf_counter()

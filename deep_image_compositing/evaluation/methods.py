@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deep_image_compositing import registry
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.options import accepted_options, check_options
 from deep_image_compositing.registry import Entry
 from deep_image_compositing.stages.making import describe_stages, make_stage, weights_file
@@ -237,12 +238,14 @@ def choose(
                 chosen[method.name] = method
             elif chosen.pop(method.name, None) is None:
                 raise UsageError(f"{name!r} leaves out what was not chosen before it")
+    of_sets = set(chosen)
     for method in map(parse_method, extra):
         twin = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
         if twin is not None:
+            other = f", or leave out the other with --methods {','.join(sets)},-{twin}"
             raise UsageError(
-                f"there are two methods called {twin!r}: rename the one of --method, or leave "
-                f"out the other with --methods {','.join(sets)},-{twin}"
+                f"there are two methods called {twin!r}: rename the one of --method"
+                + (other if twin in of_sets else "")
             )
         chosen[method.name] = method
     if not chosen:
@@ -300,7 +303,7 @@ def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
     weights = options.get("weights")
     if not isinstance(weights, str) or weights in entry.weights:
         return entry.name, options
-    run = Path(weights).expanduser()
+    run = at_home(weights)
     recipes = {recipe for *_, recipe in _ABLATIONS}
     if run.is_file() or not (run.is_dir() or run.name in recipes):
         return entry.name, options

@@ -85,10 +85,10 @@ def verdicts(report: Report) -> list[str]:
             if parts:
                 said = f"{capital(_mask(grade))}, {reference} {verb} {listed(parts)} in {name}."
                 sentences.append(said)
-    if not report.has_truth:
-        sentences.append(
-            "The set has no truth, so nothing but costs was measured: judge by the contact sheets."
-        )
+    if report.measured and not report.has_truth:
+        costs = all(MEASURES[key].group == "cost" for key in report.measured)
+        lacking = "no truth, so nothing but costs was measured" if costs else "no true composites"
+        sentences.append(f"The set has {lacking}: judge by the contact sheets.")
     return sentences
 
 

@@ -53,10 +53,15 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
 def ratio_interval(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float]:
     """The same of the mean of ``parts`` by that of ``wholes``, both (N,), item by item."""
     above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    if above.size < 2 or not (below > 0).all():
+    nothing = (below == 0).mean() ** below.size if below.size else 1  # chance of a draw of zeros
+    if above.size < 2 or nothing > (1 - LEVEL) / 4:
         only = float(above.sum() / below.sum()) if below.sum() > 0 else float("nan")
         return only, only
-    return _bootstrap((above, below), lambda a, b, axis: a.mean(axis) / b.mean(axis))
+    return _bootstrap((above, below), _ratio)
+
+
+def _ratio(parts: NDArray[Any], wholes: NDArray[Any], axis: int) -> NDArray[Any]:
+    return parts.mean(axis) / np.maximum(wholes.mean(axis), np.finfo(np.float32).tiny)
 
 
 def _bootstrap(numbers: tuple[NDArray[Any], ...], figure: Any) -> tuple[float, float]:

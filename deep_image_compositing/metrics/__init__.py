@@ -33,14 +33,14 @@ class SoftIoU(BinaryJaccardIndex):
     """Intersection over union of masks thresholded at 0.5; targets may be soft."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds.float(), (target > 0.5).int())
+        super().update(_shares(preds), (target > 0.5).int())
 
 
 class SoftF1(BinaryF1Score):
     """F-measure of masks thresholded at 0.5; targets may be soft."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds.float(), (target > 0.5).int())
+        super().update(_shares(preds), (target > 0.5).int())
 
 
 class FlatMAE(MeanAbsoluteError):
@@ -48,6 +48,11 @@ class FlatMAE(MeanAbsoluteError):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         super().update(preds.float().contiguous(), target.float().contiguous())
+
+
+def _shares(preds: Tensor) -> Tensor:
+    """Within [0, 1]: where any lies outside, torchmetrics takes all for logits."""
+    return preds.float().clamp(0, 1)
 
 
 def mask_metrics() -> MetricCollection:

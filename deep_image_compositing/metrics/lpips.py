@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.metrics.composites import check_pair
 from deep_image_compositing.weights import read_state
 
@@ -29,7 +30,7 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
-        path = _cached() if weights is None else Path(weights).expanduser()
+        path = _cached() if weights is None else at_home(weights)
         if not path.is_file():
             missing = f"{path.name} in torch hub's folder" if weights is None else f"file {path}"
             raise WeightsError(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError, first_line
+from deep_image_compositing.files import at_home
 
 METADATA = "deep_image_compositing"
 """Key of a file's metadata under which an exported stage is described, as JSON."""
@@ -30,7 +31,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: str | Path, providers: Sequence[str] | None, feature: str) -> None:
-        self.path = Path(path).expanduser()
+        self.path = at_home(path)
         self.providers = None if providers is None else tuple(providers)
         self.feature = feature
         self.device = torch.device("cpu")

@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         super().__init__()
         fetch = pretrained == "pretrained"
         self.body, mean, std = _make_body(name, max_stride, fetch)
+        self._name, self._side = name, getattr(self.body, "fixed_side", None)
         self._dropped = _drop_after_last_feature(self.body)
         self.register_load_state_dict_pre_hook(_forget_dropped)
         self.channels: list[int] = self.body.feature_info.channels()
@@ -70,8 +71,15 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
         """Features, finest first, of ``image`` (B, 3, H, W) in [0, 1].
 
-        ``extra`` (B, extra_channels, H, W) in [0, 1] is centred to [-1, 1] inside.
+        ``extra`` (B, extra_channels, H, W) in [0, 1] is centred to [-1, 1] inside. ``UsageError``
+        for another size than the one that a backbone is made for.
         """
+        if self._side is not None and tuple(image.shape[-2:]) != self._side:
+            wanted, given = ("{1} x {0}".format(*size) for size in (self._side, image.shape[-2:]))
+            raise UsageError(
+                f"the timm backbone {self._name!r} takes pictures of {wanted} pixels alone, got "
+                f"{given}: choose one that takes any, or that size"
+            )
         x = (image - self.mean) / self.std
         if extra is not None:
             x = torch.cat([x, extra * 2 - 1], dim=1)
@@ -109,6 +117,7 @@ def _make_body(
         indices = feature_indices(name, max_stride)
     except (RuntimeError, AttributeError, ValueError) as error:
         raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
+    made: Any
     try:
         made = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
     except (RuntimeError, OSError, ValueError) as error:
@@ -118,7 +127,9 @@ def _make_body(
             f"the pretrained weights of {name!r} could not be fetched ({error}); give a local "
             "checkpoint file instead of 'pretrained', or none to start from random weights"
         ) from error
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
+    if getattr(config, "fixed_input_size", False):
+        made.fixed_side = tuple(config.input_size[1:])
     mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
     return made, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
 

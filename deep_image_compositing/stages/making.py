@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deep_image_compositing import hub, registry, weights
 from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.files import at_home
 from deep_image_compositing.ledger import digest
 from deep_image_compositing.networks.folding import fold_norms
 from deep_image_compositing.options import accepted_options, check_options, existing_weights, misfit
@@ -171,7 +172,7 @@ def _made(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     if entry.weights:
         options.setdefault("weights", entry.weights[0])
     given = options.get("weights")
-    path = None if given is None or given in entry.weights else Path(str(given)).expanduser()
+    path = None if given is None or given in entry.weights else at_home(str(given))
     if path is None or not path.is_file():  # a name, or what the stage itself says is no file
         return entry.make(options, model=model)
     accepted = accepted_options(factory)

@@ -108,7 +108,8 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--methods", "harmonize,-color_map"], "needs --photographs"),
         (["--method", "mine=reinhard", "--photographs", "p"], "there is no p (--photographs)"),
         (["--method", "mine=reinhard", "--photographs", "f", "--mattes", "f"], "--mattes is an"),
-        (["--method", "mine=reinhard"], "the test set syntest is for whole methods"),
+        (["--method", "mine=reinhard"], "--test-set harmonization needs --photographs"),
+        (["--method", "mine=reinhard", "--test-set", "syntest"], "is for whole methods, which"),
         (["--strength", "1"], "--strength is an option of --test-set harmonization"),
         (
             ["--grades", "exact,awful"],
@@ -179,13 +180,18 @@ def test_a_folder_that_may_not_be_written_to(
         (["--hold-out", "0.2"], {"hold_out": 0.2}),
         (["--test-set", "taught", "--triplets", "a{0..3}.tar"], {"shards": ["a{0..3}.tar"]}),
         (["--test-set", "folders", "--folder", "."], {"path": "."}),
-        (["--photographs", "."], {"photographs": ["."]}),
+        (["--test-set", "folders", "--folder", "~"], {"path": "."}),
+        (["--photographs", "~/docs"], {"photographs": ["./docs"]}),
         (
             ["--methods", "harmonize", "--photographs", ".", "--strength", "0.5"],
             {"photographs": ["."], "strength": 0.5},
         ),
     ],
 )
-def test_test_sets_get_their_options(given: list[str], expected: dict[str, Any]) -> None:
+def test_test_sets_get_their_options(
+    given: list[str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", ".")
     options = _parse(["evaluate", "--out", "out", *given])
-    assert evaluate._test_set_options(options, evaluate._kind(options)) == expected
+    kind = options.test_set or ("harmonization" if options.photographs else "syntest")
+    assert evaluate._test_set_options(options, kind) == expected

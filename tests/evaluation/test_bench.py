@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 import torch
 
 from deep_image_compositing.errors import CompositingError, UsageError
-from deep_image_compositing.evaluation import bench, statistics
+from deep_image_compositing.evaluation import bench, measures, statistics
 from deep_image_compositing.evaluation.bench import LEDGER, WORK
 from deep_image_compositing.evaluation.evaluate import evaluate
 from deep_image_compositing.evaluation.measures import MEASURES, Cost, measure_composite
@@ -23,6 +27,7 @@ from deep_image_compositing.ledger import Ledger
 from tests import runs
 from tests.evaluation import tiny
 from tests.evaluation.tiny import Odd, Tiny
+from tests.metrics.test_lpips import alexnet
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +103,15 @@ def test_sheets_are_spread_over_a_set_with_truth(out: Path) -> None:
     report = run(out, "plain", test_set=Tiny(5), sheets=3, grades=["exact"])
     assert [s["sample"] for s in report.sheets] == ["picture-0", "picture-2", "picture-4"]
     assert all((out / sheet["file"]).is_file() for sheet in report.sheets)
+
+
+def test_lpips_is_measured_by_a_file_in_the_home_folder(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(out.parent))
+    torch.save(alexnet(), out.parent / "alexnet.pth")
+    run(out, "plain", grades=["exact"], test_set=Tiny(1), lpips_weights="~/alexnet.pth")
+    assert record(out, 0, "exact", "plain")["measures"]["lpips"] > 0
 
 
 # Taking a run up again
@@ -220,6 +234,36 @@ def test_a_folder_of_another_test_set_is_refused(out: Path) -> None:
     assert kept.read_text() == "mine"
 
 
+def test_only_its_own_half_written_files_are_cleared_away(out: Path) -> None:
+    run(out, "plain", grades=["exact"])
+    name = f".{'0a' * 8}.part"
+    mine, *torn = (out / folder / name for folder in ("mine", "", WORK))
+    mine.parent.mkdir()
+    for path in (mine, *torn):
+        path.write_text("")
+    run(out, "plain", grades=["exact"])
+    assert [path.exists() for path in (mine, *torn)] == [True, False, False]
+
+
+def test_what_was_killed_while_it_was_overwritten_can_begin_anew(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(out, "plain", sheets=1)
+    rmtree, removed = shutil.rmtree, list[str]()
+
+    def killed(path: Path, **options: bool) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path.name)
+        rmtree(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, "plain", test_set=Tiny(2), overwrite=True)
+    assert len(run(out, "plain", test_set=Tiny(2), overwrite=True).records) == 4
+
+
 @pytest.mark.parametrize("name", ["work", "sheets", "report.json"])
 def test_what_no_evaluation_has_written_is_left_alone(name: str, out: Path) -> None:
     (out / name).mkdir(parents=True)
@@ -259,6 +303,31 @@ def test_the_peak_of_memory_is_that_of_the_block() -> None:
         pass
     assert idle.peak_memory < 8
     assert held.all()
+
+
+def test_where_there_is_no_libc_memory_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_path(name: None) -> None:  # what CDLL(None) does on Windows
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_path)
+    monkeypatch.setattr(measures, "Path", lambda name: Path("gone") / name.strip("/"))
+    with Cost(torch.device("cpu")) as cost:
+        pass
+    assert cost.seconds > 0
+    assert math.isnan(cost.peak_memory)
+
+
+def test_the_report_names_the_gpu_that_lightning_has_left(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    plan = bench.Plan((tiny.method("plain"),), Tiny(), out, ("exact",), "plain")
+    made = bench.Bench(plan, lambda *done: None)
+    made.trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+    made._device = torch.device("cuda", 1)  # as in Lightning's call of setup
+    made.setup("test")
+    made.cpu()  # as at its end
+    assert made.report().about["device"] == "GPU 1"
 
 
 # Two processes

@@ -129,7 +129,7 @@ def learned(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
         ("slow", [], "the sets are paper, ablations, fast, harmonize"),
         ("fast,-fast", [], "no method to run"),
         ("feather,-ours", [], "'-ours' leaves out what was not chosen"),
-        ("feather", ["Feather=pyramid,none,feather"], "two methods called 'feather'"),
+        ("feather", ["Feather=pyramid,none,feather"], "other with --methods feather,-feather"),
         ("feather", ["mine=reinhard"], "mine are harmonizers alone"),
         ("", ["a=pyramid,none,feathre"], "did you mean 'feather'"),
         ("", ["a=pyramid,none,feather(sgima=2)"], "takes no option 'sgima'"),
@@ -149,6 +149,11 @@ def test_a_wrong_choice_is_refused(sets: str, extra: list[str], says: str) -> No
     with pytest.raises(CompositingError) as caught:
         choose([sets], extra)
     assert says in str(caught.value)
+
+
+def test_of_two_methods_of_one_s_own_none_can_be_left_out() -> None:
+    with pytest.raises(CompositingError, match=r"called 'a': rename the one of --method$"):
+        choose([], ["a=none", "a=reinhard"])
 
 
 def test_a_missing_package_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

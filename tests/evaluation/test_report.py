@@ -225,7 +225,13 @@ def test_a_report_without_truth_says_so() -> None:
     for record in report.records:
         record["measures"] = {"seconds": 1.5}
     assert not report.has_truth
-    assert "has no truth" in pages.verdicts(report)[-1]
+    assert "has no truth, so nothing but costs was measured" in pages.verdicts(report)[-1]
+    alphas = [{**record, "measures": {"sad": 1.0, "seconds": 1.5}} for record in report.records]
+    assert pages.verdicts(replace(report, records=alphas)) == [
+        "The set has no true composites: judge by the contact sheets."
+    ]
+    failed = make({"ours": ["dark"] * 8, "other": ["dark"] * 8})
+    assert pages.verdicts(failed) == []
     assert row(report, "ours")[1] == "**1.50**"
     assert Page(pages.page(report, "report.html")).tables == 2
 

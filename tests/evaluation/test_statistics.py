@@ -32,6 +32,8 @@ def test_an_interval_covers_the_mean_and_repeats(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(statistics, "_AT_ONCE", 1000)  # in parts, where memory is short
     assert bootstrap_interval(values) == (low, high)
     assert ratio_interval(3 * values, values) == pytest.approx((3, 3))
+    low, high = ratio_interval([*values, 0], [*values[::-1], 0])  # one was not off at all
+    assert 0.4 < low < 1 < high < 2.5
 
 
 def test_intervals_of_few_numbers() -> None:
@@ -39,6 +41,8 @@ def test_intervals_of_few_numbers() -> None:
     assert all(math.isnan(end) for end in (*bootstrap_interval([]), *bootstrap_interval([NAN])))
     assert bootstrap_interval([1.0, NAN, 2.0]) == bootstrap_interval([1.0, 2.0])
     assert bootstrap_interval([2.0, 2.0]) == (2, 2)
+    assert ratio_interval([1.0, 0.0], [2.0, 0.0]) == (0.5, 0.5)  # every fourth draw divides by 0
+    assert all(math.isnan(end) for end in ratio_interval([], []))
 
 
 def test_a_paired_difference_sees_what_two_means_do_not() -> None:

@@ -475,6 +475,16 @@ def test_a_wrong_table_is_refused(own: Path, text: str | None, says: str) -> Non
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"foreground,background\nb\xe4r.jpg,b.jpg\n", b'"' + b"x" * 200_000 + b'",b\n']
+)
+def test_a_table_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_bytes(content)
+    with pytest.raises(UsageError, match=r"pairs\.csv cannot be read as a table in UTF-8"):
+        read_pairs(table)
+
+
 def test_another_test_set_is_refused() -> None:
     with pytest.raises(UsageError, match="there are: syntest, taught, folders"):
         open_test_set("composition1k")

@@ -113,6 +113,13 @@ def test_what_cannot_be_had_is_named(checkpoint: Path, tmp_path: Path) -> None:
         Backbone("test_efficientnet", str(checkpoint))
 
 
+def test_a_backbone_for_one_size_says_so() -> None:
+    backbone = Backbone("test_vit")
+    assert len(backbone(torch.rand(1, 3, 160, 160))) == len(backbone.channels)
+    with pytest.raises(UsageError, match=r"'test_vit' takes pictures of 160 x 160 .* got 48 x 64"):
+        backbone(picture())
+
+
 def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 

@@ -122,7 +122,10 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
         raise UsageError(
             f"{path} is no list of pairs: it is neither a folder nor a .tsv or .csv file"
         )
-    pairs = _read_table(path)
+    try:
+        pairs = _read_table(path)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read as a table in UTF-8: {error}") from error
     if not pairs:
         raise UsageError(f"{path} lists no pairs")
     stems = [pair.foreground.stem for pair in pairs]
