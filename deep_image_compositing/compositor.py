@@ -30,6 +30,7 @@ from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
+    Scene,
     as_floats,
     floats,
     fuse,
@@ -208,18 +209,15 @@ class Compositor:
                 mask=paste(to_bytes(belief), where, new.size, edge=False),
                 alpha=paste(cut.alpha, where, new.size, edge=False),
             )
+        scene = Scene(pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device)
         with _timed(seconds, "fusion"):
             if cut.everything and frame == "foreground":
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
-                fused = fuse(
-                    self.fuser, pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device
-                )
+                fused = fuse(self.fuser, scene)
         if not cut.everything and getattr(self.harmonizer, "strength", True):
             with _timed(seconds, "harmonization"):
-                fused = harmonize(
-                    self.harmonizer, fused, pixels, backdrop, self.work_side, self.device
-                )
+                fused = harmonize(self.harmonizer, fused, scene)
         shade = None
         if self.shadow is not None:
             with _timed(seconds, "shadow"):
