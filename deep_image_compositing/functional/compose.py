@@ -91,7 +91,7 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
         return mask
-    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
+    weights = [math.exp(-0.5 * min(step / sigma, 40) ** 2) for step in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
     soft = widen(mask)
     for dim in (-2, -1):
