@@ -76,7 +76,7 @@ class Repainted(NamedTuple):
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
-        out = torch.empty(pixels.shape, dtype=pixels.dtype).copy_(pixels)
+        out = pixels.clone(memory_format=torch.contiguous_format)
         out.view(3, -1)[:, self.places] = self.colors
         return out
 

@@ -142,7 +142,6 @@ def _running(
 
 def _repeat_border(x: Tensor, radius: int, dim: int) -> Tensor:
     """Repeat the border pixels on both ends of one axis; unlike F.pad, for every dtype."""
-    # Unlike F.pad, for every dtype.
     shape = list(x.shape)
     shape[dim] = radius
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
