@@ -98,7 +98,8 @@ class Compositor:
     Modules are put into evaluation mode and moved to the device.
 
     Args:
-        segmenter: fills the first slot; not made until a photograph comes without a mask.
+        segmenter: fills the first slot; one given by its name alone is not made until a photograph
+            comes without a mask.
         refiner: fills the second slot.
         fuser: fills the third slot.
         harmonizer: fills the fourth slot; ``none`` leaves colours as they are, and so does every
@@ -151,7 +152,7 @@ class Compositor:
 
     @cached_property
     def segmenter(self) -> Callable[..., Any]:
-        """What fills the first slot; one that is named is made when it is first asked."""
+        """What fills the first slot; made here if it was given by its name alone."""
         return self._fill("segmenter", self._segmenter)
 
     @torch.no_grad()
