@@ -21,11 +21,15 @@ def ask(slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
     """What a stage makes of the tensors; ``CompositingError`` where memory runs out."""
     try:
         return stage(*tensors)
-    except torch.OutOfMemoryError as error:
-        height, width = tensors[0].shape[-2:]
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "DefaultCPUAllocator" not in str(error):  # which has no class of its own
+            raise
+        (height, width), device = tensors[0].shape[-2:], tensors[0].device
         raise CompositingError(
-            f"the {slot} ran out of memory on {tensors[0].device} at {width} x {height} pixels; "
-            "use a smaller --work-side (work_side=), or --device cpu"
+            f"the {slot} ran out of memory on {device} at {width} x {height} pixels; use a smaller "
+            "--work-side (work_side=) or --max-side (max_side=)"
+            + ("" if device.type == "cpu" else ", or --device cpu")
         ) from error
 
 

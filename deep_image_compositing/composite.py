@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,8 +97,7 @@ class Composite:
     @property
     def cutout_pixels(self) -> Tensor:
         """Straight colour of the subject, (3, H, W) uint8; 0 where its alpha is 0 in 8 bits."""
-        color = self.repainted.on(self.foreground_pixels)
-        return color.mul_(to_bytes(self.cutout_levels) > 0)
+        return self.picture("cutout")[0]
 
     @property
     def composite(self) -> Tensor:
@@ -130,13 +129,19 @@ class Composite:
 
         Nothing of the subject's colour is in the blur.
         """
+        return self.picture("blurred")[0]
+
+    def _blurred(self, cutout: Tensor) -> Tensor:
         size = fit_long_side(*self.size, BLUR_SIDE)
         small = resize(self.foreground[None], size).clamp(0, 1)
-        alpha = self.cutout_alpha[None]
-        behind = multilevel_layers(small, resize(alpha, size).clamp(0, 1))[1]
+        alpha = self.cutout_alpha
+        behind = multilevel_layers(small, resize(alpha[None], size).clamp(0, 1))[1]
         for _ in range(3):  # three boxes are almost a Gaussian
             behind = box_filter(behind, round(BLUR * BLUR_SIDE))
-        return over(self.cutout_pixels[None] / 255, alpha, resize(behind, self.size))[0]
+        out = resize(behind, self.size)[0]
+        for plane, color in zip(out, cutout, strict=True):  # to hold no other picture in floats
+            plane.copy_(over(color / 255, alpha[0], plane))
+        return out
 
     @property
     def shadow(self) -> Tensor:
@@ -178,19 +183,25 @@ class Composite:
         Args:
             cell: side in pixels of the square in which each step is shown.
         """
+        return self._sheet(self.repainted.on(self.foreground_pixels), cell)
+
+    def _sheet(self, color: Tensor, cell: int) -> Tensor:
+        """``steps``, of a subject of this colour (3, H, W), uint8.
+
+        The photograph goes on beyond the subject, so that nothing dark bleeds into the rim.
+        """
         size = fit_long_side(*self.size, cell)
 
         def small(levels: Tensor) -> Tensor:
             return as_floats(resample(levels, size, "bicubic" if len(levels) == 3 else "bilinear"))
 
-        # The photograph goes on beyond the subject, so that nothing dark bleeds into the rim.
-        color = small(self.repainted.on(self.foreground_pixels))
+        color, alpha = small(color)[None], small(self.cutout_levels)[None]
         pictures = {
             "foreground": small(self.foreground_pixels),
             "background": small(self.background_pixels),
             "mask": small(self.mask_levels),
             "alpha": small(self.alpha_levels),
-            "cut-out": over(color[None], small(self.cutout_levels)[None], _checker(size))[0],
+            "cut-out": over(color, alpha, _checker(size))[0],
             "composite": small(self.composite_pixels),
         }
         if self.shade is not None:
@@ -199,19 +210,29 @@ class Composite:
 
     def picture(self, output: str) -> tuple[Tensor, Tensor | None]:
         """The picture, as ``write_image`` takes it, and its alpha, of one of ``OUTPUTS``."""
-        if output == "path":
-            return self.composite_pixels, None
-        if output == "cutout":
-            return self.cutout_pixels, self.cutout_levels
-        if output == "alpha":
-            return self.alpha_levels, None
-        if output in ("shadow", "shadowed"):
-            white = output == "shadowed"
-            levels = shadow_levels(self.background_pixels, self._shade(), white=white)
-            if white:
-                return under(self.cutout_pixels, self.cutout_levels, levels)
-            return torch.zeros(3, *self.size, dtype=torch.uint8), levels
-        return (self.steps() if output == "steps" else self.blurred), None
+        return self.pictures([output])[output]
+
+    def pictures(self, outputs: Collection[str]) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """``picture`` of each of some outputs; the subject's colours are found once for all."""
+        made: dict[str, tuple[Tensor, Tensor | None]] = {
+            "path": (self.composite_pixels, None),
+            "alpha": (self.alpha_levels, None),
+        }
+        if "shadow" in outputs:
+            levels = shadow_levels(self.background_pixels, self._shade())
+            made["shadow"] = torch.zeros(3, *self.size, dtype=torch.uint8), levels
+        if not made.keys() >= set(outputs):
+            color = self.repainted.on(self.foreground_pixels)
+            if "steps" in outputs:
+                made["steps"] = self._sheet(color, 384), None
+            cutout = color.mul_(to_bytes(self.cutout_levels) > 0)
+            made["cutout"] = cutout, self.cutout_levels
+            if "blurred" in outputs:
+                made["blurred"] = self._blurred(cutout), None
+            if "shadowed" in outputs:
+                levels = shadow_levels(self.background_pixels, self._shade(), white=True)
+                made["shadowed"] = under(cutout, self.cutout_levels, levels)
+        return {output: made[output] for output in outputs}
 
     def save(
         self,
@@ -243,7 +264,8 @@ class Composite:
         given = (path, alpha, cutout, steps, blurred, shadow, shadowed)
         targets = {key: file for key, file in zip(OUTPUTS, given, strict=True) if file is not None}
         take(targets.values(), set(self.sources))
-        write_images({target: self.picture(key) for key, target in targets.items()})
+        pictures = self.pictures(targets)
+        write_images({target: pictures[key] for key, target in targets.items()})
 
 
 def _checker(size: tuple[int, int], side: int = 12) -> Tensor:

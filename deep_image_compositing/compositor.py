@@ -30,6 +30,7 @@ from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
+    Scene,
     as_floats,
     floats,
     fuse,
@@ -97,7 +98,8 @@ class Compositor:
     Modules are put into evaluation mode and moved to the device.
 
     Args:
-        segmenter: fills the first slot; not made until a photograph comes without a mask.
+        segmenter: fills the first slot; one given by its name alone is not made until a photograph
+            comes without a mask.
         refiner: fills the second slot.
         fuser: fills the third slot.
         harmonizer: fills the fourth slot; ``none`` leaves colours as they are, and so does every
@@ -150,7 +152,7 @@ class Compositor:
 
     @cached_property
     def segmenter(self) -> Callable[..., Any]:
-        """What fills the first slot; one that is named is made when it is first asked."""
+        """What fills the first slot; made here if it was given by its name alone."""
         return self._fill("segmenter", self._segmenter)
 
     @torch.no_grad()
@@ -208,18 +210,15 @@ class Compositor:
                 mask=paste(to_bytes(belief), where, new.size, edge=False),
                 alpha=paste(cut.alpha, where, new.size, edge=False),
             )
+        scene = Scene(pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device)
         with _timed(seconds, "fusion"):
             if cut.everything and frame == "foreground":
                 fused = Fused(pixels, cut.alpha, Repainted.of([], []))
             else:
-                fused = fuse(
-                    self.fuser, pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device
-                )
+                fused = fuse(self.fuser, scene)
         if not cut.everything and getattr(self.harmonizer, "strength", True):
             with _timed(seconds, "harmonization"):
-                fused = harmonize(
-                    self.harmonizer, fused, pixels, backdrop, self.work_side, self.device
-                )
+                fused = harmonize(self.harmonizer, fused, scene)
         shade = None
         if self.shadow is not None:
             with _timed(seconds, "shadow"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deep_image_compositing.asking import ask_layers, ask_picture, is_learned, own_method
 from deep_image_compositing.functional.boxes import Box, grow
-from deep_image_compositing.functional.compose import over, unknown_band
+from deep_image_compositing.functional.compose import dilate, erode, over, unknown_band
 from deep_image_compositing.functional.lift import (
     NEAR,
     REACH,
@@ -76,7 +76,7 @@ class Repainted(NamedTuple):
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
-        out = torch.empty(pixels.shape, dtype=pixels.dtype).copy_(pixels)
+        out = pixels.clone(memory_format=torch.contiguous_format)
         out.view(3, -1)[:, self.places] = self.colors
         return out
 
@@ -86,6 +86,27 @@ class Colors(Protocol):
 
     def on(self, pixels: Tensor) -> Tensor:
         """A copy of ``pixels`` (3, H, W), uint8, with these colours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is to be set together, at the size of the frame.
+
+    ``alpha`` is ``kept`` if it is a given mask that the refiner has left alone; a fuser may do so
+    as well. ``work_side`` and ``device`` are as for ``Compositor``.
+    """
+
+    pixels: Tensor  # (3, H, W) uint8, the subject's photograph
+    backdrop: Tensor  # (3, H, W) uint8
+    alpha: Tensor  # (1, H, W)
+    kept: bool
+    work_side: int
+    device: torch.device
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +140,7 @@ def lift_refined(
     around them. Away from the rim alpha is exactly 0 or 255.
     """
     height, width = pixels.shape[-2:]
-    grid, frame = Grid(height, width, context=context), (slice(0, height), slice(0, width))
+    grid, frame = Grid.over(pixels, context), (slice(0, height), slice(0, width))
     guide = make_guide(image.float(), alpha.float())
     touched = touched_cells(grid, guide[0, 1].cpu() > 0)
     inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5)
@@ -145,7 +166,7 @@ def refine_given(
 
     It depends on ``context`` pixels around a tile. Away from the rim, the mask is cut at one half.
     """
-    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    grid = Grid.over(pixels, context)
     touched = touched_cells(grid, rim_blocks(mask, REACH))
 
     def make(corners: Corners) -> Tensor:
@@ -170,21 +191,8 @@ def _levels(
 # Composites
 
 
-def fuse(
-    stage: Callable[..., Any],
-    pixels: Tensor,
-    backdrop: Tensor,
-    alpha: Tensor,
-    kept: bool,
-    work_side: int,
-    device: torch.device,
-) -> Fused:
-    """Composite by what fills the third slot, at the size of the frame.
-
-    ``pixels`` and ``backdrop`` are (3, H, W), uint8, ``alpha`` (1, H, W). It is ``kept`` if it is a
-    given mask that the refiner has left alone; a fuser may do so as well. ``work_side`` and
-    ``device`` are as for ``Compositor``.
-    """
+def fuse(stage: Callable[..., Any], scene: Scene) -> Fused:
+    """Composite by what fills the third slot, at the size of the frame."""
     layers, context = own_method(stage, "layers"), getattr(stage, "tile_context", None)
 
     def paint(front: Tensor, back: Tensor, opacity: Tensor) -> Layers | Tensor:
@@ -194,43 +202,35 @@ def fuse(
             return parts
         return ask_picture("fuser", "composite", stage, front, back, opacity)
 
-    if context is not None and max(alpha.shape) > work_side and not is_learned(stage):
+    if context is not None and max(scene.size) > scene.work_side and not is_learned(stage):
         # It depends on its surroundings alone.
-        return fuse_tiles(pixels, backdrop, to_bytes(alpha), paint, context, device)
-    fused = layers and _fuse_box(stage, layers, pixels, backdrop, alpha, kept, work_side, device)
+        levels = to_bytes(scene.alpha)
+        return fuse_tiles(scene.pixels, scene.backdrop, levels, paint, context, scene.device)
+    fused = layers and _fuse_box(stage, layers, scene)
     if fused is not None:
         return fused
-    size = (pixels.shape[-2], pixels.shape[-1])
-    pictures = floats(pixels, size, device), floats(backdrop, size, device)
-    opacity = as_floats(alpha)[None].to(device)
+    pictures = (floats(x, scene.size, scene.device) for x in (scene.pixels, scene.backdrop))
+    opacity = as_floats(scene.alpha)[None].to(scene.device)
     composite = ask_picture("fuser", "composite", stage, *pictures, opacity)[0]
-    return Fused(to_bytes(composite.cpu()), alpha, Repainted.of([], []), layered=False)
+    return Fused(to_bytes(composite.cpu()), scene.alpha, Repainted.of([], []), layered=False)
 
 
-def _fuse_box(
-    stage: Callable[..., Any],
-    layers: Callable[..., Any],
-    pixels: Tensor,
-    backdrop: Tensor,
-    alpha: Tensor,
-    kept: bool,
-    work_side: int,
-    device: torch.device,
-) -> Fused | None:
+def _fuse_box(stage: Callable[..., Any], layers: Callable[..., Any], scene: Scene) -> Fused | None:
     """As ``fuse``, by the stage's ``layers``; None when it has none."""
+    pixels, backdrop, alpha, device = scene.pixels, scene.backdrop, scene.alpha, scene.device
     # Only the subject's surroundings go through the fuser, so that a small subject in a large
     # frame is not shrunk with it.
-    box = grow(subject_box(alpha, 0.0), MARGIN, (alpha.shape[-2], alpha.shape[-1]))
+    box = grow(subject_box(alpha, 0.0), MARGIN, scene.size)
     part = (..., *box)
     size = (box[0].stop - box[0].start, box[1].stop - box[1].start)
-    at = fit_long_side(*size, work_side) if is_learned(stage) else size
+    at = fit_long_side(*size, scene.work_side) if is_learned(stage) else size
     foreground, background = (floats(x[part], at, device) for x in (pixels, backdrop))
     small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(device)
     found = ask_layers(layers, foreground, background, small)
     if found is None:
         return None
     if at != size:
-        kept = kept and float((found.alpha - small).abs().max()) <= UNCHANGED
+        kept = scene.kept and float((found.alpha - small).abs().max()) <= UNCHANGED
         near = unknown_band(small, REACH - NEAR)
         found.alpha = torch.where(near, found.alpha, (small > 0.5).to(small.dtype))
         finer, context = own_method(stage, "finer_layers"), getattr(stage, "tile_context", None)
@@ -285,7 +285,7 @@ def fuse_layers(
         own = torch.where(opacity == 1, photograph, layers.foreground_color)
         return Layers(opacity, own, layers.old_background)
 
-    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    grid = Grid.over(pixels, context)
     touched = touched_cells(grid, guide[0, 1].cpu() > 0, box)
     if kept is not None:
         touched |= touched_cells(grid, rim_blocks(kept, context))
@@ -305,7 +305,7 @@ def fuse_tiles(
 
     ``fuse`` makes layers, or the composite, of tiles, and depends on ``context`` pixels around.
     """
-    grid = Grid(pixels.shape[-2], pixels.shape[-1], context=context)
+    grid = Grid.over(pixels, context)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
     inside = cells_inside(grid, alpha[0] > 127)
 
@@ -382,12 +382,11 @@ def rim_blocks(alpha: Tensor, reach: int) -> Tensor:
     height, width = alpha.shape[-2:]
     # The border is repeated to whole blocks, in 8 bits.
     plane = window_of(alpha, (0, 0), (height + -height % BLOCK, width + -width % BLOCK))[0]
-    blocks = plane.reshape(plane.shape[0] // BLOCK, BLOCK, -1, BLOCK)
-    high, low = (x.float()[None, None] for x in (blocks.amax((1, 3)), blocks.amin((1, 3))))
+    strips = plane.reshape(plane.shape[0] // BLOCK, BLOCK, -1)  # first along rows: it is quicker
+    high, low = (x.reshape(len(x), -1, BLOCK) for x in (strips.amax(1), strips.amin(1)))
     radius = -(-reach // BLOCK) + 1
-    high = F.max_pool2d(high, 2 * radius + 1, 1, radius)
-    low = -F.max_pool2d(-low, 2 * radius + 1, 1, radius)
-    return ((high > 2) & (low < 253))[0, 0]
+    high, low = dilate(high.amax(2)[None], radius), erode(low.amin(2)[None], radius)
+    return ((high > 2) & (low < 253))[0]
 
 
 def _windows(picture: Tensor, grid: Grid, corners: Corners, device: torch.device) -> Tensor:

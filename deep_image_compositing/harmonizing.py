@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.asking import ask, ask_picture, own_method
-from deep_image_compositing.fullsize import Colors, Fused, as_floats
+from deep_image_compositing.fullsize import Colors, Fused, Scene, as_floats, floats
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.foreground import window_sum
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize, spread
 from deep_image_compositing.models.base import Recoloring
-from deep_image_compositing.placement import resample
 
 BAND = 64
 """Rows of a picture whose colours are moved at once."""
@@ -28,27 +27,19 @@ Place: TypeAlias = tuple[float, float, float, float]
 """Top, left, bottom and right of a part, as shares of the picture."""
 
 
-def harmonize(
-    stage: Callable[..., Any],
-    fused: Fused,
-    pixels: Tensor,
-    backdrop: Tensor,
-    work_side: int,
-    device: torch.device,
-) -> Fused:
+def harmonize(stage: Callable[..., Any], fused: Fused, scene: Scene) -> Fused:
     """The same with the subject's colours as ``stage`` wants them, found on a small composite.
 
-    ``pixels`` and ``backdrop`` are as for ``recolor_subject``, ``work_side`` and ``device`` as for
-    ``Compositor``. Before a backdrop of one colour nothing changes.
+    Before a backdrop of one colour nothing changes.
     """
     strength = getattr(stage, "strength", 1.0)
-    if not strength or _is_plain(backdrop):
+    if not strength or _is_plain(scene.backdrop):
         return fused
     find = own_method(stage, "recoloring")
     side = getattr(stage, "long_side", None) if find else None
-    at = fit_long_side(pixels.shape[-2], pixels.shape[-1], side or work_side)
-    composite = resample(fused.composite, at, "bilinear").to(device)[None] / 255
-    mask = resize(as_floats(fused.alpha)[None].to(device), at).clamp(0, 1)
+    at = fit_long_side(*scene.size, side or scene.work_side)
+    composite = floats(fused.composite, at, scene.device)
+    mask = resize(as_floats(fused.alpha)[None].to(scene.device), at).clamp(0, 1)
     found = find and ask("harmonizer", find, composite, mask)
     recolor: Recoloring
     if found is not None:
@@ -56,7 +47,8 @@ def harmonize(
     else:  # it answers with pictures, whose strength is its own matter
         answer = ask_picture("harmonizer", "composite", stage, composite, mask)
         recolor, strength = change_between(composite, answer, mask), 1.0
-    return recolor_subject(fused, pixels, backdrop, recolor, strength, device)
+    pictures = scene.pixels, scene.backdrop
+    return recolor_subject(fused, *pictures, recolor, strength, scene.device)
 
 
 @dataclass(frozen=True, eq=False)

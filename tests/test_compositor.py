@@ -350,6 +350,17 @@ def test_a_wrong_answer_is_named(answer: Callable[[Tensor], Any], reason: str) -
         make(answer)(noise(20, 20), noise(9, 9))
 
 
+@pytest.mark.parametrize("error", [None, MemoryError("no room"), torch.OutOfMemoryError("full")])
+def test_a_stage_without_memory_is_named(error: Exception | None) -> None:
+    def greedy(image: Tensor, mask: Tensor) -> Tensor:
+        if error is not None:
+            raise error
+        return torch.empty(1 << 50)
+
+    with pytest.raises(CompositingError, match="the refiner ran out of memory on cpu at 20 x 30"):
+        make(refiner=greedy)(noise(30, 20), noise(9, 9))
+
+
 def test_wrong_layers_are_named() -> None:
     class Wrong(PlainFuser):
         def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:

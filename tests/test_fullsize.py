@@ -26,6 +26,7 @@ from deep_image_compositing.functional.lift import follow_alpha, make_guide, sna
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.functional.tiles import Grid
 from deep_image_compositing.metrics.composites import rim_band
+from deep_image_compositing.models.fusion.classical import LaplacianModel
 from deep_image_compositing.stages.base import Layers
 from deep_image_compositing.stages.fusion import (
     AlphaFuser,
@@ -259,6 +260,20 @@ def test_a_subject_cut_off_by_the_picture_s_border_is_in_phase_too() -> None:
         result = compositor(*(x.permute(1, 2, 0).numpy() for x in (pixels, backdrop)))
     with torch.inference_mode():
         assert steps(result.composite_pixels, fuse_whole(*given[0])) <= 1
+
+
+def test_a_wide_context_does_not_cost_the_frame_again_for_every_cell() -> None:
+    size, seen = (400, 500), []
+    pixels, backdrop, alpha = smooth(*size, 1), smooth(*size, 2), to_bytes(disc(*size, 0.05)[0])
+    fuser = LaplacianModel(levels=7)
+
+    def fuse(front: Tensor, back: Tensor, opacity: Tensor) -> Tensor:
+        seen.append(front.shape[0] * front.shape[-2] * front.shape[-1])
+        return fuser(front, back, opacity)
+
+    fused = fuse_tiles(pixels, backdrop, alpha, fuse, fuser.tile_context, CPU)
+    assert sum(seen) <= 9 * size[0] * size[1]
+    assert steps(fused.composite, whole_of(fuser, pixels, backdrop, alpha)) <= 1
 
 
 # Who sees what

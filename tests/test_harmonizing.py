@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,23 @@ def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     colors = [one.repainted.on(pixels).int()[:, shown] for one in made]
     assert (colors[0] - colors[1]).abs().max() <= 1
     assert (made[0].composite != backdrop).any()
+
+
+def test_colours_are_moved_once_for_all_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = make("reinhard")(noise(40, 50), noise(40, 50, 1), disc(40, 50)[0])
+    named = {key: tmp_path / f"{key}.png" for key in ("cutout", "steps", "blurred")}
+    for key, path in named.items():
+        result.save(**{key: path})
+    alone = {key: path.read_bytes() for key, path in named.items()}
+    original, calls = harmonizing.Recolored.on, []
+    monkeypatch.setattr(
+        harmonizing.Recolored, "on", lambda *given: calls.append(given) or original(*given)
+    )
+    result.save(tmp_path / "composite.png", **named)
+    assert len(calls) == 1
+    assert {key: path.read_bytes() for key, path in named.items()} == alone
 
 
 def test_the_map_is_its_formula() -> None:

@@ -16,6 +16,7 @@ from deep_image_compositing import Compositor
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError
 from deep_image_compositing.images import read_image, read_mask, to_tensor
+from deep_image_compositing.models.onnx_file import OnnxFile
 from deep_image_compositing.registry import create
 from deep_image_compositing.stages.segmentation import OnnxSegmenter
 from tests.conftest import PlainFuser, disc, noise
@@ -112,6 +113,15 @@ def test_how_a_model_is_fed_and_read(
     if expected is not None:
         atol = 0.5 / 255 + 1e-6 if "kind" in made else 1e-6
         torch.testing.assert_close(found, expected(image), rtol=0, atol=atol)
+
+
+def test_a_session_stays_open_for_the_same_device_by_another_name(tmp_path: Path) -> None:
+    file = OnnxFile(tmp_path / "none.onnx", None, "this test")
+    file.device, file._session = torch.device("cuda"), "open"
+    file.move(torch.device("cuda:0"))
+    assert file.session == "open"
+    file.move(torch.device("cuda:1"))
+    assert file._session is None
 
 
 def test_channels_and_logits_that_cannot_be(model: Callable[..., str]) -> None:

@@ -91,7 +91,7 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
         return mask
-    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
+    weights = [math.exp(-0.5 * min(step / sigma, 40) ** 2) for step in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
     soft = widen(mask)
     for dim in (-2, -1):
@@ -142,7 +142,6 @@ def _running(
 
 def _repeat_border(x: Tensor, radius: int, dim: int) -> Tensor:
     """Repeat the border pixels on both ends of one axis; unlike F.pad, for every dtype."""
-    # Unlike F.pad, for every dtype.
     shape = list(x.shape)
     shape[dim] = radius
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)

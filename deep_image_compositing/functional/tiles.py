@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box, edges
 
-CELL = 96  # side of a cell in pixels
+CELL = 96  # side of a cell in pixels, at least
 PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in one batch
 
 
@@ -34,6 +34,11 @@ class Grid:
     cell: int = CELL
     context: int = 16
 
+    @classmethod
+    def over(cls, picture: Tensor, context: int) -> Grid:
+        """Of ``picture`` (..., H, W). Cells are no narrower than the context, for economy."""
+        return cls(picture.shape[-2], picture.shape[-1], max(CELL, context), context)
+
     @property
     def rows(self) -> int:
         return -(-self.height // self.cell)
@@ -48,13 +53,18 @@ class Grid:
         side = self.cell + 2 * self.context
         return min(side, self.height), min(side, self.width)
 
+    @property
+    def step(self) -> int:
+        """What divides both cell and context, for networks' strides; no more than ``CELL``."""
+        return math.gcd(CELL, self.cell, self.context)
+
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Top and left of a cell's window, moved where it would stick out of the picture.
 
-        They are multiples of what divides both cell and context, for networks' strides, so it may
-        still stick out a little at the bottom and on the right; ``window_of`` fills it.
+        They are multiples of ``step``, so it may still stick out a little at the bottom and on the
+        right; ``window_of`` fills it.
         """
-        step = math.gcd(self.cell, self.context)
+        step = self.step
         return tuple(  # type: ignore[return-value]
             min(max(0, number * self.cell - self.context), -(-(whole - side) // step) * step)
             for number, whole, side in zip(

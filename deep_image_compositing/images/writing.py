@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
 from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import check_target, reason_of, write_files
+from deep_image_compositing.files import check_target, reason_of, take, write_files
 from deep_image_compositing.images.arrays import join_alpha
 
 if TYPE_CHECKING:
@@ -64,12 +64,16 @@ def write_images(
     *,
     quality: int = 95,
 ) -> None:
-    """Write several pictures, each with its alpha or None, all or nothing; see ``write_image``."""
+    """Write several pictures, each with its alpha or None, all or nothing; see ``write_image``.
+
+    Two for one file are a ``UsageError``.
+    """
     if not 1 <= quality <= 100:
         raise UsageError(f"quality must lie between 1 and 100, got {quality}")
     joined = {path: join_alpha(*picture) for path, picture in pictures.items()}
     for path, pixels in joined.items():
         check_writable(path, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
+    take(joined, set())
     write_files((path, _encoded(path, pixels, quality)) for path, pixels in joined.items())
 
 

@@ -43,7 +43,8 @@ class OnnxFile:
 
         Where it has been ``asked`` for, that onnxruntime cannot use it is an error and no warning.
         """
-        if device != self.device and self.providers is None:
+        before, after = ((one.type, one.index or 0) for one in (self.device, device))
+        if after != before and self.providers is None:
             self._session = None
         self.device, self.asked = device, self.asked or asked
         if asked and self._session is None:

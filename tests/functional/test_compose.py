@@ -142,6 +142,7 @@ def test_feather_is_a_gaussian_that_ends() -> None:
     assert torch.equal(wide[72:], mask[0, 0, 4, 72:])
     assert 0 < wide[28] < wide[71] < 1
     assert torch.equal(feather(mask, 0.0), mask)
+    assert torch.equal(feather(mask, 1e-200), mask)
     assert torch.allclose(feather(mask, 1e308), feather(mask, 1e9))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -46,7 +45,9 @@ def picture(grid: Grid, channels: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_cells_cover_every_pixel_once_and_windows_hold_them(size: tuple[int, int]) -> None:
-    for grid in (Grid(*size, context=context) for context in CONTEXTS):
+    wide = Grid.over(torch.empty(3, *size), 130)
+    assert (wide.cell, Grid.over(torch.empty(size), 70).cell) == (130, 96)
+    for grid in (*(Grid(*size, context=context) for context in CONTEXTS), wide):
         count = torch.zeros(size)
         for row, column in every(grid).nonzero().tolist():
             rows, columns = grid.span(row, column)
@@ -56,8 +57,9 @@ def test_cells_cover_every_pixel_once_and_windows_hold_them(size: tuple[int, int
             assert 0 <= left <= columns.start
             assert rows.stop <= top + grid.window[0]
             assert columns.stop <= left + grid.window[1]
-            # What divides cell and context divides corners; they stick out by less than that.
-            step = math.gcd(grid.cell, grid.context)
+            # A step, which divides cell and context, divides corners; they stick out by less.
+            step = grid.step
+            assert grid.cell % step == grid.context % step == 0
             assert top % step == left % step == 0
             assert top + grid.window[0] < grid.height + step
             assert left + grid.window[1] < grid.width + step

@@ -836,6 +836,13 @@ def test_what_cannot_be_written_is_said_before_writing(
     assert files_of(tmp_path) == []
 
 
+def test_two_pictures_for_one_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("photo.png")
+    with pytest.raises(UsageError, match=r"link\.png is also .* another output"):
+        images.write_images({tmp_path / name: (SCENE, None) for name in ("photo.png", "link.png")})
+    assert files_of(tmp_path) == ["link.png"]
+
+
 def test_bad_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match=r"photo\.png cannot be written: the folder .*nowhere"):
         write_image(tmp_path / "nowhere" / "photo.png", SCENE)
