@@ -189,8 +189,7 @@ class Bench(LightningModule):
             except Exception as error:  # one method on one sample must not stop the others
                 _log.debug("%s", traceback.format_exc())
                 record["error"] = error_text(error)
-                if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                    self._free_memory()
+                self._free_memory()  # for want of which it may have been
             if notes:
                 record["warnings"] = list(dict.fromkeys(notes))
             self.ledger.add(key, record)
