@@ -167,6 +167,22 @@ def test_a_bad_file_and_a_missing_mask_do_not_stop_the_others(
 
 
 @pytest.mark.usefixtures("stub_stages")
+def test_of_masks_that_share_a_stem_each_photograph_has_its_own(
+    save: Callable[..., Path], tmp_path: Path
+) -> None:
+    mask = (disc(20, 30)[0, 0] * 255).byte().numpy()
+    mask[:, :15] = 0
+    for name, its in (("a.bmp", mask), ("a.png", mask[:, ::-1])):
+        save(f"portraits/{name}", noise(20, 30))
+        save(f"masks/{name}", its)
+    folders = ["--mask", str(tmp_path / "masks"), "--save-alpha", str(tmp_path / "alphas")]
+    arguments = ["composite", str(tmp_path / "portraits"), str(save("back.png", noise(9, 9)))]
+    assert main([*arguments, "-o", str(tmp_path / "out"), *folders, *STUBS]) == 0
+    for name, its in (("a.bmp", mask), ("a.png", mask[:, ::-1])):
+        assert (pixels(tmp_path / "alphas" / f"{name}.png") == its).all()
+
+
+@pytest.mark.usefixtures("stub_stages")
 @pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\u202eturned"])
 def test_names_of_files_do_not_reach_the_terminal_raw(
     save: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -111,19 +111,22 @@ def test_a_cut_out_does_not_go_into_a_file_without_transparency(tmp_path: Path) 
     assert main(["cutout", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.jpg"), *LIGHT]) == 2
 
 
-@pytest.mark.parametrize("command", ["cutout", "composite"])
+@pytest.mark.parametrize(
+    ("command", "mode"),
+    [("cutout -", "RGBA"), ("composite - a.png", "RGB"), ("cutout a.png --background -", "RGB")],
+)
 def test_standard_input_and_output(
-    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, command: str, mode: str, monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:  # fmt: skip
-    Image.fromarray(disc()).save(tmp_path / "a.png")
-    background = [] if command == "cutout" else [str(tmp_path / "a.png")]
-    with open(tmp_path / "a.png") as given:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(disc()).save("a.png")
+    with open("a.png") as given:
         monkeypatch.setattr(sys, "stdin", given)
-        assert main([command, "-", *background, "-o", "-", *LIGHT]) == 0
+        assert main([*command.split(), "-o", "-", *LIGHT]) == 0
     picture = Image.open(io.BytesIO(capfdbinary.readouterr().out))
     assert picture.size == (80, 60)
-    assert picture.mode == ("RGBA" if command == "cutout" else "RGB")
+    assert picture.mode == mode
 
 
 def test_a_photograph_is_not_written_over(compositor: Compositor, tmp_path: Path) -> None:
