@@ -18,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import reason_of
 
 COOKIE = "deep-image-compositing"
 
@@ -114,8 +115,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name
         raise UsageError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
-            "--host or --port"
+            f"cannot listen at {host} port {port}: {reason_of(error)}; give another --host or "
+            "--port"
         ) from error
