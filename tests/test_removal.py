@@ -13,7 +13,7 @@ from PIL import Image
 
 from deep_image_compositing import Compositor, remove
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import ImageError, UsageError
 
 SIZE = (40, 60)
 LIGHT = ["--segmenter", "grabcut", "--refiner", "none", "--fuser", "alpha"]
@@ -90,6 +90,18 @@ def test_what_cannot_be_is_told(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         remove(given, compositor=compositor, **options)
+
+
+def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path: Path) -> None:
+    def segmenter(image: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("there was work")
+
+    worker = Compositor(segmenter=segmenter, refiner="none", fuser="alpha", device="cpu")
+    Image.fromarray(disc()).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="cannot hold an alpha"):
+        remove(tmp_path / "a.png", output=tmp_path / "a.jpg", compositor=worker)
+    with pytest.raises(ImageError, match="does not exist"):
+        remove(tmp_path / "a.png", output=tmp_path / "no" / "a.png", compositor=worker)
 
 
 def test_the_command_cuts_out_a_file_and_a_folder(tmp_path: Path) -> None:
