@@ -157,7 +157,7 @@ def test_the_card_tells_what_the_run_tells(
     assert "300 steps" in card
     assert "| val/iou | 0.75 |" in card
     (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(UsageError, match="is not the folder of a run: its config.yaml says"):
+    with pytest.raises(UsageError, match="is not the folder of a run: its config"):
         hub.model_card(saved[0], tmp_path)
 
 

@@ -90,7 +90,7 @@ class Worker:
                 self.stop()
                 said = f"it took longer than {self._seconds:g} seconds, which is the limit here"
                 return Answer(504, said.encode())
-            except (UsageError, Unready) as error:  # it was ready once, and cannot be made ready again
+            except (UsageError, Unready) as error:  # it was ready once
                 self.stop()
                 _log.error("the worker on %s cannot start: %s", self.device, error)
                 return Answer(503, b"the worker cannot start; the server's log says why")
