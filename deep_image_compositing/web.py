@@ -18,7 +18,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.files import reason_of
 
 COOKIE = "deep-image-compositing"
 
@@ -116,7 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, UnicodeError) as error:  # the latter of what can be no name
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot listen at {host} port {port}: {reason_of(error)}; give another --host or "
-            "--port"
+            f"cannot listen at {host} port {port}: {reason}; give another --host or --port"
         ) from error
