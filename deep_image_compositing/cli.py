@@ -130,7 +130,13 @@ class _Messages(logging.Handler):
 
 @contextlib.contextmanager
 def _messages(least: int) -> Iterator[None]:
-    """While a command runs, its log from ``least`` on and its warnings are messages of a line."""
+    """While a command runs, its log from ``least`` on and its warnings are messages of a line.
+
+    Letters that standard output does not have, as it may be in a pipe, are shown by their numbers.
+    """
+    letters = getattr(sys.stdout, "errors", None)
+    set_output = getattr(sys.stdout, "reconfigure", lambda **_: None)
+    set_output(errors="backslashreplace")
     log, handler = logging.getLogger("deep_image_compositing"), _Messages()
     level = log.level
     log.addHandler(handler)
@@ -142,3 +148,4 @@ def _messages(least: int) -> Iterator[None]:
         finally:
             log.removeHandler(handler)
             log.setLevel(level)
+            set_output(errors=letters)

@@ -43,14 +43,13 @@ def save_pretrained(
     if not stage.state_dict():
         raise WeightsError(f"{type(stage).__name__} has no weights to save")
     folder = Path(folder)
-    options = {k: v for k, v in stage.hparams.items() if k not in weights.BEGINNINGS}
     config = {
         "library": "deep_image_compositing",
         "version": __version__,
         "slot": stage.slot,
         "name": registered_name(stage),
         "class_path": f"{type(stage).__module__}.{type(stage).__qualname__}",
-        "options": options,
+        "options": _options(stage),
     }
     written = card if card is not None else model_card(stage, run)
     contents = (weights.encode(stage), _json(config).encode(), written.encode())
@@ -142,7 +141,7 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     """A model card: what the stage is, how to load it, and what its run's folder tells."""
     name = registered_name(stage) or type(stage).__name__
     parameters = sum(parameter.numel() for parameter in stage.parameters()) / 1e6
-    options = _json(dict(stage.hparams))
+    options = _json(_options(stage))
     parts = [
         "---\nlibrary_name: deep_image_compositing\ntags: [image-matting, image-segmentation]\n---",
         f"# {stage.slot} `{name}`",
@@ -158,6 +157,11 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _options(stage: StageModel) -> dict[str, Any]:
+    """What the stage was made with, but for where its weights came from on this machine."""
+    return {k: v for k, v in stage.hparams.items() if k not in weights.BEGINNINGS}
+
+
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, sort_keys=True, default=str)
 
@@ -169,6 +173,8 @@ def _training(run: Path) -> str:
 
     try:
         recipe = yaml.safe_load((run / "config.yaml").read_text())
+        if not isinstance(recipe, dict):
+            raise ValueError("its config.yaml says nothing")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{run} is not the folder of a run: {reason_of(error)}") from error
     data = yaml.safe_dump(recipe.get("data"), sort_keys=False).strip()

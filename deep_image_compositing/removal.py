@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image, ImageColor
 
 from deep_image_compositing.errors import UsageError
-from deep_image_compositing.images import encode_image
+from deep_image_compositing.images import check_writable, encode_image
 from deep_image_compositing.images.arrays import is_tensor, join_alpha
 from deep_image_compositing.settings import Shadow
 
@@ -59,6 +59,8 @@ def remove(
         raise UsageError("output names the file to write for a path; what is given is none")
     worker = compositor or _default()
     wanted, behind = ask(background, worker.shadow if shadow is None else shadow)
+    if output is not None:
+        check_writable(output, alpha=wanted in ("cutout", "shadowed"))
     given: Any = photograph
     result = worker(given, behind, mask)
     if shadow is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,12 +122,14 @@ LONGEST = 4.0
 class Shadow:
     """What kind of shadow is wanted; None where the background or a default decides.
 
+    ``UsageError`` for another kind, an option that it does not take, or a value that cannot be.
+
     Attributes:
         kind: a key of ``SHADOWS``.
         strength: share of the light, in [0, 1], that it takes away where it is darkest.
         softness: in [0, 1]; of the light, 0 a bare sun and 1 a gray sky.
         direction: where it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in
-            front.
+            front; a key of ``DIRECTIONS`` becomes them.
         length: how long it is cast, in heights of the subject.
     """
 
@@ -136,6 +138,13 @@ class Shadow:
     softness: float | None = None
     direction: float | None = None
     length: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        kind = given.pop("kind", None)
+        _check_shadow(kind, given)
+        for name, value in given.items():
+            object.__setattr__(self, name, _shadow_value(name, value))
 
     @classmethod
     def of(cls, given: Shadow | str | tuple[str, Mapping[str, Any]] | None) -> Shadow | None:
@@ -153,15 +162,19 @@ class Shadow:
                 f"shadow must be {' or '.join(map(repr, SHADOWS))}, or a pair of one and its "
                 f"options, got {given!r}"
             ) from None
-        if kind not in SHADOWS:
-            raise UsageError(f"there is no shadow {kind!r}; use {' or '.join(SHADOWS)}")
-        taken = SHADOWS[kind]
-        for name in options:
-            if name not in taken:
-                raise UsageError(
-                    f"the shadow {kind!r} takes no option {name!r}; it takes: {', '.join(taken)}"
-                )
-        return cls(kind, **{name: _shadow_value(name, value) for name, value in options.items()})
+        _check_shadow(kind, options)
+        return cls(kind, **options)
+
+
+def _check_shadow(kind: Any, options: Iterable[str]) -> None:
+    if kind not in SHADOWS:
+        raise UsageError(f"there is no shadow {kind!r}; use {' or '.join(SHADOWS)}")
+    for name in options:
+        if name not in SHADOWS[kind]:
+            raise UsageError(
+                f"the shadow {kind!r} takes no option {name!r}; it takes: "
+                f"{', '.join(SHADOWS[kind])}"
+            )
 
 
 def _shadow_value(name: str, value: Any) -> float:

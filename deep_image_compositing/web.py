@@ -114,8 +114,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; give another "
-            "--host or --port"
+            f"cannot listen at {host} port {port}: {reason}; give another --host or --port"
         ) from error

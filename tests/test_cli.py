@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from deep_image_compositing import __version__
+from deep_image_compositing import __version__, published
 from deep_image_compositing.cli import COMMANDS, main
 from deep_image_compositing.registry import register
 from deep_image_compositing.stages.base import Segmenter
@@ -164,6 +165,33 @@ def test_a_bad_file_and_a_missing_mask_do_not_stop_the_others(
     bad, missing = said.err.strip().splitlines()[-2:]
     assert bad.startswith("  b.jpg: ")
     assert missing.startswith("  c.jpg: there is no mask for c.jpg")
+
+
+def test_letters_that_standard_output_does_not_have_are_shown_by_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setenv(published.VARIABLE, "\u6a21é")
+    assert main(["models", "path", "u2netp"]) == 0
+    assert output.buffer.getvalue().strip() == rb"\u6a21" + b"\xe9/u2netp.onnx"
+    assert output.errors == "strict"
+
+
+@pytest.mark.usefixtures("stub_stages")
+def test_of_masks_that_share_a_stem_each_photograph_has_its_own(
+    save: Callable[..., Path], tmp_path: Path
+) -> None:
+    mask = (disc(20, 30)[0, 0] * 255).byte().numpy()
+    mask[:, :15] = 0
+    for name, its in (("a.bmp", mask), ("a.png", mask[:, ::-1])):
+        save(f"portraits/{name}", noise(20, 30))
+        save(f"masks/{name}", its)
+    folders = ["--mask", str(tmp_path / "masks"), "--save-alpha", str(tmp_path / "alphas")]
+    arguments = ["composite", str(tmp_path / "portraits"), str(save("back.png", noise(9, 9)))]
+    assert main([*arguments, "-o", str(tmp_path / "out"), *folders, *STUBS]) == 0
+    for name, its in (("a.bmp", mask), ("a.png", mask[:, ::-1])):
+        assert (pixels(tmp_path / "alphas" / f"{name}.png") == its).all()
 
 
 @pytest.mark.usefixtures("stub_stages")

@@ -156,6 +156,16 @@ def test_the_card_tells_what_the_run_tells(
     assert "train: my/pairs" in card
     assert "300 steps" in card
     assert "| val/iou | 0.75 |" in card
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(UsageError, match="is not the folder of a run: its config"):
+        hub.model_card(saved[0], tmp_path)
+
+
+def test_a_card_does_not_tell_where_weights_were_on_this_machine(
+    saved: tuple[PyramidSegmenter, Path],
+) -> None:
+    file = str(saved[1] / hub.WEIGHTS)
+    assert file not in hub.model_card(PyramidSegmenter(**SMALL, weights=file))
 
 
 def test_what_cannot_be_saved_is_told(saved: tuple[PyramidSegmenter, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deep_image_compositing import Compositor, remove
 from deep_image_compositing.cli import main
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import ImageError, UsageError
 
 SIZE = (40, 60)
 LIGHT = ["--segmenter", "grabcut", "--refiner", "none", "--fuser", "alpha"]
@@ -92,6 +92,18 @@ def test_what_cannot_be_is_told(
         remove(given, compositor=compositor, **options)
 
 
+def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path: Path) -> None:
+    def segmenter(image: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("there was work")
+
+    worker = Compositor(segmenter=segmenter, refiner="none", fuser="alpha", device="cpu")
+    Image.fromarray(disc()).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="cannot hold an alpha"):
+        remove(tmp_path / "a.png", output=tmp_path / "a.jpg", compositor=worker)
+    with pytest.raises(ImageError, match="does not exist"):
+        remove(tmp_path / "a.png", output=tmp_path / "no" / "a.png", compositor=worker)
+
+
 def test_the_command_cuts_out_a_file_and_a_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
@@ -111,19 +123,22 @@ def test_a_cut_out_does_not_go_into_a_file_without_transparency(tmp_path: Path) 
     assert main(["cutout", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.jpg"), *LIGHT]) == 2
 
 
-@pytest.mark.parametrize("command", ["cutout", "composite"])
+@pytest.mark.parametrize(
+    ("command", "mode"),
+    [("cutout -", "RGBA"), ("composite - a.png", "RGB"), ("cutout a.png --background -", "RGB")],
+)
 def test_standard_input_and_output(
-    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, command: str, mode: str, monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:  # fmt: skip
-    Image.fromarray(disc()).save(tmp_path / "a.png")
-    background = [] if command == "cutout" else [str(tmp_path / "a.png")]
-    with open(tmp_path / "a.png") as given:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(disc()).save("a.png")
+    with open("a.png") as given:
         monkeypatch.setattr(sys, "stdin", given)
-        assert main([command, "-", *background, "-o", "-", *LIGHT]) == 0
+        assert main([*command.split(), "-o", "-", *LIGHT]) == 0
     picture = Image.open(io.BytesIO(capfdbinary.readouterr().out))
     assert picture.size == (80, 60)
-    assert picture.mode == ("RGBA" if command == "cutout" else "RGB")
+    assert picture.mode == mode
 
 
 def test_a_photograph_is_not_written_over(compositor: Compositor, tmp_path: Path) -> None:

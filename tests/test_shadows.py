@@ -221,6 +221,9 @@ def test_options_mean_what_they_say() -> None:
     left = Shadow.of(("cast", {"direction": "left"}))
     assert left == Shadow("cast", direction=DIRECTIONS["left"])
     assert Shadow.of(left) is left
+    for wrong in (("long",), ("cast", 9.0), ("contact", 0.5, 0.5, 90.0)):
+        with pytest.raises(UsageError, match=r"there is no|from 0 to 1|takes no"):
+            Shadow(*wrong)
     faint, strong = (make(("contact", {"strength": x})).composite.mean() for x in (0.2, 0.9))
     assert faint > strong
     assert torch.equal(make(("cast", {"strength": 0})).composite, make().composite)

@@ -109,7 +109,10 @@ def run_cutout(given: argparse.Namespace) -> int:
     from deep_image_compositing.removal import ask
 
     behind = given.background
-    given.wanted, given.background = ask(behind, _shadow(given))
+    if behind == _STREAM:
+        given.wanted = "path"
+    else:
+        given.wanted, given.background = ask(behind, given.shadow)
     is_file = isinstance(given.background, str)
     if given.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
         raise UsageError(
@@ -127,7 +130,7 @@ def run(given: argparse.Namespace) -> int:
     settings.check_sides(given.work_side, given.max_side)
     settings.check_placement(given.frame, given.scale, given.position)
     settings.check_device(given.device)
-    _shadow(given)
+    given.shade = _shadow(given)
     stages = named_stages(given)
     inputs = [given.foreground, given.background, given.mask]
     if inputs.count(_STREAM) > 1:
@@ -198,8 +201,9 @@ def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
     background = read_image(given.background, max_pixels=given.max_pixels, max_side=side)
     masks: dict[Path, Path | None] = dict.fromkeys(files, given.mask and Path(given.mask))
     if given.mask and Path(given.mask).is_dir():
-        by_stem = {mask.stem: mask for mask in list_images(given.mask)}
-        masks = {file: by_stem.get(file.stem) for file in files}
+        there = list_images(given.mask)
+        by_name = {mask.stem: mask for mask in there} | {mask.name: mask for mask in there}
+        masks = {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
     elif given.mask:
         read_mask(given.mask, max_pixels=given.max_pixels)
     outputs = _folder_outputs(given, files)
@@ -288,4 +292,4 @@ def _compositor(given: argparse.Namespace, stages: Stages, device: str) -> Compo
 
     fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
     limits = {name: getattr(given, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, shadow=_shadow(given), device=device)
+    return Compositor(**fill, **limits, shadow=given.shade, device=device)

@@ -43,7 +43,6 @@ SAFE_OPTIONS = {
     ("fuser", "alpha"): ("foreground_color",),
     ("fuser", "copy_paste"): ("threshold",),
     ("fuser", "feather"): ("sigma",),
-    ("fuser", "laplacian"): ("levels",),
     ("fuser", "multi_stream"): ("keep_exact",),
     ("fuser", "poisson"): ("mode", "threshold"),
     ("fuser", "single_stream"): ("keep_exact",),
@@ -132,21 +131,25 @@ def read_job(
 
 def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]]]:
     """The stages that clients may name, by slot, as ``/api/stages`` tells them."""
-    return {
-        slot: [
-            {
-                "name": entry.name,
-                "description": entry.description,
-                "source": entry.source,
-                "trained": bool(entry.weights),
-                "default": entry.name == defaults[slot][0],
-                "options": list(SAFE_OPTIONS.get((slot, entry.name), ())),
-            }
-            for entry in registry.list_stages(slot)
-            if _is_offered(entry, defaults[slot][0])
-        ]
-        for slot in registry.SLOTS
-    }
+    return {slot: _choices_of(slot, defaults[slot][0]) for slot in registry.SLOTS}
+
+
+def _choices_of(slot: str, own: str) -> list[dict[str, Any]]:
+    entries = [entry for entry in registry.list_stages(slot) if _is_offered(entry, own)]
+    if own.startswith(registry.HUB):
+        about = "from the Hugging Face Hub"
+        entries.append(registry.Entry(slot, own, about, "", own, trained=("default",)))
+    return [
+        {
+            "name": entry.name,
+            "description": entry.description,
+            "source": entry.source,
+            "trained": bool(entry.weights),
+            "default": entry.name == own,
+            "options": list(SAFE_OPTIONS.get((slot, entry.name), ())),
+        }
+        for entry in entries
+    ]
 
 
 def _is_offered(entry: registry.Entry, own: str) -> bool:
@@ -158,10 +161,15 @@ def _is_offered(entry: registry.Entry, own: str) -> bool:
 
 def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
     files, texts = PICTURES[kind], OPTIONS[kind]
-    for name in (*pictures, *fields):
-        if name not in (files if name in pictures else texts):
-            near = difflib.get_close_matches(name, (*files, *texts), n=1)
+    for name, known, others, form in (
+        *((name, files, texts, "text") for name in pictures),
+        *((name, texts, files, "a file") for name in fields),
+    ):
+        if name not in known:
+            near = difflib.get_close_matches(name, (*known, *others), n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if name in others:
+                hint = f"send it as {form}. "
             raise UsageError(
                 f"the field {name!r} is none of these; {hint}There are the files "
                 f"{', '.join(files)} and the texts {', '.join(texts)}"

@@ -26,6 +26,10 @@ class Busy(Exception):
     """As many requests as may wait do so already."""
 
 
+class Unready(CompositingError):
+    """A process that runs, and cannot have its stages ready."""
+
+
 class Worker:
     """A process that does one job at a time on a device, and is started anew when it has ended.
 
@@ -51,7 +55,8 @@ class Worker:
     async def start(self) -> Connection:
         """Start the process unless it is there, and wait until it is ready.
 
-        ``UsageError``: it cannot work on the device. ``CompositingError``: it has ended instead.
+        ``UsageError``: it cannot work on the device. ``Unready``: it cannot make its stages.
+        ``CompositingError``: it has ended instead.
         """
         if self.alive and self._pipe is not None:
             return self._pipe
@@ -69,7 +74,8 @@ class Worker:
         except _LOST:
             raise CompositingError(f"the process for {self.device} ended as it began") from None
         if wrong is not None:
-            raise UsageError(wrong)
+            is_usage, text = wrong
+            raise UsageError(text) if is_usage else Unready(text)
         return self._pipe
 
     async def perform(self, job: Job) -> Answer:
@@ -84,7 +90,7 @@ class Worker:
                 self.stop()
                 said = f"it took longer than {self._seconds:g} seconds, which is the limit here"
                 return Answer(504, said.encode())
-            except UsageError as error:  # it was ready once, and cannot be made ready again
+            except (UsageError, Unready) as error:  # it was ready once
                 self.stop()
                 _log.error("the worker on %s cannot start: %s", self.device, error)
                 return Answer(503, b"the worker cannot start; the server's log says why")
@@ -158,12 +164,12 @@ def _work(pipe: Connection, module: str, device: str, stages: tuple[Stage, ...])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which finishes
     _log.setLevel(logging.ERROR)  # what a photograph's own answer says already
     work = importlib.import_module(module)
-    try:
-        work.start(device, stages)
-    except Exception as error:
-        pipe.send(error_text(error))
-        return
-    pipe.send(None)
     with contextlib.suppress(*_LOST):
+        try:
+            work.start(device, stages)
+        except Exception as error:
+            pipe.send((isinstance(error, UsageError), error_text(error)))
+            return
+        pipe.send(None)
         while True:
             pipe.send(work.perform(pipe.recv()))

@@ -34,7 +34,8 @@ def serve(
 
     Where others than this machine can reach ``host``, a token is needed: that of the settings, else
     of the environment variable, else a random one, which is shown. ``UsageError``: an address or a
-    device that cannot be had, or a limit that leaves nothing.
+    device that cannot be had, or a limit that leaves nothing. ``CompositingError``: stages that
+    cannot be made.
     """
     for name in ("max_bytes", "max_pixels", "seconds"):
         if not getattr(settings, name) > 0:

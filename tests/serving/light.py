@@ -8,14 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.serving.jobs import Answer, Job
 
 
 def start(device: str, stages: Any) -> None:
-    """Any device will do but ``cuda:9``."""
+    """Any device will do but ``cuda:9``, and any stages but ``broken``."""
     if device == "cuda:9":
         raise UsageError("there is no device 'cuda:9'")
+    if stages == "broken":
+        raise WeightsError("these are no weights")
 
 
 def perform(job: Job) -> Answer:

@@ -91,15 +91,17 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         "segmenter": ("onnx", (("path", "own.onnx"),)),
         "refiner": ("cascade", (("trust", 1.5), ("zoom", 1.2))),
         "fuser": ("alpha", ()),
-        "harmonizer": ("none", ()),
+        "harmonizer": ("hf://own/light", ()),
     }
     own = client(defaults=defaults)
-    listed = own.get("/api/stages").json()
-    assert [entry["name"] for entry in listed["segmenter"] if entry["default"]] == ["onnx"]
+    for slot, entries in own.get("/api/stages").json().items():
+        if slot in defaults:
+            assert [one["name"] for one in entries if one["default"]] == [defaults[slot][0]]
+    assert post(own, harmonizer="hf://other/light").status_code == 400
     assert post(own, refiner_option="zoom=1.4").status_code == 200
     assert worker.jobs[0].stages == (
         defaults["segmenter"], ("cascade", (("trust", 1.5), ("zoom", 1.4))), ("alpha", ()),
-        ("none", ()),
+        defaults["harmonizer"],
     )  # fmt: skip
     assert post(own, refiner="none").status_code == 200
     assert worker.jobs[1].stages[1] == ("none", ())
@@ -112,8 +114,9 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         ({**PAIR, "foreground": b""}, {}, "'foreground' is missing"),
         ({**PAIR, "maks": b"m"}, {}, "did you mean 'mask'"),
         (PAIR, {"fusser": "alpha"}, "did you mean 'fuser'"),
-        (PAIR, {"mask": "where.png"}, "'mask' is none of these"),
-        ({**PAIR, "fuser": b"alpha"}, {}, "'fuser' is none of these"),
+        (PAIR, {"mask": "where.png"}, "'mask' is none of these; send it as a file"),
+        ({**PAIR, "mask": b"m"}, {"mask": "where.png"}, "send it as a file"),
+        ({**PAIR, "fuser": b"alpha"}, {}, "'fuser' is none of these; send it as text"),
         (PAIR, {"strokes": "s"}, "'strokes' is none of these"),
         (PAIR, {"fuser": "alpah"}, "did you mean 'alpha'"),
         (PAIR, {"fuser": ["alpha", "feather"]}, "given 2 times"),
@@ -121,6 +124,7 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         (PAIR, {"segmenter": "onnx", "segmenter_option": "path=/etc/passwd"}, "needs a file"),
         (PAIR, {"refiner_option": "weights=/etc/passwd"}, "takes no weights="),
         (PAIR, {"fuser_option": "widths=[9999]"}, "takes no widths="),
+        (PAIR, {"fuser": "laplacian", "fuser_option": "levels=30"}, "takes no levels=30"),
         (PAIR, {"refiner": "none", "refiner_option": "a=1"}, "single values of: nothing"),
         (PAIR, {"refiner_option": "zoom=[1]"}, "takes no zoom=[1]"),
         (PAIR, {"refiner_option": "zoom"}, "KEY=VALUE"),

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.serving.jobs import Job
-from deep_image_compositing.serving.pool import Busy, Pool, Worker
+from deep_image_compositing.serving.pool import Busy, Pool, Unready, Worker
 
 LIGHT = "tests.serving.light"
 
@@ -80,11 +81,17 @@ def test_a_job_that_takes_too_long_is_ended() -> None:
     asyncio.run(run())
 
 
-def test_a_device_that_is_not_there_is_told() -> None:
+def test_a_device_that_is_not_there_and_stages_that_cannot_be_made_are_told() -> None:
     async def run() -> None:
         pool = Pool([worker("cuda:9")])
         with pytest.raises(UsageError, match="no device 'cuda:9'"):
             await pool.start()
+        pool.stop()
+        broken: Any = "broken"
+        pool = Pool([Worker("cpu", broken, 60, LIGHT)])
+        with pytest.raises(Unready, match="these are no weights"):  # no fault of the call
+            await pool.start()
+        assert (await pool.run(Job(b"x"))).status == 503
         pool.stop()
 
     asyncio.run(run())

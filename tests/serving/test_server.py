@@ -99,6 +99,7 @@ def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
     [
         (["--port=99999"], "0 to 65535"),
         (["--host=name.invalid"], "cannot listen"),
+        (["--host=name..invalid"], "cannot listen"),
         (["--device=gpu"], "no device 'gpu'"),
         (["--device=cuda:77", "--port=0"], "no device 'cuda:77'"),
         (["--fuser=alpah"], "did you mean 'alpha'"),

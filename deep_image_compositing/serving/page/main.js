@@ -31,6 +31,7 @@ let running = null;
 const stage = find("#stage");
 const view = new View(stage, find("#sheet"));
 const placing = new Placing(find("#subject"), find("#box"), () => {
+  leaveOff();
   stale.composite = true;
   find("#scale").value = placing.scale;
   find("#scale-shown").textContent = placing.scale.toFixed(2);
@@ -58,9 +59,11 @@ async function refresh() {
       say("Making the composite …", true);
       const start = performance.now();
       const { blob } = await send("composite", wanted(), own.signal);
+      const url = URL.createObjectURL(blob);
+      await Object.assign(new Image(), { src: url }).decode();
+      if (own.signal.aborted) return URL.revokeObjectURL(url);
       if (result) URL.revokeObjectURL(result.url);
-      result = { blob, url: URL.createObjectURL(blob), frame: frame() };
-      await Object.assign(new Image(), { src: result.url }).decode();
+      result = { blob, url, frame: frame() };
       stale.composite = false;
       say(`Composite made in ${((performance.now() - start) / 1000).toFixed(1)} s. ${cut().hint}`.trim());
     }
@@ -71,6 +74,14 @@ async function refresh() {
   }
   if (own === running) running = null;
   show();
+}
+
+/** Give up what is being made: it is no longer what is wanted, and the next refresh will make that. */
+function leaveOff() {
+  if (!running) return;
+  running.abort();
+  running = null;
+  say("");
 }
 
 async function findSubject(signal) {
@@ -309,6 +320,7 @@ async function download(output) {
 
 function undo() {
   if (!brush.strokes.length) return;
+  leaveOff();
   brush.strokes.pop();
   cuts.length = brush.strokes.length + 1;
   stale.composite = true;
@@ -321,6 +333,7 @@ function undo() {
 let soon;
 /** Something else is wanted: ask the server once the hand has come to rest. */
 function changed(withCut = false) {
+  leaveOff();
   stale.composite = true;
   if (withCut) {
     stale.cut = true;
