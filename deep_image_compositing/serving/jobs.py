@@ -43,6 +43,7 @@ SAFE_OPTIONS = {
     ("fuser", "alpha"): ("foreground_color",),
     ("fuser", "copy_paste"): ("threshold",),
     ("fuser", "feather"): ("sigma",),
+    ("fuser", "laplacian"): ("levels",),
     ("fuser", "multi_stream"): ("keep_exact",),
     ("fuser", "poisson"): ("mode", "threshold"),
     ("fuser", "single_stream"): ("keep_exact",),

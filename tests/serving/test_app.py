@@ -124,7 +124,6 @@ def test_whoever_runs_the_server_may_set_what_clients_may_not(
         (PAIR, {"segmenter": "onnx", "segmenter_option": "path=/etc/passwd"}, "needs a file"),
         (PAIR, {"refiner_option": "weights=/etc/passwd"}, "takes no weights="),
         (PAIR, {"fuser_option": "widths=[9999]"}, "takes no widths="),
-        (PAIR, {"fuser": "laplacian", "fuser_option": "levels=30"}, "takes no levels=30"),
         (PAIR, {"refiner": "none", "refiner_option": "a=1"}, "single values of: nothing"),
         (PAIR, {"refiner_option": "zoom=[1]"}, "takes no zoom=[1]"),
         (PAIR, {"refiner_option": "zoom"}, "KEY=VALUE"),
