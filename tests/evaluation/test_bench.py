@@ -169,7 +169,8 @@ def test_what_fails_is_recorded_and_tried_again(kind: str, out: Path) -> None:
     assert summary.measured == {"odd": 1, "plain": 3}
     assert summary.failed == {"odd": 2, "plain": 0}
     failed = record(out, 1, "exact", "odd")
-    assert failed["error"] == ("no more" if kind == "known" else "MemoryError: no more")
+    said = "no more" if kind == "known" else "the fuser ran out of memory on cpu at "
+    assert failed["error"].startswith(said)
     assert "measures" not in failed
     Odd.calls = -100
     assert run(out, fuser, grades=["exact"]).summary["exact"].measured == {"odd": 3}
