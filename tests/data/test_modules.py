@@ -371,3 +371,9 @@ def test_a_share_of_alphas_is_procedural(root: Path) -> None:
     assert 0.25 < drawn < 0.75
     with pytest.raises(UsageError, match=r"procedural is a share in \[0, 1\], got 2"):
         make(FusionData, root, "clear.tar", procedural=2)
+
+
+def test_a_helper_is_made_when_first_asked_also_where_no_share_needs_it(root: Path) -> None:
+    find = make(RefinementData, root, segmenter="pyramid").find
+    assert find.network is None
+    assert find(torch.rand(1, 3, 32, 32)).shape == (1, 1, 32, 32)

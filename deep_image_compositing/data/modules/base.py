@@ -50,13 +50,13 @@ class Helper:
     def __init__(self, slot: str, name: str | None, weights: str | None) -> None:
         self.slot, self.name = slot, name
         self.options = {"weights": weights} if weights else {}
+        self.network: Any = None
 
     def check(self, made: str) -> None:
         """Raise what making it would, where it is needed for what is ``made`` with it."""
         if self.name is None:
             raise UsageError(f"{made} need a {self.slot}: name one as --data.{self.slot}")
         registry.check(self.slot, self.name, self.options)
-        self.network: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Loader processes need no network."""
