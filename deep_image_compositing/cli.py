@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = options.run(options)
             return code
     except SystemExit as stop:  # argparse after --help, LightningCLI after a wrong argument
+        if not isinstance(stop.code, int | None):  # a sentence
+            say(str(stop.code))
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         say("interrupted")

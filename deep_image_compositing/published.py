@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -228,8 +229,9 @@ def _check(model: Published, path: Path, what: str, remedy: str) -> None:
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()  # else the address would be blamed
     except OSError as error:
         raise WeightsError(
-            f"the folder of models {path} cannot be made: {reason_of(error)}; name another with "
-            f"--models, or by the environment variable {VARIABLE}"
+            f"the folder of models {path} cannot be made or written to: {reason_of(error)}; name "
+            f"another with --models, or by the environment variable {VARIABLE}"
         ) from error

@@ -52,7 +52,8 @@ class Gate:
     ) -> None:  # fmt: skip
         own = socket.gethostname()
         self.app, self.refuse, self.token = app, refuse, token
-        self.names = {name.lower() for name in ("localhost", own, f"{own}.local", *names)} - {""}
+        self.names = {bare(name.lower()) for name in ("localhost", own, f"{own}.local", *names)}
+        self.names.discard("")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
@@ -82,7 +83,8 @@ class Gate:
             return None
         offered = asked.query_params.get("token", "")
         if not writes and offered and self._is_token(offered):
-            answer = RedirectResponse("/", 303)  # so that it stays in no list of visited pages
+            # So that it stays in no list of visited pages. A proxy may have the page in a folder.
+            answer = RedirectResponse("../" * (scope["path"].count("/") - 1) or "./", 303)
             secure = scope["scheme"] == "https"
             answer.set_cookie(COOKIE, offered, _YEAR, httponly=True, samesite="lax", secure=secure)
             return answer
@@ -99,12 +101,17 @@ class Gate:
 
 def is_own(host: str, names: Iterable[str]) -> bool:
     """Whether ``host``, as a request names it, is an address or one of ``names``."""
-    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host)
-    name = found[1] if found else ""
+    name = bare(host)
     try:
         return name in names or ipaddress.ip_address(name.strip("[]")) is not None
     except ValueError:
         return False
+
+
+def bare(host: str) -> str:
+    """A host without its port and closing dot; empty for what is none."""
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host)
+    return found[1] if found else ""
 
 
 def listen(host: str, port: int) -> socket.socket:

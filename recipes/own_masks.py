@@ -81,10 +81,10 @@ def kept(path: Path, share: float, kind: str, target: Path) -> Path:
     assert isinstance(dataset, FolderDataset)
     target.mkdir()
     for number, pair in enumerate(dataset.pairs):
-        for file in (pair.image, pair.label):
-            if file is not None:
-                # Numbered, as names may be the same in two folders.
-                (target / f"{number:06d}_{file.name}").symlink_to(file.resolve())
+        # Numbered, as names may be the same in two folders.
+        (target / f"{number:06d}{pair.image.suffix}").symlink_to(pair.image.resolve())
+        if pair.label is not None:
+            (target / f"{number:06d}.alpha{pair.label.suffix}").symlink_to(pair.label.resolve())
     return target
 
 

@@ -440,7 +440,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[tuple[str, list[str]]] = []
 
@@ -448,6 +448,8 @@ def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
         calls.append((name, arguments))
         if "--nothing" in arguments:
             raise SystemExit(2)
+        if "--told" in arguments:
+            raise SystemExit("why it ended")
 
     module = types.ModuleType("deep_image_compositing.training")
     module.run = run  # type: ignore[attr-defined]
@@ -459,6 +461,8 @@ def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
         assert main(["--debug", command, *arguments]) == 0
         assert calls == [(command, arguments)] * 2
     assert main(["fit", "--nothing"]) == 2
+    assert main(["fit", "--told"]) == 1
+    assert "why it ended" in capsys.readouterr().err
 
 
 def test_weights_are_exported_from_a_checkpoint(

@@ -96,6 +96,18 @@ def test_without_a_connection_the_message_says_where_the_file_goes(address: str)
         published.fetch(model("http://127.0.0.1:1/u2netp.onnx"))
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_and_not_the_address(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(published.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(WeightsError, match=r"models cannot be made or written to: Permission"):
+        published.fetch(model(f"{address}/u2netp.onnx"))
+    assert Server.asked == 0
+
+
 def test_a_file_put_there_by_hand_is_checked(address: str) -> None:
     wanted = model(f"{address}/u2netp.onnx")
     published.folder().mkdir(parents=True)

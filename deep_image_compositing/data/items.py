@@ -68,7 +68,8 @@ class Source:
     doubt: float | None = None
 
     def __post_init__(self) -> None:
-        self.path = os.fspath(self.path)
+        parts = os.fspath(self.path).split("::")
+        self.path = "::".join(map(os.path.expanduser, parts))
         for name in ("weight", "distrust"):
             check_range(name, getattr(self, name), 0, math.inf)
         check_shares(upper_body=self.upper_body, paste=self.paste)

@@ -83,7 +83,8 @@ class Backbone(nn.Module):
         x = (image - self.mean) / self.std
         if extra is not None:
             x = torch.cat([x, extra * 2 - 1], dim=1)
-        return list(self.body(x))
+        last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's
+        return [feature.movedim(-1, 1) if last else feature for feature in self.body(x)]
 
 
 def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:

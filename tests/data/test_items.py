@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -159,6 +160,7 @@ def test_a_broken_picture_is_named_and_why() -> None:
 def test_settings_of_a_source_are_checked(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Source("x", **wrong)
+    assert Source("~/a::~/b.tar").path == "::".join(map(os.path.expanduser, ("~/a", "~/b.tar")))
     Source("x", weight=0, distrust=0, paste=1, upper_body=1, hold_out=0)
 
 

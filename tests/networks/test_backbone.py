@@ -46,6 +46,12 @@ def test_one_feature_a_stride(name: str, max_stride: int) -> None:
     assert len(feature_indices(name, max_stride)) == len(features)
 
 
+def test_features_whose_channels_come_last_are_turned() -> None:
+    backbone = Backbone("swin_tiny_patch4_window7_224", max_stride=8)
+    shapes = [tuple(feature.shape) for feature in backbone(torch.rand(1, 3, 224, 224))]
+    assert shapes == [(1, 96, 56, 56), (1, 192, 28, 28)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_kept_that_no_feature_needs(name: str) -> None:
     backbone = Backbone(name, max_stride=8)

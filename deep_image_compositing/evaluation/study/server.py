@@ -140,7 +140,7 @@ def _failed(request: Request, error: Exception) -> Response:
     if isinstance(error, UsageError):
         return PlainTextResponse(str(error), 400)
     show(f"error: {error}", file=sys.stderr)
-    return PlainTextResponse("the answer could not be stored", 500)
+    return PlainTextResponse("this server cannot read or write a file of the study", 500)
 
 
 async def _body(request: Request) -> dict[str, Any]:
