@@ -115,7 +115,7 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
         if "--devices=2" in arguments or "--trainer.devices=2" in arguments:  # it starts itself
             return _run_in_shell(shlex.join([PROGRAM, *arguments]), folder)
         return fork(folder, [PROGRAM, *arguments])
-    if words[:3] == ["python", "-m", "pip"]:
+    if words[0] == "pip" or words[:3] == ["python", "-m", "pip"]:
         return 0, ""
     assert words[0] == "python", f"what is {words[0]}?"
     return fork(folder, [*words[1:], *_CUTS.get(words[1], [])])
