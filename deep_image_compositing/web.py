@@ -52,8 +52,9 @@ class Gate:
     ) -> None:  # fmt: skip
         own = socket.gethostname()
         self.app, self.refuse, self.token = app, refuse, token
-        self.names = {bare(name.lower()) for name in ("localhost", own, f"{own}.local", *names)}
-        self.names.discard("")
+        known = {name.lower() for name in ("localhost", own, f"{own}.local", *names)}
+        # Pages name their port, and proxies may drop it from the host.
+        self.names = (known | set(map(bare, known))) - {""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:

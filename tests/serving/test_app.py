@@ -214,13 +214,14 @@ def test_only_own_names_are_answered_to(
     ("origin", "status"),
     [
         (None, 200), ("http://127.0.0.1:8000", 200), ("http://photos.example", 200),
+        ("https://photos.example:8443", 200), ("https://photos.example:9000", 403),
         ("http://127.0.0.1:9000", 403), ("https://elsewhere.example", 403), ("null", 403),
     ],
 )  # fmt: skip
 def test_only_own_pages_may_post(
     origin: str | None, status: int, client: Callable[..., TestClient], worker: InProcess
 ) -> None:
-    own = client(names=("photos.example",))
+    own = client(names=("photos.example:8443",))
     own.headers.update({} if origin is None else {"origin": origin})
     assert post(own).status_code == status
     assert len(worker.jobs) == (status == 200)
