@@ -113,7 +113,7 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--strength", "1"], "--strength is an option of --test-set harmonization"),
         (
             ["--grades", "exact,awful"],
-            "grades of masks are some of exact, rough, bad, none, got",
+            "the grades here are some of exact, rough, bad, none, got",
         ),
         (["--samples", "0"], "samples must be at least 1"),
         (["--devices", "0"], "devices must be at least 1"),

@@ -69,7 +69,9 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
         more += ["--devices=2", "--accelerator=cpu"]
     elif arguments[0] == "shards" and arguments[1] != "layouts":
         more += ["--workers=1"]
-    if arguments[0] == "evaluate" and "--test-set" not in arguments:
+    if arguments[0] == "evaluate" and "--photographs" in arguments:
+        more += ["--samples=1", "--size=256"]
+    elif arguments[0] == "evaluate" and "--test-set" not in arguments:
         more += ["--samples=1", "--size=256", "--grades=rough"]
     elif arguments[0] == "evaluate" and "taught" in arguments:
         more += ["--samples=1", "--grades=rough"]

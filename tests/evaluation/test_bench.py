@@ -275,7 +275,7 @@ def test_what_no_evaluation_has_written_is_left_alone(name: str, out: Path) -> N
 
 def test_wrong_arguments_are_told_before_any_work(out: Path) -> None:
     for fusers, options, message in (
-        (["plain"], {"grades": ["bad"]}, "grades of masks are some of exact, none, got bad"),
+        (["plain"], {"grades": ["bad"]}, "the grades here are some of exact, none, got bad"),
         (["plain"], {"grades": []}, "got none"),
         (["plain"], {"reference": "ours"}, "one of the methods, plain: 'ours'"),
         (["plain"], {"test_set": Tiny(0)}, "holds no samples"),

@@ -246,7 +246,7 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
             {"per_subject": 1.5},
             "'per_subject' of the test set 'syntest' is a whole number, got 1.5",
         ),
-        ({"grades": "awful"}, "grades of masks are some of exact, rough, bad, none, got awful"),
+        ({"grades": "awful"}, "the grades here are some of exact, rough, bad, none, got awful"),
         ({"grade": "bad"}, "takes no option 'grade'; did you mean 'grades'? It takes: background"),
     ],
 )

@@ -139,7 +139,7 @@ def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> 
     wanted = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
     if not wanted or not set(wanted) <= set(known):
         raise UsageError(
-            f"grades of masks are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
+            f"the grades here are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
         )
     return tuple(grade for grade in known if grade in wanted)
 
