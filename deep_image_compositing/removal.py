@@ -91,8 +91,8 @@ def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
     if background == "blur":
         if has_shadow:
             raise UsageError(
-                "a blurred background is the photograph's own, with the shadow that is in it; "
-                "leave the shadow out, or take another background"
+                "a blurred background already has the photograph's own shadow; leave the shadow "
+                "out, or choose another background"
             )
         return "blurred", neutral
     try:

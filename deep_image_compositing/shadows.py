@@ -156,7 +156,8 @@ def find_shade(
     stands = find_stands(small, None if floor is None else (floor - top) * scale)
     if not stands:
         _log.warning(
-            "%s: the subject is cut off below; there is no ground for a shadow, and it gets none",
+            "%s: the subject is cut off at the bottom, so there is no ground for a shadow, and it "
+            "gets none",
             name or "the photograph",
         )
         return no_shade

@@ -82,7 +82,7 @@ class Gate:
         origin = request.headers.get("origin", f"http://{host}")  # only browsers send it
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin.partition("://")[2].lower() not in {host, *self.names}:
-            return self.refuse(403, "this comes from a page of another site")
+            return self.refuse(403, "this request comes from a page of another site")
         if self.token is None or scope["path"] in OPEN:
             return None
         token = request.query_params.get("token", "")
