@@ -161,7 +161,7 @@ def refine_full_mask(
     context: int,
     device: torch.device,
 ) -> Tensor:
-    """Refine a full-size mask in tiles along its rim, and threshold it elsewhere.
+    """Refine a full-size mask in tiles along its rim, and threshold it at 0.5 elsewhere.
 
     ``mask`` and the result are (1, H, W) uint8. ``context`` is as in ``lift_refined``.
     """
