@@ -1,6 +1,6 @@
-"""Deep image compositing: two photographs in, one finished composite out.
+"""Deep image compositing: put the subject of one photograph into another.
 
-The public names are imported on first use, so that ``import deep_image_compositing`` stays fast.
+Public names are imported on first access, so that importing the package is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m deep_image_compositing``: the command line."""
+"""Entry point for ``python -m deep_image_compositing``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Composites of many photographs over one background; ``composite`` calls it for a folder.
+"""Composite many photographs over one background; the command ``composite`` calls it for a folder.
 
-While one photograph goes through the stages, threads decode the next and encode the last. Process
-*r* of *n* takes the photographs *r*, *r + n*, ..., and waits for no other before the end. A record
-beside the composites says what each was made of, so that a run that was stopped goes on.
+Threads decode the next photographs and encode finished composites while the stages run. Process *r*
+of *n* handles photographs *r*, *r + n*, ..., and synchronizes only at the end. A record next to the
+composites contains a fingerprint of the inputs of each, so that a stopped run can be resumed.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.settings import check_placement, one_device
 
 RECORD = "composites.jsonl"
-"""File that says what each composite was made of, next to the composites."""
+"""Name of the record, next to the composites."""
 
 AHEAD = 2
-"""Photographs that are read ahead, and composites that wait to be written."""
+"""Photographs to read ahead, and composites that may wait to be written."""
 
 _THREAD = "compositing"
-_FORMAT = 2  # raised whenever the record says something else of the same composite
-_ASIDE = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_FAREWELL = "stopped; finished composites stay, and the same command with --resume goes on"
+_FORMAT = 2  # increase when fingerprints in the record change
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_STOPPED = "stopped; finished composites are kept; run the same command with --resume to continue"
 _log = logging.getLogger("deep_image_compositing")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One composite that is to be made, of a photograph and maybe its mask.
+    """A composite to make, of a photograph and optionally its mask.
 
-    ``outputs`` are files to write, by the arguments of ``Composite.save``.
+    ``outputs`` are the files to write, as keyword arguments of ``Composite.save``.
     """
 
     foreground: Path
@@ -72,9 +72,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many composites were ``made``, or ``kept`` from an earlier run.
+    """Numbers of composites ``made``, and ``kept`` from an earlier run.
 
-    ``failures`` are reasons why others failed, by the number of the job.
+    ``failures`` maps the index of each failed job to the error message.
     """
 
     made: int
@@ -98,10 +98,10 @@ def composite_all(
     accelerator: str = "auto",
     show: bool = False,
 ) -> Outcome | None:
-    """Make composites of many photographs over one background, and write them as they are made.
+    """Composite many photographs over one background, writing each when it is finished.
 
-    A photograph that fails does not stop the others. On several devices, this is run by every
-    process, with the same arguments::
+    Photographs that fail do not stop the others. With several devices, every process calls this
+    function with the same arguments::
 
         jobs = [Job(path, {"path": out / f"{path.stem}.png"}) for path in list_images("portraits")]
         stages = {"segmenter": ("pyramid", {}), "refiner": ("none", {}), "fuser": ("alpha", {})}
@@ -111,89 +111,89 @@ def composite_all(
         )
 
     Args:
-        jobs: whose outputs lie in folders that are there.
-        background: read once.
-        make: gives the compositor of a device.
-        record: file in which to note what each composite was made of.
-        settings: whatever decides how a composite looks besides the photographs and the placement,
-            as JSON has it; for stages and their weights see ``stages.making.describe_stages``.
+        jobs: composites to make; the folders of their outputs must exist.
+        background: the new background.
+        make: creates the compositor for a device.
+        record: path of the record file.
+        settings: everything that affects composites besides the photographs and the placement, as
+            JSON values; for stages and their weights see ``stages.making.describe_stages``.
         frame: as for ``Compositor.__call__``.
         scale: likewise.
         position: likewise.
-        resume: leave alone what the record says was made of the same photograph, mask, background
-            and settings, when its outputs are all there as they were written; and clear away what
-            a run that was killed has left half-written.
-        device: as for ``Compositor``; where there are several, of what kind.
-        devices: GPUs, or processes on a CPU; -1 for all GPUs.
-        accelerator: as for Lightning's Trainer: auto, cpu, cuda, gpu, mps; the same as ``device``.
-        show: draw a progress bar on standard error.
+        resume: keep unchanged files that the record says were made from the same photograph, mask,
+            background and settings; delete temporary files of a killed run.
+        device: as for ``Compositor``; its kind if there are several devices.
+        devices: number of GPUs, or of processes on a CPU; -1 for all GPUs.
+        accelerator: kind of device as for Lightning: auto, cpu, cuda, gpu, mps; may replace
+            ``device``.
+        show: show a progress bar on standard error.
 
     Returns:
-        What has become of them; None in every process but the first.
+        The outcome in the first process; None in the others.
 
     Raises:
-        UsageError: a wrong argument, or devices that are not there.
-        ImageError: a background that cannot be read, or a full disk; what is finished stays.
-        KeyboardInterrupt: the run was told to stop; what is finished stays.
+        UsageError: an invalid argument, or unavailable devices.
+        ImageError: the background cannot be read, or the disk is full; finished composites stay.
+        KeyboardInterrupt: the run was stopped; finished composites stay.
     """
-    wanted = one_device(device, devices, accelerator)
+    device = one_device(device, devices, accelerator)
     place = check_placement(frame, scale, position)
     if not jobs:
         return Outcome(0, 0, {})
-    # What is wrong with the stages is told before any process is started.
-    compositor = make(wanted if devices == 1 else "cpu")
-    own, theirs = longest_sides(compositor.max_side, frame, scale)
-    new = read_image(background, max_pixels=compositor.max_pixels, max_side=theirs)
+    # Report errors in the stages before starting any process.
+    compositor = make(device if devices == 1 else "cpu")
+    foreground_side, background_side = longest_sides(compositor.max_side, frame, scale)
+    new = read_image(background, max_pixels=compositor.max_pixels, max_side=background_side)
     placement = {"frame": frame, "scale": scale, "position": place}
-    same = [_FORMAT, __version__, settings, placement, _digest_of_pixels(new)]
-    about = json.dumps(same, sort_keys=True, default=str)
-    plan = _Plan(jobs, new, make, Ledger(Path(record)), about, placement, own, resume)
+    shared = [_FORMAT, __version__, settings, placement, _digest_of_pixels(new)]
+    inputs = json.dumps(shared, sort_keys=True, default=str)
+    plan = _Plan(jobs, new, make, Ledger(Path(record)), inputs, placement, foreground_side, resume)
     run = _Run(plan, compositor)
-    numbered: int | list[int] = devices
+    trainer_devices: int | list[int] = devices
     if devices == 1:
-        wanted = compositor.device.type
-        numbered = 1 if compositor.device.index is None else [compositor.device.index]
+        device = compositor.device.type
+        trainer_devices = 1 if compositor.device.index is None else [compositor.device.index]
     with quiet(), warnings.catch_warnings():
-        # Pillow's warnings are silenced around each reading, which threads do to each other.
+        # ``read_image`` silences Pillow's warnings, but catch_warnings is not thread-safe.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         guard = run.guard = Guard(run.finish, show, "photographs")
-        trainer = make_trainer(guard, devices=numbered, nodes=1, accelerator=wanted)
-        with guard.ending(trainer, _FAREWELL):
+        trainer = make_trainer(guard, devices=trainer_devices, nodes=1, accelerator=device)
+        with guard.ending(trainer, _STOPPED):
             trainer.predict(run, return_predictions=False)
     if not trainer.is_global_zero:
         return None
-    if run.full:
+    if run.disk_full:
         raise ImageError(
-            f"{run.full[0]}: the disk is full. Finished composites stay; make room, and --resume "
-            "(resume=True) goes on"
+            f"{run.disk_full[0]}: the disk is full. Finished composites are kept; free some space "
+            "and continue with --resume (resume=True)"
         )
     return run.outcome
 
 
 def writing() -> bool:
-    """Whether threads of a run that was stopped twice are still at work."""
+    """Whether threads of an interrupted run are still working."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be done: the arguments of ``composite_all``, read and checked."""
+    """The validated arguments of ``composite_all``; ``inputs`` describes what all jobs share."""
 
     jobs: Sequence[Job]
     background: Photograph
     make: Callable[[str], Compositor]
     ledger: Ledger
-    about: str
+    inputs: str
     placement: Mapping[str, Any]
     max_side: int | None
     resume: bool
 
 
 class _Run(LightningModule):
-    """``Trainer.predict`` of all jobs: a step composites one photograph that has been read.
+    """Runs all jobs by ``Trainer.predict``, one photograph a step.
 
-    Paths in the ledger are as seen from its folder, so that a whole folder may be moved; an output
-    counts as long as its size and time are as they were.
+    Paths in the ledger are relative to its folder, so that the folder can be moved. Outputs count
+    as unchanged if their size and modification time are.
     """
 
     guard: Guard
@@ -203,186 +203,186 @@ class _Run(LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
         self.plan, self.compositor, self.ledger = plan, compositor, plan.ledger
-        self.full: list[str] = []
+        self.disk_full: list[str] = []  # error messages
         self.outcome = Outcome(0, 0, {})
         self._made = self._kept = 0
         self._failures: dict[int, str] = {}
         self._stopped = False
         self._reading: deque[Future[tuple[str, Photograph | None, Any]]] = deque()
         self._writing: deque[tuple[int, Future[None]]] = deque()
-        # Never more at once than may be read ahead, asked for, and wait to be written.
+        # One for each photograph to read ahead, composite to write, and the one in between.
         self._threads = ThreadPoolExecutor(2 * AHEAD + 1, _THREAD)
 
     def prepare_data(self) -> None:
-        """Clear away what a killed run has left; Lightning calls one process, before the others."""
+        """Delete a killed run's temporary files; called once, before other processes start."""
         outputs = (target for job in self.plan.jobs for target in job.outputs.values())
         if self.plan.resume:
             for folder in {target.parent for target in outputs}:
-                for path in filter(lambda path: _ASIDE.fullmatch(path.name), folder.iterdir()):
-                    path.unlink(missing_ok=True)
+                for path in folder.iterdir():
+                    if _TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
         self.ledger.begin({"format": _FORMAT})
 
     def setup(self, stage: str) -> None:
-        """Make the stages of this process's device, and read what is done."""
+        """Read the ledger, and move to this process's device."""
         self.ledger.read()
         if self.trainer.world_size > 1 and self.trainer.is_global_zero:
             _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
-        made, here = self.compositor.device, self.device
-        if made.type != here.type or made.index not in (None, here.index):
-            self.compositor = self.plan.make(str(here))
+        current, device = self.compositor.device, self.device
+        if current.type != device.type or current.index not in (None, device.index):
+            self.compositor = self.plan.make(str(device))
 
     def predict_dataloader(self) -> Sequence[int]:
-        """The numbers of this process's photographs, in their order."""
-        own = range(self.trainer.global_rank, len(self.plan.jobs), self.trainer.world_size)
-        self._count, self._unread = len(own), iter(own)
-        return own
+        """Indices of this process's jobs."""
+        indices = range(self.trainer.global_rank, len(self.plan.jobs), self.trainer.world_size)
+        self._count, self._unread = len(indices), iter(indices)
+        return indices
 
     def on_predict_start(self) -> None:
-        """Show that it begins."""
-        self._advance()
+        self._report_progress()
 
     def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
-        """What a composite is made of, and the photograph and mask unless it is there already."""
-        made_of = "" if self._stopped else self._made_of(job)
-        if self._stopped or (self.plan.resume and self._is_done(job, made_of)):
-            return made_of, None, None
+        """A job's fingerprint, and its photograph and mask unless it is finished already."""
+        fingerprint = "" if self._stopped else self._fingerprint(job)
+        if self._stopped or (self.plan.resume and self._is_done(job, fingerprint)):
+            return fingerprint, None, None
         limit = self.compositor.max_pixels
         photograph = read_image(job.foreground, max_pixels=limit, max_side=self.plan.max_side)
         if job.mask is None:
-            return made_of, photograph, None
-        return made_of, photograph, read_mask(job.mask, size=photograph.size, max_pixels=limit)
+            return fingerprint, photograph, None
+        return fingerprint, photograph, read_mask(job.mask, size=photograph.size, max_pixels=limit)
 
-    def _made_of(self, job: Job) -> str:
-        """SHA-256 of all that decides what a composite looks like, before the files are read."""
+    def _fingerprint(self, job: Job) -> str:
+        """SHA-256 of everything that affects a job's composite."""
         files = [None if path is None else _digest(path) for path in (job.foreground, job.mask)]
-        return hashlib.sha256(json.dumps([self.plan.about, files]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.plan.inputs, files]).encode()).hexdigest()
 
-    def _is_done(self, job: Job, made_of: str) -> bool:
-        """Whether all outputs are there, as they were written, and made of this."""
+    def _is_done(self, job: Job, fingerprint: str) -> bool:
+        """Whether the ledger has a job with this fingerprint and its outputs are unchanged."""
         entry = self.ledger.entries.get(self._key(job), {})
         files = entry.get("files")
-        if entry.get("made_of") != made_of or not isinstance(files, dict):
+        if entry.get("made_of") != fingerprint or not isinstance(files, dict):
             return False
         try:
-            return self._stamps(job).items() <= files.items()
+            return self._describe_outputs(job).items() <= files.items()
         except OSError:
             return False
 
-    def _save(self, job: Job, made_of: str, composite: Composite) -> None:
+    def _save(self, job: Job, fingerprint: str, composite: Composite) -> None:
         with torch.inference_mode():
             composite.save(**job.outputs)
-        name, files = self._key(job), self._stamps(job)
-        self.ledger.add(name, {"made_of": made_of, "files": files})
-        self.ledger.entries.pop(name)  # nobody asks again, and memory stays flat
+        key = self._key(job)
+        self.ledger.add(key, {"made_of": fingerprint, "files": self._describe_outputs(job)})
+        self.ledger.entries.pop(key)  # not needed again; saves memory
 
-    def _stamps(self, job: Job) -> dict[str, list[Any]]:
-        """Name, size and time of each output; OSError where one is not there."""
-        found = {key: (self._name(path), path.stat()) for key, path in job.outputs.items()}
-        return {key: [name, at.st_size, at.st_mtime_ns] for key, (name, at) in found.items()}
+    def _describe_outputs(self, job: Job) -> dict[str, list[Any]]:
+        """Relative path, size and modification time of each output; OSError if one is missing."""
+        stats = {key: (self._relative(path), path.stat()) for key, path in job.outputs.items()}
+        return {key: [path, s.st_size, s.st_mtime_ns] for key, (path, s) in stats.items()}
 
     def _key(self, job: Job) -> str:
-        return self._name(job.outputs.get("path") or next(iter(job.outputs.values())))
+        return self._relative(job.outputs.get("path") or next(iter(job.outputs.values())))
 
-    def _name(self, path: Path) -> str:
+    def _relative(self, path: Path) -> str:
         try:
             return Path(os.path.relpath(path, self.ledger.path.parent)).as_posix()
         except ValueError:  # on another drive
             return path.absolute().as_posix()
 
-    def predict_step(self, number: int, batch_idx: int) -> bool:
-        """Composite one photograph; True, because Lightning asks why nothing is returned."""
+    def predict_step(self, index: int, batch_idx: int) -> bool:
+        """Composite one photograph; True, as Lightning warns about None."""
         if self._stopped:
             return True
         for ahead in itertools.islice(self._unread, AHEAD + 1 - len(self._reading)):
             self._reading.append(self._threads.submit(self._read, self.plan.jobs[ahead]))
         reading = self._reading.popleft()
         try:
-            made_of, photograph, mask = reading.result()
+            fingerprint, photograph, mask = reading.result()
             if photograph is None:
                 self._kept += 1
-                self._advance()
+                self._report_progress()
                 return True
             pair = photograph, self.plan.background
             composite = self.compositor(*pair, mask, **self.plan.placement)
         except Exception as error:  # one bad file must not stop the others
-            self._fail(number, error)
+            self._fail(index, error)
             return True
-        self._settle(AHEAD - 1)
-        future = self._threads.submit(self._save, self.plan.jobs[number], made_of, composite)
-        self._writing.append((number, future))
+        self._collect_written(AHEAD - 1)
+        future = self._threads.submit(self._save, self.plan.jobs[index], fingerprint, composite)
+        self._writing.append((index, future))
         return True
 
-    def _settle(self, most: int) -> None:
-        """See what has become of results, until no more than ``most`` are still being written."""
-        while self._writing and (len(self._writing) > most or self._writing[0][1].done()):
-            number, future = self._writing[0]
+    def _collect_written(self, limit: int) -> None:
+        """Handle finished writes, waiting until at most ``limit`` are pending."""
+        while self._writing and (len(self._writing) > limit or self._writing[0][1].done()):
+            index, future = self._writing[0]
             error = future.exception()
             self._writing.popleft()
             if error is None:
                 self._made += 1
-                self._advance()
+                self._report_progress()
                 continue
-            if _is_full(error):
-                # The others will find out by themselves, and all of them end together.
-                self.full.append(str(error))
+            if _is_disk_full(error):
+                # The other processes will notice themselves, and all end together.
+                self.disk_full.append(str(error))
                 self._stopped = True
-            self._fail(number, error)
+            self._fail(index, error)
 
-    def _fail(self, number: int, error: BaseException) -> None:
+    def _fail(self, index: int, error: BaseException) -> None:
         _log.debug("%s", "".join(traceback.format_exception(error)))
-        self._failures[number] = error_text(error)
-        self._advance()
+        self._failures[index] = error_text(error)
+        self._report_progress()
 
-    def _advance(self) -> None:
+    def _report_progress(self) -> None:
         done = self._made + self._kept + len(self._failures)
         self.guard.advance("compositing", done, self._count)
 
     def finish(self) -> None:
-        """Write what is finished, and start nothing new."""
+        """Write finished composites without starting new ones."""
         self._stopped = True
         self._threads.shutdown(wait=False)
-        self._settle(0)
+        self._collect_written(0)
         self._threads.shutdown()
 
     on_predict_end = finish
 
     def teardown(self, stage: str) -> None:
-        """Learn what has become of the jobs of all processes, once all are done."""
-        mine = (self._made, self._kept, self._failures, self.full)
-        parts: list[Any] = [mine] * self.trainer.world_size
+        """Gather the results of all processes."""
+        local = (self._made, self._kept, self._failures, self.disk_full)
+        parts: list[Any] = [local] * self.trainer.world_size
         if self.trainer.world_size > 1:
             self._wait_for_all()
-            torch.distributed.all_gather_object(parts, mine)
-        made, kept, failures, full = zip(*parts, strict=True)
-        together = {number: reason for part in failures for number, reason in part.items()}
-        self.outcome = Outcome(sum(made), sum(kept), dict(sorted(together.items())))
-        self.full = [text for part in full for text in part]
+            torch.distributed.all_gather_object(parts, local)
+        made, kept, failures, disk_full = zip(*parts, strict=True)
+        by_index = sorted(item for part in failures for item in part.items())
+        self.outcome = Outcome(sum(made), sum(kept), dict(by_index))
+        self.disk_full = list(itertools.chain(*disk_full))
 
     def _wait_for_all(self) -> None:
-        """Meet the other processes, asking again and again, so that Ctrl-C is heard meanwhile."""
-        here = [self.device.index or 0] if self.device.type == "cuda" else None
-        met = torch.distributed.barrier(async_op=True, device_ids=here)
-        while not met.is_completed():
+        """Wait for the other processes by polling, so that Ctrl-C can interrupt."""
+        device_ids = [self.device.index or 0] if self.device.type == "cuda" else None
+        barrier = torch.distributed.barrier(async_op=True, device_ids=device_ids)
+        while not barrier.is_completed():
             time.sleep(0.05)
         try:
-            met.wait()
+            barrier.wait()
         except RuntimeError as error:
             raise CompositingError(
-                "another process of this run has ended; the same command with --resume goes on"
+                "another process of this run has ended; continue with --resume (resume=True)"
             ) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether an error comes from a disk or a quota that is full."""
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error was caused by a full disk or an exceeded quota."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return True
         error = error.__cause__
     return False
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file; nothing when it cannot be read, which reading the picture will tell."""
+    """SHA-256 of a file; empty if unreadable, which ``read_image`` reports later."""
     try:
         check_regular(path, ImageError)
         return digest(path)
@@ -391,7 +391,7 @@ def _digest(path: Path) -> str:
 
 
 def _digest_of_pixels(photograph: Photograph) -> str:
-    """SHA-256 of what a photograph shows."""
+    """SHA-256 of a photograph's pixels and alpha."""
     sha = hashlib.sha256(repr(photograph.size).encode())
     for plane in (photograph.pixels, photograph.alpha):
         if plane is not None:

@@ -1,9 +1,9 @@
-"""The main job: two photographs in, one composite out; users and the command line call it.
+"""``Compositor``: composite the subject of one photograph over another.
 
-The flow is segment → refine → fuse → harmonize → shadow. Photographs stay 8-bit tensors at their
-full size; learned stages see at most ``work_side`` pixels on the long side, and what they find is
-carried to full size along the subject's rim (``deep_image_compositing.fullsize``). A pixel that no
-stage changed comes out as it went in.
+The pipeline is segment → refine → fuse → harmonize → shadow. Photographs stay 8-bit at full size;
+learned stages see at most ``work_side`` pixels on the long side, and their outputs are upsampled
+along the subject's rim (``deep_image_compositing.fullsize``). Pixels that no stage changes are
+copied exactly.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from deep_image_compositing import registry
-from deep_image_compositing.asking import ask_picture, is_learned
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.fullsize import (
     Fused,
-    Repainted,
     Scene,
     as_floats,
     floats,
     fuse,
     lift_refined,
-    refine_given,
+    refine_full_mask,
 )
 from deep_image_compositing.functional.lift import NEAR, REACH, snap_alpha
 from deep_image_compositing.functional.precision import to_bytes
@@ -49,6 +47,7 @@ from deep_image_compositing.images import (
     read_mask,
     to_tensor,
 )
+from deep_image_compositing.inference import is_learned, run_checked
 from deep_image_compositing.models.base import StageModel
 from deep_image_compositing.placement import cover, paste, place
 from deep_image_compositing.settings import Shadow, check_placement, check_sides
@@ -56,19 +55,19 @@ from deep_image_compositing.shadows import find_shade, floor_row, lay_shade
 from deep_image_compositing.stages.making import StageLike, check_stage, make_stage
 
 SUBJECT = 0.5
-"""Belief from which a pixel of a mask counts as subject."""
+"""Mask value from which a pixel counts as subject."""
 
 LEAST_SUBJECT = 1e-4
-"""Share of the picture below which a subject counts as not found."""
+"""Fraction of the picture below which no subject counts as found."""
 
 FULL = 0.99
-"""A mask that nowhere falls below this covers the whole photograph."""
+"""A mask that exceeds this everywhere covers the whole photograph."""
 
 UNSURE = 0.5
-"""Doubt from which on a found mask is reported as unsure; see ``doubt``.
+"""Value of ``doubt`` above which a segmenter's mask causes a warning.
 
-Of 146 masks of held-out photographs (``recipes/groups.py``), 118 have an IoU of at least 0.8, and 2
-of these have more; of 6 below 0.6, 5 have more.
+Of 146 masks of held-out photographs (``recipes/groups.py``), it is exceeded by 2 of the 118 with an
+IoU of at least 0.8, and by 5 of the 6 with an IoU below 0.6.
 """
 
 _log = logging.getLogger("deep_image_compositing")
@@ -76,51 +75,48 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True, eq=False)
 class _CutOut:
-    """What the first two slots give, as floats in [0, 1], or as uint8 where that is large.
+    """Output of the segmenter and the refiner, float in [0, 1], or uint8 for large photographs.
 
-    ``everything`` if the mask covers the whole photograph; ``kept`` if alpha is a given mask that
-    the refiner has left alone: a fuser may do so as well.
+    ``covers_all`` if the mask covers the whole photograph; ``mask_unchanged`` as in ``Scene``.
     """
 
     mask: Tensor  # (1, h, w)
     alpha: Tensor  # (1, H, W)
-    everything: bool = False
-    kept: bool = False
+    covers_all: bool = False
+    mask_unchanged: bool = False
 
 
 class Compositor:
-    """Sets the subject of one photograph into another.
+    """Composites the subject of one photograph over another.
 
-    Each slot takes a registered name (made with its shipped weights, if it has any), a pair of a
-    name and its options, a stage, a plain ``nn.Module``, or any callable with the slot's
-    signature: ``image → mask``, ``image, mask → alpha``, ``foreground, background, alpha →
-    composite``, ``composite, mask → composite``; see ``deep_image_compositing.conventions``.
-    Modules are put into evaluation mode and moved to the device.
+    Each stage is a registered name (created with its shipped weights, if any), a pair of a name and
+    options, a stage, an ``nn.Module``, or any callable with the stage's signature: ``image →
+    mask``, ``image, mask → alpha``, ``foreground, background, alpha → composite``, ``composite,
+    mask → composite``; see ``deep_image_compositing.conventions``. Modules are put into evaluation
+    mode and moved to the device.
 
     Args:
-        segmenter: fills the first slot; one given by its name alone is not made until a photograph
-            comes without a mask.
-        refiner: fills the second slot.
-        fuser: fills the third slot.
-        harmonizer: fills the fourth slot; ``none`` leaves colours as they are, and so does every
-            other one before a background of one colour, which has no light to agree with.
-        device: ``auto`` (a GPU if there is one, and says so in the log), ``cpu``, ``cuda``,
-            ``cuda:1``, ``mps``.
-        max_pixels: refuse files of more pixels; see ``read_image``.
-        work_side: learned stages see pictures of at most this many pixels on the long side;
-            their answers are lifted to full size. Stages without parameters see a user's mask at
-            full size and the whole frame, as does a fuser that paints the composite itself.
-        shadow: what the subject throws on the ground of the new background: None, ``contact``,
-            ``cast``, or a pair of one of these and its options, as
+        segmenter: first stage; if given by name alone, it is created when first needed.
+        refiner: second stage.
+        fuser: third stage.
+        harmonizer: fourth stage; ``none`` keeps the colours. They are always kept on a background
+            of uniform colour, which shows no lighting.
+        device: ``auto`` (a GPU if available; logs the choice), ``cpu``, ``cuda``, ``cuda:1``,
+            ``mps``.
+        max_pixels: refuse larger files; see ``read_image``.
+        work_side: long side in pixels of the largest pictures that learned stages see; their
+            output is upsampled to full size. Stages without parameters see user masks at full size
+            and the whole frame, as do fusers that paint the composite themselves.
+        shadow: shadow of the subject on the new background: None, ``contact``, ``cast``, or a pair
+            of one of these and its options, such as
             ``("cast", {"direction": "left", "softness": 0.2})``; see
             ``deep_image_compositing.settings.Shadow``.
-        max_side: make composites of at most this many pixels on the long side; larger
-            photographs are reduced, antialiased, as they are read. None keeps the frame's size.
+        max_side: longest side in pixels of composites; larger photographs are downscaled, with
+            antialiasing, when read. None keeps the frame's size.
 
     Raises:
-        UsageError: a name that is not registered, an option a stage does not take, a stage of
-            another slot, or a device that is not there.
-        WeightsError: weights that could not be loaded.
+        UsageError: an unknown stage or option, a stage of the wrong kind, or an unavailable device.
+        WeightsError: weights cannot be loaded.
     """
 
     def __init__(
@@ -139,21 +135,21 @@ class Compositor:
         self.shadow = Shadow.of(shadow)
         self.max_pixels, self.max_side, self.work_side = max_pixels, max_side, work_side
         self._segmenter = segmenter
-        filled = segmenter, refiner, fuser, harmonizer
-        for slot, given in zip(registry.SLOTS, filled, strict=True):
-            check_stage(slot, given)  # what is wrong is told before anything is loaded
+        stages = segmenter, refiner, fuser, harmonizer
+        for slot, stage in zip(registry.SLOTS, stages, strict=True):
+            check_stage(slot, stage)  # report errors before loading any weights
         self.device = choose_device(device)
         self._named_device = str(device) != "auto"
         if not isinstance(segmenter, str):
-            self.segmenter = self._fill("segmenter", segmenter)
-        self.refiner = self._fill("refiner", refiner)
-        self.fuser = self._fill("fuser", fuser)
-        self.harmonizer = self._fill("harmonizer", harmonizer)
+            self.segmenter = self._make_stage("segmenter", segmenter)
+        self.refiner = self._make_stage("refiner", refiner)
+        self.fuser = self._make_stage("fuser", fuser)
+        self.harmonizer = self._make_stage("harmonizer", harmonizer)
 
     @cached_property
     def segmenter(self) -> Callable[..., Any]:
-        """What fills the first slot; made here if it was given by its name alone."""
-        return self._fill("segmenter", self._segmenter)
+        """The first stage; created on first access if given by name alone."""
+        return self._make_stage("segmenter", self._segmenter)
 
     @torch.no_grad()
     def __call__(
@@ -169,30 +165,30 @@ class Compositor:
         """Composite the subject of ``foreground`` over ``background``.
 
         Args:
-            foreground: the photograph with the subject: a path, bytes, a Pillow image, a uint8
-                (H, W, 3) array or a float (3, H, W) tensor; see ``read_image``. If it is partly
-                transparent, its alpha is taken as the mask.
+            foreground: photograph of the subject: a path, bytes, a Pillow image, a uint8 (H, W, 3)
+                array or a float (3, H, W) tensor; see ``read_image``. If it is partly transparent,
+                its alpha is used as the mask.
             background: the new background, in any of these forms.
-            mask: where the subject is, instead of the segmenter's answer; see ``read_mask``. One
-                that covers the whole photograph leaves nothing to cut out: it is taken as it is,
-                with a warning, and with ``frame="foreground"`` the composite is the photograph.
-            frame: which photograph's frame the composite has. ``foreground``: the background is
-                scaled and cropped to cover it. ``background``: the subject's photograph is
-                scaled and placed in it.
-            scale: with ``frame="background"``, size of the subject's photograph; at 1 it just
-                fits into the frame.
-            position: with ``frame="background"``, (x, y) of the subject's bounding box from
+            mask: the subject's mask, instead of running the segmenter; see ``read_mask``. One that
+                covers the whole photograph is used as it is, with a warning; with
+                ``frame="foreground"`` the composite is then the photograph.
+            frame: which photograph determines the composite's frame. ``foreground``: the
+                background is scaled and cropped to cover it. ``background``: the subject's
+                photograph is scaled and placed in it.
+            scale: with ``frame="background"``, size of the subject's photograph relative to the
+                largest that fits into the frame.
+            position: with ``frame="background"``, (x, y) of the subject's bounding box, from
                 (0, 0), the top left, to (1, 1), the bottom right; also as text, ``"0.5,1"``.
 
         Raises:
-            ImageError: a photograph or mask that cannot be read.
-            UsageError: a wrong argument, or a mask whose aspect is not the photograph's.
-            CompositingError: no subject was found, or a stage gave an answer that is none.
+            ImageError: a photograph or mask cannot be read.
+            UsageError: an invalid argument, or a mask whose aspect ratio is not the photograph's.
+            CompositingError: no subject was found, or a stage returned an invalid output.
         """
         x, y = check_placement(frame, scale, position)
-        own, theirs = longest_sides(self.max_side, frame, scale)
-        photograph = read_image(foreground, max_pixels=self.max_pixels, max_side=own)
-        new = read_image(background, max_pixels=self.max_pixels, max_side=theirs)
+        foreground_side, background_side = longest_sides(self.max_side, frame, scale)
+        photograph = read_image(foreground, max_pixels=self.max_pixels, max_side=foreground_side)
+        new = read_image(background, max_pixels=self.max_pixels, max_side=background_side)
         seconds: dict[str, float] = {}
         pixels = _planes(photograph)
         cut = self._cut_out(photograph, pixels, mask, seconds)
@@ -204,19 +200,19 @@ class Compositor:
             where = place(as_floats(cut.alpha), new.size, scale, (x, y))
             floor = floor_row(cut.alpha, new.size, where)
             pixels = paste(pixels, where, new.size, edge=True)
-            belief = resize(as_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
+            full_mask = resize(as_floats(cut.mask)[None], photograph.size)[0].clamp(0, 1)
             cut = replace(
                 cut,
-                mask=paste(to_bytes(belief), where, new.size, edge=False),
+                mask=paste(to_bytes(full_mask), where, new.size, edge=False),
                 alpha=paste(cut.alpha, where, new.size, edge=False),
             )
-        scene = Scene(pixels, backdrop, cut.alpha, cut.kept, self.work_side, self.device)
+        scene = Scene(pixels, backdrop, cut.alpha, cut.mask_unchanged, self.work_side, self.device)
         with _timed(seconds, "fusion"):
-            if cut.everything and frame == "foreground":
-                fused = Fused(pixels, cut.alpha, Repainted.of([], []))
+            if cut.covers_all and frame == "foreground":
+                fused = Fused(pixels, cut.alpha)
             else:
                 fused = fuse(self.fuser, scene)
-        if not cut.everything and getattr(self.harmonizer, "strength", True):
+        if not cut.covers_all and getattr(self.harmonizer, "strength", True):
             with _timed(seconds, "harmonization"):
                 fused = harmonize(self.harmonizer, fused, scene)
         shade = None
@@ -236,12 +232,10 @@ class Compositor:
             floor=floor,
             name=photograph.name,
             device=str(self.device),
-            sources=_files(foreground, background, mask),
+            sources=_real_paths(foreground, background, mask),
             seconds=seconds,
             tiles=(fused.touched, fused.cells),
         )
-
-    # The first two slots
 
     def _cut_out(
         self,
@@ -250,22 +244,22 @@ class Compositor:
         mask: ImageSource | None,
         seconds: dict[str, float],
     ) -> _CutOut:
-        """The subject of ``photograph``: by the segmenter or ``mask``, then by the refiner."""
+        """Segment the photograph unless it has a mask, and refine the mask."""
         size, name = photograph.size, photograph.name
-        working = fit_long_side(*size, self.work_side)
-        given = mask is not None or photograph.alpha is not None
+        working_size = fit_long_side(*size, self.work_side)
+        has_mask = mask is not None or photograph.alpha is not None
         with _timed(seconds, "segmentation"):
             if mask is not None:
-                belief = to_tensor(read_mask(mask, size=size, max_pixels=self.max_pixels))[None]
+                coarse = to_tensor(read_mask(mask, size=size, max_pixels=self.max_pixels))[None]
             elif photograph.alpha is not None:
                 _log.info("%s: its own alpha is taken as the mask", name)
-                belief = to_tensor(photograph.alpha)[None]
+                coarse = to_tensor(photograph.alpha)[None]
             else:
                 side = getattr(self.segmenter, "long_side", None) or self.work_side
                 image = floats(pixels, fit_long_side(*size, side), self.device)
-                belief = ask_picture("segmenter", "mask", self.segmenter, image).cpu()
-        if float((belief >= SUBJECT).float().mean()) < LEAST_SUBJECT:
-            if not given:
+                coarse = run_checked("segmenter", "mask", self.segmenter, image).cpu()
+        if float((coarse >= SUBJECT).float().mean()) < LEAST_SUBJECT:
+            if not has_mask:
                 raise CompositingError(
                     f"no subject found in {name}; give a mask with --mask (mask=)"
                 )
@@ -273,64 +267,62 @@ class Compositor:
                 f"the mask of {name} is empty: less than {LEAST_SUBJECT:.2%} of it reaches "
                 f"{SUBJECT}; give one that is white where the subject is"
             )
-        if not given and doubt(belief) > UNSURE:
+        if not has_mask and doubt(coarse) > UNSURE:
             _log.warning(
                 "%s: it is not clear what the subject is; see --save-steps (save(steps=)) for what "
                 "was found, and give a better mask with --mask (mask=)",
                 name,
             )
-        if float(belief.min()) > FULL:
+        if float(coarse.min()) > FULL:
             _log.warning(
                 "%s: the mask covers the whole photograph; all of it is taken as the subject", name
             )
             whole = torch.full((1, *size), 255, dtype=torch.uint8)
-            return _CutOut(whole, whole, everything=True, kept=True)
+            return _CutOut(whole, whole, covers_all=True, mask_unchanged=True)
         with _timed(seconds, "refinement"):
-            alpha, kept = self._refine(pixels, belief, working, given)
+            alpha, unchanged = self._refine(pixels, coarse, working_size, has_mask)
         if float(alpha.max()) < (1 - FULL) * (255 if alpha.dtype == torch.uint8 else 1):
             raise CompositingError(
                 f"nothing is left of the subject in {name} after refinement; "
                 "give a better mask, or use the refiner 'none'"
             )
-        small = belief.shape[-2:] == working
-        levels = belief[0].clamp(0, 1) if small else to_bytes(belief[0])
-        return _CutOut(levels, alpha, kept=kept)
+        small = coarse.shape[-2:] == working_size
+        levels = coarse[0].clamp(0, 1) if small else to_bytes(coarse[0])
+        return _CutOut(levels, alpha, mask_unchanged=unchanged)
 
     def _refine(
-        self, pixels: Tensor, belief: Tensor, working: tuple[int, int], given: bool
+        self, pixels: Tensor, coarse: Tensor, working_size: tuple[int, int], user_mask: bool
     ) -> tuple[Tensor, bool]:
-        """Alpha (1, H, W) of the subject at which ``belief`` (1, 1, h, w) points.
+        """Refine the mask ``coarse`` (1, 1, h, w); returns alpha (1, H, W).
 
-        Also whether that is a given mask that the refiner has left alone, if only at the working
-        size: then it keeps the detail that it has at full size.
+        Also returns whether the refiner left a user's mask unchanged. If it did so at the working
+        size, alpha is the mask at full size.
         """
         size = (pixels.shape[-2], pixels.shape[-1])
         context = getattr(self.refiner, "tile_context", None)
-        refine = partial(ask_picture, "refiner", "alpha", self.refiner)
-        large, full = size != working, given and not is_learned(self.refiner)
+        refine = partial(run_checked, "refiner", "alpha", self.refiner)
+        large, full = size != working_size, user_mask and not is_learned(self.refiner)
         if large and full and context is not None:
-            levels = to_bytes(belief[0])
-            made = refine_given(pixels, levels, refine, context, self.device)
-            return made, torch.equal(made, levels)
-        at = size if full else working
+            levels = to_bytes(coarse[0])
+            refined = refine_full_mask(pixels, levels, refine, context, self.device)
+            return refined, torch.equal(refined, levels)
+        at = size if full else working_size
         image = floats(pixels, at, self.device)
-        mask = resize(belief.to(self.device), at).clamp(0, 1)
+        mask = resize(coarse.to(self.device), at).clamp(0, 1)
         alpha = refine(image, mask)
-        kept = given and torch.equal(alpha, mask)
-        if large and kept:
-            return to_bytes(belief[0]), True
+        unchanged = user_mask and torch.equal(alpha, mask)
+        if large and unchanged:
+            return to_bytes(coarse[0]), True
         if at == size:
             alpha = snap_alpha(alpha)[0].cpu()
-            return (to_bytes(alpha) if large else alpha), kept
+            return (to_bytes(alpha) if large else alpha), unchanged
         alpha = snap_alpha(alpha, REACH - NEAR)
-        tiles = None if context is None else refine
-        return lift_refined(pixels, image, alpha, tiles, context or 0), False
+        tile_refine = None if context is None else refine
+        return lift_refined(pixels, image, alpha, tile_refine, context or 0), False
 
-    # Stages and tensors
-
-    def _fill(self, slot: str, given: StageLike) -> Callable[..., Any]:
-        """The stage that ``given`` means, ready to run."""
-        stage = make_stage(slot, given, model=True)
+    def _make_stage(self, slot: str, source: StageLike) -> Callable[..., Any]:
+        """Create a stage and prepare it for inference."""
+        stage = make_stage(slot, source, model=True)
         if isinstance(stage, nn.Module):
             stage = stage.to(self.device).eval()
         if self._named_device and isinstance(stage, StageModel):
@@ -339,23 +331,24 @@ class Compositor:
 
 
 def doubt(mask: Tensor) -> float:
-    """How unsure a mask in [0, 1] is: 0 where all of it is 0 or 1, 4 where all is barely above 0.
+    """Uncertainty of a mask in [0, 1], ``4 Σ m (1 − m) / Σ m``.
 
-    ``4 Σ m (1 − m) / Σ m``. Soft rims count as well, so that a sure mask of hair has 0.1 to 0.4.
+    It is 0 for a binary mask and approaches 4 as all values approach 0. Soft edges count too: a
+    confident mask of hair has 0.1 to 0.4.
     """
     m = mask.float()
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))
 
 
-def _files(*given: Any) -> frozenset[str]:
-    """The files among what was given, whatever links lead to them."""
-    paths = (x.name if isinstance(x, Photograph) else x for x in given)
-    named = (str(path) for path in paths if isinstance(path, (str, os.PathLike)))
-    return frozenset(os.path.realpath(path) for path in named if os.path.isfile(path))
+def _real_paths(*sources: Any) -> frozenset[str]:
+    """Paths of the sources that are files, with links resolved."""
+    values = (x.name if isinstance(x, Photograph) else x for x in sources)
+    paths = (str(path) for path in values if isinstance(path, (str, os.PathLike)))
+    return frozenset(os.path.realpath(path) for path in paths if os.path.isfile(path))
 
 
 def _planes(photograph: Photograph) -> Tensor:
-    """(3, H, W) uint8, a view of the photograph's own memory: never written to."""
+    """(3, H, W) uint8, a read-only view of the photograph's memory."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(photograph.pixels)).permute(2, 0, 1)

@@ -1,25 +1,24 @@
-"""The tensors of this library, stated once, and the checks that hold callers to them.
+"""Tensor conventions used throughout the library, and functions that check them.
 
 ====================  =============  =====================================================
 name                  shape          range and meaning
 ====================  =============  =====================================================
-``image``,            (B, 3, H, W)   float in [0, 1], RGB, sRGB-encoded; a ``foreground`` is
-``foreground``,                      the *photograph* that holds the subject, old background
-``background``,                      and all
+``image``,            (B, 3, H, W)   float in [0, 1], RGB, sRGB-encoded; ``foreground`` is the
+``foreground``,                      whole *photograph* of the subject, including its old
+``background``,                      background
 ``composite``
-``mask``              (B, 1, H, W)   float in [0, 1], belief that the pixel is subject
+``mask``              (B, 1, H, W)   float in [0, 1], probability that the pixel is subject
 ``alpha``             (B, 1, H, W)   float in [0, 1], opacity; never rescaled per image
 ``trimap``            (B, 1, H, W)   float in {0, 0.5, 1}
 ``foreground_color``  (B, 3, H, W)   float in [0, 1], straight (not premultiplied) colour of
                                      the subject, defined where alpha > 0
 ====================  =============  =====================================================
 
-Any B, H and W of at least 1 is valid; a network pads inside and crops back.
+B, H and W are at least 1; networks pad internally and crop their output.
 
-Slot base classes wrap ``forward`` in ``checked``, so a wrong tensor is named at the door. A GPU has
-to be waited for to know that values lie in [0, 1]: training checks the first batch of each epoch
-alone, and ``set_checks``, or ``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the
-checks off.
+Slot base classes wrap ``forward`` in ``checked``. Checking the range of values synchronizes with
+the GPU, so training checks only the first batch of each epoch. ``set_checks(False)``, or
+``DEEP_IMAGE_COMPOSITING_CHECKS=0`` in the environment, turns the checks off.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ from deep_image_compositing.errors import UsageError
 CHANNELS: dict[str, int] = dict.fromkeys(
     ("image", "foreground", "background", "composite", "foreground_color"), 3
 ) | dict.fromkeys(("mask", "alpha", "trimap"), 1)
-"""Channels of every named tensor; the names that ``check`` accepts."""
+"""Number of channels by tensor name; ``check`` accepts these names."""
 
 TOLERANCE = 1e-3
-"""How far outside [0, 1] a value may lie (resampling and half precision overshoot a little)."""
+"""How far values may exceed [0, 1]; resampling and half precision overshoot slightly."""
 
 _checks_on = os.environ.get("DEEP_IMAGE_COMPOSITING_CHECKS", "1") != "0"
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
@@ -49,16 +48,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def set_checks(on: bool) -> bool:
-    """Turn the checks at stage doors on or off for this process; returns the previous setting."""
+    """Turn input checks on or off for this process; returns the previous setting."""
     global _checks_on
     previous, _checks_on = _checks_on, bool(on)
     return previous
 
 
 def check(**tensors: Tensor) -> None:
-    """Raise ``UsageError`` unless every tensor keeps the convention of its name in ``CHANNELS``.
+    """Raise ``UsageError`` unless each tensor follows the convention of its name.
 
-    All must agree in B, H and W; values may lie outside [0, 1] by ``TOLERANCE``.
+    All tensors must have the same B, H and W; values may exceed [0, 1] by ``TOLERANCE``.
     """
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():
@@ -83,29 +82,29 @@ def check(**tensors: Tensor) -> None:
                 f"{name} {tuple(tensor.shape)} and {first[0]} {tuple(first[1].shape)} "
                 "must agree in batch, height and width"
             )
-    spans = [torch.stack(torch.aminmax(x.detach())).float() for x in tensors.values()]
-    together = len({span.device for span in spans}) == 1  # then a GPU is waited for once
-    values = torch.stack(spans).tolist() if together else [span.tolist() for span in spans]
+    ranges = [torch.stack(torch.aminmax(x.detach())).float() for x in tensors.values()]
+    one_device = len({x.device for x in ranges}) == 1  # then a single synchronization is enough
+    values = torch.stack(ranges).tolist() if one_device else [x.tolist() for x in ranges]
     for name, (low, high) in zip(tensors, values, strict=True):
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also catches NaN
             raise UsageError(f"{name} must lie in [0, 1] and be finite; it spans {low} to {high}")
 
 
 def check_batch(batch: Mapping[str, Any]) -> None:
-    """``check`` what a training batch holds under the names of ``CHANNELS``, when on."""
+    """Check the tensors of a training batch that are named in ``CHANNELS``, if checks are on."""
     if _checks_on:
         check(**{name: batch[name] for name in CHANNELS if name in batch})
 
 
 def checked(forward: _F) -> _F:
-    """Wrap a method so that its arguments named in ``CHANNELS`` are checked when on."""
+    """Decorate a method to check its arguments named in ``CHANNELS``, if checks are on."""
     parameters = list(inspect.signature(forward).parameters)[1:]  # without self
 
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _checks_on and not torch.compiler.is_compiling() and not _is_tracing():
-            given = {**dict(zip(parameters, args, strict=False)), **kwargs}
-            check(**{k: v for k, v in given.items() if k in CHANNELS and v is not None})
+            arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            check(**{k: v for k, v in arguments.items() if k in CHANNELS and v is not None})
         return forward(self, *args, **kwargs)
 
     return wrapper  # type: ignore[return-value]

@@ -1,36 +1,36 @@
-"""The errors a user can cause; everything that raises for bad input raises one of these."""
+"""Exceptions raised for invalid input and for work that cannot be done."""
 
 from __future__ import annotations
 
 
 class CompositingError(Exception):
-    """Work that could not be done: the message names what was wrong and what to do.
+    """Base class; the message says what is wrong and what to do.
 
-    The command line prints the message alone and exits with 1.
+    The command line prints only the message and exits with status 1.
     """
 
 
 class UsageError(CompositingError, ValueError):
-    """A call that cannot be right, whatever the files hold: a wrong name, value or shape.
+    """An invalid argument: a wrong name, value, type or shape, whatever the files contain.
 
-    The command line prints the message alone and exits with 2.
+    The command line prints only the message and exits with status 2.
     """
 
 
 class ImageError(CompositingError):
-    """A photograph, mask or output file that could not be read or written."""
+    """A photograph, mask or output file cannot be read or written."""
 
 
 class DataError(CompositingError):
-    """Training data that could not be read: a shard, a sample in it, or too many of either."""
+    """Training data cannot be read: a shard, a sample in it, or too many of either."""
 
 
 class WeightsError(CompositingError):
-    """A weights or checkpoint file that could not be used."""
+    """A weights or checkpoint file cannot be used."""
 
 
 class MissingExtraError(CompositingError, ImportError):
-    """An optional package that this feature needs and that is not installed."""
+    """A feature needs an optional package that is not installed."""
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
@@ -40,11 +40,13 @@ class MissingExtraError(CompositingError, ImportError):
 
 
 def error_text(error: BaseException) -> str:
-    """What a record or a table says of an error: the message, with its kind where that is news."""
-    known = isinstance(error, CompositingError)
-    return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")
+    """The message for a log or table, prefixed with the class name unless it is one of ours."""
+    message = str(error)
+    if message and isinstance(error, CompositingError):
+        return message
+    return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, which may go on for pages; or its kind."""
+    """The first line of an error message, or the class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

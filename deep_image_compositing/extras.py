@@ -1,4 +1,4 @@
-"""Optional packages: imported where a feature needs them, named where they are missing."""
+"""Import optional packages on demand."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ _EXTRAS = {
     "starlette": ("starlette", "study"),
     "uvicorn": ("uvicorn", "study"),
 }
-"""Module: its package, and the extra of this library that installs it."""
+"""Module name to (PyPI package, the extra of this library that installs it)."""
 
 
 def import_extra(module: str, feature: str, extra: str | None = None) -> Any:
-    """Import an optional ``module``, of a package in the table, for ``feature``.
+    """Import an optional module whose top-level package is listed in ``_EXTRAS``.
 
-    Messages say that ``feature``, such as ``the refiner 'knn'``, needs it, and that ``extra`` or
-    the one of the table brings it: ``MissingExtraError`` where it is not installed.
+    Args:
+        module: module to import, such as ``scipy.ndimage``.
+        feature: what needs it, for the error message, such as ``the refiner 'knn'``.
+        extra: the extra to suggest instead of the usual one.
+
+    Raises:
+        MissingExtraError: the package is not installed.
     """
     if module == "pymatting":
         import torch
 
-        # Its compiler else takes every core, and has torch do so too from then on.
+        # Otherwise numba uses every core, and makes torch do so as well from then on.
         os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
     try:
         return importlib.import_module(module)
     except ImportError:
-        package, usual = _EXTRAS[module.partition(".")[0]]
-        raise MissingExtraError(feature, package, extra or usual) from None
+        package, default_extra = _EXTRAS[module.partition(".")[0]]
+        raise MissingExtraError(feature, package, extra or default_extra) from None

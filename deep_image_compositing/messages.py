@@ -1,8 +1,4 @@
-"""What the commands say: every line that people read in a terminal goes through here.
-
-Names of files may hold any character. One that would move the cursor, colour the screen or begin
-a line of its own is shown by its number, as Python writes it.
-"""
+"""Terminal output of the commands: messages, safe printing of file names, and progress bars."""
 
 from __future__ import annotations
 
@@ -16,28 +12,25 @@ from typing import TextIO
 PROGRAM = "deep-image-compositing"
 
 _BETWEEN_LINES = 60.0  # seconds
-_JOINERS = "\u200c\u200d"  # invisible, but some scripts and some emoji are written with them
+_JOINERS = "\u200c\u200d"  # invisible, but some scripts and emoji need them
 _log = logging.getLogger("deep_image_compositing")
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    """``str(text)`` with its control characters escaped, ends of lines too unless ``lines``."""
-    kept = _JOINERS + ("\n" if lines else "")
-    shown = str(text)
-    if shown.isprintable():
-        return shown
+    """Escape control characters, which file names may contain; line ends too unless ``lines``."""
+    allowed = _JOINERS + ("\n" if lines else "")
     return "".join(
-        char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in shown
+        char if char.isprintable() or char in allowed else ascii(char)[1:-1] for char in str(text)
     )
 
 
 def show(text: object, *, file: TextIO | None = None, lines: bool = False) -> None:
-    """Print a line, on standard output unless told otherwise; see ``printable``."""
+    """Print to ``file``, by default standard output, through ``printable``."""
     print(printable(text, lines=lines), file=file or sys.stdout)
 
 
 def say(message: object, *, lines: bool = False) -> None:
-    """Print a message of the program on standard error."""
+    """Print a message to standard error, prefixed with the program's name."""
     show(f"{PROGRAM}: {message}", file=sys.stderr, lines=lines)
 
 
@@ -45,7 +38,10 @@ def say(message: object, *, lines: bool = False) -> None:
 def progress(
     label: str, total: int, show: bool, unit: str = "samples"
 ) -> Iterator[Callable[[int], None]]:
-    """Show how far a single job is, as ``reporting`` does; gives the function that moves it."""
+    """Report the progress of one task if ``show``; yields a function to advance it by some steps.
+
+    See ``reporting``.
+    """
     done = 0
 
     def advance(steps: int) -> None:
@@ -60,10 +56,10 @@ def progress(
 
 @contextlib.contextmanager
 def reporting(unit: str, more: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Show what is being done: a bar with rate and time left on a terminal, elsewhere log lines.
+    """Report progress: a bar with rate and remaining time on a terminal, log lines elsewhere.
 
-    Gives the function to call with a label, to which ``more`` is added, how many are done, and how
-    many there are; ``unit`` is what is counted, such as ``photographs``.
+    Yields a function of a label, the number done, and the total. ``unit`` is what is counted, such
+    as ``photographs``; ``more`` is appended to the label.
     """
     from rich import progress as bars
     from rich.console import Console
@@ -86,12 +82,13 @@ def reporting(unit: str, more: str = "") -> Iterator[Callable[[str, int, int], N
                 task, description=escape(printable(label + more)), completed=done, total=total
             )
         return
-    last, when = "", time.monotonic()
+    last_label, last_time = "", time.monotonic()
 
-    def line(label: str, done: int, total: int) -> None:
-        nonlocal last, when
-        if label != last or done >= total or time.monotonic() - when >= _BETWEEN_LINES:
-            last, when = label, time.monotonic()
+    def log(label: str, done: int, total: int) -> None:
+        nonlocal last_label, last_time
+        now = time.monotonic()
+        if label != last_label or done >= total or now - last_time >= _BETWEEN_LINES:
+            last_label, last_time = label, now
             _log.info("%s: %d of %d are done%s", label, done, total, more)
 
-    yield line
+    yield log

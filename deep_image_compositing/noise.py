@@ -1,7 +1,6 @@
-"""Photographs and mattes made of noise of every scale, as costly to decode as real ones.
+"""Synthetic photographs and mattes made of multi-scale noise, for benchmarks and ``evaluate``.
 
-At JPEG quality 90 a picture takes about as many bits a pixel as a photograph. The benchmarks and
-the made test set of ``evaluate`` use it.
+They cost as much to decode as real ones: about as many bits per pixel as a photograph's JPEG.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-QUALITY = 90  # JPEG quality, with halved chroma, as cameras and the web have it
-Sides = tuple[int, int]  # shortest and longest long side of made pictures, in pixels
+QUALITY = 90  # JPEG quality, with 4:2:0 chroma subsampling, as is common in cameras and on the web
+Sides = tuple[int, int]  # range of the long side of generated pictures, in pixels
 
 
 def photograph(rng: np.random.Generator, sides: Sides) -> Image.Image:
-    """A picture (RGB) whose long side is drawn from ``sides``."""
+    """An RGB picture whose long side is drawn from ``sides``."""
     long = int(rng.integers(sides[0], sides[1] + 1))
     short = int(long * rng.uniform(0.65, 1))
     width, height = (long, short) if rng.random() < 0.6 else (short, long)
@@ -34,7 +33,7 @@ def photograph(rng: np.random.Generator, sides: Sides) -> Image.Image:
 
 
 def subject(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """The soft, ragged mask (L, 255 = subject) of something in the middle of a picture."""
+    """A soft, ragged mask (L, 255 = subject) of a shape near the centre."""
     width, height = size
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     centre, radius = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.4, 0.7)
@@ -44,7 +43,7 @@ def subject(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def matte(rng: np.random.Generator, sides: Sides) -> Image.Image:
-    """A cut-out (RGBA, straight colours): a ragged shape with strands around it."""
+    """A cut-out (RGBA, straight colour): a ragged shape with strands around it."""
     picture = photograph(rng, sides)
     width, height = picture.size
     shape = subject(rng, picture.size).resize((4 * width, 4 * height))
@@ -62,7 +61,7 @@ def matte(rng: np.random.Generator, sides: Sides) -> Image.Image:
 def _noise(
     rng: np.random.Generator, size: tuple[int, int], persistence: float, channels: int = 0
 ) -> NDArray[np.float32]:
-    """(H, W) or (H, W, channels) of noise of all scales; each is ``persistence`` of the coarser."""
+    """Noise (H, W), or (H, W, channels); each octave is ``persistence`` times the coarser one."""
     planes = []
     for _ in range(max(1, channels)):
         total = np.zeros((size[1], size[0]), np.float32)
@@ -78,12 +77,12 @@ def _noise(
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """The picture as a JPEG file."""
+    """Encode as JPEG."""
     return _encoded(picture, "JPEG", quality=QUALITY)
 
 
 def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """Encode as PNG."""
     return _encoded(picture, "PNG")
 
 

@@ -1,4 +1,4 @@
-"""What a stage's constructor takes, and whether given options fit; the registry calls this."""
+"""Inspection of constructors and validation of options; the registry and the stages call this."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from deep_image_compositing.errors import UsageError, WeightsError
 
 _WORDS: dict[Any, tuple[str, str]] = {
-    # type: (one of them, several of them)
+    # type: (one value, several values)
     bool: ("true or false", "true or false each"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -26,73 +26,73 @@ _WORDS: dict[Any, tuple[str, str]] = {
 }
 
 Accepted: TypeAlias = tuple[set[str], set[str]]
-"""Names of the arguments that a factory takes, and of those it must be given."""
+"""Names of all arguments of a factory, and of the required ones."""
 
 _PACKAGE = __name__.partition(".")[0] + "."
 _ROOT = Path(__file__).parents[1]
 
 
 def accepted_options(factory: Callable[..., Any]) -> Accepted | None:
-    """Names of the arguments that ``factory`` takes, and of those it must be given.
+    """Names of the arguments of ``factory``, and of the required ones; None if it takes any.
 
-    A class that passes ``**kwargs`` on to its bases also takes theirs. None when it takes any.
+    The arguments of a class with ``**kwargs`` include those of its bases.
     """
-    taken: set[str] = set()
-    needed: set[str] = set()
+    names: set[str] = set()
+    required: set[str] = set()
     for index, (call, parameters) in enumerate(_calls(factory)):
         for parameter in parameters:
             if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
-                taken.add(parameter.name)
+                names.add(parameter.name)
                 if parameter.default is Parameter.empty and index == 0:
-                    needed.add(parameter.name)
+                    required.add(parameter.name)
         if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-            return taken, needed
+            return names, required
         if (getattr(call, "__module__", None) or "").startswith(("torch", "lightning")):
-            return taken, needed
+            return names, required
     return None
 
 
 def check_options(
     slot: str, name: str, factory: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
-    """Raise ``UsageError`` for an option that ``factory`` does not take, or lacks.
+    """Raise ``UsageError`` for an unknown or missing option, or a value of the wrong type.
 
-    Also for a value that is not of its annotation's kind, where that is about plain values.
+    Types are checked against annotations, as far as these are of plain values.
     """
     check_names(slot, name, accepted_options(factory), options)
-    if wrong := misfit(factory, options, f" of the {slot} {name!r}"):
-        raise UsageError(wrong)
+    if problem := misfit(factory, options, f" of the {slot} {name!r}"):
+        raise UsageError(problem)
 
 
 def check_names(slot: str, name: str, accepted: Accepted | None, options: Collection[str]) -> None:
-    """Raise ``UsageError`` for an option that is not accepted, or one that is missing."""
+    """Raise ``UsageError`` for an unknown or missing option."""
     if accepted is None:
         return
-    taken, needed = accepted
-    if unknown := sorted(set(options) - taken):
-        near = difflib.get_close_matches(unknown[0], sorted(taken), n=1)
+    names, required = accepted
+    if unknown := sorted(set(options) - names):
+        similar = difflib.get_close_matches(unknown[0], sorted(names), n=1)
         raise UsageError(
             f"the {slot} {name!r} takes no option {unknown[0]!r}; "
-            + (f"did you mean {near[0]!r}? It takes: " if near else "it takes: ")
-            + (", ".join(sorted(taken)) or "none")
+            + (f"did you mean {similar[0]!r}? It takes: " if similar else "it takes: ")
+            + (", ".join(sorted(names)) or "none")
         )
-    if missing := sorted(needed - set(options)):
+    if missing := sorted(required - set(options)):
         raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
 
 
 def declared_options(target: str) -> Accepted | None:
-    """As ``accepted_options`` of a class of this library, read from its source.
+    """``accepted_options`` of a class of this library, read from its source.
 
-    ``target`` is ``module:Class``, and neither is imported, which may take seconds. None for a
-    class of another package, or where the source cannot be read, as inside an archive.
+    ``target`` is ``module:Class``. The module is not imported, which can take seconds. None for a
+    class of another package, or if the source cannot be read, as in a zip archive.
     """
     if not target.startswith(_PACKAGE):
         return None
-    taken: set[str] = set()
-    needed: set[str] | None = None
-    left = [target.partition(":")[::2]]
-    while left:
-        module, name = left.pop(0)
+    names: set[str] = set()
+    required: set[str] | None = None
+    pending = [target.partition(":")[::2]]
+    while pending:
+        module, name = pending.pop(0)
         if not module.startswith(_PACKAGE):
             continue
         try:
@@ -100,76 +100,76 @@ def declared_options(target: str) -> Accepted | None:
         except OSError:
             return None
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-        homes = {
+        imports = {
             alias.asname or alias.name: (node.module or "", alias.name)
             for node in tree.body
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
         if name not in classes:
-            left.insert(0, homes.get(name, ("", name)))
+            pending.insert(0, imports.get(name, ("", name)))
             continue
         methods = {n.name: n.args for n in classes[name].body if isinstance(n, ast.FunctionDef)}
-        if (call := methods.get("__init__")) is not None:
-            plain = call.args[1:]
-            taken |= {one.arg for one in (*plain, *call.kwonlyargs)}
-            if needed is None:
-                required = plain[: len(plain) - len(call.defaults)]
-                pairs = zip(call.kwonlyargs, call.kw_defaults, strict=True)
-                required += [one for one, default in pairs if default is None]
-                needed = {one.arg for one in required}
-            if call.kwarg is None:
+        if (init := methods.get("__init__")) is not None:
+            positional = init.args[1:]
+            names |= {arg.arg for arg in (*positional, *init.kwonlyargs)}
+            if required is None:
+                without_default = positional[: len(positional) - len(init.defaults)]
+                pairs = zip(init.kwonlyargs, init.kw_defaults, strict=True)
+                without_default += [arg for arg, default in pairs if default is None]
+                required = {arg.arg for arg in without_default}
+            if init.kwarg is None:
                 continue
         bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
-        left = [(module, base) for base in bases] + left
-    return taken, needed or set()
+        pending = [(module, base) for base in bases] + pending
+    return names, required or set()
 
 
 def misfit(factory: Callable[..., Any], options: Mapping[str, Any], whose: str = "") -> str:
-    """What is wrong with the first value that is not of its annotation's kind; empty when none."""
+    """Describe the first value that does not match its annotation; empty if all match."""
     hints = _hints(factory) if options else {}
     for option, value in options.items():
         hint = hints.get(option, Any)
         if not _fits(value, hint):
-            return f"the option {option!r}{whose} is {_described(hint)}, got {_shown(value)}"
+            return f"the option {option!r}{whose} is {_describe(hint)}, got {_format(value)}"
     return ""
 
 
 def check_range(name: str, value: float | Sequence[float], low: float, high: float) -> None:
-    """Raise ``UsageError`` unless a number, or each of several, is finite and in [low, high]."""
-    each = value if isinstance(value, Sequence) else [value]
-    if not all(low <= number <= high and math.isfinite(number) for number in each):  # NaN, too
-        wanted = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}"
-        raise UsageError(f"{name} must {wanted}, got {_shown(value)}")
+    """Raise ``UsageError`` unless a number, or all numbers, are finite and in [low, high]."""
+    numbers = value if isinstance(value, Sequence) else [value]
+    if not all(low <= x <= high and math.isfinite(x) for x in numbers):  # also catches NaN
+        expected = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}"
+        raise UsageError(f"{name} must {expected}, got {_format(value)}")
 
 
 def check_positive(**values: float) -> None:
-    """Raise ``UsageError`` unless every number, by its name, is above 0."""
+    """Raise ``UsageError`` unless all named numbers are above 0."""
     for name, value in values.items():
         if not value > 0:  # also catches NaN
-            raise UsageError(f"{name} must be above 0, got {_shown(value)}")
+            raise UsageError(f"{name} must be above 0, got {_format(value)}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise ``UsageError`` unless ``value`` is one of the ``choices``."""
     if value not in choices:
         *most, last = map(repr, choices)
-        raise UsageError(f"{name} must be {', '.join(most)} or {last}, got {_shown(value)}")
+        raise UsageError(f"{name} must be {', '.join(most)} or {last}, got {_format(value)}")
 
 
-def existing_weights(given: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
-    """The file ``given``; without one, a ``WeightsError`` names what has ``shipped``."""
-    path = Path(os.path.expanduser(given))
+def existing_weights(file: str | os.PathLike[str], whose: str, shipped: Collection[str]) -> Path:
+    """The path of a weights file; raises ``WeightsError`` with the ``shipped`` names if missing."""
+    path = Path(os.path.expanduser(file))
     if path.is_file():
         return path
     raise WeightsError(
-        f"no weights {str(given)!r} for {whose}: not a file, and the weights that ship for it "
+        f"no weights {str(file)!r} for {whose}: not a file, and the weights that ship for it "
         f"are: {', '.join(map(repr, shipped)) or 'none'}"
     )
 
 
 def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[Parameter]]]:
-    """The constructors through which arguments go, each with its parameters."""
+    """The function, or a class's constructors in method resolution order, with parameters."""
     if not isinstance(factory, type):
         yield factory, list(signature(factory).parameters.values())
         return
@@ -180,16 +180,16 @@ def _calls(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], li
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The annotation of each argument, where it can be had."""
+    """The annotations of all arguments that can be resolved."""
     hints: dict[str, Any] = {}
     for call, _ in _calls(factory):
-        with contextlib.suppress(NameError, TypeError, AttributeError):  # of what is not imported
+        with contextlib.suppress(NameError, TypeError, AttributeError):  # names not imported
             hints = {**get_type_hints(call), **hints}
     return hints
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the kind of ``hint``; anything fits a hint that is not known here."""
+    """Whether ``value`` matches the annotation ``hint``; True for unsupported annotations."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in inner)
@@ -208,7 +208,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        # Torch takes no larger whole numbers, and no option means anything without an end.
+        # Torch takes no larger integers, and no option may be infinite.
         number = isinstance(value, Real) and not isinstance(value, bool)
         return number and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
     if hint is str:
@@ -216,22 +216,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return value is None if hint is type(None) else True
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]} ..."
+def _format(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _described(hint: Any) -> str:
-    """``hint`` in words."""
+def _describe(hint: Any) -> str:
+    """Describe an annotation for an error message."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_described, inner))
+        return " or ".join(map(_describe, inner))
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is Callable:
         return "a function"
     if origin is tuple and Ellipsis not in inner:
-        return f"a list of {len(inner)}: " + ", ".join(map(_described, inner))
+        return f"a list of {len(inner)}: " + ", ".join(map(_describe, inner))
     if origin in (tuple, list, Sequence):
         return f"a list of {_WORDS.get(inner[0], ('', str(inner[0])))[1]}"
     return _WORDS[hint][0] if hint in _WORDS else getattr(hint, "__name__", str(hint))

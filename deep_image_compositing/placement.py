@@ -1,6 +1,6 @@
-"""Where the two photographs meet: covering a frame, and placing a subject in one; pure functions.
+"""Fit a background to a frame, and place a subject in one; the compositor calls this module.
 
-Pictures here are (C, H, W) tensors, uint8 or float in [0, 1]; the compositor calls this module.
+Pictures are (C, H, W) tensors, uint8 or float in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from deep_image_compositing.settings import parse_position, placed_size
 
 @dataclass(frozen=True)
 class Placement:
-    """A photograph of ``size`` (height, width), its first row and column at ``top`` and ``left``.
+    """Position and ``size`` (height, width) of a photograph in a frame, in pixels of the frame.
 
-    In pixels of the frame; negative where it is cut off.
+    ``top`` and ``left`` are negative if the photograph is cut off there.
     """
 
     size: tuple[int, int]
@@ -30,8 +30,8 @@ class Placement:
 def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Resize ``picture`` (C, H, W), uint8 or float in [0, 1], to (height, width) ``size``.
 
-    Antialiased where it shrinks; the dtype is kept, and uint8 resampled in 8 bits, which is fast
-    and small; the same size returns ``picture`` itself. ``mode`` is ``bicubic`` or ``bilinear``.
+    Downscaling is antialiased. The dtype is kept, without conversion to float; ``picture`` itself
+    is returned if it has that size already. ``mode`` is ``bicubic`` or ``bilinear``.
     """
     height, width = picture.shape[-2:]
     if (height, width) == tuple(size):
@@ -42,40 +42,37 @@ def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> T
 
 
 def cover(background: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale ``background`` (C, H, W) until it covers a frame of ``size``, and crop it evenly.
+    """Scale ``background`` (C, H, W) to cover a frame of ``size`` and crop it to the centre.
 
-    Of that size already, it comes back bit for bit. The crop is made to the pixel of the source,
-    before scaling, so a source only a few pixels large may be stretched by a fraction of one.
+    Cropping precedes scaling and is rounded to pixels of the source, which may distort sources of
+    only a few pixels slightly. A background of that size is returned unchanged.
     """
     height, width = background.shape[-2:]
     frame_height, frame_width = size
-    kept_height = min(height, max(1, round(width * frame_height / frame_width)))
-    kept_width = min(width, max(1, round(height * frame_width / frame_height)))
-    top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    kept = background[:, top : top + kept_height, left : left + kept_width]
-    return resample(kept, size)
+    crop_height = min(height, max(1, round(width * frame_height / frame_width)))
+    crop_width = min(width, max(1, round(height * frame_width / frame_height)))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return resample(background[:, top : top + crop_height, left : left + crop_width], size)
 
 
 def subject_box(alpha: Tensor, threshold: float = 0.5) -> Box:
-    """The smallest rows and columns that hold all of ``alpha`` (1, H, W) above ``threshold``.
+    """Bounding box of ``alpha`` (1, H, W) above ``threshold``, or above half its maximum if lower.
 
-    Where nothing exceeds the threshold, half of the largest alpha takes its place; for an alpha of
-    zeros the box is the whole picture.
+    The whole picture if alpha is 0 everywhere.
     """
-    plane = alpha[0]
-    threshold = min(threshold, float(plane.max()) / 2)
-    box = bounding_box(plane > threshold)
-    return box or (slice(0, plane.shape[0]), slice(0, plane.shape[1]))
+    threshold = min(threshold, float(alpha.max()) / 2)
+    box = bounding_box(alpha[0] > threshold)
+    return box or (slice(0, alpha.shape[1]), slice(0, alpha.shape[2]))
 
 
 def place(
     alpha: Tensor, frame: tuple[int, int], scale: float, position: tuple[float, float]
 ) -> Placement:
-    """Where the photograph of the subject under ``alpha`` (1, H, W) lies in a frame.
+    """Place a photograph whose subject has ``alpha`` (1, H, W) in a frame of (height, width).
 
-    At ``scale`` 1 it just fits. ``position`` (x, y) is that of the subject's bounding box, from 0,
-    the left or top edge of the frame, to 1, the right or bottom. Raises ``UsageError`` for another
-    position, or a scale as ``placed_size``.
+    At ``scale`` 1 the photograph just fits. ``position`` (x, y) is the subject's bounding box's,
+    from 0, at the left or top edge of the frame, to 1, at the right or bottom. Raises
+    ``UsageError`` for an invalid position or scale; see ``placed_size``.
     """
     x, y = parse_position(position)
     size = placed_size((alpha.shape[-2], alpha.shape[-1]), frame, scale)
@@ -88,13 +85,12 @@ def place(
 
 
 def paste(picture: Tensor, placement: Placement, frame: tuple[int, int], *, edge: bool) -> Tensor:
-    """Resize ``picture`` (C, H, W) and lay it into an empty frame as ``placement`` says.
+    """Resize ``picture`` (C, H, W) and put it into an empty frame at ``placement``.
 
-    What it leaves free is filled with zeros (for masks and alphas), or at an ``edge`` by repeating
-    its border (for photographs, so that a network sees plausible colours).
+    The rest of the frame is 0 (for masks and alphas) or, with ``edge``, replicates the picture's
+    border (for photographs, so that networks see plausible colours).
     """
-    mode = "bicubic" if edge else "bilinear"
-    resized = resample(picture, placement.size, mode)
+    resized = resample(picture, placement.size, "bicubic" if edge else "bilinear")
     height, width = placement.size
     rows = torch.arange(frame[0], device=picture.device) - placement.top
     columns = torch.arange(frame[1], device=picture.device) - placement.left

@@ -1,4 +1,4 @@
-"""One photograph in, its subject out: ``remove`` cuts it out, or sets it before something plain."""
+"""``remove``: cut out the subject of a photograph, or replace its background."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 NEUTRAL = (128, 128, 128)
-"""What the fuser sees behind a subject that is cut out."""
+"""Background colour that the fuser sees for a transparent cut-out."""
 
 
 def remove(
@@ -34,62 +34,67 @@ def remove(
     shadow: Shadow | str | tuple[str, Mapping[str, Any]] | None = None,
     compositor: Compositor | None = None,
 ) -> _T:
-    """The subject of a photograph without its background, in the form of what was given.
+    """Remove or replace the background of a photograph.
 
     Args:
-        photograph: bytes of a picture file (the answer is a PNG file's); a path (the answer is the
-            path of the file written); a Pillow image; a uint8 array (H, W, 3); or a float tensor
-            (3, H, W) in [0, 1].
-        background: None for a transparent cut-out with clean straight colour (RGBA); ``blur`` for
-            the photograph's own, blurred, without the subject's colours in it; a colour, as
-            ``white`` or ``#rrggbb``; or another photograph, in any form ``Compositor`` takes.
-        mask: where the subject is, instead of the segmenter's answer.
-        output: file to write, for a path; by default ``NAME.cutout.png`` beside the photograph.
-        shadow: what the subject throws on the ground, as ``Compositor`` takes it: under a
-            transparent cut-out as well, where it is black with an opacity that is exact over white.
-        compositor: that does the work; by default one with the default stages, made once.
+        photograph: the bytes of a picture file (the result is a PNG file's), a path (the result is
+            the path of the file written), a Pillow image, a uint8 array (H, W, 3), or a float
+            tensor (3, H, W) in [0, 1]. The result has the same type.
+        background: None for a transparent cut-out (RGBA, straight colour without the old
+            background's); ``blur`` to blur the photograph's own background, without the subject's
+            colours; a colour such as ``white`` or ``#rrggbb``; or another photograph, in any form
+            that ``Compositor`` takes.
+        mask: the subject's mask, instead of running the segmenter.
+        output: file to write, if ``photograph`` is a path; default ``NAME.cutout.png`` next to it.
+        shadow: as for ``Compositor``. Under a transparent cut-out, it is black with an opacity that
+            is exact over white.
+        compositor: compositor to use; default one with the default stages, which is cached.
 
     Raises:
-        ImageError: a picture that cannot be read or written.
-        UsageError: a form of picture that is not known, or ``output`` for what is no path.
+        ImageError: a picture cannot be read or written.
+        UsageError: an unsupported type, or ``output`` without a path.
         CompositingError: no subject was found.
     """
     is_path = isinstance(photograph, (str, os.PathLike))
     if output is not None and not is_path:
-        raise UsageError("output names the file to write for a path; what is given is none")
-    worker = compositor or _default()
-    wanted, behind = ask(background, worker.shadow if shadow is None else shadow)
+        raise UsageError(
+            "output names the file to write if the photograph is a path, but it is "
+            f"{type(photograph).__name__}; leave it out"
+        )
+    compositor = compositor or _default_compositor()
+    kind, behind = ask(background, compositor.shadow if shadow is None else shadow)
     if output is not None:
-        check_writable(output, alpha=wanted in ("cutout", "shadowed"))
-    given: Any = photograph
-    result = worker(given, behind, mask)
+        check_writable(output, alpha=kind in ("cutout", "shadowed"))
+    source: Any = photograph
+    result = compositor(source, behind, mask)
     if shadow is not None:
         result = result.with_shadow(shadow)
     if not is_path:
-        return _like(photograph, *result.picture(wanted))
-    path: Any = Path(output if output is not None else Path(given).with_suffix(".cutout.png"))
-    files: dict[str, Any] = {wanted: path}
+        return _convert_like(photograph, *result.picture(kind))
+    path: Any = Path(output if output is not None else Path(source).with_suffix(".cutout.png"))
+    files: dict[str, Any] = {kind: path}
     result.save(**files)
     return path
 
 
 def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
-    """Which output of a composite is wanted, and what stands behind the subject meanwhile.
+    """Which of ``OUTPUTS`` to take from the composite, and the background to composite with.
 
-    Both are as for ``remove``; ``UsageError`` for text that is no colour, nor a file that is there.
+    The arguments are as for ``remove``. Raises ``UsageError`` for a text that is neither a colour
+    nor an existing file.
     """
-    shaded, plain = Shadow.of(shadow) is not None, Image.new("RGB", (1, 1), NEUTRAL)
+    has_shadow, neutral = Shadow.of(shadow) is not None, Image.new("RGB", (1, 1), NEUTRAL)
     if background is None:
-        return "shadowed" if shaded else "cutout", plain
+        return "shadowed" if has_shadow else "cutout", neutral
     if not isinstance(background, str):
         return "path", background
     if background == "blur":
-        if shaded:
+        if has_shadow:
             raise UsageError(
-                "a blurred background is the photograph's own, with the shadow that is in it; "
-                "leave the shadow out, or take another background"
+                "a blurred background already has the photograph's own shadow; leave the shadow "
+                "out, or choose another background"
             )
-        return "blurred", plain
+        return "blurred", neutral
     try:
         color = ImageColor.getrgb(background)
     except ValueError:
@@ -97,7 +102,7 @@ def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
             raise UsageError(f"{background!r} is no colour; write it as #rrggbb") from None
         if not os.path.exists(background):
             raise UsageError(
-                f"{background!r} is neither a colour, nor blur, nor a file that is there"
+                f"{background!r} is neither a colour, nor blur, nor an existing file"
             ) from None
         return "path", background
     if len(color) != 3:
@@ -106,22 +111,22 @@ def ask(background: Any, shadow: Any = None) -> tuple[str, Any]:
 
 
 @functools.cache
-def _default() -> Compositor:
+def _default_compositor() -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
     return Compositor()
 
 
-def _like(given: Any, picture: Any, alpha: Any) -> Any:
-    """A picture and its alpha in the form in which the photograph was given."""
-    if is_tensor(given):
+def _convert_like(source: Any, picture: Any, alpha: Any) -> Any:
+    """Convert a picture and its alpha to the type of ``source``."""
+    if is_tensor(source):
         import torch
 
         from deep_image_compositing.fullsize import as_floats
 
         planes = [picture] if alpha is None else [picture, alpha]
         return torch.cat([as_floats(plane) for plane in planes])
-    if isinstance(given, (bytes, bytearray, memoryview)):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return encode_image(".png", picture, alpha=alpha)
     pixels = join_alpha(picture, alpha)
-    return Image.fromarray(pixels) if isinstance(given, Image.Image) else pixels
+    return Image.fromarray(pixels) if isinstance(source, Image.Image) else pixels

@@ -1,4 +1,4 @@
-"""Trainers of ``composite``, ``teach`` and ``evaluate``, and what Lightning says in any command."""
+"""Lightning trainers for ``composite``, ``teach`` and ``evaluate``, their progress and shutdown."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from lightning.pytorch.strategies import DDPStrategy
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.messages import reporting
 
-_GRACE = 60.0  # seconds in which a process that was told to stop should have written its results
-_PATIENCE = timedelta(days=7)  # processes wait for the last one at the end
+_GRACE = 60.0  # seconds that a process has to write its results after being told to stop
+_PATIENCE = timedelta(days=7)  # processes wait for the slowest one at the end
 _log = logging.getLogger("deep_image_compositing")
 
 
 def make_trainer(
     *callbacks: Callback, devices: int | str | list[int], nodes: int, accelerator: str
 ) -> Trainer:
-    """A trainer that predicts or tests, and leaves nothing behind but what it is given writes.
+    """Create a trainer for prediction or testing, without logs and checkpoints.
 
-    ``devices`` are how many, or their numbers; ``UsageError`` where there are none such.
+    ``devices`` is their number or their indices. Raises ``UsageError`` for unavailable devices.
     """
     count = len(devices) if isinstance(devices, list) else devices
-    alone = count in (1, "1") and nodes == 1
-    # Left to itself, Lightning would answer SLURM's signal with a checkpoint to go on from.
+    one_process = count in (1, "1") and nodes == 1
+    # By default, Lightning answers SLURM's signal by saving a checkpoint and requeueing the job.
     slurm = SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
     try:
         return Trainer(
             accelerator=accelerator,
             devices=devices,
             num_nodes=nodes,
-            strategy="auto" if alone else DDPStrategy(timeout=_PATIENCE),
+            strategy="auto" if one_process else DDPStrategy(timeout=_PATIENCE),
             callbacks=list(callbacks),
             plugins=slurm,
             use_distributed_sampler=False,
@@ -52,18 +52,18 @@ def make_trainer(
             enable_model_summary=False,
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--devices, --nodes or --accelerator cannot be had: {error}") from None
+        raise UsageError(f"--devices, --nodes or --accelerator is not available: {error}") from None
 
 
 @contextmanager
 def quiet(least: int = logging.ERROR) -> Iterator[None]:
-    """Without what Lightning says of choices made here on purpose, and its log below ``least``."""
-    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(least)
+    """Silence Lightning's warnings about deliberate choices, and its log below level ``least``."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(least)
     with warnings.catch_warnings():
-        # Work is shared out whole: a process may well have none, and no sampler is asked.
+        # Work is distributed without a sampler, and a process may have none.
         warnings.filterwarnings("ignore", message=r"Total length of `\w+` across ranks")
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -72,33 +72,35 @@ def quiet(least: int = logging.ERROR) -> Iterator[None]:
         try:
             yield
         finally:
-            for log, level in zip(logs, levels, strict=True):
-                log.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM end the run as Ctrl-C does; call when Lightning has set its own handlers."""
+    """Make SIGTERM end the run like Ctrl-C; call after Lightning has set its own handlers."""
 
     def stop(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
-        # Lightning would note it for the end of a training step; it gives SIGTERM back itself.
+        # Lightning's handler waits for the end of a training step. It restores SIGTERM itself.
         signal.signal(signal.SIGTERM, stop)
 
 
 def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
-    """Signal the processes that this one has launched, which would go on without it."""
-    end = getattr(trainer.strategy.launcher, "kill", None)
-    if end is not None:
-        end(number)
+    """Send a signal to the processes that this one launched, which would outlive it otherwise."""
+    kill = getattr(trainer.strategy.launcher, "kill", None)
+    if kill is not None:
+        kill(number)
 
 
 class Guard(Callback):
-    """Shows how far a run is, and ends one that is told to stop: in order, at once the second time.
+    """Shows a run's progress, and shuts down gracefully on the first signal, at once on the second.
 
-    ``finish`` is called to finish what is under way, and to start nothing new. With ``show``,
-    ``advance`` shows what is being done, counted in ``unit``; see ``messages.reporting``.
+    Args:
+        finish: called on shutdown to complete work in progress without starting any more.
+        show: whether ``advance`` shows progress; see ``messages.reporting``.
+        unit: what is counted, such as ``photographs``.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Guard(Callback):
         self._advance: Callable[[str, int, int], None] | None = None
 
     def advance(self, label: str, done: int, total: int) -> None:
-        """Show what is being done, how many of it are done, and how many there are."""
+        """Show that ``done`` of ``total`` are done."""
         if self._advance is not None:
             self._advance(label, done, total)
 
@@ -134,14 +136,14 @@ class Guard(Callback):
         self.interrupted = isinstance(exception, KeyboardInterrupt)
         self.teardown(trainer, pl_module, "")
         if threading.current_thread() is threading.main_thread():
-            # Lightning has Ctrl-C ignored from here on, but a second one ends the waiting below.
+            # Lightning ignores Ctrl-C from here on, but a second one must end the waiting below.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # The first process tells the others to stop, who may have heard it themselves.
+            # The first process signals the others, which may have received the signal already.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_launched(trainer)
         procs = getattr(trainer.strategy.launcher, "procs", [])
         self._launched = list(procs)
-        procs.clear()  # Lightning watches this list, and would kill this process once one has ended
+        procs.clear()  # Lightning would kill this process as soon as one on this list ends
         if self._finish is not None:
             self._finish()
         for process in self._launched:
@@ -149,28 +151,29 @@ class Guard(Callback):
                 process.wait(_GRACE)
 
     @contextmanager
-    def ending(self, trainer: Trainer, farewell: str) -> Iterator[None]:
-        """Around the run: leaves by ``KeyboardInterrupt`` after Ctrl-C, and no process behind.
+    def ending(self, trainer: Trainer, message: str) -> Iterator[None]:
+        """Context manager for a run that restores signal handlers and leaves no process behind.
 
-        Handlers of signals are as they were, however Lightning was stopped.
+        Logs ``message`` if the run is stopped; raises ``KeyboardInterrupt`` after Ctrl-C.
         """
-        here = threading.current_thread() is threading.main_thread()
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        is_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        handlers = {number: signal.getsignal(number) for number in signals}
         try:
             yield
         except (SystemExit, KeyboardInterrupt):
             if trainer.is_global_zero:
-                _log.warning("%s", farewell)
-            # Lightning has made an exit of the first Ctrl-C.
+                _log.warning("%s", message)
+            # Lightning turns the first Ctrl-C into SystemExit.
             if self.interrupted and trainer.is_global_zero:
                 raise KeyboardInterrupt from None
             raise
         else:
             if trainer.world_size > 1 and torch.distributed.is_initialized():
-                # Its threads would else meet the interpreter's end, which may abort the process.
+                # Its threads may abort the process if they outlive the interpreter.
                 torch.distributed.destroy_process_group()
         finally:
-            for process in self._launched:  # what has not ended by itself
+            for process in self._launched:
                 process.kill()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)

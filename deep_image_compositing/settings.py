@@ -1,4 +1,4 @@
-"""What may be asked of a composite, checked by the compositor, and before torch is imported."""
+"""Options of composites and their validation; imports no torch, so commands fail fast."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from deep_image_compositing.errors import UsageError
 
 MAX_PLACED_PIXELS = 250_000_000
-"""Pixels to which a subject's photograph may be enlarged when it is placed."""
+"""Largest size in pixels of a subject's photograph when it is placed in a frame."""
 
 LEAST_SIDE = 32
-"""Pixels that the long side of a composite, or the side at which stages work, has at least."""
+"""Smallest ``work_side`` and ``max_side`` in pixels."""
 
 
 def check_sides(work_side: int, max_side: int | None = None) -> None:
-    """Raise ``UsageError`` for a side that is too short to work with."""
+    """Raise ``UsageError`` for a side shorter than ``LEAST_SIDE``."""
     for name, side in (("work_side", work_side), ("max_side", max_side)):
         if side is not None and side < LEAST_SIDE:
             raise UsageError(
@@ -27,7 +27,7 @@ def check_sides(work_side: int, max_side: int | None = None) -> None:
 
 
 def check_strength(strength: object) -> None:
-    """Raise ``UsageError`` unless the strength of a harmonizer is a number in [0, 1]."""
+    """Raise ``UsageError`` unless a harmonizer's strength is a number in [0, 1]."""
     number = strength if isinstance(strength, (int, float)) else -1
     if isinstance(strength, bool) or not 0 <= number <= 1:
         raise UsageError(f"the strength of a harmonizer lies in [0, 1], got {strength!r}")
@@ -36,9 +36,9 @@ def check_strength(strength: object) -> None:
 def check_placement(
     frame: str, scale: float, position: tuple[float, float] | str
 ) -> tuple[float, float]:
-    """(x, y) of a placement as ``Compositor.__call__`` takes it.
+    """Validate placement arguments of ``Compositor.__call__``; returns the position as (x, y).
 
-    ``UsageError`` for a frame, scale or position that cannot be, or would have no effect.
+    Raises ``UsageError`` for an argument that is invalid or would have no effect.
     """
     if frame not in ("foreground", "background"):
         raise UsageError(f"frame must be 'foreground' or 'background', got {frame!r}")
@@ -52,7 +52,10 @@ def check_placement(
 
 
 def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
-    """(x, y) in [0, 1] of a pair of numbers, or of text such as ``0.5,1``; else ``UsageError``."""
+    """Parse a position, a pair of numbers or text such as ``0.5,1``, to (x, y) in [0, 1].
+
+    Raises ``UsageError`` for anything else.
+    """
     try:
         parts = position.split(",") if isinstance(position, str) else position
         x, y = (float(part) for part in parts)
@@ -64,9 +67,9 @@ def parse_position(position: tuple[float, float] | str) -> tuple[float, float]:
 
 
 def placed_size(size: tuple[int, int], frame: tuple[int, int], scale: float) -> tuple[int, int]:
-    """(height, width) to which a photograph of ``size`` is scaled to be placed in ``frame``.
+    """(height, width) of a photograph of ``size`` when placed in ``frame`` at ``scale``.
 
-    ``UsageError`` for a scale that is not positive, or enlarges beyond ``MAX_PLACED_PIXELS``.
+    Raises ``UsageError`` if the scale is not positive or the result exceeds ``MAX_PLACED_PIXELS``.
     """
     _check_scale(scale)
     factor = scale * min(frame[0] / size[0], frame[1] / size[1])
@@ -85,13 +88,13 @@ def _check_scale(scale: float) -> None:
 
 
 def check_device(device: str) -> None:
-    """Raise ``UsageError`` for what is no device anywhere; torch knows which are there."""
+    """Raise ``UsageError`` for an invalid device name; does not check that the device exists."""
     if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", device):
         raise UsageError(f"there is no device {device!r}; use auto, cpu, cuda, cuda:N or mps")
 
 
 def one_device(device: str, devices: int, accelerator: str) -> str:
-    """The one kind of device, or the one device, that the three mean; else ``UsageError``."""
+    """Combine three options into one device, or kind of device; ``UsageError`` if they conflict."""
     check_device(device)
     if devices < 1 and devices != -1:
         raise UsageError(f"devices must be at least 1, or -1 for all GPUs, got {devices}")
@@ -101,7 +104,7 @@ def one_device(device: str, devices: int, accelerator: str) -> str:
             f"the device {device} and the accelerator {accelerator} exclude each other"
         )
     if devices != 1 and ":" in device:
-        raise UsageError(f"the device {device} is one, but {devices} devices are wanted")
+        raise UsageError(f"the device {device} is one, but {devices} devices are requested")
     return kind if device == "auto" else device
 
 
@@ -109,28 +112,29 @@ SHADOWS: dict[str, tuple[str, ...]] = {
     "contact": ("strength", "softness"),
     "cast": ("strength", "softness", "direction", "length"),
 }
-"""Kinds of shadows, and the options that each takes."""
+"""Options of each kind of shadow."""
 
 DIRECTIONS = {"right": 35.0, "behind": 90.0, "left": 145.0, "front": 270.0}
-"""Words for the direction of a shadow, in degrees; beside the subject it falls a little back."""
+"""Names of shadow directions, in degrees; ``right`` and ``left`` are slightly backwards."""
 
 LONGEST = 4.0
-"""Length of a shadow at most, in heights of its subject."""
+"""Largest length of a cast shadow, in heights of its subject."""
 
 
 @dataclass(frozen=True)
 class Shadow:
-    """What kind of shadow is wanted; None where the background or a default decides.
+    """Options of a shadow; where one is None, the background or a default determines it.
 
-    ``UsageError`` for another kind, an option that it does not take, or a value that cannot be.
+    Raises ``UsageError`` for an unknown kind, an option that the kind does not take, or an invalid
+    value.
 
     Attributes:
         kind: a key of ``SHADOWS``.
-        strength: share of the light, in [0, 1], that it takes away where it is darkest.
-        softness: in [0, 1]; of the light, 0 a bare sun and 1 a gray sky.
-        direction: where it is cast, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in
-            front; a key of ``DIRECTIONS`` becomes them.
-        length: how long it is cast, in heights of the subject.
+        strength: fraction of light, in [0, 1], that it removes where it is darkest.
+        softness: of the light, from 0, direct sun, to 1, an overcast sky.
+        direction: where it falls, in degrees on the ground: 0 right, 90 behind, 180 left, 270 in
+            front; or a key of ``DIRECTIONS``, which is converted to degrees.
+        length: in heights of the subject.
     """
 
     kind: str
@@ -140,27 +144,27 @@ class Shadow:
     length: float | None = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        kind = given.pop("kind", None)
-        _check_shadow(kind, given)
-        for name, value in given.items():
+        options = {name: value for name, value in vars(self).items() if value is not None}
+        kind = options.pop("kind", None)
+        _check_shadow(kind, options)
+        for name, value in options.items():
             object.__setattr__(self, name, _shadow_value(name, value))
 
     @classmethod
-    def of(cls, given: Shadow | str | tuple[str, Mapping[str, Any]] | None) -> Shadow | None:
-        """The shadow that is meant: a kind, or a pair of a kind and its options; None stays.
+    def of(cls, value: Shadow | str | tuple[str, Mapping[str, Any]] | None) -> Shadow | None:
+        """Convert a kind, or a pair of a kind and options; None and shadows are returned as is.
 
-        ``UsageError`` for another kind, an option that it does not take, or a value that cannot be.
+        Raises ``UsageError`` as the constructor does.
         """
-        if given is None or isinstance(given, Shadow):
-            return given
+        if value is None or isinstance(value, Shadow):
+            return value
         try:
-            kind, pairs = (given, {}) if isinstance(given, str) else given
+            kind, pairs = (value, {}) if isinstance(value, str) else value
             kind, options = str(kind), dict(pairs)
         except (TypeError, ValueError):
             raise UsageError(
                 f"shadow must be {' or '.join(map(repr, SHADOWS))}, or a pair of one and its "
-                f"options, got {given!r}"
+                f"options, got {value!r}"
             ) from None
         _check_shadow(kind, options)
         return cls(kind, **options)
@@ -178,14 +182,14 @@ def _check_shadow(kind: Any, options: Iterable[str]) -> None:
 
 
 def _shadow_value(name: str, value: Any) -> float:
-    """A checked option of a shadow."""
+    """Validate and convert an option of a shadow."""
     if name == "direction" and isinstance(value, str) and value in DIRECTIONS:
         return DIRECTIONS[value]
-    words = f", or {', '.join(DIRECTIONS)}" if name == "direction" else ""
+    names = f", or {', '.join(DIRECTIONS)}" if name == "direction" else ""
     low, high = {"direction": (-360.0, 360.0), "length": (0.05, LONGEST)}.get(name, (0.0, 1.0))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and low <= value <= high):
         raise UsageError(
-            f"the shadow's {name} is a number from {low:g} to {high:g}{words}; got {value!r}"
+            f"the shadow's {name} is a number from {low:g} to {high:g}{names}; got {value!r}"
         )
     return float(value) % 360 if name == "direction" else float(value)

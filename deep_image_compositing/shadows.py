@@ -1,6 +1,6 @@
-"""A subject's shadow in a frame of any size: found small, laid on the background in bands of rows.
+"""Shadows at full resolution: computed at low resolution and applied in bands of rows.
 
-The compositor lays it after fusing; ``Composite.with_shadow`` does so afterwards.
+``Compositor`` and ``Composite.with_shadow`` call this module.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ from deep_image_compositing.placement import Placement, resample
 from deep_image_compositing.settings import DIRECTIONS, Shadow
 
 SUBJECT_SIDE, PLANE_SIDE = 384, 768
-"""Pixels on the long side of the subject from whose alpha a shade is found; and pixels that a
-subject and the length of its shadow take side by side, at most."""
+"""Largest sides in pixels, at low resolution, of the subject, and of the subject and the length of
+its shadow side by side."""
 
 STRENGTH = {"contact": 0.85, "cast": 0.8}
-"""Share of the light that is taken away by default; a soft cast shadow takes less of it."""
+"""Default fraction of light removed; a soft cast shadow removes less."""
 
 SOFTNESS, DIRECTION, LENGTH = 0.5, DIRECTIONS["right"], 1.0
-"""Where neither an option nor the background says it; the length is in heights of the subject."""
+"""Used if neither an option nor the background determines them; length in subject heights."""
 
 HORIZON, FOCAL = 0.42, 1.1
-"""Where the ground ends, as a share of the frame's height from its top; and the camera's focal
-length as a share of its long side: a normal lens."""
+"""Horizon as a fraction of the frame's height from the top, and focal length of the camera as a
+fraction of the frame's long side (a normal lens)."""
 
 BAND = 64
-"""Rows that are darkened at once."""
+"""Rows that are processed at once."""
 
 _log = logging.getLogger("deep_image_compositing")
 
 
 @dataclass(frozen=True, eq=False)
 class Shade:
-    """Share of light that a shadow takes away, all over a frame; a smooth plane, kept small."""
+    """Fraction of light that a shadow removes: a smooth map, stored at low resolution."""
 
     values: Tensor
-    """(h, w) float in [0, 1]; outside it is 0."""
+    """(h, w) float in [0, 1]; 0 outside."""
     top: float = 0.0
-    """Row of the frame at which the first row of ``values`` begins."""
+    """Row of the frame at which ``values`` begins."""
     left: float = 0.0
-    """Column, likewise."""
+    """Column of the frame at which ``values`` begins."""
     scale: float = 1.0
-    """Pixels of ``values`` in one of the frame's."""
+    """Pixels of ``values`` per pixel of the frame."""
 
     def box(self, frame: tuple[int, int]) -> Box | None:
-        """The part of a frame of ``frame`` = (height, width) in which it is; None if nowhere."""
-        inside = bounding_box(self.values > 0)
-        if inside is None:
+        """Bounding box in a frame of (height, width) ``frame``; None if nothing is in it."""
+        support = bounding_box(self.values > 0)
+        if support is None:
             return None
         spans = []
-        for span, start, length in zip(inside, (self.top, self.left), frame, strict=True):
+        for span, start, length in zip(support, (self.top, self.left), frame, strict=True):
             first = max(0, math.floor(start + (span.start - 1) / self.scale))
             last = min(length, math.ceil(start + (span.stop + 1) / self.scale))
             if first >= last:
@@ -80,32 +80,32 @@ class Shade:
         return spans[0], spans[1]
 
     def bands(self, box: Box) -> Iterator[tuple[slice, Tensor]]:
-        """Bands of rows of a box of the frame, and the shade (1, rows, columns) there."""
+        """Upsample the shade in ``box`` of the frame; yields bands of rows, (1, rows, columns)."""
         top, bottom, left, right = edges(box)
-        before, after, share = self._samples(left, right, self.left, self.values.shape[1])
+        before, after, weight = self._samples(left, right, self.left, self.values.shape[1])
         padded = torch.nn.functional.pad(self.values, (1, 1, 1, 1))
-        across = torch.lerp(padded[:, before], padded[:, after], share)
+        columns = torch.lerp(padded[:, before], padded[:, after], weight)
         for start in range(top, bottom, BAND):
             stop = min(start + BAND, bottom)
-            before, after, share = self._samples(start, stop, self.top, self.values.shape[0])
-            shade = torch.lerp(across[before], across[after], share[:, None])
+            before, after, weight = self._samples(start, stop, self.top, self.values.shape[0])
+            shade = torch.lerp(columns[before], columns[after], weight[:, None])
             yield slice(start, stop), shade[None]
 
     def _samples(
         self, first: int, last: int, start: float, length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Two neighbours, in ``values`` with a border of zeros, and the share of the second."""
+        """Indices of two neighbours, in ``values`` padded by 1, and the weight of the second."""
         centres = torch.arange(first, last, dtype=torch.float64) + 0.5
-        at = ((centres - start) * self.scale + 0.5).clamp(0, length + 1)
-        before = at.floor().clamp(max=length)
-        return before.long(), before.long() + 1, (at - before).float()
+        position = ((centres - start) * self.scale + 0.5).clamp(0, length + 1)
+        before = position.floor().clamp(max=length)
+        return before.long(), before.long() + 1, (position - before).float()
 
     def resized(self, factor: float) -> Shade:
-        """The same in a frame that is larger by ``factor``."""
+        """The same shade in a frame enlarged by ``factor``."""
         return Shade(self.values, self.top * factor, self.left * factor, self.scale / factor)
 
     def full(self, frame: tuple[int, int]) -> Tensor:
-        """(1, H, W), at the size of the frame."""
+        """The shade at the frame's size, (1, H, W)."""
         out = torch.zeros(1, *frame)
         if (box := self.box(frame)) is not None:
             for rows, shade in self.bands(box):
@@ -113,14 +113,11 @@ class Shade:
         return out
 
 
-# Finding it
-
-
 def floor_row(alpha: Tensor, frame: tuple[int, int], where: Placement | None = None) -> int | None:
-    """Row of the frame at which a subject is cut off from its ground; None where it is whole.
+    """Row of the frame at which the subject is cut off at the bottom; None if it is whole.
 
-    ``alpha`` (1, h, w) is that of its photograph, which lies in the frame as ``where`` says. One
-    that fills its photograph on all sides is a cut-out whose borders have been cropped away.
+    ``alpha`` (1, h, w) is the photograph's, which is placed in the frame at ``where``. A subject
+    that touches all four borders counts as whole: a cut-out cropped to its bounding box.
     """
     solid = alpha[0] > (127 if alpha.dtype == torch.uint8 else 0.5)
     box = bounding_box(solid)
@@ -139,33 +136,34 @@ def floor_row(alpha: Tensor, frame: tuple[int, int], where: Placement | None = N
 def find_shade(
     alpha: Tensor, background: Tensor, shadow: Shadow, floor: int | None, name: str = ""
 ) -> Shade:
-    """The shade that a subject throws, all over the frame.
+    """Compute the shade of a subject in a frame.
 
-    ``alpha`` is (1, H, W), uint8 or float in [0, 1], ``background`` (3, H, W) uint8; ``floor`` is
-    as ``floor_row`` says, ``name`` what a message calls the photograph.
+    ``alpha`` is (1, H, W), uint8 or float in [0, 1], and ``background`` (3, H, W) uint8; ``floor``
+    is from ``floor_row``, and ``name`` is the photograph's, for messages.
     """
-    frame, nothing = (alpha.shape[-2], alpha.shape[-1]), Shade(torch.zeros(1, 1))
+    frame, no_shade = (alpha.shape[-2], alpha.shape[-1]), Shade(torch.zeros(1, 1))
     levels = to_bytes(alpha)
     box = bounding_box(levels[0] > 127)
     if shadow.strength == 0 or box is None:
-        return nothing
+        return no_shade
     fall = _fall(shadow, background)
     top, bottom, left, right = edges(box)
     height, width = bottom - top, right - left
-    aside = 0.0 if fall is None else fall.length * height
-    scale = min(SUBJECT_SIDE / max(height, width), PLANE_SIDE / (width + aside))
+    length = 0.0 if fall is None else fall.length * height
+    scale = min(SUBJECT_SIDE / max(height, width), PLANE_SIDE / (width + length))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = resample(levels[..., box[0], box[1]], size, "bilinear")[0] / 255
     stands = find_stands(small, None if floor is None else (floor - top) * scale)
     if not stands:
         _log.warning(
-            "%s: the subject is cut off below; there is no ground for a shadow, and it gets none",
+            "%s: the subject is cut off at the bottom, so there is no ground for a shadow, and it "
+            "gets none",
             name or "the photograph",
         )
-        return nothing
+        return no_shade
     darkness = STRENGTH["contact"] if shadow.strength is None else shadow.strength
-    given = shadow.softness if shadow.kind == "contact" else None
-    softness = SOFTNESS if given is None else given
+    option = shadow.softness if shadow.kind == "contact" else None
+    softness = SOFTNESS if option is None else option
     plane = _plane(stands, (top, left), frame, scale, softness, fall)
     shades = [contact_shade(stand, plane, darkness, softness) for stand in stands]
     if fall is not None:
@@ -176,7 +174,7 @@ def find_shade(
 
 
 def _fall(shadow: Shadow, background: Tensor) -> Fall | None:
-    """How a cast shadow falls: as it is wanted, else as the background tells, else by default."""
+    """Geometry of a cast shadow: from the options, else the background's light, else defaults."""
     if shadow.kind != "cast":
         return None
     direction, softness = shadow.direction, shadow.softness
@@ -200,9 +198,9 @@ def _plane(
     softness: float,
     fall: Fall | None,
 ) -> Plane:
-    """The ground that shadows reach, in pixels of the alpha at ``corner`` (top, left) of the frame.
+    """The ground plane that shadows reach, in low-resolution pixels from ``corner`` (top, left).
 
-    ``scale`` of them are one of the frame's.
+    ``scale`` is low-resolution pixels per pixel of the frame.
     """
     top, left = corner
     camera = Plane(0, 0, 0, 0, (HORIZON * frame[0] - top) * scale, FOCAL * max(frame) * scale)
@@ -211,11 +209,11 @@ def _plane(
         spans += [cast_span(stand, camera, fall) for stand in stands]
     first, start = (min(span[side] for span in spans) for side in (0, 2))
     last, end = (max(span[side] for span in spans) for side in (1, 3))
-    # What lies outside the frame is never seen, but a blur carries it in.
+    # Crop to the frame, with a margin for blurs.
     margin = max(frame) * scale / 4
     first, last = max(first, -top * scale - margin), min(last, (frame[0] - top) * scale + margin)
     start, end = max(start, -left * scale - margin), min(end, (frame[1] - left) * scale + margin)
-    # Lengths whose Fourier transform is quick.
+    # Round up to lengths with a fast Fourier transform.
     height, width = (
         max(32, 32 * math.ceil(math.ceil(x) / 32)) for x in (last - first, end - start)
     )
@@ -224,31 +222,28 @@ def _plane(
     )
 
 
-# Laying it
-
-
 def lay_shade(composite: Tensor, background: Tensor, alpha: Tensor, shade: Shade) -> None:
-    """Darken the background that is seen in ``composite`` (3, H, W), uint8, in its own memory.
+    """Darken the visible background in ``composite`` (3, H, W), uint8, in place.
 
-    It becomes composite + (1 − alpha) · (shaded background − background). Where alpha is 255 in 8
-    bits, and where the shade is 0, nothing changes.
+    Computes composite + (1 − alpha) · (shaded background − background). Pixels whose alpha rounds
+    to 255, or whose shade is 0, do not change.
     """
     if (box := shade.box((alpha.shape[-2], alpha.shape[-1]))) is None:
         return
     for rows, part in shade.bands(box):
-        at = (slice(None), rows, box[1])
-        levels = to_bytes(alpha[at])
-        if int(levels.min()) == 255:  # nothing is seen, and the memory may be a photograph's
+        band = (slice(None), rows, box[1])
+        levels = to_bytes(alpha[band])
+        if int(levels.min()) == 255:  # nothing to do, and ``composite`` may be a photograph
             continue
-        behind = background[at] / 255
+        behind = background[band] / 255
         change = (darken(behind, part) - behind) * (1 - levels / 255)
-        composite[at] = to_bytes(composite[at] / 255 + change)
+        composite[band] = to_bytes(composite[band] / 255 + change)
 
 
 def shadow_levels(background: Tensor, shade: Shade, *, white: bool = False) -> Tensor:
-    """Opacity (1, H, W), uint8, of the black that is the shadow over ``background``, uint8.
+    """Opacity (1, H, W), uint8, of a black layer that equals the shadow on ``background``, uint8.
 
-    See ``opacity_over``. ``white`` is for a white background instead.
+    With ``white``, on a white background instead. See ``opacity_over``.
     """
     frame = (background.shape[-2], background.shape[-1])
     levels = torch.zeros(1, *frame, dtype=torch.uint8)
@@ -260,18 +255,18 @@ def shadow_levels(background: Tensor, shade: Shade, *, white: bool = False) -> T
     return levels
 
 
-def under(color: Tensor, alpha: Tensor, shadow: Tensor) -> tuple[Tensor, Tensor]:
-    """A cut-out over its shadow: straight colour (3, H, W) and alpha (1, H, W), uint8.
+def over_shadow(color: Tensor, alpha: Tensor, shadow: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge a cut-out and its shadow: straight colour (3, H, W) and alpha (1, H, W), uint8.
 
-    ``color`` is uint8, ``alpha`` uint8 or float, ``shadow`` the opacity of black in 8 bits.
+    ``color`` is uint8, ``alpha`` uint8 or float; ``shadow`` is from ``shadow_levels``.
     """
     pixels = torch.empty_like(color)
     levels = torch.empty(alpha.shape, dtype=torch.uint8)
     for start in range(0, color.shape[-2], BAND):
-        at = (slice(None), slice(start, start + BAND))
-        opacity = to_bytes(alpha[at]) / 255
-        together = opacity + (1 - opacity) * (shadow[at] / 255)
-        levels[at] = to_bytes(together)
-        share = torch.where(opacity < 1, opacity / together.clamp_min(1e-6), opacity)
-        pixels[at] = to_bytes(color[at] / 255 * share)
+        band = (slice(None), slice(start, start + BAND))
+        opacity = to_bytes(alpha[band]) / 255
+        total = opacity + (1 - opacity) * (shadow[band] / 255)
+        levels[band] = to_bytes(total)
+        weight = torch.where(opacity < 1, opacity / total.clamp_min(1e-6), opacity)
+        pixels[band] = to_bytes(color[band] / 255 * weight)
     return pixels, levels

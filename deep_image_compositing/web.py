@@ -1,7 +1,7 @@
-"""What both web servers share: where they listen, and whom they answer.
+"""Listening and access control, shared by both web servers.
 
-A page elsewhere can have its own name lead to this machine, and would then read and write in the
-name of whoever looks at it; but the browser says which name it has asked for, and no address.
+A page of another site can resolve its own host name to this server (DNS rebinding) and would then
+act on the visitor's behalf. Checking the ``Host`` header prevents this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deep_image_compositing.errors import UsageError
 COOKIE = "deep-image-compositing"
 
 OPEN = ("/health",)
-"""Paths that are answered without a token: whoever watches over a server has none."""
+"""Paths that need no token, for monitoring."""
 
 _YEAR = 365 * 24 * 3600
 HEADERS = {
@@ -35,29 +35,32 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Of every answer that does not set them otherwise."""
+"""Default headers of every response."""
 
 
 class Gate:
-    """Middleware that answers to its own names, writes for its own pages, and asks for the token.
+    """Middleware that checks the host, the origin of writing requests, and an access token.
 
-    ``names`` are further ones than addresses, ``localhost`` and the machine's own; ``refuse`` makes
-    an answer of a status and a sentence. The token comes as ``Authorization: Bearer TOKEN``, or as
-    ``?token=TOKEN`` once, which becomes a cookie; None is for whoever comes.
+    Args:
+        app: the application to protect.
+        names: allowed hosts besides IP addresses, ``localhost`` and the machine's own name.
+        refuse: creates a response from a status, a message and optional headers.
+        token: expected in ``Authorization: Bearer TOKEN``, or once in ``?token=TOKEN``, which sets
+            a cookie. None allows access without a token.
     """
 
     def __init__(
         self, app: ASGIApp, names: Iterable[str], refuse: Callable[..., Response],
         token: str | None = None,
     ) -> None:  # fmt: skip
-        own = socket.gethostname()
+        machine = socket.gethostname()
         self.app, self.refuse, self.token = app, refuse, token
-        known = {name.lower() for name in ("localhost", own, f"{own}.local", *names)}
-        # Pages name their port, and proxies may drop it from the host.
-        self.names = (known | set(map(bare, known))) - {""}
+        allowed = {name.lower() for name in ("localhost", machine, f"{machine}.local", *names)}
+        # Origins include the port, which proxies may drop from the host.
+        self.names = (allowed | set(map(_host_name, allowed))) - {""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_more(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -65,64 +68,65 @@ class Gate:
             await send(message)
 
         if scope["type"] == "http":
-            await (self._refusal(scope) or self.app)(scope, receive, send_more)
+            await (self._refusal(scope) or self.app)(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that is not let through."""
-        asked = HTTPConnection(scope)
-        host = asked.headers.get("host", "").lower()
-        if not is_own(host, self.names):
-            error = "this server has another name; it can be allowed: --allowed-host"
+        """The response to a request that is not passed on to the application."""
+        request = HTTPConnection(scope)
+        host = request.headers.get("host", "").lower()
+        if not is_allowed(host, self.names):
+            error = "this host name is not allowed; allow it with --allowed-host"
             return self.refuse(403, error)
-        origin = asked.headers.get("origin", f"http://{host}")  # only browsers name it
+        origin = request.headers.get("origin", f"http://{host}")  # only browsers send it
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin.partition("://")[2].lower() not in {host, *self.names}:
-            return self.refuse(403, "this comes from a page of another site")
+            return self.refuse(403, "this request comes from a page of another site")
         if self.token is None or scope["path"] in OPEN:
             return None
-        offered = asked.query_params.get("token", "")
-        if not writes and offered and self._is_token(offered):
-            # So that it stays in no list of visited pages. A proxy may have the page in a folder.
-            answer = RedirectResponse("../" * (scope["path"].count("/") - 1) or "./", 303)
+        token = request.query_params.get("token", "")
+        if not writes and token and self._is_token(token):
+            # Keep the token out of the browser's history. The URL is relative because a proxy may
+            # serve the page from a subfolder.
+            response = RedirectResponse("../" * (scope["path"].count("/") - 1) or "./", 303)
             secure = scope["scheme"] == "https"
-            answer.set_cookie(COOKIE, offered, _YEAR, httponly=True, samesite="lax", secure=secure)
-            return answer
-        kind, _, bearer = asked.headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if kind.lower() == "bearer" else None
-        if any(one and self._is_token(one) for one in (given, asked.cookies.get(COOKIE))):
+            response.set_cookie(COOKIE, token, _YEAR, httponly=True, samesite="lax", secure=secure)
+            return response
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        bearer = credentials.strip() if scheme.lower() == "bearer" else None
+        if any(t and self._is_token(t) for t in (bearer, request.cookies.get(COOKIE))):
             return None
         error = "a token is needed: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"
         return self.refuse(401, error, {"www-authenticate": "Bearer"})
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), (self.token or "").encode())
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), (self.token or "").encode())
 
 
-def is_own(host: str, names: Iterable[str]) -> bool:
-    """Whether ``host``, as a request names it, is an address or one of ``names``."""
-    name = bare(host)
+def is_allowed(host: str, names: Iterable[str]) -> bool:
+    """Whether the ``Host`` header ``host`` is an IP address or one of ``names``."""
+    name = _host_name(host)
     try:
         return name in names or ipaddress.ip_address(name.strip("[]")) is not None
     except ValueError:
         return False
 
 
-def bare(host: str) -> str:
-    """A host without its port and closing dot; empty for what is none."""
-    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host)
-    return found[1] if found else ""
+def _host_name(host: str) -> str:
+    """``host`` without its port and trailing dot; empty if it is invalid."""
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::\d*)?", host)
+    return match[1] if match else ""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything slow; ``UsageError`` if the address cannot be had."""
+    """Open a listening socket; raises ``UsageError`` if the address is unavailable."""
     if not 0 <= port <= 65535:
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:  # the latter of what can be no name
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"cannot listen at {host} port {port}: {reason}; give another --host or --port"

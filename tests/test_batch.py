@@ -209,7 +209,7 @@ def test_nothing_to_do_and_wrong_arguments(folder: Path) -> None:
         ({"devices": 0}, "devices must be at least 1"),
         ({"accelerator": "gpu"}, "the device cpu and the accelerator gpu exclude each other"),
         ({"device": "cuda:1", "devices": 2}, "the device cuda:1 is one, but 2 devices"),
-        ({"devices": -1}, "--devices.* cannot be had"),
+        ({"devices": -1}, "--devices.* is not available"),
         ({"position": "left"}, "position must be two numbers"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -408,7 +408,7 @@ def test_what_is_told_to_stop_keeps_what_is_finished(
         run(folder, make=stop_at(3, lambda: os.kill(os.getpid(), number)))
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert set(files(folder)) == {"a.png", "b.png"}
-    assert caplog.text.count("the same command with --resume goes on") == 1
+    assert caplog.text.count("run the same command with --resume") == 1
     assert not batch.writing()
     assert run(folder, resume=True) == Outcome(3, 2, {})
 

@@ -346,7 +346,7 @@ def test_what_cannot_fill_a_slot(given: Any) -> None:
     ],
 )
 def test_a_wrong_answer_is_named(answer: Callable[[Tensor], Any], reason: str) -> None:
-    with pytest.raises(CompositingError, match=f"the segmenter's answer is wrong: .*{reason}"):
+    with pytest.raises(CompositingError, match=f"the segmenter's output is invalid: .*{reason}"):
         make(answer)(noise(20, 20), noise(9, 9))
 
 
@@ -366,7 +366,7 @@ def test_wrong_layers_are_named() -> None:
         def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
             return Layers(alpha, alpha)
 
-    with pytest.raises(CompositingError, match="the fuser's answer is wrong"):
+    with pytest.raises(CompositingError, match="the fuser's output is invalid"):
         make(fuser=Wrong())(noise(20, 20), noise(9, 9))
 
 

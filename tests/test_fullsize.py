@@ -17,7 +17,7 @@ from deep_image_compositing.fullsize import (
     Repainted,
     fuse_tiles,
     lift_refined,
-    refine_given,
+    refine_full_mask,
     rim_blocks,
     to_bytes,
 )
@@ -80,19 +80,19 @@ def test_repainted_lays_colours_over_a_copy() -> None:
     before = pixels.clone()
     parts = [torch.tensor([0, 7]), torch.tensor([19])]
     colors = [torch.tensor([[1, 2], [3, 4], [5, 6]]).byte(), torch.tensor([[7], [8], [9]]).byte()]
-    out = Repainted.of(parts, colors).on(pixels)
+    out = Repainted(torch.cat(parts), torch.cat(colors, 1)).apply_to(pixels)
     assert out[:, 0, 0].tolist() == [1, 3, 5]
     assert out[:, 1, 2].tolist() == [2, 4, 6]
     assert out[:, 3, 4].tolist() == [7, 8, 9]
     assert int((out != pixels).any(0).sum()) <= 3
     assert torch.equal(pixels, before)
-    assert torch.equal(Repainted.of([], []).on(pixels), pixels)
+    assert torch.equal(Repainted().apply_to(pixels), pixels)
 
 
 def test_repainted_takes_views_whose_rows_are_not_contiguous() -> None:
     pixels = torch.from_numpy(noise(4, 5)).permute(2, 0, 1)
     color = torch.tensor([[1], [2], [3]], dtype=torch.uint8)
-    out = Repainted.of([torch.tensor([6])], [color]).on(pixels)
+    out = Repainted(torch.tensor([6]), color).apply_to(pixels)
     assert out[:, 1, 1].tolist() == [1, 2, 3]
 
 
@@ -106,7 +106,7 @@ def test_solid_cells_are_copies_bit_for_bit(height: int, width: int) -> None:
     assert torch.equal(fused.composite[level == 255], pixels[level == 255])
     assert torch.equal(fused.composite[level == 0], backdrop[level == 0])
     assert torch.equal(fused.alpha, alpha)
-    assert fused.repainted.places.numel() == 0
+    assert fused.repainted.indices.numel() == 0
 
 
 def test_only_what_shows_and_differs_is_repainted() -> None:
@@ -117,10 +117,10 @@ def test_only_what_shows_and_differs_is_repainted() -> None:
         return Layers(opacity, torch.where(opacity == 1, front, front / 2))
 
     fused = fuse_tiles(pixels, backdrop, alpha, darker, 4, CPU)
-    rows, columns = fused.repainted.places // 400, fused.repainted.places % 400
+    rows, columns = fused.repainted.indices // 400, fused.repainted.indices % 400
     level = alpha[0, rows, columns]
     assert ((level > 0) & (level < 255)).all()
-    own = fused.repainted.on(pixels)
+    own = fused.repainted.apply_to(pixels)
     soft = (alpha > 0) & (alpha < 255)
     assert steps(own * soft, to_bytes(pixels / 510) * soft) <= 1
     assert torch.equal(own * ~soft, pixels * ~soft)
@@ -170,7 +170,7 @@ def test_a_filter_of_a_given_mask_in_tiles_is_that_of_the_whole() -> None:
     def spread(image: Tensor, alpha: Tensor) -> Tensor:
         return (dilate(alpha, 5) + erode(alpha, 5)) / 2
 
-    tiled = refine_given(pixels, mask, spread, 10, CPU)  # tiles blend over half
+    tiled = refine_full_mask(pixels, mask, spread, 10, CPU)  # tiles blend over half
     whole = spread(pixels[None] / 255, mask[None] / 255)[0]
     assert steps(tiled, to_bytes(whole)) <= 1
 

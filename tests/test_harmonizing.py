@@ -156,11 +156,11 @@ def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         made = []
         for rows in (7, 1000):
             monkeypatch.setattr(harmonizing, "BAND", rows)
-            fused = Fused(backdrop.clone(), alpha, Repainted.of([], []))
+            fused = Fused(backdrop.clone(), alpha, Repainted())
             made.append(recolor_subject(fused, pixels, backdrop, recolor, 0.7, CPU))
     assert (made[0].composite.int() - made[1].composite.int()).abs().max() <= 1
     shown = alpha[0] > 0
-    colors = [one.repainted.on(pixels).int()[:, shown] for one in made]
+    colors = [one.repainted.apply_to(pixels).int()[:, shown] for one in made]
     assert (colors[0] - colors[1]).abs().max() <= 1
     assert (made[0].composite != backdrop).any()
 
@@ -173,9 +173,9 @@ def test_colours_are_moved_once_for_all_that_is_saved(
     for key, path in named.items():
         result.save(**{key: path})
     alone = {key: path.read_bytes() for key, path in named.items()}
-    original, calls = harmonizing.Recolored.on, []
+    original, calls = harmonizing.Recolored.apply_to, []
     monkeypatch.setattr(
-        harmonizing.Recolored, "on", lambda *given: calls.append(given) or original(*given)
+        harmonizing.Recolored, "apply_to", lambda *args: calls.append(args) or original(*args)
     )
     result.save(tmp_path / "composite.png", **named)
     assert len(calls) == 1
@@ -243,5 +243,5 @@ class Wrong(HarmonizerModel):
 def test_a_wrong_answer_is_the_harmonizer_s(answer: Any, said: str) -> None:
     front, back = noise(40, 50), noise(40, 50, seed=1)
     for own in (Wrong(answer), lambda composite, mask: answer(composite)):
-        with pytest.raises(CompositingError, match=f"the harmonizer's answer is wrong: .*{said}"):
+        with pytest.raises(CompositingError, match=f"the harmonizer's output is invalid: .*{said}"):
             make(own)(front, back, disc(40, 50)[0])

@@ -81,7 +81,7 @@ def test_a_blurred_background_has_nothing_of_the_subject_in_it(compositor: Compo
     [
         (disc(), {"background": "#ff8zzz"}, "is no colour"),
         (disc(), {"background": "#ff880080"}, "is transparent"),
-        (disc(), {"background": "whit"}, "neither a colour, nor blur, nor a file"),
+        (disc(), {"background": "whit"}, "neither a colour, nor blur, nor an existing file"),
         (disc(), {"output": "x.png"}, "output names the file"),
     ],
 )

@@ -16,7 +16,7 @@ FLOORS = (
     {"devices", "functional", "images", "ledger", "published", "weights"},
     {"metrics", "networks", "placement", "registry"},
     {"hub", "losses", "models", "shadows"},
-    {"asking", "export", "stages"},
+    {"export", "inference", "stages"},
     {"data", "fullsize"},
     {"composite", "harmonizing"},
     {"compositor", "resuming"},

@@ -131,7 +131,7 @@ def test_a_subject_that_is_cut_off_gets_none_and_one_warning_says_so(
 ) -> None:
     with caplog.at_level(logging.WARNING, "deep_image_compositing"):
         cut = make("cast", mask=figure(bottom=1.2))
-    assert len([record for record in caplog.records if "cut off below" in record.message]) == 1
+    assert sum("cut off at the bottom" in record.message for record in caplog.records) == 1
     assert torch.equal(cut.composite_pixels, make(mask=figure(bottom=1.2)).composite_pixels)
     assert float(cut.shadow.max()) == 0
     assert cut.floor == 120

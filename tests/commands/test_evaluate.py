@@ -122,7 +122,7 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
         (["--sheets", "3", "--no-sheets"], "contradict each other"),
         (["--lpips-weights", "gone.pth"], "there is no file gone.pth"),
         (["--out", "file"], "file is a file"),
-        (["--accelerator", "abacus"], "--accelerator cannot be had"),
+        (["--accelerator", "abacus"], "--accelerator is not available"),
     ],
 )
 def test_what_cannot_be_right_is_told_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Asking a stage, whatever it is, and what counts as an answer; the compositor asks by these."""
+"""Run stages for the compositor and validate what they return."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _BASE_METHODS = (FuserModel.layers, FuserModel.finer_layers, HarmonizerModel.rec
 
 
 @torch.inference_mode()
-def ask(slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
-    """What a stage makes of the tensors; ``CompositingError`` where memory runs out."""
+def run_stage(slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
+    """Run a stage in inference mode; raises ``CompositingError`` when memory runs out."""
     try:
         return stage(*tensors)
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and "DefaultCPUAllocator" not in str(error):  # which has no class of its own
+        out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        # The CPU allocator raises a plain RuntimeError.
+        if not out_of_memory and "DefaultCPUAllocator" not in str(error):
             raise
         (height, width), device = tensors[0].shape[-2:], tensors[0].device
         raise CompositingError(
@@ -33,14 +34,17 @@ def ask(slot: str, stage: Callable[..., Any], *tensors: Any) -> Any:
         ) from error
 
 
-def ask_picture(slot: str, name: str, stage: Callable[..., Any], *tensors: Any) -> Tensor:
-    """The answer, float32 in [0, 1], when it keeps the convention of ``name``; else an error."""
-    return _checked(slot, name, ask(slot, stage, *tensors), tensors[0])
+def run_checked(slot: str, name: str, stage: Callable[..., Any], *tensors: Any) -> Tensor:
+    """Run a stage whose output follows the convention ``name``; float32 in [0, 1].
+
+    Raises ``CompositingError`` for any other output.
+    """
+    return _checked(slot, name, run_stage(slot, stage, *tensors), tensors[0])
 
 
-def ask_layers(stage: Callable[..., Any], image: Tensor, *others: Any) -> Layers | None:
-    """A fuser's layers, float32 in [0, 1], when they keep the conventions; None without."""
-    parts = ask("fuser", stage, image, *others)
+def run_layers(layers: Callable[..., Any], image: Tensor, *others: Any) -> Layers | None:
+    """Run a fuser's ``layers`` or ``finer_layers``, validated as in ``run_checked``."""
+    parts = run_stage("fuser", layers, image, *others)
     if parts is None:
         return None
     old = getattr(parts, "old_background", None)
@@ -56,16 +60,16 @@ def is_learned(stage: Callable[..., Any]) -> bool:
     return isinstance(stage, nn.Module) and next(stage.parameters(), None) is not None
 
 
-def own_method(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
-    """The stage's own method ``name``; not what a module merely calls so, and not the base's."""
-    found = getattr(stage, name, None)
+def find_override(stage: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """The stage's method ``name``; None for the base class's default or a submodule."""
+    method = getattr(stage, name, None)
     inherited = getattr(type(stage), name, None) in _BASE_METHODS
-    return found if ismethod(found) and not inherited else None
+    return method if ismethod(method) and not inherited else None
 
 
-def _checked(slot: str, name: str, answer: Any, image: Tensor) -> Tensor:
+def _checked(slot: str, name: str, output: Any, image: Tensor) -> Tensor:
     try:
-        check(**{"image": image, name: answer})
+        check(**{"image": image, name: output})
     except UsageError as error:
-        raise CompositingError(f"the {slot}'s answer is wrong: {error}") from error
-    return answer.float().clamp(0, 1)
+        raise CompositingError(f"the {slot}'s output is invalid: {error}") from error
+    return output.float().clamp(0, 1)
