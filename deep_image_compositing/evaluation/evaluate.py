@@ -37,7 +37,7 @@ def evaluate(
     show: bool = False,
     command: str = "",
 ) -> Report | None:
-    """Measure methods on a test set and write the report.
+    """Measure methods on a test set, and write and return the report, in the first process.
 
     Args:
         methods: methods with different names, such as ``choose`` returns.
@@ -56,9 +56,6 @@ def evaluate(
         overwrite: delete an earlier evaluation in ``out`` and start again.
         show: show progress on standard error.
         command: the command line, for the report.
-
-    Returns:
-        The report in the first process, None in the others.
 
     Raises:
         UsageError: an argument is wrong, or ``out`` is a file, holds the evaluation of another

@@ -65,11 +65,11 @@ def verdicts(report: Report) -> list[str]:
             continue
         pairs = [(m, d) for m, d in summary.differences.items() if d.count]
         pairs.sort(key=lambda pair: pair[1].mean)
-        most = max((d.count for _, d in pairs), default=FEW)
-        if most < FEW:
+        count = max((d.count for _, d in pairs), default=FEW)
+        if count < FEW:
             gaps = listed([f"{m} by {_signed(d, measure)}" for m, d in pairs])
-            where = "" if most > 1 else " on the one picture there is,"
-            few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
+            where = "" if count > 1 else " on the one picture there is,"
+            few = f"; {counted(count, 'picture')} are too few to say more" if count > 1 else ""
             differs = f"{reference} differs in {measure.name} from {gaps}"
             sentences.append(f"{start},{where} {differs}{few}.")
             continue

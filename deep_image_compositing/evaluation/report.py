@@ -193,8 +193,6 @@ class Report:
 
 
 class Cell(NamedTuple):
-    """One figure of a table."""
-
     text: str
     interval: str = ""  # as text; empty if there is none
     value: float = nan
@@ -204,10 +202,10 @@ class Cell(NamedTuple):
     def of(cls, key: str, mean: Mean, column: Sequence[Mean]) -> Cell:
         """The cell of ``mean`` in a column; a method that lacks some pictures is never best."""
         measure, digits = MEASURES[key], MEASURES[key].digits
-        whole = max(other.pictures for other in column)
-        rivals = [round(other.mean, digits) for other in column if other.pictures == whole]
-        top = max(rivals) if measure.better == "higher" else min(rivals)
-        best = len(column) > 1 and mean.pictures == whole and round(mean.mean, digits) == top
+        total = max(other.pictures for other in column)
+        means = [round(other.mean, digits) for other in column if other.pictures == total]
+        top = max(means) if measure.better == "higher" else min(means)
+        best = len(column) > 1 and mean.pictures == total and round(mean.mean, digits) == top
         interval = ""
         if measure.group != "cost" and mean.pictures > 1:
             interval = f"[{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
@@ -215,16 +213,12 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a table."""
-
     label: str
     note: str  # shown beside the label
     cells: list[Cell | None]  # one per column
 
 
 class Head(NamedTuple):
-    """A column heading."""
-
     name: str
     arrow: str = ""  # towards better values
     unit: str = ""
@@ -237,8 +231,6 @@ def head(key: str) -> Head:
 
 
 class Table(NamedTuple):
-    """A table of figures."""
-
     title: str
     columns: list[Head]
     rows: list[Row]
@@ -293,7 +285,7 @@ def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:
 
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
     """A table of some measures with a row per method, or per segmenter for mask measures."""
-    summary, whole, main = report.summary[grade], len(report.names), report.key
+    summary, total, main = report.summary[grade], len(report.names), report.key
     with_wins = main in keys and main in summary.wins
     labels = {name: name for name in report.method_names}
     if title == GROUPS["mask"]:  # one method per segmenter: the one with the most pictures
@@ -308,11 +300,12 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
             column = [summary.means[m][key] for m in labels if key in summary.means[m]]
             cells.append(Cell.of(key, means[key], column) if key in means else None)
         if with_wins:
-            won, most = summary.wins[main][method], max(summary.wins[main].values())
-            cells.insert(1, Cell(f"{won:.4g}", "", won, won == most) if main in means else None)
+            won = summary.wins[main][method]
+            best = won == max(summary.wins[main].values())
+            cells.insert(1, Cell(f"{won:.4g}", "", won, best) if main in means else None)
         failed = summary.failed[method]
-        counts = {"failed": failed, "missing": whole - failed - summary.measured[method]}
-        note = "; ".join(f"{word} {count} of {whole}" for word, count in counts.items() if count)
+        counts = {"failed": failed, "missing": total - failed - summary.measured[method]}
+        note = "; ".join(f"{word} {count} of {total}" for word, count in counts.items() if count)
         rows.append(Row(label, note, cells))
     columns = [head(key) for key in keys]
     if with_wins:

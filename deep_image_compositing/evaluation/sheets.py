@@ -175,19 +175,18 @@ def choose_crops(
     """
     height, width = size
     rows, columns = interest.shape[-2:]
-    high, wide = min(side, height), min(side, width)
-    window = (max(1, round(high * rows / height)), max(1, round(wide * columns / width)))
-    sums = F.avg_pool2d(interest.double(), window, stride=1)[0, 0]
+    box_height, box_width = min(side, height), min(side, width)
+    h, w = max(1, round(box_height * rows / height)), max(1, round(box_width * columns / width))
+    sums = F.avg_pool2d(interest.double(), (h, w), stride=1)[0, 0]
     corners: list[tuple[int, int]] = []
     while len(corners) < count and float(sums.max()) > 0:
         y, x = divmod(int(sums.argmax()), sums.shape[1])
         top, left = round(y * height / rows), round(x * width / columns)
-        corners.append((min(top, height - high), min(left, width - wide)))
+        corners.append((min(top, height - box_height), min(left, width - box_width)))
         # No other square may overlap this one.
-        near = (slice(max(0, at - w + 1), at + w) for at, w in zip((y, x), window, strict=True))
-        sums[tuple(near)] = 0
-    corners = corners or [((height - high) // 2, (width - wide) // 2)]
-    return [(top, left, top + high, left + wide) for top, left in corners]
+        sums[max(0, y - h + 1) : y + h, max(0, x - w + 1) : x + w] = 0
+    corners = corners or [((height - box_height) // 2, (width - box_width) // 2)]
+    return [(top, left, top + box_height, left + box_width) for top, left in corners]
 
 
 def _softness(alpha: Tensor) -> Tensor:
