@@ -8,8 +8,6 @@ also with another number of processes.
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import logging
 import math
 import os
@@ -37,6 +35,7 @@ from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
+from deep_image_compositing.evaluation.testsets.base import json_digest
 from deep_image_compositing.files import at_home
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
@@ -134,7 +133,9 @@ class Bench(LightningModule):
             "device": self.device.type,
             "lpips": None if self._lpips[0] is None else digest(lpips) if lpips else "cached",
         }
-        self.identities = {m.name: _hash({**common, **m.describe()}) for m in self.plan.methods}
+        self.identities = {
+            m.name: json_digest({**common, **m.describe()}) for m in self.plan.methods
+        }
         processes = self.trainer.world_size
         if self.plan.threads is None and self.device.type == "cpu" and processes > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
@@ -160,7 +161,6 @@ class Bench(LightningModule):
     # Running
 
     def on_test_start(self) -> None:
-        """Show the amount of work."""
         self.advance("evaluating", 0, self._total)
 
     def test_step(self, job: tuple[int, int], batch_idx: int) -> None:
@@ -290,7 +290,7 @@ class Bench(LightningModule):
     def _draw(self, name: str, grade: str) -> None:
         """Draw one sheet, unless the existing one shows the same records."""
         records, file, out = self._records(name, grade), _sheet(name, grade), self.plan.out
-        made_of = {"made_of": _hash([sheets.LAYOUT, records])}
+        made_of = {"made_of": json_digest([sheets.LAYOUT, records])}
         if (out / file).exists() and self.ledger.entries.get(file) == made_of:
             return
         try:
@@ -352,11 +352,6 @@ def _key(sample: str, grade: str, method: str) -> str:
 def _sheet(sample: str, grade: str) -> str:
     """The path of a contact sheet within ``out``."""
     return f"{sheets.FOLDER}/{grade}/{sample}.jpg"
-
-
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

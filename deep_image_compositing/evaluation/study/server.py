@@ -85,8 +85,6 @@ def create_app(
 
 
 class _Handlers:
-    """The handlers of all requests."""
-
     def __init__(self, study: Study, store: Store, folder: str | Path, intro: str) -> None:
         self.study, self.store, self.intro = study, store, intro
         self.sets = {item.id: item for item in study.shown}

@@ -98,8 +98,13 @@ class TestSet(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of ``about`` and ``files``."""
-        content = json.dumps([self.about, self.files], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return json_digest([self.about, self.files])
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256, in hex, of ``content`` as JSON."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # Names, options and random numbers

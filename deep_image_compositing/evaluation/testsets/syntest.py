@@ -116,7 +116,7 @@ class SynTest(base.TestSet):
             self._scenes = _open(inputs, "backgrounds", paths[1], background_hold_out)
         if len(self._scenes) < 2:
             raise UsageError(
-                f"syntest needs two backgrounds or more, of which {', '.join(paths[1])} holds one"
+                f"syntest needs two backgrounds or more; {', '.join(paths[1])} holds only one"
             )
         self._samples = self._plan(subjects, samples, per_subject)
         about: dict[str, Any] = {
