@@ -1,1 +1,1 @@
-"""The command ``benchmark``. Ratios within one run can be compared, seconds cannot."""
+"""The command ``benchmark``. Compare ratios within one run; seconds depend on the machine."""

@@ -1,4 +1,4 @@
-"""``benchmark pipeline`` and ``resolution``: seconds and memory of composites, also pymatting's."""
+"""``benchmark pipeline`` and ``resolution``: time and memory of composites and of pymatting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from deep_image_compositing.stages.making import make_stage
 
 
 def pipeline(device: torch.device, quick: bool) -> Iterator[Table]:
-    """Cold starts, and one pair through the pipeline, every stage and another method."""
+    """Cold starts, and one pair through the pipeline, each stage and pymatting."""
     with TemporaryDirectory() as name:
         folder, side = Path(name), 96 if quick else 768
         write_scene(folder / "large", *((160, 120) if quick else (1440, 1080)))
@@ -48,8 +48,8 @@ def start_table(folder: Path, repeats: int) -> Table:
     )
     table = Table("command", "seconds", "of import torch", "peak MB",
                   title=f"Cold start: fresh processes on the CPU, median of {repeats}")  # fmt: skip
-    alone = 0.0
-    for what, arguments, code in (
+    torch_import = 0.0
+    for label, arguments, code in (
         ("import torch", ["-c", "import torch"], 0),
         ("--help", [*PROGRAM, "--help"], 0),
         ("composite, a wrong name", [*large, "--segmenter=piramid"], 2),
@@ -59,10 +59,10 @@ def start_table(folder: Path, repeats: int) -> Table:
         ("composite, 768 × 768", pair, 0),
     ):  # fmt: skip
         runs = [fresh(*arguments, code=code) for _ in range(repeats)]
-        all_seconds, peaks, _ = zip(*runs, strict=True)
-        seconds, peak = statistics.median(all_seconds), statistics.median(peaks)
-        alone = alone or seconds
-        table.add_row(what, f"{seconds:.2f}", f"{seconds / alone:.2f}", f"{peak:.0f}")
+        times, peaks, _ = zip(*runs, strict=True)
+        seconds, peak = statistics.median(times), statistics.median(peaks)
+        torch_import = torch_import or seconds
+        table.add_row(label, f"{seconds:.2f}", f"{seconds / torch_import:.2f}", f"{peak:.0f}")
     return table
 
 
@@ -70,37 +70,37 @@ def pair_table(folder: Path, device: torch.device, repeats: int) -> Table:
     """One pair through pymatting on the CPU, the whole pipeline, and each stage alone."""
     front, back = (photograph.pixels for photograph in measuring.read_scene(folder))
     mask = read_mask(folder / "mask.png")
-    on = [to_tensor(picture)[None].to(device) for picture in (front, back, mask)]
-    given = {"segmenter": on[:1], "refiner": [on[0], on[2]], "fuser": on}
-    given["harmonizer"] = on[1:]
+    f, b, m = (to_tensor(picture)[None].to(device) for picture in (front, back, mask))
+    inputs = {"segmenter": [f], "refiner": [f, m], "fuser": [f, b, m], "harmonizer": [b, m]}
     table = Table("what", "seconds", "of pymatting",
                   title=f"A pair of {len(mask)} × {len(mask)} pixels on {device}, "
                   f"{torch.get_num_threads()} threads, median of {repeats}")  # fmt: skip
-    calls, rival = dict[str, Callable[[], Any]](), "pymatting: closed form, multi-level colours"
+    calls, baseline = dict[str, Callable[[], Any]](), "pymatting: closed form, multi-level colours"
     with contextlib.suppress(ImportError):
         from pymatting import estimate_alpha_cf, estimate_foreground_ml
 
-        trimap = trimap_from_mask(on[2], max(2, len(mask) // 48))[0, 0].double().cpu().numpy()
-        calls[rival] = lambda: estimate_foreground_ml(
+        trimap = trimap_from_mask(m, max(2, len(mask) // 48))[0, 0].double().cpu().numpy()
+        calls[baseline] = lambda: estimate_foreground_ml(
             front / 255.0, estimate_alpha_cf(front / 255.0, trimap)
         )
-    calls["the default pipeline"] = partial(informed(on[2], device), front, back)
+    calls["the default pipeline"] = partial(with_mask(m, device), front, back)
     for entry in registry.list_stages():
-        if entry.published is not None:  # some of a gigabyte: whoever wants them fetches them
+        if entry.published is not None:  # its weights may be a large download
             continue
         with contextlib.suppress(UsageError, MissingExtraError):  # it needs a file, or an extra
             stage: Any = make_stage(entry.slot, entry.name)
             stage.to(device).eval()
-            calls[f"{entry.slot} {entry.name}"] = partial(stage, *given[entry.slot])
+            calls[f"{entry.slot} {entry.name}"] = partial(stage, *inputs[entry.slot])
     with torch.inference_mode():
-        seconds = {what: measuring.median(call, repeats) for what, call in calls.items()}
-    for what, each in seconds.items():
-        table.add_row(what, f"{each:.3f}", f"{each / seconds.get(rival, math.nan):.3f}")
+        medians = {label: measuring.median(call, repeats) for label, call in calls.items()}
+    for label, seconds in medians.items():
+        ratio = seconds / medians.get(baseline, math.nan)
+        table.add_row(label, f"{seconds:.3f}", f"{ratio:.3f}")
     return table
 
 
-def informed(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
-    """The default compositor, whose segmenter works and then hands on ``mask``, which has a rim."""
+def with_mask(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
+    """The default compositor; its segmenter runs, but then returns ``mask``, which has a rim."""
     segmenter: Any = make_stage("segmenter", "pyramid")
     segmenter.to(device).eval()
 
@@ -112,7 +112,7 @@ def informed(mask: Tensor, device: torch.device, **options: Any) -> Compositor:
 
 
 def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -> Iterator[Table]:
-    """Seconds and memory of the same made subject at several sizes."""
+    """Seconds and memory of the same synthetic subject at several sizes."""
     parts = ("segmentation", "refinement", "fusion", "all", "read", "write")
     table = Table("megapixels", *parts, "ratio of all", "peak MB", "tiles",
                   title=f"Seconds of one subject at several sizes, on {device}, each in a fresh "
@@ -123,34 +123,34 @@ def resolution(megapixels: Sequence[float], device: torch.device, quick: bool) -
         with TemporaryDirectory() as folder:
             write_scene(Path(folder), 8 * round(height / 6), height)
             options = json.dumps({"side": 128 if quick else 896, "repeats": 1 if quick else 3})
-            _, peak, said = fresh("-m", __name__, folder, str(device), options)
-        found = json.loads(said.splitlines()[-1])
-        first = first or found["all"]
-        touched, cells = found["tiles"]
-        table.add_row(f"{size:g}", *(f"{found[part]:.2f}" for part in parts),
-                      f"{found['all'] / first:.2f}", f"{peak:.0f}",
-                      f"{touched} of {cells}" if cells else "all")  # fmt: skip
+            _, peak, output = fresh("-m", __name__, folder, str(device), options)
+        figures = json.loads(output.splitlines()[-1])
+        first = first or figures["all"]
+        touched, tiles = figures["tiles"]
+        table.add_row(f"{size:g}", *(f"{figures[part]:.2f}" for part in parts),
+                      f"{figures['all'] / first:.2f}", f"{peak:.0f}",
+                      f"{touched} of {tiles}" if tiles else "all")  # fmt: skip
     yield table
 
 
 def measure_scene(folder: Path, device: str, side: int, repeats: int) -> dict[str, Any]:
-    """Median seconds of reading, each stage, all of them and writing; tiles worked on, and all."""
+    """Median seconds of each stage, of ``all``, ``read`` and ``write``, and the tile counts."""
     mask = to_tensor(read_mask(folder / "mask.png"))[None]
-    compositor = informed(mask, torch.device(device), work_side=side)
+    compositor = with_mask(mask, torch.device(device), work_side=side)
     runs = []
     for _ in range(repeats):
         start = time.perf_counter()
-        given = measuring.read_scene(folder)
+        photographs = measuring.read_scene(folder)
         read = time.perf_counter() - start
-        result = compositor(*given)
+        result = compositor(*photographs)
         start = time.perf_counter()
         result.save(folder / "out.jpg")
         write = time.perf_counter() - start
         runs.append({**result.seconds, "read": read, "write": write})
         runs[-1]["all"] = sum(result.seconds.values())
-    runs = runs[repeats > 1 :]  # the first one of several does not count
-    found = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
-    return {**found, "tiles": result.tiles}
+    runs = runs[repeats > 1 :]  # without the warm-up run
+    medians = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
+    return {**medians, "tiles": result.tiles}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes, medians, made photographs and training data."""
+"""Helpers of the benchmarks: fresh processes, medians, synthetic photographs and shards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deep_image_compositing.images import Photograph, read_image
 PROGRAM = ("-m", "deep_image_compositing")
 SCENE = ("photograph.jpg", "background.jpg", "mask.png")
 
-# A process begins with the peak of the one that has started it: here one that is small.
+# A process inherits the peak memory of its parent, so a small one starts it.
 _STARTER = """
 import subprocess, sys, time
 try: from resource import RUSAGE_CHILDREN, getrusage
@@ -35,27 +35,26 @@ print(seconds, getrusage(RUSAGE_CHILDREN).ru_maxrss / unit if getrusage else "na
 
 
 def fresh(*arguments: str, code: int = 0) -> tuple[float, float, str]:
-    """Run Python in a fresh process: its seconds, peak of memory in MB (or NaN), and what it says.
+    """Run Python in a fresh process; returns seconds, peak memory in MB (or NaN), and its output.
 
-    Raises:
-        CompositingError: it ended with another ``code``.
+    CompositingError if the exit code is not ``code``.
     """
     command = [sys.executable, "-c", _STARTER, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    *said, figures = done.stdout.splitlines() or ["nan nan nan"]
-    seconds, peak, ended = figures.split()
-    if ended != str(code):
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise CompositingError(f"{' '.join(arguments[:3])} ended with {ended}: {reason}")
-    return float(seconds), float(peak), "\n".join(said)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    *output, figures = process.stdout.splitlines() or ["nan nan nan"]
+    seconds, peak, exit_code = figures.split()
+    if exit_code != str(code):
+        reason = (process.stderr.strip() or "no message").splitlines()[-1]
+        raise CompositingError(f"{' '.join(arguments[:3])} ended with {exit_code}: {reason}")
+    return float(seconds), float(peak), "\n".join(output)
 
 
 def median(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of ``call``, after one that does not count unless there is just one."""
+    """Median seconds of ``call``, after a warm-up call if there are several."""
     seconds: list[float] = []
     if repeats > 1:
         call()
-    while len(seconds) < repeats and sum(seconds) < 20:  # patience
+    while len(seconds) < repeats and sum(seconds) < 20:
         start = now()
         call()
         seconds.append(now() - start)
@@ -63,14 +62,14 @@ def median(call: Callable[[], Any], repeats: int) -> float:
 
 
 def now() -> float:
-    """Seconds on the clock, once the accelerator has done all that it was given."""
+    """Seconds on the clock, after the accelerator has finished all queued work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 def write_scene(folder: Path, width: int, height: int) -> None:
-    """Write ``SCENE``, with the same subject at every size; the mask is binary and blurred."""
+    """Write the files ``SCENE``: the same subject at every size, with a binary, blurred mask."""
     folder.mkdir(exist_ok=True)
     rng, size = np.random.default_rng(2), (width, height)
     cutout = noise.matte(rng, (600, 600)).resize(size, Image.Resampling.BICUBIC)
@@ -93,7 +92,7 @@ def read_scene(folder: Path) -> list[Photograph]:
 
 
 def write_shards(folder: Path, kind: str, count: int, sides: noise.Sides) -> Path:
-    """Make files of a kind, and of those, with the command ``shards``, the shards returned."""
+    """Write synthetic files of a kind, and return the folder of shards made from them."""
     root, out = folder / f"{kind}-files", folder / kind
     images, labels = root / "images", root / ("masks" if kind == "segmentation" else "alphas")
     rng = np.random.default_rng(len(kind))

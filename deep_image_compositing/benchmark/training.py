@@ -1,4 +1,4 @@
-"""``benchmark data``, ``train`` and ``gpu``: speed alone, on noise and from random weights."""
+"""``benchmark data``, ``train`` and ``gpu``: speed only, with noise and random weights."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import CascadeRefiner
 from deep_image_compositing.stages.segmentation import PyramidSegmenter
 
-MINUTES = 6.5  # after which no further way of training is begun
-CROP, BATCH = 256, 8  # of the loading rows: the paper's for segmentation
+MINUTES = 6.5  # after which no other training is started
+CROP, BATCH = 256, 8  # of the loading benchmark: the paper's for segmentation
 ENDLESS = 10**9
 
 
 def loading(workers: int, quick: bool) -> Iterator[Table]:
-    """How fast training data is loaded from shards, beside the decoding alone."""
+    """The speed of loading training data from shards, compared with decoding alone."""
     count, sides, batches, turns = (12, (96, 128), 3, 1) if quick else (160, (512, 800), 40, 7)
     table = Table("loading", "workers", "samples/s", "of the bare loop",
                   title=f"Crops of {CROP} × {CROP} of photographs of {sides[0]} to {sides[1]} "
@@ -55,7 +55,7 @@ def loading(workers: int, quick: bool) -> Iterator[Table]:
         scenes = write_shards(folder, "backgrounds", max(40, count // 4), sides)
         plans = draw_crops(folder / "segmentation-files", batches * BATCH)
         for number in sorted({1, workers}):
-            # Nothing is pasted: a sample is one photograph and one mask, as in the bare loop.
+            # Without pasting, a sample is one photograph and one mask, as in the bare loop.
             data = SegmentationData(Source(str(shards), paste=0.0), str(scenes), size=CROP,
                                     batch_size=BATCH, epoch_length=ENDLESS,
                                     num_workers=number)  # fmt: skip
@@ -64,25 +64,25 @@ def loading(workers: int, quick: bool) -> Iterator[Table]:
             rates = []
             with multiprocessing.Pool(number) as pool:
                 for _ in range(turns):
-                    pool.map(decode, plans[: 4 * number * BATCH])  # meanwhile loaders get ready
+                    pool.map(decode, plans[: 4 * number * BATCH])  # while the loaders warm up
                     start = time.perf_counter()
                     pool.map(decode, plans, chunksize=BATCH)
                     bare = time.perf_counter() - start
-                    # Some batches were made meanwhile: as many as may wait do not count.
+                    # The batches that were loaded during the bare loop do not count.
                     list(islice(loader, 2 * number + 2))
                     start = time.perf_counter()
                     list(islice(loader, batches))
                     rates.append((len(plans) / bare, len(plans) / (time.perf_counter() - start)))
-            bare, own = (statistics.median(each) for each in zip(*rates, strict=True))
-            ratio = statistics.median(own / bare for bare, own in rates)
+            bare, loaded = map(statistics.median, zip(*rates, strict=True))
+            ratio = statistics.median(loaded / bare for bare, loaded in rates)
             table.add_row("bare loop", str(number), f"{bare:.0f}")
-            table.add_row("shards", str(number), f"{own:.0f}", f"{ratio:.2f}")
+            table.add_row("shards", str(number), f"{loaded:.0f}", f"{ratio:.2f}")
             del loader
     yield table
 
 
 def draw_crops(files: Path, count: int) -> list[tuple[Path, Path, crops.Box]]:
-    """Photographs, their masks, and boxes as training draws them."""
+    """Files of photographs and masks, with crop boxes drawn as in training."""
     rng, plans = np.random.default_rng(0), []
     masks = sorted((files / "masks").iterdir())
     for number in rng.integers(0, len(masks), count):
@@ -93,7 +93,7 @@ def draw_crops(files: Path, count: int) -> list[tuple[Path, Path, crops.Box]]:
 
 
 def decode(plan: tuple[Path, Path, crops.Box]) -> None:
-    """A photograph and its mask, cropped to arrays for nobody; JPEG as small as will do."""
+    """Decode and crop a photograph, its JPEG at reduced scale, and its mask; drop the arrays."""
     *paths, box = plan
     image, mask = map(open_picture, paths)
     with image, mask:
@@ -104,7 +104,7 @@ def decode(plan: tuple[Path, Path, crops.Box]) -> None:
 
 
 class Meter(Callback):
-    """Times the batches of a run after the first ``warmup``: how many a second, and the waiting."""
+    """Measures batches per second, and the share of waiting for data, after ``warmup`` batches."""
 
     def __init__(self, warmup: int, batches: int) -> None:
         self.warmup, self.batches = warmup, batches
@@ -121,14 +121,14 @@ class Meter(Callback):
         elif done == self.batches:
             seconds = now() - self._begin
             profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-            waits = next(each for what, each in profiler.recorded_durations.items()
-                         if what.endswith("train_dataloader_next"))  # fmt: skip
+            waits = next(durations for action, durations in profiler.recorded_durations.items()
+                         if action.endswith("train_dataloader_next"))  # fmt: skip
             self.rate = self.batches / seconds
             self.waiting = sum(waits[self.warmup : self.warmup + self.batches]) / seconds
 
 
 def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -> Iterator[Table]:
-    """How fast each slot trains, and before it, with ``batches``, how fast they composite."""
+    """The training speed of each slot and, with ``batches``, first that of batched inference."""
     end = time.monotonic() + 60 * MINUTES
     if batches:
         yield batch_table(device, *((1, 64, 1) if quick else (8, 768, 20)))
@@ -138,13 +138,13 @@ def run(device: torch.device, workers: int | None, quick: bool, batches: bool) -
 
 
 def train_table(folder: Path, device: torch.device, workers: int, quick: bool, end: float) -> Table:
-    """Samples a second of each slot, in float32 as in the paper and in other ways."""
+    """Samples per second of each slot, in float32 as in the paper and in faster modes."""
     gpu = device.type == "cuda"
     mattes, scenes = (
         str(write_shards(folder, kind, *((40, (64, 96)) if quick else (64, (512, 800)))))
         for kind in ("mattes", "backgrounds")
     )
-    features = "test_efficientnet" if quick else "vgg16"  # the loss refuses to have no weights
+    features = "test_efficientnet" if quick else "vgg16"  # the loss requires weights
     weights = str(folder / f"{features}.safetensors")
     save_file(timm.create_model(features, num_classes=0).state_dict(), weights)
     fuser = partial(MultiStreamFuser, perceptual=features, perceptual_weights=weights)
@@ -155,29 +155,29 @@ def train_table(folder: Path, device: torch.device, workers: int, quick: bool, e
         ("harmonization", ColorMapHarmonizer, HarmonizationData, 256, 64),
     ]
     bf16 = {"precision": "bf16-mixed"}
-    ways: list[tuple[str, bool, dict[str, Any]]] = [("fp32", False, {}), ("bf16", False, bf16)]
+    modes: list[tuple[str, bool, dict[str, Any]]] = [("fp32", False, {}), ("bf16", False, bf16)]
     if gpu or quick:
-        ways.append(("bf16, compiled", gpu, bf16))
-        ways.append((f"bf16, {'NCCL' if gpu else 'gloo'}", False, {**bf16, "strategy": "ddp"}))
+        modes.append(("bf16, compiled", gpu, bf16))
+        modes.append((f"bf16, {'NCCL' if gpu else 'gloo'}", False, {**bf16, "strategy": "ddp"}))
     table = Table("training", "crops", "batch", "samples/s", "of fp32", "waiting", "peak MB",
                   title=f"On {torch.cuda.get_device_name(device) if gpu else device.type}, "
                   f"{workers} loader processes")  # fmt: skip
-    for slot, stage, module, size, large in slots[: 1 if quick else None]:
+    for slot, stage, data_module, size, large in slots[: 1 if quick else None]:
         first = 0.0
-        for way, compiled, trainer in ways if slot == "fusion" else ways[:2]:
+        for mode, compiled, trainer in modes if slot == "fusion" else modes[:2]:
             if gpu and time.monotonic() > end:
-                table.add_row(f"{slot}, {way}", "left out: time is up")
+                table.add_row(f"{slot}, {mode}", "left out: time is up")
                 continue
-            batch = 2 if quick else 8 if way == "fp32" else large if gpu else 16
-            data = module(mattes, scenes, size=32 if quick else size, batch_size=batch,
-                          num_workers=workers, epoch_length=ENDLESS)  # fmt: skip
+            batch = 2 if quick else 8 if mode == "fp32" else large if gpu else 16
+            data = data_module(mattes, scenes, size=32 if quick else size, batch_size=batch,
+                               num_workers=workers, epoch_length=ENDLESS)  # fmt: skip
             meter = Meter(5 + 2 * workers, 2 if quick else 100 if gpu else 20)
-            made = stage(compile=compiled, picture_every=0)
-            fit(made, data, device, meter, default_root_dir=folder, **trainer)
+            module = stage(compile=compiled, picture_every=0)
+            fit(module, data, device, meter, default_root_dir=folder, **trainer)
             rate = batch * meter.rate
             first = first or rate
             peak = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}" if gpu else ""
-            table.add_row(f"{slot}, {way}", str(data.size), str(batch), f"{rate:.3g}",
+            table.add_row(f"{slot}, {mode}", str(data.size), str(batch), f"{rate:.3g}",
                           f"{rate / first:.2f}", f"{meter.waiting:.1%}", peak)  # fmt: skip
     return table
 
@@ -185,9 +185,9 @@ def train_table(folder: Path, device: torch.device, workers: int, quick: bool, e
 def fit(
     stage: LightningModule, data: Any, device: torch.device, meter: Meter, **options: Any
 ) -> None:
-    """Train until the meter has what it needs, and leave no process group behind."""
+    """Train for the meter's batches, and clean up the process group."""
     gpu = device.type == "cuda"
-    environment = dict(os.environ)  # Lightning's launcher writes rank and port into it
+    environment = dict(os.environ)  # Lightning's launcher adds rank and port to it
     try:
         with quiet():
             Trainer(
@@ -205,7 +205,7 @@ def fit(
 
 
 def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Table:
-    """Pairs a second through all three stages, from bytes on the host to bytes on the host."""
+    """Pairs per second through all three stages, copies to the device and back included."""
     names = {"segmenter": "pyramid", "refiner": "cascade", "fuser": "multi_stream"}
     stages: list[Any] = [make_stage(*slot) for slot in names.items()]
     pictures = [torch.randint(0, 256, (count, n, size, size), dtype=torch.uint8) for n in (3, 3, 1)]
@@ -214,20 +214,20 @@ def batch_table(device: torch.device, count: int, size: int, repeats: int) -> Ta
 
     def composite() -> Tensor:
         front, back, mask = (x.to(device).float() / 255 for x in pictures)
-        stages[0](front)  # what it makes of noise is not handed on
+        stages[0](front)  # its result for noise is not used
         out: Tensor = stages[2](front, back, stages[1](front, mask).float())
         return out.float().mul(255).add_(0.5).clamp_(0, 255).byte().cpu()
 
     first = 0.0
-    # A processor may take minutes for bfloat16 and for compiling.
-    for way in ("fp32", "bf16", "bf16, compiled")[: 3 if device.type == "cuda" else 1]:
+    # A CPU may take minutes for bfloat16 and for compiling.
+    for mode in ("fp32", "bf16", "bf16, compiled")[: 3 if device.type == "cuda" else 1]:
         for stage in stages:
             stage.to(device).eval()
-            if way == "bf16, compiled":
+            if mode == "bf16, compiled":
                 stage.compile_networks = True
                 stage.configure_model()
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, way != "fp32"):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, mode != "fp32"):
             pairs = count / median(composite, repeats)
         first = first or pairs
-        table.add_row(way, f"{pairs:.1f}", f"{pairs / first:.2f}")
+        table.add_row(mode, f"{pairs:.1f}", f"{pairs / first:.2f}")
     return table

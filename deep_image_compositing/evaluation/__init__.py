@@ -1,1 +1,1 @@
-"""The comparison: methods, test sets, measures, the bench and its report, the user study."""
+"""The comparison of methods: test sets, measures, the bench, its report, and the user study."""

@@ -1,15 +1,13 @@
-"""The bench: every method on every sample of a test set, one record each, kept as it is made.
+"""The bench runs every method on every sample of a test set; ``evaluate`` calls it.
 
-Method by method, so that the weights of one are in memory at a time. Process *r* of *n* takes the
-samples *r*, *r + n*, ...: each counts exactly once. Records stand in a ledger, so that the same
-command goes on where it was stopped, with as many processes as it likes. ``evaluate`` runs it.
+Methods run one after another, so only one has its weights in memory. Process *r* of *n* takes the
+samples *r*, *r + n*, .... Each result is recorded in a ledger at once, so a stopped run can resume,
+also with another number of processes.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import logging
 import math
 import os
@@ -20,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
+from deep_image_compositing.evaluation.testsets.base import json_digest
 from deep_image_compositing.files import at_home
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, digest
@@ -44,11 +44,11 @@ from deep_image_compositing.metrics.lpips import find_lpips
 WORK = "work"  # folder of the ledger and the result pictures, inside the report's
 LEDGER = "records.jsonl"
 
-# All that an evaluation writes, the ledger last: while it is there, the rest is known to be its.
-OWN = (*pages.FILES, sheets.FOLDER, WORK)
-RECORD = 2  # raised whenever a record says something else about the same work
-SHEETS = 12  # samples that get contact sheets, spread over a set whose truth is known
-CACHE = 1_000_000_000  # bytes of samples that each process keeps in memory
+# All outputs. The ledger is deleted last: while it exists, the rest is known to be an evaluation's.
+OUTPUTS = (*pages.FILES, sheets.FOLDER, WORK)
+RECORD = 2  # version of the records; raise it when their content changes
+SHEETS = 12  # default number of contact sheets for a set with truth
+CACHE = 1_000_000_000  # bytes of samples that each process caches
 
 _NOTHING = (-1, -1)
 _log = logging.getLogger("deep_image_compositing")
@@ -56,7 +56,7 @@ _log = logging.getLogger("deep_image_compositing")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, and where it goes: the arguments of ``evaluate``, checked."""
+    """The checked arguments of ``evaluate``."""
 
     methods: tuple[Method, ...]
     test_set: TestSet
@@ -69,19 +69,19 @@ class Plan:
     threads: int | None = None
 
     def ledger(self) -> Ledger:
-        """All records, as the file has them now."""
+        """The ledger, read from its file."""
         return Ledger(self.out / WORK / LEDGER)
 
     def about(self) -> dict[str, Any]:
-        """What the ledger says that its records are of."""
+        """The ledger's description of the test set."""
         return {"fingerprint": self.test_set.fingerprint(), "test_set": self.test_set.about}
 
 
 class Bench(LightningModule):
-    """``Trainer.test`` of whole methods: a step runs one method on one sample, in every grade.
+    """Module for ``Trainer.test`` whose step runs one method on one sample in every grade.
 
-    What fails is recorded as failed, and the others go on; the next run tries it again. ``advance``
-    is told what is being done, how many of it are done, and how many there are.
+    Failures are recorded and do not stop the run; the next run tries them again. ``advance`` is
+    called with a label, the number of finished items, and their total.
     """
 
     def __init__(self, plan: Plan, advance: Callable[[str, int, int], None]) -> None:
@@ -94,36 +94,36 @@ class Bench(LightningModule):
         self.alone = plan.test_set.slots == ALONE
         lpips, reason = find_lpips(plan.lpips_weights)
         self.left_out = {} if lpips else dict.fromkeys(("lpips", "band_lpips"), reason)
-        self._lpips = (lpips,)  # in a tuple, or Lightning would take it for a part of the module
+        self._lpips = (lpips,)  # in a tuple, so that it is not registered as a submodule
         self._done = self._total = 0
         self._method: Method | None = None
-        self._compositor: Compositor | Exception | None = None  # or why it cannot be made
+        self._compositor: Compositor | Exception | None = None  # or the error of making it
         self._warm: set[Any] = set()
         self._cache: dict[int, Sample] = {}
         self._free = CACHE
 
-    # What is left to do
+    # Pending work
 
     def prepare_data(self) -> None:
-        """Begin the ledger; Lightning calls one process."""
+        """Prepare the folder and the ledger, in one process."""
         out = self.plan.out
         if self.plan.overwrite and self.plan.ledger().path.exists():
-            for path in (out / name for name in OWN):
+            for path in (out / name for name in OUTPUTS):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
         try:
             (out / WORK).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"the folder {out} cannot be made: {error.strerror}") from error
-        own = f".{'[0-9a-f]' * 16}.part"  # of a writing that was killed; other files stay
-        folders = (out / folder for folder in (WORK, sheets.FOLDER))
-        for aside in (*out.glob(own), *(path for folder in folders for path in folder.rglob(own))):
-            aside.unlink(missing_ok=True)
+        partial = f".{'[0-9a-f]' * 16}.part"  # temporary files of a killed process
+        subfolders = ((out / name).rglob(partial) for name in (WORK, sheets.FOLDER))
+        for path in chain(out.glob(partial), *subfolders):
+            path.unlink(missing_ok=True)
         self.plan.ledger().begin(self.plan.about())
 
     def setup(self, stage: str) -> None:
-        """Say who each record belongs to; Lightning has let no process begin before this."""
+        """Read the ledger, and compute for each method the identity that valid records have."""
         self.ledger = self.plan.ledger()
-        cuda = self.device.type == "cuda"  # Lightning forgets the device when it has ended
+        cuda = self.device.type == "cuda"  # Lightning resets the device at the end
         self.made_on = torch.cuda.get_device_name(self.device) if cuda else self.device.type
         lpips = self.plan.lpips_weights and at_home(self.plan.lpips_weights)
         common = {
@@ -133,37 +133,38 @@ class Bench(LightningModule):
             "device": self.device.type,
             "lpips": None if self._lpips[0] is None else digest(lpips) if lpips else "cached",
         }
-        self.identities = {m.name: _hash({**common, **m.describe()}) for m in self.plan.methods}
+        self.identities = {
+            m.name: json_digest({**common, **m.describe()}) for m in self.plan.methods
+        }
         processes = self.trainer.world_size
         if self.plan.threads is None and self.device.type == "cpu" and processes > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
-        """Method and sample of each step of this process, finished ones left out."""
-        mine = range(self.trainer.global_rank, len(self.names), self.trainer.world_size)
-        jobs = [(m, i) for m in range(len(self.plan.methods)) for i in mine if self._pending(m, i)]
+        """The indices of method and sample of each unfinished step of this process."""
+        share = range(self.trainer.global_rank, len(self.names), self.trainer.world_size)
+        jobs = [(m, i) for m in range(len(self.plan.methods)) for i in share if self._pending(m, i)]
         self._total = sum(len(self._pending(*job)) for job in jobs)
-        # Lightning would skip a test of nothing, and with it the sheets.
+        # With an empty loader, Lightning would skip the test and with it the sheets.
         return DataLoader(jobs or [_NOTHING], batch_size=None)  # type: ignore[arg-type]
 
     def _pending(self, number: int, index: int) -> list[str]:
-        """The grades in which a method is still to be run on a sample."""
+        """The grades in which a method has not been measured on a sample."""
         name, method = self.names[index], self.plan.methods[number].name
         return [g for g in self.plan.grades if "measures" not in self._record(name, g, method)]
 
     def _record(self, sample: str, grade: str, method: str) -> dict[str, Any]:
-        """What is known of this work; empty where nothing is, or what was has changed since."""
+        """The record of a run; empty if there is none or it is out of date."""
         record = self.ledger.entries.get(_key(sample, grade, method), {})
         return record if record.get("identity") == self.identities[method] else {}
 
     # Running
 
     def on_test_start(self) -> None:
-        """Tell how much there is to do."""
         self.advance("evaluating", 0, self._total)
 
     def test_step(self, job: tuple[int, int], batch_idx: int) -> None:
-        """Run the method and the sample of these numbers in each grade that is left."""
+        """Run a method on a sample, given by their indices, in each pending grade."""
         if job == _NOTHING:
             return
         method, name = self.plan.methods[job[0]], self.names[job[1]]
@@ -189,7 +190,7 @@ class Bench(LightningModule):
             except Exception as error:  # one method on one sample must not stop the others
                 _log.debug("%s", traceback.format_exc())
                 record["error"] = error_text(error)
-                self._free_memory()  # for want of which it may have been
+                self._free_memory()  # too little may have been the cause
             if notes:
                 record["warnings"] = list(dict.fromkeys(notes))
             self.ledger.add(key, record)
@@ -197,7 +198,7 @@ class Bench(LightningModule):
             self.advance(method.name, self._done, self._total)
 
     def _use(self, method: Method) -> Compositor:
-        """Hold the stages of one method, and of no other; what keeps them from being made stays."""
+        """The method's compositor, replacing that of another method; its error is raised again."""
         if self._method is not method:
             self._method, self._compositor = method, None
             self._free_memory()
@@ -211,7 +212,7 @@ class Bench(LightningModule):
         return self._compositor
 
     def _sample(self, index: int) -> Sample:
-        """A sample, made once where memory allows: every method comes by again."""
+        """A sample, cached for the next methods while memory allows."""
         if index not in self._cache:
             try:
                 sample = self.plan.test_set[index]
@@ -228,21 +229,21 @@ class Bench(LightningModule):
     def _run(
         self, compositor: Compositor, sample: Sample, grade: str
     ) -> tuple[Composite, dict[str, float]]:
-        """What the method makes, and all its figures, after a run that does not count.
+        """The method's result and all its figures.
 
-        That one loads what is loaded late, and compiles: once a size on a GPU, which prepares for
-        each, elsewhere once a method; and once more where the segmenter is needed, too.
+        An untimed run comes first, for lazy loading and compilation: once per method, on a GPU
+        once per size, and again as soon as the segmenter is needed.
         """
-        given = sample.given(grade)
+        inputs = sample.inputs(grade)
         size = tuple(sample.foreground.shape) if self.device.type == "cuda" else ()
-        segments = given[2] is None
+        segments = inputs[2] is None
         if not {(size, segments), (size, True)} & self._warm:
             self._warm.add((size, segments))
-            compositor(*given)
+            compositor(*inputs)
         with measures.Cost(self.device) as cost:
-            result = compositor(*given)
+            result = compositor(*inputs)
         seconds = result.seconds
-        if self.alone:  # the others only hand the composite on
+        if self.alone:  # the other stages only pass the composite on
             seconds = {"harmonization": seconds.get("harmonization", 0.0)}
         figures = sample.measure(grade, result, self._lpips[0])
         figures |= {"seconds": cost.seconds, "peak_memory": cost.peak_memory}
@@ -256,47 +257,47 @@ class Bench(LightningModule):
     # The sheets and the report
 
     def on_test_end(self) -> None:
-        """Draw the sheets, each process its share, once all records are there."""
+        """Draw this process's share of the sheets once all records are written."""
         self._compositor = None
         self.trainer.strategy.barrier("records")
         self.ledger.read()
         jobs = [(name, grade) for name in self._shown() for grade in self.plan.grades]
-        mine = jobs[self.trainer.global_rank :: self.trainer.world_size]
-        for done, (name, grade) in enumerate(mine, start=1):
+        share = jobs[self.trainer.global_rank :: self.trainer.world_size]
+        for done, (name, grade) in enumerate(share, start=1):
             self._draw(name, grade)
-            self.advance("contact sheets", done, len(mine))
+            self.advance("contact sheets", done, len(share))
         self.trainer.strategy.barrier("sheets")
 
     def _records(self, sample: str, grade: str) -> dict[str, dict[str, Any]]:
-        """The records of one sample in one grade, by method."""
+        """The existing records of one sample in one grade, by method."""
         records = ((m.name, self._record(sample, grade, m.name)) for m in self.plan.methods)
         return {name: record for name, record in records if record}
 
     def _shown(self) -> list[str]:
-        """The samples that get sheets: those without truth, and some spread over the others."""
-        most = SHEETS if self.plan.sheets is None else self.plan.sheets
-        keys: dict[str, set[str]] = {}  # what was measured of each; nothing where all failed
-        for name in self.names if most else []:
+        """The samples that get sheets: evenly spaced ones with truth, and those without."""
+        limit = SHEETS if self.plan.sheets is None else self.plan.sheets
+        keys: dict[str, set[str]] = {}  # the measures of each sample; none if all methods failed
+        for name in self.names if limit else []:
             records = [r for grade in self.plan.grades for r in self._records(name, grade).values()]
             keys[name] = {key for record in records for key in record.get("measures", ())}
         judged = [name for name in keys if "psnr" in keys[name]]
         others = [name for name in keys if keys[name] and "psnr" not in keys[name]]
-        count = min(most, len(judged))
-        some = {judged[round(k * (len(judged) - 1) / max(1, count - 1))] for k in range(count)}
-        some |= set(others if self.plan.sheets is None else others[: most - count])
-        return [name for name in self.names if name in some]
+        count = min(limit, len(judged))
+        chosen = {judged[round(k * (len(judged) - 1) / max(1, count - 1))] for k in range(count)}
+        chosen |= set(others if self.plan.sheets is None else others[: limit - count])
+        return [name for name in self.names if name in chosen]
 
     def _draw(self, name: str, grade: str) -> None:
-        """Draw one sheet, unless the one that is there shows these very records."""
+        """Draw one sheet, unless the existing one shows the same records."""
         records, file, out = self._records(name, grade), _sheet(name, grade), self.plan.out
-        made_of = {"made_of": _hash([sheets.LAYOUT, records])}
+        made_of = {"made_of": json_digest([sheets.LAYOUT, records])}
         if (out / file).exists() and self.ledger.entries.get(file) == made_of:
             return
         try:
             rows = [sheets.Row(m, out / _key(name, grade, m), r) for m, r in records.items()]
             sample = self._sample(self.names.index(name))
             sheet = sheets.draw(sample, grade, rows, rim=not self.alone)
-        except Exception as error:  # the figures are there; a sheet is no reason to lose them
+        except Exception as error:  # a missing sheet must not cost the report
             _log.debug("%s", traceback.format_exc())
             _log.warning("no contact sheet of %s (%s): %s", name, grade, error_text(error))
             return
@@ -305,7 +306,7 @@ class Bench(LightningModule):
         self.ledger.add(file, made_of)
 
     def report(self, command: str = "") -> Report:
-        """The report of all records that are there."""
+        """The report of all existing records."""
         plan = self.plan
         records = [
             {key: value for key, value in record.items() if key != "identity"}
@@ -321,7 +322,7 @@ class Bench(LightningModule):
             "threads": sorted({record["threads"] for record in records}),
             "command": command,
         }
-        drawn = [
+        contact_sheets = [
             {"grade": grade, "sample": name, "file": _sheet(name, grade)}
             for name in self._shown()
             for grade in plan.grades
@@ -330,12 +331,12 @@ class Bench(LightningModule):
         return Report(
             about, {"fingerprint": self.fingerprint, **plan.test_set.about},
             [method.describe() for method in plan.methods], plan.grades, self.names,
-            plan.reference, records, self.left_out, drawn,
+            plan.reference, records, self.left_out, contact_sheets,
         )  # fmt: skip
 
 
 def _write(base: Path, result: Composite, with_mask: bool) -> None:
-    """Write the pictures of a result beside one another."""
+    """Write the pictures of a result as ``base`` with different suffixes."""
     base.parent.mkdir(parents=True, exist_ok=True)
     pictures = {"composite": result.composite_pixels, "alpha": result.cutout_alpha}
     pictures |= {"mask": result.mask} if with_mask else {}
@@ -344,7 +345,7 @@ def _write(base: Path, result: Composite, with_mask: bool) -> None:
 
 
 def _key(sample: str, grade: str, method: str) -> str:
-    """A record's key: the path of its pictures within ``out``, without their suffixes."""
+    """A record's key: the path of its pictures within ``out`` without suffixes."""
     return f"{WORK}/{sample}/{grade}/{method}"
 
 
@@ -353,14 +354,9 @@ def _sheet(sample: str, grade: str) -> str:
     return f"{sheets.FOLDER}/{grade}/{sample}.jpg"
 
 
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 @contextmanager
 def _warnings(notes: list[str]) -> Iterator[None]:
-    """Collect what is warned of meanwhile, instead of showing it."""
+    """Append warnings and logged warnings to ``notes`` instead of showing them."""
 
     def note(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
@@ -374,6 +370,6 @@ def _warnings(notes: list[str]) -> Iterator[None]:
             yield
     finally:
         _log.removeFilter(note)
-        # What libraries tell their developers is no finding about a picture.
+        # Deprecations say nothing about a picture.
         internal = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
         notes.extend(str(w.message) for w in caught if not issubclass(w.category, internal))

@@ -1,4 +1,4 @@
-"""The comparison of whole methods, from Python; the command ``evaluate`` calls it."""
+"""Evaluates methods on a test set; the command ``evaluate`` calls it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 from deep_image_compositing.errors import ImageError, UsageError
 from deep_image_compositing.evaluation import pages, statistics
-from deep_image_compositing.evaluation.bench import OWN, Bench, Plan
+from deep_image_compositing.evaluation.bench import OUTPUTS, Bench, Plan
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets.base import TestSet, check_counts, check_grades
 from deep_image_compositing.ledger import differences
 from deep_image_compositing.running import Guard, make_trainer, quiet
 
-_FAREWELL = "stopped; what is finished stays in {}, and the same command goes on from there"
+_STOPPED = "stopped; what is finished stays in {}, and the same command goes on from there"
 
 
 def evaluate(
@@ -37,33 +37,33 @@ def evaluate(
     show: bool = False,
     command: str = "",
 ) -> Report | None:
-    """Measure methods on a test set and write the report; None in every process but the first.
+    """Measure methods on a test set, and write and return the report, in the first process.
 
     Args:
-        methods: of different names, as ``choose`` gives them.
+        methods: methods with different names, such as ``choose`` returns.
         test_set: the samples.
-        out: folder of the report, the contact sheets and the records, of which finished ones are
-            kept; made when it is not there.
-        grades: of the test set, those to measure; None for all.
-        reference: name of the method that the others are compared with; None for ``ours``, or the
-            last one where none is called so.
-        devices: GPUs, or processes on a CPU.
+        out: folder for the report, contact sheets and records, created if missing; a run with the
+            same folder resumes.
+        grades: grades of the test set to measure; None for all.
+        reference: name of the method that the others are compared with; None for ``ours``, or
+            else the last one.
+        devices: number of GPUs, or of processes on a CPU.
         accelerator: as for Lightning's Trainer: auto, cpu, gpu.
-        threads: CPU threads of each process; None for torch's choice, divided among processes.
-        sheets: samples that get contact sheets, spread over the set; 0 for none, None for
-            ``bench.SHEETS`` and all without truth.
+        threads: CPU threads per process; None for torch's default, divided among processes.
+        sheets: number of samples that get contact sheets; None for ``bench.SHEETS`` and all
+            samples without truth.
         lpips_weights: file of torchvision's AlexNet.
-        overwrite: begin anew, whatever ``out`` holds of an earlier evaluation.
-        show: draw progress on standard error.
-        command: what was typed, for the report.
+        overwrite: delete an earlier evaluation in ``out`` and start again.
+        show: show progress on standard error.
+        command: the command line, for the report.
 
     Raises:
-        UsageError: a wrong argument, or an ``out`` that is a file, holds the report of another
-            test set, or what no evaluation has written.
-        ImageError: a file that could not be written.
-        WeightsError: ``lpips_weights`` that are none.
+        UsageError: an argument is wrong, or ``out`` is a file, holds the evaluation of another
+            test set, or holds files that no evaluation wrote.
+        ImageError: a file cannot be written.
+        WeightsError: ``lpips_weights`` cannot be used.
         MissingExtraError: scipy is not installed.
-        KeyboardInterrupt: the run was told to stop; what is finished stays.
+        KeyboardInterrupt: the run was stopped; finished results are kept.
     """
     statistics.require("evaluate")
     names = [method.name for method in methods]
@@ -82,11 +82,11 @@ def evaluate(
             f"the test set {test_set.name} is for {kind}, which {', '.join(wrong)} "
             f"{'is' if len(wrong) == 1 else 'are'} not"
         )
-    chosen = check_grades(grades, test_set.grades)
+    grades = check_grades(grades, test_set.grades)
     if not len(test_set):
         raise UsageError(f"the test set {test_set.name} holds no samples")
     plan = Plan(
-        tuple(methods), test_set, Path(out), chosen, reference, sheets, lpips_weights, overwrite,
+        tuple(methods), test_set, Path(out), grades, reference, sheets, lpips_weights, overwrite,
         threads,
     )  # fmt: skip
     _check_folder(plan)
@@ -95,10 +95,10 @@ def evaluate(
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         if threads is not None:
             torch.set_num_threads(threads)
-            os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # of pymatting's compiler
+            os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # for pymatting
         trainer = make_trainer(guard, devices=devices, nodes=1, accelerator=accelerator)
         bench = Bench(plan, guard.advance)
-        with guard.ending(trainer, _FAREWELL.format(out)):
+        with guard.ending(trainer, _STOPPED.format(out)):
             trainer.test(bench, verbose=False)
     if not trainer.is_global_zero:
         return None
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _check_folder(plan: Plan) -> None:
-    """Find before the slow work what would keep the report from being written."""
+    """Raise early if the report cannot be written to the folder, or if it has other contents."""
     out, real = plan.out, Path(os.path.realpath(plan.out))
     if real.exists() and not real.is_dir():
         raise UsageError(f"{out} is a file; --out names a folder")
@@ -118,9 +118,9 @@ def _check_folder(plan: Plan) -> None:
         raise ImageError(f"{out} cannot be written to: permission denied in {name}")
     ledger = plan.ledger()
     if not ledger.path.exists():
-        if found := next((name for name in OWN if (out / name).exists()), None):
+        if existing := next((name for name in OUTPUTS if (out / name).exists()), None):
             raise UsageError(
-                f"{out} holds {found}, which no evaluation has written: give another --out"
+                f"{out} holds {existing}, which no evaluation has written: give another --out"
             )
         return
     if plan.overwrite:
@@ -134,5 +134,5 @@ def _check_folder(plan: Plan) -> None:
         how = "; ".join(text for text in texts if len(text) < 200) or "other pictures"
         raise UsageError(
             f"{out} holds the evaluation of another test set ({how}): give another --out, or "
-            "--overwrite to begin anew"
+            "--overwrite to start again"
         )

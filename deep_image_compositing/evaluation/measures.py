@@ -1,4 +1,4 @@
-"""Every measure of the bench: its name, unit and meaning; all of them for one picture; the costs.
+"""The measures of an evaluation: names, units, definitions, and functions that compute them.
 
 The figures come from ``metrics``. Pictures are uint8 or floats in [0, 1].
 """
@@ -22,10 +22,10 @@ from deep_image_compositing.metrics import composites, masks, matting
 from deep_image_compositing.metrics.composites import BAND_RADIUS, HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
 
-KEY = "band_psnr"  # the measure by which methods are compared and pictures won
-COLOR_KEY = "psnr"  # the same of harmonizers alone
+KEY = "band_psnr"  # main measure of whole methods: decides comparisons and wins
+COLOR_KEY = "psnr"  # the same for harmonizers alone
 OUTLINE_SIDE = 640
-"""Long side to which distances of outlines are scaled, so that they compare across sizes."""
+"""Long side to which outline distances are scaled, to be comparable across picture sizes."""
 
 Better = Literal["higher", "lower"]
 Group = Literal["composite", "color", "alpha", "mask", "cost"]
@@ -35,12 +35,12 @@ Group = Literal["composite", "color", "alpha", "mask", "cost"]
 class Measure:
     """One column of a table."""
 
-    name: str  # its heading
-    unit: str  # of its numbers; empty where they have none
-    better: Better  # which numbers are the good ones
-    digits: int  # shown after the point
-    about: str  # a sentence for the table's legend
-    group: Group  # the composite, its subject's colours, the alpha, the mask, or what they cost
+    name: str  # column heading
+    unit: str  # empty if dimensionless
+    better: Better
+    digits: int  # decimals shown
+    about: str  # a sentence for the legend
+    group: Group
 
 
 _BAND = f"in the band of {BAND_RADIUS} pixels around the rim (0.02 < alpha < 0.98)"
@@ -60,30 +60,30 @@ _ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
          f"Mean absolute colour error {_BAND}."),
         "halo": ("halo", "", "lower", 3,
          f"Share of the old background's colour left in the rim and {HALO_RADIUS} pixels around "
-         "it: 0 none, 1 the photograph pasted; taking too much away counts alike."),
+         "it: 0 none, 1 the photograph pasted; removing too much counts the same."),
         "lost": ("lost subject", "", "lower", 3,
-         "Share of the subject there that gave way to the new background: 0 none, 1 all."),
+         "Share of the subject there that the new background replaced: 0 none, 1 all."),
         "exact": ("exact", "%", "higher", 2,
-         "Pixels outside the band that are the photographs' own, bit for bit."),
+         "Pixels outside the band that equal those of the photographs bit for bit."),
         "exact_subject": ("exact subject", "%", "higher", 2,
-         "Pixels of the subject outside the band that are the photograph's, bit for bit."),
+         "Subject pixels outside the band that equal the photograph's bit for bit."),
         "exact_background": ("exact background", "%", "higher", 2,
-         "Pixels of the background outside the band that are the new background's, bit for bit."),
+         "Background pixels outside the band that equal the new background's bit for bit."),
         "worst": ("worst", "8-bit steps", "lower", 0,
          "Largest deviation outside the band from the photographs."),
     },
     "color": {
-        "gain": ("PSNR gain", "dB", "higher", 2, "PSNR above that of the composite given."),
+        "gain": ("PSNR gain", "dB", "higher", 2, "PSNR minus that of the input composite."),
         "fmse": ("fMSE", "", "lower", 1,
          "Mean squared error over RGB where the mask exceeds 0.5, of 8-bit values."),
         "fmse_share": ("fMSE left", "", "lower", 3,
-         "Mean fMSE as a share of that of the composites that were given."),
+         "Mean fMSE divided by that of the input composites."),
         "square_error": ("8-bit MSE", "", "lower", 2,
          "Mean squared error over RGB, of 8-bit values."),
         "foreground_ssim": ("fSSIM", "", "higher", 4,
          "Mean of SSIM's map where the mask exceeds 0.5."),
         "change": ("change", "8-bit steps", "lower", 2,
-         "Mean absolute change of what should stay as it is, where the mask exceeds 0.5."),
+         "Mean absolute change of subjects that need none, where the mask exceeds 0.5."),
         "outside": ("outside", "8-bit steps", "lower", 0,
          "Largest change where the mask is 0."),
     },
@@ -94,7 +94,7 @@ _ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
         "gradient": ("Gradient", "thousands", "lower", 2,
          "Squared differences of alpha's gradient magnitudes (Rhemann et al., 2009; sigma 1.4)."),
         "connectivity": ("Connectivity", "thousands", "lower", 2,
-         "Differences in how alpha hangs together with the subject (Rhemann et al., 2009; "
+         "Differences in how alpha connects to the subject (Rhemann et al., 2009; "
          "step 0.1, theta 0.15)."),
     },
     "mask": {
@@ -107,21 +107,22 @@ _ROWS: dict[Group, dict[str, tuple[str, str, Better, int, str]]] = {
          f"{OUTLINE_SIDE}."),
     },
     "cost": {
-        "seconds": ("time", "s", "lower", 2, "Seconds a picture, all stages."),
+        "seconds": ("time", "s", "lower", 2, "Seconds per picture, all stages."),
         "segmentation_seconds": ("segmentation", "s", "lower", 2,
-         "Seconds a picture in the segmenter."),
-        "refinement_seconds": ("refinement", "s", "lower", 2, "Seconds a picture in the refiner."),
-        "fusion_seconds": ("fusion", "s", "lower", 2, "Seconds a picture in the fuser."),
+         "Seconds per picture in the segmenter."),
+        "refinement_seconds": ("refinement", "s", "lower", 2,
+         "Seconds per picture in the refiner."),
+        "fusion_seconds": ("fusion", "s", "lower", 2, "Seconds per picture in the fuser."),
         "harmonization_seconds": ("harmonization", "s", "lower", 3,
-         "Seconds a picture in the harmonizer."),
-        "peak_memory": ("memory", "MB", "lower", 0, "Most memory in use while a picture was made."),
+         "Seconds per picture in the harmonizer."),
+        "peak_memory": ("memory", "MB", "lower", 0, "Peak memory while a picture is made."),
     },
 }
 # fmt: on
 MEASURES: dict[str, Measure] = {
     key: Measure(*row, group) for group, rows in _ROWS.items() for key, row in rows.items()
 }
-"""All measures, in the order of tables, by the keys of records."""
+"""All measures by their keys in records, in table order."""
 
 
 def measure_composite(
@@ -134,20 +135,23 @@ def measure_composite(
     foreground_color: Tensor | None = None,
     lpips: LPIPS | None = None,
 ) -> dict[str, float]:
-    """Measure one composite (3, H, W) against the truth.
+    """Measure one composite (3, H, W) against the true one.
 
-    Absent is what cannot be measured: in the band of a picture without a rim, SSIM below 6 pixels,
-    LPIPS below 64, halo where the old background looks like the new one.
+    The result omits what is undefined: band measures of a picture without a rim, SSIM below 6
+    pixels, LPIPS below 64, ``halo`` where the old background resembles the new one.
 
     Args:
-        composite: as all that follows, of one size, or UsageError.
-        truth: what it should be.
-        alpha: (1, H, W), the true alpha; None leaves out all that looks at the band.
-        foreground: the photograph, old background and all.
+        composite: (3, H, W), as all other pictures but alpha.
+        truth: the true composite.
+        alpha: (1, H, W), the true alpha; None omits all band measures.
+        foreground: the photograph with its old background.
         background: the new background.
-        old_background: None leaves out ``halo`` and ``lost``.
+        old_background: None omits ``halo`` and ``lost``.
         foreground_color: the subject's true straight colour, for ``lost``.
-        lpips: from ``find_lpips``; None leaves LPIPS out.
+        lpips: from ``find_lpips``; None omits LPIPS.
+
+    Raises:
+        UsageError: the sizes differ.
     """
     c, t = _floats(composite), _floats(truth)
     composites.check_pair(c, t)
@@ -166,8 +170,8 @@ def measure_composite(
             figures["band_ssim"] = float(similarity[:, band[0]].mean())
         if old_background is not None:
             color = None if foreground_color is None else _floats(foreground_color)
-            rim = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
-            figures["halo"], figures["lost"] = map(abs, rim)
+            halo = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
+            figures["halo"], figures["lost"] = map(abs, halo)
         photographs = to_bytes(foreground), to_bytes(background)
         *shares, figures["worst"] = composites.exactness(to_bytes(composite), a, *photographs)
         names = ("exact", "exact_subject", "exact_background")
@@ -178,44 +182,44 @@ def measure_composite(
 
 
 def measure_colors(
-    composite: Tensor, truth: Tensor, mask: Tensor, given: Tensor
+    composite: Tensor, truth: Tensor, mask: Tensor, before: Tensor
 ) -> dict[str, float]:
     """Measure a harmonised composite (3, H, W); UsageError if shapes differ.
 
-    Absent are SSIM below 6 pixels, and all that looks under a mask that is nowhere above 0.5.
+    The result omits SSIM below 6 pixels and, if the mask nowhere exceeds 0.5, all that needs it.
 
     Args:
-        composite: as the harmonizer has left it.
-        truth: what it should be.
+        composite: the harmonizer's output.
+        truth: the true composite.
         mask: (1, H, W) of the subject.
-        given: the composite before; where that is the truth, colours should stay as they are.
+        before: the harmonizer's input; if it equals the truth, colours should not change.
     """
-    # Laid out alike, so that what is equal has equal errors to the last bit.
-    c, t, m, g = (_floats(p)[None].contiguous() for p in (composite, truth, mask, given))
+    # The same memory layout, so that equal pictures have equal errors to the last bit.
+    c, t, m, b = (_floats(p)[None].contiguous() for p in (composite, truth, mask, before))
     composites.check_pair(c[0], t[0])
-    composites.check_pair(g[0], t[0])
+    composites.check_pair(b[0], t[0])
     composites.check_alpha(t[0], m[0])
     psnr = composites.picture_psnr(c, t)
     figures = {
         "psnr": psnr,
         "fmse": composites.foreground_error(c, t, m),
         "square_error": composites.square_error(c, t),
-        "outside": 255 * ((c - g).abs() * (m == 0)).amax(),
+        "outside": 255 * ((c - b).abs() * (m == 0)).amax(),
     }
     if min(c.shape[-2:]) >= composites.SMALLEST:
-        similar = composites.ssim_map(c[0], t[0])
-        figures |= {"ssim": similar.mean(), "foreground_ssim": similar[:, m[0, 0] > 0.5].mean()}
-    if torch.equal(g, t):
-        figures["change"] = 255 * (c - g).abs().mean(1, keepdim=True)[m > 0.5].mean()
+        ssim = composites.ssim_map(c[0], t[0])
+        figures |= {"ssim": ssim.mean(), "foreground_ssim": ssim[:, m[0, 0] > 0.5].mean()}
+    if torch.equal(b, t):
+        figures["change"] = 255 * (c - b).abs().mean(1, keepdim=True)[m > 0.5].mean()
     else:
-        figures["gain"] = psnr - composites.picture_psnr(g, t)
+        figures["gain"] = psnr - composites.picture_psnr(b, t)
     return _sorted({key: float(figure) for key, figure in figures.items()})
 
 
 def measure_alpha(alpha: Tensor, truth: Tensor) -> dict[str, float]:
     """Measure the refiner's alpha against the truth, both (1, H, W); UsageError if shapes differ.
 
-    Methods are given no trimap, so errors count in the whole picture.
+    Methods get no trimap, so errors count in the whole picture.
     """
     a, t = _floats(alpha), _floats(truth)
     return {
@@ -229,7 +233,7 @@ def measure_alpha(alpha: Tensor, truth: Tensor) -> dict[str, float]:
 def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
     """Measure a segmenter's mask against the true alpha, (1, H, W); UsageError if shapes differ.
 
-    Where there is no subject, ``max_f`` is absent.
+    The result omits ``max_f`` if there is no subject.
     """
     m, t = _floats(mask), _floats(truth_alpha)
     outline = masks.outline_distance(m, t) * (OUTLINE_SIDE / max(m.shape[-2:]))
@@ -238,7 +242,7 @@ def measure_mask(mask: Tensor, truth_alpha: Tensor) -> dict[str, float]:
 
 
 def _sorted(figures: dict[str, float]) -> dict[str, float]:
-    """What was figured, in the order of tables, without NaN."""
+    """The figures in table order, without NaN."""
     return {key: figures[key] for key in MEASURES if not math.isnan(figures.get(key, math.nan))}
 
 
@@ -247,10 +251,10 @@ def _floats(picture: Tensor) -> Tensor:
 
 
 class Cost:
-    """Wall-clock seconds and peak memory of the block that it is the context of.
+    """Context manager that measures wall-clock ``seconds`` and ``peak_memory`` of its block.
 
-    ``peak_memory`` is in megabytes (10⁶ bytes) at the worst moment, above what was held before: of
-    the GPU's memory on CUDA, else of the process's resident memory, NaN where it is not Linux.
+    Memory is in megabytes (10⁶ bytes) above the use at the start: GPU memory on CUDA, otherwise
+    the process's resident memory, NaN outside Linux.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -258,7 +262,7 @@ class Cost:
         self.seconds = self.peak_memory = math.nan
 
     def __enter__(self) -> Cost:
-        gc.collect(1)  # all of it would take longer than many a method
+        gc.collect(1)  # a full collection would take longer than many methods
         self._before: int | None = None
         if self.cuda is not None:
             torch.cuda.synchronize(self.cuda)
@@ -266,7 +270,7 @@ class Cost:
             self._before = torch.cuda.memory_allocated(self.cuda)
         else:
             with contextlib.suppress(OSError, TypeError, AttributeError):  # not on Linux
-                # What glibc keeps of freed memory would hide what a call needs.
+                # Freed memory that glibc keeps would hide what a call needs.
                 ctypes.CDLL(None).malloc_trim(0)
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
@@ -284,7 +288,7 @@ class Cost:
 
 
 def _resident(field: str) -> int:
-    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the worst."""
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

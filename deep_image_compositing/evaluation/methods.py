@@ -1,7 +1,7 @@
-"""Methods: what fills the slots, by name; the bench and the study choose theirs here.
+"""Methods that the bench and the user study compare: their syntax, the named sets, and checks.
 
-Before anything runs, ``choose`` finds what is wrong with any of them: above all a learned stage
-without weights, which would otherwise be measured as its random numbers.
+``choose`` finds mistakes before anything runs, above all learned stages without weights, whose
+random output must not be measured.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from deep_image_compositing.stages.making import describe_stages, make_stage, we
 if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
-RUNS = "runs"  # folder below which the recipes put their runs
+RUNS = "runs"  # folder of the recipes' training runs
 
 ALONE = ("harmonizer",)
-"""Slots of a method that is given a finished composite and its mask."""
+"""Slots of a harmonizer alone, whose input is a finished composite and its mask."""
 
 Stage: TypeAlias = tuple[str, dict[str, Any]]
-"""A registered name, and options."""
+"""A registered name and options."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -39,17 +39,17 @@ _PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 @dataclass(frozen=True)
 class Method:
-    """A whole way from two photographs to a composite, or a harmonizer alone.
+    """Stages that make a composite of two photographs, or a harmonizer alone.
 
-    ``parse_method`` makes it of what people type.
+    ``parse_method`` makes one from text; ``str`` is the reverse.
     """
 
-    name: str  # in tables and of files: letters, digits and _ . + -
-    stages: dict[str, Stage]  # by slot: of all of them, or of ``ALONE``
+    name: str  # for tables and file names: letters, digits and _ . + -
+    stages: dict[str, Stage]  # by slot: all slots, or ``ALONE``
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that it fills."""
+        """The slots that the method fills."""
         return tuple(self.stages)
 
     def __str__(self) -> str:
@@ -59,35 +59,36 @@ class Method:
         return f"{self.name}={','.join(stage_text(*stage) for stage in stages)}"
 
     def entries(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
-        """The registry's entry of each stage, and its options; UsageError for an unknown name."""
-        return ((registry.get(slot, name), given) for slot, (name, given) in self.stages.items())
+        """The registry entry and options of each stage; UsageError for an unknown name."""
+        stages = self.stages.items()
+        return ((registry.get(slot, name), options) for slot, (name, options) in stages)
 
     def compositor(self, device: str = "auto", **kwargs: Any) -> Compositor:
-        """The compositor of these stages; arguments and errors as for ``Compositor``.
+        """A compositor of these stages; arguments and errors are those of ``Compositor``.
 
-        That of a harmonizer alone gives composites back when they are both of its photographs.
-        ``UsageError`` also for a learned stage without weights.
+        For a harmonizer alone, pass the composite as both photographs. UsageError also if a
+        learned stage has no weights.
         """
         from deep_image_compositing.compositor import Compositor
 
         _check_trained([self])
         others = {"refiner": "none", "fuser": "alpha"} if self.slots == ALONE else {}
-        # A name alone, such as the segmenter's, is made when it is needed.
+        # A name without options lets the compositor build the stage only when it is needed.
         stages = {slot: stage if stage[1] else stage[0] for slot, stage in self.stages.items()}
         return Compositor(**others, **stages, device=device, **kwargs)  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
-        """The method as JSON has it: names, options, and the SHA-256 of every file it loads."""
+        """The method as JSON: names, options, and the SHA-256 of every file it loads."""
         return {"name": self.name, **describe_stages(self.stages)}
 
 
-# How methods are written
+# Syntax
 
 
 def parse_method(text: str) -> Method:
-    """The method that ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` means, or ``NAME=HARMONIZER``.
+    """Parse ``NAME=SEGMENTER,REFINER,FUSER[,HARMONIZER]`` or ``NAME=HARMONIZER``.
 
-    Raises ``UsageError`` for what is neither, and for a name that is none for a file.
+    Raises ``UsageError`` for other text, and for a name that is unfit for files.
     """
     name, equals, rest = text.partition("=")
     name, parts = name.strip(), _split(rest)
@@ -108,10 +109,10 @@ def parse_method(text: str) -> Method:
 
 
 def parse_stage(text: str) -> Stage:
-    """Name and options of ``name`` or ``name(key=value, key=value)``; UsageError for others.
+    """Parse ``name`` or ``name(key=value, key=value)``; UsageError for other text.
 
-    Values are JSON or plain text; text with a comma or a bracket in it goes in quotes. ``weights``
-    may be a shipped name, a file, or the folder of a training run: its newest checkpoint.
+    Values are JSON or plain text; text with a comma or a bracket needs quotes. ``weights`` may be
+    a shipped name, a file, or the folder of a training run, whose newest checkpoint is used.
     """
     match = _STAGE.fullmatch(text)
     if not match:
@@ -121,7 +122,7 @@ def parse_stage(text: str) -> Stage:
 
 
 def stage_text(name: str, options: Mapping[str, Any]) -> str:
-    """What ``parse_stage`` reads back as ``name`` and ``options``."""
+    """The text that ``parse_stage`` parses as this name and these options."""
     values = ", ".join(f"{key}={_value_text(value)}" for key, value in options.items())
     return f"{name}({values})" if values else name
 
@@ -136,7 +137,7 @@ def _value_text(value: Any) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between the commas that stand in no bracket and no quotes."""
+    """Split at commas that are not inside brackets or quotes."""
     parts: list[str] = []
     open_ = False
     for piece in text.split(","):
@@ -159,16 +160,16 @@ _ABLATIONS = (
 
 
 def _ablations(runs: str | Path) -> list[Method]:
-    found = []
+    methods = []
     for name, refiner, fuser, run in _ABLATIONS:
         method = parse_method(f"{name}=pyramid,{refiner},{fuser}")
         method.stages["fuser"][1]["weights"] = Path(runs, run).as_posix()
-        found.append(method)
-    return found
+        methods.append(method)
+    return methods
 
 
 def _rows(pattern: str, *names: str) -> list[Method]:
-    """A method for each name, which stands in the pattern's braces."""
+    """A method for each name, which replaces the braces of the pattern."""
     return [parse_method(pattern.format(name)) for name in names]
 
 
@@ -196,9 +197,9 @@ METHODS: dict[str, list[Method]] = {
 """The named sets.
 
 - ``paper``: every row of the comparison in Zhang et al. (WACV 2021), all with our segmenter. A
-  matting method takes the place of the refiner ``cascade``, and blends an estimated colour.
-- ``ablations``: what the paper leaves out of its method, and the whole, from runs of the recipes.
-- ``fast``: what takes seconds a picture on a CPU.
+  matting method replaces the refiner ``cascade``, and an estimated colour is blended.
+- ``ablations``: the paper's ablations and its full method, trained with the recipes.
+- ``fast``: methods that need seconds per picture on a CPU.
 - ``harmonize``: harmonizers alone.
 """
 
@@ -206,17 +207,16 @@ METHODS: dict[str, list[Method]] = {
 def choose(
     sets: Sequence[str], extra: Sequence[str] = (), *, runs: str | Path = RUNS
 ) -> list[Method]:
-    """The methods that a command names, after all checks that are possible without running them.
+    """Select methods by name, with all checks that are possible without running them.
 
     Args:
-        sets: names of sets or of single methods, also several joined by commas; with ``-`` before
-            it, a method to leave out: ``paper,-knn``. What two sets share counts once. Nothing
-            here nor in ``extra`` means ``paper``.
-        extra: more methods, as ``parse_method`` takes them.
-        runs: folder of the training runs from which ``ablations`` takes its checkpoints.
+        sets: names of sets or methods, or several joined by commas; ``-`` before a name excludes
+            it: ``paper,-knn``. If both ``sets`` and ``extra`` are empty, ``paper`` is used.
+        extra: more methods, in the syntax of ``parse_method``.
+        runs: folder of the training runs with the checkpoints of ``ablations``.
 
     Raises:
-        UsageError: an unknown name or option, a name twice, nothing at all, a run without
+        UsageError: an unknown name or option, a duplicate name, no method at all, a run without
             checkpoints, or a learned stage without weights.
         WeightsError: weights that are neither shipped nor a file.
         MissingExtraError: a package that a stage needs is not installed.
@@ -225,8 +225,8 @@ def choose(
     single = {method.name: method for group in groups.values() for method in group}
     members = {**{name: [method] for name, method in single.items()}, **groups}
     chosen: dict[str, Method] = {}
-    words = sets or ([] if extra else ["paper"])
-    for name in filter(None, (part.strip() for word in words for part in word.split(","))):
+    sets = sets or ([] if extra else ["paper"])
+    for name in filter(None, (part.strip() for names in sets for part in names.split(","))):
         if name.removeprefix("-") not in members:
             raise UsageError(
                 f"there is no method and no set of methods called {name!r}; the sets are "
@@ -238,14 +238,14 @@ def choose(
                 chosen[method.name] = method
             elif chosen.pop(method.name, None) is None:
                 raise UsageError(f"{name!r} leaves out what was not chosen before it")
-    of_sets = set(chosen)
+    from_sets = set(chosen)
     for method in map(parse_method, extra):
         twin = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
         if twin is not None:
             other = f", or leave out the other with --methods {','.join(sets)},-{twin}"
             raise UsageError(
                 f"there are two methods called {twin!r}: rename the one of --method"
-                + (other if twin in of_sets else "")
+                + (other if twin in from_sets else "")
             )
         chosen[method.name] = method
     if not chosen:
@@ -265,7 +265,7 @@ def choose(
         entry.check(options)
         check_options(entry.slot, entry.name, entry.factory, options)
         if not _learned(entry):
-            make_stage(entry.slot, (entry.name, options))  # this costs no time
+            make_stage(entry.slot, (entry.name, options))  # fast, and checks the values
     return methods
 
 
@@ -279,27 +279,26 @@ def _learned(entry: Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise ``UsageError`` for methods that would run a learned stage untrained."""
-    trainable: dict[str, str] = {}
+    untrained: dict[str, str] = {}  # by name, the method with weights to fill in
     for method in methods:
-        lacking = {
+        stages = {
             entry.slot: (entry.name, {**options, "weights": "FILE"})
             for entry, options in method.entries()
             if _learned(entry) and weights_file(entry, options) is None
         }
-        if lacking:
-            trainable[method.name] = str(replace(method, stages={**method.stages, **lacking}))
-    if trainable:
-        examples = " ".join(f"--method '{method}'" for method in trainable.values())
+        if stages:
+            untrained[method.name] = str(replace(method, stages={**method.stages, **stages}))
+    if untrained:
+        examples = " ".join(f"--method '{method}'" for method in untrained.values())
         raise UsageError(
-            f"no weights ship for {', '.join(trainable)}, or none were asked for, and random "
-            "numbers are not worth measuring: leave out what has none, --methods "
-            f"SET,{','.join(f'-{name}' for name in trainable)}, and, to measure it all the same, "
-            f"give it some: {examples}"
+            f"no weights ship for {', '.join(untrained)}, or none were asked for, and random "
+            "weights are not worth measuring: leave them out with --methods "
+            f"SET,{','.join(f'-{name}' for name in untrained)}, or give them weights: {examples}"
         )
 
 
 def _newest(entry: Entry, options: dict[str, Any]) -> Stage:
-    """The stage with the newest checkpoint in place of the folder of a training run."""
+    """The stage, with a training run's folder as weights replaced by its newest checkpoint."""
     weights = options.get("weights")
     if not isinstance(weights, str) or weights in entry.weights:
         return entry.name, options

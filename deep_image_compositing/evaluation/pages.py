@@ -1,6 +1,6 @@
-"""A report as JSON, and as Markdown and HTML pages, which are the templates beside this file.
+"""Writes a report as JSON, Markdown and HTML.
 
-What follows from figures alone is put into words here; headings and layout are the templates'.
+Sentences that depend on the figures are composed here; headings and layout are in ``templates``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_files
 
 FILES = ("report.json", "report.md", "report.html")
-FEW = 6  # pictures below which an interval says little
+FEW = 6  # with fewer pictures, an interval says little
 
 _MASKS = {
     "exact": "given the exact mask",
@@ -30,14 +30,14 @@ _MASKS = {
 
 
 def write(report: Report, out: Path) -> None:
-    """Write ``FILES`` into the folder ``out``; ImageError where they cannot be written."""
+    """Write ``FILES`` to the folder ``out``; ImageError if they cannot be written."""
     content = json.dumps(report.to_json(), indent=1, allow_nan=False)
     texts = (content, *(page(report, name) for name in FILES[1:]))
     write_files((out / name, text.encode()) for name, text in zip(FILES, texts, strict=True))
 
 
 def page(report: Report, template: str) -> str:
-    """The report as ``report.md``, or as ``report.html``, one file but for the sheets it shows."""
+    """The report as ``report.md``, or as ``report.html``, which needs no other file but sheets."""
     return render(
         template, report=report, measures=MEASURES, key=report.key, slots=report.slots, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
@@ -54,37 +54,37 @@ def _mask(grade: str) -> str:
 
 
 def verdicts(report: Report) -> list[str]:
-    """What the figures say of the reference, in sentences; where it loses comes first."""
+    """Sentences that compare the reference with the other methods; its defeats come first."""
     measure, reference, sentences = MEASURES[report.key], report.reference, []
-    name = measure.name
     for grade, summary in report.summary.items():
+        start = capital(_mask(grade))
         changes = {m: means["change"] for m, means in summary.means.items() if "change" in means}
-        if changes:  # nothing but that is asked of these pictures
-            parts = [f"{m} by {change.mean:.2f}" for m, change in changes.items()]
-            said = f"{capital(_mask(grade))}, subjects are changed by {listed(parts)}"
-            sentences.append(f"{said} of 255 steps on average.")
+        if changes:  # pictures that should stay as they are
+            parts = listed([f"{m} by {change.mean:.2f}" for m, change in changes.items()])
+            sentences.append(f"{start}, subjects are changed by {parts} of 255 steps on average.")
             continue
         pairs = [(m, d) for m, d in summary.differences.items() if d.count]
         pairs.sort(key=lambda pair: pair[1].mean)
-        most = max((d.count for _, d in pairs), default=FEW)
-        if most < FEW:
+        count = max((d.count for _, d in pairs), default=FEW)
+        if count < FEW:
             gaps = listed([f"{m} by {_signed(d, measure)}" for m, d in pairs])
-            where = "" if most > 1 else " on the one picture there is,"
-            few = f"; {counted(most, 'picture')} are too few to say more" if most > 1 else ""
-            differs = f"{reference} differs in {name} from {gaps}"
-            sentences.append(f"{capital(_mask(grade))},{where} {differs}{few}.")
+            where = "" if count > 1 else " on the one picture there is,"
+            few = f"; {counted(count, 'picture')} are too few to say more" if count > 1 else ""
+            differs = f"{reference} differs in {measure.name} from {gaps}"
+            sentences.append(f"{start},{where} {differs}{few}.")
             continue
-        for verb, parts in (
-            ("is behind", [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.high < 0]),
-            (
-                "cannot be told apart from",
-                [f"{m} ({_signed(d, measure)})" for m, d in pairs if not d.clear],
-            ),
-            ("is ahead of", [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.low > 0]),
-        ):
-            if parts:
-                said = f"{capital(_mask(grade))}, {reference} {verb} {listed(parts)} in {name}."
-                sentences.append(said)
+        rivals = {
+            "is behind": [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.high < 0],
+            "cannot be told apart from": [
+                f"{m} ({_signed(d, measure)})" for m, d in pairs if not d.clear
+            ],
+            "is ahead of": [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.low > 0],
+        }
+        sentences += [
+            f"{start}, {reference} {verb} {listed(parts)} in {measure.name}."
+            for verb, parts in rivals.items()
+            if parts
+        ]
     if report.measured and not report.has_truth:
         costs = all(MEASURES[key].group == "cost" for key in report.measured)
         lacking = "no truth, so nothing but costs was measured" if costs else "no true composites"
@@ -103,7 +103,7 @@ def _distance(difference: Difference, measure: Measure) -> str:
 
 
 def failures(report: Report, key: str = "error", verb: str = "failed on") -> list[str]:
-    """Which methods failed on how many composites, or were warned of, and with what message."""
+    """For each method, its most frequent errors (or warnings) and how many composites had them."""
     lines = []
     for method in report.method_names:
         records = [record for record in report.records if record["method"] == method]

@@ -1,4 +1,4 @@
-"""Pages from the templates beside this file: reports, the study's page, and its scores."""
+"""Renders the templates beside this file: reports, the study's page, and its scores."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from jinja2 import Environment, PackageLoader
 
 
 def render(template: str, **values: Any) -> str:
-    """A page made from one of the templates."""
-    return (
-        _environment(not template.endswith(".md")).get_template(template).render(**values).rstrip()
-        + "\n"
-    )
+    """The page that a template gives for these values; Markdown is not escaped."""
+    page = _environment(not template.endswith(".md")).get_template(template).render(**values)
+    return page.rstrip() + "\n"
 
 
 @functools.cache
 def _environment(autoescape: bool) -> Environment:
-    pages = Environment(
+    environment = Environment(
         loader=PackageLoader("deep_image_compositing.evaluation"),
         trim_blocks=True, lstrip_blocks=True, autoescape=autoescape,
     )  # fmt: skip
-    pages.filters |= {"counted": counted, "escaped": _escaped, "listed": listed}
-    pages.filters |= {"line": lambda text: " ".join(text.splitlines()), "capital": capital}
-    return pages
+    environment.filters |= {"counted": counted, "escaped": _escaped, "listed": listed}
+    environment.filters |= {"line": lambda text: " ".join(text.splitlines()), "capital": capital}
+    return environment
 
 
 def _escaped(text: str) -> str:
-    """``text`` without what Markdown takes for its own."""
+    """``text`` with Markdown's special characters escaped."""
     for character in "\\|*_<>[]`":
         text = text.replace(character, f"\\{character}")
     return text
@@ -46,5 +44,5 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def capital(text: str) -> str:
-    """The same with its first letter as a capital one."""
+    """``text`` with its first letter capitalized."""
     return text[:1].upper() + text[1:]

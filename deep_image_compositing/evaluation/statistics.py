@@ -1,4 +1,4 @@
-"""What a table may claim, of the bench and of the study: intervals, wins, Friedman's test."""
+"""Statistics of the bench and the user study: bootstrap intervals, wins, Friedman's test."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ from numpy.typing import ArrayLike, NDArray
 
 from deep_image_compositing.extras import import_extra
 
-DRAWS = 10_000  # resamples of the bootstrap
-LEVEL = 0.95  # of all intervals
-_AT_ONCE = 4_000_000  # indices that are drawn at a time: 32 MB of them
+DRAWS = 10_000  # bootstrap resamples
+LEVEL = 0.95  # confidence level of all intervals
+_AT_ONCE = 4_000_000  # indices drawn at a time: 32 MB
 
 
 def require(feature: str, extra: str = "evaluate") -> Any:
-    """``scipy.stats`` for ``feature``; MissingExtraError names the extra that brings it."""
+    """``scipy.stats``; MissingExtraError says that ``feature`` needs it, and names the extra."""
     return import_extra("scipy.stats", feature, extra)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one method's mean differs from another's on the same items."""
+    """The mean difference of two methods on the same items."""
 
-    mean: float  # of first - second; NaN without an item that both have
-    low: float  # ends of its 95 % interval
+    mean: float  # of first - second; NaN if there is no item with both values
+    low: float  # ends of the 95 % interval
     high: float
-    count: int  # items that both have a number for
+    count: int  # items with both values
 
     @property
     def clear(self) -> bool:
-        """Whether the interval lies on one side of 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of one number an item, (N,); NaN are left out.
+    """Percentile bootstrap interval of the mean of values (N,); NaN values are ignored.
 
-    The same numbers always give the same one. Both ends are the number itself when N is 1, and NaN
-    when there is none.
+    Deterministic. Both ends are the value itself if there is one value, NaN if there is none.
     """
     numbers = np.asarray(values, np.float64)
     numbers = numbers[~np.isnan(numbers)]
@@ -51,10 +50,10 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
 
 
 def ratio_interval(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float]:
-    """The same of the mean of ``parts`` by that of ``wholes``, both (N,), item by item."""
+    """The same for the ratio of the means of ``parts`` and ``wholes``, both (N,), paired."""
     above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    nothing = (below == 0).mean() ** below.size if below.size else 1  # chance of a draw of zeros
-    if above.size < 2 or nothing > (1 - LEVEL) / 4:
+    all_zero = (below == 0).mean() ** below.size if below.size else 1  # probability of such a draw
+    if above.size < 2 or all_zero > (1 - LEVEL) / 4:
         only = float(above.sum() / below.sum()) if below.sum() > 0 else float("nan")
         return only, only
     return _bootstrap((above, below), _ratio)
@@ -64,19 +63,19 @@ def _ratio(parts: NDArray[Any], wholes: NDArray[Any], axis: int) -> NDArray[Any]
     return parts.mean(axis) / np.maximum(wholes.mean(axis), np.finfo(np.float32).tiny)
 
 
-def _bootstrap(numbers: tuple[NDArray[Any], ...], figure: Any) -> tuple[float, float]:
+def _bootstrap(samples: tuple[NDArray[Any], ...], statistic: Any) -> tuple[float, float]:
     interval = require("a bootstrap interval").bootstrap(
-        numbers, figure, n_resamples=DRAWS, batch=max(1, _AT_ONCE // numbers[0].size),
-        paired=len(numbers) > 1, vectorized=True, confidence_level=LEVEL, method="percentile",
+        samples, statistic, n_resamples=DRAWS, batch=max(1, _AT_ONCE // samples[0].size),
+        paired=len(samples) > 1, vectorized=True, confidence_level=LEVEL, method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """How far ``first`` lies above ``second``, both (N,), item by item; NaN in either is left out.
+    """The mean of ``first - second``, both (N,), paired by item; NaN in either is ignored.
 
-    What makes one picture harder than another cancels: the interval is narrower than of two means.
+    How hard each item is cancels out, so the interval is narrower than those of the two means.
     """
     gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     gaps = gaps[~np.isnan(gaps)]
@@ -87,9 +86,11 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
 def wins(
     table: Mapping[str, Sequence[float]], better: Literal["higher", "lower"]
 ) -> dict[str, float]:
-    """On how many items each method is the best; those that tie share the win, NaN never wins.
+    """On how many items each method is best; ties share the win, NaN never wins.
 
-    The table has one number an item for each method, in the same order of items.
+    Args:
+        table: each method's scores, in the same order of items.
+        better: which scores are the better ones.
     """
     if not table:
         return {}
@@ -103,10 +104,10 @@ def wins(
 def friedman(scores: ArrayLike) -> tuple[float, float]:
     """Friedman's test of whether methods differ at all: the statistic and its p-value.
 
-    Scores are (N, K), N items by K methods, at least three; which end is good does not matter.
+    Scores are (N, K): N items by K >= 3 methods.
     """
     table = np.asarray(scores, np.float64)
-    if (table == table[:, :1]).all():  # nothing differs, where scipy divides 0 by 0
+    if (table == table[:, :1]).all():  # scipy would divide 0 by 0
         return 0.0, 1.0
     result = require("Friedman's test", "study").friedmanchisquare(*table.T)
     return float(result.statistic), float(result.pvalue)

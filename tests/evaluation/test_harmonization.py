@@ -42,8 +42,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_subjects_get_other_colours_and_nothing_else_does(photographs: str) -> None:
     for sample in Harmonization(photographs):
-        given, behind, mask = sample.given(RECOLORED)
-        left, _, same = sample.given(UNTOUCHED)
+        given, behind, mask = sample.inputs(RECOLORED)
+        left, _, same = sample.inputs(UNTOUCHED)
         assert given is behind
         assert left is sample.composite
         assert mask is same is not None
@@ -101,7 +101,7 @@ def test_what_has_a_composite_of_its_own_keeps_it(tmp_path: Path) -> None:
     for test_set in (shards, folders):
         assert len(test_set) == 2
         for sample in test_set:
-            given, _, mask = sample.given(RECOLORED)
+            given, _, mask = sample.inputs(RECOLORED)
             darker = (sample.composite.float() - given.float())[:, mask[0] > 200].mean()
             assert float(darker) > 20
 

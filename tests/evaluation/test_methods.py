@@ -137,7 +137,7 @@ def learned(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
         ("", ["a=pyramid,cascade,multi_stream(weights=null)"], "or none were asked for"),
         ("", ["a=pyramid,none,multi_stream(weights=gone)"], "'gone' for the fuser 'multi_stream'"),
         ("", ["a=pyramid,none,learned(radius=4)"], "learned(radius=4, weights=FILE)"),
-        ("", ["a=pyramid,none,learned(weights=null)"], "--methods SET,-a, and"),
+        ("", ["a=pyramid,none,learned(weights=null)"], "--methods SET,-a, or"),
         (
             "",
             ["a=pyramid,cascade,learned", "b=pyramid,none,learned", "c=pyramid,none,alpha"],

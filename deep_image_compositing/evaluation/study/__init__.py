@@ -1,1 +1,1 @@
-"""The user study: making it, serving it, scoring it."""
+"""The user study: creation, web server and scores."""

@@ -1,7 +1,7 @@
-"""The folder of a study: pictures, ``study.json``, which says whose each is, and the answers.
+"""The folder of a study: the pictures, ``study.json``, and the database of answers.
 
-A picture's file name is a random token; which method made it stands in ``study.json`` alone, which
-is never served. Neither a killed server nor a power cut takes back an acknowledged answer.
+A picture's file name is a random token. Only ``study.json``, which is never served, says which
+method made it. Acknowledged answers survive a killed server and a power cut.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from deep_image_compositing.files import write_bytes
 KEY = "study.json"
 PICTURES = "pictures"
 ANSWERS = "answers.sqlite"
-PLACES = 3  # how many of the results a person puts in order
+PLACES = 3  # number of results that a person ranks
 
 _VERSION = 1
 _NOW = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
-# Answers of older servers without a ranking were begun and not confirmed; drafts are not read.
+# Older servers also stored unconfirmed answers, without a ranking; drafts are not read.
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -46,30 +46,30 @@ PRAGMA user_version = 1;
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One pair of photographs and what every method made of it."""
+    """One pair of photographs and the result of every method."""
 
-    id: str  # a random token; all that a browser learns of the set
+    id: str  # a random token; browsers do not see the name
     name: str  # of the pair
     foreground: str  # token of the photograph with the subject
-    background: str  # token of the new background, covering the same frame
-    results: Mapping[str, str]  # token of a picture to the name of its method
-    size: tuple[int, int] = (0, 0)  # (height, width) of all its pictures; 0 until they are made
-    left_out: tuple[str, ...] = ()  # why it is not shown: a sentence for each picture it lacks
+    background: str  # token of the new background, at the same size
+    results: Mapping[str, str]  # method names by picture token
+    size: tuple[int, int] = (0, 0)  # (height, width) of all pictures; 0 until they are made
+    left_out: tuple[str, ...] = ()  # reasons why it is not shown, one per missing picture
 
     def tokens(self) -> list[str]:
-        """Every picture of the set."""
+        """The tokens of all pictures of the set."""
         return [self.foreground, self.background, *self.results]
 
     def paths(self, folder: str | Path) -> list[Path]:
-        """Their files."""
+        """The files of all pictures of the set."""
         return [picture_path(folder, token) for token in self.tokens()]
 
     def order(self, person: str) -> list[str]:
-        """The results in the order in which ``person``, a token, sees them: always the same."""
+        """The result tokens in the fixed random order for ``person``, a token."""
         return _shuffled(self.results, f"{person} {self.id}")
 
     def check(self, ranking: Any) -> list[str]:
-        """The ranking, if it is the best three results of this set, best first; else UsageError."""
+        """The ranking, if it holds three different results of this set; else UsageError."""
         tokens = ranking if isinstance(ranking, list) else []
         if len(tokens) != PLACES or sum(token in tokens for token in self.results) != PLACES:
             raise UsageError(f"a ranking is {PLACES} different results of its own set, best first")
@@ -78,33 +78,33 @@ class PictureSet:
 
 @dataclass(frozen=True)
 class Study:
-    """What ``study.json`` holds."""
+    """The content of ``study.json``."""
 
     id: str  # a random token
-    methods: tuple[str, ...]  # their names, in the order in which they were given
-    sets: tuple[PictureSet, ...]  # every pair, those that are left out included
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # all that the pictures follow from
-    finished: bool = False  # whether ``study make`` has come to its end
+    methods: tuple[str, ...]  # names in the order of the command
+    sets: tuple[PictureSet, ...]  # one for each pair, including incomplete ones
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # all inputs of the pictures
+    finished: bool = False  # whether ``study make`` has finished
 
     @property
     def shown(self) -> tuple[PictureSet, ...]:
-        """The sets that people are shown: those of which every picture is there."""
+        """The complete sets, which are shown."""
         return tuple(item for item in self.sets if not item.left_out)
 
     def order(self, person: str) -> list[PictureSet]:
-        """The sets in the order in which ``person``, a token, sees them: always the same."""
+        """The shown sets in the fixed random order for ``person``, a token."""
         by_id = {item.id: item for item in self.shown}
-        return [by_id[name] for name in _shuffled(by_id, f"{person} {self.id}")]
+        return [by_id[id_] for id_ in _shuffled(by_id, f"{person} {self.id}")]
 
     def write(self, folder: str | Path) -> Study:
-        """Write ``study.json``, whole or not at all; ImageError where it cannot be."""
+        """Write ``study.json`` atomically; ImageError if it cannot be written."""
         content = {"version": _VERSION, **asdict(self)}
         write_bytes(Path(folder) / KEY, (json.dumps(content, indent=2) + "\n").encode())
         return self
 
     @classmethod
     def read(cls, folder: str | Path) -> Study:
-        """The study of a folder, finished or not; UsageError if none, DataError if broken."""
+        """Read the study in a folder, finished or not; UsageError if none, DataError if broken."""
         path = Path(folder) / KEY
         try:
             content = json.loads(path.read_bytes())
@@ -123,31 +123,32 @@ class Study:
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """The study of a folder that can be shown; UsageError and DataError say why it cannot."""
+        """Read a study that is ready to be shown; UsageError or DataError if it is not."""
         study = cls.read(folder)
         if not (study.finished and study.shown):
             why = "is not finished, or no set of it is complete: run its study make again"
             raise UsageError(f"the study in {folder} {why}")
         for item in study.shown:
-            if lost := [path for path in item.paths(folder) if not path.is_file()]:
-                raise DataError(f"{lost[0]} of {item.name!r} is missing: make the study again")
+            for path in item.paths(folder):
+                if not path.is_file():
+                    raise DataError(f"{path} of {item.name!r} is missing: make the study again")
         return study
 
 
 def picture_path(folder: str | Path, token: str) -> Path:
-    """The file of a picture: lossless WebP, exact like PNG and a third smaller."""
+    """The file of a picture: lossless WebP, a third smaller than PNG."""
     return Path(folder) / PICTURES / f"{token}.webp"
 
 
 def _shuffled(items: Iterable[str], salt: str) -> list[str]:
-    """The items in an order that follows from them and ``salt`` alone, on any machine."""
+    """The items in an order that depends on them and ``salt`` alone."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{salt} {item}".encode()).digest())
 
 
 class Store(AbstractContextManager["Store"]):
-    """The database of a study, made if need be, for any number of threads and processes.
+    """The database of a study, created if missing, for any number of threads and processes.
 
-    DataError if it is no such database or cannot be used, UsageError if it is another study's.
+    DataError if the file cannot be used as such, UsageError if it belongs to another study.
     """
 
     def __init__(self, path: str | Path, study: str) -> None:
@@ -170,36 +171,38 @@ class Store(AbstractContextManager["Store"]):
         self._db.close()
 
     def join(self, name: str = "") -> str:
-        """The token of somebody new, which is a secret of their browser; no name is anonymous."""
+        """Add a person and return their token, a secret of their browser; names may be empty."""
         token = secrets.token_urlsafe(24)
         self._run(f"INSERT INTO people (token, name, joined) VALUES (?, ?, {_NOW})", token, name)
         return token
 
     def people(self) -> dict[str, str]:
-        """Everybody's token and name, in the order of joining."""
+        """Names by token, in the order of joining."""
         return dict(self._run("SELECT token, name FROM people ORDER BY id"))
 
     def save(self, person: str, picture_set: str, ranking: Sequence[str]) -> None:
-        """Keep what somebody, by token, confirmed; it takes the place of an earlier answer."""
+        """Store the confirmed answer of a person, by token, in place of an earlier one."""
         row = f"SELECT id, ?2, ?3, ?3, {_NOW} FROM people WHERE token = ?1"
         self._run(f"INSERT OR REPLACE INTO answers {row}", person, picture_set, json.dumps(ranking))
 
     def answers(self, person: str | None = None) -> list[tuple[int, str, list[str], str]]:
-        """All that was confirmed, or what one person, by token, did; DataError if it is broken.
+        """All confirmed answers, or those of one person, by token; DataError if one is broken.
 
-        Each: the person's number, the set's token, the ranking, best first, and when, in UTC.
+        Each is the person's number, the set's token, the ranking, best first, and the time in UTC.
         """
-        select = "SELECT person, picture_set, ranking, confirmed FROM answers"
-        joined = "JOIN people ON id = person WHERE ranking IS NOT NULL"
-        some = "AND (?1 IS NULL OR token = ?1) ORDER BY person, picture_set"
+        rows = self._run(
+            "SELECT person, picture_set, ranking, confirmed FROM answers JOIN people ON id = person"
+            " WHERE ranking IS NOT NULL AND (?1 IS NULL OR token = ?1)"
+            " ORDER BY person, picture_set",
+            person,
+        )
         try:
-            rows = self._run(f"{select} {joined} {some}", person)
-            return [(who, what, json.loads(said), when) for who, what, said, when in rows]
+            return [(number, id_, json.loads(ranking), time) for number, id_, ranking, time in rows]
         except ValueError as error:
-            raise DataError(f"{self._path} holds an answer that is none: {error}") from error
+            raise DataError(f"{self._path} holds a broken answer: {error}") from error
 
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """One statement, which is one transaction."""
+        """Run one statement as one transaction."""
         try:
             with self._lock:
                 return self._db.execute(statement, values).fetchall()

@@ -1,4 +1,4 @@
-"""Making a study: every method's picture of every pair, under names that tell nothing."""
+"""Makes a study: every method's result on every pair, under random file names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError, error_text
 from deep_image_compositing.evaluation.methods import ALONE, Method
-from deep_image_compositing.evaluation.study import folder as kept
+from deep_image_compositing.evaluation.study import folder as layout
 from deep_image_compositing.evaluation.study.folder import PLACES, PictureSet, Store, Study
 from deep_image_compositing.evaluation.testsets import PairFiles
 from deep_image_compositing.evaluation.testsets.base import planes
@@ -37,24 +37,24 @@ def make(
     device: str = "auto",
     show: bool = False,
 ) -> Study:
-    """Render every method on every pair, into a folder that ``study serve`` shows.
+    """Run every method on every pair, and write a folder that ``study serve`` can show.
 
-    Photographs are shrunk before the methods see them, so that every pixel on the screen is one
-    that a method made. A pair whose pictures cannot all be made is left out, and says why in
-    ``PictureSet.left_out``. The same call again makes what is missing.
+    Photographs are reduced before methods run, so every displayed pixel is a method's. A pair with
+    a failed picture is not shown; ``PictureSet.left_out`` has the reasons. Another call with the
+    same arguments makes the missing pictures.
 
     Args:
-        pairs: a mask, where there is one, is given to every method.
+        pairs: pairs of photographs; a mask is passed to every method.
         methods: at least three.
-        out: the folder; made if it is not there.
-        max_side: long side in pixels of the pictures; smaller photographs keep their size.
-        seed: draws the tokens, for the same study twice; None for tokens that nobody can guess.
+        out: the folder, created if missing.
+        max_side: maximum long side of the pictures in pixels.
+        seed: seed of the tokens, to make the same study twice; None for secret tokens.
         device: as for ``Compositor``.
-        show: draw a progress bar on standard error.
+        show: show a progress bar on standard error.
 
     Raises:
-        UsageError: an argument that cannot be, or a folder with another study or with answers.
-        ImageError: what cannot be read or written.
+        UsageError: an argument is wrong, or the folder holds another study or answers.
+        ImageError: a file cannot be read or written.
     """
     if len(methods) < PLACES:
         raise UsageError(f"a study needs at least {PLACES} methods, got {len(methods)}")
@@ -65,40 +65,39 @@ def make(
     if max_side < 32:
         raise UsageError(f"the long side must be at least 32 pixels, got {max_side}")
     folder = Path(out)
-    described = [method.describe() for method in methods]
+    recipe: dict[str, Any] = {"methods": [method.describe() for method in methods]}
     try:
-        given = [
+        recipe["pairs"] = [
             {"name": pair.name, "sha256": {k: digest(file) for k, file in pair.files().items()}}
             for pair in pairs
         ]
     except OSError as error:
         raise ImageError(f"{error.filename} cannot be read: {error.strerror}") from error
-    recipe = {"methods": described, "pairs": given, "max_side": max_side, "seed": seed}
-    study = _begin(folder, recipe)  # with the token of every picture: a stopped run goes on
-    device = str(choose_device(device))  # said once, not for every method
+    study = _begin(folder, {**recipe, "max_side": max_side, "seed": seed})
+    device = str(choose_device(device))  # here, to log the choice only once
     left_out: dict[str, list[str]] = {item.id: [] for item in study.sets}
     work: _Work = []
     for item, pair in zip(study.sets, pairs, strict=True):
         size = (0, 0)
         try:
-            size = _write_given(folder, item, pair, max_side)
+            size = _write_photographs(folder, item, pair, max_side)
         except (CompositingError, MemoryError) as error:
             left_out[item.id].append(error_text(error))
         work.append((replace(item, size=size), pair))
     with progress("pictures", len(work) * len(methods), show) as advance:
         for method in methods:
-            for name, reason in _render(folder, method, work, device, advance):
-                left_out[name].append(reason)
+            for id_, reason in _render(folder, method, work, device, advance):
+                left_out[id_].append(reason)
     sets = tuple(replace(item, left_out=tuple(left_out[item.id])) for item, _ in work)
     return replace(study, sets=sets, finished=True).write(folder)
 
 
 def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
-    """The study of ``folder``, if it is the one that is wanted, or a new one; it is written."""
-    if (folder / kept.KEY).exists():
+    """The study of ``folder`` if it has the same recipe, or a new one with all tokens, written."""
+    if (folder / layout.KEY).exists():
         study = Study.read(folder)
-        if (folder / kept.ANSWERS).exists():
-            with Store(folder / kept.ANSWERS, study.id) as store:
+        if (folder / layout.ANSWERS).exists():
+            with Store(folder / layout.ANSWERS, study.id) as store:
                 if store.people():
                     raise UsageError(f"people took part, so {folder} stays as it is: give another")
         if other := ", ".join(differences(study.recipe, recipe)):
@@ -107,14 +106,14 @@ def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty and holds no study: give another folder")
-        (folder / kept.PICTURES).mkdir(parents=True)
+        (folder / layout.PICTURES).mkdir(parents=True)
     except OSError as error:
         raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     seed = recipe["seed"]
-    draws = secrets.SystemRandom() if seed is None else random.Random(f"study {seed}")
+    generator = secrets.SystemRandom() if seed is None else random.Random(f"study {seed}")
 
     def token() -> str:
-        return f"{draws.getrandbits(128):032x}"
+        return f"{generator.getrandbits(128):032x}"
 
     names = tuple(method["name"] for method in recipe["methods"])
     sets = (
@@ -124,29 +123,31 @@ def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
     return Study(token(), names, tuple(sets), recipe).write(folder)
 
 
-def _write_given(folder: Path, item: PictureSet, pair: PairFiles, side: int) -> tuple[int, int]:
-    """Write the pair's own two pictures at the size of the results, (height, width)."""
+def _write_photographs(
+    folder: Path, item: PictureSet, pair: PairFiles, side: int
+) -> tuple[int, int]:
+    """Write both photographs at the results' size, (height, width), which is returned."""
     photograph, background = read_image(pair.foreground), read_image(pair.background)
     size = fit_long_side(*photograph.size, side)
     if pair.mask is not None:
-        read_mask(pair.mask, size=size)
-    shown = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
-    for path, picture in zip(item.paths(folder), shown, strict=False):
+        read_mask(pair.mask, size=size)  # errors are reported once, not for every method
+    pictures = resample(planes(photograph.pixels), size), cover(planes(background.pixels), size)
+    for path, picture in zip(item.paths(folder), pictures, strict=False):
         if not path.is_file():
-            write_image(path, picture, quality=100)  # without loss
+            write_image(path, picture, quality=100)  # lossless
     return size
 
 
 def _render(
     folder: Path, method: Method, work: _Work, device: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[str, str]]:
-    """Make a method's pictures that are missing; the sets where that fails, and why."""
+    """Make a method's missing pictures; yields the id of each set that fails, and the reason."""
     compositor = None
     for item, pair in work:
         token = next(token for token, name in item.results.items() if name == method.name)
-        path = kept.picture_path(folder, token)
+        path = layout.picture_path(folder, token)
         advance(1)
-        if path.is_file() or item.size == (0, 0):  # 0: its photographs cannot be read
+        if path.is_file() or item.size == (0, 0):  # 0: the photographs cannot be read
             continue
         try:
             compositor = compositor or method.compositor(device=device)
@@ -154,6 +155,6 @@ def _render(
             foreground, background, *_ = map(str, item.paths(folder))
             result = compositor(foreground, background, mask)
             write_image(path, result.composite_pixels, quality=100)
-        except Exception as error:  # one method on one pair must not stop the others
+        except Exception as error:  # a failure must not stop the others
             _log.debug("%s, %s", pair.name, method.name, exc_info=True)
             yield item.id, f"{method.name}: {error_text(error)}"

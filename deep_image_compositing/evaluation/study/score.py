@@ -1,7 +1,7 @@
-"""Scoring a study as the paper does: a person's best three count 1, 2 and 3, all others 8.
+"""Scores a study as the paper does: a person's best three results count 1, 2 and 3, all others 8.
 
-A method's score is the mean over all confirmed answers, each what one person said of one set, so
-lower is better. The page and the figure are the templates ``scores.md`` and ``scores.svg``.
+A method's score is the mean over all confirmed answers (a person and a set); lower is better. The
+page and the figure are made from the templates ``scores.md`` and ``scores.svg``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _WORDS = ("first", "second", "third")
 def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]:
     """Score the study in ``folder`` and write ``scores.md``, ``.json``, ``.csv`` and ``.svg``.
 
-    ``answers.csv`` holds every answer, with numbers in the place of people's names. ``out`` is by
-    default ``scores`` in the folder. The study may be served meanwhile. Returns ``score``'s.
-    UsageError for no study or no answer, DataError for answers that cannot be read, ImageError
-    for a file that cannot be written, MissingExtraError without scipy.
+    Also writes ``answers.csv`` with all answers, in which numbers stand for people. ``out`` is by
+    default ``scores`` in the folder. The study may be served at the same time. Returns the content
+    of ``scores.json``. UsageError if there is no study or answer, DataError if an answer is broken,
+    ImageError if a file cannot be written, MissingExtraError without scipy.
     """
     statistics.require("study score", "study")
     study, database = Study.read(folder), Path(folder) / ANSWERS
@@ -44,10 +44,10 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str,
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
-    shown = {"scores": scores, "others": OTHERS}
+    values = {"scores": scores, "others": OTHERS}
     texts = {
-        "scores.md": render("scores.md", **shown),
-        "scores.svg": render("scores.svg", **shown),
+        "scores.md": render("scores.md", **values),
+        "scores.svg": render("scores.svg", **values),
         "scores.json": json.dumps(scores, indent=2) + "\n",
         "scores.csv": _csv(scores["methods"]),
         "answers.csv": _csv(answers),
@@ -57,20 +57,20 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str,
 
 
 def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
-    """The rows of ``answers.csv``: of every confirmed answer, what it says of each method.
+    """The rows of ``answers.csv``: each method's score in every confirmed answer.
 
-    DataError for an answer that does not belong to the study.
+    DataError for an answer that does not fit the study.
     """
     sets, rows = {item.id: item for item in study.shown}, []
-    for person, picture_set, said, confirmed in store.answers():
+    for person, picture_set, ranking, confirmed in store.answers():
         item = sets.get(picture_set)
         if item is None:
             raise DataError(f"an answer is of a set that the study lacks: {picture_set!r}")
         try:
-            ranking = item.check(said)
+            item.check(ranking)
         except UsageError as error:
-            who = f"person {person}'s answer on {item.name!r}"
-            raise DataError(f"{who} is broken: {error}") from error
+            answer = f"person {person}'s answer on {item.name!r}"
+            raise DataError(f"{answer} is broken: {error}") from error
         places = {item.results[token]: place for place, token in enumerate(ranking, 1)}
         for method in study.methods:
             row = {"person": person, "set": item.name, "method": method}
@@ -79,9 +79,9 @@ def read_answers(study: Study, store: Store) -> list[dict[str, Any]]:
 
 
 def score(study: Study, answers: list[dict[str, Any]], joined: int) -> dict[str, Any]:
-    """What ``scores.json`` holds, by the rows of ``read_answers``; UsageError where there is none.
+    """The content of ``scores.json``, from the rows of ``read_answers``; UsageError for no rows.
 
-    ``joined`` people began. Friedman's test is over the sets' means, None below two answered sets.
+    ``joined`` people started. Friedman's test is over the sets' mean scores, and None for one set.
     """
     if not answers:
         raise UsageError("nobody has confirmed an answer yet, so there is nothing to score")
@@ -95,13 +95,13 @@ def score(study: Study, answers: list[dict[str, Any]], joined: int) -> dict[str,
     for name, values in zip(study.methods, table.T, strict=True):
         low, high = statistics.bootstrap_interval(values)
         row = {"method": name, "score": float(values.mean()), "low": low, "high": high}
-        chosen = {word: int((values == n).sum()) for n, word in enumerate(_WORDS, 1)}
-        methods.append({**row, "sets_won": won[name], **chosen})
+        counts = {word: int((values == place).sum()) for place, word in enumerate(_WORDS, 1)}
+        methods.append({**row, "sets_won": won[name], **counts})
     statistic, p = statistics.friedman(means) if len(answered) > 1 else (None, None)
     per_person = np.unique([row["person"] for row in answers[::count]], return_counts=True)[1]
     return {
         "methods": sorted(methods, key=lambda row: row["score"]),  # best first
-        "people": len(per_person),  # who confirmed at least one answer
+        "people": len(per_person),  # with at least one confirmed answer
         "people_complete": int((per_person == len(study.shown)).sum()),
         "people_joined": joined,
         "answers": len(table),
@@ -109,9 +109,9 @@ def score(study: Study, answers: list[dict[str, Any]], joined: int) -> dict[str,
         "sets_answered": len(answered),
         "sets_left_out": len(study.sets) - len(study.shown),
         "level": statistics.LEVEL,  # of the confidence intervals
-        "chance": (sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,  # among equals
+        "chance": (sum(range(1, PLACES + 1)) + OTHERS * (count - PLACES)) / count,  # if all equal
         "friedman": statistic,
-        "p": p,  # probability of one as large if people could not tell the methods apart
+        "p": p,
         "kendall_w": None if statistic is None else statistic / (len(answered) * (count - 1)),
     }
 

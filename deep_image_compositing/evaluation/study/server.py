@@ -1,9 +1,9 @@
-"""The web server of a study: its page, its pictures, and what people choose.
+"""The web server of a study: it serves the page and the pictures, and stores the answers.
 
-A person is known by a cookie. ``GET /?set=N`` gives the page of their Nth set, but none beyond the
-first that is open, and ``GET /?join`` the first page, for somebody new. ``POST join`` with
-``{"name": "..."}`` sets the cookie, ``POST sets/ID`` with ``{"ranking": [TOKEN, ...]}`` answers.
-Nothing that is sent tells which method made a picture.
+A cookie identifies a person. ``GET /?set=N`` returns the page of their Nth set, at most the first
+unanswered one, and ``GET /?join`` the start page. ``POST join`` with ``{"name": "..."}`` sets the
+cookie, ``POST sets/ID`` with ``{"ranking": [TOKEN, ...]}`` stores an answer. No response reveals
+which method made a picture.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from deep_image_compositing.evaluation.study.folder import ANSWERS, Store, Study
 from deep_image_compositing.messages import show
 from deep_image_compositing.web import Gate, listen
 
-MAX_BODY = 4096  # bytes of a request's body; the largest that the page sends has a few hundred
+MAX_BODY = 4096  # bytes of a request's body; the page sends a few hundred at most
 MAX_NAME = 80  # characters of a person's name
 _YEAR = 365 * 24 * 3600
 
@@ -42,14 +42,14 @@ def serve(
     intro: str = "",
     allowed_hosts: Iterable[str] = (),
 ) -> None:
-    """Serve a study until the process is told to stop; answers go to ``answers.sqlite``.
+    """Serve a study until the process is stopped; answers go to ``answers.sqlite``.
 
     Args:
-        folder: what ``study make`` made; UsageError or DataError where it cannot be served.
-        host: address to listen at; ``0.0.0.0`` for the whole network.
-        port: 0 for any free one; UsageError for one that cannot be had.
-        intro: text of the first page in place of ours.
-        allowed_hosts: further names under which people reach it.
+        folder: a study from ``study make``; UsageError or DataError if it cannot be served.
+        host: address to listen on; ``0.0.0.0`` for the whole network.
+        port: port to listen on, 0 for any free one; UsageError if it is not available.
+        intro: text of the first page in place of the default one.
+        allowed_hosts: additional host names under which the server can be reached.
     """
     study = Study.open(folder)
     with Store(Path(folder) / ANSWERS, study.id) as store, listen(host, port) as listener:
@@ -63,14 +63,14 @@ def serve(
         sys.stdout.flush()
         try:
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # told to stop, which is how it is meant to end
+        except KeyboardInterrupt:  # the usual end
             show(f"stopped; people so far: {len(store.people())}")
 
 
 def create_app(
     study: Study, store: Store, folder: str | Path, intro: str = "", hosts: Iterable[str] = ()
 ) -> Starlette:
-    """The application, for one ASGI server process; see ``web.Gate`` for ``hosts``."""
+    """The ASGI application, for one server process; see ``web.Gate`` for ``hosts``."""
     handlers = _Handlers(study, store, folder, intro)
     routes = [
         Route("/", handlers.page),
@@ -80,26 +80,24 @@ def create_app(
         Mount("/page", StaticFiles(directory=Path(__file__).with_name("page"))),
     ]
     gate = Middleware(Gate, hosts, lambda status, text: PlainTextResponse(text, status))
-    failed = {CompositingError: _failed, OSError: _failed}
-    return Starlette(routes=routes, middleware=[gate], exception_handlers=failed)
+    errors = {CompositingError: _error_response, OSError: _error_response}
+    return Starlette(routes=routes, middleware=[gate], exception_handlers=errors)
 
 
 class _Handlers:
-    """What is answered to each request."""
-
     def __init__(self, study: Study, store: Store, folder: str | Path, intro: str) -> None:
         self.study, self.store, self.intro = study, store, intro
         self.sets = {item.id: item for item in study.shown}
         self.pictures = {path.name: path for item in study.shown for path in item.paths(folder)}
-        self.cookie = f"study-{study.id[:12]}"  # ports share cookies: two studies need two names
+        self.cookie = f"study-{study.id[:12]}"  # unique, because cookies are shared between ports
 
     def page(self, request: Request) -> Response:
         person = None if "join" in request.query_params else self._person(request)
         sets = self.study.order(person or "")
-        rankings = {name: best for _, name, best, _ in self.store.answers(person or "")}
+        rankings = {id_: ranking for _, id_, ranking, _ in self.store.answers(person or "")}
         number = 1 + [*(item.id in rankings for item in sets), False].index(False)
-        if asked := re.fullmatch(r"[1-9]\d{0,8}", request.query_params.get("set", "")):
-            number = min(number, int(asked[0]))
+        if requested := re.fullmatch(r"[1-9]\d{0,8}", request.query_params.get("set", "")):
+            number = min(number, int(requested[0]))
         values = {"person": person, "sets": sets, "rankings": rankings, "number": number}
         values |= {"methods": len(self.study.methods), "intro": self.intro}
         return HTMLResponse(render("study.html", **values))
@@ -108,7 +106,7 @@ class _Handlers:
         path = self.pictures.get(request.path_params["name"])
         if path is None:
             raise HTTPException(404, "there is no such picture")
-        # Not as a file: its date would tell in which order the methods were rendered.
+        # Not a FileResponse: its date would reveal the order in which methods ran.
         headers = {"cache-control": f"private, max-age={_YEAR}, immutable"}
         return Response(path.read_bytes(), media_type="image/webp", headers=headers)
 
@@ -117,15 +115,17 @@ class _Handlers:
         if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
             raise HTTPException(400, f"a name is text of at most {MAX_NAME} characters")
         token, secure = self.store.join(name.strip()), request.url.scheme == "https"
-        given = Response(status_code=204)
-        given.set_cookie(self.cookie, token, _YEAR, secure=secure, httponly=True, samesite="strict")
-        return given
+        response = Response(status_code=204)
+        response.set_cookie(
+            self.cookie, token, _YEAR, secure=secure, httponly=True, samesite="strict"
+        )
+        return response
 
     async def save(self, request: Request) -> Response:
         body = await _body(request)
         person, item = self._person(request), self.sets.get(request.path_params["set"])
         if person is None:
-            raise HTTPException(401, "this browser is not known, or not any more")
+            raise HTTPException(401, "this browser is not known, or no longer known")
         if item is None:
             raise HTTPException(404, "there is no such set")
         self.store.save(person, item.id, item.check(body.get("ranking")))
@@ -136,7 +136,7 @@ class _Handlers:
         return token if token in self.store.people() else None
 
 
-def _failed(request: Request, error: Exception) -> Response:
+def _error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, UsageError):
         return PlainTextResponse(str(error), 400)
     show(f"error: {error}", file=sys.stderr)
@@ -144,11 +144,11 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings."""
-    # Forms of other sites cannot send this type.
+    """The JSON object in a request's body."""
+    # Forms of other sites cannot send this content type.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected application/json")
-    length = request.headers.get("content-length", "")  # a body without end has none
+    length = request.headers.get("content-length", "")  # an endless body has none
     if not re.fullmatch(r"\d{1,4}", length) or int(length) > MAX_BODY:
         raise HTTPException(413, f"a request has at most {MAX_BODY} bytes, and says how many")
     try:

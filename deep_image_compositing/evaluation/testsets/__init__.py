@@ -1,4 +1,4 @@
-"""Test sets: photographs, backgrounds, given masks and truths that methods are measured on."""
+"""Test sets: photographs, backgrounds, masks and true composites to measure methods on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = [
 TEST_SETS: dict[str, type[TestSet]] = {
     kind.name: kind for kind in (SynTest, Taught, Folders, Harmonization)
 }
-"""Kinds of test sets by name."""
+"""All kinds of test sets by name."""
 
 
 def open_test_set(name: str, **options: Any) -> TestSet:
-    """The test set called ``name``: ``syntest``, ``taught``, ``folders`` or ``harmonization``.
+    """Open a test set by name: ``syntest``, ``taught``, ``folders`` or ``harmonization``.
 
     Raises:
-        UsageError: another name, options that its class does not take, or as its class.
-        DataError: pictures that cannot be read.
+        UsageError: the name is unknown, or the class does not accept the options.
+        DataError: a picture cannot be read.
     """
     if name not in TEST_SETS:
         raise UsageError(f"there is no test set {name!r}; there are: {', '.join(TEST_SETS)}")

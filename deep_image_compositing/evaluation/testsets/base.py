@@ -1,4 +1,4 @@
-"""What all test sets share: the sample, the set, names, options, and reading without surprises."""
+"""The base classes of samples and test sets, and helpers for names, options and reading."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from deep_image_compositing.metrics.lpips import LPIPS
 
 Paths = str | Path | Sequence[str | Path]
-"""One path or several; what a source of training data may be, as text."""
+"""One path or several, each in the syntax of training data."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One photograph to cut out and one background to set its subject into; uint8, on the CPU."""
+    """A photograph with a subject, a new background, and the truth if known; uint8, on the CPU."""
 
     name: str  # unique in its set, fit for a file name
-    foreground: Tensor  # (3, H, W), the photograph, old background and all
-    background: Tensor  # (3, H, W), covering the frame; of any size where there is no truth
-    # the given mask (1, H, W) by grade; None where the method's segmenter finds it
+    foreground: Tensor  # (3, H, W), the photograph with its old background
+    background: Tensor  # (3, H, W), or without truth of any size
+    # the input mask (1, H, W) by grade; None leaves it to the method's segmenter
     masks: dict[str, Tensor | None] = field(default_factory=dict)
-    composite: Tensor | None = None  # (3, H, W), the truth
-    alpha: Tensor | None = None  # (1, H, W), the true opacity
-    foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is
-    old_background: Tensor | None = None  # (3, H, W), what the subject hides in the photograph
+    composite: Tensor | None = None  # (3, H, W), the true composite
+    alpha: Tensor | None = None  # (1, H, W), the true alpha
+    foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is 0
+    old_background: Tensor | None = None  # (3, H, W), also behind the subject
 
-    def given(self, grade: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What a method is given in a grade: photograph, background, and mask if there is one."""
+    def inputs(self, grade: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A method's inputs in a grade: photograph, background, and mask if there is one."""
         return self.foreground, self.background, self.masks[grade]
 
     def about(self, grade: str) -> dict[str, Any]:
-        """What a record says of the sample itself, as JSON has it."""
+        """Entries about the sample itself that its records get, as JSON."""
         return {}
 
     def measure(self, grade: str, result: Composite, lpips: LPIPS | None) -> dict[str, float]:
-        """The measures of what a method has made of it in a grade, but for the costs."""
+        """All measures, except costs, of a method's result in a grade."""
         figures: dict[str, float] = {}
         if self.composite is not None:
             figures |= measures.measure_composite(
@@ -69,26 +69,26 @@ class Sample:
 
 
 class TestSet(ABC):
-    """Samples by number; the same ones in any order and in any process.
+    """A sequence of samples, which are the same in any order of access and in any process.
 
     Args:
-        names: of the samples, in order.
-        about: what the set is and what makes it again, as JSON has it.
-        files: path, bytes and time of change (or SHA-256) of each file that it is made from.
+        names: the samples' names, in order.
+        about: a description from which the set can be made again, as JSON.
+        files: path, bytes and modification time (or SHA-256) of each input file.
     """
 
-    __test__: ClassVar[bool] = False  # no test, whatever pytest makes of the name
+    __test__: ClassVar[bool] = False  # or pytest would collect it
 
     name: ClassVar[str]  # of the kind of set
-    slots: ClassVar[tuple[str, ...]] = registry.SLOTS  # that a method fills to be measured
-    grades: tuple[str, ...]  # of the given masks, in the order of tables
+    slots: ClassVar[tuple[str, ...]] = registry.SLOTS  # that the methods must fill
+    grades: tuple[str, ...]  # of the input masks, in table order
 
     def __init__(self, names: list[str], about: dict[str, Any], files: list[list[Any]]) -> None:
         self.names, self.about, self.files = names, {"kind": self.name, **about}, files
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``; IndexError beyond the last, DataError where it cannot be read."""
+        """Sample ``index``; IndexError beyond the last, DataError if it cannot be read."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,19 +97,24 @@ class TestSet(ABC):
         return (self[i] for i in range(len(self)))
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the description and of the files' sizes and times of change."""
-        content = json.dumps([self.about, self.files], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """SHA-256, in hex, of ``about`` and ``files``."""
+        return json_digest([self.about, self.files])
 
 
-# Names, options and chance
+def json_digest(content: Any) -> str:
+    """SHA-256, in hex, of ``content`` as JSON."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def unique_names(wanted: Iterable[str]) -> list[str]:
-    """Names fit for files, which differ even without regard to case; what fits is kept."""
+# Names, options and random numbers
+
+
+def unique_names(texts: Iterable[str]) -> list[str]:
+    """Names fit for files that differ even without regard to case, changed only where needed."""
     used: set[str] = set()
     names = []
-    for text in wanted:
+    for text in texts:
         name = re.sub(r"[^\w.+-]+", "_", re.sub(r"[/\\]", "-", text)).lstrip(".-") or "_"
         if len(name) > 80:
             name = f"{name[:71]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -123,36 +128,36 @@ def unique_names(wanted: Iterable[str]) -> list[str]:
 
 
 def as_paths(paths: Paths | None, what: str) -> list[str]:
-    """One path or several, as texts; ``UsageError`` for something that is none."""
-    each: Any = [paths] if isinstance(paths, str | Path) else paths or []
-    if not isinstance(each, list | tuple) or not all(
-        isinstance(p, str | Path) and str(p) for p in each
+    """One path or several as strings; UsageError for other values."""
+    items: Any = [paths] if isinstance(paths, str | Path) else paths or []
+    if not isinstance(items, list | tuple) or not all(
+        isinstance(path, str | Path) and str(path) for path in items
     ):
         raise UsageError(f"{what} are one path or a list of paths, got {paths!r}")
-    return [str(path) for path in each]
+    return [str(path) for path in items]
 
 
 def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen grades in the order of ``known``, all for None; UsageError for others or none."""
+    """The chosen grades in the order of ``known``; None means all. UsageError for other names."""
     if grades is None:
         return known
-    wanted = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
-    if not wanted or not set(wanted) <= set(known):
+    chosen = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
+    if not chosen or not set(chosen) <= set(known):
         raise UsageError(
-            f"the grades here are some of {', '.join(known)}, got {', '.join(wanted) or 'none'}"
+            f"the grades here are some of {', '.join(known)}, got {', '.join(chosen) or 'none'}"
         )
-    return tuple(grade for grade in known if grade in wanted)
+    return tuple(grade for grade in known if grade in chosen)
 
 
 def check_counts(**options: tuple[int | None, int]) -> None:
-    """UsageError for a value below its least; None is none."""
-    for option, (value, least) in options.items():
-        if value is not None and value < least:
-            raise UsageError(f"{option} must be at least {least}, got {value!r}")
+    """UsageError if an option's value is below its minimum; None is allowed."""
+    for option, (value, minimum) in options.items():
+        if value is not None and value < minimum:
+            raise UsageError(f"{option} must be at least {minimum}, got {value!r}")
 
 
 def draw(seed: int, *words: str) -> int:
-    """A number of 63 bits that follows from the seed and some words."""
+    """A 63-bit random number that depends on the seed and the words alone."""
     text = "\0".join((str(seed), *words)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
@@ -162,7 +167,7 @@ def draw(seed: int, *words: str) -> int:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Let errors of reading say what could not be read; those of Pillow become DataErrors."""
+    """Name the file in errors raised while it is read; Pillow's errors become DataErrors."""
     try:
         yield
     except CompositingError as error:
@@ -175,7 +180,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an upright picture, by its header alone; DataError if it is none."""
+    """(height, width) of the upright picture, from its header; DataError if unreadable."""
     with naming(str(path)), open_picture(path) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         width, height = image.size
@@ -183,13 +188,13 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 
 def stat_of(path: Path) -> list[Any]:
-    """Path, bytes and time of change of a file, for ``TestSet.files``."""
+    """Path, bytes and modification time of a file, for ``TestSet.files``."""
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
 def planes(pixels: NDArray[np.uint8] | Image.Image) -> Tensor:
-    """A picture (H, W, 3) or (H, W) as (C, H, W) of its own memory."""
+    """A picture (H, W, 3) or (H, W) as a new tensor (C, H, W)."""
     pixels = np.asarray(pixels)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

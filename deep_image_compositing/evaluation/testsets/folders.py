@@ -1,4 +1,4 @@
-"""The test set ``folders``: a user's own pictures, with or without a truth; and lists of pairs."""
+"""The test set ``folders``: a user's own pictures, with or without truth; and lists of pairs."""
 
 from __future__ import annotations
 
@@ -28,33 +28,31 @@ _DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair: its name, fit for a file, both photographs, and what else there is."""
+    """The files of one pair of photographs."""
 
-    name: str
+    name: str  # fit for a file
     foreground: Path
     background: Path
     mask: Path | None = None
-    composite: Path | None = None  # the truth
-    alpha: Path | None = None  # the true one
+    composite: Path | None = None  # the true composite
+    alpha: Path | None = None  # the true alpha
 
     def files(self) -> dict[str, Path]:
-        """All that there are, by kind."""
+        """All existing files by kind."""
         return {kind: path for kind, path in vars(self).items() if isinstance(path, Path)}
 
 
 class Folders(base.TestSet):
     """Pictures in a folder: ``foreground/NAME.*`` and ``background/NAME.*`` or ``background.*``.
 
-    ``composite/NAME.*`` and ``alpha/NAME.*`` are truths, of the photograph's size. Where there is
-    one, the background is scaled and cropped to cover the photograph. Pairs without any have
-    composites to look at and nothing to measure.
-
-    Grades of given masks are ``given``, where there is a folder ``mask``, and ``none``.
+    ``composite/NAME.*`` and ``alpha/NAME.*`` are optional truths of the photograph's size, to
+    which the background is then scaled and cropped. Pairs without truth are composited but not
+    measured. The grades are ``given``, if there is a folder ``mask``, and ``none``.
 
     Raises:
-        UsageError: no such folder, a file that is missing or without a photograph of its name, or
-            a truth of another size.
-        DataError: a picture that cannot be opened.
+        UsageError: the folder or a file is missing, a file belongs to no photograph, or a truth
+            has another size.
+        DataError: a picture cannot be opened.
     """
 
     name: ClassVar[str] = "folders"
@@ -105,15 +103,15 @@ class Folders(base.TestSet):
 
 
 def read_pairs(path: str | Path) -> list[PairFiles]:
-    """Pairs of one's own, by name.
+    """Find the pairs of photographs in a folder or a table.
 
     Args:
-        path: a folder as ``Folders`` takes it, or a ``.tsv`` or ``.csv`` file with the
-            columns ``foreground``, ``background`` and, if wanted, ``mask`` and ``name``; its
-            paths are relative to the file.
+        path: a folder with the layout of ``Folders``, or a ``.tsv`` or ``.csv`` file with the
+            columns ``foreground``, ``background`` and optionally ``mask`` and ``name``; its paths
+            are relative to the file.
 
     Raises:
-        UsageError: neither, columns that are missing, or a file that is not there.
+        UsageError: the path is neither, or a column or file is missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -137,7 +135,7 @@ def read_pairs(path: str | Path) -> list[PairFiles]:
 
 
 def _read_table(path: Path) -> list[PairFiles]:
-    """The pairs of a table; without a name where it gives none."""
+    """The pairs of a table; names may be empty."""
     pairs = []
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter=_DELIMITERS[path.suffix.lower()])
@@ -148,42 +146,42 @@ def _read_table(path: Path) -> list[PairFiles]:
                 "background, and may have mask and name"
             )
         for row in rows:
-            given: dict[str, Any] = {}
+            files: dict[str, Any] = {}
             for kind in _COLUMNS:
                 text = (row.get(kind) or "").strip()
                 if (text or kind != "mask") and not (path.parent / text).is_file():
                     where = f"{path}, line {rows.line_num}"
                     raise UsageError(f"{where}: there is no {kind} {text or 'given'}")
-                given[kind] = path.parent / text if text else None
-            pairs.append(PairFiles((row.get("name") or "").strip(), **given))
+                files[kind] = path.parent / text if text else None
+            pairs.append(PairFiles((row.get("name") or "").strip(), **files))
     return pairs
 
 
-def _find(root: Path, more: Sequence[str] = ()) -> list[PairFiles]:
-    """The pairs of a folder, by name; ``more`` kinds of pictures may be there for some of them."""
+def _find(root: Path, optional: Sequence[str] = ()) -> list[PairFiles]:
+    """The pairs in a folder, with the ``optional`` kinds of pictures that exist."""
     if not root.is_dir():
         raise UsageError(f"there is no folder {root}")
-    found = {kind: _pictures(root / kind) for kind in (*_COLUMNS, *more)}
-    foregrounds, common = found.pop("foreground"), _pictures(root).get("background")
+    others = {kind: _pictures(root / kind) for kind in (*_COLUMNS, *optional)}
+    foregrounds, common = others.pop("foreground"), _pictures(root).get("background")
     if not foregrounds:
         raise UsageError(f"{root}/foreground holds no photographs; {EXPECTED}")
-    for pictures in found.values():
+    for pictures in others.values():
         for stem in sorted(pictures.keys() - foregrounds):
             raise UsageError(f"{pictures[stem]} belongs to no photograph in {root}/foreground")
     pairs = []
     for name, (stem, file) in zip(base.unique_names(foregrounds), foregrounds.items(), strict=True):
-        files = {kind: pictures.get(stem) for kind, pictures in found.items()}
+        files = {kind: pictures.get(stem) for kind, pictures in others.items()}
         background = files.pop("background") or common
         if background is None:
             raise UsageError(f"{root}/background holds nothing for {file.name}; {EXPECTED}")
-        if found["mask"] and files["mask"] is None:
+        if others["mask"] and files["mask"] is None:
             raise UsageError(f"{root}/mask holds nothing for {file.name}: give all masks, or none")
         pairs.append(PairFiles(name, file, background, **files))
     return pairs
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without suffix, which must differ."""
+    """The pictures in a folder by stem; UsageError if two have the same stem."""
     pictures: dict[str, Path] = {}
     for path in image_files(folder.iterdir()) if folder.is_dir() else []:
         if path.stem in pictures:

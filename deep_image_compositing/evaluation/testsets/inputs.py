@@ -1,4 +1,4 @@
-"""What samples are made of: found in plain folders and shards, described, opened when needed."""
+"""Finds and describes the inputs of samples in plain folders and shards, and opens them lazily."""
 
 from __future__ import annotations
 
@@ -24,75 +24,74 @@ from deep_image_compositing.evaluation.testsets.base import naming, stat_of, uni
 
 
 class Input(NamedTuple):
-    """A photograph, a matte, a background or a triplet."""
+    """A photograph, matte, background or triplet."""
 
     name: str
-    file: str  # its photograph, or its shard
-    key: str  # in the shard; empty where it lies in a plain folder
+    file: str  # the photograph, or the shard
+    key: str  # in the shard; empty for plain folders
     open: Callable[[], Item]
-    group: str = ""  # where it comes from, in the report's words
+    group: str = ""  # source, as shown in reports
 
     @property
     def where(self) -> str:
-        """What messages and descriptions call it."""
+        """Its location, for messages and descriptions."""
         return f"{self.file}: {self.key}" if self.key else self.file
 
 
 def named(inputs: Iterable[Input]) -> list[Input]:
-    """The same under names that differ and are fit for files."""
+    """The inputs with unique names that are fit for files."""
     inputs = list(inputs)
-    names = unique_names(each.name for each in inputs)
-    return [each._replace(name=name) for name, each in zip(names, inputs, strict=True)]
+    names = unique_names(item.name for item in inputs)
+    return [item._replace(name=name) for name, item in zip(names, inputs, strict=True)]
 
 
 class Inputs:
-    """Finds inputs, and keeps what a description says of all their sources and files.
+    """Finds inputs, and collects the descriptions of their sources and files.
 
-    ``split`` is one of a folder of shards, None for all; shards from elsewhere are kept in
-    ``cache``.
+    ``split`` selects a split of folders of shards, None all; remote shards are cached in ``cache``.
     """
 
     def __init__(self, split: str | None, cache: str | None) -> None:
         self.split, self.cache = split, cache
         self.sources: list[dict[str, Any]] = []
-        self.files: list[list[Any]] = []  # as ``TestSet`` takes them
+        self.files: list[list[Any]] = []  # for ``TestSet``
 
     def add(
         self, source: Source, kinds: tuple[str, ...], share: float | None, **about: Any
     ) -> list[Input]:
-        """What there is of some kinds in a source; of a plain folder, what ``share`` holds out.
+        """The samples of some kinds in a source; of a plain folder, those that ``share`` holds out.
 
         Raises:
-            UsageError: nothing there, or a share that is none in [0, 1).
-            DataError: as ``add_shards``.
+            UsageError: the source has no samples, or the share is not in [0, 1).
+            DataError: as for ``add_shards``.
         """
         if is_shards(source.path):
             return self.add_shards(source.path, kinds, **about)
         parts = open_source(replace(source, hold_out=share or 0.0), kinds, Reading(tolerance=0))
-        kept, out = (part.pairs if isinstance(part, FolderDataset) else [] for part in parts)
-        chosen = kept if share is None else out
-        about |= {"path": source.path, "samples": len({*kept, *out}), "hold_out": share}
-        about |= {"used": len(chosen)}
+        training, held_out = (p.pairs if isinstance(p, FolderDataset) else [] for p in parts)
+        pairs = training if share is None else held_out
+        about |= {"path": source.path, "samples": len({*training, *held_out}), "hold_out": share}
+        about |= {"used": len(pairs)}
         about |= {} if source.doubt is None else {"doubt": source.doubt}
-        return self.add_pairs(source, chosen, **about)
+        return self.add_pairs(source, pairs, **about)
 
     def add_pairs(self, source: Source, pairs: Sequence[Pair], **about: Any) -> list[Input]:
-        """Some pairs of a plain folder."""
+        """The inputs for some pairs of a plain folder."""
         self.sources.append(about)
-        found, root = [], local_path(source.path).expanduser()
+        inputs, root = [], local_path(source.path).expanduser()
         for pair in pairs:
             first, *_ = files = [f for f in (pair.composite, pair.image, pair.label) if f]
             self.files += map(stat_of, files)
             name = pair.image.relative_to(root).with_suffix("").as_posix().removeprefix("images/")
-            found.append(Input(name, str(first), "", partial(FileItem, source, pair)))
-        return found
+            inputs.append(Input(name, str(first), "", partial(FileItem, source, pair)))
+        return inputs
 
     def add_shards(self, path: str, kinds: tuple[str, ...], **about: Any) -> list[Input]:
         """The samples of some kinds in a folder of shards, a pattern or a URL.
 
         Raises:
-            UsageError: no such split, or no samples.
-            DataError: a shard that is missing, damaged or of another kind.
+            UsageError: the split does not exist, or there are no samples.
+            DataError: a shard is missing, damaged or of another kind.
         """
         opened = open_source(Source(path), kinds, Reading(tolerance=0, cache=self.cache))
         folder = local_path(path)
@@ -111,7 +110,7 @@ class Inputs:
         else:
             urls = [u for part in opened if isinstance(part, ShardDataset) for u in part.urls]
             files = [stat_of(local_path(url)) if is_local(url) else [url] for url in urls]
-        found, licences = [], set()
+        inputs, licences = [], set()
         for url, *_ in files:
             shard = _whole(url, self.cache)
             for number in range(len(shard)):
@@ -119,12 +118,12 @@ class Inputs:
                 record.check(*kinds)
                 licences.add(str(record.info().get("licence") or "not stated"))
                 item = partial(_read, path, url, number, self.cache)
-                found.append(Input(record.key, url, record.key, item))
-        if not found:
+                inputs.append(Input(record.key, url, record.key, item))
+        if not inputs:
             raise UsageError(f"{path} holds no samples")
-        self.sources.append({**about, "samples": len(found), "licences": sorted(licences)})
+        self.sources.append({**about, "samples": len(inputs), "licences": sorted(licences)})
         self.files += files
-        return found
+        return inputs
 
 
 def _read(path: str, url: str, number: int, cache: str | None) -> ShardItem:
@@ -132,7 +131,7 @@ def _read(path: str, url: str, number: int, cache: str | None) -> ShardItem:
 
 
 def _whole(url: str, cache: str | None) -> Shard:
-    """A shard; DataError where it is not whole."""
+    """A shard; DataError if it is incomplete."""
     with naming(url):
         shard = open_by_number(url, cache)
     if shard.fault:

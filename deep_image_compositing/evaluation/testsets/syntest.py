@@ -1,9 +1,9 @@
-"""The test set ``syntest``: made from mattes and two backgrounds, so that its truth is exact.
+"""The test set ``syntest``: composites of mattes and two backgrounds each, with exact truth.
 
-A subject's straight colour F and opacity α are rounded to 8 bits first. With two backgrounds B₁ and
-B₂, the photograph is αF + (1 − α)B₁ and the truth αF + (1 − α)B₂, in integers, to the nearest of
-256 levels: no truth is off by more than half a level. What is random about a sample follows from
-the seed and its name alone, so that a part of a set has the pictures of the whole.
+A subject's straight colour F and opacity α are first rounded to 8 bits. With backgrounds B₁ and B₂,
+the photograph is αF + (1 − α)B₁ and the truth αF + (1 − α)B₂, in integers rounded to the nearest of
+256 levels, so the truth is off by at most half a level. Random choices depend only on the seed and
+the sample's name, so a smaller set has pictures of the larger one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ from torch import Tensor
 
 from deep_image_compositing import noise
 from deep_image_compositing.data.datasets import is_shards
-from deep_image_compositing.data.items import (
-    FileItem,
-    Item,
-    ShardItem,
-    Source,
-    estimate_color,
-)  # fmt: skip
+from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source, estimate_color
 from deep_image_compositing.data.shards import Record
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
@@ -40,8 +34,8 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side
 from deep_image_compositing.placement import cover
 
-COLOR_SIDE = 2000  # longest side in pixels at which a subject's colour is estimated
-MADE_SIDE = 320  # long side in pixels of a made set
+COLOR_SIDE = 2000  # maximum long side in pixels at which a subject's colour is estimated
+MADE_SIDE = 320  # long side in pixels of the set made of noise
 
 MADE_NOTE = (
     "made of noise and shapes: the figures say that everything runs, not which method is good"
@@ -55,36 +49,37 @@ GRADES: dict[str, dict[str, float] | None] = {
     "bad": {"strength": 2.5, "rank": 0.75},
     "none": None,
 }
-"""How rough a given mask is: the true alpha, degraded ``strength`` times as for training; of some
-draws the one that more than a share ``rank`` of them are better than. None gives no mask."""
+"""How each mask is made: several times, the true alpha is degraded as for training, multiplied by
+``strength``; ``rank`` selects one, from 0, the best, to 1, the worst. None stands for no mask."""
 
 _CANDIDATES = 5
 _log = logging.getLogger("deep_image_compositing")
 
 
 class SynTest(base.TestSet):
-    """Photographs made from mattes and backgrounds, with the exact truth of everything.
+    """Photographs made of mattes and backgrounds, with exact truth.
 
     Args:
-        mattes: what training takes as mattes: plain folders, cut-outs, shards, patterns, URLs.
-            The straight colour of a photograph with an alpha is estimated at its full size, at
-            most 2000 pixels. Without any, a small set is made of noise, to show that all runs.
-        backgrounds: likewise; each is scaled and cropped to cover the subject's frame.
+        mattes: mattes as for training: plain folders, cut-outs, shards, patterns, URLs. The
+            straight colour of a photograph with an alpha is estimated at its full size, at most
+            2000 pixels. Without mattes and backgrounds, a small demonstration set is made of noise.
+        backgrounds: photographs, scaled and cropped to cover the subject's frame.
         hold_out: share of plain folders of mattes that training with this ``hold_out`` has not
-            seen: only these subjects are used; None for all.
+            seen, to which subjects are limited; None for all subjects.
         background_hold_out: the same for backgrounds.
-        split: of folders of shards; None for all.
-        samples: how many, of subjects drawn by the seed; None for all, each ``per_subject`` times.
-        per_subject: samples with other backgrounds that each subject gives.
-        size: long side in pixels to which larger subjects are reduced.
-        seed: of backgrounds and masks.
-        grades: of given masks; None for all of ``GRADES``.
-        cache: folder in which shards from elsewhere are kept.
+        split: split of folders of shards; None for all.
+        samples: number of samples, of subjects drawn with the seed; None uses each subject
+            ``per_subject`` times.
+        per_subject: number of samples per subject, with different backgrounds.
+        size: maximum long side of subjects in pixels.
+        seed: seed of subjects, backgrounds and masks.
+        grades: grades of masks; None for all of ``GRADES``.
+        cache: folder that caches remote shards.
 
     Raises:
-        UsageError: mattes without backgrounds, fewer than two backgrounds, a share at which
-            nothing is held out, or a number that is too small.
-        DataError: a picture or a shard that cannot be read.
+        UsageError: mattes or backgrounds are missing, there are fewer than two backgrounds, a
+            share holds out nothing, or a number is too small.
+        DataError: a picture or a shard cannot be read.
     """
 
     name: ClassVar[str] = "syntest"
@@ -109,8 +104,8 @@ class SynTest(base.TestSet):
         self.grades = base.check_grades(grades, tuple(GRADES))
         self.size, self.seed = size, seed
         paths = base.as_paths(mattes, "mattes"), base.as_paths(backgrounds, "backgrounds")
-        inputs, made = Inputs(split, cache), not any(paths)
-        if made:
+        inputs, from_noise = Inputs(split, cache), not any(paths)
+        if from_noise:
             _log.warning("no mattes are given, so this test set is %s", MADE_NOTE)
             subjects, self._scenes = made_inputs(seed)
         elif not all(paths):
@@ -121,7 +116,7 @@ class SynTest(base.TestSet):
             self._scenes = _open(inputs, "backgrounds", paths[1], background_hold_out)
         if len(self._scenes) < 2:
             raise UsageError(
-                f"syntest needs two backgrounds or more, of which {', '.join(paths[1])} holds one"
+                f"syntest needs two backgrounds or more; {', '.join(paths[1])} holds only one"
             )
         self._samples = self._plan(subjects, samples, per_subject)
         about: dict[str, Any] = {
@@ -139,13 +134,13 @@ class SynTest(base.TestSet):
                 for name, subject in self._samples.items()
             ],
         }
-        about |= {"note": MADE_NOTE} if made else {}
+        about |= {"note": MADE_NOTE} if from_noise else {}
         super().__init__([*self._samples], about, inputs.files)
 
     def _plan(
         self, subjects: list[Input], samples: int | None, per_subject: int
     ) -> dict[str, Input]:
-        """The subject of every sample, by the sample's name."""
+        """The subject of each sample by the sample's name."""
         numbers = range(len(subjects))
         chosen = [(n, turn) for n in numbers for turn in range(per_subject)]
         if samples is not None:
@@ -171,46 +166,45 @@ class SynTest(base.TestSet):
 
     def _backgrounds(self, name: str) -> list[Input]:
         """The old and the new background of a sample."""
-        # Each background's place in a sample's own order follows from both names alone, so that
-        # one more of them changes few samples.
+        # Sorting by hashes of both names lets an additional background change only few samples.
         return sorted(self._scenes, key=lambda scene: base.draw(self.seed, name, scene.name))[:2]
 
     def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
-        """The given mask (1, H, W), uint8."""
-        wanted = GRADES[grade]
-        if wanted is None or wanted["strength"] == 0:
-            return None if wanted is None else alpha.clone()
+        """The input mask (1, H, W), uint8."""
+        quality = GRADES[grade]
+        if quality is None or quality["strength"] == 0:
+            return None if quality is None else alpha.clone()
         generator = torch.Generator().manual_seed(base.draw(self.seed, name, grade))
         truth = alpha[None] / 255
         subject = truth >= 0.5
         draws = range(_CANDIDATES)
-        masks = [degrade_mask(truth, generator, wanted["strength"], exact=0.0) for _ in draws]
-        # Where every draw loses a thin subject, its own mask is left.
-        kept = [m for m in masks if (subject & (m >= 0.5)).sum() * 3 >= subject.sum()] or [truth]
-        kept.sort(key=lambda mask: float((mask - truth).abs().mean()))
-        return to_bytes(kept[round(wanted["rank"] * (len(kept) - 1))][0])
+        masks = [degrade_mask(truth, generator, quality["strength"], exact=0.0) for _ in draws]
+        # If every draw loses most of a thin subject, the true alpha is used.
+        masks = [m for m in masks if (subject & (m >= 0.5)).sum() * 3 >= subject.sum()] or [truth]
+        masks.sort(key=lambda mask: float((mask - truth).abs().mean()))
+        return to_bytes(masks[round(quality["rank"] * (len(masks) - 1))][0])
 
 
 def _open(inputs: Inputs, kind: str, paths: Sequence[str], share: float | None) -> list[Input]:
-    """What there is of ``mattes`` or ``backgrounds``; DataError for a file that is no picture."""
-    found: list[Input] = []
+    """All ``mattes`` or ``backgrounds``; DataError for a file that is not a picture."""
+    items: list[Input] = []
     for path in paths:
-        known = len(inputs.files)
-        found += inputs.add(Source(path), (kind,), share, kind=kind)
+        previous = len(inputs.files)
+        items += inputs.add(Source(path), (kind,), share, kind=kind)
         if not is_shards(path):
             inputs.sources[-1]["licences"] = ["not stated"]
-            for file, *_ in inputs.files[known:]:
+            for file, *_ in inputs.files[previous:]:
                 base.picture_size(file)
-    if not found:
+    if not items:
         raise UsageError(
             f"{', '.join(paths)} holds out no {kind} at the share {share:g}: give a larger "
             "one, or null for all of them"
         )
-    return named(found)
+    return named(items)
 
 
 def _versions() -> dict[str, str]:
-    """The packages on which the set's bits depend; another estimate of colour is another set."""
+    """Versions of the packages on which the pictures depend, among them the colour estimate."""
     try:
         pymatting = importlib.metadata.version("pymatting")
     except importlib.metadata.PackageNotFoundError:
@@ -223,7 +217,7 @@ def _versions() -> dict[str, str]:
 
 @lru_cache(maxsize=2)
 def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
-    """Straight colour (3, H, W) and alpha (1, H, W), uint8, at most ``side`` pixels long."""
+    """Straight colour (3, H, W) and alpha (1, H, W), uint8, long side at most ``side``."""
     with base.naming(subject.where):
         item = subject.open()
         label = item.label()
@@ -250,9 +244,9 @@ def read_scene(scene: Input) -> Tensor:
 
 
 def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """A matte (H, W, 3) and (H, W) at a smaller (height, width): means over each pixel's area.
+    """Reduce a matte, colour (H, W, 3) and alpha (H, W), to a smaller (height, width).
 
-    Colour is straight, weighted by opacity, and 0 where alpha is.
+    Means over each pixel's area; the straight colour is weighted by opacity, and 0 where alpha is.
     """
     if alpha.shape != tuple(size):
         opacity = alpha.astype(np.float32) / 255
@@ -270,15 +264,15 @@ def _area_mean(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32
 
 
 def blend(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """``αF + (1 − α)B`` of 8-bit pictures (C, H, W), in integers, to the nearest level."""
+    """``αF + (1 − α)B`` of 8-bit pictures (C, H, W), in integers, rounded to the nearest level."""
     opacity = alpha.to(torch.int32)
-    # 255 is odd: no value lies half-way between two levels.
+    # As 255 is odd, no value is half-way between two levels.
     mixed = opacity * color + (255 - opacity) * background
     return ((mixed + 127) // 255).to(torch.uint8)
 
 
 def made_inputs(seed: int) -> tuple[list[Input], list[Input]]:
-    """Four subjects, ragged shapes with strands around, and six backgrounds, all of noise."""
+    """Four subjects, ragged shapes with strands, and six backgrounds, all made of noise."""
     subjects, scenes = (
         [Input(f"{name}-{n + 1}", f"{name}-{n + 1}", "", partial(_made, seed, kind, n))
          for n in range(count)]

@@ -1,4 +1,4 @@
-"""The test set ``taught``: hard triplets that a trained network has made, as the paper tests."""
+"""The test set ``taught``: hard triplets made by a trained network, as in the paper's tests."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from deep_image_compositing.evaluation.testsets.inputs import Inputs, named
 
 
 class Taught(base.TestSet):
-    """Triplets of ``deep-image-compositing teach``.
+    """Triplets written by ``deep-image-compositing teach``.
 
-    The photograph is a network's composite, and what is behind the subject not known. The truth is
-    that of the alpha and colour that the network gave.
+    The photograph is a network's composite, so the background behind the subject is unknown. The
+    true alpha and composite follow from the network's alpha and colour.
 
     Args:
         shards: folders of shards, patterns or URLs.
-        split: of folders of shards; None for all, training data included.
-        samples: how many are used, the first ones; None for all.
-        cache: folder in which shards from elsewhere are kept.
+        split: split of folders of shards; None for all, including training data.
+        samples: maximum number of samples, the first ones; None for all.
+        cache: folder that caches remote shards.
 
     Raises:
-        UsageError: no shards of triplets, or no such split.
-        DataError: a shard that cannot be read.
+        UsageError: there are no shards of triplets, or the split does not exist.
+        DataError: a shard cannot be read.
     """
 
     name: ClassVar[str] = "taught"
-    # of given masks: the true alpha, the mask that the set was made with, and none
+    # masks: the true alpha, the triplet's own mask, and none
     grades = ("exact", "rough", "none")
 
     def __init__(
@@ -44,8 +44,8 @@ class Taught(base.TestSet):
         paths, inputs = base.as_paths(shards, "shards"), Inputs(split, cache)
         if not paths:
             raise UsageError("the test set taught needs the shards that teach has written")
-        found = [each for path in paths for each in inputs.add_shards(path, ("triplets",))]
-        self._triplets = named(found[:samples])
+        triplets = [item for path in paths for item in inputs.add_shards(path, ("triplets",))]
+        self._triplets = named(triplets[:samples])
         about = {
             "grades": list(self.grades),
             "sources": inputs.sources,

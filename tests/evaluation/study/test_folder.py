@@ -131,7 +131,7 @@ def test_drafts_that_older_servers_kept_are_no_answers(tmp_path: Path) -> None:
         store.save(ann, "set-1", ABC)
         assert [answer[2] for answer in store.answers()] == [ABC]
         store._run("UPDATE answers SET ranking = '{'")  # a broken row is said
-        with pytest.raises(DataError, match="an answer that is none"):
+        with pytest.raises(DataError, match="holds a broken answer"):
             store.answers()
 
 

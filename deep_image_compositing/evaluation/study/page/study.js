@@ -1,10 +1,10 @@
-// One set of the study, or its first or last page. What is chosen stays here until it is stored.
+// One set of the study, or its first or last page. Choices stay in the browser until stored.
 
 const find = (selector) => document.querySelector(selector);
 const task = find("#task");
 const cards = [...document.querySelectorAll(".card")];
 
-// Every form is sent as JSON, and leads on once the server has stored it.
+// Forms are sent as JSON; the next page follows once the server has stored them.
 addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
@@ -23,7 +23,7 @@ addEventListener("submit", async (event) => {
 });
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-// Choosing. The best three are tokens of results, "" where a place is free.
+// The ranking: tokens of the best three results, "" for a free place.
 
 const WORDS = ["the best", "second best", "third best"];
 let best = [];
@@ -40,7 +40,7 @@ function draw() {
     pick.onclick = () => put(result, place >= 0 ? -1 : best.indexOf(""));
   }
   for (const [place, slot] of document.querySelectorAll(".slot").entries()) {
-    const card = cards.find((each) => each.dataset.result === best[place]);
+    const card = cards.find(({ dataset }) => dataset.result === best[place]);
     slot.disabled = !card;
     slot.ariaLabel = `${WORDS[place]}: ${card ? `result ${card.dataset.letter}; free this place` : "still free"}`;
     slot.replaceChildren(card?.querySelector("img").cloneNode() ?? place + 1);
@@ -53,7 +53,7 @@ function draw() {
     : "Three are chosen: confirm them, or click one of them again to free its place";
 }
 
-// Gives a result a place, from 0, in exchange for its own; -1, or its own place, frees that.
+// Moves a result to a place, from 0, swapping with the result there; -1 or its current place frees it.
 function put(result, place) {
   const old = best.indexOf(result);
   if (old >= 0) best[old] = (place !== old && best[place]) || "";
@@ -61,7 +61,7 @@ function put(result, place) {
   draw();
 }
 
-// All pictures show the same part: that where the pointer is, from 0, left or top, to 1.
+// All pictures show the same part: x and y go from 0, left and top, to 1.
 
 const zoom = find("#zoom");
 const view = { zoom: 1, x: 0.5, y: 0.35 };
@@ -86,7 +86,7 @@ function onPointer(event) {
   if (event.pointerType === "mouse") frame.closest(".pick")?.focus({ preventScroll: true });
 }
 
-// Keys mean the result that has the focus.
+// Keys act on the focused result.
 const active = () => document.activeElement.closest(".card") ?? cards[0];
 const step = (x, y) => (event) => {
   const row = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
@@ -102,15 +102,15 @@ for (const key of "0123") KEYS[key] = () => put(active().dataset.result, key - 1
 
 function onKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const own = /Enter|Arrow/.test(key) && event.target.closest?.("input, summary, a, button:not(.pick)");
-  if (!KEYS[key] || own || event.ctrlKey || event.metaKey || event.altKey) return;
+  const native = /Enter|Arrow/.test(key) && event.target.closest?.("input, summary, a, button:not(.pick)");
+  if (!KEYS[key] || native || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   if (!event.repeat || key.startsWith("Arrow")) KEYS[key](event);
 }
 
 async function begin() {
-  history.replaceState(null, "", `?set=${task.dataset.number}`); // so that the browser's Back finds it
-  // All results appear together: one that came first would be looked at longest.
+  history.replaceState(null, "", `?set=${task.dataset.number}`); // for the browser's Back
+  // All results appear together, or the first one would be looked at longest.
   await Promise.all([...document.images].map((image) => image.decode()));
   find("#grid").classList.remove("waiting");
   best = (localStorage[task.dataset.set] ?? task.dataset.ranking).split(",");
@@ -120,7 +120,7 @@ async function begin() {
   zoom.oninput = () => look({ zoom: Number(zoom.value) });
   addEventListener("keydown", onKey);
   cards[0].querySelector(".pick").focus({ preventScroll: true });
-  // The pictures of the next set come while this one is looked at.
+  // Preload the pictures of the next set.
   for (const token of task.dataset.ahead.split(" ").filter(Boolean)) new Image().src = `pictures/${token}.webp`;
 }
 if (task) begin().catch(() => (find("#notice").textContent = "A picture could not be loaded. Please load the page again."));
