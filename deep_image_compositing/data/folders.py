@@ -256,10 +256,10 @@ def read_label(
     return Image.fromarray((label * 255 + 0.5).astype(np.uint8))
 
 
-def check_composite(path: Path, size: Size, photograph: Size) -> None:
+def check_composite(path: Path, size: Size, expected: Size) -> None:
     """Raise ``DataError`` unless a composite has the (width, height) of its photograph."""
-    if size != photograph:
+    if size != expected:
         raise DataError(
-            f"{path} is {size[0]} x {size[1]} pixels, its photograph {photograph[0]} x {photograph[1]}: "
+            f"{path} is {size[0]} x {size[1]} pixels, its photograph {expected[0]} x {expected[1]}: "
             "both need the same size"
         )
