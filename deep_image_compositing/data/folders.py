@@ -260,6 +260,6 @@ def check_composite(path: Path, size: Size, expected: Size) -> None:
     """Raise ``DataError`` unless a composite has the (width, height) of its photograph."""
     if size != expected:
         raise DataError(
-            f"{path} is {size[0]} x {size[1]} pixels, its photograph {expected[0]} x {expected[1]}: "
-            "both need the same size"
+            f"{path} is {size[0]} x {size[1]} pixels, its photograph "
+            f"{expected[0]} x {expected[1]}: both need the same size"
         )
