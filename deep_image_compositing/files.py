@@ -47,10 +47,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
-    """Write temporary files beside all targets, then rename them; ``ImageError`` if that fails.
-
-    No target changes unless all temporary files are written.
-    """
+    """Write all files under temporary names, then rename all; ``ImageError`` if that fails."""
     temporary: dict[Path, Path] = {}
     path: str | os.PathLike[str] = ""
     try:
@@ -73,7 +70,7 @@ def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """The file that writing to ``path`` replaces, links resolved; ``ImageError`` if not writable."""
+    """The file that writing to ``path`` replaces, links resolved; ``ImageError`` if it cannot."""
     try:
         target = Path(os.path.realpath(path))
         if target.is_dir():

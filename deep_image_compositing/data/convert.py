@@ -23,14 +23,11 @@ from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.ledger import Ledger
 from deep_image_compositing.messages import progress
 
-LEDGER = ".ledger.jsonl"
-"""Record of the finished shards, in a folder that has no index yet."""
+LEDGER = ".ledger.jsonl"  # record of the finished shards, in a folder that has no index yet
+SHARDS = 32  # default number for training: enough for eight devices with four workers each
 
-SHARDS = 32
-"""Default number of training shards: enough for eight devices with four workers each."""
-
+# Limits of the default number of samples in a shard.
 FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500, "harmonization": 500}
-"""Limits of the default number of samples in a shard."""
 
 _SPLITS = ("train", "validation", "test")
 Plan = Mapping[str, tuple[str, Sequence[Pair]]]

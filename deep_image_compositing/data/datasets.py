@@ -100,7 +100,7 @@ class ShardDataset(Dataset[Item]):
         return self.counts
 
     def _count(self, url: str) -> tuple[int, str]:
-        """Number of readable samples in a shard, and what is wrong with it, if anything."""
+        """Readable samples in a shard, and what is wrong with it, if anything."""
         try:
             shard = open_by_number(url, self.reading.cache)
         except UNREADABLE as error:
@@ -236,14 +236,13 @@ class Mixture(Dataset[Item]):
 
 def stream_remote(mixture: Mixture, *seed: int) -> Mixture:
     """The mixture with remote shards streamed, unless they are cached."""
-
-    def streamed(number: int, dataset: AnyDataset) -> AnyDataset:
-        if not isinstance(dataset, ShardDataset) or all(map(is_local, dataset.urls)):
-            return dataset
-        cached = dataset.reading.cache is not None
-        return dataset if cached else StreamedDataset(dataset, *seed, number)
-
-    return Mixture(list(itertools.starmap(streamed, enumerate(mixture.datasets))))
+    datasets = list(mixture.datasets)
+    for number, dataset in enumerate(datasets):
+        if not isinstance(dataset, ShardDataset) or dataset.reading.cache is not None:
+            continue
+        if not all(map(is_local, dataset.urls)):
+            datasets[number] = StreamedDataset(dataset, *seed, number)
+    return Mixture(datasets)
 
 
 def _locate(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
@@ -333,11 +332,9 @@ def _open_folder(
             f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
             "with soft alphas, as NAME.alpha.png, or cut-outs"
         )
-    parts: dict[bool, list[Pair]] = {False: [], True: []}
-    for pair in pairs:
-        parts[pair.held_out(source.hold_out, source.sequences)].append(pair)
-    held_out = FolderDataset(source, parts[True]) if parts[True] else None
-    return FolderDataset(source, parts[False]), held_out
+    held_out = [pair for pair in pairs if pair.held_out(source.hold_out, source.sequences)]
+    train = [pair for pair in pairs if not pair.held_out(source.hold_out, source.sequences)]
+    return FolderDataset(source, train), FolderDataset(source, held_out) if held_out else None
 
 
 def _find_composites(root: Path) -> list[Pair]:
@@ -352,12 +349,11 @@ def _open_shards(
 ) -> ShardDataset:
     """Open shards, counted by the index beside them; DataError if too many are bad."""
     entries, bad = _entries(urls), []
-    for path, url in ((local_path(url), url) for url in urls if is_local(url)):
-        if not path.is_file():
+    for url in filter(is_local, urls):
+        if not (path := local_path(url)).is_file():
             bad.append(f"{url} does not exist")
-        elif url in entries and path.stat().st_size != entries[url].bytes:
-            size, expected = path.stat().st_size, entries[url].bytes
-            bad.append(f"{url} has {size} bytes, its index says {expected}")
+        elif url in entries and (size := path.stat().st_size) != entries[url].bytes:
+            bad.append(f"{url} has {size} bytes, its index says {entries[url].bytes}")
     if len(bad) > reading.tolerance * max(len(urls), _MIN_SHARDS):
         raise DataError(
             f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "

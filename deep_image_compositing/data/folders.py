@@ -20,27 +20,19 @@ from PIL import Image
 from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.images import read_image, read_mask
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-"""Suffixes of image files."""
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}  # of image files
 
-LABELS = (".mask", ".alpha")
-"""Tags of label files, as in ``NAME.mask.png``; a photograph with both uses the last, its alpha."""
-
-_LABEL_FOLDERS = ("masks", "alphas")  # beside images/; the last one has precedence
+# Of both labels, the last has precedence: an alpha says more than a mask.
+LABELS = (".mask", ".alpha")  # as in NAME.mask.png
+_LABEL_FOLDERS = ("masks", "alphas")  # beside images/
 _NO_PAIRS = (
     "{} holds no pairs: expected NAME.jpg beside NAME.mask.png or NAME.alpha.png, the folders "
     "images/ and masks/ or alphas/, or RGBA cut-outs"
 )
-_ASPECT = 0.02
-
-DOUBTS = "labels.tsv"
-"""Table of the doubt in each mask, beside photographs that a network has labelled."""
-
-HOLD_OUT = 0.1
-"""Default share of a plain folder's photographs held out for validation."""
-
-Size: TypeAlias = tuple[int, int]
-"""Width and height in pixels."""
+_ASPECT = 0.02  # tolerated relative difference between the aspects of photograph and label
+DOUBTS = "labels.tsv"  # table of the doubt in each mask, written by whatever made the masks
+HOLD_OUT = 0.1  # default share of a plain folder's photographs held out for validation
+Size: TypeAlias = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True)
@@ -196,8 +188,7 @@ def _bytes(value: Pictures) -> int:
     return sum(p.width * p.height * (1 if p.mode == "L" else 4) for p in pictures)
 
 
-DECODED = Recent()
-"""This process's cache of pictures in plain folders."""
+DECODED = Recent()  # this process's cache of pictures in plain folders
 
 
 @contextlib.contextmanager

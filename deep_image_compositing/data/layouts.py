@@ -16,8 +16,7 @@ from typing import Any
 from deep_image_compositing.data.folders import Pair, image_files, photographs
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 
-GROUPS = "groups.tsv"
-"""File in a user's own set that assigns photographs to groups."""
+GROUPS = "groups.tsv"  # assigns the photographs of a user's own set to groups
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,8 @@ def _portrait_matting(root: Path) -> Iterator[Pair]:
 
 def _portrait_stylization(root: Path) -> Iterator[Pair]:
     root = _enter(root, "EG1800")
-    images, mat_list, text_list = (
-        root / name for name in ("images_data_crop", "testlist.mat", "eg1800_test.txt")
-    )
+    images = root / "images_data_crop"
+    mat_list, text_list = root / "testlist.mat", root / "eg1800_test.txt"
     pairs: Iterable[Pair] = ()
     if images.is_dir() and mat_list.is_file():
         tested = {f"{int(number):05d}" for number in read_mat(mat_list, "testlist").ravel()}
@@ -213,7 +211,7 @@ def _portrait_stylization(root: Path) -> Iterator[Pair]:
             for image in image_files(images.iterdir())
         )
     elif text_list.is_file():
-        tested = {Path(line.strip()).stem for line in text_list.read_text().splitlines()}
+        tested = _listed(text_list)
         pairs = _pairs(root / "Images", root / "Labels")
     for pair in pairs:
         yield replace(pair, split="test" if pair.key in tested else "")
@@ -263,8 +261,7 @@ def _listed(path: Path) -> set[str]:
 
 
 def _own_composites(root: Path) -> list[Pair]:
-    composites = root / "composites"
-    by_stem = {p.stem: p for p in image_files(composites.iterdir())} if composites.is_dir() else {}
+    by_stem = {path.stem: path for path in image_files((root / "composites").glob("*"))}
     labelled = _pairs(root / "images", root / "masks")
     pairs = (replace(pair, composite=by_stem.get(pair.key)) for pair in labelled)
     return _grouped(root, (pair for pair in pairs if pair.composite))

@@ -33,10 +33,8 @@ Make = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
-_TICK = 5
-"""Seconds between torch's checks that its loader processes are alive."""
-_waiting: list[float] = []
-"""Start times of the waits for a batch in this process; empty when it is not waiting."""
+_TICK = 5  # seconds between torch's checks that its loader processes are alive
+_waiting: list[float] = []  # start of the current wait for a batch in this process, if any
 
 
 def seconds_without_data() -> float:
@@ -112,18 +110,18 @@ def pack(samples: Sequence[Sample]) -> dict[str, Any]:
         for name, value in sorted(examples.items(), key=lambda field: -field[1].element_size())
     }
     data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
-    for name, part in _parts(data, fields):
-        torch.stack([samples[i][name] for i in fields[name][1]], out=part)
+    for name, rows, part in _parts(data, fields):
+        torch.stack([samples[i][name] for i in rows], out=part)
     return {"data": data, "fields": fields, "count": len(samples)}
 
 
 def unpack(packed: Mapping[str, Any]) -> Sample:
     """The batch of ``pack``, stacked by field; a field that a sample lacks is 0."""
     batch, count = {}, packed["count"]
-    for name, part in _parts(packed["data"], packed["fields"]):
-        _, rows, shape = packed["fields"][name]
+    for name, rows, part in _parts(packed["data"], packed["fields"]):
         if len(rows) < count:
-            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows), part)
+            zeros = part.new_zeros((count, *part.shape[1:]))
+            part = zeros.index_copy_(0, torch.tensor(rows), part)
         batch[name] = part
     return batch
 
@@ -132,12 +130,11 @@ def _sizes(fields: Mapping[str, Any]) -> list[int]:
     return [len(rows) * math.prod(shape) * dtype.itemsize for dtype, rows, shape in fields.values()]
 
 
-def _parts(data: Tensor, fields: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Each field as a view of ``data``, with a row for each sample that has it."""
-    for (name, (dtype, rows, shape)), part in zip(
-        fields.items(), data.split(_sizes(fields)), strict=True
-    ):
-        yield name, part.view(dtype).view(len(rows), *shape)
+def _parts(data: Tensor, fields: Mapping[str, Any]) -> Iterator[tuple[str, list[int], Tensor]]:
+    """Each field: its name, the samples that have it, and their values as a view of ``data``."""
+    parts = data.split(_sizes(fields))
+    for (name, (dtype, rows, shape)), part in zip(fields.items(), parts, strict=True):
+        yield name, rows, part.view(dtype).view(len(rows), *shape)
 
 
 def sent(error: Exception) -> dict[str, Any]:

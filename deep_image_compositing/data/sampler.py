@@ -16,11 +16,8 @@ from torch.utils.data import DistributedSampler
 
 from deep_image_compositing.data.datasets import Mixture
 
-WINDOW = 4096
-"""Number of consecutive draws in which each dataset of a mixture has exactly its share."""
-
-BLOCK = 16
-"""Shards that are read, and their samples shuffled, together."""
+WINDOW = 4096  # consecutive draws in which each dataset of a mixture has exactly its share
+BLOCK = 16  # shards that are read, and their samples shuffled, together
 
 
 def seed_of(*numbers: int) -> int:

@@ -54,8 +54,7 @@ KINDS: dict[str, tuple[frozenset[str], ...]] = {
 
 INDEX = "index.json"
 FORMAT = 1
-QUALITY = 95
-"""Quality of encoded JPEG files."""
+QUALITY = 95  # of encoded JPEG files
 
 
 class Lazy(Mapping[str, Any]):
@@ -130,13 +129,12 @@ class ShardEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name in ("name", "sha256"):
-            if not isinstance(value := getattr(self, name), str):
-                raise TypeError(f"{name} of a shard is {value!r}, not text")
-        for name in ("samples", "bytes"):
-            if type(value := getattr(self, name)) is not int:
-                raise TypeError(f"{name} of a shard is {value!r}, not a whole number")
-            if value < 0:
+        for name, value in vars(self).items():
+            number = name in ("samples", "bytes")
+            if type(value) is not (int if number else str):
+                expected = "a whole number" if number else "text"
+                raise TypeError(f"{name} of a shard is {value!r}, not {expected}")
+            if number and value < 0:
                 raise ValueError(f"{name} of a shard is {value}, below 0")
 
 

@@ -23,17 +23,13 @@ from deep_image_compositing.data.shards import FIELDS, Lazy, Record
 from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, ImageError
 
-MAX_FIELD_BYTES = 256 * 2**20
-"""Larger members are refused."""
-
-MAX_HEADER_BYTES = 64 * 2**10
-"""Larger headers of a member (long names, PAX) are refused, as are more than ``_HEADERS``."""
-
-MAX_RATIO = 200
-"""Compressed shards that expand by more are refused, once they exceed ``_RATIO_FROM`` bytes."""
-
+# Larger or more than these is refused:
+MAX_FIELD_BYTES = 256 * 2**20  # of a member
+MAX_HEADER_BYTES = 64 * 2**10  # of a header (long name, PAX)
+MAX_RATIO = 200  # expansion of a compressed shard, once it exceeds ``_RATIO_FROM`` bytes
 _RATIO_FROM = 64 * 2**20
-_HEADERS = 8
+_HEADERS = 8  # per member
+
 _CHUNK = 2**24
 _TAR_BUFFER = 2**16  # tarfile copies the rest of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd

@@ -15,8 +15,7 @@ from deep_image_compositing.images import read_image
 from deep_image_compositing.messages import progress
 
 _SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
-_ONE_SIZE = ("image", "mask", "alpha", "foreground", "composite")
-"""Pictures of a sample that must have the same size."""
+_ONE_SIZE = ("image", "mask", "alpha", "foreground", "composite")  # must agree within a sample
 
 
 def verify(folder: str | Path, *, workers: int | None = None, show: bool = False) -> list[str]:
