@@ -27,6 +27,7 @@ from deep_image_compositing.data.transfer import expand, is_local, local_path, o
 from deep_image_compositing.errors import DataError, UsageError
 
 _log = logging.getLogger("deep_image_compositing")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MIN_SHARDS = 100  # the tolerated share is computed of at least this many shards
 _BUFFER_BYTES = 128 * 2**20  # limit of a stream's shuffle buffer
 
@@ -57,7 +58,7 @@ class FolderDataset(Dataset[Item]):
         return FileItem(self.source, self.pairs[index])
 
     def blocks(self) -> list[int]:
-        """Samples in each block that is shuffled together: a folder is one block."""
+        """Samples in each shard; a folder counts as one shard."""
         return [len(self.pairs)]
 
     def empty_error(self) -> Exception:
@@ -260,7 +261,7 @@ def is_shards(path: str) -> bool:
     """Whether a source's path names shards rather than a folder."""
     return any(
         not is_local(part)
-        or part.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
+        or part.rstrip("/").endswith(_TARS)
         or (local_path(part) / INDEX).is_file()
         for part in path.split("::")
     )
