@@ -141,7 +141,8 @@ def _is_plain_jpeg(path: Path) -> bool:
         if image.format != "JPEG" or image.mode != "RGB" or "icc_profile" in image.info:
             return False
         exif = image.getexif()
-        return exif.get(ExifTags.Base.Orientation, 1) == 1 and ExifTags.IFD.GPSInfo not in exif
+        located = ExifTags.IFD.GPSInfo in exif or b"GPS" in image.info.get("xmp", b"")
+        return exif.get(ExifTags.Base.Orientation, 1) == 1 and not located
 
 
 def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image:
