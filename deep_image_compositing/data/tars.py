@@ -95,12 +95,12 @@ class Shard:
         return Record(key, fields, self.name, self._whole.setdefault(number, set()))
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._file, size, offset)
+        data = b""
         while len(data) < size:
-            more = os.pread(self._file, size - len(data), offset + len(data))
-            if not more:
+            chunk = os.pread(self._file, size - len(data), offset + len(data))
+            if not chunk:
                 raise DataError(f"{self.name} was cut short while it was read")
-            data += more
+            data += chunk
         return data
 
     def __del__(self) -> None:

@@ -35,8 +35,8 @@ def verify(folder: str | Path, *, workers: int | None = None, show: bool = False
     folder, index = Path(folder), Index.read(folder)
     names = Counter(shard.name for shard in index.shards)
     stray = sorted(path.name for path in folder.glob("*.tar*") if path.name not in names)
-    problems = [f"{name}: the index does not know it" for name in stray]
-    problems += [f"{name}: the index has it twice" for name in sorted(names) if names[name] > 1]
+    problems = [f"{name}: not listed in the index" for name in stray]
+    problems += [f"{name}: listed twice in the index" for name in sorted(names) if names[name] > 1]
     reports = {}
     results = in_order(partial(_check_shard, folder, index.kind), index.shards, workers)
     with progress("verifying", sum(shard.samples for shard in index.shards), show) as advance:
