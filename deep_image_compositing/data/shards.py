@@ -134,7 +134,7 @@ class ShardEntry:
             if type(value) is not (int if number else str):
                 expected = "a whole number" if number else "text"
                 raise TypeError(f"{name} of a shard is {value!r}, not {expected}")
-            if number and value < 0:
+            if isinstance(value, int) and value < 0:
                 raise ValueError(f"{name} of a shard is {value}, below 0")
 
 
