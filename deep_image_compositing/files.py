@@ -1,4 +1,4 @@
-"""Files as a whole: what is told of them before they are opened, and the one way to write them."""
+"""Check files before they are opened, and write them atomically."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _KINDS = {
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """The path, ``~`` and ``~name`` as home folders; as it is where nobody has that name."""
+    """Expand ``~`` and ``~name``; an unknown user's name is left unchanged."""
     return Path(os.path.expanduser(path))
 
 
 def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -> None:
-    """Raise ``error`` for a pipe, a device or a socket, which may have no end or never answer.
+    """Raise ``error`` for a pipe, a device or a socket, which may never end or block forever.
 
-    What the process has been handed itself is taken: ``/dev/stdin``, and the ``/dev/fd/63`` of
-    the shell's ``<(command)``. That nothing is there, opening it will tell.
+    Pipes that the process inherits are allowed: ``/dev/stdin``, and the ``/dev/fd/63`` of the
+    shell's ``<(command)``. Missing files are left to ``open``.
     """
     try:
         mode = os.stat(path).st_mode
@@ -42,35 +42,35 @@ def check_regular(path: str | os.PathLike[str], error: type[CompositingError]) -
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: aside in the same folder, then renamed; ``ImageError``."""
+    """Write a file atomically; ``ImageError`` if that fails."""
     write_files([(path, data)])
 
 
 def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
-    """Write each aside, then rename all; nothing is left when anything fails before that."""
-    asides: dict[Path, Path] = {}
+    """Write all files under temporary names, then rename all; ``ImageError`` if that fails."""
+    temporary: dict[Path, Path] = {}
     path: str | os.PathLike[str] = ""
     try:
         for path, data in files:
             target = check_target(path)
-            aside = target.with_name(f".{secrets.token_hex(8)}.part")
-            asides[target] = aside
-            with open(aside, "xb") as file:
+            part = target.with_name(f".{secrets.token_hex(8)}.part")
+            temporary[target] = part
+            with open(part, "xb") as file:
                 file.write(data)
             if target.exists():
-                os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
-        for path, aside in asides.items():
-            os.replace(aside, path)
+                os.chmod(part, stat.S_IMODE(target.stat().st_mode))
+        for path, part in temporary.items():
+            os.replace(part, path)
     except OSError as error:
         raise ImageError(f"{path} could not be written: {reason_of(error)}") from error
     finally:
-        for aside in asides.values():
+        for part in temporary.values():
             with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """The file that writing to ``path`` would replace, links resolved, after the checks."""
+    """The file that writing to ``path`` replaces, links resolved; ``ImageError`` if it cannot."""
     try:
         target = Path(os.path.realpath(path))
         if target.is_dir():
@@ -87,7 +87,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 
 def take(paths: Iterable[str | os.PathLike[str]], taken: set[str]) -> None:
-    """Add what is to be written to the files ``taken``, links resolved; ``UsageError`` if it is."""
+    """Add ``paths``, links resolved, to ``taken``; ``UsageError`` if one is in it already."""
     for path in paths:
         real = os.path.realpath(path)
         if real in taken:
@@ -96,5 +96,5 @@ def take(paths: Iterable[str | os.PathLike[str]], taken: set[str]) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """The error in a few words: the operating system's, else its message, else its type."""
+    """The error in short: the operating system's text, else its message, else its type."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,8 +1,8 @@
-"""The ledger of a job that can be taken up again: what it is made from, and what is finished.
+"""The ledger of a resumable job: its settings and its finished work.
 
-A file of JSON lines: what the job is made from, then an entry for each piece of finished work, each
-with one write, so that processes can share the file. Of several entries of one key the last counts;
-a line that a kill has torn does not.
+A file of JSON lines: the settings, then an entry for each piece of finished work. Each line is a
+single write, so processes can share the file. The last entry of a key counts; incomplete lines are
+ignored.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deep_image_compositing.files import write_bytes
 
 
 class Ledger:
-    """What a job has finished, by the file at ``path``; ``ImageError`` if it cannot be used.
+    """The finished work of a job, recorded at ``path``; ``ImageError`` if that cannot be read.
 
-    ``about`` is what the job is made from, None without a ledger; ``entries`` are by key, as they
-    were when the file was last read.
+    ``about`` holds the job's settings, None without a file; ``entries`` the finished work by key,
+    as of the last ``read``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class Ledger:
         self.read()
 
     def read(self) -> None:
-        """Read the file again: what other processes have added."""
+        """Read the file, with the entries that other processes have added."""
         self.about: dict[str, Any] | None = None
         self.entries: dict[str, dict[str, Any]] = {}
         try:
@@ -49,16 +49,16 @@ class Ledger:
                 else:
                     self.entries[content["key"]] = dict(content["entry"])
             except (ValueError, KeyError, TypeError):
-                continue  # torn, and so not done
+                continue  # incomplete: the work is repeated
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Say what the job is made from, before any process adds, and leave one line an entry."""
+        """Rewrite the file with new settings and one line per entry, before any process adds."""
         self.about = dict(about)
         lines = [_line({"key": key, "entry": entry}) for key, entry in self.entries.items()]
         write_bytes(self.path, b"".join([_line({"about": self.about}), *lines]))
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Note that the work called ``key`` is finished, and how."""
+        """Record the finished work ``key``; ``ImageError`` if that fails."""
         line = _line({"key": key, "entry": entry})
         try:
             with self._lock, open(self.path, "ab", buffering=0) as file:
@@ -70,7 +70,7 @@ class Ledger:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two descriptions of a job, as JSON has them: both values by name."""
+    """The settings of a job that differ, after conversion to JSON types: old and new by name."""
     now = json.loads(json.dumps(now))
     names = (name for name in {**now, **before} if before.get(name) != now.get(name))
     return {name: (before.get(name), now.get(name)) for name in names}

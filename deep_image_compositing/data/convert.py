@@ -1,7 +1,7 @@
-"""Data sets as published into shards: ``deep-image-compositing shards``.
+"""Convert published data sets into shards: ``deep-image-compositing shards``.
 
-The plan (which sample goes into which shard) follows from the files and the seed alone, so the
-bytes are the same for any number of processes, and a run that was ended goes on where it was.
+The plan (which sample goes into which shard) depends only on the files and the seed, so any number
+of processes writes the same bytes, and an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.ledger import Ledger
 from deep_image_compositing.messages import progress
 
-LEDGER = ".ledger.jsonl"
-"""What is finished already, in the folder of shards that have no index yet."""
+LEDGER = ".ledger.jsonl"  # record of the finished shards, in a folder that has no index yet
+SHARDS = 32  # default number for training: enough for eight devices with four workers each
 
-SHARDS = 32
-"""Shards of the training split by default: enough for eight devices of four workers each."""
-
+# Limits of the default number of samples in a shard.
 FEWEST, MOST = 4, {"segmentation": 500, "mattes": 100, "backgrounds": 500, "harmonization": 500}
-"""Bounds of the samples in a shard by default."""
 
 _SPLITS = ("train", "validation", "test")
 Plan = Mapping[str, tuple[str, Sequence[Pair]]]
-"""Split and samples of each shard, by its file's name."""
+"""Split and samples of each shard, by file name."""
 
 
 def convert(
@@ -55,26 +52,26 @@ def convert(
 ) -> shards.Index:
     """Write the data set below ``root`` as shards into ``out``, with their index.
 
-    Shards that an earlier run with the same arguments has finished are kept.
+    Finished shards of an earlier run with the same arguments are kept.
 
     Args:
         kind: segmentation, mattes, backgrounds or harmonization.
-        layout: one of ``LAYOUTS`` of that kind.
-        root: where the data set lies.
+        layout: name of one of the ``LAYOUTS`` of that kind.
+        root: folder of the data set.
         out: folder of the shards.
-        validation: share of what the set itself has not put into a split.
-        seed: of the split and of the order.
-        shard_samples: most samples in a shard; by default what makes ``SHARDS`` shards.
-        max_side: shrink what is longer; None keeps sizes.
+        validation: share of the samples without a split of their own, in [0, 1).
+        seed: of the splits and of the order.
+        shard_samples: most samples in a shard; by default so many that there are ``SHARDS``.
+        max_side: longest side in pixels, to which larger pictures are shrunk; None keeps sizes.
         lossless: write mattes as RGBA PNG.
-        source: where the set comes from, instead of what the layout says.
-        licence: of the set, instead of what the layout says.
-        workers: processes; by default one a core.
+        source: origin of the set, instead of the layout's.
+        licence: terms of the set, instead of the layout's.
+        workers: number of processes; by default one per core.
         show: draw a progress bar on standard error.
 
     Raises:
         UsageError: a wrong argument; a root of another layout; a folder with other shards in it.
-        CompositingError: the work was cut short; what is finished is kept.
+        CompositingError: a process was killed; finished shards are kept.
     """
     if not 0 <= validation < 1:
         raise UsageError(f"validation is a share from 0 to below 1, got {validation}")
@@ -83,13 +80,13 @@ def convert(
             raise UsageError(f"{name} must be at least 1, got {value}")
     if lossless and kind != "mattes":
         raise UsageError(f"only mattes can be lossless, not {kind}")
-    chosen, root, out = layouts.get(kind, layout), Path(root), Path(out)
-    pairs = chosen.pairs(root)
-    source = chosen.source if source is None else source
-    licence = chosen.licence if licence is None else licence
+    published, root, out = layouts.get(kind, layout), Path(root), Path(out)
+    pairs = published.pairs(root)
+    source = published.source if source is None else source
+    licence = published.licence if licence is None else licence
     splits = assign_splits(pairs, seed, validation)
-    few = min(MOST[kind], math.ceil(len(splits["train"]) / SHARDS))
-    size = shard_samples or max(FEWEST, few)
+    default = min(MOST[kind], math.ceil(len(splits["train"]) / SHARDS))
+    size = shard_samples or max(FEWEST, default)
     plan = {
         f"{split}-{number:06d}.tar": (split, part)
         for split in _SPLITS
@@ -97,7 +94,7 @@ def convert(
     }
     lines = [[pair.key, pair.split, pair.group, *pair.files(root).values()] for pair in pairs]
     about = {
-        "layout": chosen.name,
+        "layout": published.name,
         "source": source,
         "licence": licence,
         "seed": seed,
@@ -108,18 +105,18 @@ def convert(
         "entries": len(pairs),
         "files": hashlib.sha256(json.dumps(lines).encode()).hexdigest(),
     }
-    ledger = _claim(out, {"kind": kind, **about})
+    ledger = _open_ledger(out, {"kind": kind, **about})
     results = _finished(out, plan, ledger)
-    todo = [name for name in plan if name not in results]
-    if todo or not (out / shards.INDEX).exists():
+    missing = [name for name in plan if name not in results]
+    if missing or not (out / shards.INDEX).exists():
         ledger.entries = results
         ledger.begin({"kind": kind, **about})
-        left = [pair for name in todo for pair in plan[name][1]]
+        remaining = [pair for name in missing for pair in plan[name][1]]
         options = Options(kind, root, source, licence, max_side, lossless)
-        made = in_order(partial(_fields, options), left, workers)
-        with progress(f"{kind} {chosen.name}", len(left), show) as advance:
-            for name in todo:
-                ledger.add(name, _write(out / name, plan[name][1], made, advance))
+        samples = in_order(partial(_encode, options), remaining, workers)
+        with progress(f"{kind} {published.name}", len(remaining), show) as advance:
+            for name in missing:
+                ledger.add(name, _write(out / name, plan[name][1], samples, advance))
         index = shards.Index(kind, about=about)
         for name, (split, _) in plan.items():
             result = ledger.entries[name]
@@ -132,17 +129,17 @@ def convert(
 
 
 def assign_splits(pairs: Sequence[Pair], seed: int, validation: float) -> dict[str, list[Pair]]:
-    """Pairs by split, each in an order drawn by ``seed``.
+    """Pairs by split, each in a random order by ``seed``.
 
-    A set's own splits are kept. The others are drawn by the hash of their group, so that more
-    photographs do not move those that were there; where there are two groups or more and
-    ``validation`` is above 0, neither side stays empty.
+    A set's own splits are kept. Other pairs are assigned by the hash of their group, so that added
+    photographs do not move existing ones. With two or more groups and ``validation`` above 0,
+    neither ``train`` nor ``validation`` is empty.
     """
-    loose = sorted({p.group for p in pairs if not p.split}, key=lambda group: _draw(seed, group))
-    share = sum(_draw(seed, group) < validation for group in loose)
-    if validation and len(loose) > 1:
-        share = min(max(share, 1), len(loose) - 1)
-    held_out = set(loose[:share])
+    groups = sorted({p.group for p in pairs if not p.split}, key=lambda group: _draw(seed, group))
+    count = sum(_draw(seed, group) < validation for group in groups)
+    if validation and len(groups) > 1:
+        count = min(max(count, 1), len(groups) - 1)
+    held_out = set(groups[:count])
     splits: dict[str, list[Pair]] = {split: [] for split in _SPLITS}
     for pair in sorted(pairs, key=lambda p: (_draw(seed, "order of " + p.key), p.key)):
         drawn = "validation" if pair.group in held_out else "train"
@@ -151,25 +148,25 @@ def assign_splits(pairs: Sequence[Pair], seed: int, validation: float) -> dict[s
 
 
 def _draw(seed: int, text: str) -> float:
-    """A number in [0, 1) that follows from both."""
-    data = f"{seed}:{text}".encode(errors="surrogateescape")  # not every file's name is UTF-8
+    """A pseudo-random number in [0, 1) from the hash of both."""
+    data = f"{seed}:{text}".encode(errors="surrogateescape")  # file names may not be UTF-8
     return int.from_bytes(hashlib.sha256(data).digest()[:8]) / 2**64
 
 
 def _parts(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
-    """As few parts of at most ``size`` as there can be, their lengths differing by one at most."""
+    """Split into as few parts of at most ``size`` as possible, of nearly equal lengths."""
     count = math.ceil(len(pairs) / size)
     for part in range(count):
         yield pairs[part * len(pairs) // count : (part + 1) * len(pairs) // count]
 
 
-def _claim(out: Path, wanted: dict[str, Any]) -> Ledger:
-    """The ledger of ``out``, which is made if need be; UsageError where it holds another set."""
+def _open_ledger(out: Path, settings: dict[str, Any]) -> Ledger:
+    """Create the folder ``out`` and open its ledger; UsageError if it holds another set."""
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / LEDGER)
-    found = shards.Index.read(out).made_with() if (out / shards.INDEX).exists() else ledger.about
-    if found is not None:
-        shards.check_same(out, found, wanted)
+    existing = shards.Index.read(out).made_with() if (out / shards.INDEX).exists() else ledger.about
+    if existing is not None:
+        shards.check_same(out, existing, settings)
     elif stray := sorted(out.glob("*.tar")):
         raise UsageError(
             f"{out} holds {stray[0].name} but no {shards.INDEX}: give another folder, or empty "
@@ -180,19 +177,19 @@ def _claim(out: Path, wanted: dict[str, Any]) -> Ledger:
 
 
 def _finished(out: Path, plan: Plan, ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """The shards that are there already, by name: from the index, or from the ledger.
+    """The existing shards by name, from the index or from the ledger.
 
-    Each is a ``shard`` as the index has it, None if nothing was left, and what it ``skipped``.
+    Each has its index entry ``shard``, None if it would be empty, and the ``skipped`` samples.
     """
     results = ledger.entries
     if (out / shards.INDEX).exists():
         index = shards.Index.read(out)
-        whole = {shard.name: asdict(shard) for shard in index.shards}
-        skipped = {item["key"]: item for item in index.skipped}
+        entries = {shard.name: asdict(shard) for shard in index.shards}
+        by_key = {item["key"]: item for item in index.skipped}
         for name, (_, pairs) in plan.items():
-            left_out = [skipped[pair.key] for pair in pairs if pair.key in skipped]
-            if name in whole or len(left_out) == len(pairs):
-                results[name] = {"shard": whole.get(name), "skipped": left_out}
+            skipped = [by_key[pair.key] for pair in pairs if pair.key in by_key]
+            if name in entries or len(skipped) == len(pairs):
+                results[name] = {"shard": entries.get(name), "skipped": skipped}
     sizes = {path.name: path.stat().st_size for path in out.glob("*.tar")}
     return {
         name: result
@@ -201,10 +198,10 @@ def _finished(out: Path, plan: Plan, ledger: Ledger) -> dict[str, dict[str, Any]
     }
 
 
-def _fields(options: Options, pair: Pair) -> tuple[dict[str, bytes], str]:
-    """The fields of a pair's sample, or none and why it cannot be used."""
+def _encode(options: Options, pair: Pair) -> tuple[dict[str, bytes], str]:
+    """The fields of a sample, or no fields and the reason why it is skipped."""
     try:
-        with quiet():  # notes stand in the sample's json
+        with quiet():  # the sample's json has the notes
             return make_sample(pair, options), ""
     except CompositingError as error:
         return {}, str(error).replace(f"{options.root}/", "")
@@ -216,7 +213,7 @@ def _write(
     samples: Iterator[tuple[dict[str, bytes], str]],
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write a shard of the next samples, as far as they can be used."""
+    """Write a shard of the next samples that are usable; returns its ledger entry."""
     skipped = []
     with shards.ShardWriter(path) as writer:
         for pair in pairs:

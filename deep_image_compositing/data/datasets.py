@@ -1,7 +1,7 @@
-"""Map-style datasets of items: folders, shards read by number or streamed, mixtures by weight.
+"""Map-style datasets of items: plain folders, indexed or streamed shards, weighted mixtures.
 
-``open_source`` makes them of what a recipe names; ``dataset[i]`` is an undecoded item that any loop
-may read. Shards from elsewhere that nobody caches are streamed while training.
+``open_source`` builds them from the sources in a recipe; ``dataset[i]`` is an undecoded ``Item``.
+Remote shards without a cache are streamed during training.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from deep_image_compositing.data.transfer import expand, is_local, local_path, o
 from deep_image_compositing.errors import DataError, UsageError
 
 _log = logging.getLogger("deep_image_compositing")
-_AT_LEAST = 100  # shards of which the tolerated share is reckoned
-_BUFFER_BYTES = 128 * 2**20  # of samples of a stream that are held back
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MIN_SHARDS = 100  # the tolerated share is computed of at least this many shards
+_BUFFER_BYTES = 128 * 2**20  # limit of a stream's shuffle buffer
 
 
 @dataclass(frozen=True)
 class Reading:
     """How sources are read."""
 
-    shuffle: int = 200  # samples of a stream that are held back to draw from, at most 128 MiB
+    shuffle: int = 200  # samples in a stream's shuffle buffer, at most 128 MiB
     tolerance: float = 0.01  # share of shards that may be missing or damaged
-    cache: str | None = None  # folder in which shards from elsewhere are kept
+    cache: str | None = None  # folder for copies of remote shards
 
 
 DEFAULT = Reading()
@@ -45,7 +46,7 @@ DEFAULT = Reading()
 
 @dataclass
 class FolderDataset(Dataset[Item]):
-    """Samples of a plain folder; items raise ImageError or DataError where a file is broken."""
+    """Samples of a plain folder; items raise ImageError or DataError for broken files."""
 
     source: Source
     pairs: Sequence[Pair]
@@ -57,11 +58,11 @@ class FolderDataset(Dataset[Item]):
         return FileItem(self.source, self.pairs[index])
 
     def blocks(self) -> list[int]:
-        """Sizes of the parts that are read as one; a folder has only itself."""
+        """Samples in each shard; a folder counts as one shard."""
         return [len(self.pairs)]
 
-    def nothing(self) -> Exception:
-        """What to say when there is nothing to train on."""
+    def empty_error(self) -> Exception:
+        """The error to raise when there is nothing to train on."""
         path, share, doubt = self.source.path, self.source.hold_out, self.source.doubt
         doubtful = "" if doubt is None else f" whose mask is less doubtful than {doubt:g}"
         return UsageError(
@@ -73,34 +74,34 @@ class FolderDataset(Dataset[Item]):
 
 @dataclass
 class ShardDataset(Dataset[Item]):
-    """Samples of shards, in any order: each is read where it lies."""
+    """Samples of shards, read by random access."""
 
     source: Source
     urls: Sequence[str]
-    kinds: tuple[str, ...]  # what every sample must be one of
-    counts: list[int] | None = None  # samples in each shard; None when they must be counted first
+    kinds: tuple[str, ...]  # accepted kinds of samples
+    counts: list[int] | None = None  # samples in each shard; None to count them on first use
     reading: Reading = DEFAULT
 
     def blocks(self) -> list[int]:
-        """Samples of each shard: as its index says, otherwise by reading all headers once.
+        """Samples in each shard: from the index, otherwise by reading all headers once.
 
-        What is missing or cut short counts as if it were like the others, so that it is met, named
-        and reckoned when its samples are drawn; DataError if there is no sample in any of them.
+        A missing or truncated shard counts as an average one, so that drawing its samples reports
+        it and counts towards the tolerance. ``DataError`` if no shard has any sample.
         """
         if self.counts is None:
             _log.info("counting the samples of %d shards of %s", len(self.urls), self.source.path)
-            found = [self._count(url) for url in self.urls]
-            most = max((count for count, _ in found), default=0)
-            if not most:
-                reason = next((fault for _, fault in found if fault), "")
+            counts = [self._count(url) for url in self.urls]
+            largest = max((count for count, _ in counts), default=0)
+            if not largest:
+                reason = next((fault for _, fault in counts if fault), "")
                 raise DataError(f"{self.source.path} holds no sample that can be used: {reason}")
-            whole = [count for count, fault in found if not fault] or [most]
-            usual = round(sum(whole) / len(whole))
-            self.counts = [max(count + 1, usual) if fault else count for count, fault in found]
+            intact = [count for count, fault in counts if not fault] or [largest]
+            average = round(sum(intact) / len(intact))
+            self.counts = [max(count + 1, average) if fault else count for count, fault in counts]
         return self.counts
 
     def _count(self, url: str) -> tuple[int, str]:
-        """How many samples there are in a shard, and why no more if it is damaged."""
+        """Readable samples in a shard, and what is wrong with it, if anything."""
         try:
             shard = open_by_number(url, self.reading.cache)
         except UNREADABLE as error:
@@ -111,8 +112,8 @@ class ShardDataset(Dataset[Item]):
         return sum(self.blocks())
 
     def __getitem__(self, index: int) -> ShardItem:
-        number, place = _find(self._starts, index, self.source.path)
-        record = open_by_number(self.urls[number], self.reading.cache)[place]
+        shard, position = _locate(self._starts, index, self.source.path)
+        record = open_by_number(self.urls[shard], self.reading.cache)[position]
         record.check(*self.kinds)
         return ShardItem(self.source, record)
 
@@ -120,15 +121,15 @@ class ShardDataset(Dataset[Item]):
     def _starts(self) -> list[int]:
         return [0, *itertools.accumulate(self.blocks())]
 
-    def nothing(self) -> Exception:
+    def empty_error(self) -> Exception:
         return DataError(f"{self.source.path} holds no sample that can be used")
 
 
 class StreamedDataset(ShardDataset):
-    """Shards as one endless stream, by webdataset: any index is the next sample.
+    """Shards as one endless stream: ``dataset[i]`` is the next sample, whatever ``i``.
 
-    Each loader process draws shards with replacement and shuffles their samples. A stream cannot
-    be wound forward: a resumed run sees other samples. To the order of samples it is one sample.
+    Each loader process draws shards with replacement and shuffles their samples. Streams cannot
+    seek, so a resumed run sees other samples. The length is 1.
     """
 
     def __init__(self, shards: ShardDataset, *seed: int) -> None:
@@ -153,7 +154,7 @@ class StreamedDataset(ShardDataset):
         urls = webdataset.ResampledShards(
             list(self.urls), seed=int(seed[0]), worker_seed=lambda: 0, deterministic=True
         )
-        records = self._records(each["url"] for each in urls)
+        records = self._records(entry["url"] for entry in urls)
         shuffled = _shuffle(records, np.random.default_rng(seed), self.reading.shuffle)
         return (ShardItem(self.source, record) for record in shuffled)
 
@@ -174,17 +175,17 @@ class StreamedDataset(ShardDataset):
                 self._tolerance.passed()
 
 
-def _shuffle(records: Iterator[Record], rng: np.random.Generator, most: int) -> Iterator[Record]:
-    """Each time any of the next ``most`` records, or of fewer that hold 128 MiB together."""
-    held: list[tuple[int, Record]] = []
+def _shuffle(records: Iterator[Record], rng: np.random.Generator, limit: int) -> Iterator[Record]:
+    """Shuffle through a buffer of at most ``limit`` records and ``_BUFFER_BYTES``."""
+    buffer: list[tuple[int, Record]] = []
     total = 0
     for record in records:
-        held.append((sum(map(len, record.fields.values())), record))
-        total += held[-1][0]
-        while len(held) > most or (total > _BUFFER_BYTES and len(held) > 1):
-            chosen = int(rng.integers(len(held)))
-            held[chosen], held[-1] = held[-1], held[chosen]
-            size, drawn = held.pop()
+        buffer.append((sum(map(len, record.fields.values())), record))
+        total += buffer[-1][0]
+        while len(buffer) > limit or (total > _BUFFER_BYTES and len(buffer) > 1):
+            i = int(rng.integers(len(buffer)))
+            buffer[i], buffer[-1] = buffer[-1], buffer[i]
+            size, drawn = buffer.pop()
             total -= size
             yield drawn
 
@@ -194,7 +195,7 @@ AnyDataset = FolderDataset | ShardDataset
 
 @dataclass
 class Mixture(Dataset[Item]):
-    """Several datasets in a row, each drawn from by its source's weight when training."""
+    """Several datasets concatenated; training draws from each by the weight of its source."""
 
     datasets: Sequence[AnyDataset] = field(default_factory=list)
 
@@ -202,25 +203,25 @@ class Mixture(Dataset[Item]):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Item:
-        part, place = _find(self.starts, index, "the mixture")
-        return self.datasets[part][place]
+        part, position = _locate(self.starts, index, "the mixture")
+        return self.datasets[part][position]
 
     def __add__(self, other: Mixture) -> Mixture:  # type: ignore[override]
         return Mixture([*self.datasets, *other.datasets])
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        """Index of the first sample of each dataset, and behind the last one."""
+        """Index of the first sample of each dataset, and the total length."""
         return [0, *itertools.accumulate(len(dataset) for dataset in self.datasets)]
 
     def part(self, index: int) -> int:
-        """Which dataset sample ``index`` belongs to."""
-        return _find(self.starts, index, "the mixture")[0]
+        """Number of the dataset that sample ``index`` belongs to."""
+        return _locate(self.starts, index, "the mixture")[0]
 
     def weights(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """How much of what is drawn comes of each dataset, in sum 1.
+        """Share of the draws for each dataset, summing to 1.
 
-        UsageError or DataError where all are 0, or one has nothing to draw.
+        UsageError or DataError if all weights are 0, or a dataset with a weight is empty.
         """
         weights = np.array([dataset.source.weight for dataset in self.datasets], np.float64)
         if not weights.sum() > 0:
@@ -230,24 +231,23 @@ class Mixture(Dataset[Item]):
             )
         for dataset in itertools.compress(self.datasets, weights):
             if not len(dataset):
-                raise dataset.nothing()
+                raise dataset.empty_error()
         return weights / weights.sum()
 
 
 def stream_remote(mixture: Mixture, *seed: int) -> Mixture:
-    """The mixture, in which shards from elsewhere are streamed unless they are cached."""
+    """The mixture with remote shards streamed, unless they are cached."""
+    datasets = list(mixture.datasets)
+    for number, dataset in enumerate(datasets):
+        if not isinstance(dataset, ShardDataset) or dataset.reading.cache is not None:
+            continue
+        if not all(map(is_local, dataset.urls)):
+            datasets[number] = StreamedDataset(dataset, *seed, number)
+    return Mixture(datasets)
 
-    def streamed(number: int, dataset: AnyDataset) -> AnyDataset:
-        if not isinstance(dataset, ShardDataset) or all(map(is_local, dataset.urls)):
-            return dataset
-        cached = dataset.reading.cache is not None
-        return dataset if cached else StreamedDataset(dataset, *seed, number)
 
-    return Mixture(list(itertools.starmap(streamed, enumerate(mixture.datasets))))
-
-
-def _find(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
-    """In which part sample ``index`` lies, and its number there."""
+def _locate(starts: Sequence[int], index: int, name: str) -> tuple[int, int]:
+    """The part that holds sample ``index``, and its position there."""
     if not 0 <= index < starts[-1]:
         raise IndexError(f"{name} has {starts[-1]} samples, not sample {index}")
     part = bisect.bisect_right(starts, index) - 1
@@ -261,7 +261,7 @@ def is_shards(path: str) -> bool:
     """Whether a source's path names shards rather than a folder."""
     return any(
         not is_local(part)
-        or part.rstrip("/").endswith((".tar", ".tar.gz", ".tgz"))
+        or part.rstrip("/").endswith(_TARS)
         or (local_path(part) / INDEX).is_file()
         for part in path.split("::")
     )
@@ -270,15 +270,15 @@ def is_shards(path: str) -> bool:
 def open_source(
     source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT
 ) -> tuple[AnyDataset, AnyDataset | None]:
-    """What a source holds of ``kinds``, for training and, held out, for validation.
+    """Open a source as datasets for training and for validation (None if nothing is held out).
 
-    A folder of shards holds out the split ``validation`` that its index lists; a plain folder the
-    share ``hold_out``, by the hash of the names; shards by pattern nothing. No photograph is on
-    both sides: where a small folder is held out as a whole, nothing is left to train on.
+    A folder of shards holds out its split ``validation``; a plain folder the share ``hold_out``,
+    by the hash of the names; shards by pattern hold out nothing. The two never share a photograph,
+    so a small folder may have nothing left to train on.
 
     Raises:
-        UsageError: nothing at the path, or shards of another kind.
-        DataError: an index that cannot be read; too many shards that are missing or cut short.
+        UsageError: nothing at the path, or shards of a kind that is not in ``kinds``.
+        DataError: an index that cannot be read; too many missing or truncated shards.
     """
     if not is_shards(source.path):
         return _open_folder(source, kinds)
@@ -288,30 +288,30 @@ def open_source(
     index = Index.read(folder)
     if index.kind not in kinds:
         raise UsageError(f"{folder} holds shards of {index.kind}, wanted: {' or '.join(kinds)}")
-    found = {
+    splits = {
         split: _open_shards(source, [str(folder / s.name) for s in shards], kinds, reading)
         for split, shards in index.splits.items()
         if shards
     }
-    if not found:
+    if not splits:
         raise UsageError(f"{folder} holds no shards")
-    train = found.pop("train" if "train" in found else next(iter(found)))
-    return train, found.get("validation")
+    train = splits.pop("train" if "train" in splits else next(iter(splits)))
+    return train, splits.get("validation")
 
 
 def open_all(
     sources: Sequence[Source], kinds: tuple[str, ...], reading: Reading = DEFAULT
 ) -> tuple[Mixture, Mixture]:
-    """What sources hold for training, and what they hold out; see ``open_source``."""
-    pairs = [open_source(source, kinds, reading) for source in sources]
-    held_out = [dataset for _, dataset in pairs if dataset is not None]
-    return Mixture([kept for kept, _ in pairs]), Mixture(held_out)
+    """Mixtures for training and for validation of several sources; see ``open_source``."""
+    opened = [open_source(source, kinds, reading) for source in sources]
+    held_out = [dataset for _, dataset in opened if dataset is not None]
+    return Mixture([train for train, _ in opened]), Mixture(held_out)
 
 
 def open_held_out(source: Source, kinds: tuple[str, ...], reading: Reading = DEFAULT) -> AnyDataset:
-    """What a source that is named for validation holds: all of a plain folder or of a pattern.
+    """Open a source that is used for validation only: all of a plain folder or of a pattern.
 
-    Of a folder of shards only the split ``validation`` where there is one.
+    Of a folder of shards only the split ``validation``, if it has one.
     """
     train, held_out = open_source(replace(source, hold_out=0.0), kinds, reading)
     return held_out or train
@@ -333,46 +333,43 @@ def _open_folder(
             f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
             "with soft alphas, as NAME.alpha.png, or cut-outs"
         )
-    parts: dict[bool, list[Pair]] = {False: [], True: []}
-    for pair in pairs:
-        parts[pair.held_out(source.hold_out, source.sequences)].append(pair)
-    held_out = FolderDataset(source, parts[True]) if parts[True] else None
-    return FolderDataset(source, parts[False]), held_out
+    held_out = [pair for pair in pairs if pair.held_out(source.hold_out, source.sequences)]
+    train = [pair for pair in pairs if not pair.held_out(source.hold_out, source.sequences)]
+    return FolderDataset(source, train), FolderDataset(source, held_out) if held_out else None
 
 
 def _find_composites(root: Path) -> list[Pair]:
-    """Photographs, masks and composites in ``root``, without those that are for tests only."""
+    """Photographs, masks and composites in ``root``, without the split ``test``."""
     finders = [layouts.get("harmonization", name).find for name in ("iharmony4", "folders")]
-    found = (pair for find in finders if root.is_dir() for pair in find(root))
-    return sorted((p for p in found if p.split != "test"), key=lambda pair: str(pair.composite))
+    pairs = (pair for find in finders if root.is_dir() for pair in find(root))
+    return sorted((p for p in pairs if p.split != "test"), key=lambda pair: str(pair.composite))
 
 
 def _open_shards(
     source: Source, urls: Sequence[str], kinds: tuple[str, ...], reading: Reading
 ) -> ShardDataset:
-    """Shards, with the counts of indexes beside them; DataError if too many are missing or cut."""
-    known, bad = _entries(urls), []
-    for path, url in ((local_path(url), url) for url in urls if is_local(url)):
-        if not path.is_file():
+    """Open shards, counted by the index beside them; DataError if too many are bad."""
+    entries, bad = _entries(urls), []
+    for url in filter(is_local, urls):
+        if not (path := local_path(url)).is_file():
             bad.append(f"{url} does not exist")
-        elif url in known and path.stat().st_size != known[url].bytes:
-            size, said = path.stat().st_size, known[url].bytes
-            bad.append(f"{url} has {size} bytes, its index says {said}")
-    if len(bad) > reading.tolerance * max(len(urls), _AT_LEAST):
+        elif url in entries and (size := path.stat().st_size) != entries[url].bytes:
+            bad.append(f"{url} has {size} bytes, its index says {entries[url].bytes}")
+    if len(bad) > reading.tolerance * max(len(urls), _MIN_SHARDS):
         raise DataError(
             f"{len(bad)} of {len(urls)} shards of {source.path} are missing or damaged, more than "
             f"the tolerated share of {reading.tolerance:g}; the first: {bad[0]}"
         )
-    counts = [known[url].samples for url in urls] if len(known) == len(set(urls)) else None
+    counts = [entries[url].samples for url in urls] if len(entries) == len(set(urls)) else None
     return ShardDataset(source, urls, kinds, counts, reading)
 
 
 def _entries(urls: Sequence[str]) -> dict[str, ShardEntry]:
-    """What indexes beside shards on disk say of them, by URL."""
-    known: dict[Path, ShardEntry] = {}
+    """The index entries of local shards, by URL."""
+    entries: dict[Path, ShardEntry] = {}
     for folder in {local_path(url).parent for url in urls if is_local(url)}:
         try:
-            known |= {folder / shard.name: shard for shard in Index.read(folder).shards}
+            entries |= {folder / shard.name: shard for shard in Index.read(folder).shards}
         except DataError:
-            continue  # there is none, or it is of something else
-    return {url: known[path] for url in urls if (path := local_path(url)) in known}
+            continue  # there is no index of shards
+    return {url: entries[path] for url in urls if (path := local_path(url)) in entries}

@@ -1,4 +1,4 @@
-"""The fields of a sample, made of the files of a data set; ``convert`` writes them into shards."""
+"""Encode the files of a data set as fields of samples; ``convert`` writes them into shards."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Plane = NDArray[Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What samples are made like."""
+    """Settings of the samples of a data set."""
 
     kind: str  # segmentation, mattes, backgrounds or harmonization
     root: Path  # the data set's folder
-    source: str  # where the set comes from, for the record
-    licence: str  # what may be done with it, for the record
+    source: str  # origin of the set, for the record
+    licence: str  # its terms, for the record
     max_side: int | None = None  # longest side in pixels; None keeps sizes
     lossless: bool = False  # mattes as one RGBA PNG instead of a JPEG and a gray PNG
 
 
 def make_sample(pair: Pair, options: Options) -> dict[str, bytes]:
-    """The fields of one sample.
+    """Encode the fields of one sample.
 
     Raises:
-        ImageError, DataError: files that cannot be read, do not belong together, or show nothing.
+        ImageError, DataError: files that cannot be read, do not match, or show no subject.
     """
     picture = _read(pair.image, options)
     if options.kind == "mattes":
@@ -51,9 +51,9 @@ def make_sample(pair: Pair, options: Options) -> dict[str, bytes]:
     if options.kind in ("segmentation", "harmonization"):
         fields["mask.png"] = encode(_read_label(pair.label, picture), "PNG")
     if pair.composite is not None:
-        made = _read(pair.composite, options)
-        check_composite(pair.composite, made.original, picture.original)
-        fields["composite.jpg"] = made.jpeg()
+        composite = _read(pair.composite, options)
+        check_composite(pair.composite, composite.original, picture.original)
+        fields["composite.jpg"] = composite.jpeg()
     info: dict[str, Any] = {
         "key": pair.key,
         "source": options.source,
@@ -68,7 +68,7 @@ def make_sample(pair: Pair, options: Options) -> dict[str, bytes]:
 
 
 def _matte(pair: Pair, options: Options, picture: _Picture) -> dict[str, bytes]:
-    """The fields of a matte: its straight colour and its alpha, and a photograph if it has one."""
+    """The fields of a matte: its straight colour, its alpha, and its photograph if it has one."""
     fields: dict[str, bytes] = {}
     color = picture.image
     alpha = picture.alpha if pair.label is None else _read_label(pair.label, picture)
@@ -83,8 +83,8 @@ def _matte(pair: Pair, options: Options, picture: _Picture) -> dict[str, bytes]:
         color.putalpha(alpha)
         fields["foreground.png"] = encode(color, "PNG")
     else:
-        untouched = pair.straight and pair.label is not None
-        fields["foreground.jpg"] = picture.jpeg() if untouched else _jpeg(_fill(color, alpha))
+        keep = pair.straight and pair.label is not None
+        fields["foreground.jpg"] = picture.jpeg() if keep else _jpeg(_fill(color, alpha))
         fields["alpha.png"] = encode(alpha, "PNG")
     return fields
 
@@ -94,13 +94,13 @@ def _matte(pair: Pair, options: Options, picture: _Picture) -> dict[str, bytes]:
 
 @dataclass
 class _Picture:
-    """A photograph as it goes into a shard."""
+    """A photograph for a shard."""
 
-    image: Image.Image  # RGB, upright, in sRGB, no longer than the longest side
-    alpha: Image.Image | None  # its opacity (L) when it is not opaque everywhere
-    original: Size  # before it was shrunk
-    data: bytes | None  # the file, when it can stay as it is
-    notes: list[str]  # what was decided while reading
+    image: Image.Image  # RGB, upright, in sRGB, at most ``max_side`` long
+    alpha: Image.Image | None  # its opacity (L) unless it is opaque everywhere
+    original: Size  # before shrinking
+    data: bytes | None  # the file's bytes if it is stored unchanged
+    notes: list[str]  # decisions of the reader
 
     def jpeg(self) -> bytes:
         return self.data if self.data is not None else _jpeg(self.image)
@@ -117,7 +117,7 @@ def _read(path: Path, options: Options) -> _Picture:
         data = path.read_bytes() if _is_plain_jpeg(path) else None
     elif alpha is None:
         image = image.resize(size, Image.Resampling.LANCZOS)
-    else:  # straight colour is averaged by its opacity; what is invisible keeps some colour
+    else:  # straight colour is weighted by opacity, with a small weight for invisible pixels
         weight = np.asarray(alpha, np.float32) / 255 + np.float32(1 / 255)
         image = _to_image(_mean(image, weight, lambda plane: _resize(plane, size)))
         alpha = alpha.resize(size, Image.Resampling.BILINEAR)
@@ -126,7 +126,7 @@ def _read(path: Path, options: Options) -> _Picture:
 
 def _read_label(path: Path | None, picture: _Picture) -> Image.Image:
     """The mask or alpha (L) at the size of its picture."""
-    assert path is not None  # by its layout
+    assert path is not None  # ensured by the layout
     pixels = None
     if path.suffix == ".mat":
         if not path.is_file():
@@ -136,18 +136,19 @@ def _read_label(path: Path | None, picture: _Picture) -> Image.Image:
 
 
 def _is_plain_jpeg(path: Path) -> bool:
-    """Whether the file shows the same picture to every reader, and nothing of its place."""
+    """Whether a file is an RGB JPEG without colour profile, rotation or GPS location."""
     with open_picture(path) as image:
         if image.format != "JPEG" or image.mode != "RGB" or "icc_profile" in image.info:
             return False
         exif = image.getexif()
-        return exif.get(ExifTags.Base.Orientation, 1) == 1 and ExifTags.IFD.GPSInfo not in exif
+        located = ExifTags.IFD.GPSInfo in exif or b"GPS" in image.info.get("xmp", b"")
+        return exif.get(ExifTags.Base.Orientation, 1) == 1 and not located
 
 
 def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image:
-    """Straight colour whose invisible pixels have that of what is visible around them.
+    """Fill invisible pixels of straight colour with that of the visible pixels around them.
 
-    JPEG works in blocks, and would let whatever stands beside the outline bleed into it.
+    JPEG works in blocks, so other colours beside the outline would bleed into it.
     """
     weight = np.asarray(alpha, np.float32) / 255 + np.float32(1e-6)
     small = (math.ceil(color.width / cell), math.ceil(color.height / cell))
@@ -160,7 +161,7 @@ def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image
 
 
 def _mean(image: Image.Image, weight: Plane, spread: Callable[[Plane], Plane]) -> Plane:
-    """Weighted means (H, W, 3) of an RGB image over what ``spread`` sums up."""
+    """Weighted mean (H, W, 3) of an RGB image, where ``spread`` averages a plane spatially."""
     pixels, total = np.asarray(image, np.float32), spread(weight)
     return np.stack([spread(pixels[..., c] * weight) / total for c in range(3)], axis=-1)
 

@@ -1,4 +1,4 @@
-"""One sample of training data, decoded when and as far as it is needed; datasets hand items out."""
+"""Items: samples of training data that decode their pictures on demand; datasets return them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LABELS = ("mask.png", "alpha.png", "foreground.png")
 
 @dataclass
 class Source:
-    """Where training data lies, and how it is used.
+    """A source of training data, and how it is used.
 
     Attributes:
         path: a folder of shards with its ``index.json``; shards by path or URL, with braces and
@@ -42,20 +42,20 @@ class Source:
             ``alphas/NAME.*``, RGBA cut-outs, or (for backgrounds) any images; for harmonizers also
             ``composites/NAME.*`` beside these, or iHarmony4 as published.
         weight: share of the samples, relative to the other sources; 0 for none.
-        upper_body: share of crops that show only the upper part of a standing figure.
-        paste: share of samples whose subject is pasted on another background.
-        distrust: pixels at 320 around the outline that the loss ignores, for coarse annotations.
-        hold_out: share of a plain folder's photographs that are kept for validation, chosen by the
-            hash of their names; a larger share holds all that a smaller one does. Shards carry
-            their own split.
-        sequences: the photographs in a plain folder are frames of videos, named ``NAME_00017``:
+        upper_body: share of crops that show only the upper part of a standing figure, in [0, 1].
+        paste: share of samples whose subject is pasted on another background, in [0, 1].
+        distrust: width of the band around the outline that the loss ignores, for coarse
+            annotations, in pixels at a size of 320.
+        hold_out: share of a plain folder's photographs held out for validation, in [0, 1), chosen
+            by the hash of their names; a larger share includes a smaller one. Shards have their
+            own splits.
+        sequences: the photographs in a plain folder are video frames named ``NAME_00017``, and
             those of one video are held out together.
-        doubt: photographs of a plain folder whose mask is as doubtful as that or more, as its
-            ``labels.tsv`` says, are not used; None to use all.
+        doubt: skip photographs of a plain folder whose mask has this much doubt or more in its
+            ``labels.tsv``; None to use all.
 
     Raises:
-        UsageError: for a share outside [0, 1], or [0, 1) for ``hold_out``; a weight or distrust
-            below 0.
+        UsageError: for a share out of range; a weight or distrust below 0.
     """
 
     path: str
@@ -86,11 +86,11 @@ def check_shares(**shares: float) -> None:
 
 @dataclass(eq=False)
 class Item(ABC):
-    """A sample that can be looked at."""
+    """One sample."""
 
     source: Source
-    name = ""  # what messages call it
-    has_scene = True  # the photograph shows more than its subject, as a cut-out does not
+    name = ""  # for messages
+    has_scene = True  # the photograph shows a scene around the subject; False for cut-outs
 
     @abstractmethod
     def size(self) -> folders.Size:
@@ -102,23 +102,23 @@ class Item(ABC):
 
     @abstractmethod
     def label(self) -> Image.Image:
-        """Where the subject is (L, 255 = subject), at the size of the whole photograph."""
+        """The mask or alpha (L, 255 = subject), at the size of the whole photograph."""
 
     def composite(self, scale: float = 1.0) -> Image.Image | None:
-        """The photograph with another colour of its subject (RGB), as ``image``; if it has one."""
+        """The photograph with its subject recoloured (RGB), decoded as ``image``; None without."""
         return None
 
     @abstractmethod
     def color(self, label: Image.Image, box: crops.Box, size: int) -> Image.Image:
         """Straight colour (RGB) of the subject in the crop ``box`` at ``size`` x ``size``.
 
-        Where the source has none it is estimated from the photograph and ``label``, its opacity.
+        Estimated from the photograph and its alpha ``label`` if it is not stored.
         """
 
 
 @dataclass(eq=False)
 class FileItem(Item):
-    """A sample in a plain folder; files read lately stay decoded."""
+    """A sample in a plain folder; decoded files are cached in ``folders.DECODED``."""
 
     pair: folders.Pair
 
@@ -147,9 +147,9 @@ class FileItem(Item):
     def composite(self, scale: float = 1.0) -> Image.Image | None:
         if self.pair.composite is None:
             return None
-        made = folders.read_photograph(self.pair.composite)[0]
-        folders.check_composite(self.pair.composite, made.size, self.size())
-        return made
+        composite = folders.read_photograph(self.pair.composite)[0]
+        folders.check_composite(self.pair.composite, composite.size, self.size())
+        return composite
 
     def straight(self) -> Image.Image:
         """Straight colour (RGB) of the whole subject."""
@@ -198,24 +198,24 @@ class ShardItem(Item):
         return estimate_color(color, crops.crop(label, box, size))
 
     def picture(self, *names: str, scale: float = 1.0) -> Image.Image:
-        """The first field among ``names`` that there is, decoded at no less than ``scale``.
+        """Decode the first of the fields ``names`` that exists, at no less than ``scale``.
 
-        JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices. ``DataError`` if there
-        is none of them, or it cannot be decoded.
+        JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if that suffices. ``DataError`` if
+        no field exists, or it cannot be decoded.
         """
         name = self._field(names)
         with self._decoding(name):
-            stored, draft = self.record.fields[name], None
-            image = open_picture(stored, name)
+            data, draft = self.record.fields[name], None
+            image = open_picture(data, name)
             if scale < 1:
                 draft = math.ceil(image.width * scale), math.ceil(image.height * scale)
             checked = name in self.record.whole
-            load_whole(image, None if checked else io.BytesIO(stored), draft)
+            load_whole(image, None if checked else io.BytesIO(data), draft)
             self.record.whole.add(name)
         return image
 
     def _field(self, names: tuple[str, ...]) -> str:
-        """The first of ``names`` that the sample has."""
+        """The first of ``names`` that is a field of the sample."""
         for name in names:
             if name in self.record.fields:
                 return name
@@ -223,20 +223,21 @@ class ShardItem(Item):
 
     @contextmanager
     def _decoding(self, field: str) -> Iterator[None]:
-        """Whatever decoding raises is a DataError: broken data makes nearly anything."""
+        """Turn any exception into a DataError: decoders raise many types for broken data."""
         try:
             yield
         except Exception as error:
             reason = str(error) or type(error).__name__
-            if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
+            if isinstance(error, UnidentifiedImageError):  # its text is only a buffer's address
                 reason = "it is no image of a known format"
             raise DataError(f"{self.name}.{field} cannot be decoded: {reason}") from error
 
 
 def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Straight colour of the subject of ``image`` under ``alpha``, both of one size.
+    """Estimate the straight colour of the subject of ``image`` (RGB) from ``alpha`` (L, same size).
 
-    By the multi-level method (Germer et al., ICPR 2020) of pymatting, without it by blur fusion.
+    Uses the multi-level method (Germer et al., ICPR 2020) of pymatting if that is installed,
+    otherwise blur fusion.
     """
     pixels, opacity = (to_tensor(np.asarray(picture))[None] for picture in (image, alpha))
     try:
@@ -248,12 +249,15 @@ def estimate_color(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def scene_crop(rng: np.random.Generator, item: Item, size: int, low: float) -> Tensor:
-    """A square crop (3, size, size) of a photograph, at least ``low`` of its short side wide."""
-    whole = item.size()
-    box = crops.any_crop(whole, rng, low)
+    """A random square crop (3, size, size), at least ``low`` of the photograph's short side wide.
+
+    Half of the crops are mirrored.
+    """
+    full_size = item.size()
+    box = crops.any_crop(full_size, rng, low)
     picture = item.image(size / (box[2] - box[0]))
-    return crops.planes(crops.crop(picture, box, size, whole), bool(rng.random() < 0.5))
+    return crops.planes(crops.crop(picture, box, size, full_size), bool(rng.random() < 0.5))
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)  # convert alone would copy
+    return image if image.mode == mode else image.convert(mode)  # convert would always copy

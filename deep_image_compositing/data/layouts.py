@@ -1,7 +1,7 @@
-"""How data sets lie on disk as their authors publish them.
+"""Layouts: how published data sets are arranged on disk.
 
-A layout names the files of every sample and opens none of its photographs: a file that turns out
-to be missing or broken is found, and named, when it is read.
+A layout lists the files of every sample without opening its photographs; missing or broken files
+are reported when they are read.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from typing import Any
 from deep_image_compositing.data.folders import Pair, image_files, photographs
 from deep_image_compositing.errors import DataError, MissingExtraError, UsageError
 
-GROUPS = "groups.tsv"
-"""File in a set of one's own that says which photographs belong together."""
+GROUPS = "groups.tsv"  # assigns the photographs of a user's own set to groups
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A published arrangement of files."""
+    """The arrangement of a data set's files."""
 
     kind: str  # segmentation, mattes, backgrounds or harmonization
-    name: str  # what --layout takes
+    name: str  # the value of --layout
     find: Callable[[Path], Iterable[Pair]]  # lists the samples below a folder
     expects: str  # its files, in words
-    source: str = ""  # the paper or page that it comes from; empty for one's own
-    licence: str = "not stated"  # what its publisher allows, as far as that is stated
+    source: str = ""  # the paper or page that it comes from; empty for a user's own set
+    licence: str = "not stated"  # the publisher's terms
 
     def pairs(self, root: str | Path) -> list[Pair]:
-        """All samples below ``root``, by key; keys are made fit for shards.
+        """All samples below ``root``, sorted by key; keys are sanitized for shards.
 
         Raises:
-            UsageError: no such folder, or one that does not look like this layout.
-            DataError, MissingExtraError: a list in it that cannot be read, or not without scipy.
+            UsageError: no such folder, or one that does not match this layout.
+            DataError: a list in it that cannot be read.
+            MissingExtraError: a list in it that needs scipy.
         """
         root = Path(root)
         if not root.is_dir():
             raise UsageError(f"there is no folder {root}; --root is where the data set lies")
-        found = sorted(self.find(root), key=lambda pair: pair.key)
-        if not found:
+        pairs = sorted(self.find(root), key=lambda pair: pair.key)
+        if not pairs:
             names = sorted(path.name for path in root.iterdir())
-            holds = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            contents = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             raise UsageError(
                 f"{root} does not look like {self.name}: expected {self.expects}; "
-                f"it holds {holds or 'nothing'}"
+                f"it holds {contents or 'nothing'}"
             )
-        return list(_with_keys(found))
+        return list(_with_keys(pairs))
 
 
 def get(kind: str, name: str | None) -> Layout:
-    """The layout ``name`` of a kind; ``UsageError`` that lists those there are if it is none."""
+    """The layout ``name`` of a kind; otherwise ``UsageError`` that lists the layouts."""
     for layout in LAYOUTS:
         if (layout.kind, layout.name) == (kind, name):
             return layout
     names = ", ".join(layout.name for layout in LAYOUTS if layout.kind == kind)
-    what = "--layout is missing" if name is None else f"{kind} has no layout {name!r}"
-    raise UsageError(f"{what}; the layouts of {kind} are {names}")
+    problem = "--layout is missing" if name is None else f"{kind} has no layout {name!r}"
+    raise UsageError(f"{problem}; the layouts of {kind} are {names}")
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """One variable of a MATLAB file, a numpy array; ``DataError`` where there is none."""
+    """Read a variable of a MATLAB file as a numpy array; ``DataError`` if that fails."""
     try:
         from scipy.io import loadmat
     except ImportError:
@@ -72,15 +72,15 @@ def read_mat(path: Path, variable: str) -> Any:
         return loadmat(path, variable_names=[variable])[variable]
     except KeyError:
         raise DataError(f"{path} has no variable {variable!r}") from None
-    except Exception as error:  # scipy raises nearly anything on broken files
+    except Exception as error:  # scipy raises many types on broken files
         raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from None
 
 
-# What the layouts are made of
+# Parts of layouts
 
 
 def _pairs(images: Path, labels: Path, prefix: str = "", split: str = "") -> Iterator[Pair]:
-    """Every image with the label of its stem, or of the name that it should have; if both are."""
+    """Every image with the label of its stem (``STEM.png`` if missing), if both folders exist."""
     if not (images.is_dir() and labels.is_dir()):
         return
     by_stem = {path.stem: path for path in image_files(labels.iterdir())}
@@ -90,7 +90,7 @@ def _pairs(images: Path, labels: Path, prefix: str = "", split: str = "") -> Ite
 
 
 def _beside(folder: Path, tails: tuple[str, ...]) -> Iterator[Pair]:
-    """``NAME.*`` with ``NAME`` + tail + ``.*`` beside it; nothing where no file has a tail."""
+    """Every ``NAME.*`` with its label ``NAME`` + tail + ``.*``; nothing if no file has a tail."""
     files = image_files(folder.glob("*"))
     labels = {
         path.stem.removesuffix(tail): path
@@ -105,7 +105,7 @@ def _beside(folder: Path, tails: tuple[str, ...]) -> Iterator[Pair]:
 
 
 def _enter(root: Path, *names: str) -> Path:
-    """``root``, or the folder below it that an archive of the set unpacks to."""
+    """Descend from ``root`` into each folder ``names`` that exists, as archives unpack to."""
     for name in names:
         if (root / name).is_dir():
             root = root / name
@@ -113,20 +113,20 @@ def _enter(root: Path, *names: str) -> Path:
 
 
 def _with_keys(pairs: Iterable[Pair]) -> Iterator[Pair]:
-    """Pairs whose keys are words joined by hyphens and differ even without regard to case."""
-    taken: set[str] = set()
+    """Sanitize keys: word characters and hyphens, unique regardless of case."""
+    existing: set[str] = set()
     for pair in pairs:
         key = re.sub(r"[^\w-]+", "_", re.sub(r"[/\\]", "-", pair.key)) or "_"
         unique, count = key, 1
-        while unique.casefold() in taken:
+        while unique.casefold() in existing:
             count += 1
             unique = f"{key}-{count}"
-        taken.add(unique.casefold())
+        existing.add(unique.casefold())
         yield replace(pair, key=unique, group=pair.group or pair.key)
 
 
 def _grouped(root: Path, pairs: Iterable[Pair]) -> list[Pair]:
-    """Pairs with the groups of ``groups.tsv``, where there is one."""
+    """Assign the groups of ``groups.tsv``, if it exists."""
     path, groups = root / GROUPS, {}
     if path.is_file():
         try:
@@ -140,17 +140,17 @@ def _grouped(root: Path, pairs: Iterable[Pair]) -> list[Pair]:
                     f"{path}, line {number}: expected NAME, a tab and GROUP, got {line!r}"
                 )
             groups[name] = group.strip()
-    found = [replace(pair, group=groups.get(pair.key, "")) for pair in pairs]
-    if groups and found and not any(pair.group for pair in found):
+    grouped = [replace(pair, group=groups.get(pair.key, "")) for pair in pairs]
+    if groups and grouped and not any(pair.group for pair in grouped):
         raise DataError(
-            f"{path} names none of the samples: expected names such as {found[0].key!r}, got "
+            f"{path} names none of the samples: expected names such as {grouped[0].key!r}, got "
             f"{next(iter(groups))!r}"
         )
-    return found
+    return grouped
 
 
 def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Iterator[Pair]]:
-    """Finds pairs in folders of images and of labels, whose keys have a prefix, of a split."""
+    """A finder of pairs; each of ``folders`` is images, labels and perhaps key prefix and split."""
 
     def find(root: Path) -> Iterator[Pair]:
         root = _enter(root, archive)
@@ -161,15 +161,15 @@ def _in_folders(archive: str, *folders: tuple[str, ...]) -> Callable[[Path], Ite
 
 
 def _own_pairs(root: Path, labels: tuple[str, ...], tails: tuple[str, ...]) -> list[Pair]:
-    """Those of ``images/`` and the first folder of labels there is, or side by side."""
-    found: list[Pair] = []
+    """Pairs of ``images/`` and the first of the folders ``labels`` with any, or side by side."""
+    pairs: list[Pair] = []
     for name in labels:
-        found = found or list(_pairs(root / "images", root / name))
-    return _grouped(root, found or _beside(root, tails))
+        pairs = pairs or list(_pairs(root / "images", root / name))
+    return _grouped(root, pairs or _beside(root, tails))
 
 
 def _own_images(root: Path, straight: bool) -> Iterator[Pair]:
-    """Images in any folders, no labels; with ``straight`` colour of formats that have an alpha."""
+    """All images below ``root``; if ``straight``, cut-outs in formats with an alpha."""
     opaque = (".jpg", ".jpeg", ".bmp") if straight else ()
     for path in photographs(root.rglob("*")):
         if path.suffix.lower() not in opaque:
@@ -177,7 +177,7 @@ def _own_images(root: Path, straight: bool) -> Iterator[Pair]:
             yield Pair(path, key=key, straight=straight)
 
 
-# Sets with rules of their own
+# Sets with special rules
 
 
 def _duts(root: Path) -> Iterator[Pair]:
@@ -200,22 +200,21 @@ def _portrait_matting(root: Path) -> Iterator[Pair]:
 
 def _portrait_stylization(root: Path) -> Iterator[Pair]:
     root = _enter(root, "EG1800")
-    images, tested, listed = (
-        root / name for name in ("images_data_crop", "testlist.mat", "eg1800_test.txt")
-    )
-    found: Iterable[Pair] = ()
-    if images.is_dir() and tested.is_file():
-        held_out = {f"{int(number):05d}" for number in read_mat(tested, "testlist").ravel()}
+    images = root / "images_data_crop"
+    mat_list, text_list = root / "testlist.mat", root / "eg1800_test.txt"
+    pairs: Iterable[Pair] = ()
+    if images.is_dir() and mat_list.is_file():
+        tested = {f"{int(number):05d}" for number in read_mat(mat_list, "testlist").ravel()}
         masks = root / "images_mask"
-        found = (
+        pairs = (
             Pair(image, masks / f"{image.stem}_mask.mat", key=image.stem)
             for image in image_files(images.iterdir())
         )
-    elif listed.is_file():
-        held_out = {Path(line.strip()).stem for line in listed.read_text().splitlines()}
-        found = _pairs(root / "Images", root / "Labels")
-    for pair in found:
-        yield replace(pair, split="test" if pair.key in held_out else "")
+    elif text_list.is_file():
+        tested = _listed(text_list)
+        pairs = _pairs(root / "Images", root / "Labels")
+    for pair in pairs:
+        yield replace(pair, split="test" if pair.key in tested else "")
 
 
 def _adobe(root: Path) -> Iterator[Pair]:
@@ -224,7 +223,7 @@ def _adobe(root: Path) -> Iterator[Pair]:
         for origin in ("Adobe-licensed images", "Other"):
             folder = root / part / origin
             for pair in _pairs(folder / "fg", folder / "alpha", f"{part}/", split):
-                # Subjects cut from one photograph are "NAME.png" and "NAME (1).png".
+                # Subjects of the same photograph are "NAME.png" and "NAME (1).png".
                 yield replace(pair, straight=True, group=re.sub(r" \(\d+\)$", "", pair.key))
 
 
@@ -238,23 +237,23 @@ def _p3m10k(root: Path) -> Iterator[Pair]:
 
 def _iharmony4(root: Path) -> Iterator[Pair]:
     root = _enter(root, "iHarmony4")
-    tested = _listed(root / "IHD_test.txt")
-    whole = (root / "composite_images").is_dir()
-    for folder in [root] if whole else sorted(path for path in root.iterdir() if path.is_dir()):
-        images, prefix = folder / "composite_images", "" if whole else f"{folder.name}/"
-        held_out = tested.union(*map(_listed, folder.glob("*_test.txt")))
+    listed = _listed(root / "IHD_test.txt")
+    single = (root / "composite_images").is_dir()
+    for folder in [root] if single else sorted(path for path in root.iterdir() if path.is_dir()):
+        images, prefix = folder / "composite_images", "" if single else f"{folder.name}/"
+        tested = listed.union(*map(_listed, folder.glob("*_test.txt")))
         for path in image_files(images.iterdir()) if images.is_dir() else []:
             name, *subject = path.stem.rsplit("_", 2)
             label = folder / "masks" / f"{'_'.join([name, *subject[:1]])}.png"
             image = folder / "real_images" / f"{name}.jpg"
-            # Hday2night has one scene at several times, SCENE-TIME; no other name has a hyphen.
+            # Only Hday2night has hyphens in its names: SCENE-TIME, one scene at several times.
             group = prefix + name.partition("-")[0]
-            split = "test" if path.stem in held_out else ""
+            split = "test" if path.stem in tested else ""
             yield Pair(image, label, path, group, prefix + path.stem, split)
 
 
 def _listed(path: Path) -> set[str]:
-    """Names, without folders and suffixes, of the files in a list; none where it is not there."""
+    """Stems of the file names in a list; empty if the list does not exist."""
     if not path.is_file():
         return set()
     lines = path.read_text(encoding="utf-8", errors="replace").split()
@@ -262,10 +261,10 @@ def _listed(path: Path) -> set[str]:
 
 
 def _own_composites(root: Path) -> list[Pair]:
-    composites = root / "composites"
-    made = {p.stem: p for p in image_files(composites.iterdir())} if composites.is_dir() else {}
-    found = (replace(p, composite=made.get(p.key)) for p in _pairs(root / "images", root / "masks"))
-    return _grouped(root, (pair for pair in found if pair.composite))
+    by_stem = {path.stem: path for path in image_files((root / "composites").glob("*"))}
+    labelled = _pairs(root / "images", root / "masks")
+    pairs = (replace(pair, composite=by_stem.get(pair.key)) for pair in labelled)
+    return _grouped(root, (pair for pair in pairs if pair.composite))
 
 
 LAYOUTS = [
@@ -306,7 +305,7 @@ LAYOUTS = [
         "Li et al., Privacy-Preserving Portrait Matting, ACM MM 2021",
         "MIT, by its release agreement"),
     Layout(
-        # The training code of its authors keeps whole photographs as fg.
+        # In its authors' training code, fg has whole photographs.
         "mattes", "ppm100", _in_folders("PPM-100", ("image", "matte"), ("train/fg", "train/alpha")),
         "image/ and matte/, or train/fg and train/alpha",
         "Ke et al., MODNet: Real-Time Trimap-Free Portrait Matting, AAAI 2022",

@@ -1,4 +1,4 @@
-"""Work in loader processes: samples and batches, errors in a sentence, runs that can be stopped."""
+"""Loader processes: batches of samples, error messages without tracebacks, clean termination."""
 
 from __future__ import annotations
 
@@ -29,26 +29,24 @@ from deep_image_compositing.errors import CompositingError, DataError, UsageErro
 
 Sample = dict[str, Tensor]
 Make = Callable[[np.random.Generator, Mapping[str, Item], bool], Sample]
-"""Makes an 8-bit sample of items; the last argument says whether it is for evaluation."""
+"""Makes an 8-bit sample from items; the last argument is True for evaluation."""
 
 _log = logging.getLogger("deep_image_compositing")
 _ERROR = "error"
-_TICK = 5
-"""Seconds after which torch looks whether its loader processes are alive."""
-_waiting: list[float] = []
-"""Since when this process waits for a batch, if it does."""
+_TICK = 5  # seconds between torch's checks that its loader processes are alive
+_waiting: list[float] = []  # start of the current wait for a batch in this process, if any
 
 
 def seconds_without_data() -> float:
-    """For how long this process has been waiting for a batch now; 0 when it is not."""
+    """How long this process has been waiting for a batch; 0 if it is not waiting."""
     return time.monotonic() - _waiting[-1] if _waiting else 0.0
 
 
 class Samples(Dataset[Any]):
-    """Finished 8-bit samples: ``samples[draws]`` are those of a batch, packed.
+    """Batches of 8-bit samples: ``samples[draws]`` is a packed batch.
 
-    ``make`` makes a sample of items of the ``mixtures``; those that are ``held_out``, for an
-    evaluation, also get ``valid``. Of all, the share ``tolerance`` may be unreadable.
+    ``make`` makes a sample from items of the ``mixtures``. With ``held_out``, for evaluation,
+    samples also have the field ``valid``. The share ``tolerance`` of all may be unreadable.
     """
 
     def __init__(
@@ -70,10 +68,9 @@ class Samples(Dataset[Any]):
             return sent(error)
 
     def _sample(self, draw: Draw) -> Sample:
-        """One sample. Where it cannot be read, others of the same datasets stand in.
+        """One sample, replaced by others of the same datasets while it cannot be read.
 
-        So the samples to come are the same with and without a bad one before them. In an
-        evaluation what stands in is not valid.
+        Later samples do not depend on replacements. In evaluation a replacement is not valid.
         """
         rng, indices = np.random.default_rng(draw.seed), draw.items
         for attempt in itertools.count(1):
@@ -92,108 +89,107 @@ class Samples(Dataset[Any]):
         return sample
 
     def _other(self, name: str, index: int, rng: np.random.Generator) -> int:
-        """Any sample of the same dataset."""
+        """A random sample of the same dataset."""
         starts, part = self.mixtures[name].starts, self.mixtures[name].part(index)
         return int(rng.integers(starts[part], starts[part + 1]))
 
 
-# Batches, sent from a loader process in one tensor
+# Packed batches
 
 
 def pack(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The samples of a batch, for ``unpack``, in one tensor, without the fields that they lack.
+    """Pack a batch into one tensor, for ``unpack``; samples may lack fields.
 
-    A loader process opens a file and a connection for each that it sends, a sixth of its time.
+    Sending a tensor takes a file and a connection: one per field cost a sixth of a loader's time.
     """
-    named: Sample = {}
+    examples: Sample = {}
     for sample in samples:
-        named |= sample
+        examples |= sample
     fields: dict[str, tuple[torch.dtype, list[int], tuple[int, ...]]] = {
-        name: (value.dtype, [i for i, each in enumerate(samples) if name in each], value.shape)
-        for name, value in sorted(named.items(), key=lambda field: -field[1].element_size())
+        name: (value.dtype, [i for i, sample in enumerate(samples) if name in sample], value.shape)
+        for name, value in sorted(examples.items(), key=lambda field: -field[1].element_size())
     }
     data = torch.empty(sum(_sizes(fields)), dtype=torch.uint8)
-    for name, part in _parts(data, fields):
-        torch.stack([samples[i][name] for i in fields[name][1]], out=part)
+    for name, rows, part in _parts(data, fields):
+        torch.stack([samples[i][name] for i in rows], out=part)
     return {"data": data, "fields": fields, "count": len(samples)}
 
 
 def unpack(packed: Mapping[str, Any]) -> Sample:
-    """The batch that ``pack`` has made: a field that only some samples have is 0 in the others."""
+    """The batch of ``pack``, stacked by field; a field that a sample lacks is 0."""
     batch, count = {}, packed["count"]
-    for name, part in _parts(packed["data"], packed["fields"]):
-        _, rows, shape = packed["fields"][name]
+    for name, rows, part in _parts(packed["data"], packed["fields"]):
         if len(rows) < count:
-            part = part.new_zeros((count, *shape)).index_copy_(0, torch.tensor(rows), part)
+            zeros = part.new_zeros((count, *part.shape[1:]))
+            part = zeros.index_copy_(0, torch.tensor(rows), part)
         batch[name] = part
     return batch
 
 
 def _sizes(fields: Mapping[str, Any]) -> list[int]:
-    return [len(rows) * math.prod(shape) * kind.itemsize for kind, rows, shape in fields.values()]
+    return [len(rows) * math.prod(shape) * dtype.itemsize for dtype, rows, shape in fields.values()]
 
 
-def _parts(data: Tensor, fields: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Each field as a view of ``data``: the rows that are there."""
-    for (name, (kind, rows, shape)), part in zip(
-        fields.items(), data.split(_sizes(fields)), strict=True
-    ):
-        yield name, part.view(kind).view(len(rows), *shape)
+def _parts(data: Tensor, fields: Mapping[str, Any]) -> Iterator[tuple[str, list[int], Tensor]]:
+    """Each field: its name, the samples that have it, and their values as a view of ``data``."""
+    parts = data.split(_sizes(fields))
+    for (name, (dtype, rows, shape)), part in zip(fields.items(), parts, strict=True):
+        yield name, rows, part.view(dtype).view(len(rows), *shape)
 
 
 def sent(error: Exception) -> dict[str, Any]:
-    """What a loader process sends for a batch: raised there, it would become a traceback."""
+    """An error as a batch: raised in a loader process, it would arrive as a traceback."""
     return {_ERROR: (UsageError if isinstance(error, UsageError) else DataError, str(error))}
 
 
 def raise_sent(batch: Mapping[str, Any]) -> None:
-    """Raise the ``UsageError`` or ``DataError`` that a loader process has sent for a batch."""
+    """Raise the ``UsageError`` or ``DataError`` of a batch that ``sent`` made."""
     if _ERROR in batch:
-        kind, said = batch[_ERROR]
-        raise kind(said)
+        kind, message = batch[_ERROR]
+        raise kind(message)
 
 
 # Loader processes
 
 
 def start_worker(worker: int) -> None:
-    """What every process of a ``WorkerLoader`` does first."""
-    # Batch systems and terminals signal all processes of a job; only the trainer is to act, and
-    # needs its loaders until it has.
+    """Prepare a process of a ``WorkerLoader``."""
+    # Batch systems and terminals signal all processes of a job. Only the trainer handles these
+    # signals, and needs its loaders while it does.
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
-        threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
-    # pymatting's threads are OpenMP's, as torch's are: in a process that was forked from one that
-    # has used them, they would wait for each other forever.
+        threading.Thread(target=_exit_with_trainer, daemon=True).start()
+    # pymatting and torch both use OpenMP threads, which deadlock in a process that was forked
+    # from one that has used them.
     os.environ["NUMBA_NUM_THREADS"] = "1"
     if "numba" in sys.modules:
         sys.modules["numba"].set_num_threads(1)
 
 
-def _end_when_the_trainer_says() -> None:
-    """A SIGTERM of the trainer itself ends a loader process; so does its end."""
-    trainer = multiprocessing.parent_process()  # os.getppid() is another's once it has ended
+def _exit_with_trainer() -> None:
+    """Exit when the trainer sends SIGTERM or has ended; ignore a SIGTERM of anyone else."""
+    trainer = multiprocessing.parent_process()  # os.getppid() changes when the parent ends
     while trainer is not None and trainer.is_alive():
-        told = signal.sigtimedwait({signal.SIGTERM}, _TICK)
-        if told is not None and told.si_pid == trainer.pid:
+        received = signal.sigtimedwait({signal.SIGTERM}, _TICK)
+        if received is not None and received.si_pid == trainer.pid:
             break
     kill_programs()
     os._exit(0)
 
 
 class WorkerLoader(DataLoader[Any]):
-    """A DataLoader whose processes begin at once, with SIGTERM blocked, for ``start_worker``.
+    """A DataLoader whose processes start at once, with SIGTERM blocked, for ``start_worker``.
 
-    Libraries start threads there before anything can be told to them, and those would hear it.
-    ``CompositingError`` if a process is killed.
+    SIGTERM is blocked early because threads of libraries, started before ``start_worker`` runs,
+    would receive it. ``CompositingError`` if a process is killed.
     """
 
     def __iter__(self) -> Any:
-        return self._checked(self._begin())
+        return self._checked(self._start())
 
-    def _begin(self) -> Any:
+    def _start(self) -> Any:
         if not hasattr(signal, "sigtimedwait"):
             return super().__iter__()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -202,9 +198,9 @@ class WorkerLoader(DataLoader[Any]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _checked(self, made: Iterator[Any]) -> Iterator[Any]:
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
-            yield from made
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -217,30 +213,31 @@ class WorkerLoader(DataLoader[Any]):
 def in_order(
     function: Callable[[Any], Any], items: Sequence[Any], workers: int | None
 ) -> Iterator[Any]:
-    """What ``function`` makes of each of ``items``, in order, by processes that begin at once.
+    """The results of ``function`` for each of ``items``, in order, from processes started at once.
 
-    There are as many ``workers``, by default one a core; a lone one is this process itself.
-    ``CompositingError`` if one is killed; what the function raises ends all, too.
+    ``workers`` is the number of processes, by default one per core; 1 uses this process.
+    ``CompositingError`` if one is killed; an exception of the function is passed on.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     count = min(workers or os.cpu_count() or 1, len(items))
     loader = WorkerLoader(
-        items,  # type: ignore[arg-type]  # as good as a dataset
+        items,  # type: ignore[arg-type]  # works as a dataset
         batch_size=None,
         num_workers=count if count > 1 else 0,
         collate_fn=function,
         worker_init_fn=start_worker,
     )
-    made: Iterator[Any] = iter(loader)
-    return made
+    results: Iterator[Any] = iter(loader)
+    return results
 
 
 class Loader(WorkerLoader):
-    """A DataLoader that names faults in a sentence, and compares a resumed run with the first one.
+    """A DataLoader of ``Samples`` that raises errors without tracebacks, and can be resumed.
 
-    Any number of processes gives the same batches, unless something is streamed. One that sends
-    nothing for ``timeout`` seconds is given up. The order also depends on what ``about`` says.
+    The batches do not depend on the number of processes, unless something is streamed. A process
+    that sends nothing for ``timeout`` seconds is an error. ``about`` holds settings that the order
+    of samples depends on: a resumed run logs a warning if they differ.
     """
 
     def __init__(
@@ -264,14 +261,14 @@ class Loader(WorkerLoader):
         self.patience = timeout
         self.about = dict(about or {})
 
-    def _begin(self) -> Any:
-        last: Any = self._iterator  # whose processes go on
+    def _start(self) -> Any:
+        last: Any = self._iterator  # of the previous epoch, with the same persistent workers
         if last is not None:
-            # What they were asked for, though the epoch was cut short: torch has no patience there.
+            # Fetch the requested batches of an epoch cut short: torch's reset would time out.
             last._sampler_iter = iter(())
             for _ in self._checked(last):
                 pass
-        return super()._begin()
+        return super()._start()
 
     def _checked(self, batches: Iterator[Any]) -> Iterator[Sample]:
         waited = 0.0
@@ -280,16 +277,16 @@ class Loader(WorkerLoader):
             try:
                 batch = next(batches, None)
             except (KeyboardInterrupt, SystemExit):
-                # torch would wait five seconds for each of those that are stuck.
+                # torch would wait five seconds for each worker that is stuck.
                 for worker in getattr(batches, "_workers", ()):
                     worker.terminate()
                 raise
             except RuntimeError as error:
-                if "DataLoader" not in str(error):  # a fault of ours keeps its traceback
+                if "DataLoader" not in str(error):  # a bug keeps its traceback
                     raise
                 waited += _TICK
                 if "timed out" in str(error) and waited < self.patience:
-                    continue  # all of them live, so one may just be slow
+                    continue  # all workers are alive, so one may just be slow
                 raise DataError(
                     f"a loader process was killed (perhaps for want of memory) or is stuck: {error}"
                 ) from None
@@ -302,11 +299,11 @@ class Loader(WorkerLoader):
             yield unpack(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of batches depends on; the position itself is the trainer's."""
+        """Settings that the order of batches depends on; the trainer saves the position."""
         return dict(self.about)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Compare with the interrupted run, and say what will make the order another one."""
+        """Log a warning about what changes the order of samples since the interrupted run."""
         changed = [
             f"{name} was {state[name]} and is {value}"
             for name, value in self.about.items()

@@ -1,7 +1,6 @@
-"""Which samples are in which batch: a pure function of seed, rank and position.
+"""Samplers: the samples of each batch as a pure function of seed, rank and position.
 
-Batch *n* of a rank can be told at once, so a run goes on after a kill as if it had not been
-interrupted.
+Any batch can be computed directly, so a resumed run sees the samples of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,34 +16,31 @@ from torch.utils.data import DistributedSampler
 
 from deep_image_compositing.data.datasets import Mixture
 
-WINDOW = 4096
-"""Draws among which each dataset of a mixture has its share exactly."""
-
-BLOCK = 16
-"""Shards among whose samples is shuffled: so many are read at a time."""
+WINDOW = 4096  # consecutive draws in which each dataset of a mixture has exactly its share
+BLOCK = 16  # shards that are read, and their samples shuffled, together
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed (63 bits) of several numbers; the same everywhere."""
+    """Combine several numbers into one seed (63 bits), the same on every platform."""
     state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return int(state[0]) << 31 ^ int(state[1])
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one sample of a batch is made of."""
+    """The seed and items of one sample of a batch."""
 
     seed: tuple[int, ...]
-    items: Mapping[str, int]  # by name, the index in its mixture
-    valid: bool = True  # false where it only fills an evaluation's batch
+    items: Mapping[str, int]  # index in each mixture, by name
+    valid: bool = True  # False for padding of an evaluation's batch
 
 
 class Order:
-    """In which order the samples of a mixture are drawn, endlessly: ``order[number]`` is an index.
+    """The endless order of draws from a mixture: ``order[number]`` is the index of a sample.
 
-    Among ``WINDOW`` draws, each dataset has its share by weight, rounded, but at least one. Its
-    own draws go through it in passes, in each of which some rank draws every sample once: shards in
-    any order, ``BLOCK`` of them at a time, their samples shuffled.
+    In every ``WINDOW`` draws, each dataset has its share by weight, rounded, but at least one. The
+    draws of a dataset form passes, each of which draws every sample once over all ranks: shards
+    are permuted, and the samples of each ``BLOCK`` of shards are shuffled.
     """
 
     def __init__(self, mixture: Mixture, *seed: int) -> None:
@@ -57,7 +53,7 @@ class Order:
         quotas[np.argsort(quotas - shares)[: max(short, 0)]] += 1
         quotas[np.argmax(quotas)] += min(short, 0)
         self._quotas = quotas
-        # Draws go forward, in each dataset by itself: the last ones are asked for again.
+        # Draws advance within each dataset, so the most recent results are needed again.
         self._window = lru_cache(1)(self._draw_window)
         self._pass = lru_cache(2 * len(quotas))(self._draw_pass)
         self._block = lru_cache(2 * len(quotas))(self._draw_block)
@@ -67,17 +63,17 @@ class Order:
         parts, ranks = self._window(window)
         part = int(parts[slot])
         drawn = window * int(self._quotas[part]) + int(ranks[slot])
-        turn, place = divmod(drawn, int(self._shards[part].sum()))
+        turn, position = divmod(drawn, int(self._shards[part].sum()))
         _, ends = self._pass(part, turn)
-        block = int(np.searchsorted(ends, place, "right"))
+        block = int(np.searchsorted(ends, position, "right"))
         start = int(ends[block - 1]) if block else 0
-        return self._starts[part] + int(self._block(part, turn, block)[place - start])
+        return self._starts[part] + int(self._block(part, turn, block)[position - start])
 
     def _rng(self, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([*self._seed, *numbers])
 
     def _draw_window(self, window: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The dataset of each draw of a window, and how many of it there were before."""
+        """The dataset of each draw of a window, and the draw's rank within that dataset."""
         parts = self._rng(0, window).permutation(
             np.repeat(np.arange(len(self._quotas)), self._quotas)
         )
@@ -87,13 +83,13 @@ class Order:
         return parts, ranks
 
     def _draw_pass(self, part: int, turn: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The shards in the order of a pass, and how many samples each block ends after."""
+        """The shards in the order of a pass, and the cumulative samples after each block."""
         order = self._rng(1, part, turn).permutation(len(self._shards[part]))
         sums = np.cumsum(self._shards[part][order])
         return order, sums[np.minimum(np.arange(BLOCK, len(sums) + BLOCK, BLOCK), len(sums)) - 1]
 
     def _draw_block(self, part: int, turn: int, block: int) -> NDArray[Any]:
-        """The samples of a block, by their index in the dataset, in the order of a pass."""
+        """The shuffled samples of a block, by their index in the dataset."""
         order, _ = self._pass(part, turn)
         shards = order[block * BLOCK : (block + 1) * BLOCK]
         starts = np.cumsum(self._shards[part]) - self._shards[part]
@@ -102,10 +98,11 @@ class Order:
 
 
 class TrainingSampler(DistributedSampler[list[Draw]]):
-    """The batches of one ``rank``, ``length`` an epoch, from wherever the run stands.
+    """The training batches of one ``rank``, ``length`` per epoch.
 
-    Each item of a sample comes from its mixture. ``position`` says, at the start of each epoch, how
-    many batches the run has trained on so far; ``trained`` how many of an epoch it trains on.
+    Each sample has an item of every mixture. ``position`` returns, at the start of each epoch, the
+    number of batches that the run has trained on so far; ``trained`` is how many batches of an
+    epoch it trains on, None for all.
     """
 
     def __init__(
@@ -143,10 +140,10 @@ class TrainingSampler(DistributedSampler[list[Draw]]):
 
 
 class EvaluationSampler(DistributedSampler[list[Draw]]):
-    """The batches of one ``rank``, of all samples of the first mixture once over all ``ranks``.
+    """The evaluation batches of one ``rank``; all ranks together cover the first mixture once.
 
-    Of each, ``repeats`` are made, with crops of their own. Ranks have the same number of batches;
-    what fills the last ones is not ``valid``.
+    Every sample is drawn ``repeats`` times, with different crops. All ranks have the same number
+    of batches; padding is not ``valid``.
     """
 
     def __init__(
@@ -163,7 +160,7 @@ class EvaluationSampler(DistributedSampler[list[Draw]]):
         super().__init__(range(self.total), ranks, rank)  # type: ignore[arg-type]
         self.mixtures, self.repeats = mixtures, repeats
         self.batch_size, self.seed = batch_size, seed
-        # Ranks take blocks of equal size; the last ones may hang over the end.
+        # Ranks take blocks of equal size, the last of which may exceed the total.
         self._share = -(-self.total // ranks)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""Shards: tar files of samples as WebDataset has them; their index; strict writing.
+"""The format of shards: WebDataset tar files of samples and their index; strict writing.
 
 A sample is a run of tar members that share a key: ``KEY.image.jpg``, ``KEY.mask.png``,
-``KEY.json``. Only ``FIELDS`` are known, and nothing is ever unpickled.
+``KEY.json``. Only ``FIELDS`` are allowed, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from deep_image_compositing.ledger import differences, digest
 FIELDS = frozenset(
     {
         "image.jpg",  # a photograph
-        "mask.png",  # its subject, gray; in a triplet the rough mask that the fuser is given
+        "mask.png",  # its subject, gray; in a triplet the rough mask for the fuser
         "alpha.png",  # its subject's opacity, gray
         "foreground.jpg",  # straight colour of a matte; in a triplet the photograph of the subject
         "foreground.png",  # RGBA matte: straight colour and opacity
         "background.jpg",  # new background of a triplet
         "composite.png",  # target of a triplet
-        "composite.jpg",  # the photograph whose subject has been given other colours
-        "json",  # where the sample comes from
+        "composite.jpg",  # the photograph with its subject recoloured
+        "json",  # origin of the sample
     }
 )
-"""Fields that a sample may have."""
+"""The allowed fields of a sample."""
 
 KINDS: dict[str, tuple[frozenset[str], ...]] = {
     "segmentation": (frozenset({"image.jpg", "mask.png"}),),
@@ -50,53 +50,52 @@ KINDS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"foreground.jpg", "background.jpg", "composite.png", "mask.png", "alpha.png"}),
     ),
 }
-"""What a sample of each kind needs: at least one of the sets."""
+"""The required fields of each kind of sample: at least one of the sets."""
 
 INDEX = "index.json"
 FORMAT = 1
-QUALITY = 95
-"""JPEG quality of what has to be encoded."""
+QUALITY = 95  # of encoded JPEG files
 
 
 class Lazy(Mapping[str, Any]):
-    """A mapping whose values are made, of what is ``given``, when they are first asked for."""
+    """A mapping with the values ``make(name, sources[name])``, computed on first access."""
 
-    def __init__(self, given: Mapping[str, Any], make: Callable[[str, Any], Any]) -> None:
-        self._given, self._make = given, make
-        self._made: dict[str, Any] = {}
+    def __init__(self, sources: Mapping[str, Any], make: Callable[[str, Any], Any]) -> None:
+        self._sources, self._make = sources, make
+        self._values: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._made:
-            self._made[name] = self._make(name, self._given[name])
-        return self._made[name]
+        if name not in self._values:
+            self._values[name] = self._make(name, self._sources[name])
+        return self._values[name]
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would make the value
-        return name in self._given
+    def __contains__(self, name: object) -> bool:  # Mapping.__contains__ would compute the value
+        return name in self._sources
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._given)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._sources)
 
 
 @dataclass(eq=False)
 class Record:
-    """One sample as it lies in a shard: its key, unique in its set, and files by field."""
+    """One undecoded sample of a shard: its key, unique in its set, and the files of its fields."""
 
     key: str
     fields: Mapping[str, bytes]
-    shard: str = ""  # that it comes from, for messages
-    # Fields whose pictures were found to hold all their data, which is asked only once.
+    shard: str = ""  # its name, for messages
+    # Fields whose pictures are known to be complete, so that this is checked only once.
     whole: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Shard and key, for messages."""
         return f"{self.shard}: {self.key}" if self.shard else self.key
 
     def info(self) -> dict[str, Any]:
-        """Its ``json`` field; empty without one. ``DataError`` when it is not a JSON object."""
+        """The ``json`` field, empty without one; ``DataError`` if it is not a JSON object."""
         try:
             content = json.loads(self.fields.get("json", b"{}"))
         except (ValueError, RecursionError) as error:
@@ -106,14 +105,14 @@ class Record:
         return content
 
     def check(self, *kinds: str) -> None:
-        """Raise ``DataError`` unless the sample has what one of ``kinds`` needs."""
-        sets = [needed for kind in kinds for needed in KINDS[kind]]
+        """Raise ``DataError`` unless the sample has the required fields of one of ``kinds``."""
+        sets = [required for kind in kinds for required in KINDS[kind]]
         fields = set(self.fields)
-        if not any(needed <= fields for needed in sets):
-            wanted = " or ".join("+".join(sorted(needed)) for needed in sets)
+        if not any(required <= fields for required in sets):
+            expected = " or ".join("+".join(sorted(required)) for required in sets)
             raise DataError(
                 f"{self.name} has {', '.join(sorted(fields)) or 'no fields'}, "
-                f"but {' or '.join(kinds)} need {wanted}"
+                f"but {' or '.join(kinds)} need {expected}"
             )
 
 
@@ -122,7 +121,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard: file name, samples in it, bytes, and SHA-256 of the file in hex."""
+    """A finished shard: file name, number of samples, bytes, and SHA-256 of the file in hex."""
 
     name: str
     samples: int
@@ -130,22 +129,21 @@ class ShardEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name in ("name", "sha256"):
-            if not isinstance(value := getattr(self, name), str):
-                raise TypeError(f"{name} of a shard is {value!r}, not text")
-        for name in ("samples", "bytes"):
-            if type(value := getattr(self, name)) is not int:
-                raise TypeError(f"{name} of a shard is {value!r}, not a whole number")
-            if value < 0:
+        for name, value in vars(self).items():
+            number = name in ("samples", "bytes")
+            if type(value) is not (int if number else str):
+                expected = "a whole number" if number else "text"
+                raise TypeError(f"{name} of a shard is {value!r}, not {expected}")
+            if isinstance(value, int) and value < 0:
                 raise ValueError(f"{name} of a shard is {value}, below 0")
 
 
 @dataclass
 class Index:
-    """What ``index.json`` beside a set of shards says: their kind, and the shards by split.
+    """The ``index.json`` beside a set of shards: their kind, and the shards by split.
 
-    ``about`` says how the set was made: layout, seed, source, licence, options; ``skipped`` what
-    was left out, ``{"key": ..., "reason": ...}`` each.
+    ``about`` records how the set was made: layout, seed, source, licence, options; ``skipped`` has
+    the samples that were left out, each as ``{"key": ..., "reason": ...}``.
     """
 
     kind: str
@@ -159,11 +157,11 @@ class Index:
         return [shard for shards in self.splits.values() for shard in shards]
 
     def count(self, split: str) -> int:
-        """Samples of a split."""
+        """Number of samples in a split."""
         return sum(shard.samples for shard in self.splits.get(split, []))
 
     def counts(self) -> str:
-        """Samples of each split, in words."""
+        """Number of samples in each split, in words."""
         return ", ".join(f"{self.count(split)} {split}" for split in self.splits) or "no"
 
     def made_with(self) -> dict[str, Any]:
@@ -171,7 +169,7 @@ class Index:
         return {"kind": self.kind, **self.about}
 
     def write(self, folder: str | Path) -> None:
-        """Write ``folder/index.json``, whole or not at all."""
+        """Write ``folder/index.json`` atomically."""
         content = {
             "format": FORMAT,
             "kind": self.kind,
@@ -186,7 +184,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: str | Path) -> Index:
-        """Read ``folder/index.json``; ``DataError`` when it is missing, damaged or not ours."""
+        """Read ``folder/index.json``; ``DataError`` if it is missing, damaged or something else."""
         path = Path(folder) / INDEX
         try:
             content = json.loads(path.read_bytes())
@@ -215,46 +213,46 @@ class Index:
         return index
 
 
-def check_same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` where what is ``found`` was not made as it is ``wanted``."""
-    if changed := differences(found, wanted):
-        said = "; ".join(f"{name} {old!r}, now {new!r}" for name, (old, new) in changed.items())
-        raise UsageError(f"{where} was made with {said}: give another folder, or empty this one")
+def check_same(path: Path, existing: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` if the ``existing`` settings of ``path`` differ from ``settings``."""
+    if changed := differences(existing, settings):
+        text = "; ".join(f"{name} {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        raise UsageError(f"{path} was made with {text}: give another folder, or empty this one")
 
 
 # Writing
 
 
-def encode(image: Image.Image, form: str) -> bytes:
-    """A picture as shards hold it: ``JPEG`` with colour at full resolution, or ``PNG``."""
-    options = {"quality": QUALITY, "subsampling": 0} if form == "JPEG" else {}
+def encode(image: Image.Image, format: str) -> bytes:
+    """Encode a picture for a shard as ``JPEG`` (without chroma subsampling) or ``PNG``."""
+    options = {"quality": QUALITY, "subsampling": 0} if format == "JPEG" else {}
     file = io.BytesIO()
-    image.save(file, form, **options)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
 class ShardWriter:
-    """Writes a shard to ``path``, aside until it is whole; used in a ``with`` block.
+    """Context manager that writes a shard to ``path`` through a temporary file beside it.
 
     The same samples give the same bytes: members are sorted by field, without times or owners.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         self._samples = 0
 
     def __enter__(self) -> ShardWriter:
         from webdataset.writer import TarWriter
 
-        self._file = open(self._aside, "xb")
+        self._file = open(self._temporary, "xb")
         self._tar = TarWriter(
             self._file, encoder=False, mtime=0, user="", group="", mode=0o644, compress=False
         )
         return self
 
     def write(self, key: str, fields: Mapping[str, bytes]) -> None:
-        """Add a sample; ``UsageError`` for a key or field that a reader would refuse."""
+        """Add a sample; ``UsageError`` for a key or field that readers refuse."""
         base = key.rpartition("/")[2]
         if not base or "." in base or ".." in key.split("/") or key.startswith("/") or "\\" in key:
             raise UsageError(f"{key!r} cannot be the key of a sample")
@@ -271,22 +269,22 @@ class ShardWriter:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             if kind is None:
-                os.replace(self._aside, self.path)
+                os.replace(self._temporary, self.path)
         finally:
             with contextlib.suppress(OSError):
-                self._aside.unlink(missing_ok=True)
+                self._temporary.unlink(missing_ok=True)
 
     def entry(self) -> ShardEntry:
-        """What the index says of the finished shard."""
+        """The index entry of the finished shard."""
         return describe(self.path, self._samples)
 
 
 def describe(path: Path, samples: int) -> ShardEntry:
-    """The index's entry for a finished shard of ``samples`` samples."""
+    """The index entry of a finished shard of ``samples`` samples."""
     return ShardEntry(path.name, samples, path.stat().st_size, digest(path))
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers have left that were killed."""
-    for aside in folder.glob(".*.tar.*.part"):
-        aside.unlink(missing_ok=True)
+    """Remove the temporary files of writers that were killed."""
+    for path in folder.glob(".*.tar.*.part"):
+        path.unlink(missing_ok=True)

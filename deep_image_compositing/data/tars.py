@@ -1,7 +1,7 @@
-"""Reading shards: in order from any stream, or by number, by the offsets of their members.
+"""Read shards: in order from any stream, or by number from the offsets of their members.
 
-What is no sample is refused, and so are links, sparse files, endless headers and paths that leave
-the archive. So much that cannot be read is passed over, and no more.
+Anything but samples is refused: links, sparse files, huge headers, paths that leave the archive.
+``Tolerance`` limits how much unreadable data is skipped.
 """
 
 from __future__ import annotations
@@ -23,29 +23,25 @@ from deep_image_compositing.data.shards import FIELDS, Lazy, Record
 from deep_image_compositing.data.transfer import find_file, is_local, local_path, open_shard
 from deep_image_compositing.errors import CompositingError, DataError, ImageError
 
-MAX_FIELD_BYTES = 256 * 2**20
-"""Larger members are refused."""
-
-MAX_HEADER_BYTES = 64 * 2**10
-"""Larger headers of a member (long names, PAX) are refused, and so are more than a few of them."""
-
-MAX_RATIO = 200
-"""Compressed shards that grow by more are refused, once they have grown beyond ``_RATIO_FROM``."""
-
+# Larger or more than these is refused:
+MAX_FIELD_BYTES = 256 * 2**20  # of a member
+MAX_HEADER_BYTES = 64 * 2**10  # of a header (long name, PAX)
+MAX_RATIO = 200  # expansion of a compressed shard, once it exceeds ``_RATIO_FROM`` bytes
 _RATIO_FROM = 64 * 2**20
-_HEADERS = 8
-_PART = 2**24
-_TAR_BUFFER = 2**16  # tarfile copies what is left of it for each header: more is slower
+_HEADERS = 8  # per member
+
+_CHUNK = 2**24
+_TAR_BUFFER = 2**16  # tarfile copies the rest of it for each header: more is slower
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")  # gzip, bzip2, xz, zstd
-_OPEN = 160  # shards that a process keeps open: enough for a block of each source of a sample
-_GRACE = 100  # what a tolerated share is reckoned of at the least
+_OPEN = 160  # open shards per process: enough for a block of each source of a sample
+_GRACE = 100  # the tolerated share is computed of at least this many
 _log = logging.getLogger("deep_image_compositing")
 
 
 def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
-    """The samples of one tar file, in order; compressed tars are read too.
+    """The samples of one tar file, in order; it may be compressed.
 
-    The ``stream`` need not be seekable; messages call it ``name``. ``DataError`` where it is not a
+    The ``stream`` need not be seekable; ``name`` is for messages. ``DataError`` if it is not a
     tar, truncated, or holds anything but samples.
     """
     counted: Any = _Counted(stream)
@@ -53,28 +49,28 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[Record]:
         _refusing(name),
         tarfile.open(fileobj=counted, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Member) as tar,
     ):
-        for key, members in itertools.groupby(_walk(tar), key=lambda found: found[0]):
+        for key, members in itertools.groupby(_walk(tar), key=lambda entry: entry[0]):
             fields = {}
             for _, field, member in members:
-                fields[field] = b"".join(_parts(tar, member, counted))
-                # A stream is never rewound: without this, memory would grow.
+                fields[field] = b"".join(_chunks(tar, member, counted))
+                # tarfile keeps all members for seeking, which a stream never does.
                 tar.members.clear()  # type: ignore[attr-defined]
             yield Record(key, fields, name)
 
 
 class Shard:
-    """A shard as a table of offsets: samples are read by number, by any thread or process.
+    """A shard as a table of offsets, so that any thread or process can read samples by number.
 
-    Only headers are read of a tar on disk. What is compressed, or comes from elsewhere and is not
-    cached, is unpacked into a file without a name, which goes when the shard does. ``OSError``
-    where it cannot be opened, or its transfer fails.
+    Of a tar on disk only headers are read. A compressed shard, or a remote one that is not cached,
+    is unpacked into an anonymous temporary file. ``OSError`` if it cannot be opened, or its
+    transfer fails.
     """
 
     def __init__(self, url: str, cache: str | Path | None = None) -> None:
         self.name = url
-        # Key and fields of each sample; of each field the offset and the bytes.
+        # Key of each sample, and offset and size in bytes of each of its fields.
         self.members: list[tuple[str, dict[str, tuple[int, int]]]] = []
-        self.fault = ""  # why there are no more of them, when the tar is damaged
+        self.fault = ""  # what ends the list early if the tar is damaged
         self._whole: dict[int, set[str]] = {}
         if (path := find_file(url, cache)) is not None:
             with open(path, "rb") as file:
@@ -91,20 +87,20 @@ class Shard:
         return len(self.members)
 
     def __getitem__(self, number: int) -> Record:
-        """Sample ``number``, whose fields are read when asked for; DataError if there is none."""
+        """Sample ``number``, whose fields are read on first access; DataError if there is none."""
         if number >= len(self.members):
             raise DataError(self.fault or f"{self.name} ends before its sample {number + 1}")
-        key, places = self.members[number]
-        fields = Lazy(places, lambda _, place: self._read(*place))
+        key, spans = self.members[number]
+        fields = Lazy(spans, lambda _, span: self._read(*span))
         return Record(key, fields, self.name, self._whole.setdefault(number, set()))
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._file, size, offset)
+        data = b""
         while len(data) < size:
-            more = os.pread(self._file, size - len(data), offset + len(data))
-            if not more:
+            chunk = os.pread(self._file, size - len(data), offset + len(data))
+            if not chunk:
                 raise DataError(f"{self.name} was cut short while it was read")
-            data += more
+            data += chunk
         return data
 
     def __del__(self) -> None:
@@ -112,36 +108,36 @@ class Shard:
             os.close(self._file)
 
     def _list(self, file: IO[bytes]) -> None:
-        """Note what a tar on disk holds; of one that is damaged, all but the last sample."""
+        """List the members of a tar on disk; of a damaged one, all but the last sample."""
         try:
             with (
                 _refusing(self.name),
                 tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
             ):
                 for key, field, member in _walk(tar):
-                    self._note(key, field, member.offset_data, member.size)
+                    self._add(key, field, member.offset_data, member.size)
         except DataError as error:
             self.fault = str(error)
-            del self.members[-1:]  # whether it is whole, nobody knows
+            del self.members[-1:]  # it may be incomplete
 
     def _unpack(self, stream: IO[bytes], file: IO[bytes]) -> None:
         try:
             for record in read_records(stream, self.name):
                 for field, data in record.fields.items():
-                    self._note(record.key, field, file.tell(), len(data))
+                    self._add(record.key, field, file.tell(), len(data))
                     file.write(data)
         except DataError as error:
             self.fault = str(error)
         file.flush()
 
-    def _note(self, key: str, field: str, offset: int, size: int) -> None:
+    def _add(self, key: str, field: str, offset: int, size: int) -> None:
         if not self.members or self.members[-1][0] != key:
             self.members.append((key, {}))
         self.members[-1][1][field] = offset, size
 
 
 def open_by_number(url: str, cache: str | Path | None = None) -> Shard:
-    """A shard by path or URL; those used last stay open, as long as their files stay the same."""
+    """A shard by path or URL; recently used shards stay open while their files do not change."""
     version = (0, 0)
     if is_local(url):
         status = os.stat(local_path(url))
@@ -154,46 +150,46 @@ def _open(url: str, cache: str | Path | None, version: tuple[int, int]) -> Shard
     return Shard(url, cache)
 
 
-# What a shard may hold
+# Checks of a tar's contents
 
 
 def _walk(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, field and member of all that a tar holds, in order."""
-    key: str | None = None
+    """Key, field and member of everything in a tar, in order."""
+    current: str | None = None
     fields: set[str] = set()
     seen: set[str] = set()
     for member in tar:
-        found, field = _split(member)
-        if found != key:
-            if found in seen:
-                raise _RefusedError(f"it holds the sample {found!r} twice")
-            seen.add(found)
-            key, fields = found, set()
+        key, field = _split(member)
+        if key != current:
+            if key in seen:
+                raise _RefusedError(f"it holds the sample {key!r} twice")
+            seen.add(key)
+            current, fields = key, set()
         if field in fields:
             raise _RefusedError(f"it holds {member.name!r} twice")
         fields.add(field)
-        yield found, field, member
+        yield key, field, member
     if not getattr(tar, "has_ended", False):
         raise tarfile.ReadError("the end of the archive is missing")
 
 
 class _RefusedError(tarfile.TarError):
-    """What a tar holds that no shard does, or that could exhaust memory or time."""
+    """Content that is not allowed in a shard, or that could exhaust memory or time."""
 
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Whatever is wrong with a tar is a DataError that names it."""
+    """Raise any error of a tar as a DataError that names it."""
     try:
         yield
     except _RefusedError as error:
         raise DataError(f"{name} was refused: {error}") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of broken numbers
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError for broken numbers
         raise DataError(f"{name} is not a tar file, or a truncated one: {error}") from None
 
 
 class _Counted:
-    """A stream that knows how many bytes were read of it."""
+    """A stream that counts the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -205,22 +201,22 @@ class _Counted:
         return data
 
 
-def _parts(tar: Any, member: tarfile.TarInfo, counted: _Counted) -> Iterator[bytes]:
-    """The content of a member in parts, as long as what was compressed does not grow too much."""
+def _chunks(tar: Any, member: tarfile.TarInfo, counted: _Counted) -> Iterator[bytes]:
+    """The content of a member in chunks; refused if the tar expands by more than ``MAX_RATIO``."""
     file = tar.extractfile(member)
-    while part := file.read(_PART):
-        yield part
-        grown = tar.fileobj.tell()
-        if grown > max(_RATIO_FROM, MAX_RATIO * counted.count):
+    while chunk := file.read(_CHUNK):
+        yield chunk
+        expanded = tar.fileobj.tell()
+        if expanded > max(_RATIO_FROM, MAX_RATIO * counted.count):
             raise _RefusedError(
-                f"its first {counted.count:,} bytes decompress to {grown:,}, as no pictures do"
+                f"its first {counted.count:,} bytes decompress to {expanded:,}, as no pictures do"
             )
 
 
 class _Member(tarfile.TarInfo):
-    """A member that notes the end mark, without which a tar cut between members looks whole.
+    """A member of a tar that limits size and number of its headers, which tarfile does not.
 
-    Its headers, which tarfile would read at any length and number, are bounded.
+    It also records the end mark: without it, a tar cut between members would look complete.
     """
 
     def _proc_member(self, tar: Any) -> Any:
@@ -255,7 +251,7 @@ _HEADER_TYPES = (
 
 
 def _split(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Key and field of a member, which must be what a shard may hold."""
+    """Key and field of a member; refuse one that is not allowed in a shard."""
     folder, _, base = member.name.rpartition("/")
     stem, _, kind = base.partition(".")
     reason = ""
@@ -272,45 +268,45 @@ def _split(member: tarfile.TarInfo) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, kind
 
 
-# How much that cannot be read is passed over
+# Skipping unreadable data
 
 UNREADABLE = (DataError, ImageError, OSError)
-"""What reading a damaged sample or shard may raise. Never a mistake in a call or in a program."""
+"""Errors of a damaged sample or shard, as opposed to wrong usage and bugs."""
 
 
 class TooManyError(CompositingError):
-    """More could not be read than is tolerated: not to be passed over, so not ``UNREADABLE``."""
+    """More was unreadable than is tolerated: ends the run, so it is not ``UNREADABLE``."""
 
 
 @dataclass
 class Tolerance:
-    """Counts what cannot be read, and ends what meets too much of it.
+    """Counts unreadable samples or shards, and raises ``TooManyError`` when there are too many.
 
-    What is drawn at random meets more than its share now and then, so three standard deviations
-    more are let pass: at 0.01, four among the first hundred.
+    Random draws may exceed the share by chance, so three standard deviations more are accepted:
+    at 0.01, four among the first hundred.
     """
 
-    what: str  # is counted, in the plural, for messages
-    share: float = 0.01  # that may be bad, reckoned of at least 100
+    what: str  # name of what is counted, in the plural, for messages
+    share: float = 0.01  # tolerated share, computed of at least 100
     seen: int = 0
     bad: int = 0
     _in_a_row: int = 0
 
     def passed(self) -> None:
-        """Count a good one."""
+        """Count a readable one."""
         self.seen += 1
         self._in_a_row = 0
 
     def failed(self, reason: object) -> None:
-        """Count a bad one, and say so; ``TooManyError`` when there are too many now."""
+        """Count an unreadable one and log a warning, or raise ``TooManyError``."""
         self.seen += 1
         self.bad += 1
         self._in_a_row += 1
-        said = str(reason) or type(reason).__name__
+        message = str(reason) or type(reason).__name__
         expected = self.share * max(self.seen, _GRACE)
         if self.bad > expected + 3 * math.sqrt(expected) or self._in_a_row > _GRACE:
             raise TooManyError(
                 f"{self.bad} of {self.seen} {self.what} could not be read, more than the "
-                f"tolerated share of {self.share:g}; the last one: {said}"
+                f"tolerated share of {self.share:g}; the last one: {message}"
             )
-        _log.warning("passed over (%d of %d %s): %s", self.bad, self.seen, self.what, said)
+        _log.warning("passed over (%d of %d %s): %s", self.bad, self.seen, self.what, message)

@@ -1,4 +1,4 @@
-"""Shards against their index, byte by byte and sample by sample: ``shards verify``."""
+"""Check shards against their index, byte by byte and sample by sample: ``shards verify``."""
 
 from __future__ import annotations
 
@@ -15,56 +15,55 @@ from deep_image_compositing.images import read_image
 from deep_image_compositing.messages import progress
 
 _SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
-_ONE_SIZE = ("image", "mask", "alpha", "foreground", "composite")
-"""Pictures of a sample that lie on top of each other."""
+_ONE_SIZE = ("image", "mask", "alpha", "foreground", "composite")  # must agree within a sample
 
 
 def verify(folder: str | Path, *, workers: int | None = None, show: bool = False) -> list[str]:
-    """Read every shard of ``folder`` again and compare it with the index.
+    """Read every shard of ``folder`` and compare it with the index.
 
     Args:
         folder: shards and their ``index.json``.
-        workers: processes; by default one a core.
+        workers: number of processes; by default one per core.
         show: draw a progress bar on standard error.
 
     Returns:
-        The problems that were found, one line each; empty when all is well.
+        The problems, one line each; empty if there are none.
 
     Raises:
-        DataError: there is no index, or it cannot be read.
+        DataError: the index is missing or cannot be read.
     """
     folder, index = Path(folder), Index.read(folder)
     names = Counter(shard.name for shard in index.shards)
     stray = sorted(path.name for path in folder.glob("*.tar*") if path.name not in names)
-    problems = [f"{name}: the index does not know it" for name in stray]
-    problems += [f"{name}: the index has it twice" for name in sorted(names) if names[name] > 1]
+    problems = [f"{name}: not listed in the index" for name in stray]
+    problems += [f"{name}: listed twice in the index" for name in sorted(names) if names[name] > 1]
     reports = {}
-    found = in_order(partial(_check_shard, folder, index.kind), index.shards, workers)
+    results = in_order(partial(_check_shard, folder, index.kind), index.shards, workers)
     with progress("verifying", sum(shard.samples for shard in index.shards), show) as advance:
-        for shard, report in zip(index.shards, found, strict=True):
+        for shard, report in zip(index.shards, results, strict=True):
             reports[shard.name] = report
             advance(shard.samples)
-    homes: dict[str, str] = {}
-    for name, (keys, said) in sorted(reports.items()):
-        problems += [f"{name}: {problem}" for problem in said]
+    owners: dict[str, str] = {}
+    for name, (keys, shard_problems) in sorted(reports.items()):
+        problems += [f"{name}: {problem}" for problem in shard_problems]
         for key in keys:
-            if (home := homes.setdefault(key, name)) != name:
-                problems.append(f"{name}: {key} is also in {home}")
+            if (owner := owners.setdefault(key, name)) != name:
+                problems.append(f"{name}: {key} is also in {owner}")
     return problems
 
 
 def _check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str], list[str]]:
-    """The keys in a shard of a ``kind``, and everything that is not as the index says."""
+    """The keys in a shard of a ``kind``, and its problems."""
     path, keys = folder / shard.name, []
     if not path.is_file():
         return [], ["the file is missing"]
     problems = []
     try:
-        found = describe(path, shard.samples)
-        if found.bytes != shard.bytes:
-            problems.append(f"has {found.bytes} bytes, the index says {shard.bytes}")
-        elif found.sha256 != shard.sha256:
-            problems.append(f"its SHA-256 is {found.sha256}, the index says otherwise")
+        actual = describe(path, shard.samples)
+        if actual.bytes != shard.bytes:
+            problems.append(f"has {actual.bytes} bytes, the index says {shard.bytes}")
+        elif actual.sha256 != shard.sha256:
+            problems.append(f"its SHA-256 is {actual.sha256}, the index says otherwise")
         with quiet(), open(path, "rb") as stream:
             for record in read_records(stream, ""):
                 keys.append(record.key)
@@ -77,7 +76,7 @@ def _check_shard(folder: Path, kind: str, shard: ShardEntry) -> tuple[list[str],
 
 
 def check_record(record: Record, kind: str) -> list[str]:
-    """What is wrong with one sample: its fields, its json, its pictures and their sizes."""
+    """The problems of one sample: its fields, its json, its pictures and their sizes."""
     problems = []
     for check in (lambda: record.check(kind), record.info):
         try:
@@ -97,6 +96,6 @@ def check_record(record: Record, kind: str) -> list[str]:
             except CompositingError as error:
                 problems.append(f"{record.name}.{name}: {error}")
     if len(set(sizes.values())) > 1:
-        each = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        problems.append(f"{record.name} has pictures of different sizes: {each}")
+        text = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        problems.append(f"{record.name} has pictures of different sizes: {text}")
     return problems

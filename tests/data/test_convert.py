@@ -137,6 +137,12 @@ def test_straight_colour_of_a_set_stays_as_it_is(tmp_path: Path) -> None:
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="52,31.2N"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
 
 
 def exif(tag: int, value: Any) -> Image.Exif:
@@ -152,10 +158,11 @@ def exif(tag: int, value: Any) -> Image.Exif:
         ("CMYK", {}, (72, 56)),
         ("RGB", {"exif": exif(0x0112, 6)}, (56, 72)),
         ("RGB", {"exif": exif(0x8825, {1: "N", 2: (1.0, 2.0, 3.0)})}, (72, 56)),
+        ("RGB", {"xmp": XMP}, (72, 56)),
         ("RGB", {"icc_profile": SRGB}, (72, 56)),
         ("RGB", {}, (72, 56)),
     ],
-    ids=["gray", "cmyk", "turned", "place", "profile", "plain"],
+    ids=["gray", "cmyk", "turned", "place", "xmp", "profile", "plain"],
 )
 def test_photographs_become_plain(
     mode: str, options: dict[str, Any], size: tuple[int, int], tmp_path: Path
@@ -170,6 +177,7 @@ def test_photographs_become_plain(
     assert (data == path.read_bytes()) == (mode == "RGB" and not options)
     assert not image.getexif()
     assert "icc_profile" not in image.info
+    assert b"GPS" not in data
 
 
 def test_max_side_shrinks_all_of_a_sample(tmp_path: Path) -> None:
@@ -486,7 +494,7 @@ def cut(path: Path) -> None:
     [
         (flip, "train-000000.tar: its SHA-256 is "),
         (Path.unlink, "train-000000.tar: the file is missing"),
-        (add, "train-000009.tar: the index does not know it"),
+        (add, "train-000009.tar: not listed in the index"),
         (cut, "train-000000.tar: has 5000 bytes, the index says "),
         (cut, "train-000000.tar: is not a tar file, or a truncated one"),
         (cut, "readable samples, the index says 5"),

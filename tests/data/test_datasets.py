@@ -6,6 +6,7 @@ import contextlib
 import gc
 import gzip
 import itertools
+import lzma
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trees.shards(root / "triplets", "triplets", 2)
     trees.pairs(root / "pairs")
     one = trees.shard(root / "one.tar", "mattes", range(4))
-    (root / "gz").mkdir()
-    (root / "gz" / "0.tar.gz").write_bytes(gzip.compress(one.read_bytes()))
+    for suffix, compress in (("gz", gzip.compress), ("xz", lzma.compress)):
+        (root / suffix).mkdir()
+        (root / suffix / f"0.tar.{suffix}").write_bytes(compress(one.read_bytes()))
     return root
 
 
@@ -59,7 +61,9 @@ def keys(dataset: Any) -> list[str]:
 # Each sample where it lies
 
 
-@pytest.mark.parametrize("name", ["mattes/*.tar", "mattes", "gz/*.tar.gz", "pipe:cat ROOT/one.tar"])
+@pytest.mark.parametrize(
+    "name", ["mattes/*.tar", "mattes", "gz/*.tar.gz", "xz/*.tar.xz", "pipe:cat ROOT/one.tar"]
+)
 def test_samples_are_read_by_number(name: str, root: Path) -> None:
     path = name.replace("ROOT", str(root)) if ":" in name else f"{root}/{name}"
     dataset = opened(path)
