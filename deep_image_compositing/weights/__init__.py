@@ -47,8 +47,8 @@ def resolve(stage: Any, weights: str | Path) -> Path:
     path = FOLDER / str(shipped[str(weights)])
     if not path.is_file():
         raise WeightsError(
-            f"the weights {str(weights)!r} of {class_name} are missing from this installation ({path}); "
-            "reinstall the package"
+            f"the weights {str(weights)!r} of {class_name} are missing from this installation "
+            f"({path}); reinstall the package"
         )
     return path
 
@@ -326,5 +326,7 @@ def _try_on_meta_device(cls: type[StageModel], path: Path, options: Mapping[str,
         try:
             stage = cls(**options)
         except UsageError as error:
-            raise WeightsError(f"{path} does not describe a valid {cls.__name__}: {error}") from None
+            raise WeightsError(
+                f"{path} does not describe a valid {cls.__name__}: {error}"
+            ) from None
     _fill(stage, path, read_state(path), assign=True)
