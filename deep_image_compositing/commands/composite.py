@@ -15,10 +15,10 @@ from deep_image_compositing import registry, settings
 from deep_image_compositing.commands.arguments import (
     Stages,
     add_stages,
+    argument_adder,
     check_outputs,
-    launched,
+    launch_count,
     named_stages,
-    options,
     real_paths,
 )
 from deep_image_compositing.errors import ImageError, UsageError
@@ -38,7 +38,7 @@ _LOOKS = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
+    add = argument_adder(parser)
     add("foreground", str, "",
         "photograph with the subject, or a folder of them; - for standard input")
     add("background", str, "", "photograph that becomes the new background")
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save-steps", str, "FILE", "also write a labelled contact sheet of all steps")
     add("--save-shadow", str, "FILE",
         "with --shadow, also write the shadow as a layer: black, with transparency")
-    add = options(parser.add_argument_group("placement"))
+    add = argument_adder(parser.add_argument_group("placement"))
     add("--frame", "foreground", "", "whose frame the composite has",
         choices=("foreground", "background"))
     add("--scale", 1.0, "N",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
+    add = argument_adder(parser)
     add("foreground", str, "photograph",
         "photograph with the subject, or a folder of them; - for standard input")
     _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
@@ -73,7 +73,7 @@ def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
-    add = options(parser)
+    add = argument_adder(parser)
     add("-o --output", str, "FILE", f"{output}; for a folder, a folder", required=True)
     add("--mask", str, "FILE",
         "white where the subject is, instead of a segmenter; for a folder, a folder of masks of "
@@ -84,13 +84,13 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
 
 def _add_rest(parser: argparse.ArgumentParser) -> None:
     add_stages(parser.add_argument_group("stages"))
-    add = options(parser.add_argument_group("shadow"))
+    add = argument_adder(parser.add_argument_group("shadow"))
     add("--shadow", str, "", "what the subject throws on the ground: contact, or cast, which "
         "includes it; default: none", choices=tuple(settings.SHADOWS))
     add("--shadow-option", list, "KEY=VALUE",
         "strength, softness; of cast also direction (left, right, behind, front or degrees) and "
         "length")
-    add = options(parser.add_argument_group("resources"))
+    add = argument_adder(parser.add_argument_group("resources"))
     add("--device", "auto", "", "auto, cpu, cuda, cuda:1, mps")
     add("--devices", int, "N",
         "for a folder, GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as many as "
@@ -104,129 +104,129 @@ def _add_rest(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def run_cutout(given: argparse.Namespace) -> int:
+def run_cutout(args: argparse.Namespace) -> int:
     """Cut out one subject, or those of a folder; returns the exit code."""
     from deep_image_compositing.removal import ask
 
-    behind = given.background
+    behind = args.background
     if behind == _STREAM:
-        given.wanted = "path"
+        args.wanted = "path"
     else:
-        given.wanted, given.background = ask(behind, given.shadow)
-    is_file = isinstance(given.background, str)
-    if given.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
+        args.wanted, args.background = ask(behind, args.shadow)
+    is_file = isinstance(args.background, str)
+    if args.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
         raise UsageError(
             "--harmonizer takes effect only before another photograph (--background FILE), not "
             f"before {'a transparent background' if behind is None else behind}"
         )
-    return run(given)
+    return run(args)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Make one composite, or those of a folder; returns the exit code."""
     start = time.perf_counter()
-    if given.max_pixels is not None and given.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, got {given.max_pixels}")
-    settings.check_sides(given.work_side, given.max_side)
-    settings.check_placement(given.frame, given.scale, given.position)
-    settings.check_device(given.device)
-    given.shade = _shadow(given)
-    stages = named_stages(given)
-    inputs = [given.foreground, given.background, given.mask]
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {args.max_pixels}")
+    settings.check_sides(args.work_side, args.max_side)
+    settings.check_placement(args.frame, args.scale, args.position)
+    settings.check_device(args.device)
+    args.shade = _shadow(args)
+    stages = named_stages(args)
+    inputs = [args.foreground, args.background, args.mask]
     if inputs.count(_STREAM) > 1:
         raise UsageError("standard input (-) can be one of the pictures only")
-    if Path(given.foreground).is_dir():
-        if _STREAM in (*inputs, given.output):
-            raise UsageError(f"{given.foreground} is a folder: - is for one photograph")
-        return _folder(given, stages, start)
+    if Path(args.foreground).is_dir():
+        if _STREAM in (*inputs, args.output):
+            raise UsageError(f"{args.foreground} is a folder: - is for one photograph")
+        return _folder(args, stages, start)
     for name in ("resume", "devices", "accelerator"):
-        if getattr(given, name) not in (None, False):
-            raise UsageError(f"--{name} is for a folder, and {given.foreground} is none")
-    return _one(given, stages, start)
+        if getattr(args, name) not in (None, False):
+            raise UsageError(f"--{name} is for a folder, and {args.foreground} is none")
+    return _one(args, stages, start)
 
 
-def _shadow(given: argparse.Namespace) -> settings.Shadow | None:
+def _shadow(args: argparse.Namespace) -> settings.Shadow | None:
     """The shadow that is asked for, or ``UsageError``."""
-    chosen = registry.key_values("--shadow-option", given.shadow_option)
-    if given.shadow is None:
-        for name, value in (("--shadow-option", chosen), ("--save-shadow", given.save_shadow)):
+    chosen = registry.key_values("--shadow-option", args.shadow_option)
+    if args.shadow is None:
+        for name, value in (("--shadow-option", chosen), ("--save-shadow", args.save_shadow)):
             if value:
                 raise UsageError(f"{name} takes effect only with --shadow")
         return None
-    return settings.Shadow.of((given.shadow, chosen))
+    return settings.Shadow.of((args.shadow, chosen))
 
 
-def _one(given: argparse.Namespace, stages: Stages, start: float) -> int:
+def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import encode_image, longest_sides, read_image, read_mask
 
-    outputs = _outputs(given)
-    taken = real_paths(given.foreground, given.background, given.mask)
+    outputs = _outputs(args)
+    taken = real_paths(args.foreground, args.background, args.mask)
     for name in ("foreground", "background", "mask"):
-        if getattr(given, name) == _STREAM:
-            setattr(given, name, sys.stdin.buffer.read())
+        if getattr(args, name) == _STREAM:
+            setattr(args, name, sys.stdin.buffer.read())
     # Everything that can be wrong with the files is found before torch is imported.
-    own, theirs = longest_sides(given.max_side, given.frame, given.scale)
-    limit = given.max_pixels
-    foreground = read_image(given.foreground, max_pixels=limit, max_side=own)
-    background = read_image(given.background, max_pixels=limit, max_side=theirs)
-    mask = given.mask and read_mask(given.mask, size=foreground.size, max_pixels=limit)
+    own, theirs = longest_sides(args.max_side, args.frame, args.scale)
+    limit = args.max_pixels
+    foreground = read_image(args.foreground, max_pixels=limit, max_side=own)
+    background = read_image(args.background, max_pixels=limit, max_side=theirs)
+    mask = args.mask and read_mask(args.mask, size=foreground.size, max_pixels=limit)
     frame = foreground.size
-    if given.frame == "background":
+    if args.frame == "background":
         frame = background.size
-        settings.placed_size(foreground.size, frame, given.scale)
+        settings.placed_size(foreground.size, frame, args.scale)
     check_outputs(outputs, taken, frame)
-    placement = {"frame": given.frame, "scale": given.scale, "position": given.position}
-    result = _compositor(given, stages, given.device)(foreground, background, mask, **placement)
+    placement = {"frame": args.frame, "scale": args.scale, "position": args.position}
+    result = _compositor(args, stages, args.device)(foreground, background, mask, **placement)
     result.save(**outputs)
-    if given.output == _STREAM:
-        pixels, alpha = result.picture(given.wanted)
+    if args.output == _STREAM:
+        pixels, alpha = result.picture(args.wanted)
         sys.stdout.buffer.write(encode_image(".png", pixels, alpha=alpha))
         return 0
     height, width = result.size
     seconds = time.perf_counter() - start
-    show(f"wrote {given.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    show(f"wrote {args.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
     for name, path in outputs.items():
-        if name != given.wanted:
+        if name != args.wanted:
             show(f"wrote {path} ({name})")
     return 0
 
 
-def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
+def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
-    devices, accelerator = launched(given.devices), given.accelerator or "auto"
-    settings.one_device(given.device, devices, accelerator)
-    files = list_images(given.foreground)
-    _, side = longest_sides(given.max_side, given.frame, given.scale)
-    background = read_image(given.background, max_pixels=given.max_pixels, max_side=side)
-    masks: dict[Path, Path | None] = dict.fromkeys(files, given.mask and Path(given.mask))
-    if given.mask and Path(given.mask).is_dir():
-        there = list_images(given.mask)
+    devices, accelerator = launch_count(args.devices), args.accelerator or "auto"
+    settings.one_device(args.device, devices, accelerator)
+    files = list_images(args.foreground)
+    _, side = longest_sides(args.max_side, args.frame, args.scale)
+    background = read_image(args.background, max_pixels=args.max_pixels, max_side=side)
+    masks: dict[Path, Path | None] = dict.fromkeys(files, args.mask and Path(args.mask))
+    if args.mask and Path(args.mask).is_dir():
+        there = list_images(args.mask)
         by_name = {mask.stem: mask for mask in there} | {mask.name: mask for mask in there}
         masks = {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
-    elif given.mask:
-        read_mask(given.mask, max_pixels=given.max_pixels)
-    outputs = _folder_outputs(given, files)
-    taken = real_paths(*files, given.background, *masks.values())
+    elif args.mask:
+        read_mask(args.mask, max_pixels=args.max_pixels)
+    outputs = _folder_outputs(args, files)
+    taken = real_paths(*files, args.background, *masks.values())
     for targets in outputs.values():
         check_outputs(targets, taken)
-    ready = [file for file in files if not given.mask or masks[file] is not None]
+    ready = [file for file in files if not args.mask or masks[file] is not None]
     from deep_image_compositing import batch
     from deep_image_compositing.stages.making import describe_stages
 
-    looks = {name: getattr(given, name) for name in _LOOKS}
+    looks = {name: getattr(args, name) for name in _LOOKS}
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(given, stages, device),
-            record=Path(given.output) / batch.RECORD,
+            lambda device: _compositor(args, stages, device),
+            record=Path(args.output) / batch.RECORD,
             settings={**looks, "stages": describe_stages(stages)},
-            frame=given.frame,
-            scale=given.scale,
-            position=given.position,
-            resume=given.resume,
-            device=given.device,
+            frame=args.frame,
+            scale=args.scale,
+            position=args.position,
+            resume=args.resume,
+            device=args.device,
             devices=devices,
             accelerator=accelerator,
             show=True,
@@ -240,12 +240,12 @@ def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
         raise
     if outcome is None:
         return 0
-    failures = {file: f"there is no mask for {file.name} in {given.mask}" for file in files}
+    failures = {file: f"there is no mask for {file.name} in {args.mask}" for file in files}
     failures = {file: reason for file, reason in failures.items() if file not in ready}
     failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
     before = f", {outcome.kept} were there already" if outcome.kept else ""
-    what = "composites" if given.wanted == "path" else "cut-outs"
-    done = f"wrote {outcome.made} of {len(files)} {what} to {given.output}"
+    what = "composites" if args.wanted == "path" else "cut-outs"
+    done = f"wrote {outcome.made} of {len(files)} {what} to {args.output}"
     show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
     if failures:
         say(f"error: {len(failures)} of {len(files)} failed:")
@@ -254,28 +254,26 @@ def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
     return 1 if failures else 0
 
 
-def _outputs(given: argparse.Namespace) -> dict[str, Path]:
+def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     """The files to write, or their folders, by the arguments of ``Composite.save``."""
-    wanted = {extra: getattr(given, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
-    if given.output != _STREAM:
-        wanted[given.wanted] = given.output
+    wanted = {extra: getattr(args, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    if args.output != _STREAM:
+        wanted[args.wanted] = args.output
     return {key: Path(file) for key, file in wanted.items() if file is not None}
 
 
-def _folder_outputs(
-    given: argparse.Namespace, files: Sequence[Path]
-) -> dict[Path, dict[str, Path]]:
+def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, dict[str, Path]]:
     """The files to write for each photograph of a folder; their folders are made.
 
     Of ``a.jpg`` comes ``a.png``; where two photographs share a stem, ``a.jpg.png``.
     """
     from deep_image_compositing.images import WRITABLE
 
-    stems, folders = Counter(file.stem for file in files), _outputs(given)
+    stems, folders = Counter(file.stem for file in files), _outputs(args)
     for folder in folders.values():
         if folder.suffix.lower() in WRITABLE and not folder.is_dir():
             raise UsageError(
-                f"{folder} is the name of a picture, but {given.foreground} is a folder: "
+                f"{folder} is the name of a picture, but {args.foreground} is a folder: "
                 "name a folder for what is written"
             )
     for folder in folders.values():
@@ -287,9 +285,9 @@ def _folder_outputs(
     return {file: {key: to / names[file] for key, to in folders.items()} for file in files}
 
 
-def _compositor(given: argparse.Namespace, stages: Stages, device: str) -> Compositor:
+def _compositor(args: argparse.Namespace, stages: Stages, device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
     fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
-    limits = {name: getattr(given, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, shadow=given.shade, device=device)
+    limits = {name: getattr(args, name) for name in _LIMITS}
+    return Compositor(**fill, **limits, shadow=args.shade, device=device)

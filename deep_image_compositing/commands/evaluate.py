@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deep_image_compositing.commands.arguments import launched, options
+from deep_image_compositing.commands.arguments import argument_adder, launch_count
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import at_home
 from deep_image_compositing.messages import PROGRAM, printable, show
@@ -50,8 +50,8 @@ _PARAMETERS = {"triplets": "shards", "folder": "path"}
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options(parser)("--out", str, "DIR", "folder of the report", required=True)
-    add = options(parser.add_argument_group("methods"))
+    argument_adder(parser)("--out", str, "DIR", "folder of the report", required=True)
+    add = argument_adder(parser.add_argument_group("methods"))
     add("--methods", list, "NAME,...",
         "sets (paper, ablations, fast, harmonize) or methods of sets; -NAME leaves one out; "
         "default: paper, or none where --method names some")
@@ -62,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the method that the others are compared with; default: ours, or the last one")
     add("--runs", "runs", "DIR", "training runs for the set ablations")
     _add_test_set(parser.add_argument_group("test set"))
-    add = options(parser.add_argument_group("report"))
+    add = argument_adder(parser.add_argument_group("report"))
     add("--sheets", int, "N",
         "samples that get contact sheets; default: 12, and all without truth")
     add("--no-sheets", bool, "", "as --sheets 0")
     add("--lpips-weights", str, "FILE",
         "torchvision's AlexNet; default: the copy in torch hub's folder, if there is one")
     add("--overwrite", bool, "", "begin anew, whatever --out holds of an earlier evaluation")
-    add = options(parser.add_argument_group("resources"))
+    add = argument_adder(parser.add_argument_group("resources"))
     add("--devices", int, "N",
         "GPUs, or processes on a CPU; default: 1, or as many as torchrun has started")
     add("--accelerator", "auto", "", "auto, cpu, gpu")
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
-    add = options(group)
+    add = argument_adder(group)
     several: dict[str, Any] = {"nargs": "+", "type": os.path.expanduser}
     add("--test-set", str, "",
         "syntest: made of mattes; taught: made by a network; folders: one's own pictures; "
@@ -115,47 +115,47 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Do what ``evaluate`` was asked for; returns the exit code: 1 when nothing was measured."""
-    if given.no_sheets and given.sheets:
+    if args.no_sheets and args.sheets:
         raise UsageError("--no-sheets and --sheets contradict each other")
-    if given.lpips_weights is not None and not at_home(given.lpips_weights).is_file():
-        raise UsageError(f"there is no file {given.lpips_weights} (--lpips-weights)")
+    if args.lpips_weights is not None and not at_home(args.lpips_weights).is_file():
+        raise UsageError(f"there is no file {args.lpips_weights} (--lpips-weights)")
     from deep_image_compositing.evaluation.methods import ALONE, choose
 
-    methods = choose(given.methods, given.method, runs=given.runs)
-    alone = methods[0].slots == ALONE or given.photographs
-    kind = given.test_set or ("harmonization" if alone else "syntest")
-    test_set_options = _test_set_options(given, kind)
+    methods = choose(args.methods, args.method, runs=args.runs)
+    alone = methods[0].slots == ALONE or args.photographs
+    kind = args.test_set or ("harmonization" if alone else "syntest")
+    test_set_options = _test_set_options(args, kind)
     from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.testsets import open_test_set
 
     report = evaluate(
         methods,
         open_test_set(kind, **test_set_options),
-        Path(given.out),
+        Path(args.out),
         # Not asked of the test set: another choice would make another set of it.
-        grades=None if given.grades is None else given.grades.split(","),
-        reference=given.reference,
-        devices=launched(given.devices),
-        accelerator=given.accelerator,
-        threads=given.threads,
-        sheets=0 if given.no_sheets else given.sheets,
-        lpips_weights=given.lpips_weights,
-        overwrite=given.overwrite,
+        grades=None if args.grades is None else args.grades.split(","),
+        reference=args.reference,
+        devices=launch_count(args.devices),
+        accelerator=args.accelerator,
+        threads=args.threads,
+        sheets=0 if args.no_sheets else args.sheets,
+        lpips_weights=args.lpips_weights,
+        overwrite=args.overwrite,
         show=True,
         command=shlex.join([PROGRAM, *sys.argv[1:]]),
     )
     if report is None:
         return 0
     print_report(report)
-    show(f"wrote {Path(given.out, 'report.html')}")
+    show(f"wrote {Path(args.out, 'report.html')}")
     return int(not any(sum(part.measured.values()) for part in report.summary.values()))
 
 
-def _test_set_options(given: argparse.Namespace, kind: str) -> dict[str, Any]:
+def _test_set_options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
     """What the test set is opened with; UsageError for an option of another, or one missing."""
-    every = {name: getattr(given, name) for names in _OPTIONS.values() for name in names}
+    every = {name: getattr(args, name) for names in _OPTIONS.values() for name in names}
     values = {name: value for name, value in every.items() if value is not None}
     for name in values:
         if name not in _OPTIONS[kind]:

@@ -45,22 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Convert a data set, verify shards or list layouts; returns the exit code."""
-    if given.action == "layouts":
+    if args.action == "layouts":
         return _layouts()
-    if given.action == "verify":
-        return _verify(given)
+    if args.action == "verify":
+        return _verify(args)
     from deep_image_compositing.data.convert import convert
 
-    if not 0 <= given.max_skipped <= 1:
-        raise UsageError(f"--max-skipped is a share from 0 to 1, got {given.max_skipped}")
+    if not 0 <= args.max_skipped <= 1:
+        raise UsageError(f"--max-skipped is a share from 0 to 1, got {args.max_skipped}")
     start, own = time.perf_counter(), ("action", "run", "debug", "max_skipped")
-    arguments = {name: value for name, value in vars(given).items() if name not in own}
-    index = convert(given.action, **arguments, show=True)
+    arguments = {name: value for name, value in vars(args).items() if name not in own}
+    index = convert(args.action, **arguments, show=True)
     size, seconds = sum(shard.bytes for shard in index.shards) / 1e6, time.perf_counter() - start
     show(
-        f"{given.out}: {index.counts()} samples in {len(index.shards)} shards "
+        f"{args.out}: {index.counts()} samples in {len(index.shards)} shards "
         f"({size:.1f} MB, {seconds:.1f} s)"
     )
     total = index.about["entries"]
@@ -68,19 +68,19 @@ def run(given: argparse.Namespace) -> int:
         say(f"{len(index.skipped)} of {total} samples were skipped:")
     for item in index.skipped:
         show(f"  {item['key']}: {item['reason']}", file=sys.stderr)
-    return int(len(index.skipped) > given.max_skipped * total)
+    return int(len(index.skipped) > args.max_skipped * total)
 
 
-def _verify(given: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> int:
     from deep_image_compositing.data.shards import Index
     from deep_image_compositing.data.verify import verify
 
-    problems = verify(given.folder, workers=given.workers, show=True)
+    problems = verify(args.folder, workers=args.workers, show=True)
     for problem in problems:
         show(problem)
     if not problems:
-        counts = Index.read(given.folder).counts()
-        show(f"{given.folder}: {counts} samples, all as the index says")
+        counts = Index.read(args.folder).counts()
+        show(f"{args.folder}: {counts} samples, all as the index says")
     return int(bool(problems))
 
 

@@ -42,28 +42,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Do what ``study`` was asked for; returns the exit code."""
-    return {"make": _make, "serve": _serve, "score": _score}[given.action](given)
+    return {"make": _make, "serve": _serve, "score": _score}[args.action](args)
 
 
-def _make(given: argparse.Namespace) -> int:
+def _make(args: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.methods import choose
     from deep_image_compositing.evaluation.study.make import make
     from deep_image_compositing.evaluation.testsets import read_pairs
 
     study = make(
-        read_pairs(given.pairs),
-        choose(given.methods, given.method),
-        given.out,
-        max_side=given.max_side,
-        seed=given.seed,
-        device=given.device,
+        read_pairs(args.pairs),
+        choose(args.methods, args.method),
+        args.out,
+        max_side=args.max_side,
+        seed=args.seed,
+        device=args.device,
         show=True,
     )
     left_out = [item for item in study.sets if item.left_out]
     sets = f"{len(study.shown)} of {len(study.sets)} sets"
-    show(f"{given.out}: {sets}, {len(study.methods)} methods")
+    show(f"{args.out}: {sets}, {len(study.methods)} methods")
     if left_out:
         say(f"error: {len(left_out)} sets are left out:")
     for item in left_out:
@@ -72,13 +72,13 @@ def _make(given: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
-def _serve(given: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     for package in ("starlette", "uvicorn"):
         import_extra(package, "study serve", "study")
     from deep_image_compositing.evaluation.study.server import serve
 
-    intro = "" if given.intro is None else _read_intro(Path(given.intro))
-    serve(given.folder, given.host, given.port, intro=intro, allowed_hosts=given.allowed_host)
+    intro = "" if args.intro is None else _read_intro(Path(args.intro))
+    serve(args.folder, args.host, args.port, intro=intro, allowed_hosts=args.allowed_host)
     return 0
 
 
@@ -93,11 +93,11 @@ def _read_intro(path: Path) -> str:
     return text
 
 
-def _score(given: argparse.Namespace) -> int:
+def _score(args: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.score import write_scores
 
-    out = Path(given.out or Path(given.folder) / "scores")
-    write_scores(given.folder, out)
+    out = Path(args.out or Path(args.folder) / "scores")
+    write_scores(args.folder, out)
     show((out / "scores.md").read_text(encoding="utf-8").rstrip(), lines=True)
     show(f"wrote {out}")
     return 0

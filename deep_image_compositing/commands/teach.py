@@ -9,9 +9,9 @@ from typing import Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.commands.arguments import (
+    argument_adder,
     check_outputs,
-    launched,
-    options,
+    launch_count,
     real_paths,
     slot_and_name,
 )
@@ -21,7 +21,7 @@ from deep_image_compositing.messages import show
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
+    add = argument_adder(parser)
     add("--fuser", str, "FILE", "a checkpoint or weights file trained on easy triplets, or the "
         "name of shipped weights: default", required=True)
     add("--stage", "fuser/multi_stream", "SLOT/NAME", "what it holds")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             required=True)
     add("--out", str, "DIR", "folder of the shards", required=True)
     add("--sheet", str, "FILE.png", "also draw the first triplets")
-    add = options(parser.add_argument_group("what is made"))
+    add = argument_adder(parser.add_argument_group("what is made"))
     add("--samples", 10_000, "N", "triplets")
     add("--shard-samples", 100, "N", "triplets in a shard")
     add("--size", 640, "N", "side of the pictures in pixels")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--teacher-degrade", 0.25, "STRENGTH", "how far those are that the fuser is given")
     add("--seed", 0, "N", "of everything random")
     add("--licence", "", "TEXT", "of plain folders, to record")
-    add = options(parser.add_argument_group("resources"))
+    add = argument_adder(parser.add_argument_group("resources"))
     add("--devices", int, "N", "GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as "
         "many as torchrun has started")
     add("--nodes", int, "N", "machines; default: 1, or torchrun's")
@@ -51,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Make triplets; returns the exit code."""
-    slot, name = slot_and_name(given.stage)
+    slot, name = slot_and_name(args.stage)
     if slot != "fuser":
-        raise UsageError(f"only a fuser can teach, not a {slot}: --stage {given.stage}")
-    if given.sheet is not None:
-        check_outputs({"path": Path(given.sheet)}, real_paths(given.fuser))
-    chosen = {"weights": given.fuser}
+        raise UsageError(f"only a fuser can teach, not a {slot}: --stage {args.stage}")
+    if args.sheet is not None:
+        check_outputs({"path": Path(args.sheet)}, real_paths(args.fuser))
+    chosen = {"weights": args.fuser}
     registry.get(slot, name).check(chosen)
     from deep_image_compositing import weights
     from deep_image_compositing.data.teach import teach
@@ -70,15 +70,15 @@ def run(given: argparse.Namespace) -> int:
     own = ("run", "debug", "fuser", "stage", "devices", "nodes")
     index = teach(
         fuser,
-        identify(given.stage, weights.resolve(fuser, given.fuser)),
-        devices=launched(given.devices),
-        nodes=launched(given.nodes, "GROUP_WORLD_SIZE"),
+        identify(args.stage, weights.resolve(fuser, args.fuser)),
+        devices=launch_count(args.devices),
+        nodes=launch_count(args.nodes, "GROUP_WORLD_SIZE"),
         show=True,
-        **{key: value for key, value in vars(given).items() if key not in own},
+        **{key: value for key, value in vars(args).items() if key not in own},
     )
     if index is not None:
         seconds = time.perf_counter() - start
-        show(f"{given.out}: {index.counts()} triplets ({seconds:.1f} s)")
-        if given.sheet is not None:
-            show(f"wrote {given.sheet}")
+        show(f"{args.out}: {index.counts()} triplets ({seconds:.1f} s)")
+        if args.sheet is not None:
+            show(f"wrote {args.sheet}")
     return 0
