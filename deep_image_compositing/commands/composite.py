@@ -1,4 +1,4 @@
-"""The commands ``composite`` and ``cutout``: of one photograph, or of a folder of them."""
+"""The commands ``composite`` and ``cutout``, for a photograph or a folder of photographs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 _EXTRA_OUTPUTS = ("alpha", "cutout", "steps", "shadow")
 _STREAM = "-"
-"""What stands for standard input or output in the place of a file."""
+"""Stands for standard input or output in place of a file."""
 
 _LIMITS = ("max_pixels", "max_side", "work_side")
-_LOOKS = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
-"""Options besides photographs, placement and stages that decide how a composite looks."""
+_RECORDED = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
+"""Options besides photographs, placement and stages on which a composite depends."""
 
 
 # fmt: off
@@ -45,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_files(parser, "the composite (.png, .jpg, .webp, .tiff, .bmp; - for standard output)")
     add("--save-alpha", str, "FILE", "also write the alpha as a gray picture")
     add("--save-cutout", str, "FILE", "also write the subject alone, with transparency")
-    add("--save-steps", str, "FILE", "also write a labelled contact sheet of all steps")
+    add("--save-steps", str, "FILE", "also write a labelled contact sheet of all stages")
     add("--save-shadow", str, "FILE",
         "with --shadow, also write the shadow as a layer: black, with transparency")
     add = argument_adder(parser.add_argument_group("placement"))
-    add("--frame", "foreground", "", "whose frame the composite has",
+    add("--frame", "foreground", "", "photograph whose frame the composite has",
         choices=("foreground", "background"))
     add("--scale", 1.0, "N",
         "with --frame background, size of the subject's photograph; 1 just fits")
     add("--position", "0.5,0.5", "X,Y",
         "with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
-    _add_rest(parser)
+    _add_settings(parser)
     parser.set_defaults(wanted="path")
 
 
@@ -65,9 +65,9 @@ def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
         "photograph with the subject, or a folder of them; - for standard input")
     _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
     add("--background", str, "WHAT",
-        "white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
-        "transparent")
-    _add_rest(parser)
+        "a colour (white, #rrggbb), blur (the photograph's own background, blurred) or a "
+        "photograph; default: transparent")
+    _add_settings(parser)
     extras = {f"save_{extra}": None for extra in _EXTRA_OUTPUTS}
     parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", **extras)
 
@@ -79,51 +79,50 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
         "white where the subject is, instead of a segmenter; for a folder, a folder of masks of "
         "the same names")
     add("--resume", bool, "",
-        "for a folder, leave alone what is done already with the same photographs and settings")
+        "for a folder, skip results that exist with the same photographs and settings")
 
 
-def _add_rest(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     add_stages(parser.add_argument_group("stages"))
     add = argument_adder(parser.add_argument_group("shadow"))
-    add("--shadow", str, "", "what the subject throws on the ground: contact, or cast, which "
-        "includes it; default: none", choices=tuple(settings.SHADOWS))
+    add("--shadow", str, "", "shadow of the subject on the ground: contact, or cast, which "
+        "includes contact; default: none", choices=tuple(settings.SHADOWS))
     add("--shadow-option", list, "KEY=VALUE",
-        "strength, softness; of cast also direction (left, right, behind, front or degrees) and "
+        "strength, softness; for cast also direction (left, right, behind, front or degrees) and "
         "length")
     add = argument_adder(parser.add_argument_group("resources"))
     add("--device", "auto", "", "auto, cpu, cuda, cuda:1, mps")
     add("--devices", int, "N",
-        "for a folder, GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as many as "
-        "torchrun has started")
-    add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: as --device says")
+        "for a folder, number of GPUs, or of processes on a CPU; -1 for all GPUs; default: 1, or "
+        "torchrun's number")
+    add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: that of --device")
     add("--max-pixels", int, "N", "read files of up to N pixels")
     add("--max-side", int, "N",
-        "make composites of at most N pixels on the long side; default: as large as the "
-        "photograph")
+        "make composites of at most N pixels on the long side; default: the size of the frame")
     add("--work-side", 896, "PIXELS", "long side at which learned stages work")
 # fmt: on
 
 
 def run_cutout(args: argparse.Namespace) -> int:
-    """Cut out one subject, or those of a folder; returns the exit code."""
+    """Cut out the subject of a photograph, or of each in a folder; returns the exit code."""
     from deep_image_compositing.removal import ask
 
-    behind = args.background
-    if behind == _STREAM:
+    background = args.background
+    if background == _STREAM:
         args.wanted = "path"
     else:
-        args.wanted, args.background = ask(behind, args.shadow)
+        args.wanted, args.background = ask(background, args.shadow)
     is_file = isinstance(args.background, str)
     if args.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
         raise UsageError(
-            "--harmonizer takes effect only before another photograph (--background FILE), not "
-            f"before {'a transparent background' if behind is None else behind}"
+            "--harmonizer takes effect only with another photograph as background (--background "
+            f"FILE), not with {'a transparent background' if background is None else background}"
         )
     return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make one composite, or those of a folder; returns the exit code."""
+    """Composite a photograph, or each in a folder; returns the exit code."""
     start = time.perf_counter()
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1, got {args.max_pixels}")
@@ -141,19 +140,19 @@ def run(args: argparse.Namespace) -> int:
         return _folder(args, stages, start)
     for name in ("resume", "devices", "accelerator"):
         if getattr(args, name) not in (None, False):
-            raise UsageError(f"--{name} is for a folder, and {args.foreground} is none")
+            raise UsageError(f"--{name} is for a folder, and {args.foreground} is not a folder")
     return _one(args, stages, start)
 
 
 def _shadow(args: argparse.Namespace) -> settings.Shadow | None:
-    """The shadow that is asked for, or ``UsageError``."""
-    chosen = registry.key_values("--shadow-option", args.shadow_option)
+    """The shadow of ``--shadow``; ``UsageError`` if its options are invalid."""
+    options = registry.key_values("--shadow-option", args.shadow_option)
     if args.shadow is None:
-        for name, value in (("--shadow-option", chosen), ("--save-shadow", args.save_shadow)):
+        for name, value in (("--shadow-option", options), ("--save-shadow", args.save_shadow)):
             if value:
                 raise UsageError(f"{name} takes effect only with --shadow")
         return None
-    return settings.Shadow.of((args.shadow, chosen))
+    return settings.Shadow.of((args.shadow, options))
 
 
 def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
@@ -164,11 +163,11 @@ def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
     for name in ("foreground", "background", "mask"):
         if getattr(args, name) == _STREAM:
             setattr(args, name, sys.stdin.buffer.read())
-    # Everything that can be wrong with the files is found before torch is imported.
-    own, theirs = longest_sides(args.max_side, args.frame, args.scale)
+    # All checks of the files come before the import of torch.
+    foreground_side, background_side = longest_sides(args.max_side, args.frame, args.scale)
     limit = args.max_pixels
-    foreground = read_image(args.foreground, max_pixels=limit, max_side=own)
-    background = read_image(args.background, max_pixels=limit, max_side=theirs)
+    foreground = read_image(args.foreground, max_pixels=limit, max_side=foreground_side)
+    background = read_image(args.background, max_pixels=limit, max_side=background_side)
     mask = args.mask and read_mask(args.mask, size=foreground.size, max_pixels=limit)
     frame = foreground.size
     if args.frame == "background":
@@ -201,8 +200,8 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     background = read_image(args.background, max_pixels=args.max_pixels, max_side=side)
     masks: dict[Path, Path | None] = dict.fromkeys(files, args.mask and Path(args.mask))
     if args.mask and Path(args.mask).is_dir():
-        there = list_images(args.mask)
-        by_name = {mask.stem: mask for mask in there} | {mask.name: mask for mask in there}
+        paths = list_images(args.mask)
+        by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
         masks = {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
     elif args.mask:
         read_mask(args.mask, max_pixels=args.max_pixels)
@@ -214,14 +213,14 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing import batch
     from deep_image_compositing.stages.making import describe_stages
 
-    looks = {name: getattr(args, name) for name in _LOOKS}
+    recorded = {name: getattr(args, name) for name in _RECORDED}
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
             lambda device: _compositor(args, stages, device),
             record=Path(args.output) / batch.RECORD,
-            settings={**looks, "stages": describe_stages(stages)},
+            settings={**recorded, "stages": describe_stages(stages)},
             frame=args.frame,
             scale=args.scale,
             position=args.position,
@@ -232,7 +231,7 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
             show=True,
         )
     except KeyboardInterrupt:
-        if batch.writing():  # told to stop twice: the interpreter's own end would not be at once
+        if batch.writing():  # second Ctrl-C: the interpreter would wait for the writer at exit
             say("interrupted")
             sys.stdout.flush()
             sys.stderr.flush()
@@ -243,10 +242,12 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     failures = {file: f"there is no mask for {file.name} in {args.mask}" for file in files}
     failures = {file: reason for file, reason in failures.items() if file not in ready}
     failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
-    before = f", {outcome.kept} were there already" if outcome.kept else ""
-    what = "composites" if args.wanted == "path" else "cut-outs"
-    done = f"wrote {outcome.made} of {len(files)} {what} to {args.output}"
-    show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
+    existing = f", {outcome.kept} were there already" if outcome.kept else ""
+    unit = "composites" if args.wanted == "path" else "cut-outs"
+    seconds = time.perf_counter() - start
+    show(
+        f"wrote {outcome.made} of {len(files)} {unit} to {args.output}{existing} ({seconds:.1f} s)"
+    )
     if failures:
         say(f"error: {len(failures)} of {len(files)} failed:")
     for file in sorted(failures):
@@ -255,17 +256,17 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
 
 
 def _outputs(args: argparse.Namespace) -> dict[str, Path]:
-    """The files to write, or their folders, by the arguments of ``Composite.save``."""
-    wanted = {extra: getattr(args, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    """The files or folders to write, by argument of ``Composite.save``."""
+    outputs = {extra: getattr(args, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
     if args.output != _STREAM:
-        wanted[args.wanted] = args.output
-    return {key: Path(file) for key, file in wanted.items() if file is not None}
+        outputs[args.wanted] = args.output
+    return {key: Path(file) for key, file in outputs.items() if file is not None}
 
 
 def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, dict[str, Path]]:
-    """The files to write for each photograph of a folder; their folders are made.
+    """The files to write for each photograph of a folder, after their folders are created.
 
-    Of ``a.jpg`` comes ``a.png``; where two photographs share a stem, ``a.jpg.png``.
+    The result of ``a.jpg`` is ``a.png``, or ``a.jpg.png`` if another photograph has the same stem.
     """
     from deep_image_compositing.images import WRITABLE
 
@@ -274,7 +275,7 @@ def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Pat
         if folder.suffix.lower() in WRITABLE and not folder.is_dir():
             raise UsageError(
                 f"{folder} is the name of a picture, but {args.foreground} is a folder: "
-                "name a folder for what is written"
+                "name a folder for the results"
             )
     for folder in folders.values():
         try:
@@ -282,12 +283,14 @@ def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Pat
         except OSError as error:
             raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     names = {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
-    return {file: {key: to / names[file] for key, to in folders.items()} for file in files}
+    return {file: {key: folder / names[file] for key, folder in folders.items()} for file in files}
 
 
 def _compositor(args: argparse.Namespace, stages: Stages, device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
-    fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
+    slots: dict[str, Any] = {
+        slot: (name, options) if options else name for slot, (name, options) in stages.items()
+    }
     limits = {name: getattr(args, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, shadow=args.shade, device=device)
+    return Compositor(**slots, **limits, shadow=args.shade, device=device)
