@@ -366,7 +366,7 @@ def test_a_cut_out_is_harmonized_with_a_photograph_alone(
     assert made[0] != made[1]
     for background, name in (([], "a transparent background"), (["--background", "blur"], "blur")):
         said = fails(2, "cutout", pair[0], "-o", tmp_path / "no.png", *background, *harmonized)
-        assert f"only before another photograph (--background FILE), not before {name}" in said
+        assert f"another photograph as background (--background FILE), not with {name}" in said
 
 
 # Stopping, debugging, logging

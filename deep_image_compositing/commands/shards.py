@@ -1,4 +1,4 @@
-"""The command ``shards``: data sets into shards, and shards checked."""
+"""The command ``shards``: convert data sets into shards, and verify shards."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from deep_image_compositing.messages import say, show
 _KINDS = {
     "segmentation": "photographs and masks of their subjects",
     "mattes": "subjects with soft alphas and straight colour",
-    "backgrounds": "photographs to set subjects into",
-    "harmonization": "photographs, masks, and the same with subjects of other colours",
+    "backgrounds": "photographs that become backgrounds",
+    "harmonization": "photographs, masks, and composites with recoloured subjects",
 }
 
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = add_actions(parser, "KIND")
-    for kind, what in _KINDS.items():
-        add = action(kind, what)
-        add("--layout", str, "NAME", "how the set lies on disk: shards layouts")
-        add("--root", str, "DIR", "where the set lies", required=True)
+    for kind, description in _KINDS.items():
+        add = action(kind, description)
+        add("--layout", str, "NAME", "file layout of the data set; see: shards layouts")
+        add("--root", str, "DIR", "folder of the data set", required=True)
         add("--out", str, "DIR", "folder of the shards", required=True)
-        add("--validation", 0.1, "SHARE", "of what the set itself has not split")
-        add("--seed", 0, "N", "of split and order")
-        add("--shard-samples", int, "N", "most samples in a shard; default: as many as make 32 "
+        add("--validation", 0.1, "SHARE", "validation share, where the set has no split itself")
+        add("--seed", 0, "N", "seed of split and order")
+        add("--shard-samples", int, "N", "maximum samples per shard; default: what makes 32 "
             "shards, at most 500 (mattes: 100)")
-        add("--max-side", int, "PIXELS", "shrink what is longer")
+        add("--max-side", int, "PIXELS", "reduce larger pictures to this long side")
         if kind == "mattes":
             add("--lossless", bool, "", "write RGBA PNG, not JPEG")
-        add("--source", str, "TEXT", "where the set comes from, to record")
-        add("--licence", str, "TEXT", "what it may be used for, to record")
+        add("--source", str, "TEXT", "origin of the data set, to record")
+        add("--licence", str, "TEXT", "licence of the data set, to record")
         add("--max-skipped", 0.01, "SHARE",
-            "of unusable samples above which the exit code is 1")
-        add("--workers", int, "N", "processes; default: one a core")
-    add = action("verify", "read shards again and compare them with their index")
+            "share of unusable samples above which the exit code is 1")
+        add("--workers", int, "N", "number of processes; default: one per core")
+    add = action("verify", "read shards and compare them with their index")
     add("folder", str, "", "folder of shards with their index.json")
-    add("--workers", int, "N", "processes; default: one a core")
+    add("--workers", int, "N", "number of processes; default: one per core")
     action("layouts", "list the layouts of data sets")
 # fmt: on
 
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.max_skipped <= 1:
         raise UsageError(f"--max-skipped is a share from 0 to 1, got {args.max_skipped}")
-    start, own = time.perf_counter(), ("action", "run", "debug", "max_skipped")
-    arguments = {name: value for name, value in vars(args).items() if name not in own}
+    start, excluded = time.perf_counter(), ("action", "run", "debug", "max_skipped")
+    arguments = {name: value for name, value in vars(args).items() if name not in excluded}
     index = convert(args.action, **arguments, show=True)
     size, seconds = sum(shard.bytes for shard in index.shards) / 1e6, time.perf_counter() - start
     show(
@@ -91,7 +91,8 @@ def _layouts() -> int:
     from deep_image_compositing.data.layouts import LAYOUTS
 
     table = Table("kind", "layout", "files", "source", "licence")
-    for one in LAYOUTS:
-        table.add_row(one.kind, one.name, one.expects, one.source or "-", one.licence)
+    for layout in LAYOUTS:
+        row = (layout.kind, layout.name, layout.expects, layout.source or "-", layout.licence)
+        table.add_row(*row)
     Console().print(table)
     return 0
