@@ -283,12 +283,7 @@ def create(slot: str, name: str, **kwargs: Any) -> Any:
 def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
     """Entries whose names match the shell-style ``pattern``, sorted by slot and name.
 
-    Args:
-        slot: the slot to list; all slots by default.
-        pattern: for example ``multi*``.
-
-    Raises:
-        UsageError: the slot is unknown.
+    Raises ``UsageError`` for an unknown slot; None lists all slots.
     """
     if slot is not None:
         _check_slot(slot)

@@ -197,12 +197,8 @@ class TrainingCLI(LightningCLI):
             return
         batches, limit = data.epoch_batches(trainer), trainer.limit_train_batches
         interval = trainer.val_check_interval
-        # An interval as an integer counts batches; as a float, it is a fraction of an epoch.
-        if (
-            trainer.check_val_every_n_epoch is None
-            or not trainer.limit_val_batches
-            or not isinstance(interval, int)
-        ):
+        validates = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+        if not validates or not isinstance(interval, int):  # then a fraction of an epoch or a time
             return
         if 0 < batches < interval:
             raise UsageError(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
 _EXTRA_OUTPUTS = ("alpha", "cutout", "steps", "shadow")
+_FOREGROUND = ", or a folder of photographs; - for standard input"
 _STREAM = "-"
 """Stands for standard input or output in place of a file."""
 
@@ -39,34 +40,29 @@ _RECORDED = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = argument_adder(parser)
-    add("foreground", str, "",
-        "photograph with the subject, or a folder of them; - for standard input")
+    add("foreground", str, "", f"photograph with the subject{_FOREGROUND}")
     add("background", str, "", "photograph that becomes the new background")
     _add_files(parser, "the composite (.png, .jpg, .webp, .tiff, .bmp; - for standard output)")
     add("--save-alpha", str, "FILE", "also write the alpha as a gray picture")
     add("--save-cutout", str, "FILE", "also write the subject alone, with transparency")
     add("--save-steps", str, "FILE", "also write a labelled contact sheet of all stages")
-    add("--save-shadow", str, "FILE",
-        "with --shadow, also write the shadow as a layer: black, with transparency")
+    add("--save-shadow", str, "FILE", "with --shadow, also write it as a black transparent layer")
     add = argument_adder(parser.add_argument_group("placement"))
     add("--frame", "foreground", "", "photograph whose frame the composite has",
         choices=("foreground", "background"))
-    add("--scale", 1.0, "N",
-        "with --frame background, size of the subject's photograph; 1 just fits")
+    add("--scale", 1.0, "N", "with --frame background, size of the photograph; 1 just fits")
     add("--position", "0.5,0.5", "X,Y",
-        "with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
+        "with --frame background, place of the photograph: 0,0 top left, 1,1 bottom right")
     _add_settings(parser)
     parser.set_defaults(wanted="path")
 
 
 def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
     add = argument_adder(parser)
-    add("foreground", str, "photograph",
-        "photograph with the subject, or a folder of them; - for standard input")
+    add("foreground", str, "photograph", f"photograph with the subject{_FOREGROUND}")
     _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
     add("--background", str, "WHAT",
-        "a colour (white, #rrggbb), blur (the photograph's own background, blurred) or a "
-        "photograph; default: transparent")
+        "a colour (white, #rrggbb), blur (blurs the background) or a file; default: transparent")
     _add_settings(parser)
     extras = {f"save_{extra}": None for extra in _EXTRA_OUTPUTS}
     parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", **extras)
@@ -76,10 +72,8 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     add = argument_adder(parser)
     add("-o --output", str, "FILE", f"{output}; for a folder, a folder", required=True)
     add("--mask", str, "FILE",
-        "white where the subject is, instead of a segmenter; for a folder, a folder of masks of "
-        "the same names")
-    add("--resume", bool, "",
-        "for a folder, skip results that exist with the same photographs and settings")
+        "mask, white on the subject, instead of a segmenter; may be a folder if foreground is one")
+    add("--resume", bool, "", "for a folder, skip what exists with the same inputs and settings")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -87,18 +81,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add = argument_adder(parser.add_argument_group("shadow"))
     add("--shadow", str, "", "shadow of the subject on the ground: contact, or cast, which "
         "includes contact; default: none", choices=tuple(settings.SHADOWS))
-    add("--shadow-option", list, "KEY=VALUE",
-        "strength, softness; for cast also direction (left, right, behind, front or degrees) and "
-        "length")
+    add("--shadow-option", list, "KEY=VALUE", "strength, softness; for cast also length and "
+        "direction (left, right, behind, front or degrees)")
     add = argument_adder(parser.add_argument_group("resources"))
     add("--device", "auto", "", "auto, cpu, cuda, cuda:1, mps")
-    add("--devices", int, "N",
-        "for a folder, number of GPUs, or of processes on a CPU; -1 for all GPUs; default: 1, or "
-        "torchrun's number")
+    add("--devices", int, "N", "for a folder, number of GPUs, or of processes on a CPU; -1 for "
+        "all GPUs; default: 1, or torchrun's number")
     add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: that of --device")
     add("--max-pixels", int, "N", "read files of up to N pixels")
-    add("--max-side", int, "N",
-        "make composites of at most N pixels on the long side; default: the size of the frame")
+    add("--max-side", int, "N", "maximum long side of composites; default: that of the frame")
     add("--work-side", 896, "PIXELS", "long side at which learned stages work")
 # fmt: on
 

@@ -58,23 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", list, "NAME=SEGMENTER,REFINER,FUSER",
         "another method; stages may have options: mine=pyramid,none,"
         "'multi_stream(weights=runs/mine)'; NAME=HARMONIZER for a harmonizer alone")
-    add("--reference", str, "NAME",
-        "the method that the others are compared with; default: ours, or the last one")
+    add("--reference", str, "NAME", "method to compare with; default: ours, or the last one")
     add("--runs", "runs", "DIR", "folder of training runs for the set ablations")
     _add_test_set(parser.add_argument_group("test set"))
     add = argument_adder(parser.add_argument_group("report"))
-    add("--sheets", int, "N",
-        "samples that get contact sheets; default: 12, or all without ground truth")
+    add("--sheets", int, "N", "contact sheets; default: 12, or all without ground truth")
     add("--no-sheets", bool, "", "same as --sheets 0")
-    add("--lpips-weights", str, "FILE",
-        "torchvision's AlexNet; default: the copy in torch hub's folder, if there is one")
+    add("--lpips-weights", str, "FILE", "torchvision's AlexNet; default: torch hub's copy, if any")
     add("--overwrite", bool, "", "discard the results of an earlier evaluation in --out")
     add = argument_adder(parser.add_argument_group("resources"))
     add("--devices", int, "N",
         "number of GPUs, or of processes on a CPU; default: 1, or torchrun's number")
     add("--accelerator", "auto", "", "auto, cpu, gpu")
-    add("--threads", int, "N",
-        "CPU threads per process; default: torch's, divided among processes")
+    add("--threads", int, "N", "CPU threads per process; default: torch's, divided among them")
 
 
 def _add_test_set(group: argparse._ArgumentGroup) -> None:
@@ -88,26 +84,22 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
         add(flag, str, "PATH", f"for syntest, {text}: folders, shards or patterns of shards; "
             "default: generated from noise", **paths)
     add("--triplets", str, "PATH", "for taught, shards that teach has written", **paths)
-    add("--folder", str, "DIR",
-        "for folders, a folder of foreground/, background/ and optionally mask/, composite/ and "
-        "alpha/", type=os.path.expanduser)
+    add("--folder", str, "DIR", "for folders, a folder with foreground/, background/ and "
+        "optionally mask/, composite/ and alpha/", type=os.path.expanduser)
     add("--photographs", str, "PATH",
         "for harmonization, photographs with masks: folders, shards or patterns of shards; or "
         "folders with composites/, images/ and masks/", **paths)
     add("--hold-out", float, "SHARE",
-        "use only the files of plain folders of mattes or photographs that training with this "
+        "use only the share of plain folders of mattes or photographs that training with this "
         "hold_out has not seen; default: all files")
     add("--background-hold-out", float, "SHARE", "the same for plain folders of backgrounds")
     add("--split", str, "NAME", "split of folders of shards; default: validation")
-    add("--samples", int, "N",
-        "number of samples; default: all, in syntest --per-subject for every subject")
-    add("--per-subject", int, "N",
-        "samples of each subject, with different backgrounds; default: 2")
+    add("--samples", int, "N", "number of samples; default: all, or all of --per-subject")
+    add("--per-subject", int, "N", "for syntest, backgrounds for each subject; default: 2")
     add("--size", int, "PX",
         "long side to which larger subjects are reduced; default: 768, in harmonization none")
     add("--seed", int, "S", "seed of backgrounds and masks, or of colours; default: 0")
-    add("--strength", float, "S",
-        "for harmonization, strength of the colour changes, in (0, 2]; default: 1")
+    add("--strength", float, "S", "for harmonization, recolouring strength in (0, 2]; default: 1")
     add("--cache", str, "DIR", "folder for copies of remote shards")
     add("--grades", str, "NAME,...",
         "grades of the masks that methods take: exact, rough, bad, none (taught: exact, rough, "
