@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = argument_adder(parser.add_argument_group("placement"))
     add("--frame", "foreground", "", "photograph whose frame the composite has",
         choices=("foreground", "background"))
-    add("--scale", 1.0, "N", "with --frame background, size of the photograph; 1 just fits")
+    add("--scale", 1.0, "N", "with --frame background, size of the foreground; 1 just fits")
     add("--position", "0.5,0.5", "X,Y",
-        "with --frame background, place of the photograph: 0,0 top left, 1,1 bottom right")
+        "with --frame background, place of the foreground: 0,0 top left, 1,1 bottom right")
     _add_settings(parser)
     parser.set_defaults(wanted="path")
 
@@ -72,7 +72,8 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     add = argument_adder(parser)
     add("-o --output", str, "FILE", f"{output}; for a folder, a folder", required=True)
     add("--mask", str, "FILE",
-        "mask, white on the subject, instead of a segmenter; may be a folder if foreground is one")
+        "mask, white on the subject, instead of a segmenter; for a folder, one mask or a folder of "
+        "masks of the same names")
     add("--resume", bool, "", "for a folder, skip what exists with the same inputs and settings")
 
 

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runs", "runs", "DIR", "folder of training runs for the set ablations")
     _add_test_set(parser.add_argument_group("test set"))
     add = argument_adder(parser.add_argument_group("report"))
-    add("--sheets", int, "N", "contact sheets; default: 12, or all without ground truth")
+    add("--sheets", int, "N", "samples with contact sheets; default: 12, or all without truth")
     add("--no-sheets", bool, "", "same as --sheets 0")
     add("--lpips-weights", str, "FILE", "torchvision's AlexNet; default: torch hub's copy, if any")
     add("--overwrite", bool, "", "discard the results of an earlier evaluation in --out")
@@ -94,7 +94,7 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
         "hold_out has not seen; default: all files")
     add("--background-hold-out", float, "SHARE", "the same for plain folders of backgrounds")
     add("--split", str, "NAME", "split of folders of shards; default: validation")
-    add("--samples", int, "N", "number of samples; default: all, or all of --per-subject")
+    add("--samples", int, "N", "number of samples; default: all, in syntest --per-subject each")
     add("--per-subject", int, "N", "for syntest, backgrounds for each subject; default: 2")
     add("--size", int, "PX",
         "long side to which larger subjects are reduced; default: 768, in harmonization none")
