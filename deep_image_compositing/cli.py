@@ -74,12 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         with _console_messages(logging.DEBUG if debug else logging.INFO):
-            if arguments[:1] == ["--debug"] and arguments[1:2] and arguments[1] in TRAINING:
-                arguments = arguments[1:]
-            if arguments and arguments[0] in TRAINING:
+            name, *rest = [x for x in arguments if x != "--debug"] or [""]
+            if name in TRAINING:
                 from deep_image_compositing.training import run
 
-                run(arguments[0], arguments[1:])
+                run(name, rest)
                 return 0
             options = _parse(arguments)
             code: int = options.run(options)

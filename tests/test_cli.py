@@ -454,12 +454,13 @@ def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
     module = types.ModuleType("deep_image_compositing.training")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "deep_image_compositing.training", module)
-    arguments = ["--config", "a.yaml", "--trainer.max_steps=3", "--help", "--debug"]
+    arguments = ["--config", "a.yaml", "--trainer.max_steps=3", "--help"]
     for command in ("fit", "validate", "test"):
         calls.clear()
         assert main([command, *arguments]) == 0
         assert main(["--debug", command, *arguments]) == 0
-        assert calls == [(command, arguments)] * 2
+        assert main([command, *arguments, "--debug"]) == 0
+        assert calls == [(command, arguments)] * 3
     assert main(["fit", "--nothing"]) == 2
     assert main(["fit", "--told"]) == 1
     assert "why it ended" in capsys.readouterr().err
