@@ -80,14 +80,14 @@ _MAX_VALUES, _MAX_DEPTH = 10_000, 50
 _HINT = " (fit --help lists all options)"
 
 _SENTENCES = (
-    # Patterns of jsonargparse's errors, which list every attempt at a type, and the sentences that
-    # replace them. The second one is a sentence from the parser of nested options.
+    # Sentences that replace jsonargparse's errors, which list every attempt at a type. The second
+    # pattern matches a sentence from the parser of nested options.
     (r"(?:[Oo]ption|no option) '([\w.]+)'", "{place}there is no option {0!r}"),
     (r"([\w.]+: (?:\S+ is not (?:of type \w+|one of .+)|invalid value .+))", "{0}"),
     (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", "{place}{1} is not one of {0}"),
     (r"Expected a <class '(\w+)'>\. Got value: (\S+)", "{place}{1} is not of type {0}"),
     (r"arguments are required: (.*)",
-     "{0} is missing; give a recipe: --config recipes/NAME.yaml"),
+     "missing {0}; give a recipe: --config recipes/NAME.yaml"),
     (r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", "{place}{0} cannot be used: {1}"),
     (r"- .* expects a .+?: (.{1,200}?)(?:\. Got value.*)?\n[\s\S]*Given value: (.{0,200})",
      "{place}invalid value {1}: {0}"),
