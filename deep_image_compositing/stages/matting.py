@@ -94,8 +94,8 @@ def matting_terms(output: Tensor, batch: Batch, trimap: Tensor) -> dict[str, Ten
     if "foreground_color" not in batch or "background" not in batch:
         return {"alpha": alpha_loss}
     color, background = batch["foreground_color"].float(), batch["background"].float()
-    composites = (background + x.float() * (color - background) for x in (output, alpha))
-    return {"alpha": 0.5 * alpha_loss, "composition": 0.5 * distance(*composites, unknown)}
+    composite, true = (background + x.float() * (color - background) for x in (output, alpha))
+    return {"alpha": 0.5 * alpha_loss, "composition": 0.5 * distance(composite, true, unknown)}
 
 
 def distance(output: Tensor, target: Tensor, unknown: Tensor) -> Tensor:
