@@ -125,7 +125,7 @@ def slot_and_name(stage: str) -> tuple[str, str]:
     """The slot and the name in ``--stage SLOT/NAME``."""
     slot, _, name = stage.partition("/")
     if not name:
-        raise UsageError(f"--stage must be a slot and a name, as in segmenter/pyramid, got {stage!r}")
+        raise UsageError(f"--stage is a slot and a name, as in segmenter/pyramid, got {stage!r}")
     return slot, name
 
 
