@@ -1,7 +1,7 @@
-"""The command line, ``deep-image-compositing``; its ``main`` is also what the tests call.
+"""The command line, ``deep-image-compositing``.
 
-Nothing heavy is imported before a command needs it, so that ``--help`` answers at once. Exit
-codes: 0 done, 1 work that failed, 2 a call that cannot be right, 130 interrupted.
+Heavy modules are imported only when a command needs them, so that ``--help`` answers at once.
+Exit codes: 0 success, 1 failure, 2 invalid arguments, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from deep_image_compositing.errors import CompositingError, UsageError
 from deep_image_compositing.messages import PROGRAM, say, show
 
 COMMANDS: dict[str, tuple[Any, Any, str]] = {
-    # what adds its arguments, what runs it, and what it does
+    # name: (function that adds its arguments, function that runs it, summary)
     "composite": (composite.add_arguments, composite.run,
-                  "set the subject of a photograph into another photograph"),
+                  "place the subject of one photograph into another"),
     "cutout": (composite.add_cutout_arguments, composite.run_cutout,
                "cut the subject out of a photograph"),
     "serve": (serve.add_arguments, serve.run,
-              "open a page, and an interface for programs, for composites"),
+              "serve composites through a web page and an HTTP interface"),
     "stages": (stages.add_stages_arguments, stages.list_stages,
-               "list what can fill the four slots"),
+               "list the stages that can fill the four slots"),
     "models": (stages.add_models_arguments, stages.manage_models,
                "list, fetch and find published segmenters"),
     "fit": (None, None, "train a stage: fit --config recipes/fusion_easy.yaml"),
@@ -52,14 +52,14 @@ COMMANDS: dict[str, tuple[Any, Any, str]] = {
     "export": (stages.add_export_arguments, stages.export_stage,
                "write a stage's network as ONNX or for torch.export"),
     "shards": (shards.add_arguments, shards.run, "turn data sets into shards for training"),
-    "teach": (teach.add_arguments, teach.run, "let a trained fuser make hard training triplets"),
+    "teach": (teach.add_arguments, teach.run, "make hard training triplets with a trained fuser"),
     "benchmark": (benchmark.add_arguments, benchmark.run,
                   "time composites, loading or training, as ratios"),
     "evaluate": (evaluate.add_arguments, evaluate.run,
                  "compare whole methods on a test set, with a report"),
     "study": (study.add_arguments, study.run, "ask people which method's pictures are best"),
 }  # fmt: skip
-"""Those that nothing runs here have LightningCLI's arguments."""
+"""Every command; those without functions are LightningCLI's."""
 
 TRAINING = tuple(name for name, (_, run, _) in COMMANDS.items() if run is None)
 
@@ -68,24 +68,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; messages go to standard error.
 
     Args:
-        argv: the arguments after the program's name; by default the process's own.
+        argv: the arguments after the program's name; by default ``sys.argv[1:]``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with _messages(logging.DEBUG if debug else logging.INFO):
-            if arguments[:1] == ["--debug"] and arguments[1:2] and arguments[1] in TRAINING:
-                arguments = arguments[1:]
-            if arguments and arguments[0] in TRAINING:
+        with _console_messages(logging.DEBUG if debug else logging.INFO):
+            name, *rest = [x for x in arguments if x != "--debug"] or [""]
+            if name in TRAINING:
                 from deep_image_compositing.training import run
 
-                run(arguments[0], arguments[1:])
+                run(name, rest)
                 return 0
             options = _parse(arguments)
             code: int = options.run(options)
             return code
     except SystemExit as stop:  # argparse after --help, LightningCLI after a wrong argument
-        if not isinstance(stop.code, int | None):  # a sentence
+        if not isinstance(stop.code, int | None):  # a message
             say(str(stop.code))
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
@@ -111,7 +110,7 @@ def _parser() -> Parser:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command; ``UsageError`` names the nearest to one that is unknown."""
+    """Parse ``arguments``; the ``UsageError`` for an unknown option suggests the closest one."""
     options, unknown = _parser().parse_known_args(arguments)
     command: Parser = vars(options).pop("parser")
     if unknown:
@@ -122,32 +121,32 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-class _Messages(logging.Handler):
-    """Shows the library's log as messages on standard error."""
+class _ConsoleHandler(logging.Handler):
+    """Writes log records to standard error in the form of the program's messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        say(kind + record.getMessage(), lines=record.levelno < logging.INFO)
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        say(prefix + record.getMessage(), lines=record.levelno < logging.INFO)
 
 
 @contextlib.contextmanager
-def _messages(least: int) -> Iterator[None]:
-    """While a command runs, its log from ``least`` on and its warnings are messages of a line.
+def _console_messages(level: int) -> Iterator[None]:
+    """Print log records of at least ``level``, and warnings, as one-line messages.
 
-    Letters that standard output does not have, as it may be in a pipe, are shown by their numbers.
+    Characters that standard output cannot encode, for instance in a pipe, are escaped.
     """
-    letters = getattr(sys.stdout, "errors", None)
-    set_output = getattr(sys.stdout, "reconfigure", lambda **_: None)
-    set_output(errors="backslashreplace")
-    log, handler = logging.getLogger("deep_image_compositing"), _Messages()
-    level = log.level
+    previous_errors = getattr(sys.stdout, "errors", None)
+    reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)
+    reconfigure(errors="backslashreplace")
+    log, handler = logging.getLogger("deep_image_compositing"), _ConsoleHandler()
+    previous_level = log.level
     log.addHandler(handler)
-    log.setLevel(least)
+    log.setLevel(level)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}")
         try:
             yield
         finally:
             log.removeHandler(handler)
-            log.setLevel(level)
-            set_output(errors=letters)
+            log.setLevel(previous_level)
+            reconfigure(errors=previous_errors)

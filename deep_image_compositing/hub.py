@@ -1,6 +1,6 @@
-"""Stages in folders and on the Hugging Face Hub: weights, options and a model card.
+"""Save stages to folders and the Hugging Face Hub: weights, options and a model card.
 
-Nothing of a repository is fetched but these three files, and no pickle is ever read.
+Only these three files of a repository are downloaded, and no pickle is ever read.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def save_pretrained(
     stage: StageModel, folder: str | Path, *, card: str | None = None, run: str | Path | None = None
 ) -> Path:
-    """Write a stage's weights, options and model card into a folder, which is made if need be.
+    """Write a stage's weights, options and model card to a folder, and return the folder.
 
     Args:
-        stage: any stage, trained or not.
-        folder: existing files of the three names are replaced, all of them or none.
-        card: the model card in Markdown; by default one made of the stage and its run.
-        run: folder of the training run that the card describes: its data, steps and measures.
+        stage: any stage that has weights, trained or not.
+        folder: created if missing; existing files of the three names are replaced, all or none.
+        card: the model card in Markdown; generated from the stage and ``run`` by default.
+        run: folder of a training run, whose data, steps and metrics go into the generated card.
 
     Raises:
-        WeightsError: the stage has no parameters, was made only to run, or a tensor holds NaN or
-            infinite values.
+        WeightsError: the stage has no weights, was made for inference only, or a tensor holds NaN
+            or infinite values.
+        UsageError: ``run`` is not the folder of a training run.
         ImageError: the folder or a file could not be written.
     """
     if not stage.state_dict():
@@ -51,8 +52,8 @@ def save_pretrained(
         "class_path": f"{type(stage).__module__}.{type(stage).__qualname__}",
         "options": _options(stage),
     }
-    written = card if card is not None else model_card(stage, run)
-    contents = (weights.encode(stage), _json(config).encode(), written.encode())
+    text = card if card is not None else model_card(stage, run)
+    contents = (weights.encode(stage), _json(config).encode(), text.encode())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,19 +72,20 @@ def push_to_hub(
     card: str | None = None,
     run: str | Path | None = None,
 ) -> str:
-    """Upload a stage to ``user/name`` on the Hub, which is made if need be; returns its address.
+    """Upload a stage to the Hugging Face Hub and return the repository's URL.
 
     Args:
         stage: any stage that has weights.
-        repository: ``user/name``.
-        private: whether a repository that is made is private.
-        token: of the account; by default the one that ``hf auth login`` has kept.
-        revision: branch to write to; by default the main one.
+        repository: ``user/name``; created if missing.
+        private: whether to create the repository as private.
+        token: access token; by default the one stored by ``hf auth login``.
+        revision: branch to write to; by default the main branch.
         card: as for ``save_pretrained``.
-        run: likewise.
+        run: as for ``save_pretrained``.
 
     Raises:
-        WeightsError: the Hub could not be reached or refused.
+        UsageError: ``repository`` is not of the form ``user/name``.
+        WeightsError: the Hub could not be reached or rejected the upload.
     """
     from huggingface_hub import HfApi
 
@@ -94,7 +96,7 @@ def push_to_hub(
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
-        except Exception as error:  # its errors, and those of its HTTP library, share no base
+        except Exception as error:  # the Hub's and the HTTP client's errors share no base
             raise WeightsError(
                 f"{repository} could not be written to the Hub: {first_line(error)}"
             ) from error
@@ -102,7 +104,7 @@ def push_to_hub(
 
 
 def locate(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder that ``source`` is, or that what the Hub has of it was fetched into."""
+    """The folder ``source``, or the local snapshot of the repository ``source`` on the Hub."""
     name = str(source).removeprefix(registry.HUB)
     if not str(source).startswith(registry.HUB) and (folder := at_home(source)).is_dir():
         return folder
@@ -110,35 +112,38 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(name, revision=revision, token=token, allow_patterns=list(_FILES))
-    except Exception as error:  # its errors, and those of its HTTP library, share no base
+        return Path(
+            snapshot_download(name, revision=revision, token=token, allow_patterns=list(_FILES))
+        )
+    except Exception as error:  # the Hub's and the HTTP client's errors share no base
         raise WeightsError(
             f"{name} could not be fetched from the Hub: {first_line(error)}. Without a connection, "
             "give a folder that holds its files"
         ) from error
-    return Path(found)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder: slot, name, class path and options; else ``WeightsError``."""
+    """The slot, name, class path and options in a folder's ``config.json``; or ``WeightsError``."""
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except FileNotFoundError:
-        raise WeightsError(f"{folder} holds no {CONFIG}, so it is no stage") from None
+        raise WeightsError(f"{folder} holds no {CONFIG}, so it is not a stage") from None
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder / CONFIG} cannot be read: {reason_of(error)}") from None
     fields = {"slot": str, "class_path": str, "options": dict}
     if not isinstance(config, dict) or not all(
         isinstance(config.get(name), kind) for name, kind in fields.items()
     ):
-        raise WeightsError(f"{folder / CONFIG} is not of a stage: it needs {', '.join(fields)}")
+        raise WeightsError(
+            f"{folder / CONFIG} does not describe a stage: it needs {', '.join(fields)}"
+        )
     if config["slot"] not in registry.SLOTS:
         raise WeightsError(f"{folder / CONFIG}: there is no slot {config['slot']!r}")
     return config
 
 
 def model_card(stage: StageModel, run: str | Path | None = None) -> str:
-    """A model card: what the stage is, how to load it, and what its run's folder tells."""
+    """A model card in Markdown: what the stage is, how to load it, and how it was trained."""
     name = registered_name(stage) or type(stage).__name__
     parameters = sum(parameter.numel() for parameter in stage.parameters()) / 1e6
     options = _json(_options(stage))
@@ -158,7 +163,7 @@ def model_card(stage: StageModel, run: str | Path | None = None) -> str:
 
 
 def _options(stage: StageModel) -> dict[str, Any]:
-    """What the stage was made with, but for where its weights came from on this machine."""
+    """The stage's constructor options without paths to its initial weights."""
     return {k: v for k, v in stage.hparams.items() if k not in weights.BEGINNINGS}
 
 
@@ -167,14 +172,14 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def _training(run: Path) -> str:
-    """What the folder of a training run tells: its recipe, and the last measures of each kind."""
+    """The section on a training run: its data and steps, and the last value of each metric."""
     import yaml  # type: ignore[import-untyped]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     try:
         recipe = yaml.safe_load((run / "config.yaml").read_text())
         if not isinstance(recipe, dict):
-            raise ValueError("its config.yaml says nothing")
+            raise ValueError("its config.yaml holds no options")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{run} is not the folder of a run: {reason_of(error)}") from error
     data = yaml.safe_dump(recipe.get("data"), sort_keys=False).strip()
@@ -187,12 +192,12 @@ def _training(run: Path) -> str:
         measures |= {tag: log.Scalars(tag)[-1].value for tag in tags}
     if measures:
         rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(measures.items()))
-        text += f"\n\nWhat it measured last:\n\n| measure | value |\n|---|---:|\n{rows}"
+        text += f"\n\nLast values of the metrics:\n\n| metric | value |\n|---|---:|\n{rows}"
     return text
 
 
 def registered_name(stage: StageModel | type[StageModel]) -> str | None:
-    """The name under which the class of ``stage`` can be made, None where it is not registered."""
+    """The name under which the class of ``stage`` is registered; None if it is not."""
     kind = stage if isinstance(stage, type) else type(stage)
     path = f"{kind.__module__}:{kind.__qualname__}"
     for entry in registry.list_stages(kind.slot):

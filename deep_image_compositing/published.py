@@ -1,6 +1,6 @@
-"""Published segmentation models: their authors' files, and the copies of them on this machine.
+"""Published segmentation models, and the local folder into which their files are downloaded.
 
-A file is fetched once, from its authors' address and from nowhere else, and checked by its hash.
+A file is downloaded once, only from the URL in the table, and verified by its hash.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from deep_image_compositing.files import reason_of, write_bytes
 from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"
-"""Environment variable that names the folder of fetched models."""
+"""Environment variable for the folder of downloaded models."""
 
 TIMEOUT = 30.0
-"""Seconds without an answer after which fetching gives up."""
+"""Seconds without a response after which a download fails."""
 
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published model, by the name that users type."""
+    """A published model."""
 
     name: str
     description: str
-    source: str  # the paper, or who made it
-    address: str  # of the authors' file
-    hash: str  # of it, as md5:... or sha256:...
+    source: str  # paper or author
+    address: str  # URL of the file
+    hash: str  # md5:... or sha256:...
     megabytes: int
     licence: str  # of the weights, as the authors state it
-    options: Mapping[str, Any]  # of OnnxModel: how a picture goes in, and the mask comes out
+    options: Mapping[str, Any]  # of OnnxModel: pre- and postprocessing
     commercial: bool = True  # whether the licence allows commercial use
 
     @property
     def file(self) -> str:
-        """Its name in the folder of models."""
+        """File name in the folder of models."""
         return self.address.rpartition("/")[2]
 
 
@@ -111,25 +111,25 @@ PUBLISHED: tuple[Published, ...] = (
         "Apache-2.0 and Meta's DINOv3 licence", _WITHOUTBG),
 )
 # fmt: on
-"""Every published model, by name. How each takes its input is read from the code that its authors,
-or rembg at commit 684f8e9, run it with; BiRefNet's output passes a sigmoid, as its authors do."""
+"""All published models, sorted by name. The pre- and postprocessing follow the authors' code, or
+rembg at commit 684f8e9; BiRefNet's output passes through a sigmoid, as in its authors' code."""
 
-NAMES = tuple(one.name for one in PUBLISHED)
+NAMES = tuple(model.name for model in PUBLISHED)
 
 
 def get(name: str) -> Published:
-    """The published model ``name``; UsageError names the nearest where there is none."""
+    """The published model ``name``; the ``UsageError`` if there is none suggests the closest."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        matches = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {matches[0]!r}? There" if matches else "there"
         raise UsageError(f"there is no model {name!r}; {hint} are: {', '.join(NAMES)}")
     return PUBLISHED[NAMES.index(name)]
 
 
 def folder() -> Path:
-    """The folder of fetched models: what ``DIC_MODELS`` names, else one in the user's cache."""
-    if given := os.environ.get(VARIABLE):
-        return Path(given).expanduser()
+    """The folder of downloaded models: ``DIC_MODELS``, or one in the user's cache directory."""
+    if path := os.environ.get(VARIABLE):
+        return Path(path).expanduser()
     if sys.platform == "win32":
         cache = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":
@@ -140,12 +140,12 @@ def folder() -> Path:
 
 
 def path_of(model: Published) -> Path:
-    """Where the model's file is, or would be."""
+    """The path of the model's file, downloaded or not."""
     return folder() / model.file
 
 
 def check_licence(model: Published, accepted: bool = False) -> None:
-    """Raise ``UsageError`` unless the model's licence is free for all, or was accepted once."""
+    """Raise ``UsageError`` for a non-commercial licence that was not accepted, now or before."""
     marker = path_of(model).with_name(f"{model.file}.licence-accepted")
     if model.commercial or marker.is_file():
         return
@@ -159,17 +159,17 @@ def check_licence(model: Published, accepted: bool = False) -> None:
 
 
 def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) -> Path:
-    """The model's file: the one in the folder, or else the authors', fetched and checked.
+    """Download the model unless its file exists, verify the file's hash, and return its path.
 
     Args:
-        model: which.
-        accept_licence: accept a licence that excludes commercial use; remembered.
-        show: how far it is.
+        model: the model.
+        accept_licence: accept a licence that excludes commercial use; the choice is stored.
+        show: display a progress bar.
 
     Raises:
-        UsageError: a licence that has to be accepted first.
-        WeightsError: the file cannot be fetched or kept, or is not what its hash says; nothing
-            is left behind.
+        UsageError: the licence must be accepted first.
+        WeightsError: the file cannot be downloaded or written, or its hash differs; a failed
+            download leaves no file.
     """
     check_licence(model, accept_licence)
     path = path_of(model)
@@ -177,11 +177,11 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
         _check(model, path, str(path), "delete it, and it is fetched again")
         return path
     _make_folder(path.parent)
-    aside = path.with_name(f".{secrets.token_hex(8)}.part")
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        _receive(model, aside, show)
-        _check(model, aside, f"what {model.address} sent", "try again later")
-        os.replace(aside, path)
+        _download(model, partial, show)
+        _check(model, partial, f"the file from {model.address}", "try again later")
+        os.replace(partial, path)
     except (OSError, HTTPException, urllib.error.URLError) as error:
         reason = reason_of(getattr(error, "reason", None) or error)
         raise WeightsError(
@@ -189,24 +189,23 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
             f"Without a connection, put that file at {path}"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return path
 
 
-def _receive(model: Published, aside: Path, show: bool) -> None:
-    """Write what the authors' address sends to ``aside``."""
+def _download(model: Published, path: Path, show: bool) -> None:
     request = urllib.request.Request(model.address, headers={"User-Agent": PROGRAM})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(aside, "xb") as file:
-        length = int(answer.headers.get("Content-Length") or 0)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, open(path, "xb") as file:
+        length = int(response.headers.get("Content-Length") or 0)
         total = max(1, (length or model.megabytes * 1_000_000) // CHUNK)
         with progress(f"fetching {model.name}", total, show, "MiB") as advance:
             received = 0
-            while chunk := answer.read(CHUNK):
+            while chunk := response.read(CHUNK):
                 try:
                     file.write(chunk)
                 except OSError as error:
                     raise WeightsError(
-                        f"{aside.parent} cannot hold the model: {reason_of(error)}"
+                        f"{path.parent} cannot hold the model: {reason_of(error)}"
                     ) from error
                 received += len(chunk)
                 advance(1)
@@ -215,13 +214,13 @@ def _receive(model: Published, aside: Path, show: bool) -> None:
 
 
 def _check(model: Published, path: Path, what: str, remedy: str) -> None:
-    """Raise ``WeightsError`` unless a file is the model's."""
-    kind, _, expected = model.hash.partition(":")
+    """Raise ``WeightsError`` unless the file's hash is the model's."""
+    algorithm, _, expected = model.hash.partition(":")
     with open(path, "rb") as file:
-        sha = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
-    if (found := sha.hexdigest()) != expected:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    if (actual := digest.hexdigest()) != expected:
         raise WeightsError(
-            f"{what} is not the model {model.name!r}: its {kind} is {found}, not {expected}; "
+            f"{what} is not the model {model.name!r}: its {algorithm} is {actual}, not {expected}; "
             f"{remedy}"
         )
 
@@ -229,7 +228,7 @@ def _check(model: Published, path: Path, what: str, remedy: str) -> None:
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()  # else the address would be blamed
+        tempfile.TemporaryFile(dir=path).close()  # otherwise the download would be blamed
     except OSError as error:
         raise WeightsError(
             f"the folder of models {path} cannot be made or written to: {reason_of(error)}; name "

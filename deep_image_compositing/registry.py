@@ -1,10 +1,9 @@
-"""Named stages: what can fill a slot, and how to make one.
+"""The registry of stages: which stages can fill a slot, and how to create one by name.
 
-The compositor, the command line and the evaluation look stages up with ``create``, ``get`` and
-``list_stages``. The library's own stand in the table ``BUILT_IN`` and are imported when they are
-made; others register themselves with the ``register`` decorator. Other packages publish stages
-through the entry-point group ``deep_image_compositing.stages``: each entry point names a module
-(imported for its ``register`` calls), the stage class itself, or a table of ``Entry``.
+The built-in stages are listed in ``BUILT_IN`` and imported on first use. Users' stages are added
+with the ``register`` decorator; other packages' through the entry-point group
+``deep_image_compositing.stages``, whose entry points name a module (imported for its ``register``
+calls), a decorated class, or a list of ``Entry``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from deep_image_compositing.options import (
 from deep_image_compositing.published import Published
 
 SLOTS = ("segmenter", "refiner", "fuser", "harmonizer")
-"""The slots, in the order in which a composite passes through them."""
+"""The slots in the order in which a composite passes through them."""
 
 DEFAULTS = {
     "segmenter": "pyramid",
@@ -40,10 +39,10 @@ DEFAULTS = {
     "fuser": "multi_stream",
     "harmonizer": "none",
 }
-"""What fills the slots unless somebody says otherwise."""
+"""The default stage of each slot."""
 
 HUB = "hf://"
-"""What a repository's name begins with where a stage can also be a registered name."""
+"""Prefix of a repository on the Hugging Face Hub, where a stage's name is expected."""
 
 ENTRY_POINT_GROUP = "deep_image_compositing.stages"
 
@@ -56,14 +55,14 @@ class Entry:
 
     Attributes:
         slot: one of ``deep_image_compositing.registry.SLOTS``.
-        name: the name users type.
-        description: one line that says what it is.
+        name: the name in its slot.
+        description: one line.
         source: the paper or package it comes from, or an empty string.
         made_by: a class or another factory; or ``module:Class``, imported on first use.
-        run_by: what makes it where it is only to run, without Lightning; by default ``made_by``.
-        trained: of one that is imported on first use, the names of its trained weights.
-        file: an option that must name a file.
-        fixed: options that the name stands for.
+        run_by: a factory for inference only, without Lightning; by default ``made_by``.
+        trained: names of the shipped weights, where ``made_by`` is imported on first use.
+        file: the name of an option whose value is the path of an existing file.
+        fixed: options that are set by the choice of this entry.
     """
 
     slot: str
@@ -78,74 +77,73 @@ class Entry:
 
     @property
     def factory(self) -> Callable[..., Any]:
-        """What is called with the user's keyword arguments to make the stage."""
+        """The callable that takes the user's options and returns the stage."""
         return _imported(self.made_by)
 
     @property
     def model(self) -> Callable[..., Any]:
-        """Likewise, where it is only to run: a plain module, if there is one."""
+        """Like ``factory``, for inference only: a plain module where there is one."""
         return _imported(self.run_by or self.made_by)
 
     @property
     def published(self) -> Published | None:
-        """The published model that it runs, whose file is fetched; None for all others."""
+        """The published model that the stage runs; None for all other stages."""
         return published.get(self.fixed["model"]) if "model" in self.fixed else None
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the trained weights that ship for this stage, ``default`` first."""
+        """Names of the shipped weights, ``default`` first."""
         if isinstance(self.made_by, str):
             return self.trained
         return tuple(getattr(self.made_by, "shipped", {}))
 
     def make(self, options: Mapping[str, Any], *, model: bool = False) -> Any:
-        """The stage, or with ``model`` what only runs; raises as ``create``."""
+        """Create the stage, with ``model`` for inference only; raises like ``create``."""
         factory = self.model if model else self.factory
         options = {**self.fixed, **options}
         check_options(self.slot, self.name, factory, options)
         return factory(**options)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Find what cannot be right about options without importing the stage.
+        """Check options as far as possible without importing the stage.
 
         Raises:
-            UsageError: an option that it does not take, or one that it lacks; or the licence of a
-                published model that has to be accepted.
-            WeightsError: a file that is not there.
+            UsageError: an unknown or a missing option, or the licence of a published model that
+                must be accepted first.
+            WeightsError: a file that does not exist.
         """
         if isinstance(self.made_by, str):
-            known = {**self.fixed, **options}
-            check_names(self.slot, self.name, declared_options(self.made_by), known)
+            names = {**self.fixed, **options}
+            check_names(self.slot, self.name, declared_options(self.made_by), names)
         if self.published is not None:
             published.check_licence(self.published, options.get("accept_licence") is True)
-        given, file = options.get("weights"), options.get(self.file or "")
-        # What is no path at all is found when the stage is made.
-        if isinstance(given, (str, os.PathLike)) and given not in self.weights:
-            existing_weights(given, f"the {self.slot} {self.name!r}", self.weights)
+        weights, file = options.get("weights"), options.get(self.file or "")
+        # Values of other types are rejected when the stage is created.
+        if isinstance(weights, (str, os.PathLike)) and weights not in self.weights:
+            existing_weights(weights, f"the {self.slot} {self.name!r}", self.weights)
         if isinstance(file, (str, os.PathLike)) and not at_home(file).is_file():
             raise WeightsError(f"there is no {self.name.upper()} file {file}")
 
 
 def _imported(target: Callable[..., Any] | str) -> Callable[..., Any]:
-    """What ``module:Class`` names; anything else as it is."""
     return pkgutil.resolve_name(target) if isinstance(target, str) else target
 
 
 def _own(
     slot: str, where: str, name: str, description: str, source: str = "", **more: Any
 ) -> Entry:
-    """One of the library's own: ``where`` is the module and the name of its classes.
+    """A built-in stage; ``where`` is ``module:Class``, and ``more`` are fields of ``Entry``.
 
-    The plain module is ``models.<room>.<module>:<Name>Model``, the LightningModule around it
-    ``stages.<room>:<Name><Slot>``; ``more`` are fields of ``Entry``.
+    The plain module is ``models.<package>.<module>:<Class>Model``, the LightningModule
+    ``stages.<package>:<Class><Slot>``.
     """
-    room, (module, kind) = _ROOMS[slot], where.split(":")
-    made_by = f"deep_image_compositing.stages.{room}:{kind}{slot.title()}"
-    run_by = f"deep_image_compositing.models.{room}.{module}:{kind}Model"
+    package, (module, prefix) = _PACKAGES[slot], where.split(":")
+    made_by = f"deep_image_compositing.stages.{package}:{prefix}{slot.title()}"
+    run_by = f"deep_image_compositing.models.{package}.{module}:{prefix}Model"
     return Entry(slot, name, description, source, made_by, run_by, **more)
 
 
-_ROOMS = {
+_PACKAGES = {
     "segmenter": "segmentation",
     "refiner": "refinement",
     "fuser": "fusion",
@@ -156,16 +154,16 @@ _TRAINED: dict[str, Any] = {"trained": ("default",)}
 # fmt: off
 BUILT_IN: tuple[Entry, ...] = (
     _own("segmenter", "grabcut:GrabCut", "grabcut",
-         "what differs in colour from the picture's rim, by OpenCV; nothing is learned",
+         "what differs in colour from the image border, by OpenCV; nothing is learned",
          "Rother, Kolmogorov and Blake, SIGGRAPH 2004"),
     _own("segmenter", "onnx:Onnx", "onnx",
-         "any segmentation model exported to ONNX; options say how it takes its input",
+         "any segmentation model exported to ONNX; options describe its preprocessing",
          "onnxruntime", file="path"),
     _own("segmenter", "pyramid:Pyramid", "pyramid",
          "timm backbone + pyramid pooling + light decoder; salient subjects",
          "Zhang et al., WACV 2021, section 3.1; Zhao et al., CVPR 2017", **_TRAINED),
     _own("refiner", "cascade:Cascade", "cascade",
-         "refinement network on RGB + mask, run at one size or more, up to 640 pixels",
+         "refinement network on RGB + mask, at one or several sizes up to 640 pixels",
          "Zhang et al., WACV 2021, section 3.2", **_TRAINED),
     _own("refiner", "classical:ClosedForm", "closed_form",
          "closed-form matting inside a trimap, by pymatting; slow and exact",
@@ -186,7 +184,7 @@ BUILT_IN: tuple[Entry, ...] = (
          "KNN matting inside a trimap, neighbours by pymatting; far regions help each other",
          "Chen, Li and Tang, CVPR 2012"),
     _own("refiner", "onnx:Onnx", "onnx",
-         "the network of cascade, exported to ONNX, and what is around it",
+         "the refiner cascade with its network exported to ONNX",
          "onnxruntime", file="path"),
     _own("refiner", "classical:No", "none", "the mask itself is the alpha"),
     _own("fuser", "classical:Alpha", "alpha",
@@ -207,7 +205,7 @@ BUILT_IN: tuple[Entry, ...] = (
          "the same network with one encoder for both pictures (the paper's ablation)",
          "Zhang et al., WACV 2021, section 4.4", **_TRAINED),
     _own("harmonizer", "color_map:ColorMap", "color_map",
-         "a small network finds one smooth colour transform, applied at any size", **_TRAINED),
+         "a small network predicts one smooth colour transform for any size", **_TRAINED),
     _own("harmonizer", "classical:No", "none", "the subject keeps its colours"),
     _own("harmonizer", "classical:Reinhard", "reinhard",
          "the subject's colours take the mean and deviation of the scene's",
@@ -215,13 +213,13 @@ BUILT_IN: tuple[Entry, ...] = (
     _own("harmonizer", "classical:WhiteBalance", "white_balance",
          "the subject's average tint becomes the scene's, in linear light; brightness stays",
          "von Kries, 1902"),
-    *(_own("segmenter", "published:Published", one.name, one.description, one.source,
-           file="path", fixed={"model": one.name}) for one in published.PUBLISHED),
+    *(_own("segmenter", "published:Published", model.name, model.description, model.source,
+           file="path", fixed={"model": model.name}) for model in published.PUBLISHED),
 )
 # fmt: on
-"""The stages of the library, published models last."""
+"""The built-in stages, published models last."""
 
-_entries: dict[tuple[str, str], Entry] = {(one.slot, one.name): one for one in BUILT_IN}
+_entries: dict[tuple[str, str], Entry] = {(entry.slot, entry.name): entry for entry in BUILT_IN}
 _discovered = False
 
 
@@ -229,7 +227,7 @@ def register(slot: str, name: str, *, description: str, source: str = "") -> Cal
     """Register a stage class (or any factory) under ``name`` in ``slot``.
 
     Raises:
-        UsageError: for an unknown slot, or a name that the slot already has.
+        UsageError: the slot is unknown, or the name is already registered in it.
     """
 
     def decorator(factory: _T) -> _T:
@@ -243,66 +241,68 @@ def get(slot: str, name: str) -> Entry:
     """The entry called ``name`` in ``slot``.
 
     Raises:
-        UsageError: when there is none; the message names the nearest ones.
+        UsageError: there is none; the message suggests the closest names.
     """
-    if (found := _entries.get((slot, name))) is not None:
-        return found
-    names = [entry.name for entry in list_stages(slot)]  # with those of other packages
-    if name in names:
-        return _entries[slot, name]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    if near:
-        rest = f"did you mean {' or '.join(map(repr, near))}? There are: {', '.join(names)}"
+    if (slot, name) not in _entries:
+        _discover()
+    if (entry := _entries.get((slot, name))) is not None:
+        return entry
+    names = [entry.name for entry in list_stages(slot)]
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    if matches:
+        hint = f"did you mean {' or '.join(map(repr, matches))}? There are: {', '.join(names)}"
     else:
-        rest = (
+        hint = (
             f"there are: {', '.join(names)}. To add one, decorate its class with "
             f"@register({slot!r}, {name!r}, description=...)"
         )
-    raise UsageError(f"there is no {slot} called {name!r}; {rest}")
+    raise UsageError(f"there is no {slot} called {name!r}; {hint}")
 
 
 def check(slot: str, name: str, options: Mapping[str, Any]) -> None:
-    """Find what cannot be right about a stage without importing it; see ``Entry.check``.
+    """Check a stage's name and options without importing it; see ``Entry.check``.
 
-    A repository (``hf://user/name``) is looked at when the stage is made.
+    A repository (``hf://user/name``) is only checked when the stage is created.
     """
     if not name.startswith(HUB):
         get(slot, name).check(options)
 
 
 def create(slot: str, name: str, **kwargs: Any) -> Any:
-    """Make the stage ``name`` of ``slot`` with the constructor arguments ``kwargs``.
+    """Create the stage ``name`` of ``slot`` with the constructor arguments ``kwargs``.
 
-    Learned stages start untrained; ``weights="default"`` loads the shipped weights and
-    ``weights="file.safetensors"`` one's own. An error inside the constructor stays that error.
+    Learned stages are untrained by default; ``weights="default"`` loads the shipped weights and
+    ``weights="file.safetensors"`` your own. Errors from the constructor propagate unchanged.
 
     Raises:
-        UsageError: when the name or an argument is unknown, or a value is of the wrong kind.
+        UsageError: the name or an argument is unknown, or a value has the wrong type.
     """
     return get(slot, name).make(kwargs)
 
 
 def list_stages(slot: str | None = None, pattern: str = "*") -> list[Entry]:
-    """Entries whose name matches the shell-style ``pattern``, by slot, then by name."""
+    """Entries whose names match the shell-style ``pattern``, sorted by slot and name.
+
+    Raises ``UsageError`` for an unknown slot; None lists all slots.
+    """
     if slot is not None:
         _check_slot(slot)
     _discover()
-    found = [
+    matches = [
         entry
         for entry in _entries.values()
         if slot in (None, entry.slot) and fnmatch.fnmatchcase(entry.name, pattern)
     ]
-    return sorted(found, key=lambda entry: (SLOTS.index(entry.slot), entry.name))
+    return sorted(matches, key=lambda entry: (SLOTS.index(entry.slot), entry.name))
 
 
-def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
-    """Options of a stage as people type them, ``KEY=VALUE`` each, JSON where it parses.
+def key_values(where: str, items: Iterable[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` items; a value that is not valid JSON is text.
 
-    ``where`` is what messages say takes them. Raises ``UsageError`` for one without a key or an
-    equals sign.
+    Raises ``UsageError``, naming the option ``where``, for an item without a key or equals sign.
     """
     values: dict[str, Any] = {}
-    for item in given:
+    for item in items:
         key, equals, text = item.partition("=")
         if not (key and equals):
             raise UsageError(f"{where} takes KEY=VALUE, got {item!r}")
@@ -315,9 +315,9 @@ def key_values(where: str, given: Iterable[str]) -> dict[str, Any]:
 
 def _add(entry: Entry) -> None:
     _check_slot(entry.slot)
-    if (there := _entries.get((entry.slot, entry.name))) is not None:
+    if (existing := _entries.get((entry.slot, entry.name))) is not None:
         raise UsageError(
-            f"{entry.slot} {entry.name!r} is already registered (by {there.made_by!r}); "
+            f"{entry.slot} {entry.name!r} is already registered (by {existing.made_by!r}); "
             "choose another name"
         )
     _entries[entry.slot, entry.name] = entry
@@ -329,15 +329,15 @@ def _check_slot(slot: str) -> None:
 
 
 def _discover() -> None:
-    """Import what the entry points name, once; a broken plug-in only warns."""
+    """Load the entry points once; a broken plug-in only causes a warning."""
     global _discovered
     if _discovered:
         return
     _discovered = True
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
-            found = point.load()
-            for entry in found if isinstance(found, (list, tuple)) else ():
+            plugin = point.load()
+            for entry in plugin if isinstance(plugin, (list, tuple)) else ():
                 _add(entry)
         except Exception as error:
             warnings.warn(

@@ -1,4 +1,4 @@
-"""What lets a training run be stopped in any way and go on as if it had not been."""
+"""Callbacks and checkpoints that let an interrupted training run resume exactly."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.weights import read_state
 
 CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints inside its own."""
+"""Subfolder of a run that holds its checkpoints."""
 
 INTERRUPTED = "interrupted.ckpt"
-"""The checkpoint that a run leaves when it is told to stop."""
+"""File name of the checkpoint that an interrupted run writes."""
 
-_EVERY = 10  # batches between two agreements of several processes
-_PATIENCE = 5.0  # seconds without data after which a run that was told to stop ends at once
+_AGREEMENT_INTERVAL = 10  # batches between two agreements of the processes on whether to stop
+_DATA_TIMEOUT = 5.0  # seconds without data after which a stop request ends the run at once
 _log = logging.getLogger("deep_image_compositing")
 
 
 def checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
-    found = Path(run, CHECKPOINTS).glob("*.ckpt")
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    """The checkpoints of a run, newest first."""
+    paths = Path(run, CHECKPOINTS).glob("*.ckpt")
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def newest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint of a run; None when the run has none.
+    """The newest readable checkpoint of a run; None if the run has no checkpoints.
 
-    One that a kill has cut short is named in the log and passed over for the one before it;
-    ``WeightsError`` when it is whole and cannot be read, or when none can be.
+    Truncated checkpoints are skipped with a warning. Raises ``WeightsError`` for one that is
+    complete but unreadable, or if no checkpoint is readable.
     """
     problem = ""
     for path in checkpoints(run):
@@ -59,83 +59,85 @@ def newest_checkpoint(run: str | Path) -> Path | None:
             return path
     if problem:
         raise WeightsError(
-            f"{run} holds a run from which none can go on: {problem}. Nothing was changed: begin "
+            f"{run} holds a run that cannot be resumed: {problem}. Nothing was changed: start "
             "another run with --trainer.default_root_dir, or remove that checkpoint"
         )
     return None
 
 
 class Interruptible(Callback):
-    """Leaves a checkpoint after the step in which the run ends, or is told to stop, and stops.
+    """Saves a checkpoint and stops after the current step when the process receives a signal.
 
-    SIGTERM and Ctrl-C do so (a second one stops at once), and SIGUSR1, which SLURM sends ahead of
-    the time limit, upon which the job is also put back in the queue. The handlers only take note: a
-    checkpoint from inside one could fall between two parameters of a step. Processes agree to
-    stop, so that none waits for another. Where no data arrive, no step is waited for.
+    The signals are SIGTERM, SIGINT (a second Ctrl-C stops at once) and SIGUSR1, which SLURM sends
+    before the time limit; upon SIGUSR1 the job is also requeued. Handlers only record the signal,
+    as a checkpoint saved inside one could fall between two parameter updates of a step. Processes
+    agree to stop, so that none waits for another. If no data arrive, the run stops without waiting
+    for a step. The last step of a run is checkpointed, too.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
 
-        def take_note(number: int, frame: Any) -> None:
+        def record_signal(number: int, frame: Any) -> None:
             if number == signal.SIGINT == self._signal:
                 raise SystemExit(128 + number)
             self._signal = number
             if number == signal.SIGINT:
                 _log.warning("stopping after this batch; Ctrl-C again stops at once")
-            signal.setitimer(signal.ITIMER_REAL, _PATIENCE, 1)
+            signal.setitimer(signal.ITIMER_REAL, _DATA_TIMEOUT, 1)
 
-        def give_up(number: int, frame: Any) -> None:
-            if seconds_without_data() >= _PATIENCE:
+        def stop_without_data(number: int, frame: Any) -> None:
+            if seconds_without_data() >= _DATA_TIMEOUT:
                 _log.warning(
                     "told to stop, and no data arrive: stopped without another checkpoint; "
-                    "--resume goes on from the last one"
+                    "--resume continues from the last one"
                 )
-                self._leave(trainer, self._signal == signal.SIGUSR1)
+                self._exit(trainer, self._signal == signal.SIGUSR1)
 
-        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), take_note)
-        for number, handler in {**handlers, signal.SIGALRM: give_up}.items():
-            self._before[number] = signal.signal(number, handler)
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), record_signal)
+        for number, handler in {**handlers, signal.SIGALRM: stop_without_data}.items():
+            self._previous_handlers[number] = signal.signal(number, handler)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Gradients that wait for the rest of their step are in no checkpoint.
+        # Accumulated gradients of an unfinished step are not part of a checkpoint.
         epoch_loop: Any = trainer.fit_loop.epoch_loop
         if epoch_loop._should_accumulate():
             return
-        if trainer.world_size > 1 and batch_idx % _EVERY >= trainer.accumulate_grad_batches:
+        distributed, position = trainer.world_size > 1, batch_idx % _AGREEMENT_INTERVAL
+        if distributed and position >= trainer.accumulate_grad_batches:
             return
-        told, queued = self._signal is not None, self._signal == signal.SIGUSR1
-        if trainer.world_size > 1:  # perhaps only some were told, and by different signals
+        stop, requeue = self._signal is not None, self._signal == signal.SIGUSR1
+        if distributed:  # the processes may have received different signals, or none
             agree = trainer.strategy.reduce_boolean_decision
-            told, queued = agree(told, all=False), agree(queued, all=False)
-        if not told:
+            stop, requeue = agree(stop, all=False), agree(requeue, all=False)
+        if not stop:
             return
         path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            _log.warning("told to stop: saved %s; go on with --resume", path)
+            _log.warning("told to stop: saved %s; continue with --resume", path)
         # Lightning's launcher kills the first process of a machine when another one fails.
-        self._leave(trainer, queued, quietly=trainer.local_rank > 0)
+        self._exit(trainer, requeue, as_success=trainer.local_rank > 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the end of the run too, which may fall between two regular checkpoints."""
-        for keeper in trainer.checkpoint_callbacks if trainer.fit_loop.done else []:
-            if not isinstance(keeper, ModelCheckpoint) or keeper._every_n_epochs:
+        """Save the end of the run, which may fall between two regular checkpoints."""
+        for callback in trainer.checkpoint_callbacks if trainer.fit_loop.done else []:
+            if not isinstance(callback, ModelCheckpoint) or callback._every_n_epochs:
                 continue
-            if keeper.save_last and keeper._last_global_step_saved != trainer.global_step:
-                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
+            if callback.save_last and callback._last_global_step_saved != trainer.global_step:
+                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
 
-    def _leave(self, trainer: Trainer, queued: bool, quietly: bool = False) -> NoReturn:
-        """End the process, ``quietly`` as if all were well; put its job back where ``queued``."""
+    def _exit(self, trainer: Trainer, requeue: bool, as_success: bool = False) -> NoReturn:
+        """End the process; it exits with 0 if its job was requeued, or with ``as_success``."""
         self._restore()
-        if (queued and _requeue(trainer)) or quietly:
+        if (requeue and _requeue(trainer)) or as_success:
             raise SystemExit(0)
         raise SystemExit(128 + (self._signal or signal.SIGTERM))
 
@@ -146,37 +148,37 @@ class Interruptible(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._restore()
-        # The others would wait for this one in their next exchange of gradients. Whoever else
-        # launched them (torchrun, SLURM) ends them itself; so does Lightning, but not for this one.
+        # The other processes would wait for this one in their next gradient exchange. torchrun and
+        # SLURM end processes that they launched; Lightning does not when the main process fails.
         launcher: Any = trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(signal.SIGKILL)
-            # Seeing them gone, Lightning would kill this one too, before it has said what is wrong.
+            # Otherwise Lightning would kill this process, too, before it has reported the error.
             launcher.procs.clear()
 
     def _restore(self) -> None:
-        if self._before:
+        if self._previous_handlers:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        while self._before:
-            signal.signal(*self._before.popitem())
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())
 
 
 def _requeue(trainer: Trainer) -> bool:
-    """Put a SLURM job back in the queue; whether this process belongs to one."""
+    """Requeue the SLURM job of this process; False if it does not belong to one."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if trainer.is_global_zero:
-        done = subprocess.run(["scontrol", "requeue", job], check=False)
-        if done.returncode:
+        process = subprocess.run(["scontrol", "requeue", job], check=False)
+        if process.returncode:
             _log.warning("scontrol could not put job %s back in the queue", job)
     return True
 
 
 def check_hyper_parameters(part: LightningModule | LightningDataModule) -> None:
-    """Raise ``UsageError`` for a value that could only be read back by running code."""
+    """Raise ``UsageError`` for a value that a checkpoint could not restore without running code."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "value.ckpt")
         for name, value in part.hparams.items():
@@ -192,7 +194,7 @@ def check_hyper_parameters(part: LightningModule | LightningDataModule) -> None:
 
 
 class Reseed(Callback):
-    """Seeds torch before each batch: a resumed run draws what the first would have, as dropout."""
+    """Seeds torch before each batch, so that a resumed run draws the same numbers (dropout)."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

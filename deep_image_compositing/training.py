@@ -1,7 +1,7 @@
-"""The training command: LightningCLI over the four slots; the command line calls it.
+"""The training commands ``fit``, ``validate`` and ``test``: a LightningCLI for all four slots.
 
-One run, one folder: the resolved configuration, the log, contact sheets and checkpoints. A run that
-was stopped in any way goes on with ``--resume``, and makes what it would have made anyway.
+A run writes its resolved configuration, log, contact sheets and checkpoints to one folder. After
+any interruption, ``--resume`` continues it with the same result as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _log = logging.getLogger("deep_image_compositing")
 
 
 class RunProgress(TQDMProgressBar):
-    """A bar over the whole run, resumed or not: batches done, rate and time left."""
+    """One progress bar over the whole run, including the steps before a resume."""
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_start(trainer, *_)
@@ -65,58 +65,59 @@ class RunProgress(TQDMProgressBar):
         bar.set_description("training")
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """An epoch is no more than a part of the run."""
+        """Do not start a new bar for each epoch."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = batches_trained(trainer) - 1  # what it is told is the number of the batch
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, done)
+        super().on_train_batch_end(
+            trainer, pl_module, outputs, batch, batch_idx=batches_trained(trainer) - 1
+        )
 
 
-_MOST_VALUES, _DEEPEST = 10_000, 50
+_MAX_VALUES, _MAX_DEPTH = 10_000, 50
 
 _HINT = " (fit --help lists all options)"
 
 _SENTENCES = (
-    # What matters of an error of jsonargparse, whose every attempt at a type adds lines, and how it
-    # is said; parsers of nested options have said their part already.
+    # Sentences that replace jsonargparse's errors, which list every attempt at a type. The second
+    # pattern matches a sentence from the parser of nested options.
     (r"(?:[Oo]ption|no option) '([\w.]+)'", "{place}there is no option {0!r}"),
-    (r"([\w.]+: (?:\S+ is (?:no \w+|none of .+)|it cannot be .+))", "{0}"),
-    (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", "{place}{1} is none of {0}"),
-    (r"Expected a <class '(\w+)'>\. Got value: (\S+)", "{place}{1} is no {0}"),
+    (r"([\w.]+: (?:\S+ is not (?:of type \w+|one of .+)|invalid value .+))", "{0}"),
+    (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (\S+)", "{place}{1} is not one of {0}"),
+    (r"Expected a <class '(\w+)'>\. Got value: (\S+)", "{place}{1} is not of type {0}"),
     (r"arguments are required: (.*)",
-     "nothing says {0}; give a recipe: --config recipes/NAME.yaml"),
+     "missing {0}; give a recipe: --config recipes/NAME.yaml"),
     (r"Problem with given class_path '(.+)':\n\s*(.*[^:\s])\n", "{place}{0} cannot be used: {1}"),
     (r"- .* expects a .+?: (.{1,200}?)(?:\. Got value.*)?\n[\s\S]*Given value: (.{0,200})",
-     "{place}it cannot be {1}: {0}"),
-    (r"Given value: (.{0,200})", "{place}it cannot be {0}"),
+     "{place}invalid value {1}: {0}"),
+    (r"Given value: (.{0,200})", "{place}invalid value {0}"),
 )  # fmt: skip
 
 
 class _Parser(LightningArgumentParser):
-    """A parser that says what is wrong in a sentence, instead of printing its whole usage."""
+    """A parser that raises ``UsageError`` with one sentence instead of printing its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_condense(message.replace(_HINT, "")) + _HINT) from None
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
-        """The configuration; what reading a file for it raises is an error in a sentence too."""
+        """Parse the arguments; the ``UsageError`` for a file that is not UTF-8 names the file."""
         try:
             return super().parse_args(args, *rest, **options)
         except UnicodeDecodeError as error:
-            names = [argument.rpartition("=")[2] for argument in args or ()]
-            files = [name for name in names if os.path.isfile(name) and os.access(name, os.R_OK)]
-            bad = [name for name in files if error.object in Path(name).read_bytes()]
-            name = bad[0] if bad else "a file of the configuration"
-            raise UsageError(f"{name} is no text in UTF-8: {error}") from None
+            paths = [argument.rpartition("=")[2] for argument in args or ()]
+            files = [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]
+            matches = (path for path in files if error.object in Path(path).read_bytes())
+            file = next(matches, "a configuration file")
+            raise UsageError(f"{file} is not UTF-8 text: {error}") from None
 
 
 def _condense(message: str) -> str:
-    where = re.search(r'Parser key "([\w.]+)"', message)
+    key = re.search(r'Parser key "([\w.]+)"', message)
     for pattern, sentence in _SENTENCES:
-        if found := list(re.finditer(pattern, message)):
-            return sentence.format(*found[-1].groups(), place=f"{where[1]}: " if where else "")
+        if matches := list(re.finditer(pattern, message)):
+            return sentence.format(*matches[-1].groups(), place=f"{key[1]}: " if key else "")
     return " ".join(line.strip() for line in message.splitlines())[:300]
 
 
@@ -124,28 +125,33 @@ _parse_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
 
 
 def _load_yaml(text: str) -> Any:
-    """What jsonargparse makes of YAML, whose aliases could stand for more values than memory."""
-    known: dict[str, int] = {}
-    values, unfinished = [0], [""]
+    """Parse YAML as jsonargparse does, after limiting its depth and its size with aliases expanded.
+
+    Raises ``UsageError`` for text beyond these limits, or with null characters.
+    """
+    sizes: dict[str, int] = {}  # values that each anchor stands for
+    counts, anchors = [0], [""]  # of the collections that are still open
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
-            values[-1] += known.get(event.anchor, 1)
+            counts[-1] += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             if "\0" in event.value:  # jsonargparse would look for a file of this name
-                raise UsageError(f"a configuration holds no null characters: {event.value[:40]!r}")
-            values[-1] += 1
-            known[event.anchor] = 1
+                raise UsageError(
+                    f"a configuration cannot hold null characters: {event.value[:40]!r}"
+                )
+            counts[-1] += 1
+            sizes[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):
-            values.append(1)
-            unfinished.append(event.anchor)
-            known[event.anchor] = _MOST_VALUES  # inside itself it would have no end
+            counts.append(1)
+            anchors.append(event.anchor)
+            sizes[event.anchor] = _MAX_VALUES  # an alias of a collection in itself has no end
         elif isinstance(event, yaml.CollectionEndEvent):
-            known[unfinished.pop()] = size = values.pop()
-            values[-1] += size
-        if values[-1] > _MOST_VALUES or len(values) > _DEEPEST:
+            sizes[anchors.pop()] = size = counts.pop()
+            counts[-1] += size
+        if counts[-1] > _MAX_VALUES or len(counts) > _MAX_DEPTH:
             raise UsageError(
-                f"a configuration has at most {_MOST_VALUES:,} values, aliases counted as what "
-                f"they stand for, and {_DEEPEST} levels: this is none ({text[:40]!r} ...)"
+                f"a configuration has at most {_MAX_VALUES:,} values, aliases counted as what "
+                f"they stand for, and {_MAX_DEPTH} levels; this one has more ({text[:40]!r} ...)"
             )
     return _parse_yaml(text)
 
@@ -155,17 +161,17 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"seed_everything": 0, "trainer.default_root_dir": "runs/run"})
-        text = "go on from the newest checkpoint in trainer.default_root_dir, or begin"
+        text = "continue from the newest checkpoint in trainer.default_root_dir, if there is one"
         parser.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help=text)
 
     def before_instantiate_classes(self) -> None:
-        """Find what to resume, before anything is made or written."""
+        """Choose the checkpoint to resume from, before anything is created or written."""
         config = self.config[self.subcommand]
         if not isinstance(config["trainer"], jsonargparse.Namespace):
-            raise UsageError(f"trainer is options by their names, not {config['trainer']!r}")
+            raise UsageError(f"trainer must be a mapping of options, not {config['trainer']!r}")
         run = config["trainer"]["default_root_dir"]
         if run is None:
-            raise UsageError("trainer.default_root_dir is the run's folder, and cannot be null")
+            raise UsageError("trainer.default_root_dir is the run's folder and cannot be null")
         if self.subcommand != "fit":
             self.save_config_callback = None
             return
@@ -175,15 +181,15 @@ class TrainingCLI(LightningCLI):
             checkpoint = newest_checkpoint(run)
             if checkpoint is not None:
                 config["ckpt_path"] = str(checkpoint)
-                _log.info("going on from %s", checkpoint)
-        elif found := checkpoints(run):
+                _log.info("continuing from %s", checkpoint)
+        elif existing := checkpoints(run):
             raise UsageError(
-                f"{run} holds a run already ({found[0].name}): go on with --resume, or name "
-                "another folder with --trainer.default_root_dir"
+                f"{run} holds a run already ({existing[0].name}): continue it with --resume, or "
+                "name another folder with --trainer.default_root_dir"
             )
 
     def before_fit(self) -> None:
-        """Refuse what Lightning would only find when the run has written its first files."""
+        """Reject settings that Lightning would reject only after the run has written files."""
         trainer, data = self.trainer, self.datamodule
         for part in (self.model, data):
             check_hyper_parameters(part)
@@ -191,36 +197,39 @@ class TrainingCLI(LightningCLI):
             return
         batches, limit = data.epoch_batches(trainer), trainer.limit_train_batches
         interval = trainer.val_check_interval
-        every = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
-        if every and isinstance(interval, int) and 0 < batches < interval:
+        validates = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+        if not validates or not isinstance(interval, int):  # then a fraction of an epoch or a time
+            return
+        if 0 < batches < interval:
             raise UsageError(
                 f"an epoch has {batches} batches (epoch_length {data.epoch_length} / batch_size "
                 f"{data.batch_size} / {trainer.world_size} devices, limit_train_batches {limit}), "
-                f"and validation is to follow every {interval}: raise --data.epoch_length, or "
+                f"and validation runs every {interval} batches: raise --data.epoch_length, or "
                 "lower --trainer.val_check_interval"
             )
         steps = trainer.accumulate_grad_batches
-        if every and isinstance(interval, int) and interval % steps:
+        if interval % steps:
             _log.warning(
-                f"validations every {interval} batches fall inside the steps of {steps} "
-                "accumulated batches: a run that is resumed from a checkpoint of such a validation "
-                "repeats no such step exactly; make --trainer.val_check_interval a multiple"
+                f"a validation every {interval} batches can fall inside a step of {steps} "
+                "accumulated batches: a run resumed from a checkpoint of such a validation does "
+                "not repeat that step exactly; make --trainer.val_check_interval a multiple of "
+                f"{steps}"
             )
 
     def after_fit(self) -> None:
-        """Say where everything is, and how good the last validation was."""
+        """Print the run's folder and the last validation's metrics."""
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
-        found = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k[:4] == "val/"}
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(found.items()))
+        values = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k[:4] == "val/"}
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
         show(f"the run is in {self.trainer.default_root_dir}" + (metrics and f": {metrics}"))
 
     def instantiate_classes(self) -> None:
-        """Make what the configuration names; an error in making it stays that error."""
+        """Create the configured objects; the library's errors propagate unchanged."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            # jsonargparse hides what a constructor raised behind the types that did not fit.
+            # jsonargparse wraps what a constructor raises in errors about types that do not fit.
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, CompositingError):
                 cause = cause.__cause__
@@ -233,39 +242,39 @@ class TrainingCLI(LightningCLI):
             fitting = self.subcommand == "fit" and not config["fast_dev_run"]
             root = config["default_root_dir"]
             kwargs["logger"] = TensorBoardLogger(root, name="", version="") if fitting else False
-        given = config["callbacks"] or []
+        callbacks = config["callbacks"] or []
         if config["fast_dev_run"] or not kwargs.get("logger", config["logger"]):
-            # It would refuse to run, though every recipe has it.
-            given = [each for each in given if not isinstance(each, LearningRateMonitor)]
-        wanted = config["enable_progress_bar"] is not False
-        if wanted and not any(isinstance(callback, ProgressBar) for callback in given):
-            given = [*given, RunProgress()]
-        kwargs["callbacks"] = given
+            # LearningRateMonitor, which every recipe has, fails without a logger.
+            callbacks = [x for x in callbacks if not isinstance(x, LearningRateMonitor)]
+        show_progress = config["enable_progress_bar"] is not False
+        if show_progress and not any(isinstance(x, ProgressBar) for x in callbacks):
+            callbacks = [*callbacks, RunProgress()]
+        kwargs["callbacks"] = callbacks
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
-            raise UsageError(f"such a trainer cannot be: {error}") from error
+            raise UsageError(f"invalid options of the trainer: {error}") from error
         if config["accelerator"] == "auto" and trainer.is_global_zero:
-            choose_device("auto")  # which says what it is
+            choose_device("auto")  # logs its choice
         for callback in trainer.checkpoint_callbacks:
-            # Other loggers than the default one would draw them into folders of their own.
+            # With other loggers, Lightning would save checkpoints to the logger's folder.
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(config["default_root_dir"], CHECKPOINTS))
         return trainer
 
 
 _EXPECTED = (
-    # --optimizer and --lr_scheduler are there to take the place of the stage's own.
+    # --optimizer and --lr_scheduler replace those of the stage on purpose.
     ".*configure_optimizers` will be overridden",
-    # Data modules of others may have nothing to validate on.
+    # Users' data modules may have no validation data.
     "You defined a `validation_step` but have no",
-    # Lightning warns whenever arguments are passed beside sys.argv, which is what we do.
+    # Lightning warns whenever arguments are passed besides sys.argv, as here.
     "LightningCLI's args parameter",
-    # That a run has a folder with checkpoints is what --resume is for.
+    # A resumed run has a folder of checkpoints.
     "Checkpoint directory .* exists",
-    # Our loaders know their length on every rank and divide it among their processes.
+    # The loaders' length is that of their rank, and divided among their workers.
     "Your `IterableDataset` has `__len__` defined",
-    # Stages override configure_model to compile their networks; nothing is sharded.
+    # Stages override configure_model only to compile their networks, not to shard them.
     "You're using the WeightAveraging callback with",
 )
 
@@ -273,12 +282,12 @@ _EXPECTED = (
 def run(subcommand: str, arguments: Sequence[str]) -> None:
     """Run ``fit``, ``validate`` or ``test`` with LightningCLI's own arguments."""
     args: ArgsType = [subcommand, *arguments]
-    if os.getcwd() not in sys.path:  # where people keep stages and data modules of their own
+    if os.getcwd() not in sys.path:  # where users keep their own stages and data modules
         sys.path.append(os.getcwd())
-    # By default it takes any value that could be an URL for a file of options, and transfers it.
+    # By default jsonargparse downloads a value that looks like a URL, as a configuration file.
     jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
     jsonargparse.set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
-    # Lightning's log is for whoever programs with it, but for the table of the model's parts.
+    # Of Lightning's log, only the model summary is of interest to users of the command line.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     with quiet(logging.WARNING):
         for message in _EXPECTED:

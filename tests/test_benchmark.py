@@ -114,8 +114,8 @@ def test_a_scene_gives_all_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["resolution", "--megapixels", "0"], "they are 0.01 to 250"),
-        (["resolution", "--megapixels", "a"], "they are 0.01 to 250"),
+        (["resolution", "--megapixels", "0"], "must be 0.01 to 250"),
+        (["resolution", "--megapixels", "a"], "must be 0.01 to 250"),
         (["data", "--workers", "0"], "at least 1, got '0'"),
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["data", "--megapixels", "1"], "unrecognized arguments: --megapixels"),

@@ -366,7 +366,7 @@ def test_a_cut_out_is_harmonized_with_a_photograph_alone(
     assert made[0] != made[1]
     for background, name in (([], "a transparent background"), (["--background", "blur"], "blur")):
         said = fails(2, "cutout", pair[0], "-o", tmp_path / "no.png", *background, *harmonized)
-        assert f"only before another photograph (--background FILE), not before {name}" in said
+        assert f"another photograph as background (--background FILE), not with {name}" in said
 
 
 # Stopping, debugging, logging
@@ -454,12 +454,13 @@ def test_training_gets_its_arguments_untouched_and_keeps_its_exit_code(
     module = types.ModuleType("deep_image_compositing.training")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "deep_image_compositing.training", module)
-    arguments = ["--config", "a.yaml", "--trainer.max_steps=3", "--help", "--debug"]
+    arguments = ["--config", "a.yaml", "--trainer.max_steps=3", "--help"]
     for command in ("fit", "validate", "test"):
         calls.clear()
         assert main([command, *arguments]) == 0
         assert main(["--debug", command, *arguments]) == 0
-        assert calls == [(command, arguments)] * 2
+        assert main([command, *arguments, "--debug"]) == 0
+        assert calls == [(command, arguments)] * 3
     assert main(["fit", "--nothing"]) == 2
     assert main(["fit", "--told"]) == 1
     assert "why it ended" in capsys.readouterr().err

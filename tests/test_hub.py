@@ -85,7 +85,7 @@ def test_a_class_that_is_not_registered_loads_its_own(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (None, "holds no config.json"),
-        ("[]", "is not of a stage"),
+        ("[]", "does not describe a stage"),
         ("{", "cannot be read"),
         ('{"slot": "shader", "class_path": "a.B", "options": {}}', "no slot 'shader'"),
     ],

@@ -175,7 +175,7 @@ def test_a_folder_whose_run_cannot_go_on_is_left_as_it_is(
     given = runs.arguments(data, out)
     for more, code, said in (
         ([], 2, "holds a run already (last.ckpt)"),
-        (["--resume"], 1, "holds a run from which none can go on: "),
+        (["--resume"], 1, "holds a run that cannot be resumed: "),
     ):
         assert main([*given, *more]) == code
         assert said in capsys.readouterr().err
@@ -267,5 +267,5 @@ def test_the_newest_checkpoint_that_can_be_read(
     assert "a.ckpt" in caplog.text
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(WeightsError, match=r"from which none can go on: .*\.ckpt is not a check"):
+    with pytest.raises(WeightsError, match=r"cannot be resumed: .*\.ckpt is not a check"):
         newest_checkpoint(tmp_path)

@@ -285,12 +285,12 @@ def test_a_run_without_end_may_warm_up_but_has_no_cosine() -> None:
     ("wrong", "sentence"),
     [
         ("--data.sizes=3", r"data: there is no option 'sizes'"),
-        ("--data.size=many", r"size: many is no int"),
+        ("--data.size=many", r"size: many is not of type int"),
         ("--data.train=[{path: a, wieght: 3}]", r"there is no option 'wieght'"),
         ("--model.nokey=3", r"model: there is no option 'nokey'"),
-        ("--model.head=both", r"head: it cannot be both"),
+        ("--model.head=both", r"head: invalid value both"),
         ("--config=nowhere.yaml", r"File does not exist: '.*nowhere.yaml'"),
-        ("--trainer.precision=abc", r"trainer.precision: it cannot be abc"),
+        ("--trainer.precision=abc", r"trainer.precision: invalid value abc"),
         ("--model=my_broken_stages.Fuser",
          "my_broken_stages.Fuser cannot be used: .*No module named 'nothing_of_that_name'"),
         ("--model=deep_image_compositing.stages.fusion.Fuzer", r"Fuzer cannot be used: .*Fuzer"),
@@ -403,7 +403,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe\x00\x80" * 100, r"given\.yaml is no text in UTF-8"),
+        (b"\xff\xfe\x00\x80" * 100, r"given\.yaml is not UTF-8 text"),
         (b"a: \x00", "control characters are not allowed"),
         (BOMB.encode(), r"at most 10,000 values, aliases counted .* \('a0: &a0"),
         (b"model: &a [*a]", "at most 10,000 values"),

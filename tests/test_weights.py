@@ -265,8 +265,8 @@ HOSTILE: list[tuple[str, str]] = [
     ('{"backbone": "test_resnet", "widths": [4, 6]}', "does not fit"),
     ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
     ('{"widths": ' + "[" * 400 + "]" * 400 + "}", "nested too deeply"),
-    ("[1, 2]", "no table of values by name"),
-    ('"text"', "no table of values by name"),
+    ("[1, 2]", "not a dict of values by name"),
+    ('"text"', "not a dict of values by name"),
 ]
 
 

@@ -1,4 +1,1 @@
-"""The commands, a module each: their arguments, and their work.
-
-Nothing heavy is imported before a command needs it.
-"""
+"""The arguments and functions of the commands, which import heavy modules only when they run."""

@@ -1,4 +1,4 @@
-"""How commands say which options they have, and those that several of them share."""
+"""Helpers to define command-line arguments, and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from deep_image_compositing import published, registry, settings
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.files import take
 
-_TRANSPARENT = ("cutout", "shadow", "shadowed")  # what ``Composite.save`` writes with an alpha
+_TRANSPARENT = ("cutout", "shadow", "shadowed")  # outputs of ``Composite.save`` with an alpha
 
 Stages: TypeAlias = dict[str, tuple[str, dict[str, Any]]]
-"""Name and options of what is to fill each slot."""
+"""Name and options of the stage for each slot."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing its whole usage; ``--debug`` may stand anywhere."""
+    """A parser that raises ``UsageError`` instead of exiting, and accepts ``--debug`` anywhere."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
@@ -31,120 +31,121 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def options(group: argparse._ActionsContainer) -> Callable[..., None]:
-    """What adds an argument to a parser or a group: ``add(flags, kind, metavar, help)``.
+def argument_adder(group: argparse._ActionsContainer) -> Callable[..., None]:
+    """A function ``add(flags, kind, metavar, text)`` that adds an argument to a parser or group.
 
-    ``kind`` is a default, whose type values have and which the help then names; or a type, without
-    a default: ``bool`` for a switch, ``list`` for what may be repeated. More is as in argparse.
+    ``kind`` is the default value, which also sets the type and is appended to the help ``text``; or
+    a type for no default: ``bool`` for a switch, ``list`` for a repeatable option. Other keyword
+    arguments are those of ``add_argument``.
     """
 
-    def add(flags: str, kind: Any, metavar: str, text: str, **more: Any) -> None:
+    def add(flags: str, kind: Any, metavar: str, text: str, **kwargs: Any) -> None:
         if metavar:
-            more["metavar"] = metavar
+            kwargs["metavar"] = metavar
         if kind is bool:
-            more["action"] = "store_true"
+            kwargs["action"] = "store_true"
         elif kind is list:
-            more |= {"action": "append", "default": []}
+            kwargs |= {"action": "append", "default": []}
             text += "; repeatable"
         elif isinstance(kind, type):
-            more.setdefault("type", kind)
+            kwargs.setdefault("type", kind)
         else:
-            more = {"type": type(kind), "default": kind, **more}
+            kwargs = {"type": type(kind), "default": kind, **kwargs}
             text += f"; default: {kind}" if kind != "" else ""
-        group.add_argument(*flags.split(), help=text, **more)
+        group.add_argument(*flags.split(), help=text, **kwargs)
 
     return add
 
 
 def add_actions(
-    parser: argparse.ArgumentParser, metavar: str, *, needed: bool = True
+    parser: argparse.ArgumentParser, metavar: str, *, required: bool = True
 ) -> Callable[[str, str], Callable[..., None]]:
-    """What adds an action to a command by its name and what it does; see ``options``."""
-    actions = parser.add_subparsers(metavar=metavar, dest="action", required=needed)
+    """A function that adds an action, by name and summary, and returns its ``argument_adder``."""
+    actions = parser.add_subparsers(metavar=metavar, dest="action", required=required)
 
     def action(name: str, summary: str) -> Callable[..., None]:
-        return options(actions.add_parser(name, help=summary, description=summary))
+        return argument_adder(actions.add_parser(name, help=summary, description=summary))
 
     return action
 
 
 # fmt: off
 def add_stages(group: argparse._ActionsContainer) -> None:
-    """Add what fills the slots."""
-    add = options(group)
+    """Add the options that choose stages."""
+    add = argument_adder(group)
     for slot, default in registry.DEFAULTS.items():
         short = " --harmonize" if slot == "harmonizer" else ""
-        add(f"--{slot}{short}", default, "NAME", "what fills the slot")
-        add(f"--{slot}-option", list, "KEY=VALUE", "an option of it, the value as JSON or text")
+        add(f"--{slot}{short}", default, "NAME", f"name of the {slot}")
+        add(f"--{slot}-option", list, "KEY=VALUE", f"option of the {slot}; VALUE is JSON or text")
     add("--harmonize-strength", str, "SHARE",
-        "how far the harmonizer goes, from 0 to 1; short for --harmonizer-option strength=",
+        "strength of the harmonizer, from 0 to 1; short for --harmonizer-option strength=",
         dest="harmonizer_option", action="append", default=[], type="strength={}".format)
     add_models(group)
 
 
 def add_models(group: argparse._ActionsContainer) -> None:
-    """Add what every command takes that uses published models."""
-    add = options(group)
+    """Add the options of every command that uses published models."""
+    add = argument_adder(group)
     add("--models", str, "FOLDER",
-        "where fetched models are kept; default: $DIC_MODELS, or the user's cache")
+        "folder of downloaded models; default: $DIC_MODELS, or the user's cache")
     add("--accept-licence", bool, "",
         "accept the licence of a published model that excludes commercial use; once is enough")
 # fmt: on
 
 
-def use_models(given: argparse.Namespace) -> None:
-    """Let ``--models`` hold for this process and those that it starts."""
-    if given.models is not None:
-        os.environ[published.VARIABLE] = given.models
+def use_models(args: argparse.Namespace) -> None:
+    """Apply ``--models`` to this process and its child processes."""
+    if args.models is not None:
+        os.environ[published.VARIABLE] = args.models
 
 
-def named_stages(given: argparse.Namespace) -> Stages:
-    """What is to fill the slots, after all checks that need no torch."""
-    use_models(given)
+def named_stages(args: argparse.Namespace) -> Stages:
+    """The chosen stages, after all checks that do not need torch."""
+    use_models(args)
     stages: Stages = {}
     for slot in registry.SLOTS:
-        chosen = registry.key_values(f"--{slot}-option", getattr(given, f"{slot}_option"))
-        name = getattr(given, slot)
-        if slot == "segmenter" and given.accept_licence and name in published.NAMES:
-            chosen["accept_licence"] = True
-        stages[slot] = name, chosen
-    name, chosen = stages["harmonizer"]
-    if "strength" in chosen:
-        settings.check_strength(chosen["strength"])
+        options = registry.key_values(f"--{slot}-option", getattr(args, f"{slot}_option"))
+        name = getattr(args, slot)
+        if slot == "segmenter" and args.accept_licence and name in published.NAMES:
+            options["accept_licence"] = True
+        stages[slot] = name, options
+    name, options = stages["harmonizer"]
+    if "strength" in options:
+        settings.check_strength(options["strength"])
         if name == "none":
             raise UsageError(
                 "--harmonize-strength takes effect only with --harmonizer NAME, other than none"
             )
-    for slot, (name, chosen) in stages.items():
-        registry.check(slot, name, chosen)
+    for slot, (name, options) in stages.items():
+        registry.check(slot, name, options)
     return stages
 
 
 def slot_and_name(stage: str) -> tuple[str, str]:
-    """The parts of ``--stage SLOT/NAME``."""
+    """The slot and the name in ``--stage SLOT/NAME``."""
     slot, _, name = stage.partition("/")
     if not name:
-        raise UsageError(f"--stage is a slot and a name, as in segmenter/pyramid: {stage!r}")
+        raise UsageError(f"--stage is a slot and a name, as in segmenter/pyramid, got {stage!r}")
     return slot, name
 
 
-def launched(given: int | None, variable: str = "LOCAL_WORLD_SIZE") -> int:
-    """The number of devices, or of nodes: as given, else as torchrun says, else 1."""
-    return int(os.environ.get(variable, "1")) if given is None else given
+def launch_count(count: int | None, variable: str = "LOCAL_WORLD_SIZE") -> int:
+    """``count``, by default torchrun's value of an environment variable, or 1 without torchrun."""
+    return int(os.environ.get(variable, "1")) if count is None else count
 
 
-def real_paths(*given: Any) -> set[str]:
-    """The files themselves, whatever links lead to them; what is no path names none."""
-    return {os.path.realpath(path) for path in given if isinstance(path, (str, os.PathLike))}
+def real_paths(*paths: Any) -> set[str]:
+    """The paths with symbolic links resolved, without arguments that are not paths."""
+    return {os.path.realpath(path) for path in paths if isinstance(path, (str, os.PathLike))}
 
 
 def check_outputs(
     outputs: dict[str, Path], taken: set[str], size: tuple[int, int] | None = None
 ) -> None:
-    """Find before the slow work what would stop outputs, of a ``size``, from being written.
+    """Check that outputs, of ``size`` pixels, can be written before the slow work starts.
 
-    ``taken`` are the files that must not be overwritten; the outputs join them. Raises
-    ``UsageError`` or ``ImageError``, as ``Composite.save`` would.
+    The outputs are added to ``taken``, the files that must not be overwritten. Raises
+    ``UsageError`` or ``ImageError`` like ``Composite.save``.
     """
     from deep_image_compositing.images import check_writable
 

@@ -1,4 +1,4 @@
-"""The arguments of ``benchmark`` and which table they ask for; imports nothing heavy before."""
+"""The command ``benchmark``."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ import argparse
 import os
 import sys
 
-from deep_image_compositing.commands.arguments import add_actions, options
+from deep_image_compositing.commands.arguments import add_actions, argument_adder
 
 _KINDS = {
     "pipeline": ("cold start, composites against closed-form matting, memory; the default", "cpu"),
     "resolution": ("seconds and memory from 0.6 to 48 megapixels", "cpu"),
-    "data": ("loading of training data against the bare decoding", "cpu"),
-    "train": ("samples a second, waiting for data and memory of each slot", "auto"),
+    "data": ("loading of training data against decoding alone", "cpu"),
+    "train": ("samples per second, time waiting for data, and memory of each slot", "auto"),
     "gpu": ("batches through all stages, and training, in eight minutes", "cuda"),
 }
 
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    action = add_actions(parser, "WHAT", needed=False)
-    # An option may stand before or behind what is measured: only the outermost has defaults.
+    action = add_actions(parser, "WHAT", required=False)
+    # Options may come before or after WHAT, so only the outer parser sets defaults.
     for name, (summary, device) in {"": ("", "cpu; of train auto, of gpu cuda"), **_KINDS}.items():
-        add, unset = action(name, summary) if name else options(parser), argparse.SUPPRESS
-        add("--quick", bool, "", "everything small and once: to see that it runs", default=unset)
+        add, unset = action(name, summary) if name else argument_adder(parser), argparse.SUPPRESS
+        add("--quick", bool, "", "run everything once at a small size, as a test", default=unset)
         add("--device", str, "", f"auto, cpu, cuda, ...; default: {device}", default=unset)
         if name == "resolution":
-            add("--megapixels", "0.6,2,12,24,48", "N,...", "sizes of the photographs", type=_sizes)
+            add("--megapixels", "0.6,2,12,24,48", "N,...", "photograph sizes", type=_sizes)
         if name in ("data", "train", "gpu"):
-            usual = "2" if name == "data" else "all cores but one, at most 12"
-            add("--workers", str, "N", f"loader processes; default: {usual}", type=_positive)
+            default = "2" if name == "data" else "all cores but one, at most 12"
+            add("--workers", str, "N", f"loader processes; default: {default}", type=_positive)
     parser.set_defaults(action="pipeline", quick=False, device=None)
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
-    """Measure and print, as wide as the terminal, and wide enough where there is none."""
+def run(args: argparse.Namespace) -> int:
+    """Run a benchmark and print its tables; returns the exit code."""
     from rich.console import Console
 
     from deep_image_compositing.benchmark import composites, training
     from deep_image_compositing.devices import choose_device
 
-    what, quick = given.action, given.quick
-    device = choose_device(given.device or _KINDS[what][1])
-    if what == "pipeline":
+    action, quick = args.action, args.quick
+    device = choose_device(args.device or _KINDS[action][1])
+    if action == "pipeline":
         tables = composites.pipeline(device, quick)
-    elif what == "resolution":
-        tables = composites.resolution([0.02, 0.1] if quick else given.megapixels, device, quick)
-    elif what == "data":
-        tables = training.loading(given.workers or 2, quick)
+    elif action == "resolution":
+        tables = composites.resolution([0.02, 0.1] if quick else args.megapixels, device, quick)
+    elif action == "data":
+        tables = training.loading(args.workers or 2, quick)
     else:
-        tables = training.run(device, given.workers, quick, batches=what == "gpu")
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+        tables = training.run(device, args.workers, quick, batches=action == "gpu")
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
     for table in tables:
-        Console(width=None if known else 200).print(table)
+        Console(width=None if has_width else 200).print(table)
     return 0
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is a number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -69,5 +69,5 @@ def _sizes(text: str) -> list[float]:
     except ValueError:
         sizes = [0.0]
     if not all(0.01 <= size <= 250 for size in sizes):
-        raise argparse.ArgumentTypeError(f"they are 0.01 to 250, as in 0.6,12, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 0.01 to 250, as in 0.6,12, got {text!r}")
     return sizes

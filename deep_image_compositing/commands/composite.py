@@ -1,4 +1,4 @@
-"""The commands ``composite`` and ``cutout``: of one photograph, or of a folder of them."""
+"""The commands ``composite`` and ``cutout``, for a photograph or a folder of photographs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deep_image_compositing import registry, settings
 from deep_image_compositing.commands.arguments import (
     Stages,
     add_stages,
+    argument_adder,
     check_outputs,
-    launched,
+    launch_count,
     named_stages,
-    options,
     real_paths,
 )
 from deep_image_compositing.errors import ImageError, UsageError
@@ -28,211 +28,202 @@ if TYPE_CHECKING:
     from deep_image_compositing.compositor import Compositor
 
 _EXTRA_OUTPUTS = ("alpha", "cutout", "steps", "shadow")
+_FOREGROUND = ", or a folder of photographs; - for standard input"
 _STREAM = "-"
-"""What stands for standard input or output in the place of a file."""
+"""Stands for standard input or output in place of a file."""
 
 _LIMITS = ("max_pixels", "max_side", "work_side")
-_LOOKS = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
-"""Options besides photographs, placement and stages that decide how a composite looks."""
+_RECORDED = ("wanted", "work_side", "max_side", "shadow", "shadow_option")
+"""Options besides photographs, placement and stages on which a composite depends."""
 
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
-    add("foreground", str, "",
-        "photograph with the subject, or a folder of them; - for standard input")
+    add = argument_adder(parser)
+    add("foreground", str, "", f"photograph with the subject{_FOREGROUND}")
     add("background", str, "", "photograph that becomes the new background")
     _add_files(parser, "the composite (.png, .jpg, .webp, .tiff, .bmp; - for standard output)")
     add("--save-alpha", str, "FILE", "also write the alpha as a gray picture")
     add("--save-cutout", str, "FILE", "also write the subject alone, with transparency")
-    add("--save-steps", str, "FILE", "also write a labelled contact sheet of all steps")
-    add("--save-shadow", str, "FILE",
-        "with --shadow, also write the shadow as a layer: black, with transparency")
-    add = options(parser.add_argument_group("placement"))
-    add("--frame", "foreground", "", "whose frame the composite has",
+    add("--save-steps", str, "FILE", "also write a labelled contact sheet of all stages")
+    add("--save-shadow", str, "FILE", "with --shadow, also write it as a black transparent layer")
+    add = argument_adder(parser.add_argument_group("placement"))
+    add("--frame", "foreground", "", "photograph whose frame the composite has",
         choices=("foreground", "background"))
-    add("--scale", 1.0, "N",
-        "with --frame background, size of the subject's photograph; 1 just fits")
+    add("--scale", 1.0, "N", "with --frame background, size of the foreground; 1 just fits")
     add("--position", "0.5,0.5", "X,Y",
-        "with --frame background, where the subject goes: 0,0 top left, 1,1 bottom right")
-    _add_rest(parser)
+        "with --frame background, place of the foreground: 0,0 top left, 1,1 bottom right")
+    _add_settings(parser)
     parser.set_defaults(wanted="path")
 
 
 def add_cutout_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
-    add("foreground", str, "photograph",
-        "photograph with the subject, or a folder of them; - for standard input")
+    add = argument_adder(parser)
+    add("foreground", str, "photograph", f"photograph with the subject{_FOREGROUND}")
     _add_files(parser, "the cut-out (.png, .webp, .tiff; - for standard output)")
     add("--background", str, "WHAT",
-        "white or another colour, #rrggbb, blur (its own, blurred) or a photograph; default: "
-        "transparent")
-    _add_rest(parser)
+        "a colour (white, #rrggbb), blur (blurs the background) or a file; default: transparent")
+    _add_settings(parser)
     extras = {f"save_{extra}": None for extra in _EXTRA_OUTPUTS}
     parser.set_defaults(frame="foreground", scale=1.0, position="0.5,0.5", **extras)
 
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
-    add = options(parser)
+    add = argument_adder(parser)
     add("-o --output", str, "FILE", f"{output}; for a folder, a folder", required=True)
     add("--mask", str, "FILE",
-        "white where the subject is, instead of a segmenter; for a folder, a folder of masks of "
-        "the same names")
-    add("--resume", bool, "",
-        "for a folder, leave alone what is done already with the same photographs and settings")
+        "mask, white on the subject, instead of a segmenter; for a folder, one mask or a folder of "
+        "masks of the same names")
+    add("--resume", bool, "", "for a folder, skip what exists with the same inputs and settings")
 
 
-def _add_rest(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     add_stages(parser.add_argument_group("stages"))
-    add = options(parser.add_argument_group("shadow"))
-    add("--shadow", str, "", "what the subject throws on the ground: contact, or cast, which "
-        "includes it; default: none", choices=tuple(settings.SHADOWS))
-    add("--shadow-option", list, "KEY=VALUE",
-        "strength, softness; of cast also direction (left, right, behind, front or degrees) and "
-        "length")
-    add = options(parser.add_argument_group("resources"))
+    add = argument_adder(parser.add_argument_group("shadow"))
+    add("--shadow", str, "", "shadow of the subject on the ground: contact, or cast, which "
+        "includes contact; default: none", choices=tuple(settings.SHADOWS))
+    add("--shadow-option", list, "KEY=VALUE", "strength, softness; for cast also length and "
+        "direction (left, right, behind, front or degrees)")
+    add = argument_adder(parser.add_argument_group("resources"))
     add("--device", "auto", "", "auto, cpu, cuda, cuda:1, mps")
-    add("--devices", int, "N",
-        "for a folder, GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as many as "
-        "torchrun has started")
-    add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: as --device says")
+    add("--devices", int, "N", "for a folder, number of GPUs, or of processes on a CPU; -1 for "
+        "all GPUs; default: 1, or torchrun's number")
+    add("--accelerator", str, "", "for a folder, auto, cpu, gpu, mps; default: that of --device")
     add("--max-pixels", int, "N", "read files of up to N pixels")
-    add("--max-side", int, "N",
-        "make composites of at most N pixels on the long side; default: as large as the "
-        "photograph")
+    add("--max-side", int, "N", "maximum long side of composites; default: that of the frame")
     add("--work-side", 896, "PIXELS", "long side at which learned stages work")
 # fmt: on
 
 
-def run_cutout(given: argparse.Namespace) -> int:
-    """Cut out one subject, or those of a folder; returns the exit code."""
+def run_cutout(args: argparse.Namespace) -> int:
+    """Cut out the subject of a photograph, or of each in a folder; returns the exit code."""
     from deep_image_compositing.removal import ask
 
-    behind = given.background
-    if behind == _STREAM:
-        given.wanted = "path"
+    background = args.background
+    if background == _STREAM:
+        args.wanted = "path"
     else:
-        given.wanted, given.background = ask(behind, given.shadow)
-    is_file = isinstance(given.background, str)
-    if given.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
+        args.wanted, args.background = ask(background, args.shadow)
+    is_file = isinstance(args.background, str)
+    if args.harmonizer != registry.DEFAULTS["harmonizer"] and not is_file:
         raise UsageError(
-            "--harmonizer takes effect only before another photograph (--background FILE), not "
-            f"before {'a transparent background' if behind is None else behind}"
+            "--harmonizer takes effect only with another photograph as background (--background "
+            f"FILE), not with {'a transparent background' if background is None else background}"
         )
-    return run(given)
+    return run(args)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Make one composite, or those of a folder; returns the exit code."""
+def run(args: argparse.Namespace) -> int:
+    """Composite a photograph, or each in a folder; returns the exit code."""
     start = time.perf_counter()
-    if given.max_pixels is not None and given.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, got {given.max_pixels}")
-    settings.check_sides(given.work_side, given.max_side)
-    settings.check_placement(given.frame, given.scale, given.position)
-    settings.check_device(given.device)
-    given.shade = _shadow(given)
-    stages = named_stages(given)
-    inputs = [given.foreground, given.background, given.mask]
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, got {args.max_pixels}")
+    settings.check_sides(args.work_side, args.max_side)
+    settings.check_placement(args.frame, args.scale, args.position)
+    settings.check_device(args.device)
+    args.shade = _shadow(args)
+    stages = named_stages(args)
+    inputs = [args.foreground, args.background, args.mask]
     if inputs.count(_STREAM) > 1:
         raise UsageError("standard input (-) can be one of the pictures only")
-    if Path(given.foreground).is_dir():
-        if _STREAM in (*inputs, given.output):
-            raise UsageError(f"{given.foreground} is a folder: - is for one photograph")
-        return _folder(given, stages, start)
+    if Path(args.foreground).is_dir():
+        if _STREAM in (*inputs, args.output):
+            raise UsageError(f"{args.foreground} is a folder: - is for one photograph")
+        return _folder(args, stages, start)
     for name in ("resume", "devices", "accelerator"):
-        if getattr(given, name) not in (None, False):
-            raise UsageError(f"--{name} is for a folder, and {given.foreground} is none")
-    return _one(given, stages, start)
+        if getattr(args, name) not in (None, False):
+            raise UsageError(f"--{name} is for a folder, and {args.foreground} is not a folder")
+    return _one(args, stages, start)
 
 
-def _shadow(given: argparse.Namespace) -> settings.Shadow | None:
-    """The shadow that is asked for, or ``UsageError``."""
-    chosen = registry.key_values("--shadow-option", given.shadow_option)
-    if given.shadow is None:
-        for name, value in (("--shadow-option", chosen), ("--save-shadow", given.save_shadow)):
+def _shadow(args: argparse.Namespace) -> settings.Shadow | None:
+    """The shadow of ``--shadow``; ``UsageError`` if its options are invalid."""
+    options = registry.key_values("--shadow-option", args.shadow_option)
+    if args.shadow is None:
+        for name, value in (("--shadow-option", options), ("--save-shadow", args.save_shadow)):
             if value:
                 raise UsageError(f"{name} takes effect only with --shadow")
         return None
-    return settings.Shadow.of((given.shadow, chosen))
+    return settings.Shadow.of((args.shadow, options))
 
 
-def _one(given: argparse.Namespace, stages: Stages, start: float) -> int:
+def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import encode_image, longest_sides, read_image, read_mask
 
-    outputs = _outputs(given)
-    taken = real_paths(given.foreground, given.background, given.mask)
+    outputs = _outputs(args)
+    taken = real_paths(args.foreground, args.background, args.mask)
     for name in ("foreground", "background", "mask"):
-        if getattr(given, name) == _STREAM:
-            setattr(given, name, sys.stdin.buffer.read())
-    # Everything that can be wrong with the files is found before torch is imported.
-    own, theirs = longest_sides(given.max_side, given.frame, given.scale)
-    limit = given.max_pixels
-    foreground = read_image(given.foreground, max_pixels=limit, max_side=own)
-    background = read_image(given.background, max_pixels=limit, max_side=theirs)
-    mask = given.mask and read_mask(given.mask, size=foreground.size, max_pixels=limit)
+        if getattr(args, name) == _STREAM:
+            setattr(args, name, sys.stdin.buffer.read())
+    # All checks of the files come before the import of torch.
+    foreground_side, background_side = longest_sides(args.max_side, args.frame, args.scale)
+    limit = args.max_pixels
+    foreground = read_image(args.foreground, max_pixels=limit, max_side=foreground_side)
+    background = read_image(args.background, max_pixels=limit, max_side=background_side)
+    mask = args.mask and read_mask(args.mask, size=foreground.size, max_pixels=limit)
     frame = foreground.size
-    if given.frame == "background":
+    if args.frame == "background":
         frame = background.size
-        settings.placed_size(foreground.size, frame, given.scale)
+        settings.placed_size(foreground.size, frame, args.scale)
     check_outputs(outputs, taken, frame)
-    placement = {"frame": given.frame, "scale": given.scale, "position": given.position}
-    result = _compositor(given, stages, given.device)(foreground, background, mask, **placement)
+    placement = {"frame": args.frame, "scale": args.scale, "position": args.position}
+    result = _compositor(args, stages, args.device)(foreground, background, mask, **placement)
     result.save(**outputs)
-    if given.output == _STREAM:
-        pixels, alpha = result.picture(given.wanted)
+    if args.output == _STREAM:
+        pixels, alpha = result.picture(args.wanted)
         sys.stdout.buffer.write(encode_image(".png", pixels, alpha=alpha))
         return 0
     height, width = result.size
     seconds = time.perf_counter() - start
-    show(f"wrote {given.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
+    show(f"wrote {args.output} ({width} x {height} pixels, {result.device}, {seconds:.1f} s)")
     for name, path in outputs.items():
-        if name != given.wanted:
+        if name != args.wanted:
             show(f"wrote {path} ({name})")
     return 0
 
 
-def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
+def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
 
-    devices, accelerator = launched(given.devices), given.accelerator or "auto"
-    settings.one_device(given.device, devices, accelerator)
-    files = list_images(given.foreground)
-    _, side = longest_sides(given.max_side, given.frame, given.scale)
-    background = read_image(given.background, max_pixels=given.max_pixels, max_side=side)
-    masks: dict[Path, Path | None] = dict.fromkeys(files, given.mask and Path(given.mask))
-    if given.mask and Path(given.mask).is_dir():
-        there = list_images(given.mask)
-        by_name = {mask.stem: mask for mask in there} | {mask.name: mask for mask in there}
+    devices, accelerator = launch_count(args.devices), args.accelerator or "auto"
+    settings.one_device(args.device, devices, accelerator)
+    files = list_images(args.foreground)
+    _, side = longest_sides(args.max_side, args.frame, args.scale)
+    background = read_image(args.background, max_pixels=args.max_pixels, max_side=side)
+    masks: dict[Path, Path | None] = dict.fromkeys(files, args.mask and Path(args.mask))
+    if args.mask and Path(args.mask).is_dir():
+        paths = list_images(args.mask)
+        by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
         masks = {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
-    elif given.mask:
-        read_mask(given.mask, max_pixels=given.max_pixels)
-    outputs = _folder_outputs(given, files)
-    taken = real_paths(*files, given.background, *masks.values())
+    elif args.mask:
+        read_mask(args.mask, max_pixels=args.max_pixels)
+    outputs = _folder_outputs(args, files)
+    taken = real_paths(*files, args.background, *masks.values())
     for targets in outputs.values():
         check_outputs(targets, taken)
-    ready = [file for file in files if not given.mask or masks[file] is not None]
+    ready = [file for file in files if not args.mask or masks[file] is not None]
     from deep_image_compositing import batch
     from deep_image_compositing.stages.making import describe_stages
 
-    looks = {name: getattr(given, name) for name in _LOOKS}
+    recorded = {name: getattr(args, name) for name in _RECORDED}
     try:
         outcome = batch.composite_all(
             [batch.Job(file, outputs[file], masks[file]) for file in ready],
             background,
-            lambda device: _compositor(given, stages, device),
-            record=Path(given.output) / batch.RECORD,
-            settings={**looks, "stages": describe_stages(stages)},
-            frame=given.frame,
-            scale=given.scale,
-            position=given.position,
-            resume=given.resume,
-            device=given.device,
+            lambda device: _compositor(args, stages, device),
+            record=Path(args.output) / batch.RECORD,
+            settings={**recorded, "stages": describe_stages(stages)},
+            frame=args.frame,
+            scale=args.scale,
+            position=args.position,
+            resume=args.resume,
+            device=args.device,
             devices=devices,
             accelerator=accelerator,
             show=True,
         )
     except KeyboardInterrupt:
-        if batch.writing():  # told to stop twice: the interpreter's own end would not be at once
+        if batch.writing():  # second Ctrl-C: the interpreter would wait for the writer at exit
             say("interrupted")
             sys.stdout.flush()
             sys.stderr.flush()
@@ -240,13 +231,15 @@ def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
         raise
     if outcome is None:
         return 0
-    failures = {file: f"there is no mask for {file.name} in {given.mask}" for file in files}
+    failures = {file: f"there is no mask for {file.name} in {args.mask}" for file in files}
     failures = {file: reason for file, reason in failures.items() if file not in ready}
     failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
-    before = f", {outcome.kept} were there already" if outcome.kept else ""
-    what = "composites" if given.wanted == "path" else "cut-outs"
-    done = f"wrote {outcome.made} of {len(files)} {what} to {given.output}"
-    show(f"{done}{before} ({time.perf_counter() - start:.1f} s)")
+    existing = f", {outcome.kept} were there already" if outcome.kept else ""
+    unit = "composites" if args.wanted == "path" else "cut-outs"
+    seconds = time.perf_counter() - start
+    show(
+        f"wrote {outcome.made} of {len(files)} {unit} to {args.output}{existing} ({seconds:.1f} s)"
+    )
     if failures:
         say(f"error: {len(failures)} of {len(files)} failed:")
     for file in sorted(failures):
@@ -254,29 +247,27 @@ def _folder(given: argparse.Namespace, stages: Stages, start: float) -> int:
     return 1 if failures else 0
 
 
-def _outputs(given: argparse.Namespace) -> dict[str, Path]:
-    """The files to write, or their folders, by the arguments of ``Composite.save``."""
-    wanted = {extra: getattr(given, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
-    if given.output != _STREAM:
-        wanted[given.wanted] = given.output
-    return {key: Path(file) for key, file in wanted.items() if file is not None}
+def _outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The files or folders to write, by argument of ``Composite.save``."""
+    outputs = {extra: getattr(args, f"save_{extra}") for extra in _EXTRA_OUTPUTS}
+    if args.output != _STREAM:
+        outputs[args.wanted] = args.output
+    return {key: Path(file) for key, file in outputs.items() if file is not None}
 
 
-def _folder_outputs(
-    given: argparse.Namespace, files: Sequence[Path]
-) -> dict[Path, dict[str, Path]]:
-    """The files to write for each photograph of a folder; their folders are made.
+def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, dict[str, Path]]:
+    """The files to write for each photograph of a folder, after their folders are created.
 
-    Of ``a.jpg`` comes ``a.png``; where two photographs share a stem, ``a.jpg.png``.
+    The result of ``a.jpg`` is ``a.png``, or ``a.jpg.png`` if another photograph has the same stem.
     """
     from deep_image_compositing.images import WRITABLE
 
-    stems, folders = Counter(file.stem for file in files), _outputs(given)
+    stems, folders = Counter(file.stem for file in files), _outputs(args)
     for folder in folders.values():
         if folder.suffix.lower() in WRITABLE and not folder.is_dir():
             raise UsageError(
-                f"{folder} is the name of a picture, but {given.foreground} is a folder: "
-                "name a folder for what is written"
+                f"{folder} is the name of a picture, but {args.foreground} is a folder: "
+                "name a folder for the results"
             )
     for folder in folders.values():
         try:
@@ -284,12 +275,14 @@ def _folder_outputs(
         except OSError as error:
             raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     names = {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
-    return {file: {key: to / names[file] for key, to in folders.items()} for file in files}
+    return {file: {key: folder / names[file] for key, folder in folders.items()} for file in files}
 
 
-def _compositor(given: argparse.Namespace, stages: Stages, device: str) -> Compositor:
+def _compositor(args: argparse.Namespace, stages: Stages, device: str) -> Compositor:
     from deep_image_compositing.compositor import Compositor
 
-    fill: dict[str, Any] = {slot: one if one[1] else one[0] for slot, one in stages.items()}
-    limits = {name: getattr(given, name) for name in _LIMITS}
-    return Compositor(**fill, **limits, shadow=given.shade, device=device)
+    slots: dict[str, Any] = {
+        slot: (name, options) if options else name for slot, (name, options) in stages.items()
+    }
+    limits = {name: getattr(args, name) for name in _LIMITS}
+    return Compositor(**slots, **limits, shadow=args.shade, device=device)

@@ -1,4 +1,4 @@
-"""The command ``study``: its arguments and its work; imports nothing heavy before it runs."""
+"""The command ``study``."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = add_actions(parser, "ACTION")
     add = action("make", "render every method on every pair of photographs")
     add("pairs", str, "PAIRS", "a folder of pairs, or a .tsv or .csv file with the columns "
-        "foreground, background and, if wanted, mask and name")
-    add("--methods", list, "SET[,...]", "sets of methods or single ones, as evaluate takes them; "
-        "one that is left out has a - before it; default: paper, if no --method is given")
-    add("--method", list, "NAME=SEGMENTER,REFINER,FUSER", "one more method")
+        "foreground, background and, optionally, mask and name")
+    add("--methods", list, "NAME,...", "sets or methods of sets, as for evaluate; -NAME leaves one "
+        "out; default: paper, or none with --method")
+    add("--method", list, "NAME=SEGMENTER,REFINER,FUSER", "another method")
     add("--out", str, "DIR", "folder of the study", required=True)
     add("--max-side", 1024, "PIXELS",
-        "shrink photographs that are longer, before the methods see them")
-    add("--seed", int, "N", "draw the pictures' names by number, to make the same study twice; "
-        "default: names that nobody can guess")
+        "reduce larger photographs to this long side before they are composited")
+    add("--seed", int, "N", "seed of the pictures' random names, to make the same study again; "
+        "default: names that cannot be guessed")
     add("--device", "auto", "", "auto, cpu, cuda, ...")
 
-    add = action("serve", "open the web page on which people choose")
-    add("folder", str, "", "what study make made")
+    add = action("serve", "serve the web page on which participants choose")
+    add("folder", str, "", "folder of the study")
     add_address(add)
     add("--intro", str, "FILE",
-        "text of the first page in place of ours; its lines stay as they are")
+        "text file that replaces the introduction on the first page; line breaks are kept")
 
     add = action("score", "turn the answers into tables and a figure")
-    add("folder", str, "", "what study make made and people have answered")
-    add("--out", str, "DIR", "where to write; default: scores in the folder")
+    add("folder", str, "", "folder of the study")
+    add("--out", str, "DIR", "folder to write to; default: scores in the study's folder")
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
-    """Do what ``study`` was asked for; returns the exit code."""
-    return {"make": _make, "serve": _serve, "score": _score}[given.action](given)
+def run(args: argparse.Namespace) -> int:
+    """Make, serve or score a study; returns the exit code."""
+    return {"make": _make, "serve": _serve, "score": _score}[args.action](args)
 
 
-def _make(given: argparse.Namespace) -> int:
+def _make(args: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.methods import choose
     from deep_image_compositing.evaluation.study.make import make
     from deep_image_compositing.evaluation.testsets import read_pairs
 
     study = make(
-        read_pairs(given.pairs),
-        choose(given.methods, given.method),
-        given.out,
-        max_side=given.max_side,
-        seed=given.seed,
-        device=given.device,
+        read_pairs(args.pairs),
+        choose(args.methods, args.method),
+        args.out,
+        max_side=args.max_side,
+        seed=args.seed,
+        device=args.device,
         show=True,
     )
     left_out = [item for item in study.sets if item.left_out]
     sets = f"{len(study.shown)} of {len(study.sets)} sets"
-    show(f"{given.out}: {sets}, {len(study.methods)} methods")
+    show(f"{args.out}: {sets}, {len(study.methods)} methods")
     if left_out:
         say(f"error: {len(left_out)} sets are left out:")
     for item in left_out:
@@ -72,13 +72,13 @@ def _make(given: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
-def _serve(given: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     for package in ("starlette", "uvicorn"):
         import_extra(package, "study serve", "study")
     from deep_image_compositing.evaluation.study.server import serve
 
-    intro = "" if given.intro is None else _read_intro(Path(given.intro))
-    serve(given.folder, given.host, given.port, intro=intro, allowed_hosts=given.allowed_host)
+    intro = "" if args.intro is None else _read_intro(Path(args.intro))
+    serve(args.folder, args.host, args.port, intro=intro, allowed_hosts=args.allowed_host)
     return 0
 
 
@@ -89,15 +89,15 @@ def _read_intro(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from error
     if not text:
-        raise UsageError(f"{path} is empty; it is to tell people what they take part in")
+        raise UsageError(f"{path} is empty; it must introduce the study to its participants")
     return text
 
 
-def _score(given: argparse.Namespace) -> int:
+def _score(args: argparse.Namespace) -> int:
     from deep_image_compositing.evaluation.study.score import write_scores
 
-    out = Path(given.out or Path(given.folder) / "scores")
-    write_scores(given.folder, out)
+    out = Path(args.out or Path(args.folder) / "scores")
+    write_scores(args.folder, out)
     show((out / "scores.md").read_text(encoding="utf-8").rstrip(), lines=True)
     show(f"wrote {out}")
     return 0

@@ -1,4 +1,4 @@
-"""The command ``teach``: hard training triplets made by a trained fuser."""
+"""The command ``teach``: make hard training triplets with a trained fuser."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from deep_image_compositing import registry
 from deep_image_compositing.commands.arguments import (
+    argument_adder,
     check_outputs,
-    launched,
-    options,
+    launch_count,
     real_paths,
     slot_and_name,
 )
@@ -21,64 +21,64 @@ from deep_image_compositing.messages import show
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = options(parser)
-    add("--fuser", str, "FILE", "a checkpoint or weights file trained on easy triplets, or the "
-        "name of shipped weights: default", required=True)
-    add("--stage", "fuser/multi_stream", "SLOT/NAME", "what it holds")
+    add = argument_adder(parser)
+    add("--fuser", str, "FILE", "checkpoint or weights file of a fuser trained on easy triplets, "
+        "or 'default' for the shipped weights", required=True)
+    add("--stage", "fuser/multi_stream", "SLOT/NAME", "stage in the file")
     for name, text in (("mattes", "subjects with their alpha"), ("backgrounds", "photographs")):
         add(f"--{name}", str, "PATH", f"{text}: folders, shards or patterns of shards", nargs="+",
             required=True)
     add("--out", str, "DIR", "folder of the shards", required=True)
-    add("--sheet", str, "FILE.png", "also draw the first triplets")
-    add = options(parser.add_argument_group("what is made"))
-    add("--samples", 10_000, "N", "triplets")
-    add("--shard-samples", 100, "N", "triplets in a shard")
+    add("--sheet", str, "FILE.png", "also write a contact sheet of the first triplets")
+    add = argument_adder(parser.add_argument_group("triplets"))
+    add("--samples", 10_000, "N", "number of triplets")
+    add("--shard-samples", 100, "N", "triplets per shard")
     add("--size", 640, "N", "side of the pictures in pixels")
-    add("--validation", 0.0, "SHARE", "share of shards made of what the sources hold out")
+    add("--validation", 0.0, "SHARE", "share of shards, made of the sources' held-out files")
     add("--augment", 1.0, "STRENGTH", "strength of colour jitter and camera effects")
-    add("--degrade", 1.0, "STRENGTH", "how far the written masks are degraded")
-    add("--teacher-degrade", 0.25, "STRENGTH", "how far those are that the fuser is given")
-    add("--seed", 0, "N", "of everything random")
-    add("--licence", "", "TEXT", "of plain folders, to record")
-    add = options(parser.add_argument_group("resources"))
-    add("--devices", int, "N", "GPUs, or processes on a CPU; -1 for all GPUs; default: 1, or as "
-        "many as torchrun has started")
-    add("--nodes", int, "N", "machines; default: 1, or torchrun's")
+    add("--degrade", 1.0, "STRENGTH", "degradation of the masks in the shards")
+    add("--teacher-degrade", 0.25, "STRENGTH", "degradation of the masks that the fuser takes")
+    add("--seed", 0, "N", "random seed")
+    add("--licence", "", "TEXT", "licence of plain folders, to record")
+    add = argument_adder(parser.add_argument_group("resources"))
+    add("--devices", int, "N", "number of GPUs, or of processes on a CPU; -1 for all GPUs; "
+        "default: 1, or torchrun's number")
+    add("--nodes", int, "N", "number of machines; default: 1, or torchrun's number")
     add("--accelerator", "auto", "", "auto, cpu, cuda, mps")
-    add("--batch-size", 4, "N", "triplets at once")
-    add("--workers", 2, "N", "loader processes a device")
-    add("--cache", str, "DIR", "keep shards from elsewhere here")
+    add("--batch-size", 4, "N", "triplets per batch")
+    add("--workers", 2, "N", "loader processes per device")
+    add("--cache", str, "DIR", "folder for copies of remote shards")
 # fmt: on
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Make triplets; returns the exit code."""
-    slot, name = slot_and_name(given.stage)
+    slot, name = slot_and_name(args.stage)
     if slot != "fuser":
-        raise UsageError(f"only a fuser can teach, not a {slot}: --stage {given.stage}")
-    if given.sheet is not None:
-        check_outputs({"path": Path(given.sheet)}, real_paths(given.fuser))
-    chosen = {"weights": given.fuser}
-    registry.get(slot, name).check(chosen)
+        raise UsageError(f"only a fuser can teach, not a {slot}: --stage {args.stage}")
+    if args.sheet is not None:
+        check_outputs({"path": Path(args.sheet)}, real_paths(args.fuser))
+    options = {"weights": args.fuser}
+    registry.get(slot, name).check(options)
     from deep_image_compositing import weights
     from deep_image_compositing.data.teach import teach
     from deep_image_compositing.data.triplets import identify
     from deep_image_compositing.stages.making import make_stage
 
     start = time.perf_counter()
-    fuser: Any = make_stage(slot, (name, chosen))
-    own = ("run", "debug", "fuser", "stage", "devices", "nodes")
+    fuser: Any = make_stage(slot, (name, options))
+    excluded = ("run", "debug", "fuser", "stage", "devices", "nodes")
     index = teach(
         fuser,
-        identify(given.stage, weights.resolve(fuser, given.fuser)),
-        devices=launched(given.devices),
-        nodes=launched(given.nodes, "GROUP_WORLD_SIZE"),
+        identify(args.stage, weights.resolve(fuser, args.fuser)),
+        devices=launch_count(args.devices),
+        nodes=launch_count(args.nodes, "GROUP_WORLD_SIZE"),
         show=True,
-        **{key: value for key, value in vars(given).items() if key not in own},
+        **{key: value for key, value in vars(args).items() if key not in excluded},
     )
     if index is not None:
         seconds = time.perf_counter() - start
-        show(f"{given.out}: {index.counts()} triplets ({seconds:.1f} s)")
-        if given.sheet is not None:
-            show(f"wrote {given.sheet}")
+        show(f"{args.out}: {index.counts()} triplets ({seconds:.1f} s)")
+        if args.sheet is not None:
+            show(f"wrote {args.sheet}")
     return 0

@@ -1,1 +1,1 @@
-"""The models of ``deep_image_compositing.models`` as LightningModules, to train and to measure."""
+"""LightningModules around the models of ``deep_image_compositing.models``."""

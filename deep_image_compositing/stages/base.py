@@ -1,4 +1,4 @@
-"""One base class a slot: what all fillers share in training and tests."""
+"""The base classes of the stages: training, validation and testing, by slot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Batch = dict[str, Tensor]
 
 @dataclass
 class Step:
-    """What a loss returns: the scalar to minimise, its named parts, and pictures to show."""
+    """A scalar loss, its terms to log, and pictures (B, 1 or 3, H, W) for a contact sheet."""
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -49,19 +49,19 @@ class Step:
 
 
 class Stage(LightningModule, StageModel):
-    """Base of the slots' classes; use ``Segmenter``, ``Refiner``, ``Fuser`` or ``Harmonizer``.
+    """Base of ``Segmenter``, ``Refiner``, ``Fuser`` and ``Harmonizer``; derive from one of these.
 
     Args:
-        learning_rate: of Adam (AdamW when ``weight_decay`` is set).
+        learning_rate: learning rate of Adam (AdamW if ``weight_decay`` is set).
         weight_decay: decoupled weight decay; norms and biases are exempt.
         schedule: ``constant``, or ``cosine`` from the learning rate to zero at the last step.
         warmup_steps: steps over which the learning rate rises linearly from zero.
         picture_every: steps between contact sheets in the log; 0 for none.
         compile: train and run the stage's networks through torch.compile.
-        criterion: of an output and its target, both (B, C, H, W) in [0, 1], a scalar that is
-            minimised in the place of the stage's own loss. Checkpoints do not hold it.
+        criterion: replaces the stage's loss: a function of an output and its target, both
+            (B, C, H, W) in [0, 1], that returns a scalar. It is not saved in checkpoints.
 
-    Raises ``UsageError`` for another schedule, or a rate, decay or number of steps below 0.
+    Raises ``UsageError`` for another schedule, or a negative rate, decay or number of steps.
     """
 
     def __init__(
@@ -86,30 +86,30 @@ class Stage(LightningModule, StageModel):
         self.warmup_steps = warmup_steps
         self.picture_every = picture_every
         self.compile_networks = compile
-        # In a tuple: a module in it is neither trained nor kept with the weights of the stage.
+        # In a tuple, a module is not registered: it is neither trained nor saved with the stage.
         self._criterion = (criterion,)
         self._pictured = -1
         metrics = self.make_metrics()
         self.validation_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
-    # What a slot defines
+    # Defined by each slot
 
     batch_inputs: ClassVar[tuple[str, ...]]
-    """Entries of a batch that ``forward`` takes."""
+    """Keys of the batch entries that ``forward`` takes."""
     batch_target: ClassVar[str]
-    """The entry that it should return."""
+    """Key of the batch entry that ``forward`` should return."""
 
     def make_metrics(self) -> MetricCollection:
-        """The slot's metrics; cloned for validation and test."""
+        """The slot's metrics, which are cloned for validation and test."""
         return mask_metrics()
 
     def predict_batch(self, batch: Batch) -> Tensor:
-        """Run ``forward`` on the entries of ``batch`` that the slot takes."""
+        """Call ``forward`` with the entries ``batch_inputs`` of a batch."""
         return self(*(batch[name] for name in self.batch_inputs))
 
     def target(self, batch: Batch) -> Tensor:
-        """What ``predict_batch`` should have returned."""
+        """The ground truth for the output of ``predict_batch``."""
         return batch[self.batch_target]
 
     def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
@@ -117,40 +117,40 @@ class Stage(LightningModule, StageModel):
         metrics.update(prediction, self.target(batch))
 
     def loss(self, batch: Batch) -> Step:
-        """Training loss of one batch; learned fillers may override it to use their logits."""
+        """The training loss of a batch."""
         raise NotImplementedError
 
     def training_output(self, batch: Batch) -> Tensor:
-        """What ``criterion`` compares with ``target``."""
+        """The output that ``criterion`` compares with ``target``."""
         if type(self).logits is StageModel.logits:
             return self.predict_batch(batch)
         return self.logits(*(batch[name] for name in self.batch_inputs)).sigmoid()
 
     def rate_factor(self, name: str) -> float:
-        """Factor of the learning rate for the parameter ``name``, for fillers to slow some down."""
+        """Factor of the learning rate for the parameter ``name``."""
         return 1.0
 
-    # What Lightning calls
+    # Called by Lightning
 
     def configure_model(self) -> None:
-        """Compile the networks in place: their parameters keep their names."""
+        """Compile the networks in place, which keeps the names of their parameters."""
         if self.compile_networks:
             for child in self.children():
                 if next(child.parameters(), None) is not None:
                     child.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch_idx == 0:  # once an epoch: a GPU would wait for the answer at every step
+        if batch_idx == 0:  # once an epoch, as the check synchronises with the GPU
             check_batch(batch)
-        before = set_checks(False)
+        previous = set_checks(False)
         try:
             step = self._step(batch)
         finally:
-            set_checks(before)
+            set_checks(previous)
         size = self.target(batch).shape[0]
         self.log("train/loss", step.loss, prog_bar=True, batch_size=size)
         self.log_dict({f"train/{k}": v for k, v in step.terms.items()}, batch_size=size)
-        # A step may be made of several batches; the first one's pictures will do.
+        # A step can consist of several batches; log the first one's pictures.
         due = self.picture_every and self.global_step % self.picture_every == 0
         if due and self.global_step != self._pictured:
             self._pictured = self.global_step
@@ -158,7 +158,7 @@ class Stage(LightningModule, StageModel):
         return step.loss
 
     def _step(self, batch: Batch) -> Step:
-        """The stage's own loss, or the criterion's."""
+        """The loss of a batch by the stage or by the criterion."""
         (criterion,) = self._criterion
         if criterion is None:
             return self.loss(batch)
@@ -172,21 +172,21 @@ class Stage(LightningModule, StageModel):
         prediction = self._evaluate(self.validation_metrics, batch)
         if batch_idx == 0:
             target = self.target(batch)
-            hidden = {"weight", "valid", *(name for name in batch if batch[name] is target)}
-            pictures = {name: value for name, value in batch.items() if name not in hidden}
+            omitted = {"weight", "valid", *(name for name in batch if batch[name] is target)}
+            pictures = {name: value for name, value in batch.items() if name not in omitted}
             self._log_pictures("val", {**pictures, "output": prediction, "target": target})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.test_metrics, batch)
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
-        """Predict a batch and measure what is not padding; returns the whole prediction."""
-        prediction = rows = self.predict_batch(batch)
-        counted = batch
+        """Predict a batch and measure its valid samples; returns the predictions of all samples."""
+        prediction = measured = self.predict_batch(batch)
+        samples = batch
         if (valid := batch.get("valid")) is not None:
-            counted, rows = {key: value[valid] for key, value in batch.items()}, rows[valid]
-        if len(rows):
-            self.measure(metrics, rows, counted)
+            samples, measured = {k: x[valid] for k, x in batch.items()}, prediction[valid]
+        if len(measured):
+            self.measure(metrics, measured, samples)
         self.log_dict(metrics, batch_size=len(prediction))
         return prediction
 
@@ -196,36 +196,31 @@ class Stage(LightningModule, StageModel):
     def configure_optimizers(self) -> Any:
         if not self.trainable:
             return None
-        members: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                factor = self.rate_factor(name)
-                members.setdefault((factor, True), [])
-                members.setdefault((factor, False), [])
-                members[factor, parameter.ndim > 1].append(parameter)
+        trained = [(self.rate_factor(n), p) for n, p in self.named_parameters() if p.requires_grad]
         groups = [
             {
-                "params": members[factor, decayed],
+                "params": [p for f, p in trained if f == factor and (p.ndim > 1) == decayed],
                 "lr": factor * self.learning_rate,
                 "weight_decay": self.weight_decay if decayed else 0.0,
             }
-            for factor, decayed in sorted(members, reverse=True)
+            for factor in sorted({f for f, _ in trained}, reverse=True)
+            for decayed in (True, False)
         ]
-        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        optimizer = kind(groups, lr=self.learning_rate)
+        optimizer_class = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        optimizer = optimizer_class(groups, lr=self.learning_rate)
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)
         if self.schedule == "cosine" and math.isinf(total):
-            raise UsageError("a cosine ends with the run: give --trainer.max_steps or max_epochs")
+            raise UsageError("the cosine schedule needs --trainer.max_steps or max_epochs")
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._rate(s, total))
-        rate = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": rate}
+        interval = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": interval}
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, run: str | Path | None = None
     ) -> Path:
-        """Write weights, options and a model card into a folder; see ``hub.save_pretrained``."""
+        """Write weights, options and a model card to a folder; see ``hub.save_pretrained``."""
         return hub.save_pretrained(self, folder, card=card, run=run)
 
     def push_to_hub(self, repository: str, **how: Any) -> str:
@@ -241,38 +236,38 @@ class Stage(LightningModule, StageModel):
         token: str | None = None,
         **options: Any,
     ) -> Self:
-        """The stage that a folder or a repository holds; see ``making.pretrained_stage``."""
-        made: Self = pretrained_stage(source, options, kind=cls, revision=revision, token=token)
-        return made
+        """Load a stage from a folder or the Hub; see ``making.pretrained_stage``."""
+        stage: Self = pretrained_stage(source, options, kind=cls, revision=revision, token=token)
+        return stage
 
     def save_hyperparameters(
         self, *args: Any, ignore: Sequence[str] | str | None = None, frame: Any = None, **how: Any
     ) -> None:
-        """As Lightning's, but for the criterion: a checkpoint that held it would run code."""
+        """Like Lightning's, without the criterion, which a checkpoint could only hold as code."""
         ignored = [ignore] if isinstance(ignore, str) else [*(ignore or ())]
         frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
         super().save_hyperparameters(*args, ignore=[*ignored, "criterion"], frame=frame, **how)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Forget files the weights began from: the checkpoint holds them, those may be gone."""
+        """Drop the paths of initial weights, which the checkpoint replaces."""
         hyper = checkpoint.get("hyper_parameters", {})
-        if begun := BEGINNINGS & hyper.keys():
-            checkpoint["hyper_parameters"] = {**hyper, **dict.fromkeys(begun)}
+        if paths := BEGINNINGS & hyper.keys():
+            checkpoint["hyper_parameters"] = {**hyper, **dict.fromkeys(paths)}
 
     def _rate(self, step: int, total: float) -> float:
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return 1.0
-        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def _log_pictures(self, split: str, pictures: dict[str, Tensor]) -> None:
         if self.logger is None or not pictures or not self.trainer.is_global_zero:
             return
         tensors = {name: x.detach()[:4] for name, x in pictures.items() if isinstance(x, Tensor)}
-        shown = {k: x for k, x in tensors.items() if x.ndim == 4 and x.shape[1] in (1, 3)}
-        sheet = contact_sheet(shown)
+        images = {k: x for k, x in tensors.items() if x.ndim == 4 and x.shape[1] in (1, 3)}
+        sheet = contact_sheet(images)
         experiment = getattr(self.logger, "experiment", None)
         if experiment is not None and hasattr(experiment, "add_image"):
             experiment.add_image(f"{split}/sheet", sheet, self.global_step)
@@ -282,10 +277,10 @@ class Stage(LightningModule, StageModel):
 
 
 class Segmenter(SegmenterModel, Stage):
-    """``image → mask``: find the subject.
+    """``image → mask``: segment the subject.
 
-    Training batches hold ``image``, ``mask`` and optionally ``weight`` (B, 1, H, W), a trust map.
-    A filler implements ``forward(image)`` and, if it trains, ``logits``.
+    Training batches hold ``image``, ``mask`` and optionally ``weight`` (B, 1, H, W), a per-pixel
+    weight of the loss. Subclasses implement ``forward(image)`` and, to be trained, ``logits``.
     """
 
     batch_inputs = ("image",)
@@ -300,10 +295,10 @@ class Segmenter(SegmenterModel, Stage):
 
 
 class Refiner(RefinerModel, Stage):
-    """``image, mask → alpha``: make a rough mask exact.
+    """``image, mask → alpha``: refine a rough mask to an alpha matte.
 
-    Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``.
-    A filler implements ``forward(image, mask)`` and, if it trains, ``logits``.
+    Training batches hold ``image``, ``mask`` (rough), ``alpha`` (true) and optionally ``weight``
+    (B, 1, H, W). Subclasses implement ``forward(image, mask)`` and, to be trained, ``logits``.
     """
 
     batch_inputs = ("image", "mask")
@@ -318,17 +313,17 @@ class Refiner(RefinerModel, Stage):
 
 
 class Fuser(FuserModel, Stage):
-    """``foreground, background, alpha → composite``: set the subject into the new background.
+    """``foreground, background, alpha → composite``: blend the subject into the new background.
 
-    Training batches are triplets: ``foreground``, ``background``, ``mask`` (the rough alpha that
-    the fuser is given), ``composite`` (target), and for the ``layers`` head ``alpha`` and
-    ``foreground_color``, both true. A filler implements ``forward(foreground, background, alpha)``;
-    one that works in layers ``layers``, from which the cut-out is made.
+    Training batches hold ``foreground``, ``background``, ``mask`` (the rough alpha that the fuser
+    takes), ``composite`` (the target), and for the ``layers`` head the true ``alpha`` and
+    ``foreground_color``. Subclasses implement ``forward(foreground, background, alpha)``, or
+    ``layers`` with the same arguments, which also yields the cut-out.
 
     Args:
-        perceptual: timm backbone whose features the perceptual loss compares; None for no such
-            loss (the published training uses one).
-        perceptual_weights: ``pretrained`` to fetch ImageNet weights, or a local checkpoint.
+        perceptual: timm backbone whose features the perceptual loss compares; None for no
+            perceptual loss (the paper uses one).
+        perceptual_weights: ``pretrained`` to download ImageNet weights, or a local checkpoint.
         perceptual_scale: factor of the perceptual term, 0.8 in the paper.
     """
 
@@ -347,16 +342,16 @@ class Fuser(FuserModel, Stage):
         self.perceptual = perceptual
         self.perceptual_weights = perceptual_weights
         self.perceptual_scale = perceptual_scale
-        # In a list, so that the frozen backbone stays out of the stage's parameters and files.
+        # In a list, the frozen backbone is not registered: it is neither trained nor saved.
         self._perceptual_loss: list[nn.Module] = []
 
     def setup(self, stage: str) -> None:
-        """Build the perceptual loss when training begins; its weights must then be at hand."""
+        """Build the perceptual loss before training, which loads its weights."""
         if stage == "fit" and self.perceptual and not self._perceptual_loss:
             self._perceptual_loss.append(PerceptualLoss(self.perceptual, self.perceptual_weights))
 
     def composite_loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """L1 and, when asked for, the scaled perceptual term, by name."""
+        """The terms ``l1`` and, if enabled, ``perceptual`` (scaled) of two (B, 3, H, W) batches."""
         terms = {"l1": F.l1_loss(output.float(), target.float())}
         if self._perceptual_loss:
             module = self._perceptual_loss[0].to(output.device)
@@ -372,16 +367,17 @@ class Fuser(FuserModel, Stage):
         return fusion_metrics()
 
     def measure(self, metrics: MetricCollection, prediction: Tensor, batch: Batch) -> None:
-        # Where there is no true alpha, the rim is that of the mask that the fuser was given.
+        # Without a true alpha, the fuser's mask determines the band that is measured.
         alpha = batch.get("alpha", batch["mask"])
         metrics.update(prediction, batch["composite"], alpha=alpha)
 
 
 class Harmonizer(HarmonizerModel, Stage):
-    """``composite, mask → composite``: make the subject's light agree with the scene's.
+    """``composite, mask → composite``: match the subject's colours to the scene's light.
 
-    Training batches hold ``composite``, ``mask`` and ``image``: the photograph whose subject was
-    given other colours. A filler implements ``recoloring(composite, mask)`` or ``forward``.
+    Training batches hold ``image`` (the target, a photograph), ``composite`` (the same with the
+    subject recoloured) and ``mask``. Subclasses implement ``recoloring(composite, mask)``, or
+    ``forward`` with the same arguments.
     """
 
     batch_inputs = ("composite", "mask")

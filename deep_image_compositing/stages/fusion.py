@@ -1,4 +1,4 @@
-"""Fusers to train and measure; what they do is in ``models.fusion``."""
+"""The fusers of ``models.fusion`` as LightningModules."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class PoissonFuser(PoissonModel, Fuser):
 
 
 class MultiStreamFuser(MultiStreamModel, Fuser):
-    """``MultiStreamModel`` as a stage, with the losses of both heads."""
+    """``MultiStreamModel`` as a stage, with losses for both heads."""
 
     def loss(self, batch: Batch) -> Step:
-        """The paper's loss; for ``layers``, averaged over the band, with alpha and colour terms."""
+        """The paper's loss; with the head ``layers``, over the band and with more terms."""
         if self.head == "rgb":
             return super().loss(batch)
-        layers, batch = self._taught(batch)
+        layers, batch = self._training_layers(batch)
         output = over(layers.foreground_color, layers.alpha, batch["background"])
         alpha = batch["alpha"]
-        # Outside the band nothing can change, so means over the picture would only dilute.
+        # Outside the band nothing can change, which would dilute means over the whole image.
         share = (band_trimap(batch["mask"], self.radius) == 0.5).float().mean().clamp_min(0.05)
         terms = {k: v / share for k, v in self.composite_loss(output, batch["composite"]).items()}
         terms["alpha"] = F.l1_loss(layers.alpha, alpha) / share
@@ -68,29 +68,30 @@ class MultiStreamFuser(MultiStreamModel, Fuser):
         pictures |= {"output alpha": layers.alpha, "target": batch["composite"], "output": output}
         return Step(torch.stack(list(terms.values())).sum(), terms, pictures)
 
-    def _taught(self, batch: Batch) -> tuple[Layers, Batch]:
-        """What the networks answer to a training batch, and the batch in the answers' order.
+    def _training_layers(self, batch: Batch) -> tuple[Layers, Batch]:
+        """The networks' layers for a batch, and the batch with its samples in the same order.
 
-        The last ``two_sizes`` of it teach the small network.
+        The last samples, a share ``two_sizes`` of the batch, train the finer network. A batch of
+        one sample trains both networks, and the result holds the sample twice.
         """
-        names = ("foreground", "background", "mask")
         size = len(batch["mask"])
-        last = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
-        first = max(1, size - last)
-        layers = self.layers(*(batch[name][:first] for name in names))
+        count = max(1, round(self.two_sizes * size)) if self.two_sizes else 0
+        first = max(1, size - count)
+        inputs = [batch[name] for name in ("foreground", "background", "mask")]
+        layers = self.layers(*(x[:first] for x in inputs))
         assert layers is not None
-        if not last:
+        if not count:
             return layers, batch
-        finer = self._layers_in_two_sizes(*(batch[name][size - last :] for name in names))
-        order = [*range(first), *range(size - last, size)]
-        both = Layers(
+        finer = self._layers_in_two_sizes(*(x[size - count :] for x in inputs))
+        joined = Layers(
             torch.cat([layers.alpha, finer.alpha]),
             torch.cat([layers.foreground_color, finer.foreground_color]),
         )
-        return both, {name: value[order] for name, value in batch.items()}
+        order = [*range(first), *range(size - count, size)]
+        return joined, {name: value[order] for name, value in batch.items()}
 
     def _layers_in_two_sizes(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers:
-        """The layers as large photographs get them: found at half the size, then corrected."""
+        """The layers as for large photographs: found at half the size, then refined."""
         size = (foreground.shape[-2], foreground.shape[-1])
         half = (-(-size[0] // 2), -(-size[1] // 2))
         small = [resize(x, half).clamp(0, 1) for x in (foreground, background, alpha)]

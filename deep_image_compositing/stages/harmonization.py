@@ -1,4 +1,4 @@
-"""Harmonizers to train and measure; what they do is in ``models.harmonization``."""
+"""The harmonizers of ``models.harmonization`` as LightningModules."""
 
 from __future__ import annotations
 

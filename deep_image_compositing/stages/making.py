@@ -1,4 +1,4 @@
-"""Stages made from what users give: a name, a name with options, a file, or the stage itself."""
+"""Create stages from names, options, weights files, folders and Hub repositories."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ from deep_image_compositing.options import accepted_options, check_options, exis
 from deep_image_compositing.registry import Entry
 
 StageLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Callable[..., Tensor]"
-"""What can fill a slot: a registered name, a name with options, a module or any callable."""
+"""Ways to specify a stage: a registered name, a name with options, a module or any callable."""
 
 
-def make_stage(slot: str, given: StageLike, *, model: bool = False) -> Callable[..., Any]:
-    """The stage that ``given`` names or is; with ``model`` one to run, perhaps without Lightning.
+def make_stage(slot: str, spec: StageLike, *, model: bool = False) -> Callable[..., Any]:
+    """Create the stage that ``spec`` names, or return ``spec`` if it is a stage itself.
 
-    By name, shipped weights are loaded unless the options say ``weights`` themselves; where that is
-    a file, the stage is made as the one in the file was, but for the other options.
+    A stage by name has its shipped weights unless the options set ``weights``. If that is a file,
+    the file's hyper-parameters are the defaults of the other options. With ``model``, the stage is
+    for inference only and may be a plain module.
 
-    Raises ``UsageError`` for an unknown name or option, a stage of another slot, or something else;
-    ``WeightsError`` for weights that cannot be loaded, or describe no such stage.
+    Raises ``UsageError`` for an unknown name or option, a stage of another slot, or anything else;
+    ``WeightsError`` for weights that cannot be loaded or do not describe such a stage.
     """
-    if isinstance(given, str):
-        given = (given, {})
-    if isinstance(given, tuple):
-        if len(given) != 2 or not isinstance(given[1], Mapping):
-            raise UsageError(f"a {slot} with options is a pair (name, dict), got {given!r}")
-        if str(given[0]).startswith(registry.HUB):
-            return pretrained_stage(given[0], given[1], slot=slot, model=model)
-        return _by_name(slot, given[0], dict(given[1]), model)
-    if isinstance(given, type) or not callable(given):
-        hint = "make an instance of it" if isinstance(given, type) else "see Compositor"
+    if isinstance(spec, str):
+        spec = (spec, {})
+    if isinstance(spec, tuple):
+        if len(spec) != 2 or not isinstance(spec[1], Mapping):
+            raise UsageError(f"a {slot} with options is a pair (name, dict), got {spec!r}")
+        if str(spec[0]).startswith(registry.HUB):
+            return pretrained_stage(spec[0], spec[1], slot=slot, model=model)
+        return _stage_by_name(slot, spec[0], dict(spec[1]), model)
+    if isinstance(spec, type) or not callable(spec):
+        hint = "make an instance of it" if isinstance(spec, type) else "see Compositor"
         raise UsageError(
-            f"a {slot} is a registered name, a module or a callable, not {given!r}; {hint}"
+            f"a {slot} is a registered name, a module or a callable, not {spec!r}; {hint}"
         )
-    own = getattr(given, "slot", slot)
-    if own in registry.SLOTS and own != slot:
-        raise UsageError(f"{type(given).__name__} is a {own} and cannot be the {slot}")
-    return given
+    stage_slot = getattr(spec, "slot", slot)
+    if stage_slot in registry.SLOTS and stage_slot != slot:
+        raise UsageError(f"{type(spec).__name__} is a {stage_slot} and cannot be the {slot}")
+    return spec
 
 
-def check_stage(slot: str, given: StageLike) -> None:
-    """Raise what ``make_stage`` would of the name and the options, without making the stage."""
-    if isinstance(given, str):
-        given = (given, {})
-    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
-        return  # told when it is made
-    registry.check(slot, str(given[0]), given[1])
+def check_stage(slot: str, spec: StageLike) -> None:
+    """Raise ``make_stage``'s errors on names and options, without creating the stage."""
+    if isinstance(spec, str):
+        spec = (spec, {})
+    if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], Mapping):
+        return  # checked by ``make_stage``
+    registry.check(slot, str(spec[0]), spec[1])
 
 
 def pretrained_stage(
@@ -67,21 +68,22 @@ def pretrained_stage(
     revision: str | None = None,
     token: str | None = None,
 ) -> Any:
-    """The stage that a folder, or a repository on the Hugging Face Hub, holds.
+    """Load a stage from a folder or a repository on the Hugging Face Hub.
 
     Args:
-        source: a folder that is there, else ``user/name``, with or without ``hf://``.
-        options: replace those that it was saved with.
-        slot: that it has to fill.
-        kind: the class that it has to be of; one that is not registered is made of this class.
-        model: it is only to run, and need be no LightningModule.
+        source: an existing folder, else ``user/name``, with or without ``hf://``.
+        options: replace the saved options.
+        slot: the slot that the stage must fill.
+        kind: the class of which the stage must be an instance; needed for a stage whose class is
+            not registered.
+        model: load for inference only; the stage may be a plain module.
         revision: branch, tag or commit of the repository.
-        token: of an account that may read it.
+        token: access token for the repository.
 
     Raises:
-        UsageError: ``source`` is neither, the stage is of another class or slot, or an option
-            that it does not take.
-        WeightsError: the repository cannot be reached, or what it holds is no stage.
+        UsageError: ``source`` is neither a folder nor a repository, the stage has another class or
+            slot, or an option is unknown.
+        WeightsError: the repository cannot be downloaded, or does not hold a stage.
     """
     folder = hub.locate(source, revision=revision, token=token)
     config, file = hub.read_config(folder), folder / hub.WEIGHTS
@@ -89,31 +91,30 @@ def pretrained_stage(
         raise WeightsError(f"{source} holds no {hub.WEIGHTS}; other kinds of weights are not read")
     if slot not in (None, config["slot"]):
         raise UsageError(f"{source} holds a {config['slot']}, which cannot be the {slot}")
-    held, name = config["class_path"], config.get("name")
-    if kind is not None and held == f"{kind.__module__}.{kind.__qualname__}" and not name:
-        given = {**config["options"], **(options or {})}
-        check_options(config["slot"], kind.__name__, kind, given)
-        stage = kind(**given)
+    class_path, name = config["class_path"], config.get("name")
+    if kind is not None and class_path == f"{kind.__module__}.{kind.__qualname__}" and not name:
+        merged = {**config["options"], **(options or {})}
+        check_options(config["slot"], kind.__name__, kind, merged)
+        stage = kind(**merged)
         weights.load(stage, file)
         return stage
     if not name:
         raise UsageError(
-            f"{source} holds a {held}, which is not registered: import that class, and call its "
-            "own from_pretrained"
+            f"{source} holds a {class_path}, which is not registered: import that class, and call "
+            "its from_pretrained"
         )
-    given = {**(options or {}), "weights": str(file)}
-    made = _by_name(config["slot"], name, given, model)
-    if kind is not None and not isinstance(made, kind):
+    stage = _stage_by_name(config["slot"], name, {**(options or {}), "weights": str(file)}, model)
+    if kind is not None and not isinstance(stage, kind):
         raise UsageError(f"{source} holds the {config['slot']} {name!r}, not a {kind.__name__}")
-    return made
+    return stage
 
 
 def restore_stage(
     slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
 ) -> Any:
-    """The stage ``name`` with the weights of a file or training checkpoint, made as it says.
+    """Create the stage ``name`` with the weights and options of a weights file or checkpoint.
 
-    ``options`` replace those in it. Raises as ``make_stage``.
+    ``options`` replace the file's. Raises like ``make_stage``.
     """
     if not Path(path).is_file():
         raise WeightsError(f"there is no checkpoint {path}")
@@ -121,59 +122,53 @@ def restore_stage(
 
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """``describe_stage`` of each slot's name and options; ``UsageError`` for unknown names."""
-    described = {}
-    for slot, (name, options) in stages.items():
-        if not name.startswith(registry.HUB):
-            described[slot] = describe_stage(registry.get(slot, name), options)
-            continue
-        folder = hub.locate(name)
-        name, file = hub.read_config(folder)["class_path"], folder / hub.WEIGHTS
-        files = {"weights": digest(file)} if file.is_file() else {}
-        described[slot] = {"name": name, "options": dict(options), "sha256": files}
-    return described
+    """For each slot, JSON of a stage's name, options and the SHA-256 of every file that it loads.
 
-
-def describe_stage(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, options, and the SHA-256 of every file that is loaded, as JSON has it.
-
-    Raises ``WeightsError`` for weights that are neither shipped nor a file.
+    Raises ``UsageError`` for an unknown name, ``WeightsError`` for missing weights.
     """
-    paths = {key: Path(value) for key, value in options.items() if isinstance(value, str)}
-    if (file := weights_file(entry, options)) is not None:
-        paths["weights"] = file
-    files = {key: digest(path) for key, path in paths.items() if path.is_file()}
-    return {"name": entry.name, "options": dict(options), "sha256": files}
+    descriptions = {}
+    for slot, (name, options) in stages.items():
+        if name.startswith(registry.HUB):
+            folder = hub.locate(name)
+            name, paths = hub.read_config(folder)["class_path"], {"weights": folder / hub.WEIGHTS}
+        else:
+            entry = registry.get(slot, name)
+            paths = {key: Path(value) for key, value in options.items() if isinstance(value, str)}
+            if (file := weights_file(entry, options)) is not None:
+                paths["weights"] = file
+        digests = {key: digest(path) for key, path in paths.items() if path.is_file()}
+        descriptions[slot] = {"name": name, "options": dict(options), "sha256": digests}
+    return descriptions
 
 
 def weights_file(entry: Entry, options: Mapping[str, Any]) -> Path | None:
-    """The file of a stage's weights, None where it would stay untrained; WeightsError if gone."""
-    given = options.get("weights", next(iter(entry.weights), None))
-    if given is None:
+    """The file of a stage's weights; None for untrained ones, ``WeightsError`` if missing."""
+    name = options.get("weights", next(iter(entry.weights), None))
+    if name is None:
         return None
-    if given in entry.weights:
-        return weights.resolve(entry.model, given)
-    return existing_weights(str(given), f"the {entry.slot} {entry.name!r}", entry.weights)
+    if name in entry.weights:
+        return weights.resolve(entry.model, name)
+    return existing_weights(str(name), f"the {entry.slot} {entry.name!r}", entry.weights)
 
 
-def _by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
-    """The stage ``name``; one of the library's own that is only to run, in its fastest form."""
-    stage = _made(slot, name, options, model)
+def _stage_by_name(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
+    """Create the stage ``name``; a built-in one for inference has its batch norms folded."""
+    stage = _load_stage(slot, name, options, model)
     if model and registry.get(slot, name).run_by is not None:
         fold_norms(stage)
         stage.folded = True
     return stage
 
 
-def _made(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
-    """The stage ``name`` with its shipped weights, or as a weights file has it."""
+def _load_stage(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
+    """Create the stage ``name`` with its shipped weights, or from a weights file."""
     entry = registry.get(slot, name)
     factory = entry.model if model else entry.factory
     if entry.weights:
         options.setdefault("weights", entry.weights[0])
-    given = options.get("weights")
-    path = None if given is None or given in entry.weights else at_home(str(given))
-    if path is None or not path.is_file():  # a name, or what the stage itself says is no file
+    source = options.get("weights")
+    path = None if source is None or source in entry.weights else at_home(str(source))
+    if path is None or not path.is_file():  # the stage reports a missing file itself
         return entry.make(options, model=model)
     accepted = accepted_options(factory)
     loads_itself = accepted is None or "weights" in accepted[0]
@@ -182,12 +177,12 @@ def _made(slot: str, name: str, options: dict[str, Any], model: bool) -> Any:
     except WeightsError:
         if not loads_itself:
             raise
-        hyper = {}  # perhaps a file that only the stage itself can read; else it says what is wrong
-    taken = set(hyper) if accepted is None else accepted[0]
-    hyper = {key: value for key, value in hyper.items() if key in taken}
+        hyper = {}  # the stage may read other formats, or else reports what is wrong
+    names = set(hyper) if accepted is None else accepted[0]
+    hyper = {key: value for key, value in hyper.items() if key in names}
     hyper |= {key: None for key in weights.BEGINNINGS if key in hyper}
-    if wrong := misfit(factory, hyper):
-        raise WeightsError(f"{path} holds no {slot} {name!r}: {wrong}")
+    if problem := misfit(factory, hyper):
+        raise WeightsError(f"{path} holds no {slot} {name!r}: {problem}")
     if not loads_itself:
         del options["weights"]
     try:

@@ -1,4 +1,4 @@
-"""Refiners to train and measure; what they do is in ``models.refinement``."""
+"""The refiners of ``models.refinement`` as LightningModules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GuidedFilterRefiner(GuidedFilterModel, MattingRefiner):
 
 
 class OnnxRefiner(OnnxModel, Refiner):
-    """``models.refinement.onnx.OnnxModel`` as a stage."""
+    """``OnnxModel`` as a stage."""
 
 
 class InformationFlowRefiner(InformationFlowModel, SolvedMattingRefiner):
@@ -53,7 +53,7 @@ class NoRefiner(NoModel, Refiner):
 
 
 class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
-    """``DeepImageMattingModel`` as a stage, with the losses of its phases."""
+    """``DeepImageMattingModel`` as a stage, with a loss for each training phase."""
 
     def terms(self, batch: Batch, trimap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         raw, refined = self.network.stages(batch["image"], trimap)
@@ -65,7 +65,7 @@ class DeepImageMattingRefiner(DeepImageMattingModel, TrainedMattingRefiner):
 
 
 class IndexNetRefiner(IndexNetModel, TrainedMattingRefiner):
-    """``IndexNetModel`` as a stage, whose encoder may learn more slowly."""
+    """``IndexNetModel`` as a stage, with a separate learning rate for the encoder."""
 
     def rate_factor(self, name: str) -> float:
         return self.encoder_rate if name.startswith("network.encoder.") else 1.0

@@ -1,4 +1,4 @@
-"""Segmenters to train and measure; what they do is in ``models.segmentation``."""
+"""The segmenters of ``models.segmentation`` as LightningModules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Trained weights: those that ship, and reading and writing such files.
+"""The shipped weights, and reading and writing weights files.
 
-A weights file is safetensors: half-precision tensors by their name in the stage's ``state_dict``,
-and its hyper-parameters as JSON in the header. Nothing is unpickled that holds code.
+A weights file is safetensors: the stage's ``state_dict`` in half precision, with the stage's
+hyper-parameters as JSON in the header. Pickles that contain code are never loaded.
 """
 
 from __future__ import annotations
@@ -27,35 +27,36 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 
-# Hyper-parameters that say where weights came from; whatever holds the weights forgets them.
 BEGINNINGS = frozenset(("weights", "pretrained"))
-_DEEPEST = 20
+"""Hyper-parameters that name initial weights; files that hold the weights do not keep them."""
+
+_MAX_DEPTH = 20
 _TRAINING = {"learning_rate", "weight_decay", "schedule", "warmup_steps"}
 _TRAINING |= {"picture_every", "compile"}
 
 
 def resolve(stage: Any, weights: str | Path) -> Path:
-    """The file that ``weights`` means for a stage or its class: a shipped name, or a path.
+    """The file of ``weights``, a shipped name or a path, for a stage or its class.
 
-    Raises ``WeightsError`` when there is no such shipped name and no such file.
+    Raises ``WeightsError`` if it is neither a shipped name nor a file.
     """
     shipped = getattr(stage, "shipped", {})
-    kind = getattr(stage, "__name__", type(stage).__name__)
+    class_name = getattr(stage, "__name__", type(stage).__name__)
     if str(weights) not in shipped:
-        return existing_weights(weights, kind, shipped)
+        return existing_weights(weights, class_name, shipped)
     path = FOLDER / str(shipped[str(weights)])
     if not path.is_file():
         raise WeightsError(
-            f"the weights {str(weights)!r} of {kind} are missing from this installation ({path}); "
-            "reinstall the package"
+            f"the weights {str(weights)!r} of {class_name} are missing from this installation "
+            f"({path}); reinstall the package"
         )
     return path
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` file or of a Lightning/torch checkpoint that holds no code.
+    """The tensors of a ``.safetensors`` file or a Lightning/torch checkpoint, by name.
 
-    Raises ``WeightsError`` when it is neither, is damaged, or would run code when loaded.
+    Raises ``WeightsError`` for another file, a damaged one, or one that could run code.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -80,29 +81,29 @@ def _unreadable(path: Path, error: Exception | str) -> WeightsError:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """The table that torch.save wrote; ``WeightsError`` when it could run code, or is damaged.
+    """The dict that ``torch.save`` wrote; ``WeightsError`` if it could run code or is damaged.
 
-    It may hold tensors, plain values, and NumPy's single numbers, as older training code noted.
+    It may hold tensors, plain values, and NumPy scalars, which older training code saved.
     """
-    make: Any = np.float64(0).__reduce__()[0]
-    numbers = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    # Pickles of NumPy 1 and of NumPy 2 call the same function by different names.
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    safe = torch.serialization.safe_globals([*names, np.dtype, *numbers])
+    scalar: Any = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    # NumPy 1 and NumPy 2 pickle the same function under different names.
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    safe = torch.serialization.safe_globals([*scalars, np.dtype, *dtypes])
     try:
         with warnings.catch_warnings(), safe:
-            # torch guesses at files it does not know; what is wrong with them is said below.
+            # torch warns about unknown formats, which are reported below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content if isinstance(content, dict) else {"state_dict": None}
     except OSError as error:
         raise WeightsError(f"{path} could not be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file may fail anywhere inside the unpickler
-        called = re.search(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and called:
+        call = re.search(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and call:
             raise WeightsError(
                 f"{path} was not loaded, because loading it could run code: it calls "
-                f"{called[1]}. Export the weights as safetensors instead"
+                f"{call[1]}. Export the weights as safetensors instead"
             ) from None
         raise WeightsError(
             f"{path} is not a checkpoint, or a damaged one; expected .safetensors or what "
@@ -111,16 +112,16 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
-    """What the stage in a weights file or checkpoint was made with; empty when it does not say.
+    """The hyper-parameters in a weights file or checkpoint; empty if it holds none.
 
-    Raises ``WeightsError`` as ``read_state``, or when it is no table of plain values by name.
+    Raises ``WeightsError`` like ``read_state``, or if they are not a dict of plain values.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         import safetensors
 
         try:
-            with safetensors.safe_open(path, framework="pt") as file:  # reads no more than its head
+            with safetensors.safe_open(path, framework="pt") as file:  # reads only the header
                 header = file.metadata() or {}
             hyper = json.loads(header.get("hyper_parameters", "{}"))
         except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
@@ -130,19 +131,19 @@ def read_hyper_parameters(path: str | Path) -> dict[str, Any]:
     else:
         hyper = _read_checkpoint(path).get("hyper_parameters", {})
     if not isinstance(hyper, dict) or not all(isinstance(name, str) for name in hyper):
-        raise WeightsError(f"{path}: its hyper_parameters are no table of values by name")
+        raise WeightsError(f"{path}: its hyper_parameters are not a dict of values by name")
     if not _is_shallow(hyper):
         raise WeightsError(f"{path}: its hyper_parameters are nested too deeply")
     return dict(hyper)
 
 
 def _is_shallow(value: Any) -> bool:
-    """Whether lists and dicts are nested in each other no deeper than hyper-parameters ever are."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        inner = [x.values() if isinstance(x, dict) else x for x in level]
-        level = [x for part in inner for x in part if isinstance(x, (dict, list, tuple))]
-        if not level:
+    """Whether lists and dicts are nested at most ``_MAX_DEPTH`` levels deep."""
+    containers = [value]
+    for _ in range(_MAX_DEPTH):
+        items = [x.values() if isinstance(x, dict) else x for x in containers]
+        containers = [x for part in items for x in part if isinstance(x, (dict, list, tuple))]
+        if not containers:
             return True
     return False
 
@@ -150,16 +151,16 @@ def _is_shallow(value: Any) -> bool:
 def load(stage: StageModel, weights: str | Path) -> None:
     """Load ``weights`` (a shipped name or a file) into ``stage``, in place.
 
-    Raises ``WeightsError`` as ``resolve`` and ``read_state``, when names or shapes differ, or a
+    Raises ``WeightsError`` like ``resolve`` and ``read_state``, or if names or shapes differ or a
     tensor holds NaN or infinite values.
     """
-    _check_whole(stage)
+    _check_not_folded(stage)
     path = resolve(stage, weights)
     _fill(stage, path, read_state(path))
 
 
 def _fill(stage: StageModel, path: Path, state: dict[str, Tensor], assign: bool = False) -> None:
-    """Load ``state``, read from ``path``, into ``stage``; WeightsError where it does not fit."""
+    """Load ``state``, read from ``path``, into ``stage``; ``WeightsError`` if it does not fit."""
     check_finite(path, state)
     try:
         stage.load_state_dict(state, strict=True, assign=assign)
@@ -174,7 +175,7 @@ def _fill(stage: StageModel, path: Path, state: dict[str, Tensor], assign: bool 
 
 
 def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Raise ``WeightsError`` for the first tensor of a file that holds NaN or infinity."""
+    """Raise ``WeightsError`` if a tensor read from ``path`` holds NaN or infinite values."""
     for name, value in state.items():
         if value.is_floating_point() and not (finite := value.float().isfinite()).all():
             raise WeightsError(
@@ -184,40 +185,37 @@ def check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _difference(stage: StageModel, path: Path, state: Mapping[str, Tensor]) -> str:
-    """What keeps ``state`` from fitting: an option if there is one, else the first tensor."""
+    """Why ``state`` does not fit ``stage``: options that differ, else the first such tensor."""
     options = {k: v for k, v in stage.hparams.items() if k not in BEGINNINGS | _TRAINING}
-    if found := _contradictions(read_hyper_parameters(path), options):
-        return found
-    own = stage.state_dict()
-    lacking = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong = [
+    if conflicts := _conflicts(read_hyper_parameters(path), options):
+        return conflicts
+    expected = stage.state_dict()
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    problems = [
         f"{name} is {tuple(state[name].shape)} in it, and {tuple(value.shape)} in the stage"
-        for name, value in own.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    wrong += [f"it has no {name}" for name in lacking]
-    wrong += [f"it has {name}, and the stage has not" for name in state if name not in own]
-    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return wrong[0] + more if wrong else ""
+    problems += [f"it has no {name}" for name in missing]
+    problems += [f"it has {name}, and the stage does not" for name in state if name not in expected]
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return problems[0] + more if problems else ""
 
 
-def _contradictions(described: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The options that are not as a file describes them, in words; empty when all are."""
-    found = {
-        name: (_shown(described[name]), _shown(value))
-        for name, value in given.items()
-        if name in described and _shown(described[name]) != _shown(value)
-    }
+def _conflicts(described: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """A message on the options that differ from those in a file; empty if all agree."""
     return "; ".join(
-        f"the option {name!r} is given as {value}, and the file was made with {own}"
-        for name, (own, value) in found.items()
+        f"the option {name!r} is given as {_format(value)}, and the file was made with "
+        f"{_format(described[name])}"
+        for name, value in options.items()
+        if name in described and _format(described[name]) != _format(value)
     )
 
 
-def _shown(value: Any) -> str:
-    """A value as messages show it; tuples and lists look alike, and so do 1 and 1.0."""
+def _format(value: Any) -> str:
+    """A value for messages and comparison: lists equal tuples, and 1 equals 1.0."""
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_shown, value))}]"[:80]
+        return f"[{', '.join(map(_format, value))}]"[:80]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:g}" if abs(value) < 1e6 else repr(value)[:80]
     return repr(value)[:80]
@@ -226,7 +224,7 @@ def _shown(value: Any) -> str:
 def save(stage: StageModel, path: str | Path) -> None:
     """Write the weights of ``stage`` as half-precision safetensors with its hyper-parameters.
 
-    The file appears whole or not at all. Tensors that half precision cannot hold stay as they are.
+    The file is written atomically. Tensors beyond the range of half precision keep their dtype.
     Raises ``UsageError`` for another suffix, ``WeightsError`` for NaN or infinite values.
     """
     path = Path(path)
@@ -236,14 +234,14 @@ def save(stage: StageModel, path: str | Path) -> None:
 
 
 def encode(stage: StageModel) -> bytes:
-    """What ``save`` writes; raises ``WeightsError`` likewise."""
+    """The contents of the file that ``save`` writes; raises ``WeightsError`` like ``save``."""
     import safetensors.torch
 
-    _check_whole(stage)
+    _check_not_folded(stage)
     state = stage.state_dict()
     check_finite(f"the weights of {type(stage).__name__}", state)
     tensors = {
-        name: _halved(value).contiguous()
+        name: _to_half(value).contiguous()
         for name, value in state.items()
         if not name.endswith("num_batches_tracked")
     }
@@ -256,15 +254,15 @@ def encode(stage: StageModel) -> bytes:
     return data
 
 
-def _check_whole(stage: StageModel) -> None:
+def _check_not_folded(stage: StageModel) -> None:
     if stage.folded:
         raise WeightsError(
-            f"this {type(stage).__name__} was made only to run, and has no weights of its own to "
-            "save or load; make one with deep_image_compositing.create"
+            f"this {type(stage).__name__} was made only to run: its weights can be neither saved "
+            "nor loaded; make one with deep_image_compositing.create"
         )
 
 
-def _halved(value: Tensor) -> Tensor:
+def _to_half(value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return value
     half = value.half()
@@ -274,59 +272,61 @@ def _halved(value: Tensor) -> Tensor:
 def describe(
     stage: StageModel,
     weights: str | Path | None,
-    published: Mapping[str, Any],
+    defaults: Mapping[str, Any],
     arguments: Mapping[str, Any],
     *,
     free: Collection[str] = (),
     layers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a stage's networks are to be made with: as its weights file says, else as given.
+    """The options of a stage's networks: the arguments, else the weights file's, else defaults.
 
-    A constructor asks after ``save_hyperparameters``; the answer becomes part of ``hparams``. A
-    file of no shipped name is first tried on a network without memory.
+    For constructors, after ``save_hyperparameters``; the result is also stored in ``hparams``.
+    Weights that are not shipped are first loaded into a stage on the meta device.
 
     Args:
-        stage: that is being made; its class knows the shipped names.
+        stage: the stage under construction.
         weights: a shipped name, a file, or None.
-        published: the options, with the values that hold where neither says anything.
-        arguments: of the constructor (its ``locals()``); None is an option that was not given.
-        free: options that may be given other than in the file, as no tensor depends on them.
-        layers: options as the file's tensors show them, where it has no hyper-parameters.
+        defaults: the default value of each option.
+        arguments: the constructor's arguments (``locals()``); None means the option is not set.
+        free: options that no tensor depends on, which may differ from those in the file.
+        layers: options inferred from the file's tensors, for files without hyper-parameters.
 
-    Raises ``WeightsError`` as ``load``, for an option that is given other than in the file, or a
-    file that describes no network.
+    Raises ``WeightsError`` like ``load``, for an argument that differs from the file's option, or
+    for a file whose options are invalid.
     """
-    chosen = {name: arguments[name] for name in published if arguments[name] is not None}
+    chosen = {name: arguments[name] for name in defaults if arguments[name] is not None}
     if weights is None:
-        stage.hparams.update(published, **chosen)
-        return {**published, **chosen}
-    path, kind = resolve(stage, weights), type(stage)
+        stage.hparams.update(defaults, **chosen)
+        return {**defaults, **chosen}
+    path, cls = resolve(stage, weights), type(stage)
     hyper = {**(layers or {}), **read_hyper_parameters(path)}
-    described = {name: hyper[name] for name in published if hyper.get(name) is not None}
-    if wrong := misfit(kind, described):
-        raise WeightsError(f"{path} describes no {kind.__name__}: {wrong}")
+    described = {name: hyper[name] for name in defaults if hyper.get(name) is not None}
+    if problem := misfit(cls, described):
+        raise WeightsError(f"{path} does not describe a valid {cls.__name__}: {problem}")
     fixed = {name: value for name, value in chosen.items() if name not in free}
-    if found := _contradictions(described, fixed):
+    if conflicts := _conflicts(described, fixed):
         raise WeightsError(
-            f"{path} does not fit {kind.__name__}: {found}; leave the option out (null), and it "
-            "is as in the file"
+            f"{path} does not fit {cls.__name__}: {conflicts}; leave the option out (null) to use "
+            "the file's"
         )
-    options = {**published, **described, **chosen}
-    if str(weights) not in kind.shipped:
-        _rehearse(kind, path, options)
+    options = {**defaults, **described, **chosen}
+    if str(weights) not in cls.shipped:
+        _try_on_meta_device(cls, path, options)
     stage.hparams.update(options)
     return options
 
 
-def _rehearse(kind: type[StageModel], path: Path, options: Mapping[str, Any]) -> None:
-    """Try a file on a stage of the class ``kind`` whose tensors take no memory."""
-    accepted = accepted_options(kind)
+def _try_on_meta_device(cls: type[StageModel], path: Path, options: Mapping[str, Any]) -> None:
+    """Load a file into a stage of class ``cls`` whose tensors take no memory."""
+    accepted = accepted_options(cls)
     if accepted is None or not accepted[0].issuperset(options) or accepted[1]:
-        return  # a class of somebody's own, which is made in another way
+        return  # a user's class with a different constructor
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever is worth saying is said of the real one
+        warnings.simplefilter("ignore")  # the actual stage will repeat them
         try:
-            stage = kind(**options)
+            stage = cls(**options)
         except UsageError as error:
-            raise WeightsError(f"{path} describes no {kind.__name__}: {error}") from None
+            raise WeightsError(
+                f"{path} does not describe a valid {cls.__name__}: {error}"
+            ) from None
     _fill(stage, path, read_state(path), assign=True)

@@ -51,7 +51,7 @@ def test_a_published_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> No
     for change, said in (
         ({"conv4_2.weight": None}, r"it has no network\.encoder\.3\.1\.0\.weight"),
         ({"conv4_2.weight": torch.zeros(9)}, r"encoder\.3\.1\.0\.weight is \(9,\) in it, and"),
-        ({"bn11.weight": torch.zeros(8)}, r"it has network\.bn11\.weight, and the stage has not"),
+        ({"bn11.weight": torch.zeros(8)}, r"it has network\.bn11\.weight, and the stage does not"),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if v is not None}, path)
         with pytest.raises(WeightsError, match=said):
