@@ -303,6 +303,8 @@ def test_a_gpu_that_was_asked_for_and_not_got_is_an_error(
     asked = create("segmenter", "onnx", path=model())
     with pytest.raises(UsageError, match=r"cannot run on cuda:1.*onnxruntime-gpu"):
         asked.use(gpu)
+    with pytest.raises(UsageError, match=r"cannot run on cuda:1"):
+        asked.file.run("mask", {})
     chosen = create("segmenter", "onnx", path=model())
     chosen.file.move(gpu)  # what device="auto" comes to
     assert chosen.file.session is not None
