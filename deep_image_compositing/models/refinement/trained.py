@@ -51,8 +51,8 @@ class TrainedMattingModel(MattingModel):
         needed = self.bytes_per_pixel() * size[0] * size[1]
         check_memory(self.method, needed, self.max_memory, size)
         dtype = next(self.network.parameters()).dtype
-        size = int(min(len(image), self.max_memory * 1e9 / needed))
-        batches = zip(image.to(dtype).split(size), trimap.to(dtype).split(size), strict=True)
+        count = int(min(len(image), self.max_memory * 1e9 / needed))
+        batches = zip(image.to(dtype).split(count), trimap.to(dtype).split(count), strict=True)
         return torch.cat([self.network(*batch) for batch in batches])
 
 
@@ -109,12 +109,8 @@ class DeepImageMattingModel(TrainedMattingModel):
         name = options.pop("backbone")
         features = None
         if name is not None:
-            features = Backbone(
-                name,
-                None if weights else pretrained,
-                max_stride=FEATURES,
-                freeze_stride=FEATURES,
-            )
+            initial = None if weights else pretrained
+            features = Backbone(name, initial, max_stride=FEATURES, freeze_stride=FEATURES)
         self.network = dim.DeepImageMattingNetwork(**options, features=features)
         if pretrained is not None and weights is None and name is None:
             self.network.load_vgg(pretrained)
