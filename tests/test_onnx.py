@@ -127,7 +127,7 @@ def test_a_session_stays_open_for_the_same_device_by_another_name(tmp_path: Path
 def test_channels_and_logits_that_cannot_be(model: Callable[..., str]) -> None:
     with pytest.raises(UsageError, match="has 2 channels; there is no channel 2"):
         OnnxSegmenter(model(**TWO), channel=2)(picture())
-    with pytest.raises(UsageError, match="has 3 channels; choose the one .* channel=0 to 2"):
+    with pytest.raises(UsageError, match=r"has 3 channels; choose .* channel=0 to 2"):
         OnnxSegmenter(model(np.eye(3)))(picture())
     with pytest.raises(WeightsError, match="logits=true"):
         OnnxSegmenter(model(**LOGITS))(picture())

@@ -73,7 +73,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def freeze_batch_norms(module: nn.Module) -> None:
+def freeze_norm_stats(module: nn.Module) -> None:
     """Put batch norms in evaluation mode, which freezes their running statistics."""
     for submodule in module.modules():
         if isinstance(submodule, nn.modules.batchnorm._BatchNorm):

@@ -10,7 +10,7 @@ from torch import Tensor
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.color_transfer import weighted_mean
 from deep_image_compositing.functional.resize import resize, spread
-from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring, freeze_batch_norms
+from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring, freeze_norm_stats
 from deep_image_compositing.models.harmonization.classical import is_partial
 from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
@@ -68,7 +68,7 @@ class ColorMapModel(HarmonizerModel):
         """As in torch; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
-            freeze_batch_norms(self.network.encoder)
+            freeze_norm_stats(self.network.encoder)
         return self
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:

@@ -12,7 +12,7 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.boxes import subject_boxes
 from deep_image_compositing.functional.compose import dilate, reconstruct
 from deep_image_compositing.functional.resize import fit_long_side, resize
-from deep_image_compositing.models.base import SegmenterModel, freeze_batch_norms
+from deep_image_compositing.models.base import SegmenterModel, freeze_norm_stats
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_choice, check_range
 
@@ -89,7 +89,7 @@ class PyramidModel(SegmenterModel):
         """As in torch; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
-            freeze_batch_norms(self)
+            freeze_norm_stats(self)
         return self
 
     def logits(self, image: Tensor) -> Tensor:
