@@ -55,7 +55,7 @@ def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
 
 
 def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) -> Array:
-    """Weights (N, K), summing to one, that best mix ``targets`` (N, C) from ``neighbours`` (N, K, C).
+    """Weights (N, K) that best mix ``targets`` (N, C) from ``neighbours`` (N, K, C); sum to one.
 
     Section 3.1. The correlation matrix has rank 3 for K neighbours in three channels; ``ridge`` on
     its diagonal allows for equal colours. Woodbury's identity reduces it to 3 x 3 systems.

@@ -208,7 +208,7 @@ def _extend_up(x: Tensor, rows: int) -> Tensor:
 
 
 def gaussians(x: Tensor, deviations: list[tuple[float, float]]) -> list[Tensor]:
-    """Blur ``x`` (h, w) in [0, 1], taken as periodic, by Gaussians of deviations (rows, columns)."""
+    """Blur periodic ``x`` (h, w) in [0, 1] by Gaussians of deviations (rows, columns)."""
     height, width = x.shape
     rows = torch.fft.fftfreq(height)[:, None].square()
     columns = torch.fft.rfftfreq(width).square()
