@@ -104,14 +104,12 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
 
     ``marked`` covers the region ``box`` of the image, by default all of it, at any resolution.
     """
-    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
+    box = box or (slice(0, grid.height), slice(0, grid.width))
     sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
     ends = []
-    for start, length, small, count in (
-        (top, bottom - top, marked.shape[0], grid.rows),
-        (left, right - left, marked.shape[1], grid.columns),
-    ):
-        first = torch.arange(count) * grid.cell - start
+    for span, small, count in zip(box, marked.shape, (grid.rows, grid.columns), strict=True):
+        length = span.stop - span.start
+        first = torch.arange(count) * grid.cell - span.start
         low = first.clamp(0, length) * small
         high = (first + grid.cell).clamp(0, length) * small + length - 1
         ends.append((low // length, high // length))
@@ -125,14 +123,14 @@ def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
 
     ``inside`` covers the region ``box`` of the image, at any resolution; cells beyond are outside.
     """
-    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
+    shape = (grid.height, grid.width)
+    box = box or (slice(0, grid.height), slice(0, grid.width))
+    counts = (grid.rows, grid.columns)
     within, indices = [], []
-    for start, length, small, count, size in (
-        (top, bottom - top, inside.shape[0], grid.rows, grid.height),
-        (left, right - left, inside.shape[1], grid.columns, grid.width),
-    ):
+    for span, small, count, size in zip(box, inside.shape, counts, shape, strict=True):
+        length = span.stop - span.start
         first = torch.arange(count) * grid.cell
-        center = (first + (first + grid.cell).clamp(max=size)) // 2 - start
+        center = (first + (first + grid.cell).clamp(max=size)) // 2 - span.start
         within.append((center >= 0) & (center < length))
         indices.append(center.clamp(0, length - 1) * small // length)
     return inside[indices[0]][:, indices[1]] & within[0][:, None] & within[1]

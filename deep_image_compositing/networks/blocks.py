@@ -10,9 +10,12 @@ from torch import Tensor, nn
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU; (B, in, H, W) to (B, out, ceil(H/stride), ceil(W/stride))."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = kernel // 2
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
@@ -22,14 +25,8 @@ class SeparableConv(nn.Sequential):
     """Depthwise k x k convolution followed by a pointwise one, each with norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
-            nn.BatchNorm2d(inputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inputs, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
+        depthwise = ConvNormAct(inputs, inputs, kernel, groups=inputs)
+        super().__init__(*depthwise, *ConvNormAct(inputs, outputs, 1))
 
 
 class PyramidPooling(nn.Module):

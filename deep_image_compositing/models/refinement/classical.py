@@ -120,7 +120,7 @@ class KnnModel(SolvedMattingModel):
         super().__init__(**kwargs)
         if not neighbours or len(neighbours) != len(distance_weights):
             raise UsageError(
-                "neighbours and distance_weights give one number a search, got "
+                "neighbours and distance_weights must have one number per search, got "
                 f"{neighbours} and {distance_weights}"
             )
         check_positive(neighbours=min(neighbours), weight=weight)

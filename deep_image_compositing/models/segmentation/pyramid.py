@@ -70,7 +70,7 @@ class PyramidModel(SegmenterModel):
         check_choice("looks", looks, (1, 2, 3))
         check_range("margin", margin, 0, 100)
         if not 0 <= sure < 1:
-            raise UsageError(f"sure is a belief in [0, 1), got {sure}")
+            raise UsageError(f"sure is a probability in [0, 1), got {sure}")
         self.size = size
         self.sure = sure
         self.freeze_norms = freeze_norms
