@@ -115,7 +115,7 @@ def _conv_act(*arguments: int) -> list[nn.Module]:
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block, padded before the first convolution as in the authors' code."""
+    """MobileNetV2's inverted residual block, which pads its input before the first convolution."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
         super().__init__()

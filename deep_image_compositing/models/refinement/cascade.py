@@ -101,8 +101,8 @@ class CascadeModel(Cascade):
         confidence: factor on the logits at inference. Trained by cross-entropy on few photographs,
             the network is underconfident inside subjects, and a fuser would treat the remaining
             gray as transparent. 1 leaves the logits unchanged.
-        trust: factor on the input mask's logits at inference. Above 1, uncertainty inside a subject
-            causes fewer holes; 1 is as trained.
+        trust: factor on the logits of each stage's input mask at inference. Above 1, uncertainty
+            inside a subject causes fewer holes; 1 is as trained.
         margin: context around the subject at inference, as a fraction of its longer side;
             everything beyond is background.
         zoom: maximum magnification of small subjects.

@@ -25,7 +25,7 @@ class OnnxModel(Cascade):
         path: the ``.onnx`` file.
         sizes: long side in pixels of the subject in each stage.
         confidence: factor on the logits.
-        trust: factor on the input mask's logits.
+        trust: factor on the logits of each stage's input mask.
         margin: context around the subject.
         zoom: maximum magnification of small subjects.
         keep_good: leave exact alphas unchanged.
