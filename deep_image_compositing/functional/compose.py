@@ -21,9 +21,9 @@ def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     dtype and lies between both colours; it is bit-identical to the background where alpha is 0, to
     the foreground where alpha is 1, and to both where they are equal.
     """
-    # With rounding, a·F + (1−a)·B is not F for F = B, and B + a·(F−B) is not F for a = 1.
-    # torch.lerp uses the latter below a = 0.5 and F − (1−a)·(F−B) from there on, which adds an
-    # exact zero at both ends, and everywhere for F = B.
+    # Rounding makes a·F + (1−a)·B differ from F for F = B, and B + a·(F−B) for a = 1. torch.lerp
+    # uses the latter below a = 0.5 and F − (1−a)·(F−B) from there on, which adds an exact zero at
+    # both ends, and everywhere for F = B.
     dtype = torch.promote_types(
         torch.promote_types(foreground_color.dtype, background.dtype), alpha.dtype
     )
