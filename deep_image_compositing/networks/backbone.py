@@ -105,8 +105,8 @@ def _make_body(
 ) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
     """A feature extractor, and the mean and standard deviation that normalise its input."""
     if name == efficientnet_lite.NAME and not fetch:
-        body = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
-        return body, efficientnet_lite.MEAN, efficientnet_lite.STD
+        lite = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
+        return lite, efficientnet_lite.MEAN, efficientnet_lite.STD
     import timm
 
     if not timm.is_model(name):
