@@ -125,9 +125,9 @@ def test_a_session_stays_open_for_the_same_device_by_another_name(tmp_path: Path
 
 
 def test_channels_and_logits_that_cannot_be(model: Callable[..., str]) -> None:
-    with pytest.raises(UsageError, match="has 2 channels, no 2"):
+    with pytest.raises(UsageError, match="has 2 channels; there is no channel 2"):
         OnnxSegmenter(model(**TWO), channel=2)(picture())
-    with pytest.raises(UsageError, match="has 3 channels; say with channel=0 to 2"):
+    with pytest.raises(UsageError, match=r"has 3 channels; choose .* channel=0 to 2"):
         OnnxSegmenter(model(np.eye(3)))(picture())
     with pytest.raises(WeightsError, match="logits=true"):
         OnnxSegmenter(model(**LOGITS))(picture())
@@ -303,6 +303,8 @@ def test_a_gpu_that_was_asked_for_and_not_got_is_an_error(
     asked = create("segmenter", "onnx", path=model())
     with pytest.raises(UsageError, match=r"cannot run on cuda:1.*onnxruntime-gpu"):
         asked.use(gpu)
+    with pytest.raises(UsageError, match=r"cannot run on cuda:1"):
+        asked.file.run("mask", {})
     chosen = create("segmenter", "onnx", path=model())
     chosen.file.move(gpu)  # what device="auto" comes to
     assert chosen.file.session is not None

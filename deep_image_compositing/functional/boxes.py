@@ -1,4 +1,4 @@
-"""Boxes: the part of a picture that holds something, and a margin around it."""
+"""Bounding boxes and margins."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from typing import TypeAlias
 from torch import Tensor
 
 Box: TypeAlias = tuple[slice, slice]
-"""Rows and columns, so that ``picture[..., rows, columns]`` is the part."""
+"""Rows and columns, for indexing as ``image[..., rows, columns]``."""
 
 
 def bounding_box(inside: Tensor) -> Box | None:
-    """The smallest box that holds all of ``inside`` (H, W), boolean; None where nothing is."""
-    spans = []
-    for across in (1, 0):
-        places = inside.any(across).nonzero()[:, 0]
-        if not len(places):
-            return None
-        spans.append(slice(int(places[0]), int(places[-1]) + 1))
-    return spans[0], spans[1]
+    """The smallest box around the true pixels of ``inside`` (H, W), or None if there are none."""
+    rows, columns = (inside.any(axis).nonzero()[:, 0] for axis in (1, 0))
+    if not len(rows):
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def grow(box: Box, margin: int, size: tuple[int, int]) -> Box:
-    """``box`` and ``margin`` pixels more on every side, as far as ``size`` (height, width) goes."""
+    """Expand ``box`` by ``margin`` pixels on every side, within ``size`` (height, width)."""
     rows, columns = (
         slice(max(0, span.start - margin), min(length, span.stop + margin))
         for span, length in zip(box, size, strict=True)
@@ -32,15 +29,15 @@ def grow(box: Box, margin: int, size: tuple[int, int]) -> Box:
 
 
 def edges(box: Box) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the box, in pixels; bottom and right are exclusive."""
+    """Top, bottom, left and right of the box in pixels; bottom and right are exclusive."""
     rows, columns = box
     return rows.start, rows.stop, columns.start, columns.stop
 
 
 def subject_boxes(mask: Tensor, level: float, margin: float) -> list[Box]:
-    """A box around what exceeds ``level`` in each mask, the whole picture where nothing does.
+    """A box around the pixels of each mask above ``level``; the full image if there are none.
 
-    It grows on every side by ``margin``, a share of the subject's longer side.
+    Boxes grow on every side by ``margin``, a fraction of their longer side.
     """
     size = (mask.shape[-2], mask.shape[-1])
     boxes = []

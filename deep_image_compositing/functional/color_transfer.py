@@ -1,7 +1,7 @@
-"""Colour transfer of a subject towards its new background.
+"""Colour transfer from a scene to a subject.
 
-Reinhard et al., "Color Transfer between Images", 2001: shift and scale the axes of a colour space
-to another picture's mean and deviation. Von Kries, 1902: scale the responses of the cones.
+Reinhard et al., "Color Transfer between Images", 2001: match mean and deviation along the axes of
+a colour space. Von Kries, 1902: scale the cone responses.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 from deep_image_compositing.functional.linear import LUMINANCE, from_linear, to_linear
 from deep_image_compositing.functional.precision import widen
 
-MOST = 2.0  # factor by which a deviation is scaled at most; beyond it a gray subject turns gaudy
-_FLOOR = 1e-4  # least linear response of a cone, a third of the smallest 8-bit value
+MOST = 2.0  # maximum scale of a deviation; beyond it gray subjects become gaudy
+_FLOOR = 1e-4  # minimum linear cone response, a third of the smallest 8-bit value
 
-# The paper's matrices: linear RGB to the responses of the three kinds of cones, whose logarithms
-# are turned into lightness, yellow-blue and red-green.
+# The paper's matrices: linear RGB to the responses of the three kinds of cones, and their
+# logarithms to lightness, yellow-blue and red-green.
 _CONES = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
 _AXES = ((3**-0.5,) * 3, (6**-0.5, 6**-0.5, -2 * 6**-0.5), (2**-0.5, -(2**-0.5), 0.0))
 
 
 @dataclass(frozen=True)
 class ColorStatistics:
-    """Distribution of a picture's colours in ``to_lab``: mean and deviation, (B, 3, 1, 1) each."""
+    """Mean and standard deviation of colours in ``to_lab``, (B, 3, 1, 1) each."""
 
     mean: Tensor
     deviation: Tensor
@@ -40,26 +40,26 @@ class ColorStatistics:
 
 
 def transfer_color(picture: Tensor, source: ColorStatistics, target: ColorStatistics) -> Tensor:
-    """Move the colours of ``picture``, sRGB-encoded, from one distribution to another.
+    """Map the colours of ``picture``, sRGB in [0, 1], from statistics ``source`` to ``target``.
 
-    ``source`` is the subject's own. Deviations are scaled by at most ``MOST`` either way.
+    Deviations are scaled by at most ``MOST`` either way.
     """
     factor = (target.deviation / source.deviation.clamp_min(1e-6)).clamp(1 / MOST, MOST)
     factor = torch.where(source.deviation > 1e-6, factor, 1)
-    # What is done along the axes, and the way there and back, is one product of logarithms.
+    # The scaling and both changes of axes are a single matrix in the log domain.
     axes = factor.new_tensor(_AXES)
     matrix = axes.T @ (factor[..., 0] * axes)
     offset = axes.T @ (target.mean - source.mean * factor)[..., 0]
     cones = to_cones(picture).clamp_min_(_FLOOR).log_()
-    moved = torch.baddbmm(math.log(10) * offset, matrix, cones.flatten(2)).exp_()
-    return _encoded(_product(_inverse(cones), moved.view_as(cones))).to(picture.dtype)
+    mapped = torch.baddbmm(math.log(10) * offset, matrix, cones.flatten(2)).exp_()
+    return _encode(_product(_inverse(cones), mapped.view_as(cones))).to(picture.dtype)
 
 
 def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
-    """Factors (B, 3, 1, 1) of the cones' responses that give a subject the scene's average tint.
+    """Factors (B, 3, 1, 1) on cone responses that give a subject the scene's average tint.
 
-    Its average luminance stays. Where one would exceed ``MOST`` either way, as before a blue sky,
-    all are drawn towards 1 alike: cut off singly, they turn faces green.
+    They keep its average luminance. If one exceeds ``MOST`` either way, as under a blue sky, all
+    shrink towards 1 together, as clamping each separately turns faces green.
     """
     cones = to_cones(composite).clamp_min(_FLOOR)
     subject, scene = weighted_mean(cones, mask), weighted_mean(cones, 1 - mask)
@@ -70,42 +70,42 @@ def light_gains(composite: Tensor, mask: Tensor) -> Tensor:
     def luminance(response: Tensor) -> Tensor:
         return torch.einsum("i,ij,bjhw->bhw", luma, inverse, response)[:, None]
 
-    def balanced(gains: Tensor) -> Tensor:
+    def keep_luminance(gains: Tensor) -> Tensor:
         return gains * luminance(subject) / luminance(gains * subject).clamp_min(_FLOOR)
 
-    logs = balanced(gains).log()
+    logs = keep_luminance(gains).log()
     largest = logs.abs().amax(1, keepdim=True).clamp_min(math.log(MOST))
-    return balanced((logs * (math.log(MOST) / largest)).exp())
+    return keep_luminance((logs * (math.log(MOST) / largest)).exp())
 
 
 def adapt(picture: Tensor, gains: Tensor) -> Tensor:
-    """Colours (B, 3, H, W), sRGB in [0, 1], with their cones' responses times ``gains``."""
+    """Scale the cone responses of ``picture`` (B, 3, H, W), sRGB in [0, 1], by ``gains``."""
     linear = to_linear(widen(picture))
     cones = linear.new_tensor(_CONES)
     matrix = _inverse(linear) @ (gains[..., 0].to(linear) * cones)
-    return _encoded(_product(matrix, linear)).to(picture.dtype)
+    return _encode(_product(matrix, linear)).to(picture.dtype)
 
 
 def weighted_mean(picture: Tensor, weight: Tensor) -> Tensor:
-    """(B, C, 1, 1) means of ``picture`` (B, C, H, W) with pixel weights (B, 1, H, W)."""
+    """Means (B, C, 1, 1) of ``picture`` (B, C, H, W) with pixel weights (B, 1, H, W)."""
     total = weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
     return (weight * picture).sum((2, 3), keepdim=True) / total
 
 
 def to_cones(picture: Tensor) -> Tensor:
-    """Responses of the three kinds of cones to colours (B, 3, H, W), sRGB in [0, 1]."""
+    """Cone responses (B, 3, H, W) to colours (B, 3, H, W), sRGB in [0, 1]."""
     linear = to_linear(widen(picture))
     return _product(linear.new_tensor(_CONES), linear)
 
 
 def to_lab(picture: Tensor) -> Tensor:
-    """Colours (B, 3, H, W), sRGB in [0, 1], as Ruderman's lαβ, which is not CIELAB."""
+    """Convert sRGB (B, 3, H, W) in [0, 1] to Ruderman's lαβ, which is not CIELAB."""
     cones = to_cones(picture)
     return _product(cones.new_tensor(_AXES), cones.clamp_min(_FLOOR).log10())
 
 
-def _encoded(linear: Tensor) -> Tensor:
-    """Linear light as sRGB, cut off at [0, 1]."""
+def _encode(linear: Tensor) -> Tensor:
+    """Linear light as sRGB, clamped to [0, 1]; modifies its argument."""
     return from_linear(linear.clamp_(0, 1)).clamp_(0, 1)
 
 
@@ -114,5 +114,5 @@ def _inverse(like: Tensor) -> Tensor:
 
 
 def _product(matrix: Tensor, picture: Tensor) -> Tensor:
-    """``matrix`` (3, 3), or (B, 3, 3), times every colour of ``picture`` (B, 3, H, W)."""
+    """Multiply every colour of ``picture`` (B, 3, H, W) by ``matrix`` (3, 3) or (B, 3, 3)."""
     return (matrix @ picture.flatten(2)).view_as(picture)

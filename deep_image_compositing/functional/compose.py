@@ -15,16 +15,15 @@ from deep_image_compositing.functional.resize import resize
 
 
 def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """Set a subject over a background: ``alpha · foreground_color + (1 − alpha) · background``.
+    """Composite a subject: ``alpha · foreground_color + (1 − alpha) · background``.
 
-    Colours are straight (not premultiplied) and finite, (B, C, H, W); the result has the widest
-    dtype, and never leaves the interval between them. Bit for bit, where alpha is 0 it is the
-    background, where it is 1 the foreground colour, and equal colours stay.
+    Colours are straight (not premultiplied) and finite, (B, C, H, W). The result has the widest
+    dtype and lies between both colours; it is bit-identical to the background where alpha is 0, to
+    the foreground where alpha is 1, and to both where they are equal.
     """
-    # The textbook form a·F + (1−a)·B breaks the third promise (0.1·F + 0.9·F is not F), and
-    # B + a·(F−B) the second (B + (F−B) is not F once F−B was rounded). torch.lerp takes the
-    # second form below a = 0.5 and F − (1−a)·(F−B) from there on, so at both ends it adds an
-    # exact zero to an exact colour, and for F = B everywhere.
+    # Rounding makes a·F + (1−a)·B differ from F for F = B, and B + a·(F−B) for a = 1. torch.lerp
+    # uses the latter below a = 0.5 and F − (1−a)·(F−B) from there on, which adds an exact zero at
+    # both ends, and everywhere for F = B.
     dtype = torch.promote_types(
         torch.promote_types(foreground_color.dtype, background.dtype), alpha.dtype
     )
@@ -32,10 +31,10 @@ def over(foreground_color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 
 
 def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.99) -> Tensor:
-    """Mark the rim, (B, 1, H, W) boolean: within ``radius`` (Chebyshev) of where the subject ends.
+    """Mark the rim, (B, 1, H, W) boolean: pixels within ``radius`` (Chebyshev) of an edge.
 
-    There is ``low < alpha < high``, or a pixel at or below ``low`` touches one at or above
-    ``high`` (diagonals count): of a hard edge, both sides.
+    Edge pixels have ``low < alpha < high``, or are on either side of a hard edge: at or below
+    ``low`` with one of their 8 neighbours at or above ``high``, or vice versa.
     """
     clear, opaque = alpha <= low, alpha >= high
     edge = (clear & dilate(opaque, 1)) | (opaque & dilate(clear, 1))
@@ -43,28 +42,29 @@ def unknown_band(alpha: Tensor, radius: int, low: float = 0.01, high: float = 0.
 
 
 def reconstruct(seeds: Tensor, region: Tensor) -> Tensor:
-    """The 8-connected parts of ``region`` that hold a seed; all (B, 1, H, W) boolean.
+    """The 8-connected components of ``region`` that hold a seed; all (B, 1, H, W) boolean.
 
-    Vincent, 1993; for reduced pictures: it takes a pass a pixel of the longest way through a part.
+    Morphological reconstruction (Vincent, 1993), for small images: the number of passes is the
+    longest path in pixels through a component.
     """
-    room = region.float()
-    found = room * seeds.float()
+    mask = region.float()
+    marker = mask * seeds.float()
     while True:
-        before = found
-        for _ in range(8):  # looking at the result costs more than a pass
-            found = torch.minimum(F.max_pool2d(found, 3, 1, 1), room)
-        if torch.equal(found, before):
-            return found > 0
+        before = marker
+        for _ in range(8):  # comparing costs more than a pass
+            marker = torch.minimum(F.max_pool2d(marker, 3, 1, 1), mask)
+        if torch.equal(marker, before):
+            return marker > 0
 
 
 def trimap_from_mask(mask: Tensor, radius: int) -> Tensor:
-    """A rough mask as a trimap: unknown within ``radius`` of its outline at one half."""
+    """Trimap from a rough mask: unknown within ``radius`` of its outline at 0.5."""
     subject = mask > 0.5
     return (dilate(subject, radius).to(mask.dtype) + erode(subject, radius).to(mask.dtype)) / 2
 
 
 def trimap_from_levels(gray: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
-    """Gray levels as a trimap: up to ``low`` background, from ``high`` on subject, else unknown."""
+    """Trimap from gray levels: background up to ``low``, subject from ``high``, else unknown."""
     return ((gray > low).to(gray.dtype) + (gray >= high).to(gray.dtype)) / 2
 
 
@@ -74,7 +74,7 @@ def resize_trimap(trimap: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pixels_of_share(share: float, size: tuple[int, int]) -> int:
-    """A ``share`` of the long side of ``size`` (height, width) in pixels, at least 1 unless 0.
+    """Pixels in a ``share`` of the long side of ``size`` (height, width), at least 1 unless 0.
 
     Raises ``UsageError`` unless the share lies in [0, 1].
     """
@@ -84,9 +84,9 @@ def pixels_of_share(share: float, size: tuple[int, int]) -> int:
 
 
 def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
-    """Soften the outline of a hard mask, in {0, 1}, by a Gaussian of deviation ``sigma`` in pixels.
+    """Blur the outline of a mask in {0, 1} by a Gaussian of deviation ``sigma`` in pixels.
 
-    Farther than ``reach`` along either axis (22 are 31 across) it is ``mask``, bit for bit.
+    Pixels farther than ``reach`` along either axis (22 is 31 diagonally) stay bit-identical.
     """
     radius = math.ceil(min(reach, 3 * sigma))
     if radius == 0:
@@ -101,14 +101,14 @@ def feather(mask: Tensor, sigma: float, reach: int = 22) -> Tensor:
         for step in range(1, radius + 1):
             soft.add_(padded.narrow(dim, radius - step, size), alpha=weights[step] / total)
             soft.add_(padded.narrow(dim, radius + step, size), alpha=weights[step] / total)
-    # Rounded weights do not quite add up to 1.
+    # The rounded weights do not sum to exactly 1.
     return torch.where(unknown_band(mask, radius), soft.clamp(0, 1).to(mask.dtype), mask)
 
 
 def dilate(x: Tensor, radius: int) -> Tensor:
     """Maximum over squares of ``2 · radius + 1`` pixels of ``x`` (B, C, H, W), of any real dtype.
 
-    Beyond the border, the border pixel repeats. The cost grows with the logarithm of the radius.
+    Border pixels repeat. The cost grows with the logarithm of the radius.
     """
     return _morphology(x, radius, torch.maximum)
 
@@ -119,29 +119,23 @@ def erode(x: Tensor, radius: int) -> Tensor:
 
 
 def _morphology(x: Tensor, radius: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Running extreme along both axes, by windows of doubling length."""
     for dim in (-2, -1):
-        x = _running(x, min(radius, x.shape[dim] - 1), dim, extreme)
-    return x
-
-
-def _running(
-    x: Tensor, radius: int, dim: int, extreme: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Extreme over windows of ``2 · radius + 1`` along one axis, of windows that double."""
-    if radius == 0:
-        return x
-    x = _repeat_border(x, radius, dim)
-    window, span = 2 * radius + 1, 1
-    while span < window:
-        step = min(span, window - span)
-        length = x.shape[dim] - step
-        x = extreme(x.narrow(dim, 0, length), x.narrow(dim, step, length))
-        span += step
+        reach = min(radius, x.shape[dim] - 1)
+        x = _repeat_border(x, reach, dim)
+        window, span = 2 * reach + 1, 1
+        while span < window:
+            step = min(span, window - span)
+            length = x.shape[dim] - step
+            x = extreme(x.narrow(dim, 0, length), x.narrow(dim, step, length))
+            span += step
     return x
 
 
 def _repeat_border(x: Tensor, radius: int, dim: int) -> Tensor:
-    """Repeat the border pixels on both ends of one axis; unlike F.pad, for every dtype."""
+    """Repeat the border pixels at both ends of one axis; unlike F.pad, for every dtype."""
+    if radius == 0:
+        return x
     shape = list(x.shape)
     shape[dim] = radius
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)

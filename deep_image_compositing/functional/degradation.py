@@ -1,4 +1,4 @@
-"""Degrades true alphas into masks as bad as predicted ones, for training batches."""
+"""Degradation of true alphas into realistic imperfect masks, for training."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ def degrade_mask(
     softness: float = 0.008,
     exact: float = 0.1,
 ) -> Tensor:
-    """Degrade true alphas into masks such as a segmenter, a coarse annotation or a hand gives.
+    """Degrade true alphas into masks like those of segmenters and coarse annotations.
 
-    Every item draws its own mix. First the outline wanders (blurred alpha plus smooth noise is cut
-    at a level), is simplified (alpha at a low resolution is cut), or cut at a random level. Then
-    the mask may grow or shrink, lose or gain blobs near its outline, and be softened. Sizes are
-    shares of the longer side at strength 1. The answer has the dtype of ``alpha`` and no gradient.
+    Each item is degraded at random. First its outline is displaced (by thresholding the blurred
+    alpha plus smooth noise), simplified (by thresholding at a low resolution), or thresholded at a
+    random level. Then the mask may grow or shrink, gain or lose blobs near its outline, and be
+    blurred. Sizes are fractions of the longer side at strength 1. The result has the dtype of
+    ``alpha`` and no gradient.
 
     Args:
         alpha: true alphas.
-        generator: source of all randomness, on any device; None for the global one.
-        strength: scales every size, and below 1 also the share of items that change at all;
-            0 returns ``alpha`` itself.
-        jitter: how far the outline wanders.
-        coarseness: pixel of the low resolution that simplifies the outline.
-        growth: how far the mask grows or shrinks.
-        blobs: size of blobs, and how far from the outline they appear.
-        softness: radius of the blur, and pixel of the low resolution that softens.
-        exact: share in [0, 1] of items that keep their alpha: good masks are to be left alone.
+        generator: random generator on any device; None for the global one.
+        strength: factor on all sizes, and below 1 also on the fraction of degraded items; 0 returns
+            ``alpha`` unchanged.
+        jitter: maximum displacement of the outline.
+        coarseness: pixel size of the low resolution that simplifies the outline.
+        growth: maximum growth or shrinkage.
+        blobs: size of blobs and their maximum distance from the outline.
+        softness: radius of the blur, and pixel size of the low resolution used for blurring.
+        exact: fraction in [0, 1] of unchanged items, from which a network learns to keep good
+            masks.
     """
     sizes = {"jitter": jitter, "coarseness": coarseness, "growth": growth}
     sizes |= {"blobs": blobs, "softness": softness}
@@ -58,27 +60,27 @@ def degrade_mask(
         return alpha
     scale = strength * max(alpha.shape[-2:])
     changed = min(1.0, strength) * (1 - exact)
-    # All decisions of the batch in one draw: one wait for the device instead of dozens.
+    # A single draw for the full batch, to synchronise with the device only once.
     draws = _uniform((alpha.shape[0], _DRAWS), generator).tolist()
     pixels = tuple(scale * size for size in sizes.values())
     items = [
-        item if u[0] >= changed else _degraded(item.float(), u, pixels, generator).to(alpha.dtype)
+        item if u[0] >= changed else _degrade(item.float(), u, pixels, generator).to(alpha.dtype)
         for item, u in zip(alpha.split(1), draws, strict=True)
     ]
     return torch.cat(items)
 
 
-def _degraded(
+def _degrade(
     mask: Tensor, u: list[float], pixels: tuple[float, ...], generator: torch.Generator | None
 ) -> Tensor:
-    """One item by its draws ``u``, with sizes in pixels."""
+    """Degrade one item by uniform draws ``u``, with sizes in pixels."""
     jitter, coarseness, growth, blobs, softness = pixels
     if u[1] < 0.5:
-        mask = _wander(mask, jitter * u[2], u[3], u[4], generator)
+        mask = _displace(mask, jitter * u[2], u[3], u[4], generator)
     elif u[1] < 0.75:
-        mask = _cut(_low_resolution(mask, 1 + coarseness * u[2]), 0.3 + 0.4 * u[3])
+        mask = _threshold(_low_resolution(mask, 1 + coarseness * u[2]), 0.3 + 0.4 * u[3])
     else:
-        mask = _cut(mask, 0.05 + 0.9 * u[3])
+        mask = _threshold(mask, 0.05 + 0.9 * u[3])
     if u[5] < 0.4:
         radius = round(growth * u[6])
         mask = dilate(mask, radius) if u[7] < 0.5 else erode(mask, radius)
@@ -98,29 +100,29 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tenso
 
 
 def _smooth_noise(mask: Tensor, cell: float, generator: torch.Generator | None) -> Tensor:
-    """Noise (1, 1, H, W) in [-1, 1] that varies over about ``cell`` pixels."""
+    """Noise (1, 1, H, W) in [-1, 1] with features of about ``cell`` pixels."""
     height, width = (2 + int(side / max(2.0, cell)) for side in mask.shape[-2:])
     grid = 2 * _uniform((1, 1, height, width), generator).to(mask.device) - 1
-    # Bicubic overshoots, and noise beyond its range would cut holes far from any outline.
+    # Bicubic resampling overshoots, which would cut holes far from any outline.
     return resize(grid, (mask.shape[-2], mask.shape[-1]), "bicubic").clamp(-1, 1)
 
 
-def _cut(mask: Tensor, level: float) -> Tensor:
+def _threshold(mask: Tensor, level: float) -> Tensor:
     return (mask > level).to(mask.dtype)
 
 
-def _wander(
+def _displace(
     mask: Tensor, reach: float, amount: float, grain: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Move the outline by up to about ``reach`` pixels, here outwards and there inwards."""
-    # Two boxes make a ramp of 2·reach to either side; noise shifts the level that cuts it.
+    """Displace the outline by up to about ``reach`` pixels, inwards and outwards."""
+    # Two box filters make a ramp of 2·reach to either side; noise shifts the threshold.
     ramp = box_filter(box_filter(mask, round(reach)), round(reach))
     noise = _smooth_noise(mask, max(2.0, reach) * 2 ** (3 * grain), generator)
-    return _cut(ramp + 0.45 * amount * noise, 0.5)
+    return _threshold(ramp + 0.45 * amount * noise, 0.5)
 
 
 def _low_resolution(mask: Tensor, pixel: float) -> Tensor:
-    """``mask`` after a round trip through a resolution whose pixels are ``pixel`` pixels wide."""
+    """Downsample ``mask`` by a factor of ``pixel`` and upsample it again."""
     height, width = mask.shape[-2:]
     small = fit_long_side(height, width, max(1, round(max(height, width) / pixel)))
     return resize(resize(mask, small), (height, width))

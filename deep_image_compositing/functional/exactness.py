@@ -1,8 +1,9 @@
-"""Whether an alpha is exactly that of its photograph, or only roughly so.
+"""Detection of exact alphas, as opposed to rough masks.
 
 Where two colours mix, a true alpha is locally an affine function of the colour (Levin, Lischinski
-and Weiss, CVPR 2006). How much of its variation such functions leave unexplained tells a matte from
-a mask; slopes do not count, as those of a soft mask and of a smooth photograph explain each other.
+and Weiss, CVPR 2006), so the variation that such functions leave unexplained tells a matte from a
+mask. Linear trends in space are removed first, as gradients of soft masks and smooth photographs
+correlate.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ import torch
 from torch import Tensor
 
 EXACT = (0.25, 0.31)
-"""Shares of unexplained variation up to which an alpha is exact, and from which on it is not.
+"""Unexplained shares up to which an alpha counts as exact, and from which it does not.
 
-Measured on held-out photographs at 640 pixels: exact alphas of composites have 0.03 to 0.25, those
-reduced to a half and enlarged again 0.18 to 0.33, to a third at least 0.34. Of 72 masks that the
-segmenter makes one has less than 0.31, of the refiner's none has less than 0.35.
+Measured on held-out photographs at 640 pixels: exact alphas of composites have 0.03 to 0.25; after
+downsampling to a half and upsampling again, 0.18 to 0.33; to a third, at least 0.34. One of 72
+masks of the segmenter is below 0.31; none of the refiner's is below 0.35.
 """
 
-WINDOW = 5  # side in pixels of what is looked at
-LEAST = 64  # soft pixels that an alpha needs to be judged
-FLAT = 1e-6  # mean variance in a window up to which an alpha does not vary
+WINDOW = 5  # side of the windows in pixels
+LEAST = 64  # minimum number of soft pixels for a judgement
+FLAT = 1e-6  # mean variance in a window up to which an alpha counts as constant
 
 
 @torch.no_grad()
 def exactness(photograph: Tensor, alpha: Tensor) -> Tensor:
-    """How far to trust each alpha, (B, 1, 1, 1): 1 where it is exact, 0 where it is rough."""
+    """Confidence (B, 1, 1, 1) that each alpha is exact: 1 for exact, 0 for rough."""
     share = unexplained(photograph, alpha).view(-1, 1, 1, 1)
     return ((EXACT[1] - share) / (EXACT[1] - EXACT[0])).clamp(0, 1).to(alpha.dtype)
 
@@ -34,20 +35,20 @@ def exactness(photograph: Tensor, alpha: Tensor) -> Tensor:
 def unexplained(
     photograph: Tensor, alpha: Tensor, epsilon: float = 1e-5, most: int = 20_000
 ) -> Tensor:
-    """Share (B,) of the soft rim's variation that affine functions of the colour do not explain.
+    """Share (B,) of alpha's variance in the soft rim that affine colour functions do not explain.
 
-    Measured in windows around pixels of 0.02 < alpha < 0.98 (at most about ``most`` of them), less
-    the plane that fits each best; 1 where too few are soft or nothing varies. ``epsilon``
-    regularises the colour lines, in squared colour units.
+    Measured in windows around pixels of 0.02 < alpha < 0.98 (about ``most`` at most), after
+    subtracting the best-fitting plane from each; 1 for too few soft pixels or no variation.
+    ``epsilon`` regularises the colour lines, in squared colour units.
     """
-    # Small differences of squares: not for half precision, whoever asks for it.
+    # Small differences of squares need full precision, even under autocast.
     with torch.autocast(photograph.device.type, enabled=False):
         pairs = zip(photograph.float(), alpha[:, 0].float(), strict=True)
         return torch.stack([_unexplained(*pair, epsilon, most) for pair in pairs])
 
 
 def _unexplained(image: Tensor, alpha: Tensor, epsilon: float, most: int) -> Tensor:
-    """The share of one picture (3, H, W) and its alpha (H, W)."""
+    """``unexplained`` for one image (3, H, W) and its alpha (H, W)."""
     border = WINDOW // 2
     inner = alpha[border:-border, border:-border]
     rows, columns = ((inner > 0.02) & (inner < 0.98)).nonzero(as_tuple=True)

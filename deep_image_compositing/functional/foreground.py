@@ -1,4 +1,4 @@
-"""The subject's true colour along its rim, free of the old background."""
+"""Estimation of the subject's true colour along its rim, without the old background."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _EPSILON = 1e-5
 
 
 def box_filter(x: Tensor, radius: int) -> Tensor:
-    """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, as far as they go.
+    """Mean of ``x`` (B, C, H, W) over squares of ``2 · radius + 1`` pixels, cropped at the border.
 
-    The cost grows with the logarithm of the radius. Sums are pairwise, and so precise in float32.
+    The cost grows with the logarithm of the radius. Sums are pairwise, thus accurate in float32.
     """
     if radius == 0:
         return x
@@ -40,10 +40,10 @@ def blur_fusion_foreground(
 ) -> tuple[Tensor, Tensor]:
     """Estimate the colours of subject and old background, (B, 3, H, W) each, by blur fusion.
 
-    Each layer's colour is its mean over a window, weighted by that layer's opacity; what the means
-    do not explain of a pixel goes to the subject in proportion to alpha; one pass for each of
-    ``radii``. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is 0
-    the background's is. Source: Forte, ICIP 2021.
+    Each layer's colour is its mean over a window, weighted by that layer's opacity; alpha times the
+    residual of the compositing equation is added to the subject. One pass for each of ``radii``.
+    The subject's colour is bit-identical to the image where alpha is 1, the background's where it
+    is 0. Source: Forte, ICIP 2021.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
@@ -56,17 +56,17 @@ def blur_fusion_foreground(
 
 
 def multilevel_foreground(image: Tensor, alpha: Tensor) -> Tensor:
-    """The subject's colour by pymatting's multi-level estimation, on the CPU.
+    """Estimate the subject's colour by pymatting's multi-level method, on the CPU.
 
-    Where alpha is 1 it is the image's, bit for bit. ``MissingExtraError`` without pymatting.
+    Bit-identical to the image where alpha is 1. Raises ``MissingExtraError`` without pymatting.
     Source: Germer et al., "Fast Multi-Level Foreground Estimation", ICPR 2020.
     """
     pymatting = import_extra("pymatting", "multi-level colour")
     height, width = image.shape[-2:]
-    # It divides by the number of its levels, which one pixel does not have.
-    room = (0, int(width == 1), 0, int(height == 1))
+    # pymatting divides by the number of levels, which is 0 for a single pixel.
+    padding = (0, int(width == 1), 0, int(height == 1))
     pictures, opacities = (
-        F.pad(x.detach().float(), room, mode="replicate").cpu().permute(0, 2, 3, 1).numpy()
+        F.pad(x.detach().float(), padding, mode="replicate").cpu().permute(0, 2, 3, 1).numpy()
         for x in (image, alpha)
     )
     colors = [
@@ -88,12 +88,12 @@ def multilevel_layers(
 ) -> tuple[Tensor, Tensor]:
     """Estimate the colours of subject and old background from coarse to fine, on the device.
 
-    The two explain each pixel under its alpha while they stay close to their neighbours', the
-    closer the more alpha changes there, by ``smoothness`` (published is 1; less follows the
-    photograph further into the rim), and everywhere by ``regularization``. Every level starts from
-    the coarser one and is relaxed ``small_iterations`` times up to 32 pixels, ``iterations`` times
-    beyond. Where alpha is 1 the subject's colour is the image's, bit for bit, and where it is 0 the
-    background's is. Source: as for ``multilevel_foreground``.
+    Solves the compositing equation with both colours kept close to their neighbours', by
+    ``smoothness`` times the change of alpha (1 in the paper; less follows the photograph further
+    into the rim) and everywhere by ``regularization``. Each level starts from the coarser one and
+    is relaxed ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. The
+    subject's colour is bit-identical to the image where alpha is 1, the background's where it is 0.
+    Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
     picture, opacity = widen(image), widen(alpha)
@@ -114,7 +114,7 @@ def multilevel_layers(
 
 
 def _mean_color(image: Tensor, weight: Tensor) -> Tensor:
-    """Mean colour (B, 3, 1, 1) where the weight is above 0.9, of all pixels where it never is."""
+    """Mean colour (B, 3, 1, 1) of pixels with a weight above 0.9, or of all if there are none."""
     sure = (weight > 0.9).to(image.dtype)
     count = sure.sum((2, 3), keepdim=True)
     mean = (image * sure).sum((2, 3), keepdim=True) / count.clamp_min(1)
@@ -122,31 +122,31 @@ def _mean_color(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def _relax(
-    image: Tensor, alpha: Tensor, colors: Tensor, smoothness: float, least: float, steps: int
+    image: Tensor, alpha: Tensor, colors: Tensor, smoothness: float, base: float, steps: int
 ) -> Tensor:
-    """Both layers' colours (B, 6, H, W) after red-black relaxations at one size."""
-    right = least + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
-    below = least + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
-    rest = 1 - alpha
-    total = _neighbours(torch.ones_like(alpha), right, below) + 1e-7  # a lone pixel has none
-    own, other, mixed = alpha * alpha + total, rest * rest + total, alpha * rest
-    scale = 1 / (own * other - mixed * mixed)
-    explained = torch.cat([alpha * image, rest * image], 1)
+    """Both layers' colours (B, 6, H, W) after red-black relaxation at one level."""
+    right = base + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
+    below = base + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
+    beta = 1 - alpha
+    total = _neighbour_sum(torch.ones_like(alpha), right, below) + 1e-7  # 0 for a single pixel
+    # The 2 x 2 system of each pixel: [[aa, ab], [ab, bb]] times both colours.
+    aa, bb, ab = alpha * alpha + total, beta * beta + total, alpha * beta
+    scale = 1 / (aa * bb - ab * ab)
+    data = torch.cat([alpha * image, beta * image], 1)
     rows = torch.arange(alpha.shape[-2], device=alpha.device)[:, None]
     columns = torch.arange(alpha.shape[-1], device=alpha.device)
     even = (rows + columns) % 2 == 0
     for _ in range(steps):
         for half in (even, ~even):
-            subject, surroundings = (explained + _neighbours(colors, right, below)).split(3, 1)
-            front = (other * subject - mixed * surroundings) * scale
-            back = (own * surroundings - mixed * subject) * scale
-            better = torch.cat([front, back], 1)
-            colors = torch.where(half, better.clamp(0, 1), colors)
+            subject, surroundings = (data + _neighbour_sum(colors, right, below)).split(3, 1)
+            front = (bb * subject - ab * surroundings) * scale
+            back = (aa * surroundings - ab * subject) * scale
+            colors = torch.where(half, torch.cat([front, back], 1).clamp(0, 1), colors)
     return colors
 
 
-def _neighbours(x: Tensor, right: Tensor, below: Tensor) -> Tensor:
-    """Weighted sum of each pixel's four neighbours; the weights lie between the pixels."""
+def _neighbour_sum(x: Tensor, right: Tensor, below: Tensor) -> Tensor:
+    """Sum of each pixel's four neighbours, with weights for the edges to the right and below."""
     total = torch.zeros_like(x)
     total[..., :-1] += right * x[..., 1:]
     total[..., 1:] += right * x[..., :-1]
@@ -162,17 +162,17 @@ def _blur_fusion(
     weighted = torch.cat((subject * alpha, surroundings * (1 - alpha), alpha), 1)
     sums = box_filter(weighted, radius)
     weight = sums[:, 6:]
-    # Where a window holds nothing of a layer, the previous estimate stands in for its mean.
+    # Where a layer is absent from a window, its previous estimate replaces the mean.
     mean_subject = (sums[:, :3] + _EPSILON * subject) / (weight + _EPSILON)
     mean_surroundings = (sums[:, 3:6] + _EPSILON * surroundings) / (
         (1 - weight).clamp_min(0) + _EPSILON
     )
-    unexplained = image - alpha * mean_subject - (1 - alpha) * mean_surroundings
-    return (mean_subject + alpha * unexplained).clamp(0, 1), mean_surroundings.clamp(0, 1)
+    residual = image - alpha * mean_subject - (1 - alpha) * mean_surroundings
+    return (mean_subject + alpha * residual).clamp(0, 1), mean_surroundings.clamp(0, 1)
 
 
 def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
-    """Sum over windows of ``2 · radius + 1`` along one axis, zero beyond; windows double."""
+    """Sum over windows of ``2 · radius + 1`` along one axis, zero outside, by doubling windows."""
     size = x.shape[dim]
     radius = min(radius, size - 1)
     if radius == 0:
@@ -182,7 +182,7 @@ def _line_sum(x: Tensor, radius: int, dim: int) -> Tensor:
     border = x.new_zeros(()).expand(shape)
     x = torch.cat((border, x, border), dim)
     window, span = 2 * radius + 1, 1
-    total, covered = x.narrow(dim, 0, size), 1  # the width is odd: its lowest digit is 1
+    total, covered = x.narrow(dim, 0, size), 1  # the lowest bit of the odd window is set
     while 2 * span <= window:
         length = x.shape[dim] - span
         x = x.narrow(dim, 0, length) + x.narrow(dim, span, length)

@@ -1,6 +1,6 @@
-"""Where a subject stands: which parts of its outline touch the ground, found from its alpha alone.
+"""Detection of ground contact from a subject's alpha.
 
-Pictures are single planes (h, w); rows count to the edges of pixels, the first lies from 0 to 1.
+Images are single planes (h, w). Row coordinates refer to pixel edges: the first row spans 0 to 1.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLOPE = 0.3  # rows a column by which ground may rise between two points that both touch it
-NEAR = 0.02  # height up to which a point touches the ground, as a share of the subject's size
-CUT = 0.4  # share of a subject's columns from which on, cut off below, it has no ground left
-SMALL = 0.15  # share of the largest part below which a part stands only with the one beside it
-LOW = 0.35  # height of the largest part within which another part's foot is on the same ground
-_COARSE = 128  # pixels on the long side at which connected parts are told apart
-_SPECK = 0.01  # share of the largest part below which a part is noise
-_BESIDE = 0.08  # of the subject's size: no ground so near to where it is cut off
+SLOPE = 0.3  # maximum slope of the ground, in rows per column, between two contact points
+NEAR = 0.02  # maximum height of contact points, as a fraction of the subject's size
+CUT = 0.4  # fraction of a subject's columns cut off below, from which it has no ground
+SMALL = 0.15  # fraction of the largest part's area below which a part joins its neighbour
+LOW = 0.35  # fraction of the largest part's height within which others share its ground
+_COARSE = 128  # long side in pixels at which connected parts are labelled
+_SPECK = 0.01  # fraction of the largest part's area below which a part is noise
+_BESIDE = 0.08  # margin without ground beside a cut, as a fraction of the subject's size
 
 
 @dataclass(frozen=True, eq=False)
 class Stand:
-    """A connected part of a subject, and the ground beneath it."""
+    """A connected part of a subject and the ground below it."""
 
-    alpha: Tensor  # (h, w), of this part alone
-    lowest: Tensor  # (w,) row at which its outline ends below; -inf where it has none
+    alpha: Tensor  # (h, w), of this part only
+    lowest: Tensor  # (w,) bottom row of its outline in each column; -inf where it has none
     ground: Tensor  # (w,) row of the ground in each column
-    touches: Tensor  # (w,) boolean, where it touches the ground
-    cut: Tensor  # (w,) boolean, where it is cut off below, and just beside
-    size: float  # Square root of its area: a length that suits people, cars and boxes alike
+    touches: Tensor  # (w,) boolean: columns with ground contact
+    cut: Tensor  # (w,) boolean: columns in or near which it is cut off below
+    size: float  # square root of its area, a length scale for people, cars and boxes alike
 
     @property
     def foot(self) -> float:
-        """The lowest row at which it touches the ground."""
+        """Lowest row with ground contact."""
         return float(self.ground[self.touches].max())
 
     @property
     def height(self) -> float:
-        """From its highest row to the ground."""
+        """Height in rows above ``foot``."""
         rows = (self.alpha > 0.5).any(1).nonzero()
         return self.foot - float(rows[0, 0])
 
     def line(self) -> tuple[float, float, float]:
-        """A straight ground line below all that touches: its row at a column, that, its slope."""
+        """Straight ground line below all contact points: row, column of that row, and slope."""
         columns = self.touches.nonzero()[:, 0].double() + 0.5
         rows = self.lowest[self.touches].double()
         middle = columns.mean()
@@ -58,29 +58,29 @@ class Stand:
 
 
 def find_stands(alpha: Tensor, cut: float | None = None) -> list[Stand]:
-    """The parts of a subject that stand on the ground, the largest first; none if all is cut off.
+    """The parts of a subject that stand on the ground, largest first; empty if it is all cut off.
 
-    Ground rises with distance in a photograph: what touches it is lowest in its surroundings, which
-    count the less the farther they are away (``SLOPE``). So both feet of a walker touch, and a
-    raised hand or the hem of a coat does not. ``alpha`` is (h, w) in [0, 1], ``cut`` the row at
-    which the subject is cut off from its ground, if it is.
+    As ground rises with distance in a photograph, contact points are the lowest in their
+    surroundings, with a tolerance of ``SLOPE`` times the distance: both feet of a walking person
+    touch the ground, but not a raised hand or the hem of a coat. ``alpha`` is (h, w) in [0, 1],
+    ``cut`` the row at which the subject is cut off, if any.
     """
     stands = [stand for part in _parts(alpha) if (stand := _stand(part, cut)) is not None]
     if not stands:
         return []
-    highest = stands[0].foot - LOW * stands[0].height  # above it a part is in the air
+    highest = stands[0].foot - LOW * stands[0].height  # parts above it are in the air
     return [stand for stand in stands if stand.foot >= highest]
 
 
 def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
-    """The ground beneath a part; None where none of it is left."""
+    """The ground below a part, or None if it has no contact."""
     lowest = _lowest(alpha)
-    there = lowest.isfinite()
+    exists = lowest.isfinite()
     size = float(alpha.sum().clamp_min(1).sqrt())
-    cut_off = torch.zeros_like(there)
+    cut_off = torch.zeros_like(exists)
     if cut is not None:
-        cut_off = there & (lowest > cut - 1.5)
-        if float(cut_off.sum()) >= CUT * float(there.sum()):
+        cut_off = exists & (lowest > cut - 1.5)
+        if float(cut_off.sum()) >= CUT * float(exists.sum()):
             return None
         reach = round(_BESIDE * size) + 1
         cut_off = F.max_pool1d(cut_off.float()[None], 2 * reach + 1, 1, reach)[0] > 0
@@ -88,7 +88,7 @@ def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
     distance = (columns[:, None] - columns).abs()
     support = (lowest - SLOPE * distance).amax(1)
     slack = max(0.5, NEAR * size)
-    touches = _rest(lowest, there & ~cut_off & (lowest >= support - slack), slack)
+    touches = _drop_hanging(lowest, exists & ~cut_off & (lowest >= support - slack), slack)
     firm = touches & (lowest >= support - max(0.5, 0.1 * NEAR * size))
     if not firm.any():
         return None
@@ -96,26 +96,26 @@ def _stand(alpha: Tensor, cut: float | None) -> Stand | None:
     return Stand(alpha, lowest, ground, touches, cut_off, size)
 
 
-def _rest(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
-    """``touches`` (w,) without what hangs: from which the outline goes down, at either end."""
-    rows, kept = lowest.tolist(), touches.tolist()
+def _drop_hanging(lowest: Tensor, touches: Tensor, slack: float) -> Tensor:
+    """``touches`` (w,) without runs from which the outline continues downwards at either end."""
+    rows, result = lowest.tolist(), touches.tolist()
     for touching, run in groupby(range(len(rows)), touches.tolist().__getitem__):
         columns = [*run]
         before = _next_row(rows, range(columns[0], -1, -1), slack)
         after = _next_row(rows, range(columns[-1], len(rows)), slack)
         if touching and max(before, after) > max(rows[x] for x in columns):
-            kept[columns[0] : columns[-1] + 1] = [False] * len(columns)
-    return torch.tensor(kept, device=touches.device)
+            result[columns[0] : columns[-1] + 1] = [False] * len(columns)
+    return torch.tensor(result, device=touches.device)
 
 
 def _next_row(rows: list[float], columns: range, slack: float) -> float:
-    """The first of ``rows``, along ``columns``, that differs from the first by over ``slack``."""
+    """First row along ``columns`` that differs from the start by more than ``slack``."""
     first = rows[columns[0]]
     return next((rows[x] for x in columns if abs(rows[x] - first) > slack), -math.inf)
 
 
 def _lowest(alpha: Tensor) -> Tensor:
-    """(w,) where each column's outline, at one half, ends below, to a part of a pixel."""
+    """Bottom (w,) of each column's outline at alpha 0.5, with subpixel precision."""
     height = alpha.shape[0]
     rows = torch.arange(height, device=alpha.device)[:, None]
     last = torch.where(alpha > 0.5, rows, -1).amax(0)
@@ -128,7 +128,7 @@ def _lowest(alpha: Tensor) -> Tensor:
 
 
 def _interpolate(at: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """``rows`` of increasing ``columns`` at other columns: linear between, level beyond."""
+    """Interpolate ``rows`` over increasing ``columns`` linearly, constant beyond the ends."""
     right = torch.searchsorted(columns, at).clamp(0, len(columns) - 1)
     left = (right - 1).clamp_min(0)
     span = (columns[right] - columns[left]).clamp_min(1e-6)
@@ -137,39 +137,36 @@ def _interpolate(at: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
 
 
 def _parts(alpha: Tensor) -> list[Tensor]:
-    """The large connected parts of ``alpha``, the largest first, each with small ones beside it."""
-    labels = _labels(alpha)
-    names = labels.unique()
-    areas = {int(name): float(alpha[labels == name].sum()) for name in names if name}
+    """Large connected parts of ``alpha``, largest first, each including its small neighbours."""
+    labels = _label(alpha)
+    areas = {int(part): float(alpha[labels == part].sum()) for part in labels.unique() if part}
     if not areas:
         return []
-    order = sorted(areas, key=lambda name: (-areas[name], name))
-    most = areas[order[0]]
+    order = sorted(areas, key=lambda part: (-areas[part], part))
+    largest = areas[order[0]]
     columns = torch.arange(alpha.shape[1], device=alpha.device, dtype=alpha.dtype)
 
-    def middle(name: int) -> float:
-        weight = (alpha * (labels == name)).sum(0)
+    def center(part: int) -> float:
+        weight = (alpha * (labels == part)).sum(0)
         return float((weight * columns).sum() / weight.sum())
 
-    large = [name for name in order if areas[name] >= SMALL * most]
-    members = {name: [name] for name in large}
-    for name in order[len(large) :]:
-        if areas[name] >= _SPECK * most:
-            nearest = min(large, key=lambda other: abs(middle(other) - middle(name)))
-            members[nearest].append(name)
-    wanted = [torch.tensor(members[name], device=labels.device) for name in large]
-    return [alpha * torch.isin(labels, names) for names in wanted]
+    groups = {part: [part] for part in order if areas[part] >= SMALL * largest}
+    for part in order[len(groups) :]:
+        if areas[part] >= _SPECK * largest:
+            nearest = min(groups, key=lambda large: abs(center(large) - center(part)))
+            groups[nearest].append(part)
+    return [alpha * torch.isin(labels, labels.new_tensor(group)) for group in groups.values()]
 
 
-def _labels(alpha: Tensor) -> Tensor:
-    """(h, w) int64: a number for each connected part, 0 for none; told apart at a coarse size."""
+def _label(alpha: Tensor) -> Tensor:
+    """Label connected parts from 1, (h, w) int64, with 0 for background, at a coarse size."""
     height, width = alpha.shape
     scale = min(1.0, _COARSE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     inside = F.adaptive_max_pool2d(alpha[None], size)[0] > 0.5
     numbers = torch.arange(1, inside.numel() + 1, device=alpha.device).view(inside.shape).float()
     labels = numbers * inside
-    while True:  # the largest number of each part spreads through it
+    while True:  # spread the largest number of each part
         before = labels
         for _ in range(8):
             labels = F.max_pool2d(labels[None], 3, 1, 1)[0] * inside

@@ -1,8 +1,8 @@
-"""Information flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
+"""Information-flow matting (Aksoy, Aydin and Pollefeys, CVPR 2017) with NumPy and scipy.
 
-Opacity flows into unknown pixels along four kinds of affinity, whose energies add up to a sparse
-linear system. Section numbers are the paper's. Here ``image`` is (H, W, 3) in [0, 1], ``trimap``
-(H, W) in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
+The energies of four kinds of pixel affinities add up to a sparse linear system for the unknown
+opacities. Section numbers refer to the paper. ``image`` is (H, W, 3) in [0, 1], ``trimap`` (H, W)
+in {0, 0.5, 1} and ``unknown`` (H, W) boolean.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-WINDOW = 9  # pixels of the 3 x 3 windows of patch trimming
-QUANTUM = (1 / 255) ** 2 / 12  # variance that rounding to 8 bits leaves in a flat patch
+WINDOW = 9  # pixels in the 3 x 3 windows of patch trimming
+QUANTUM = (1 / 255) ** 2 / 12  # variance of a flat patch due to rounding to 8 bits
 
 
 def is_unknown(trimap: Array) -> Bools:
@@ -29,11 +29,11 @@ def is_unknown(trimap: Array) -> Bools:
 
 
 def features(image: Array, weight: float) -> Array:
-    """Colour of every pixel and its place in [0, 1] times ``weight``, (H W, 5)."""
+    """Features (H W, 5) of every pixel: colour, and position in [0, 1] times ``weight``."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
-    place = weight * np.stack([x / width, y / height], -1)
-    return np.concatenate([image, place], -1).reshape(-1, 5)
+    position = weight * np.stack([x / width, y / height], -1)
+    return np.concatenate([image, position], -1).reshape(-1, 5)
 
 
 def nearest(pool: Array, queries: Array, count: int) -> Indices:
@@ -43,23 +43,22 @@ def nearest(pool: Array, queries: Array, count: int) -> Indices:
     count = min(count, len(pool))
     if count == 0 or len(queries) == 0:
         return np.zeros((len(queries), count), np.int64)
-    _, found = cKDTree(pool).query(queries, k=count, workers=-1)
-    return found.reshape(len(queries), count).astype(np.int64)
+    _, indices = cKDTree(pool).query(queries, k=count, workers=-1)
+    return indices.reshape(len(queries), count).astype(np.int64)
 
 
 def nearest_others(pool: Array, rows: Indices, count: int) -> Indices:
-    """As ``nearest``, for ``rows`` of a pool without duplicates; none is its own neighbour."""
-    found = nearest(pool, pool[rows], count + 1)
-    # No two pixels share a place, so each finds itself once.
-    return found[found != rows[:, None]].reshape(len(rows), max(0, found.shape[1] - 1))
+    """As ``nearest``, for ``rows`` of a pool without duplicates, excluding each row itself."""
+    indices = nearest(pool, pool[rows], count + 1)
+    # Positions are unique, so each row finds itself exactly once.
+    return indices[indices != rows[:, None]].reshape(len(rows), max(0, indices.shape[1] - 1))
 
 
 def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) -> Array:
-    """Weights (N, K) that sum to one and best mix ``targets`` (N, C) from ``neighbours`` (N, K, C).
+    """Weights (N, K) that best mix ``targets`` (N, C) from ``neighbours`` (N, K, C); sum to one.
 
-    Section 3.1. The correlation matrix of K neighbours in three channels has rank 3; with the ridge
-    on its diagonal, needed as they may share a colour, 3 x 3 systems invert it (Woodbury's
-    identity).
+    Section 3.1. The correlation matrix has rank 3 for K neighbours in three channels; ``ridge`` on
+    its diagonal allows for equal colours. Woodbury's identity reduces it to 3 x 3 systems.
     """
     offset = neighbours - targets[:, None]
     inner = np.einsum("nkc,nkd->ncd", offset, offset) + ridge * np.eye(offset.shape[2])
@@ -69,63 +68,64 @@ def embedding_weights(targets: Array, neighbours: Array, ridge: float = 1e-6) ->
 
 
 def color_mixture_flow(image: Array, unknown: Bools, count: int = 20) -> csr_array:
-    """How each unknown pixel's colour is mixed from ``count`` similar ones anywhere (section 3.1).
+    """Mixture of each unknown pixel's colour from ``count`` similar pixels (section 3.1).
 
-    Returns (U, H W), a row an unknown pixel in reading order; each sums to one.
+    Returns (U, H W), one row per unknown pixel in row-major order; rows sum to one.
     """
     from scipy.sparse import csr_array
 
     rows = np.flatnonzero(unknown)
-    found = nearest_others(features(image, 1.0), rows, count)
+    similar = nearest_others(features(image, 1.0), rows, count)
     colors = image.reshape(-1, 3)
-    weights = embedding_weights(colors[rows], colors[found])
-    starts = np.arange(len(rows) + 1) * found.shape[1]
-    return csr_array((weights.ravel(), found.ravel(), starts), shape=(len(rows), unknown.size))
+    weights = embedding_weights(colors[rows], colors[similar])
+    starts = np.arange(len(rows) + 1) * similar.shape[1]
+    return csr_array((weights.ravel(), similar.ravel(), starts), shape=(len(rows), unknown.size))
 
 
 def known_to_unknown_flow(image: Array, trimap: Array, count: int = 7) -> tuple[Array, Array]:
-    """Opacity of each unknown pixel as a mixture of ``count`` pixels of either known region.
+    """Opacity of each unknown pixel as a mixture of ``count`` pixels from each known region.
 
-    Section 3.2. Returns the foreground's share and the confidence in it, (H, W) in [0, 1] each: the
-    squared distance of the two colours in the mixture, 0 where a region is empty. Where the trimap
-    knows, they are the trimap and 1.
+    Section 3.2. Returns the foreground's share and its confidence, (H, W) in [0, 1] each. The
+    confidence is the squared distance of the two mixed colours, 0 if a region is empty. For known
+    pixels, they are the trimap and 1.
     """
     share, confidence = trimap.copy(), np.ones(trimap.shape)
     unknown = is_unknown(trimap)
-    place = features(image, 10.0)
-    sides = [np.flatnonzero(trimap == value) for value in (1, 0)]
-    if min(map(len, sides)) == 0:
+    points = features(image, 10.0)
+    regions = [np.flatnonzero(trimap == value) for value in (1, 0)]
+    if min(map(len, regions)) == 0:
         confidence[unknown] = 0
         return share, confidence
-    colors, targets = image.reshape(-1, 3), place[unknown.ravel()]
-    picked = [colors[side[nearest(place[side], targets, count)]] for side in sides]
-    weights = embedding_weights(targets[:, :3], np.concatenate(picked, 1))
-    both = np.split(weights, [picked[0].shape[1]], axis=1)
-    mixed = [_mixed_color(w, c) for w, c in zip(both, picked, strict=True)]
-    share[unknown] = both[0].sum(1).clip(0, 1)
+    colors, targets = image.reshape(-1, 3), points[unknown.ravel()]
+    neighbours = [colors[region[nearest(points[region], targets, count)]] for region in regions]
+    weights = embedding_weights(targets[:, :3], np.concatenate(neighbours, 1))
+    parts = np.split(weights, [neighbours[0].shape[1]], axis=1)
+    mixed = [_mixed_color(w, c) for w, c in zip(parts, neighbours, strict=True)]
+    share[unknown] = parts[0].sum(1).clip(0, 1)
     confidence[unknown] = np.square(mixed[0] - mixed[1]).sum(1) / 3
     return share, confidence
 
 
 def intra_unknown_flow(image: Array, unknown: Bools, count: int = 5) -> csr_array:
-    """Affinity (U, U), symmetric in [0, 1], of each unknown pixel and its ``count`` nearest."""
+    """Symmetric affinity (U, U) in [0, 1] of unknown pixels and their ``count`` nearest."""
     from scipy.sparse import csr_array
 
-    place = features(image, 1 / 20)[unknown.ravel()]
-    size = len(place)
-    found = nearest_others(place, np.arange(size), count)
-    weights = 1 - np.abs(place[found] - place[:, None]).sum(2)
-    starts = np.arange(size + 1) * found.shape[1]
-    flow = csr_array((weights.clip(0).ravel(), found.ravel(), starts), shape=(size, size))
+    points = features(image, 1 / 20)[unknown.ravel()]
+    size = len(points)
+    similar = nearest_others(points, np.arange(size), count)
+    weights = 1 - np.abs(points[similar] - points[:, None]).sum(2)
+    starts = np.arange(size + 1) * similar.shape[1]
+    flow = csr_array((weights.clip(0).ravel(), similar.ravel(), starts), shape=(size, size))
     return ((flow + flow.T) / 2).tocsr()
 
 
 def matting_laplacian(
     image: Array, unknown: Bools, epsilon: float = 1e-6, radius: int = 1
 ) -> csr_array:
-    """Rows (U, H W) of the matting Laplacian of whole windows (section 3.4; Levin et al., 2008).
+    """Rows (U, H W) of the matting Laplacian for unknown pixels (section 3.4; Levin et al., 2008).
 
-    ``radius`` is the windows' half width, ``epsilon`` regularises the lines in colour units².
+    Windows, of half width ``radius``, lie fully inside the image; ``epsilon`` regularises the
+    colour lines, in squared colour units.
     """
     from scipy.sparse import csr_array
 
@@ -138,14 +138,14 @@ def matting_laplacian(
         return csr_array(shape)
     index = np.arange(unknown.size).reshape(unknown.shape)
     view = np.lib.stride_tricks.sliding_window_view
-    # Pixels (M, area) of every window that holds an unknown one.
+    # Pixels (M, area) of every window that contains an unknown pixel.
     windows = view(index, (side, side))[view(unknown, (side, side)).any((2, 3))].reshape(-1, area)
     offset = image.reshape(-1, 3)[windows]
     offset -= offset.mean(1, keepdims=True)
     covariance = np.einsum("mic,mid->mcd", offset, offset) / area
     lines = offset @ np.linalg.inv(covariance + epsilon / area * np.eye(3))
-    # One relative position of two window pixels is one band of the Laplacian.
-    position = np.full(unknown.size, len(rows))  # known pixels share one place beyond the others
+    # Each relative position of two pixels in a window is a band of the Laplacian.
+    position = np.full(unknown.size, len(rows))  # all known pixels share the last slot
     position[rows] = np.arange(len(rows))
     bands = np.zeros((2 * reach + 1, 2 * reach + 1, len(rows) + 1))
     for i in range(area):
@@ -154,7 +154,7 @@ def matting_laplacian(
         affinity[i] -= 1
         for j in range(area):
             down, right = j // side - i // side + reach, j % side - i % side + reach
-            # For one i every window has another pixel, so no unknown one repeats.
+            # For one i, each window has a different pixel, so unknown pixels do not repeat.
             bands[down, right][at] -= affinity[j]
     y, x = np.divmod(rows, width)
     steps = np.arange(-reach, reach + 1)
@@ -169,28 +169,28 @@ def matting_laplacian(
 def trim_patches(
     image: Array, trimap: Array, match: float = 0.25, other: float = 0.9, count: int = 10
 ) -> Array:
-    """Settle unknown pixels whose surroundings occur in one known region only (section 3.2.1).
+    """Settle unknown pixels whose patches resemble one known region only (section 3.2.1).
 
-    Surroundings are normal distributions of the colours of 3 x 3 windows, compared by Bhattacharyya
-    distance to the ``count`` windows of most similar mean in either region: at most ``match`` to
-    one, at least ``other`` to the other. Only the flow from known pixels uses the answer.
+    3 x 3 patches are modelled as normal distributions of colour and compared by Bhattacharyya
+    distance to the ``count`` patches of most similar mean in each region: below ``match`` to one
+    and above ``other`` to the other. Used only for the flow from known pixels.
     """
     unknown = np.flatnonzero(is_unknown(trimap))
     mean, covariance = _patches(image)
-    # The place only breaks ties between equal colours.
-    place = features(mean.reshape(image.shape), 0.01)
-    volume = np.log(np.linalg.det(covariance))
+    # Position only breaks ties between equal colours.
+    points = features(mean.reshape(image.shape), 0.01)
+    log_det = np.log(np.linalg.det(covariance))
     distances = []
     for value in (1, 0):
-        side = np.flatnonzero(trimap == value)
+        region = np.flatnonzero(trimap == value)
         best = np.full(len(unknown), np.inf)
-        for column in nearest(place[side], place[unknown], count).T:
-            there = side[column]
-            middle = (covariance[unknown] + covariance[there]) / 2
-            offset = mean[unknown] - mean[there]
-            along = np.linalg.solve(middle, offset[..., None])[..., 0]
-            spread = np.log(np.linalg.det(middle)) - (volume[unknown] + volume[there]) / 2
-            best = np.minimum(best, (offset * along).sum(1) / 8 + spread / 2)
+        for column in nearest(points[region], points[unknown], count).T:
+            other_pixel = region[column]
+            average = (covariance[unknown] + covariance[other_pixel]) / 2
+            offset = mean[unknown] - mean[other_pixel]
+            scaled = np.linalg.solve(average, offset[..., None])[..., 0]
+            spread = np.log(np.linalg.det(average)) - (log_det[unknown] + log_det[other_pixel]) / 2
+            best = np.minimum(best, (offset * scaled).sum(1) / 8 + spread / 2)
         distances.append(best)
     to_foreground, to_background = distances
     trimmed = trimap.copy().ravel()
@@ -200,10 +200,10 @@ def trim_patches(
 
 
 def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
-    """Grow both known regions over unknown pixels of nearly the same colour.
+    """Grow both known regions into unknown pixels of nearly the same colour.
 
-    Shahrian et al. (CVPR 2013): a known pixel at a distance d below ``reach`` settles an unknown
-    one whose colour differs by at most ``reach - d`` of 255 levels; the nearest decides.
+    Shahrian et al. (CVPR 2013): an unknown pixel takes the value of the nearest known pixel, at a
+    distance d below ``reach``, whose colour differs by at most ``reach - d`` of 255 levels.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -235,31 +235,31 @@ def trim_edges(image: Array, trimap: Array, reach: float = 9.0) -> Array:
 
 
 def is_highly_transparent(image: Array, trimap: Array, misfit: float = 0.3) -> bool:
-    """Whether the unknown pixels' colours are largely mixtures (section 3.5), as of glass.
+    """Whether most colours of unknown pixels are mixtures, as in glass (section 3.5).
 
-    Their histogram is fitted by those of the known ones within 20 pixels; ``misfit`` is the largest
-    norm of what remains for an opaque subject, such as hair.
+    Fits their histogram by those of both known regions within 20 pixels; a residual norm above
+    ``misfit`` means transparent. Hair stays below.
     """
     from scipy.ndimage import distance_transform_edt
 
     unknown = is_unknown(trimap)
     near = distance_transform_edt(~unknown) <= 20
-    sides = [near & (trimap == value) for value in (1, 0)]
-    if not all(part.any() for part in (unknown, *sides)):
+    regions = [near & (trimap == value) for value in (1, 0)]
+    if not all(region.any() for region in (unknown, *regions)):
         return False
-    known = np.stack([_histogram(image[side]) for side in sides], 1)
-    wanted = _histogram(image[unknown])
-    fitted = known @ np.linalg.lstsq(known, wanted, rcond=None)[0]
-    return bool(np.linalg.norm(fitted - wanted) > misfit)
+    known = np.stack([_histogram(image[region]) for region in regions], 1)
+    target = _histogram(image[unknown])
+    fitted = known @ np.linalg.lstsq(known, target, rcond=None)[0]
+    return bool(np.linalg.norm(fitted - target) > misfit)
 
 
 @dataclass(frozen=True)
 class FlowSystem:
-    """The energy of the unknown pixels' opacity (section 3.5): ``A alpha = right``, (U,), in parts.
+    """The linear system ``A alpha = right``, (U,), for the unknown opacities (section 3.5).
 
-    ``A = mixture^T mixture + rest`` is symmetric and positive semidefinite, known pixels held fast
-    (in the paper, tied by a weight of 100). ``settled`` (H, W) is the trimap and what
-    ``trim_edges`` settled; ``transparent`` says whether the flow from known pixels was left out.
+    ``A = mixture^T mixture + rest`` is symmetric and positive semidefinite. Known pixels are fixed
+    (in the paper, constrained with a weight of 100). ``settled`` (H, W) is the trimap, with the
+    pixels settled by ``trim_edges``; if ``transparent``, the flow from known pixels is left out.
     """
 
     mixture: csr_array
@@ -270,15 +270,15 @@ class FlowSystem:
     transparent: bool
 
     def product(self, alpha: Array) -> Array:
-        """A times ``alpha`` (U,); the dense square of ``mixture`` is never formed."""
+        """A times ``alpha`` (U,), without forming the dense square of ``mixture``."""
         return self.mixture.T @ (self.mixture @ alpha) + self.rest @ alpha
 
     def diagonal(self) -> Array:
-        """Of A, (U,)."""
+        """Diagonal of A, (U,)."""
         return self.mixture.power(2).sum(0) + self.rest.diagonal()
 
     def matte(self, alpha: Array) -> Array:
-        """The opacities ``alpha`` (U,) put where nothing is settled, (H, W) in [0, 1]."""
+        """Full matte (H, W) in [0, 1] from the unknown opacities ``alpha`` (U,)."""
         matte = np.zeros(self.unknown.shape)
         matte[self.unknown] = alpha.clip(0, 1)
         return np.where(is_unknown(self.settled), matte, self.settled)
@@ -297,7 +297,7 @@ def build_system(
     spatial_weight: float = 1.0,
     epsilon: float = 1e-6,
 ) -> FlowSystem:
-    """Collect the flows into one system; at least one pixel is known. Defaults are published."""
+    """Assemble the system from all flows; defaults are the paper's. Needs a known pixel."""
     from scipy.sparse import diags_array, eye_array
 
     if transparent is None:
@@ -326,11 +326,11 @@ def build_system(
 
 
 def _mixed_color(weights: Array, colors: Array) -> Array:
-    """The colour (N, 3) in [0, 1] that neighbours (N, K, 3) put into a mixture."""
+    """Weighted mean colour (N, 3) in [0, 1] of neighbours (N, K, 3)."""
     total = weights.sum(1, keepdims=True)
-    # A side that is hardly in the mixture has no colour of its own there: take its mean.
-    slight = np.abs(total) < 1e-2
-    weights = np.where(slight, 1 / weights.shape[1], weights / np.where(slight, 1, total))
+    # If the total weight is negligible, use the unweighted mean.
+    tiny = np.abs(total) < 1e-2
+    weights = np.where(tiny, 1 / weights.shape[1], weights / np.where(tiny, 1, total))
     return np.einsum("nk,nkc->nc", weights, colors).clip(0, 1)
 
 
@@ -348,6 +348,6 @@ def _patches(image: Array) -> tuple[Array, Array]:
 
 
 def _histogram(colors: Array) -> Array:
-    """Of (N, 3) colours: 10 bins a channel, (30,), each channel's with the sum 1."""
+    """Histogram (30,) of colours (N, 3): 10 bins per channel, with sum 1 each."""
     counts = [np.histogram(colors[:, c], bins=10, range=(0, 1))[0] for c in range(3)]
     return np.concatenate(counts) / len(colors)

@@ -1,4 +1,4 @@
-"""Lifting alpha and colours from a small working size to a photograph's own."""
+"""Guided upsampling of alpha and colours from the working size to full size."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from deep_image_compositing.functional.compose import dilate, erode, unknown_ban
 from deep_image_compositing.functional.foreground import box_filter
 from deep_image_compositing.functional.matting import color_products
 
-REACH = 22  # pixels around the rim at the working size that may be repainted; 31 across
-NEAR = 4  # pixels of the small picture around its rim within which the lifted alpha may vary
+REACH = 22  # pixels around the rim at the working size that may be repainted; 31 diagonally
+NEAR = 4  # pixels around the rim at the working size within which upsampled alpha may vary
 
 
 def snap_alpha(alpha: Tensor, reach: int = REACH) -> Tensor:
-    """``alpha``, but exactly 0 or 1 beyond ``reach`` of the rim: sigmoids leave traces there."""
+    """Round ``alpha`` to 0 or 1 beyond ``reach`` of the rim, where sigmoids are never exact."""
     return torch.where(unknown_band(alpha, reach), alpha, (alpha > 0.5).to(alpha.dtype))
 
 
 def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1e-2) -> Tensor:
-    """How ``alpha`` follows the colours of ``image``: a guided filter's factors a, (B, 3, H, W).
+    """Guided filter slopes a (B, 3, H, W) of ``alpha`` with respect to the colours of ``image``.
 
-    In every square window ``alpha = a · rgb + b`` by least squares, ``eps`` added to the variances;
-    averaged over all windows of a pixel; 0 where alpha is constant. Source: He, Sun and Tang, ECCV
-    2010.
+    Fits ``alpha = a · rgb + b`` in every square window by least squares, with ``eps`` added to the
+    variances, and averages a over all windows of a pixel; 0 where alpha is constant. Source: He,
+    Sun and Tang, ECCV 2010.
     """
     mean = functools.partial(box_filter, radius=radius)
     varies = dilate(alpha, radius) > erode(alpha, radius)
@@ -33,7 +33,7 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
     if where[0].numel() == 0:
         return torch.zeros_like(image)
 
-    def at(x: Tensor) -> Tensor:  # (N, channels); double, because covariances cancel
+    def at(x: Tensor) -> Tensor:  # (N, channels), in double precision for the covariances
         return x[where[0], :, where[1], where[2]].double()
 
     mean_i, mean_p = at(mean(image)), at(mean(alpha))
@@ -55,11 +55,10 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
 
 
 def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
-    """All that a part of the large picture must know of the small one, (B, 8 + 3 a picture, h, w).
+    """Channels (B, 8 + 3 per picture, h, w) to upsample bilinearly for ``follow_guide``.
 
-    Alpha, where it may vary, the guided filter's factors, the photograph, and the ``pictures``: for
-    ``follow_guide`` the subject's straight colour and the old background's. Enlarge them
-    bilinearly.
+    They are alpha, where it may vary, the guided filter's slopes, the photograph, and ``pictures``:
+    for ``follow_guide``, the straight colours of the subject and of the old background.
     """
     near = unknown_band(alpha, NEAR).to(alpha.dtype)
     pairs = zip(image.split(1), alpha.split(1), strict=True)
@@ -68,10 +67,10 @@ def make_guide(image: Tensor, alpha: Tensor, *pictures: Tensor) -> Tensor:
 
 
 def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
-    """Alpha at full size: the small one, and what the photograph ``image`` shows beyond it.
+    """Alpha at full size: the upsampled one plus detail of the photograph ``image``.
 
-    By the guided filter's factors (He and Sun, "Fast Guided Filter", 2015, which itself would
-    smooth an alpha that is right). Away from the small alpha's rim it is exactly 0 or 1.
+    Detail is weighted by the guided filter's slopes (He and Sun, "Fast Guided Filter", 2015, which
+    would also smooth a correct alpha). Away from the small alpha's rim it is exactly 0 or 1.
     """
     alpha, near, factors, small = guide[:, :8].split((1, 1, 3, 3), 1)
     value = alpha + (factors * (image - small)).sum(1, keepdim=True)
@@ -79,12 +78,12 @@ def follow_alpha(guide: Tensor, image: Tensor) -> Tensor:
 
 
 def follow_guide(guide: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Alpha by ``follow_alpha``, the subject's colour and the old background's at full size.
+    """Alpha by ``follow_alpha``, and the colours of subject and old background, at full size.
 
-    What alpha and the smooth colours fail to explain of a pixel goes to the subject, by alpha.
+    Alpha times the residual of the compositing equation is added to the subject's colour.
     """
     alpha = follow_alpha(guide, image)
     color, old = guide[:, 8:].split(3, 1)
-    unexplained = image - alpha * color - (1 - alpha) * old
-    color = (color + alpha * unexplained).clamp(0, 1)
+    residual = image - alpha * color - (1 - alpha) * old
+    color = (color + alpha * residual).clamp(0, 1)
     return alpha, torch.where(alpha == 1, image, color), old

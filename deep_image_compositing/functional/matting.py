@@ -1,7 +1,7 @@
-"""Closed-form alpha on the device: the matting Laplacian, matrix-free and batched.
+"""Closed-form matting on the device, batched, with a matrix-free matting Laplacian.
 
-The Laplacian of Levin, Lischinski and Weiss (CVPR 2006) times an alpha is one colour guided filter
-(He, Sun and Tang, CVPR 2010), so box sums and conjugate gradients solve a batch on any device.
+The product of the Laplacian of Levin, Lischinski and Weiss (CVPR 2006) and an alpha is a colour
+guided filter (He, Sun and Tang, CVPR 2010), so box sums and conjugate gradients suffice.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from deep_image_compositing.functional.resize import resize
 
 @dataclass(frozen=True)
 class MattingLaplacian:
-    """The matting Laplacian of a batch of pictures, as an operator.
+    """The matting Laplacian of a batch of images, as a linear operator.
 
-    ``image`` is centred; ``count`` and ``mean`` are each window's pixels and mean, ``factor``
-    (B, 6, H, W) the Cholesky factor, row by row, of its regularised covariance.
+    ``image`` has zero mean. ``count``, ``mean`` and ``factor`` describe each window: its number of
+    pixels, its mean colour, and the row-wise Cholesky factor (B, 6, H, W) of its regularised
+    covariance.
     """
 
     image: Tensor
@@ -33,14 +34,14 @@ class MattingLaplacian:
 
     @classmethod
     def of(cls, image: Tensor, epsilon: float = 1e-5, radius: int = 1) -> MattingLaplacian:
-        """Of ``image`` (B, 3, H, W), with ``epsilon`` (in colour²) added to each variance."""
+        """Build it for ``image`` (B, 3, H, W), adding ``epsilon`` (colour²) to each variance."""
         image = image - image.mean((2, 3), keepdim=True)
         count = window_sum(torch.ones_like(image[:1, :1]), radius)
         sums = window_sum(torch.cat([image, color_products(image)], 1), radius) / count
         mean = sums[:, :3]
         c = sums[:, 3:] - color_products(mean)
-        # A Cholesky factor, pivots floored at epsilon: the determinant of a flat window's
-        # covariance is below what float32 can hold, its factor is not.
+        # A Cholesky factor with pivots floored at epsilon: the determinant of a flat window's
+        # covariance underflows in float32, its Cholesky factor does not.
         l00 = (c[:, 0].clamp_min(0) + epsilon).sqrt()
         l10, l20 = c[:, 1] / l00, c[:, 2] / l00
         l11 = ((c[:, 3] - l10 * l10).clamp_min(0) + epsilon).sqrt()
@@ -49,7 +50,7 @@ class MattingLaplacian:
         return cls(image, count, mean, torch.stack([l00, l10, l20, l11, l21, l22], 1), radius)
 
     def coefficients(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope (B, 3, H, W) and offset (B, 1, H, W) of ``p`` (B, 1, H, W) over each window."""
+        """Slope (B, 3, H, W) and offset (B, 1, H, W) of ``p`` (B, 1, H, W) in each window."""
         sums = window_sum(torch.cat([self.image * p, p], 1), self.radius) / self.count
         mean_p = sums[:, 3:]
         covariance = sums[:, :3] - self.mean * mean_p
@@ -57,7 +58,7 @@ class MattingLaplacian:
         return slope, mean_p - (slope * self.mean).sum(1, keepdim=True)
 
     def lines(self, p: Tensor) -> Tensor:
-        """``coefficients`` (B, 4, H, W), averaged over the windows that hold a pixel."""
+        """``coefficients`` (B, 4, H, W), averaged over all windows that contain a pixel."""
         return window_sum(torch.cat(self.coefficients(p), 1), self.radius) / self.count
 
     def __call__(self, p: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class MattingLaplacian:
         return self.count * p - (sums[:, :3] * self.image).sum(1, keepdim=True) - sums[:, 3:]
 
     def _solve(self, v: Tensor) -> Tensor:
-        """Covariance plus ridge, inverted, times ``v`` (B, 3, H, W)."""
+        """Inverse of the regularised covariance times ``v`` (B, 3, H, W)."""
         l00, l10, l20, l11, l21, l22 = self.factor.unbind(1)
         a0 = v[:, 0] / l00
         a1 = (v[:, 1] - l10 * a0) / l11
@@ -77,7 +78,7 @@ class MattingLaplacian:
 
 
 def color_products(x: Tensor) -> Tensor:
-    """The products (B, 6, H, W) of any two channels of ``x`` (B, 3, H, W)."""
+    """Products (B, 6, H, W) of all pairs of channels of ``x`` (B, 3, H, W)."""
     r, g, b = x.unbind(1)
     return torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], 1)
 
@@ -85,7 +86,7 @@ def color_products(x: Tensor) -> Tensor:
 def solve_alpha(
     image: Tensor, trimap: Tensor, start: Tensor, iterations: int = 30, epsilon: float = 1e-5
 ) -> Tensor:
-    """Closed-form alpha of the unknown pixels, by conjugate gradients from ``start``."""
+    """Solve for the alpha of unknown pixels by conjugate gradients from ``start``."""
     unknown = (trimap == 0.5).to(image.dtype)
     known = trimap * (1 - unknown)
     laplacian = MattingLaplacian.of(image, epsilon)
@@ -98,13 +99,13 @@ def solve_alpha(
     residual = right - product(x)
     p = residual
     rho = (residual * residual).sum((1, 2, 3), keepdim=True)
-    # Below a residual of 1e-6 a pixel, and along directions without curvature, steps are rounding.
-    enough = 1e-12 * torch.maximum(rho, unknown.sum((1, 2, 3), keepdim=True))
+    # Below a residual of 1e-6 per pixel, or without curvature, steps are only rounding errors.
+    tolerance = 1e-12 * torch.maximum(rho, unknown.sum((1, 2, 3), keepdim=True))
     for _ in range(iterations):
         q = product(p)
         curvature = (p * q).sum((1, 2, 3), keepdim=True)
         flat = curvature <= 1e-7 * (p * p).sum((1, 2, 3), keepdim=True)
-        step = rho / torch.where(flat | (rho <= enough), torch.inf, curvature)
+        step = rho / torch.where(flat | (rho <= tolerance), torch.inf, curvature)
         x = x + step * p
         residual = residual - step * q
         new = (residual * residual).sum((1, 2, 3), keepdim=True)
@@ -114,9 +115,9 @@ def solve_alpha(
 
 
 def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Carry ``alpha`` (B, 1, h, w) to the size of ``image``, (B, 1, H, W) in [0, 1].
+    """Upsample ``alpha`` (B, 1, h, w) to the size of ``image``, (B, 1, H, W) in [0, 1].
 
-    Along colour lines of ``small``, the reduced image (He and Sun, "Fast Guided Filter", 2015).
+    Uses the colour lines of ``small``, the reduced image (He and Sun, "Fast Guided Filter", 2015).
     """
     lines = MattingLaplacian.of(small, epsilon).lines(alpha)
     lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -132,9 +133,9 @@ def closed_form(
     iterations: tuple[int, ...] = (20, 20),
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Coarse-to-fine ``solve_alpha`` from ``start``: so many ``iterations`` at each of ``scales``.
+    """Coarse-to-fine ``solve_alpha`` from ``start``, with ``iterations`` for each of ``scales``.
 
-    These divide the picture's size; the last answer is carried up.
+    Scales are divisors of the image size; the last result is upsampled to full size.
     """
     height, width = image.shape[-2:]
     alpha, small = start, image
@@ -149,11 +150,11 @@ def closed_form(
 
 
 def guided_filter(image: Tensor, mask: Tensor, radius: int, epsilon: float) -> Tensor:
-    """Filter ``mask`` so that it follows the edges of ``image``; it may leave [0, 1] a little.
+    """Filter ``mask`` to follow the edges of ``image``; the result may slightly leave [0, 1].
 
-    In windows the mask is an affine function of the colour, with a penalty ``epsilon``, in squared
-    colour units, on its slope. Flat colours need double precision. Source: He, Sun and Tang,
-    "Guided Image Filtering", PAMI 2013.
+    In each window the mask is fitted by an affine function of the colour, with a penalty
+    ``epsilon``, in squared colour units, on its slope. Flat colours need double precision. Source:
+    He, Sun and Tang, "Guided Image Filtering", PAMI 2013.
     """
     windows = MattingLaplacian.of(image, epsilon, radius)
     lines = windows.lines(mask)

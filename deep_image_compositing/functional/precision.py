@@ -1,4 +1,4 @@
-"""Conversions between precisions: half to single, floating point to 8 bits."""
+"""Conversions of precision: half to single, floating point to 8 bits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def widen(x: Tensor) -> Tensor:
-    """``x`` in single precision if it is in half, for what half precision cannot compute."""
+    """Convert half precision to float32; return any other dtype unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] as 8 bits, rounded half up as ``write_image`` does; uint8 stays."""
+    """Quantise floats in [0, 1] to uint8, rounding half up as ``write_image`` does; uint8 stays."""
     if image.dtype == torch.uint8:
         return image
     return image.detach().float().mul(255).add_(0.5).clamp_(0, 255).byte()

@@ -1,4 +1,4 @@
-"""Gaussian pyramids of any size, and the Laplacian blend made of them."""
+"""Gaussian pyramids and Laplacian blending for images of any size."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from deep_image_compositing.functional.precision import widen
 
-BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, which then reaches 28 pixels far
+BLEND_LEVELS = 4  # default levels of ``laplacian_blend``, with a reach of 28 pixels
 
 
 def max_levels(height: int, width: int) -> int:
-    """Levels of a pyramid down to the first of one pixel, the finest counted."""
+    """Number of pyramid levels from full size to a single pixel."""
     return 1 + (max(height, width) - 1).bit_length()
 
 
 def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """``x`` (B, C, H, W), filtered and halved again and again, finest first (Burt, Adelson, 1983).
+    """Gaussian pyramid of ``x`` (B, C, H, W), finest level first (Burt and Adelson, 1983).
 
-    The kernel is (1, 4, 6, 4, 1) / 16 along either axis, border pixels repeated. There are
-    ``levels``; sides halve rounding up, and a level of one pixel repeats.
+    The kernel is (1, 4, 6, 4, 1) / 16 along both axes, with repeated border pixels. Sides halve,
+    rounding up; further levels repeat a single pixel.
     """
     pyramid = [x]
     for _ in range(levels - 1):
@@ -32,18 +32,18 @@ def gaussian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 def laplacian_blend(
     foreground: Tensor, background: Tensor, alpha: Tensor, levels: int = BLEND_LEVELS
 ) -> Tensor:
-    """Blend two pictures band by band: a wide seam for coarse detail, a narrow one for fine detail.
+    """Blend two images in frequency bands: a wide seam for coarse detail, a narrow one for fine.
 
-    Farther than 4 · (2^(levels − 1) − 1) pixels from any change of ``alpha`` it is one of them, up
-    to rounding; near the seam it may leave [0, 1] a little. One level is alpha blending;
-    ``max_levels`` are used at most. Source: Burt and Adelson, "A Multiresolution Spline with
-    Application to Image Mosaics", 1983.
+    Farther than 4 · (2^(levels − 1) − 1) pixels from any change of ``alpha`` the result equals one
+    of them, up to rounding; near the seam it may slightly leave [0, 1]. One level is alpha
+    blending; at most ``max_levels`` are used. Source: Burt and Adelson, "A Multiresolution Spline
+    with Application to Image Mosaics", 1983.
     """
     levels = min(levels, max_levels(*alpha.shape[-2:]))
     dtype = foreground.dtype
     foreground, background, alpha = (widen(x) for x in (foreground, background, alpha))
-    # The pyramid is linear, so the blend a·L(F) + (1−a)·L(B) of every band is L(B) + a·L(F−B),
-    # and the L(B) collapse to the background itself: one colour pyramid does the work of three.
+    # By linearity, the blend a·L(F) + (1−a)·L(B) of a band is L(B) + a·L(F−B), and the bands L(B)
+    # collapse to the background, so a single colour pyramid is enough.
     channels = foreground.shape[1]
     stacked = gaussian_pyramid(torch.cat((foreground - background, alpha), 1), levels)
     blended = stacked[-1][:, :channels] * stacked[-1][:, channels:]
@@ -54,18 +54,18 @@ def laplacian_blend(
     return (background + blended).to(dtype)
 
 
-# Both resamplers are sums of slices: on a CPU several times faster than a depthwise convolution,
-# and nothing is multiplied by the zeros that a textbook enlargement inserts.
+# Both resamplers are sums of slices, several times faster on a CPU than depthwise convolutions,
+# and need no multiplication by inserted zeros.
 
 
 def _halve(x: Tensor, dim: int) -> Tensor:
-    """Filter along ``dim`` with (1, 4, 6, 4, 1) / 16 and keep every second pixel from the first."""
+    """Filter along ``dim`` with (1, 4, 6, 4, 1) / 16 and keep every second pixel."""
     size = x.shape[dim]
     half = (size + 1) // 2
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, size - 1, 1)
     even = x[..., ::2, :] if dim == -2 else x[..., ::2]
     odd = x[..., 1::2, :] if dim == -2 else x[..., 1::2]
-    # Neighbours −2, 0 and 2 of each kept pixel, then −1 and 1, with the border pixel repeated.
+    # Neighbours −2, 0 and 2 of each output pixel, then −1 and 1, with repeated border pixels.
     even = torch.cat((first, even, last), dim)
     odd = torch.cat((first, odd, last) if size % 2 else (first, odd), dim)
     out = even.narrow(dim, 1, half) * (6 / 16)
@@ -76,12 +76,12 @@ def _halve(x: Tensor, dim: int) -> Tensor:
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
-    """Double ``x`` to the height and width of ``like``, with the kernel of the pyramid."""
+    """Upsample ``x`` by 2 to the height and width of ``like``, with the pyramid's kernel."""
     return _double(_double(x, -1, like.shape[-1]), -2, like.shape[-2])
 
 
 def _double(x: Tensor, dim: int, size: int) -> Tensor:
-    """Double along ``dim``: (1, 6, 1) / 8 on each pixel, (4, 4) / 8 between two."""
+    """Upsample by 2 along ``dim``: (1, 6, 1) / 8 on input pixels, (4, 4) / 8 between them."""
     half = x.shape[dim]
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, half - 1, 1)
     padded = torch.cat((first, x, last), dim)

@@ -9,7 +9,7 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.precision import widen
 
-_FEW = 32  # cells a side up to which a product with their weights is quicker than looking two up
+_FEW = 32  # cells per side up to which a matrix product is faster than indexed interpolation
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -24,7 +24,7 @@ def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     if mode == "nearest-exact":
         return F.interpolate(x, (height, width), mode=mode)
     shrinks = height < x.shape[-2] or width < x.shape[-1]
-    # The antialiased kernels lack half precision on the CPU, and lose half of it elsewhere.
+    # Antialiased kernels do not support half precision on the CPU, and lose accuracy elsewhere.
     wide = widen(x)
     out = F.interpolate(wide, (height, width), mode=mode, align_corners=False, antialias=shrinks)
     return out.to(x.dtype)
@@ -33,9 +33,9 @@ def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
 def fit_long_side(
     height: int, width: int, long_side: int, *, enlarge: bool = False
 ) -> tuple[int, int]:
-    """Size (height, width) with the aspect kept and a longer side of at most ``long_side``.
+    """Size (height, width) with the same aspect ratio and a long side of at most ``long_side``.
 
-    A smaller picture keeps its size unless ``enlarge``; no side falls below 1.
+    Smaller sizes stay unless ``enlarge``; sides are at least 1.
     """
     if long_side < 1:
         raise UsageError(f"the long side must be at least 1 pixel, got {long_side}")
@@ -47,9 +47,9 @@ def fit_long_side(
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Repeat the border of ``x`` at the bottom and right until both sides divide by ``multiple``.
+    """Replicate-pad ``x`` at the bottom and right so that ``multiple`` divides both sides.
 
-    Returns the padded tensor and the original (H, W): crop back with ``out[..., :h, :w]``.
+    Returns the padded tensor and the original (H, W), to crop back with ``out[..., :h, :w]``.
     """
     height, width = x.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
@@ -59,16 +59,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float, float]) -> Tensor:
-    """A grid (B, C, gh, gw) over a picture, bilinear at the pixels of a part of it, (B, C, h, w).
+    """Interpolate a grid (B, C, gh, gw) over an image bilinearly in a region of it, (B, C, h, w).
 
-    ``place`` is the part, top, left, bottom and right as shares of the picture, ``size`` its (h,
-    w).
+    ``place`` locates the region, top, left, bottom and right as fractions of the image; ``size`` is
+    its (h, w).
     """
     top, left, bottom, right = place
     down = _position(grid.shape[-2], size[0], top, bottom)
     across = _position(grid.shape[-1], size[1], left, right)
     if max(grid.shape[-2:]) > _FEW:
-        return _between(_between(grid, -2, down), -1, across)
+        return _interpolate(_interpolate(grid, -2, down), -1, across)
     first, last = (
         (1 - (position[:, None] - torch.arange(cells)).abs()).clamp_min(0).to(grid)
         for position, cells in ((down, grid.shape[-2]), (across, grid.shape[-1]))
@@ -77,13 +77,13 @@ def spread(grid: Tensor, size: tuple[int, int], place: tuple[float, float, float
 
 
 def _position(cells: int, pixels: int, low: float, high: float) -> Tensor:
-    """(pixels,) where, counted in cells, the pixels lie that go from ``low`` to ``high``."""
+    """Positions (pixels,), in cells, of the pixels that span ``low`` to ``high``."""
     center = low + (high - low) * (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels
     return (center * cells - 0.5).clamp(0, cells - 1)
 
 
-def _between(grid: Tensor, dim: int, position: Tensor) -> Tensor:
-    """``grid`` at positions along one axis, between two cells each."""
+def _interpolate(grid: Tensor, dim: int, position: Tensor) -> Tensor:
+    """Interpolate ``grid`` linearly at positions along one axis."""
     before = position.floor().clamp_max(max(0, grid.shape[dim] - 2)).long()
     after = (before + 1).clamp_max(grid.shape[dim] - 1)
     share = (position - before).to(grid)

@@ -8,17 +8,17 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import fit_long_side, resize
 
-NEUTRAL = 0.5  # grey of the padding around a picture
+NEUTRAL = 0.5  # gray of the padding around pictures
 _GAP = 2
 _MAGENTA = (1.0, 0.0, 1.0)
 
 
 def contact_sheet(pictures: dict[str, Tensor], cell: int = 192) -> Tensor:
-    """Lay named pictures out as a table: one labelled column a name, one row a batch item.
+    """Arrange named pictures in a table with a labelled column per name and a row per batch item.
 
-    Pictures, (B, 1 or 3, H, W) of any dtype, size and device, are fitted into square cells of
-    ``cell`` pixels, clamped to [0, 1], NaN magenta. Returns (3, H, W) float32 in [0, 1] on the CPU.
-    Raises ``UsageError`` for no pictures, other shapes or cells below 8 pixels.
+    Pictures, (B, 1 or 3, H, W) of any dtype, size and device, are resized to fit square cells of
+    ``cell`` pixels and clamped to [0, 1]; NaN is magenta. Returns (3, H, W) float32 in [0, 1] on
+    the CPU. Raises ``UsageError`` for no pictures, other shapes or cells below 8 pixels.
     """
     if not pictures:
         raise UsageError("a contact sheet needs at least one picture")
@@ -50,23 +50,23 @@ def contact_sheet(pictures: dict[str, Tensor], cell: int = 192) -> Tensor:
 
 
 def _fit(picture: Tensor, cell: int) -> Tensor:
-    """One picture (1, 1|3, H, W) as (3, h, w) in [0, 1], its longer side ``cell`` pixels."""
+    """One picture (1, 1|3, H, W) as (3, h, w) in [0, 1] with a long side of ``cell`` pixels."""
     value = picture.detach().to("cpu", torch.float32)
-    broken = value.isnan().any(dim=1, keepdim=True)
+    nan = value.isnan().any(dim=1, keepdim=True)
     value = value.nan_to_num(nan=0.0).clamp(0, 1).expand(-1, 3, -1, -1)
     height, width = value.shape[-2:]
     size = fit_long_side(height, width, cell, enlarge=True)
-    # Small pictures are magnified with visible pixels; large ones are averaged.
+    # Magnify small pictures with visible pixels.
     mode = "nearest-exact" if max(height, width) <= cell // 2 else "bilinear"
-    shown = resize(value, size, mode).clamp(0, 1)
-    if broken.any():  # a single NaN must survive the shrinking
-        area = torch.nn.functional.adaptive_max_pool2d(broken.float(), size)
-        shown = torch.where(area > 0, torch.tensor(_MAGENTA).view(1, 3, 1, 1), shown)
-    return shown[0]
+    resized = resize(value, size, mode).clamp(0, 1)
+    if nan.any():  # keep even a single NaN visible
+        area = torch.nn.functional.adaptive_max_pool2d(nan.float(), size)
+        resized = torch.where(area > 0, torch.tensor(_MAGENTA).view(1, 3, 1, 1), resized)
+    return resized[0]
 
 
 def _label(text: str, width: int) -> Tensor:
-    """Black ``text`` on white, (h, width) in [0, 1]; text that is too long ends in dots."""
+    """Black ``text`` on white, (h, width) in [0, 1]; long text is truncated with an ellipsis."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default()

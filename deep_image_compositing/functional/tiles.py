@@ -1,7 +1,7 @@
-"""Work on the square cells of a picture that need it, blended without seams.
+"""Tiled processing of selected cells of an image, blended without seams.
 
-Work on a cell is done on its *window*, the cell and some context. Overlapping answers are mixed
-with weights that change linearly across cells' borders; the outermost context counts for nothing.
+Each square cell is processed in its *window*, the cell with some context. Overlapping results are
+blended with weights that vary linearly across cell borders; the outermost context has weight 0.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box, edges
 
-CELL = 96  # side of a cell in pixels, at least
-PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of the windows that are worked on in one batch
+CELL = 96  # minimum side of a cell in pixels
+PIXELS_AT_ONCE = 16 * 128 * 128  # pixels of all windows in a batch
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells and windows of a picture of ``height`` x ``width`` pixels.
+    """Cells and windows of an image of ``height`` x ``width`` pixels.
 
-    ``context`` are the pixels around a cell that belong to its window; at least 1 where they blend.
+    ``context`` is the margin of a window around its cell in pixels, at least 1 for blending.
     """
 
     height: int
@@ -36,7 +36,7 @@ class Grid:
 
     @classmethod
     def over(cls, picture: Tensor, context: int) -> Grid:
-        """Of ``picture`` (..., H, W). Cells are no narrower than the context, for economy."""
+        """Grid for ``picture`` (..., H, W) with cells at least as wide as the context."""
         return cls(picture.shape[-2], picture.shape[-1], max(CELL, context), context)
 
     @property
@@ -49,25 +49,25 @@ class Grid:
 
     @property
     def window(self) -> tuple[int, int]:
-        """Height and width of every window: all are of one size, so that they make batches."""
+        """Height and width of every window, equal for all so that they can be batched."""
         side = self.cell + 2 * self.context
         return min(side, self.height), min(side, self.width)
 
     @property
     def step(self) -> int:
-        """What divides both cell and context, for networks' strides; no more than ``CELL``."""
+        """Common divisor of cell and context, for networks' strides; at most ``CELL``."""
         return math.gcd(CELL, self.cell, self.context)
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Top and left of a cell's window, moved where it would stick out of the picture.
+        """Top and left of a cell's window, shifted to lie inside the image.
 
-        They are multiples of ``step``, so it may still stick out a little at the bottom and on the
-        right; ``window_of`` fills it.
+        As both are multiples of ``step``, windows may still exceed the image at the bottom and on
+        the right, where ``window_of`` pads them.
         """
         step = self.step
         return tuple(  # type: ignore[return-value]
-            min(max(0, number * self.cell - self.context), -(-(whole - side) // step) * step)
-            for number, whole, side in zip(
+            min(max(0, index * self.cell - self.context), -(-(length - side) // step) * step)
+            for index, length, side in zip(
                 (row, column), (self.height, self.width), self.window, strict=True
             )
         )
@@ -81,66 +81,63 @@ class Grid:
         )
 
     def weights(self, row: int, column: int) -> Tensor:
-        """How much each pixel of a cell's window counts, (window height, window width)."""
+        """Blending weights of a cell's window, (window height, window width)."""
         top, left = self.corner(row, column)
         rows = self._ramp(row * self.cell, top, self.window[0], self.height)
         columns = self._ramp(column * self.cell, left, self.window[1], self.width)
         return rows[:, None] * columns
 
-    def _ramp(self, start: int, first: int, length: int, whole: int) -> Tensor:
-        """From 0 to 1 across the middle half of the overlap; 1 up to the border of the picture."""
-        place = torch.arange(first, first + length) + 0.5
+    def _ramp(self, start: int, first: int, length: int, size: int) -> Tensor:
+        """Weights along one axis: 0 to 1 across the middle half of overlaps, 1 at image borders."""
+        position = torch.arange(first, first + length) + 0.5
         half = max(self.context / 2, 0.5)
-        rise = ((place - start) / half + 1) / 2
-        fall = ((min(start + self.cell, whole) - place) / half + 1) / 2
+        rise = ((position - start) / half + 1) / 2
+        fall = ((min(start + self.cell, size) - position) / half + 1) / 2
         ones = torch.ones(length)
         rise = ones if start == 0 else rise
-        fall = ones if start + self.cell >= whole else fall
+        fall = ones if start + self.cell >= size else fall
         return torch.minimum(rise, fall).clamp(0, 1)
 
 
 def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
-    """Which cells, (rows, columns) boolean, hold something of ``marked``, (h, w) boolean.
+    """Which cells, (rows, columns) boolean, contain any of ``marked``, (h, w) boolean.
 
-    It shows the part ``box`` of the picture at any size; None for all of it.
+    ``marked`` covers the region ``box`` of the image, by default all of it, at any resolution.
     """
-    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
+    box = box or (slice(0, grid.height), slice(0, grid.width))
     sums = F.pad(marked.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
     ends = []
-    for start, length, small, count in (
-        (top, bottom - top, marked.shape[0], grid.rows),
-        (left, right - left, marked.shape[1], grid.columns),
-    ):
-        first = torch.arange(count) * grid.cell - start
+    for span, small, count in zip(box, marked.shape, (grid.rows, grid.columns), strict=True):
+        length = span.stop - span.start
+        first = torch.arange(count) * grid.cell - span.start
         low = first.clamp(0, length) * small
         high = (first + grid.cell).clamp(0, length) * small + length - 1
-        ends.append([torch.div(x, length, rounding_mode="floor") for x in (low, high)])
+        ends.append((low // length, high // length))
     (up, down), (west, east) = ends
-    held = sums[down][:, east] - sums[up][:, east] - sums[down][:, west] + sums[up][:, west]
-    return held > 0
+    counts = sums[down][:, east] - sums[up][:, east] - sums[down][:, west] + sums[up][:, west]
+    return counts > 0
 
 
 def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
-    """Which cells, (rows, columns) boolean, have their middle where ``inside``, (h, w) boolean, is.
+    """Which cells, (rows, columns) boolean, have their centre in ``inside``, (h, w) boolean.
 
-    It shows the part ``box`` of the picture at any size; beyond it, nothing is inside.
+    ``inside`` covers the region ``box`` of the image, at any resolution; cells beyond are outside.
     """
-    top, bottom, left, right = edges(box or (slice(0, grid.height), slice(0, grid.width)))
-    within, places = [], []
-    for start, length, small, count, whole in (
-        (top, bottom - top, inside.shape[0], grid.rows, grid.height),
-        (left, right - left, inside.shape[1], grid.columns, grid.width),
-    ):
+    shape = (grid.height, grid.width)
+    box = box or (slice(0, grid.height), slice(0, grid.width))
+    counts = (grid.rows, grid.columns)
+    within, indices = [], []
+    for span, small, count, size in zip(box, inside.shape, counts, shape, strict=True):
+        length = span.stop - span.start
         first = torch.arange(count) * grid.cell
-        middle = torch.div(first + (first + grid.cell).clamp(max=whole), 2, rounding_mode="floor")
-        middle = middle - start
-        within.append((middle >= 0) & (middle < length))
-        places.append(torch.div(middle.clamp(0, length - 1) * small, length, rounding_mode="floor"))
-    return inside[places[0]][:, places[1]] & within[0][:, None] & within[1]
+        center = (first + (first + grid.cell).clamp(max=size)) // 2 - span.start
+        within.append((center >= 0) & (center < length))
+        indices.append(center.clamp(0, length - 1) * small // length)
+    return inside[indices[0]][:, indices[1]] & within[0][:, None] & within[1]
 
 
 def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
-    """Call ``write`` with the rows and columns of every run of marked cells in a row."""
+    """Call ``write`` with the pixel rows and columns of each horizontal run of marked cells."""
     for row, marks in enumerate(cells.tolist()):
         for marked, run in groupby(range(len(marks)), marks.__getitem__):
             columns = [*run]
@@ -150,21 +147,21 @@ def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) 
 
 
 def window_of(picture: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The part (C, h, w) at ``corner`` of ``picture`` (C, H, W), whose border continues."""
-    part = picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
-    if part.shape[1:] == size:
-        return part
+    """The window (C, h, w) at ``corner`` of ``picture`` (C, H, W), whose border is replicated."""
+    window = picture[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+    if window.shape[1:] == size:
+        return window
     rows, columns = (
-        torch.arange(side, device=picture.device).clamp(max=have - 1)
-        for side, have in zip(size, part.shape[1:], strict=True)
+        torch.arange(side, device=picture.device).clamp(max=actual - 1)
+        for side, actual in zip(size, window.shape[1:], strict=True)
     )
-    return part[:, rows][:, :, columns]
+    return window[:, rows][:, :, columns]
 
 
 def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], box: Box) -> Tensor:
-    """Windows (B, C, h, w) of ``small`` (1, C, ., .), which shows ``box``, enlarged bilinearly.
+    """Bilinearly upsampled windows (B, C, h, w) of ``small`` (1, C, ., .), which covers ``box``.
 
-    ``corners`` are the top left of each in the picture; beyond ``box`` the border continues.
+    ``corners`` are their top left in the image; beyond ``box`` the border is replicated.
     """
     height, width = grid.window
     top, bottom, left, right = edges(box)
@@ -173,11 +170,11 @@ def enlarged_windows(small: Tensor, grid: Grid, corners: list[tuple[int, int]], 
     start = torch.tensor(corners, device=small.device, dtype=torch.float32)
     y = (start[:, :1] + rows - top) * (2 / (bottom - top)) - 1
     x = (start[:, 1:] + columns - left) * (2 / (right - left)) - 1
-    places = torch.stack(
+    positions = torch.stack(
         [x[:, None].expand(-1, height, -1), y[..., None].expand(-1, -1, width)], -1
     )
-    # One tall picture of all windows: a batch would need a copy of ``small`` for each.
-    tall = places.reshape(1, len(corners) * height, width, 2).to(small.dtype)
+    # Sample all windows as one tall image, as a batch would need a copy of ``small`` for each.
+    tall = positions.reshape(1, len(corners) * height, width, 2).to(small.dtype)
     out = F.grid_sample(small, tall, padding_mode="border", align_corners=False)
     return out[0].reshape(-1, len(corners), height, width).transpose(0, 1)
 
@@ -189,12 +186,12 @@ def work_on_cells(
     channels: int,
     device: torch.device | None = None,
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Work on the windows of the ``touched`` cells, in batches, and blend the answers.
+    """Process the windows of the ``touched`` cells in batches and blend the results.
 
-    Only a strip as high as a window is held in floating point. Given the corners of some windows,
-    ``make`` returns (B, ``channels``, window height, window width) on ``device`` (default: CPU).
-    Yields strips from the top down, of rows in which anything was done: first row, row after the
-    last, the blended answers (``channels``, rows, W), and where there are any, boolean (rows, W).
+    Holds only a strip of one window's height in floating point. ``make`` takes the corners of some
+    windows and returns (B, ``channels``, window height, window width) on ``device`` (default: CPU).
+    Yields the processed rows in strips from the top down: first row, row after the last, blended
+    results (``channels``, rows, W), and where these are valid, boolean (rows, W).
     """
     height, width = grid.window
     total = torch.zeros(channels + 1, height, grid.width, device=device)
@@ -213,14 +210,14 @@ def work_on_cells(
             pending = bool((rest[-1] > 0).any())
         base = top
         for start in range(0, len(columns), batch):
-            some = columns[start : start + batch]
-            corners = [grid.corner(row, column) for column in some]
-            for column, (_, left), answer in zip(some, corners, make(corners), strict=True):
+            chunk = columns[start : start + batch]
+            corners = [grid.corner(row, column) for column in chunk]
+            for column, (_, left), result in zip(chunk, corners, make(corners), strict=True):
                 weight = grid.weights(row, column).to(total.device)
-                place = slice(left, min(left + width, grid.width))
-                inside = place.stop - place.start
-                total[:-1, :, place] += (answer * weight)[..., :inside]
-                total[-1, :, place] += weight[:, :inside]
+                span = slice(left, min(left + width, grid.width))
+                inside = span.stop - span.start
+                total[:-1, :, span] += (result * weight)[..., :inside]
+                total[-1, :, span] += weight[:, :inside]
             pending = True
     if pending:
         end = min(base + height, grid.height)
@@ -228,5 +225,6 @@ def work_on_cells(
 
 
 def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Blended results and where they are valid, from weighted sums and the sum of weights."""
     weight = total[-1]
     return total[:-1] / weight.clamp_min(torch.finfo(weight.dtype).tiny), weight > 0

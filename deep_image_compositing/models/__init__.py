@@ -1,4 +1,4 @@
-"""Every segmenter, refiner and fuser as a plain ``nn.Module``, without Lightning.
+"""The stages as plain ``nn.Module``s without Lightning, as the compositor runs them.
 
-The compositor makes these; ``deep_image_compositing.stages`` has the same ones as LightningModules.
+``deep_image_compositing.stages`` has the same ones as LightningModules, for training.
 """

@@ -1,4 +1,4 @@
-"""One base class a slot: what every segmenter, refiner, fuser and harmonizer needs to run."""
+"""Base classes of the four slots: segmenter, refiner, fuser and harmonizer."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from deep_image_compositing.conventions import checked
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.settings import check_strength
 
-_ANSWERS = {"forward", "layers", "finer_layers", "recoloring"}  # what ``own_precision`` wraps
+_CAST_METHODS = {"forward", "layers", "finer_layers", "recoloring"}
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 Recoloring: TypeAlias = Callable[[Tensor, tuple[float, float, float, float]], Tensor]
-"""A smooth transform of colours (B, 3, h, w), sRGB in [0, 1], to such colours.
+"""A smooth colour transform of an image region (B, 3, h, w), sRGB in [0, 1], at any resolution.
 
-The second argument is the place of the colours: top, left, bottom and right as shares of the
-picture's height and width. The size does not matter.
+The second argument locates the region: top, left, bottom and right as fractions of the full
+image's height and width.
 """
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-"""The place of a whole picture."""
+"""The region that covers the full image."""
 
 
 @dataclass
 class Layers:
-    """A fuser's answer in parts: the composite is ``alpha · color + (1 − alpha) · background``.
+    """Layers of a composite, ``alpha · foreground_color + (1 − alpha) · background``.
 
-    Colours are straight. ``finer_layers`` needs ``old_background``, what was behind the subject.
+    Colours are straight. ``old_background`` is the estimated colour behind the subject in the
+    foreground photograph; ``finer_layers`` needs it.
     """
 
     alpha: Tensor
@@ -42,62 +43,66 @@ class Layers:
     old_background: Tensor | None = None
 
 
-def own_precision(method: _F) -> _F:
-    """Wrap a method to work in ``working_dtype`` and answer in the dtype of its first argument."""
+def run_in_working_dtype(method: _F) -> _F:
+    """Make a method compute in ``working_dtype`` and return its first argument's dtype."""
     first = list(inspect.signature(method).parameters)[1]
 
     @functools.wraps(method)
     def wrapper(self: StageModel, *args: Any, **kwargs: Any) -> Any:
-        picture = args[0] if args else kwargs.get(first)
-        if not isinstance(picture, Tensor):
+        image = args[0] if args else kwargs.get(first)
+        if not isinstance(image, Tensor):
             return method(self, *args, **kwargs)
-        own = self.working_dtype(picture.dtype)
+        dtype = self.working_dtype(image.dtype)
         result = method(
             self,
-            *(_cast(value, own) for value in args),
-            **{name: _cast(value, own) for name, value in kwargs.items()},
+            *(_cast(value, dtype) for value in args),
+            **{name: _cast(value, dtype) for name, value in kwargs.items()},
         )
-        return _cast(result, picture.dtype)
+        return _cast(result, image.dtype)
 
     return wrapper  # type: ignore[return-value]
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` in ``dtype`` when it is a floating tensor or layers, itself otherwise."""
+    """Cast floating-point tensors and ``Layers``; return anything else unchanged."""
     if isinstance(value, Layers):
         parts = (value.alpha, value.foreground_color, value.old_background)
         return Layers(*(_cast(part, dtype) for part in parts))
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
-        return value
-    return value.to(dtype)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return value
 
 
-def stop_norms(module: nn.Module) -> None:
-    """Set batch norms to evaluation mode: their statistics stay."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()
+def freeze_norm_stats(module: nn.Module) -> None:
+    """Put batch norms in evaluation mode, which freezes their running statistics."""
+    for submodule in module.modules():
+        if isinstance(submodule, nn.modules.batchnorm._BatchNorm):
+            submodule.eval()
 
 
 class StageModel(nn.Module):
     """Base of ``SegmenterModel``, ``RefinerModel``, ``FuserModel`` and ``HarmonizerModel``.
 
     Constructors raise ``UsageError`` for an option outside its range, ``WeightsError`` for weights
-    that cannot be read or do not fit, and ``MissingExtraError`` for a package that is missing.
+    that cannot be read or do not fit, and ``MissingExtraError`` for a missing package.
     """
 
     slot: ClassVar[str]
     shipped: ClassVar[dict[str, str]] = {}
-    """Trained weights in the package: name to file name."""
+    """Weights that ship with the package: name to file name."""
 
     folded = False
-    """Whether it can only run, since its norms have been folded; see ``networks.folding``."""
+    """Whether batch norms have been folded, so that the stage can only run inference.
+
+    See ``networks.folding``.
+    """
 
     tile_context: int | None = None
-    """Pixels around a part of the picture that its answer depends on; None when on the whole.
+    """Pixels of context that an output pixel depends on; None if it depends on the full image.
 
-    Stages that state it run on large photographs in tiles along the rim, which blend over half of
-    it: state twice what must match the whole exactly, and a multiple of the strides.
+    Stages that set it process large photographs in tiles along the rim, which blend over half of
+    it. For an exact match to full-image output, set twice the receptive radius, and a multiple of
+    the network's strides.
     """
 
     def __init__(self) -> None:
@@ -106,18 +111,18 @@ class StageModel(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in _ANSWERS & vars(cls).keys():
-            setattr(cls, name, own_precision(vars(cls)[name]))
+        for name in _CAST_METHODS & vars(cls).keys():
+            setattr(cls, name, run_in_working_dtype(vars(cls)[name]))
         if "forward" in vars(cls):
             cls.forward = checked(cls.forward)
 
     @property
     def hparams(self) -> Any:
-        """What the model was made with; weights files hold it."""
+        """Constructor arguments, which are stored in weights files."""
         return self._arguments
 
     def save_hyperparameters(self) -> None:
-        """Remember the arguments of the constructor that calls this, as Lightning's method does."""
+        """Store the arguments of the calling constructor, as Lightning's method does."""
         frame = inspect.currentframe()
         assert frame is not None
         assert frame.f_back is not None
@@ -131,39 +136,43 @@ class StageModel(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def logits(self, *inputs: Any, **named: Any) -> Tensor:
-        """The answer of a mask or alpha before its sigmoid, at the size of the image."""
+        """Mask or alpha before the sigmoid, at the size of the image."""
         raise NotImplementedError(f"{type(self).__name__} has no logits, so it cannot be trained")
 
     def working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which ``forward`` works when it is given tensors of ``dtype``.
+        """Dtype in which ``forward`` computes for inputs of ``dtype``.
 
-        It is that of the parameters; without any, ``dtype`` itself, half precision as float32.
+        The dtype of the parameters. A stage without any uses ``dtype``, or float32 for half
+        precision.
         """
         for parameter in self.parameters():
             return parameter.dtype
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
     def use(self, device: torch.device) -> None:
-        """Told the device that a user has named; for stages that run outside of torch.
+        """Select a device that the user named explicitly; for stages that run outside torch.
 
         Raises:
-            UsageError: it cannot run there.
+            UsageError: the stage cannot run on it.
         """
 
     def load_weights(self, weights: str | None) -> None:
-        """Load shipped weights by name or a file's, unless None. A constructor calls this last."""
+        """Load weights by shipped name or file path; None loads nothing.
+
+        Constructors call this last.
+        """
         if weights is not None:
             weight_files.load(self, weights)
 
     def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """``state`` by our own names; for fillers that also read what others published."""
+        """``state`` under this library's names; override to read others' checkpoints."""
         return state
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, but counters of batch norms may be missing: they are not shipped."""
+        """As in torch, but ``num_batches_tracked`` may be missing, as in shipped weights."""
         state_dict = self.renamed(state_dict)
-        own = self.state_dict()
-        counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+        current = self.state_dict()
+        counters = {k: v for k, v in current.items() if k.endswith("num_batches_tracked")}
         return super().load_state_dict({**counters, **state_dict}, strict=strict, assign=assign)
 
 
@@ -173,27 +182,27 @@ class SegmenterModel(StageModel):
     slot = "segmenter"
 
     long_side: int | None = None
-    """Pixels of the picture it is given, at most; None for the compositor's ``work_side``."""
+    """Maximum long side in pixels of the input; None for the compositor's ``work_side``."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """Belief (B, 1, H, W) in [0, 1] that a pixel of ``image`` (B, 3, H, W) is subject."""
+        """Probability (B, 1, H, W) that each pixel of ``image`` (B, 3, H, W) is subject."""
         raise NotImplementedError
 
 
 class RefinerModel(StageModel):
-    """``image, mask → alpha``: make a rough mask exact."""
+    """``image, mask → alpha``: turn a rough mask into an accurate alpha."""
 
     slot = "refiner"
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` that ``mask`` points at."""
+        """Alpha (B, 1, H, W) in [0, 1] of the subject of ``image`` marked by ``mask``."""
         raise NotImplementedError
 
 
 class FuserModel(StageModel):
-    """``foreground, background, alpha → composite``: set the subject into the new background.
+    """``foreground, background, alpha → composite``: place the subject on the new background.
 
-    A filler implements ``layers``, from which the cut-out is made, or paints in ``forward``.
+    Subclasses implement ``layers``, which also yield the cut-out, or override ``forward``.
     """
 
     slot = "fuser"
@@ -208,32 +217,32 @@ class FuserModel(StageModel):
         return over(layers.foreground_color, layers.alpha, background)
 
     def layers(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Layers | None:
-        """The composite's layers, or None when the fuser paints the composite directly."""
+        """Layers of the composite, or None if the fuser paints the composite directly."""
         return None
 
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
-        """The layers at a larger size, given those that ``layers`` found at a smaller one.
+        """Refine the layers at full size, or return None to keep ``coarse``.
 
-        Called for tiles along the rim of photographs beyond the working size, to which ``coarse``
-        was carried up along the photograph's own detail; it stays where the answer is None.
+        Called for tiles along the rim of photographs larger than the working size. ``coarse`` is
+        the output of ``layers`` at the working size, upsampled along the photograph's detail.
         """
         return None
 
 
 class HarmonizerModel(StageModel):
-    """``composite, mask → composite``: make the subject's light agree with the scene's.
+    """``composite, mask → composite``: match the subject's lighting to the scene's.
 
-    Outside the mask the composite stays as it is, bit for bit. A filler implements ``recoloring``,
-    which is found on a small picture and applied at any size, or else ``forward``.
+    Outside the mask the composite stays bit-identical. Subclasses implement ``recoloring``, which
+    is computed on a small image and applied at any size, or override ``forward``.
 
     Args:
-        strength: how far to go, in [0, 1]; at 0 colours stay as they are.
+        strength: blend factor in [0, 1]; 0 leaves colours unchanged.
     """
 
     slot = "harmonizer"
 
     long_side: int | None = 512
-    """Pixels of the composite it is given, at most; None for the compositor's ``work_side``."""
+    """Maximum long side in pixels of the input; None for the compositor's ``work_side``."""
 
     def __init__(self, *, strength: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -241,15 +250,15 @@ class HarmonizerModel(StageModel):
         self.strength = strength
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """``composite`` (B, 3, H, W) with other colours where ``mask`` (B, 1, H, W) is not 0."""
+        """Recolor ``composite`` (B, 3, H, W) where ``mask`` (B, 1, H, W) is not 0."""
         recolor = self.recoloring(composite, mask)
         if recolor is None:
             raise NotImplementedError(
                 f"{type(self).__name__} implements neither forward nor recoloring"
             )
-        moved = torch.lerp(composite, recolor(composite, WHOLE), self.strength)
-        return torch.lerp(composite, moved, mask)
+        recolored = torch.lerp(composite, recolor(composite, WHOLE), self.strength)
+        return torch.lerp(composite, recolored, mask)
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring | None:
-        """The transform of the subject's colours at full strength; None for no such transform."""
+        """Full-strength colour transform for the subject, or None if there is none."""
         return None

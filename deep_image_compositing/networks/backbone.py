@@ -1,4 +1,4 @@
-"""Feature extractors from timm, by name; the shipped weights' own does without importing timm."""
+"""Feature extractors from timm; that of the shipped weights is built without importing timm."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from deep_image_compositing.weights import check_finite, read_state
 
 
 class Backbone(nn.Module):
-    """A timm backbone that takes [0, 1] images and returns one feature map per stride.
+    """A timm backbone that takes images in [0, 1] and returns one feature map per stride.
 
-    The image is normalised inside. ``channels`` and ``strides`` list the features, finest first.
+    Images are normalised inside. ``channels`` and ``strides`` list the features, finest first.
 
     Args:
         name: a timm model name that supports ``features_only``.
-        pretrained: None for random weights, ``pretrained`` to fetch timm's own, or the path of a
-            checkpoint with timm's parameter names (.safetensors, or .pth without code).
-        extra_channels: channels after the RGB ones, such as a mask, at first with zero weights.
-        max_stride: deepest feature that is kept.
-        freeze_stride: features up to this stride keep their weights and statistics in training.
+        pretrained: None for random weights, ``pretrained`` to download timm's weights, or the path
+            of a checkpoint with timm's parameter names (.safetensors, or .pth without code).
+        extra_channels: input channels after RGB, such as a mask, initialised with zero weights.
+        max_stride: maximum stride of the features.
+        freeze_stride: layers up to this stride keep their weights and statistics in training.
 
     Raises:
         UsageError: timm has no such backbone.
-        WeightsError: the weights cannot be fetched or do not fit.
+        WeightsError: the weights cannot be downloaded or do not fit.
     """
 
     body: Any  # timm's feature extractors are untyped
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         self.body, mean, std = _make_body(name, max_stride, fetch)
         self._name, self._side = name, getattr(self.body, "fixed_side", None)
         self._dropped = _drop_after_last_feature(self.body)
-        self.register_load_state_dict_pre_hook(_forget_dropped)
+        self.register_load_state_dict_pre_hook(_ignore_dropped)
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -56,13 +56,13 @@ class Backbone(nn.Module):
         if pretrained and not fetch:
             load_backbone(self.body, pretrained, name)
         stem = _widen_stem(self.body, extra_channels) if extra_channels else None
-        # A widened stem is never frozen: its new weights are zero, so it has yet to see the mask.
+        # A widened stem is never frozen: its weights for the extra channels are still zero.
         self._frozen = [m for m in _modules_up_to(self.body, freeze_stride) if m is not stem]
         for module in self._frozen:
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Frozen layers stay in evaluation mode."""
+        """As in torch; frozen layers stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -71,20 +71,20 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
         """Features, finest first, of ``image`` (B, 3, H, W) in [0, 1].
 
-        ``extra`` (B, extra_channels, H, W) in [0, 1] is centred to [-1, 1] inside. ``UsageError``
-        for another size than the one that a backbone is made for.
+        ``extra`` (B, extra_channels, H, W) in [0, 1] is rescaled to [-1, 1] inside. Raises
+        ``UsageError`` for the wrong size if the backbone takes a fixed one.
         """
         if self._side is not None and tuple(image.shape[-2:]) != self._side:
-            wanted, given = ("{1} x {0}".format(*size) for size in (self._side, image.shape[-2:]))
+            expected, actual = ("{1} x {0}".format(*x) for x in (self._side, image.shape[-2:]))
             raise UsageError(
-                f"the timm backbone {self._name!r} takes pictures of {wanted} pixels alone, got "
-                f"{given}: choose one that takes any, or that size"
+                f"the timm backbone {self._name!r} takes pictures of {expected} pixels only, got "
+                f"{actual}: use that size, or a backbone that takes any size"
             )
         x = (image - self.mean) / self.std
         if extra is not None:
             x = torch.cat([x, extra * 2 - 1], dim=1)
-        last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin's
-        return [feature.movedim(-1, 1) if last else feature for feature in self.body(x)]
+        channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")  # Swin
+        return [feature.movedim(-1, 1) if channels_last else feature for feature in self.body(x)]
 
 
 def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
@@ -103,24 +103,24 @@ def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
 def _make_body(
     name: str, max_stride: int, fetch: bool
 ) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
-    """A feature extractor, and the mean and standard deviation of its input."""
+    """A feature extractor, and the mean and standard deviation that normalise its input."""
     if name == efficientnet_lite.NAME and not fetch:
-        body = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
-        return body, efficientnet_lite.MEAN, efficientnet_lite.STD
+        lite = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
+        return lite, efficientnet_lite.MEAN, efficientnet_lite.STD
     import timm
 
     if not timm.is_model(name):
-        near = ", ".join([known for known in timm.list_models() if name in known][:5])
+        similar = ", ".join([model for model in timm.list_models() if name in model][:5])
         raise UsageError(
-            f"timm has no backbone {name[:80]!r}" + (f"; near: {near}" if near else "")
+            f"timm has no backbone {name[:80]!r}" + (f"; similar: {similar}" if similar else "")
         )
     try:
         indices = feature_indices(name, max_stride)
     except (RuntimeError, AttributeError, ValueError) as error:
-        raise UsageError(f"the timm backbone {name!r} gives no features: {error}") from error
-    made: Any
+        raise UsageError(f"the timm backbone {name!r} provides no features: {error}") from error
+    body: Any
     try:
-        made = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
+        body = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
     except (RuntimeError, OSError, ValueError) as error:
         if not fetch:
             raise
@@ -130,46 +130,46 @@ def _make_body(
         ) from error
     config: Any = timm.get_pretrained_cfg(name)
     if getattr(config, "fixed_input_size", False):
-        made.fixed_side = tuple(config.input_size[1:])
+        body.fixed_side = tuple(config.input_size[1:])
     mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
-    return made, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
+    return body, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
 
 
 def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
-    """Cut off, and name, the blocks that no feature needs: timm runs MobileNets to their end."""
-    folder, _, last = body.feature_info.module_name()[-1].rpartition(".")
-    blocks = getattr(body, folder, None) if folder else None
+    """Remove blocks after the last feature, which timm would run, and return their prefixes."""
+    parent, _, last = body.feature_info.module_name()[-1].rpartition(".")
+    blocks = getattr(body, parent, None) if parent else None
     if not isinstance(blocks, nn.Sequential) or not last.isdigit():
         return ()
-    dropped = tuple(f"body.{folder}.{i}." for i in range(int(last) + 1, len(blocks)))
-    setattr(body, folder, blocks[: int(last) + 1])
+    dropped = tuple(f"body.{parent}.{i}." for i in range(int(last) + 1, len(blocks)))
+    setattr(body, parent, blocks[: int(last) + 1])
     return dropped
 
 
-def _forget_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load-state hook of ``Backbone``: files may still hold what was cut off."""
-    gone = tuple(prefix + name for name in cast(Backbone, module)._dropped)
-    for key in [key for key in state if gone and key.startswith(gone)]:
+def _ignore_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load-state hook of ``Backbone``: ignore weights of removed blocks."""
+    dropped = tuple(prefix + name for name in cast(Backbone, module)._dropped)
+    for key in [key for key in state if key.startswith(dropped)]:
         del state[key]
 
 
 def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
-    """Leaf modules, norms included, before the first feature of a stride beyond ``stride``."""
+    """Leaf modules, norms included, up to the last feature with a stride of at most ``stride``."""
     info = body.feature_info
-    inner = [
+    names = [
         name
         for name, reduction in zip(info.module_name(), info.reduction(), strict=True)
         if reduction <= stride
     ]
-    if not inner:
+    if not names:
         return []
     leaves = [
         (name, m)
         for name, m in body.named_modules()
-        # timm's norms own their weights and an activation module besides.
+        # timm's norms have weights and an activation submodule.
         if not any(m.children()) or any(True for _ in m.parameters(recurse=False))
     ]
-    prefix = _flat(inner[-1])
+    prefix = _flat(names[-1])
     last = max((i for i, (n, _) in enumerate(leaves) if _flat(n).startswith(prefix)), default=-1)
     return [module for _, module in leaves[: last + 1]]
 
@@ -177,41 +177,39 @@ def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
 def load_backbone(body: nn.Module, path: str | Path, name: str) -> None:
     """Load a checkpoint with timm's parameter names into a ``features_only`` model.
 
-    What lies beyond ``max_stride`` is left out. Raises ``WeightsError`` for no such file, or a
-    parameter that is missing or misshapen.
+    Layers that the model lacks are ignored. Raises ``WeightsError`` for a missing file, or a
+    missing or wrongly shaped parameter.
     """
     if not Path(path).is_file():
         raise WeightsError(f"no checkpoint for the backbone {name!r} at {path}")
-    state = read_state(path)
-    own = body.state_dict()
-    flat = {_flat(key): value for key, value in state.items()}
-    chosen: dict[str, Tensor] = {}
-    for key, value in own.items():
-        found = flat.get(_flat(key))
-        if found is None and key.endswith("num_batches_tracked"):
-            found = value
-        if found is None or found.shape != value.shape:
-            reason = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+    flat = {_flat(key): value for key, value in read_state(path).items()}
+    state: dict[str, Tensor] = {}
+    for key, current in body.state_dict().items():
+        value = flat.get(_flat(key))
+        if value is None and key.endswith("num_batches_tracked"):
+            value = current
+        if value is None or value.shape != current.shape:
+            reason = "is missing" if value is None else f"has shape {tuple(value.shape)}"
             raise WeightsError(
                 f"{path} does not fit the timm backbone {name!r}: {key} {reason}, "
-                f"expected {tuple(value.shape)}"
+                f"expected {tuple(current.shape)}"
             )
-        chosen[key] = found
-    check_finite(path, chosen)
-    body.load_state_dict(chosen)
+        state[key] = value
+    check_finite(path, state)
+    body.load_state_dict(state)
 
 
 def _flat(key: str) -> str:
-    """A parameter name with timm's two spellings (``layer1.0`` and ``layer1_0``) made one."""
+    """Normalise timm's two spellings of parameter names, ``layer1.0`` and ``layer1_0``."""
     return key.replace("_", ".")
 
 
 def _widen_stem(body: nn.Module, extra: int) -> nn.Module:
-    """Give the first convolution ``extra`` more input channels of zero weight; returns it."""
+    """Add ``extra`` input channels of zero weight to the first convolution, and return it."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
             new = module.weight.new_zeros(module.out_channels, extra, *module.kernel_size)
             module.weight = nn.Parameter(torch.cat([module.weight.detach(), new], dim=1))
             module.in_channels = 3 + extra
             return module
-    raise UsageError("this backbone has no 3-channel convolution to give a mask to")
+    raise UsageError("this backbone has no 3-channel convolution to extend by a mask")

@@ -1,4 +1,4 @@
-"""Small convolution blocks that several networks share."""
+"""Convolution blocks shared by several networks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU; (B, in, H, W) to (B, out, ceil(H/stride), ceil(W/stride))."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = kernel // 2
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
@@ -22,24 +25,18 @@ class SeparableConv(nn.Sequential):
     """Depthwise k x k convolution followed by a pointwise one, each with norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
-            nn.BatchNorm2d(inputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inputs, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
+        depthwise = ConvNormAct(inputs, inputs, kernel, groups=inputs)
+        super().__init__(*depthwise, *ConvNormAct(inputs, outputs, 1))
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling (Zhao et al., CVPR 2017): context at grids of ``bins``, added to a map."""
+    """Pyramid pooling (Zhao et al., CVPR 2017) over grids of ``bins`` x ``bins`` cells."""
 
     def __init__(self, inputs: int, outputs: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.bins = bins
         branch = max(8, outputs // len(bins))
-        # Group norm, because a 1 x 1 grid has nothing to normalise over in a small batch.
+        # Group norm, as batch norm fails on a 1 x 1 grid in small batches.
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(inputs, branch, 1, bias=False), nn.GroupNorm(1, branch), nn.ReLU()
@@ -58,16 +55,16 @@ class PyramidPooling(nn.Module):
 
 
 def _pooled(x: Tensor, bins: int) -> Tensor:
-    """``F.adaptive_avg_pool2d`` as two matrix products, which ONNX has for any size."""
+    """``F.adaptive_avg_pool2d`` as two matrix products, which ONNX supports for any size."""
 
-    def means(size: int) -> Tensor:  # (bins, size)
-        number = torch.arange(bins, device=x.device)[:, None]
+    def averaging_matrix(size: int) -> Tensor:  # (bins, size)
+        cell = torch.arange(bins, device=x.device)[:, None]
         pixel = torch.arange(size, device=x.device)[None]
-        low, high = number * size // bins, ((number + 1) * size + bins - 1) // bins
+        low, high = cell * size // bins, ((cell + 1) * size + bins - 1) // bins
         inside = ((pixel >= low) & (pixel < high)).to(x.dtype)
         return inside / (high - low).to(x.dtype)
 
-    return means(x.shape[-2]) @ x @ means(x.shape[-1]).T
+    return averaging_matrix(x.shape[-2]) @ x @ averaging_matrix(x.shape[-1]).T
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network that finds how a subject's colours have to move to belong into a picture."""
+"""The network that predicts a colour transform to harmonize a subject with its scene."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.networks.blocks import SeparableConv
 
-MONOMIALS = 10  # of red, green and blue up to the second degree, 1 among them
-LOCAL = 6  # what may differ from place to place: a factor and an offset of each channel
-CELLS = 8  # cells along each side of the grid of what differs from place to place
-LEVELS = 16  # of each channel's distribution that the network is told
+MONOMIALS = 10  # in red, green and blue up to the second degree, including 1
+LOCAL = 6  # coefficients that vary across the image: a gain and an offset per channel
+CELLS = 8  # grid cells along each side for these coefficients
+LEVELS = 16  # histogram bins per channel
 
 
 def squares(colors: Tensor) -> Tensor:
@@ -21,11 +21,11 @@ def squares(colors: Tensor) -> Tensor:
 
 
 class ColorMapNetwork(nn.Module):
-    """Coefficients of a colour transform, from the features and colours of subject and scene.
+    """Predicts the coefficients of a colour transform from features and colours of the composite.
 
-    Means and deviations of a timm backbone's features, beside the distributions of both's colours;
-    an MLP makes of them a polynomial for the whole subject. What may differ from place to place is
-    found by convolutions. ``backbone`` and ``pretrained`` are as for ``Backbone``.
+    An MLP maps the moments of a timm backbone's features and the colour distributions of subject
+    and scene to a polynomial for the full subject; convolutions predict a grid of local gains and
+    offsets. ``backbone`` and ``pretrained`` are as for ``Backbone``.
     """
 
     def __init__(self, backbone: str, pretrained: str | None = None, width: int = 128) -> None:
@@ -37,7 +37,7 @@ class ColorMapNetwork(nn.Module):
             nn.Sequential(nn.Linear(inputs, 2 * width), nn.LayerNorm(2 * width))
             for inputs in (4 * sum(channels), 6 * (LEVELS + 2))
         )
-        self.dropout = nn.Dropout(0.2)  # there are few photographs to learn from
+        self.dropout = nn.Dropout(0.2)  # the training set is small
         self.joined = nn.Sequential(
             nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -55,24 +55,24 @@ class ColorMapNetwork(nn.Module):
             nn.init.constant_(head.bias, 2.0 if head is self.wanted else 0.0)
 
     def forward(self, composite: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Polynomial (B, 3, 10) and grid (B, 6, 8, 8): what is added to the identity.
+        """Polynomial (B, 3, 10) and grid (B, 6, 8, 8), relative to the identity transform.
 
         ``composite`` (B, 3, H, W) and ``mask`` (B, 1, H, W) lie in [0, 1].
         """
         features = self.encoder(composite, mask)[self.skipped :]
-        parts: list[Tensor] = []
+        moments: list[Tensor] = []
         for feature in features:
-            seen = F.adaptive_avg_pool2d(mask, feature.shape[-2:])
-            for weight in (seen, 1 - seen):
-                parts.extend(_moments(feature, weight))
-        own = [distribution(composite, weight) for weight in (mask, 1 - mask)]
-        vector = self.features(torch.cat(parts, 1)) + self.colors(torch.cat(own, 1))
+            small_mask = F.adaptive_avg_pool2d(mask, feature.shape[-2:])
+            for weight in (small_mask, 1 - small_mask):
+                moments.extend(_moments(feature, weight))
+        colors = [distribution(composite, weight) for weight in (mask, 1 - mask)]
+        vector = self.features(torch.cat(moments, 1)) + self.colors(torch.cat(colors, 1))
         vector = self.joined(self.dropout(vector))
-        x = torch.cat([features[-1], F.adaptive_avg_pool2d(mask, features[-1].shape[-2:])], 1)
+        x = torch.cat([features[-1], small_mask], 1)
         x = F.silu(self.entry(x) + self.given(vector)[..., None, None])
         grid = self.local(F.adaptive_avg_pool2d(self.around(x), CELLS))
-        wanted = self.wanted(vector).sigmoid()[..., None]  # whether anything is to be changed
-        return wanted * self.polynomial(vector).view(-1, 3, MONOMIALS), wanted[..., None] * grid
+        gate = self.wanted(vector).sigmoid()[..., None]  # whether to change anything
+        return gate * self.polynomial(vector).view(-1, 3, MONOMIALS), gate[..., None] * grid
 
 
 def _moments(feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,17 +84,16 @@ def _moments(feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distribution(composite: Tensor, weight: Tensor) -> Tensor:
-    """Of each channel, the soft histogram, the mean and the deviation, as (B, 54)."""
-    small = F.adaptive_avg_pool2d(composite, 64), F.adaptive_avg_pool2d(weight, 64)
-    color, weight = small[0].flatten(2), small[1].flatten(2)
+    """Soft histogram, mean and deviation of each channel, (B, 54)."""
+    color, weight = (F.adaptive_avg_pool2d(x, 64).flatten(2) for x in (composite, weight))
     total = weight.sum(2, keepdim=True).clamp_min(1e-3)
-    # Each value is shared out between the two levels beside it.
-    place = color * (LEVELS - 1)
-    below = place.detach().long().clamp(0, LEVELS - 2)
-    none = color.new_zeros(*color.shape[:2], LEVELS)
-    histogram = none.scatter_add(2, below, weight * (below + 1 - place))
-    histogram = histogram.scatter_add(2, below + 1, weight * (place - below)) / total
+    # Each value is divided linearly between its two nearest bins.
+    position = color * (LEVELS - 1)
+    below = position.detach().long().clamp(0, LEVELS - 2)
+    zeros = color.new_zeros(*color.shape[:2], LEVELS)
+    histogram = zeros.scatter_add(2, below, weight * (below + 1 - position))
+    histogram = histogram.scatter_add(2, below + 1, weight * (position - below)) / total
     mean = (color * weight).sum(2, keepdim=True) / total
-    spread = ((color - mean) ** 2 * weight).sum(2, keepdim=True) / total
-    parts = (4 * histogram, 2 * mean, 4 * (spread + 1e-6).sqrt())
+    variance = ((color - mean) ** 2 * weight).sum(2, keepdim=True) / total
+    parts = (4 * histogram, 2 * mean, 4 * (variance + 1e-6).sqrt())
     return torch.cat([part.flatten(1) for part in parts], 1)

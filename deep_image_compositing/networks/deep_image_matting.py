@@ -1,4 +1,4 @@
-"""The two networks of Deep Image Matting (Xu et al., CVPR 2017)."""
+"""The two-stage network of Deep Image Matting (Xu et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.resize import pad_to_multiple
 from deep_image_compositing.networks.backbone import Backbone
 
-CHANNELS = (64, 128, 256, 512, 512)  # channels of the five scales of VGG-16, finest first
-CONVOLUTIONS = (2, 2, 3, 3, 3)  # how many convolutions VGG-16 has at each
+CHANNELS = (64, 128, 256, 512, 512)  # of the five scales of VGG-16, finest first
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # number of convolutions at each scale
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DeepImageMattingNetwork(nn.Module):
-    """Image and trimap to alpha: an encoder-decoder, and a refinement stage on its answer.
+    """Predicts alpha from an image and a trimap: an encoder-decoder and a refinement stage.
 
-    The encoder is VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and a
-    fourteenth of side ``context``. The decoder has one 5 x 5 convolution a scale, before which
-    features return to where max pooling took them from. Four more convolutions correct its alpha.
+    The encoder has VGG-16's thirteen convolutions, with a fourth input channel for the trimap, and
+    a fourteenth of kernel size ``context``. The decoder has max unpooling and one 5 x 5 convolution
+    per scale. Four more convolutions refine its alpha.
 
-    Not in the paper are ``width``, a factor of all channels; ``batch_norm``; ``skips``, which add
-    the encoder's features to the decoder's and train much faster; and ``features``, a backbone
-    whose features are added to the encoder's, at first times 0.
+    Not in the paper: ``width``, a factor on all channels; ``batch_norm``; ``skips``, which add the
+    encoder's features to the decoder's and speed up training; and ``features``, a backbone whose
+    features are added to the encoder's through projections initialised to zero.
     """
 
     mean: Tensor
@@ -75,18 +75,18 @@ class DeepImageMattingNetwork(nn.Module):
             self.refinement = nn.Sequential(*three, nn.Conv2d(first, 1, 3, padding=1))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self._begin()
+        self._initialize()
         self.features = features
         self.projections = nn.ModuleDict()
         if features is not None:
             for stride, count in zip(features.strides, features.channels, strict=True):
-                poolings = stride.bit_length() - 1  # before the scale that these are added to
-                projection = nn.Conv2d(count, channels[poolings - 1], 1, bias=False)
+                scale_index = stride.bit_length() - 1
+                projection = nn.Conv2d(count, channels[scale_index - 1], 1, bias=False)
                 nn.init.zeros_(projection.weight)
-                self.projections[str(poolings)] = projection
+                self.projections[str(scale_index)] = projection
 
-    def _begin(self) -> None:
-        """Random weights that keep the variance through the layers; no refinement at first."""
+    def _initialize(self) -> None:
+        """Variance-preserving random weights; the refinement starts at zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -96,17 +96,17 @@ class DeepImageMattingNetwork(nn.Module):
             nn.init.zeros_(self.refinement[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1] of an image (B, 3, H, W) in [0, 1] and its trimap."""
+        """Alpha (B, 1, H, W) for ``image`` (B, 3, H, W) and ``trimap`` (B, 1, H, W), in [0, 1]."""
         return self.stages(image, trimap)[-1]
 
     def stages(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor]:
-        """Alpha of the encoder-decoder and refined, (B, 1, H, W) each; or twice the first."""
+        """Alpha of the encoder-decoder and of the refinement (if any), (B, 1, H, W) each."""
         x = torch.cat([(image - self.mean) / self.std, trimap], 1)
         x, (height, width) = pad_to_multiple(x, 32)
         added = {}
         if self.features is not None:
-            found = self.features(pad_to_multiple(image, 32)[0])
-            for (scale, project), feature in zip(self.projections.items(), found, strict=True):
+            features = self.features(pad_to_multiple(image, 32)[0])
+            for (scale, project), feature in zip(self.projections.items(), features, strict=True):
                 added[int(scale)] = project(feature)
         logits = self._encode_and_decode(x, added)
         raw = logits.sigmoid()
@@ -116,40 +116,40 @@ class DeepImageMattingNetwork(nn.Module):
         return raw[..., :height, :width], refined[..., :height, :width]
 
     def _encode_and_decode(self, x: Tensor, added: Mapping[int, Tensor]) -> Tensor:
-        """Logits (B, 1, H, W) for the normalised image and the trimap (B, 4, H, W)."""
-        places, features = [], []
-        for index, scale in enumerate(self.encoder):
-            x = scale(x + added[index] if index in added else x)
+        """Logits (B, 1, H, W) from normalised image and trimap (B, 4, H, W)."""
+        indices, features = [], []
+        for number, scale in enumerate(self.encoder):
+            x = scale(x + added[number] if number in added else x)
             features.append(x if self.skips else None)
-            x, place = F.max_pool2d(x, 2, return_indices=True)
-            places.append(place)
+            x, index = F.max_pool2d(x, 2, return_indices=True)
+            indices.append(index)
         x = self.bottom(x)
         for convolution in self.decoder:
-            x = F.max_unpool2d(x, places.pop(), [2, 2])
-            skipped = features.pop()
-            x = convolution(x if skipped is None else x + skipped)
+            x = F.max_unpool2d(x, indices.pop(), [2, 2])
+            skip = features.pop()
+            x = convolution(x if skip is None else x + skip)
         return self.head(x)
 
     def load_vgg(self, pretrained: str) -> None:
-        """Begin the encoder with the convolutions of VGG-16; the trimap's weights are 0.
+        """Initialise the encoder with VGG-16; weights for the trimap are zero.
 
-        ``pretrained`` is as for ``Backbone``, of timm's ``vgg16`` (``vgg16_bn`` with batch norm) or
-        torchvision's. Raises ``UsageError`` unless this network has VGG's width.
+        ``pretrained`` is as for ``Backbone``, for timm's ``vgg16`` (``vgg16_bn`` with batch norm)
+        or torchvision's. Raises ``UsageError`` unless this network has VGG's width.
         """
-        normed = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
-        name = "vgg16_bn" if normed else "vgg16"
+        has_norm = isinstance(self.encoder[0][0][1], nn.BatchNorm2d)  # type: ignore[index]
+        name = "vgg16_bn" if has_norm else "vgg16"
         if self.head.in_channels != CHANNELS[0]:
             raise UsageError(f"weights of {name} need width=1.0")
         source = Backbone(name, pretrained, extra_channels=1, max_stride=16).body.state_dict()
-        own = self.encoder.state_dict()
-        self.encoder.load_state_dict(dict(zip(own, source.values(), strict=True)))
+        names = self.encoder.state_dict()
+        self.encoder.load_state_dict(dict(zip(names, source.values(), strict=True)))
 
 
-# The published PyTorch versions
+# Published checkpoints
 
 
 def _published_names() -> dict[str, tuple[str, str]]:
-    """Our name of each convolution, its flat published name, and MMEditing's."""
+    """Name of each convolution here, to the published flat name and MMEditing's."""
     names = {
         "bottom.0.0": ("conv6_1", "backbone.encoder.conv6"),
         "bottom.1.0": ("deconv6_1", "backbone.decoder.deconv6_1"),
@@ -158,8 +158,8 @@ def _published_names() -> dict[str, tuple[str, str]]:
     }
     for scale, count in enumerate(CONVOLUTIONS):
         for i in range(count):
-            other = f"backbone.encoder.layer{scale + 1}.{2 * i}"
-            names[f"encoder.{scale}.{i}.0"] = (f"conv{scale + 1}_{i + 1}", other)
+            mmediting = f"backbone.encoder.layer{scale + 1}.{2 * i}"
+            names[f"encoder.{scale}.{i}.0"] = (f"conv{scale + 1}_{i + 1}", mmediting)
     for i in range(5):
         name = f"deconv{5 - i}_1"
         names[f"decoder.{i}.0"] = (name, f"backbone.decoder.{name}")
@@ -169,12 +169,12 @@ def _published_names() -> dict[str, tuple[str, str]]:
 
 
 def is_published(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict has the parameter names of one of the public PyTorch versions."""
+    """Whether a state dict has the parameter names of a public PyTorch implementation."""
     return any(f"{name}.weight" in state for name in _published_names()["encoder.0.0.0"])
 
 
 def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a network must be made with to hold ``state``; none that was released has ``skips``."""
+    """Network options for a published ``state``; no released checkpoint has ``skips``."""
     shapes = {name: value.shape for name, value in from_published(state).items()}
     return {
         "width": (*shapes.get("encoder.0.0.0.weight", ()), 0)[0] / CHANNELS[0],
@@ -186,14 +186,14 @@ def published_options(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict by the names of ``DeepImageMattingNetwork``; others stay.
+    """Translate a published state dict to ``DeepImageMattingNetwork``; unknown names stay.
 
-    Of github.com/huochaitiantang/pytorch-deep-image-matting (flat) and MMEditing, both trained on
-    inputs as this network takes them.
+    Supports github.com/huochaitiantang/pytorch-deep-image-matting (flat names) and MMEditing, both
+    trained on inputs as this network takes them.
     """
-    ours = {theirs: own for own, names in _published_names().items() for theirs in names}
-    found = {}
+    names = {theirs: ours for ours, both in _published_names().items() for theirs in both}
+    translated = {}
     for key, value in state.items():
         layer, _, parameter = key.rpartition(".")
-        found[f"{ours.get(layer, layer)}.{parameter}"] = value
-    return found
+        translated[f"{names.get(layer, layer)}.{parameter}"] = value
+    return translated

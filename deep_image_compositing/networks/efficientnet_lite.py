@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: timm's ``tf_efficientnet_lite0`` for features, without importing timm."""
+"""EfficientNet-Lite0 features, as timm's ``tf_efficientnet_lite0`` but without importing timm."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "tf_efficientnet_lite0"  # what timm calls it
-MEAN = STD = (0.5, 0.5, 0.5)  # how its input is normalised
-STRIDES = (2, 4, 8, 16, 32)  # stride of each feature that it can give
+NAME = "tf_efficientnet_lite0"  # timm's name
+MEAN = STD = (0.5, 0.5, 0.5)  # of its input
+STRIDES = (2, 4, 8, 16, 32)  # of the available features
 
-# Of each stage: kernel, stride, expansion, channels, blocks. The features come from those in LAST.
+# Each stage's kernel, stride, expansion, channels and blocks. _LAST lists those with a feature.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -26,7 +26,7 @@ _LAST = (0, 1, 2, 4, 6)
 
 
 class FeatureInfo:
-    """What each feature is, as timm's extractors tell it; ``indices`` are among ``STRIDES``."""
+    """Description of the features, as in timm; ``indices`` select from ``STRIDES``."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self.indices = tuple(indices)
@@ -43,7 +43,7 @@ class FeatureInfo:
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019), those features of it that ``indices`` say."""
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019) with the features selected by ``indices``."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         super().__init__()
@@ -63,25 +63,25 @@ class EfficientNetLite(nn.Module):
                 inputs = outputs
             self.blocks.append(stage)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as in its original TensorFlow code
+            if isinstance(module, nn.Conv2d):  # as in the original TensorFlow code
                 kernel = module.kernel_size[0]
                 fan_out = kernel * kernel * module.out_channels // module.groups
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), normalised, to features (B, C, ceil(H / stride), ceil(W / stride))."""
-        wanted = {_LAST[index] for index in self.feature_info.indices}
+        """Features (B, C, ceil(H / stride), ceil(W / stride)) of normalised ``x`` (B, 3, H, W)."""
+        stages = {_LAST[index] for index in self.feature_info.indices}
         x = self.bn1(self.conv_stem(x))
         features = []
         for number, stage in enumerate(self.blocks):
             x = stage(x)
-            if number in wanted:
+            if number in stages:
                 features.append(x)
         return features
 
 
 class SeparableBlock(nn.Module):
-    """A depthwise convolution and a pointwise one."""
+    """A depthwise convolution followed by a pointwise one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class SeparableBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """More channels, a depthwise convolution over them, few channels again."""
+    """MobileNet's block: pointwise expansion, depthwise convolution, pointwise projection."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class InvertedResidual(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow does it: the odd pixel after the picture."""
+    """A convolution without bias and with TensorFlow's padding: odd pixels at bottom and right."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
@@ -126,15 +126,15 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         stride, kernel = self.stride[0], self.kernel_size[0]
         if stride > 1:
-            beyond = kernel - stride  # of the last stride: never negative here
-            whole = [(n + stride - 1) // stride * stride for n in x.shape[-2:]]
-            tall, wide = (beyond + m - n for m, n in zip(whole, x.shape[-2:], strict=True))
+            overlap = kernel - stride  # never negative here
+            sizes = [(n + stride - 1) // stride * stride for n in x.shape[-2:]]
+            tall, wide = (overlap + m - n for m, n in zip(sizes, x.shape[-2:], strict=True))
             x = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
         return super().forward(x)
 
 
 class NormAct(nn.BatchNorm2d):
-    """Batch norm, and ReLU6 after it."""
+    """Batch norm followed by ReLU6."""
 
     def __init__(self, channels: int, act: bool = True) -> None:
         super().__init__(channels, eps=1e-3)

@@ -1,4 +1,4 @@
-"""Batch norms taken into the convolutions before them, for networks that only run."""
+"""Folding of batch norms into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from deep_image_compositing.networks.efficientnet_lite import (
     SeparableBlock,
 )
 
-# Modules that run what they hold in the order in which they hold it.
+# Modules that run their children in registration order.
 _IN_ORDER = (nn.Sequential, EfficientNetLite, InvertedResidual, SeparableBlock)
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold batch norms into convolutions, in place: the same answers, but for rounding, and faster.
+    """Fold batch norms into convolutions in place; the output is the same up to rounding.
 
-    The network can be neither trained nor saved; other norms, and timm's modules, stay. For the
-    library's own networks: somebody else's ``nn.Sequential`` may be looked into from outside.
+    The network can no longer be trained or saved. Other norms and timm's modules stay unchanged.
+    Only for this library's networks: other code may access the children of its ``nn.Sequential``s.
     """
     module.eval()
     if type(module).__module__.startswith("timm."):
@@ -33,7 +33,7 @@ def fold_norms(module: nn.Module) -> None:
             continue
         if isinstance(norm, nn.BatchNorm2d) and type(norm) in (nn.BatchNorm2d, NormAct):
             setattr(module, first, fuse_conv_bn_eval(convolution, norm))
-            acts = isinstance(norm, NormAct) and norm.act
-            setattr(module, second, nn.ReLU6(inplace=True) if acts else nn.Identity())
+            has_act = isinstance(norm, NormAct) and norm.act
+            setattr(module, second, nn.ReLU6(inplace=True) if has_act else nn.Identity())
     for child in module.children():
         fold_norms(child)

@@ -1,4 +1,4 @@
-"""The fusion network: two encoders, one decoder that fuses them at every scale."""
+"""The fusion network: two encoders, and a decoder that fuses them at every scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deep_image_compositing.networks.blocks import ConvNormAct, upsample
 
 
 class Encoder(nn.Module):
-    """A plain encoder: one feature a scale of ``widths`` channels, from full size down."""
+    """A plain encoder with one feature map per scale, of ``widths`` channels, finest first."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class Encoder(nn.Module):
 class MultiStreamNetwork(nn.Module):
     """Foreground stream and background stream, fused from coarse to fine (paper, section 3.3).
 
-    Each decoder step takes the coarser result and both streams' features of its scale. ``widths``
-    are the channels of each scale, finest first; without background channels there is a single
-    stream.
+    Each decoder step takes the coarser result and both streams' features at its scale. ``widths``
+    are the channels of each scale, finest first; with no background channels there is one stream.
 
-    Not in the paper are ``backbone``, whose features, of the foreground stream's first three
-    channels and the next two beside them, join those of their scale; and ``shuffle``, the stride of
-    the finest scale: above 1, the pixels of each square are channels, several times faster.
+    Not in the paper: ``backbone``, applied to the first five channels of the foreground stream (RGB
+    and two extra channels), whose features are concatenated at their scale; and ``shuffle``, the
+    stride of the finest scale: above 1, inputs and outputs are pixel-shuffled, which is several
+    times faster.
     """
 
     def __init__(
@@ -83,50 +83,49 @@ class MultiStreamNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, foreground: Tensor, background: Tensor | None = None) -> Tensor:
-        """(B, outputs, H, W) from both streams' inputs; all zero before training."""
+        """Outputs (B, outputs, H, W) for the streams' inputs; zero before training."""
         multiple = self.shuffle * 2 ** (len(self.widths) - 1)
         padded, (height, width) = pad_to_multiple(foreground, multiple)
-        helped: dict[int, Tensor] = {}
+        extra: dict[int, Tensor] = {}
         if self.backbone is not None:  # first, as it takes the most memory
             features = self.backbone(padded[:, :3], padded[:, 3:5])
-            strides = self.backbone.strides
-            pairs = zip(strides, features, strict=True)
-            helped = {self._level(s): f for s, f in pairs if s >= self.shuffle}
-        streams = [self.foreground_encoder(self._unshuffled(padded))]
+            pairs = zip(self.backbone.strides, features, strict=True)
+            extra = {self._level(s): f for s, f in pairs if s >= self.shuffle}
+        streams = [self.foreground_encoder(self._unshuffle(padded))]
         if background is not None:
-            behind = pad_to_multiple(background, multiple)[0]
-            streams.append(self.background_encoder(self._unshuffled(behind)))
+            padded = pad_to_multiple(background, multiple)[0]
+            streams.append(self.background_encoder(self._unshuffle(padded)))
         levels = [[stream[i] for stream in streams] for i in range(len(self.widths))]
-        for level, feature in helped.items():
+        for level, feature in extra.items():
             levels[level].append(feature)
         x = self.bottom(torch.cat(levels[-1], 1))
         for level in reversed(range(len(self.fuse))):
-            bands = levels[level]
+            skips = levels[level]
             if level == 0 and not self.training and not torch.compiler.is_exporting():
-                return self._shuffled(self._finest(bands, x))[..., :height, :width]
-            x = self.fuse[level](torch.cat([*bands, upsample(x, bands[0])], 1))
-        return self._shuffled(self.head(x))[..., :height, :width]
+                return self._shuffle(self._finest(skips, x))[..., :height, :width]
+            x = self.fuse[level](torch.cat([*skips, upsample(x, skips[0])], 1))
+        return self._shuffle(self.head(x))[..., :height, :width]
 
     def _level(self, stride: int) -> int:
-        """The scale that works at ``stride``, 0 the finest."""
+        """Index of the scale at ``stride``, 0 for the finest."""
         return (stride // self.shuffle).bit_length() - 1
 
-    def _unshuffled(self, x: Tensor) -> Tensor:
+    def _unshuffle(self, x: Tensor) -> Tensor:
         if self.shuffle == 1:
             return x
         return F.pixel_unshuffle(x, self.shuffle).contiguous(memory_format=torch.channels_last)
 
-    def _shuffled(self, x: Tensor) -> Tensor:
+    def _shuffle(self, x: Tensor) -> Tensor:
         return x if self.shuffle == 1 else F.pixel_shuffle(x, self.shuffle)
 
-    def _finest(self, bands: list[Tensor], coarse: Tensor, rows: int = 64) -> Tensor:
-        """The last fusion and the head in strips, with two rows more around them: less memory."""
-        coarse = upsample(coarse, bands[0])
+    def _finest(self, skips: list[Tensor], coarse: Tensor, rows: int = 64) -> Tensor:
+        """Last fusion and head in strips, overlapping by two rows, to save memory."""
+        coarse = upsample(coarse, skips[0])
         height = coarse.shape[-2]
         strips = []
         for top in range(0, height, rows):
             low, high = max(0, top - 2), min(height, top + rows + 2)
-            strip = torch.cat([part[:, :, low:high] for part in (*bands, coarse)], 1)
+            strip = torch.cat([x[:, :, low:high] for x in (*skips, coarse)], 1)
             out = self.head(self.fuse[0](strip))
             strips.append(out[:, :, top - low : top - low + min(rows, height - top)])
         return torch.cat(strips, -2)

@@ -1,4 +1,4 @@
-"""The segmentation network: any timm backbone, pyramid pooling and a light decoder."""
+"""The segmentation and refinement network: a timm backbone, pyramid pooling, a light decoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deep_image_compositing.networks.blocks import PyramidPooling, SeparableConv
 
 
 class PyramidNetwork(nn.Module):
-    """Encoder, pyramid pooling on the deepest feature, top-down decoder to ``min_stride``.
+    """Encoder, pyramid pooling of the deepest feature, and top-down decoder to ``min_stride``.
 
     The decoder has ``width`` channels; the other arguments are as for ``Backbone``.
     """
@@ -34,7 +34,7 @@ class PyramidNetwork(nn.Module):
         self.head = nn.Sequential(SeparableConv(width, width), nn.Conv2d(width, 1, 1))
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Logits (B, 1, H, W) for ``image`` (B, 3, H, W) in [0, 1]; H, W of any size."""
+        """Logits (B, 1, H, W) for ``image`` (B, 3, H, W) in [0, 1]."""
         features = self.encoder(image, extra)[self.skipped :]
         x = self.context(features[-1])
         steps = zip(features[:-1], self.laterals, self.smooths, strict=True)

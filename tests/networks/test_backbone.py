@@ -106,7 +106,7 @@ def test_a_local_checkpoint(checkpoint: Path, suffix: str) -> None:
 
 
 def test_what_cannot_be_had_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no backbone 'lite0'; near: .*efficientnet_lite0"):
+    with pytest.raises(UsageError, match=r"no backbone 'lite0'; similar: .*efficientnet_lite0"):
         Backbone("lite0")
     with pytest.raises(WeightsError, match=r"no checkpoint for the backbone.*none\.pth"):
         Backbone("test_efficientnet", str(tmp_path / "none.pth"))

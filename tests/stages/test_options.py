@@ -16,7 +16,7 @@ SMALL = {"backbone": "test_efficientnet"}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("pyramid", {**SMALL, "looks": 4}, "looks must be 1, 2 or 3, got 4"),
     ("pyramid", {**SMALL, "margin": -0.1}, "margin must lie between 0 and 100, got -0.1"),
-    ("pyramid", {**SMALL, "sure": 1}, r"sure is a belief in \[0, 1\), got 1"),
+    ("pyramid", {**SMALL, "sure": 1}, r"sure is a probability in \[0, 1\), got 1"),
     ("pyramid", {**SMALL, "size": 16}, "size must lie between 32 and 8192, got 16"),
     ("grabcut", {"margin": 0.5}, "margin"),
     ("grabcut", {"iterations": 0}, "iterations"),
@@ -35,7 +35,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("closed_form", {"max_memory": 0}, "max_memory"),
     ("closed_form", {"iterations": 0}, "iterations"),
     ("closed_form", {"tolerance": math.nan}, "tolerance"),
-    ("knn", {"neighbours": (20,)}, "one number a search"),
+    ("knn", {"neighbours": (20,)}, "one number per search"),
     ("knn", {"neighbours": (0, 10)}, "above 0"),
     ("guided_filter", {"radius": 25}, r"lies in \[0, 1\], got 25"),
     ("guided_filter", {"epsilon": -1}, "epsilon"),

@@ -1,4 +1,4 @@
-"""Fusers without parameters to train: hard, feathered, alpha and Laplacian blending."""
+"""Classical fusers: hard pasting, feathered, alpha and Laplacian blending."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from deep_image_compositing.options import check_choice, check_positive, check_r
 
 
 class CopyPasteModel(FuserModel):
-    """Pastes every pixel whose alpha exceeds a level, whole.
+    """Pastes every pixel whose alpha exceeds a threshold, fully opaque.
 
     Args:
-        threshold: the level, in [0, 1).
+        threshold: level of alpha in [0, 1).
     """
 
     tile_context = 0
@@ -41,11 +41,11 @@ class CopyPasteModel(FuserModel):
 
 
 class FeatherModel(FuserModel):
-    """Cuts alpha at one half and softens the outline, whatever alpha was there.
+    """Thresholds alpha at 0.5 and blurs the outline.
 
     Args:
-        sigma: standard deviation of the Gaussian in pixels, at least 0. It is cut off at 22
-            pixels along either axis, so that pixels more than 32 away stay untouched.
+        sigma: standard deviation of the Gaussian in pixels, at least 0. It is truncated at 22
+            pixels along either axis, so that pixels more than 32 away stay unchanged.
     """
 
     tile_context = 22
@@ -61,13 +61,13 @@ class FeatherModel(FuserModel):
 
 
 class AlphaModel(FuserModel):
-    """Blends by the given alpha.
+    """Alpha blending.
 
     Args:
-        foreground_color: what is blended. ``none``: the photograph as it is, traces of its old
-            background in the rim included. ``blur_fusion``: the subject's colour as estimated by
+        foreground_color: colour to blend. ``none``: the photograph, whose rim includes its old
+            background. ``blur_fusion``: the subject's colour estimated by
             ``blur_fusion_foreground``. ``multilevel``: by pymatting's multi-level estimation.
-        radii: windows of blur fusion in pixels, one a pass.
+        radii: window radii of blur fusion in pixels, one per pass.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class LaplacianModel(FuserModel):
     """Blends coarse detail over a wide seam and fine detail over a narrow one.
 
     Args:
-        levels: of the pyramids, at least 1. With the default of 4, pixels more than 32 away from
-            the rim stay untouched; each further level about doubles that distance.
+        levels: pyramid levels, at least 1. With the default of 4, pixels more than 32 away from
+            the rim stay unchanged; each further level about doubles that distance.
     """
 
     def __init__(self, levels: int = BLEND_LEVELS, **kwargs: Any) -> None:
@@ -109,8 +109,8 @@ class LaplacianModel(FuserModel):
         check_positive(levels=levels)
         self.save_hyperparameters()
         self.levels = levels
-        self.tile_context = 2 * 2 ** min(levels, 30)  # wider than any picture
+        self.tile_context = 2 * 2 ** min(levels, 30)  # at 30 wider than any image
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W), cut off at [0, 1] where the bands overshoot."""
+        """Composite (B, 3, H, W), clamped to [0, 1] where the bands overshoot."""
         return laplacian_blend(foreground, background, alpha, self.levels).clamp(0, 1)

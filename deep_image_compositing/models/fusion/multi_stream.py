@@ -1,4 +1,4 @@
-"""The learned fusers: the paper's multi-stream fusion network and its single-stream ablation."""
+"""Learned fusers: the paper's multi-stream fusion network and its single-stream ablation."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ PUBLISHED: dict[str, Any] = {
     "backbone": None,
     "shuffle": 1,
     "finer_widths": None,
-}  # of the networks, where neither a weights file nor the caller says otherwise
-FINE_RADIUS = 8  # half width in pixels of the band that is repainted at sizes beyond the first one
-KEEP_SOLVED = -3.0  # bias of the gate at first: about 5 % given alpha, 95 % solved alpha
+}  # network options without a weights file
+FINE_RADIUS = 8  # half width in pixels of the band repainted beyond the working size
+KEEP_SOLVED = -3.0  # initial bias of the gate: about 5 % input alpha, 95 % solved alpha
 
 
 def band_trimap(alpha: Tensor, radius: int) -> Tensor:
     """Trimap (B, 1, H, W): unknown within ``radius`` pixels of any alpha that is not 0 or 1.
 
-    Segmenters never quite reach either: below 1/20 is 0, above 19/20 is 1.
+    As segmenters never quite reach them, below 0.05 counts as 0 and above 0.95 as 1.
     """
     ones = (erode(alpha, radius) > 0.95).to(alpha.dtype)
     zeros = (dilate(alpha, radius) < 0.05).to(alpha.dtype)
@@ -44,29 +44,29 @@ def band_trimap(alpha: Tensor, radius: int) -> Tensor:
 class MultiStreamModel(FuserModel):
     """Fuses both photographs with a learned network.
 
-    With the ``layers`` head, the given alpha only marks the rim: in a band around it the network
-    corrects the closed-form alpha, and the subject's colour as estimated under that. Outside the
-    band every pixel is the photographs' own, bit for bit. The ``rgb`` head paints the composite
-    directly, as published. What describes the networks is by default as in the file of ``weights``,
-    or without one as published but for the head.
+    With the ``layers`` head, the input alpha only locates the rim. In a band around it the network
+    corrects the closed-form alpha and the subject's colour estimated from it; outside the band
+    every pixel is bit-identical to one of the photographs. The ``rgb`` head paints the composite
+    directly, as published. Network options default to the values in the ``weights`` file, or
+    without one to the published network with the ``layers`` head.
 
     Args:
         head: ``layers`` or ``rgb``.
         widths: channels of each scale, finest first.
-        radius: half width in pixels of the band around the rim that is repainted (``layers``).
-        start: what the ``layers`` head starts from: ``closed_form``, or ``given`` for the alpha
-            and the photograph as they came.
-        backbone: timm model whose features help the foreground stream (``layers``), up to the
-            stride of the coarsest scale. None for none, as published.
-        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        shuffle: stride of the finest scale; 2 or 4 are faster, 1 is as published.
-        finer_widths: channels of a second, small network that corrects what the first one found,
-            in tiles at the full size of photographs beyond the working size (``layers``); finest
-            scale first, which has half the size. None for no such corrections.
-        keep_exact: leave exact alphas, such as mattes from a studio, as they are when not training;
-            see ``functional.exactness`` (``layers``).
-        two_sizes: share of each training batch that teaches the small network, on what the first
-            one finds at half the size; at 0 it stays as it is.
+        radius: half width in pixels of the repainted band around the rim (``layers``).
+        start: initial alpha and colour of the ``layers`` head: ``closed_form``, or ``given`` for
+            the input alpha and the photograph.
+        backbone: timm model whose features, up to the stride of the coarsest scale, support the
+            foreground stream (``layers``). None for none, as published.
+        pretrained: backbone weights: None, ``pretrained``, or a local checkpoint file.
+        shuffle: stride of the finest scale; 2 and 4 are faster, 1 is as published.
+        finer_widths: channels of a second, small network that corrects the layers in full-size
+            tiles of photographs larger than the working size (``layers``); finest scale first, at
+            half resolution. None for no such network.
+        keep_exact: at inference, keep exact alphas such as studio mattes; see
+            ``functional.exactness`` (``layers``).
+        two_sizes: fraction of each training batch used to train the small network, on the first
+            one's layers at half size; at 0 it is frozen.
         weights: trained weights: a shipped name (``default``), a file, or None.
     """
 
@@ -109,7 +109,7 @@ class MultiStreamModel(FuserModel):
         self.start = options["start"]
         self.finer: MultiStreamNetwork | None = None
         if head == "rgb":
-            self.tile_context = None  # it paints every pixel
+            self.tile_context = None  # paints every pixel
             channels = (4, 4, 3) if self.streams == 2 else (7, 0, 3)
             self.network = MultiStreamNetwork(*channels, widths, shuffle=shuffle)
         else:
@@ -122,10 +122,10 @@ class MultiStreamModel(FuserModel):
             with torch.no_grad():
                 self.network.head.bias[: shuffle**2] = KEEP_SOLVED  # type: ignore[index]
         if finer_widths and head == "layers":
-            # Photograph, alpha, both colours beside the new background: one stream is enough.
+            # One stream: photograph, alpha, colours of both layers, new background.
             self.finer = MultiStreamNetwork(13, 0, 4, tuple(finer_widths), None, 2)
             self.finer.to(memory_format=torch.channels_last)
-            # What takes no part in the loss must not wait for gradients, least of all on many GPUs.
+            # DDP waits for gradients of all parameters that require them.
             self.finer.requires_grad_(two_sizes > 0)
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.load_weights(weights)
@@ -151,48 +151,50 @@ class MultiStreamModel(FuserModel):
         if self.head == "rgb":
             return None
         with torch.no_grad():
-            trimap, solved, color, old = self._begin(foreground, alpha)
-        given = [foreground, alpha, solved, color, old]
-        change = self.network(*self._streams(given, background, solved))
+            trimap, solved, color, old = self._initial_layers(foreground, alpha)
+        inputs = [foreground, alpha, solved, color, old]
+        change = self.network(*self._streams(inputs, background, solved))
         change = change.to(solved.dtype)
         gate = change[:, :1].sigmoid()
         corrected = solved + gate * (alpha - solved) + 0.5 * change[:, 1:2]
         if self.keep_exact and not self.training:
-            given_alpha = alpha.to(corrected.dtype)
-            corrected = torch.lerp(corrected, given_alpha, exactness(foreground, given_alpha))
+            alpha = alpha.to(corrected.dtype)
+            corrected = torch.lerp(corrected, alpha, exactness(foreground, alpha))
         corrected = torch.where(trimap == 0.5, corrected.clamp(0, 1), trimap.to(corrected.dtype))
         if self.start == "closed_form":
-            # From the corrected alpha, not the first one: their colours differ as they do.
+            # Colours have to be estimated anew for the corrected alpha.
             with torch.no_grad():
-                pair = multilevel_layers(foreground.float(), corrected.float())
-            color, old = (part.to(corrected.dtype) for part in pair)
-        return self._painted(foreground, corrected, color, old, change[:, 2:])
+                colors = multilevel_layers(foreground.float(), corrected.float())
+            color, old = (x.to(corrected.dtype) for x in colors)
+        return self._repaint(foreground, corrected, color, old, change[:, 2:])
 
     def finer_layers(self, foreground: Tensor, background: Tensor, coarse: Layers) -> Layers | None:
-        """The small network's corrections to what the first one found, close to the rim."""
+        """Correct ``coarse`` near the rim with the small network."""
         if self.finer is None or coarse.old_background is None:
             return None
         alpha, color, old = coarse.alpha, coarse.foreground_color, coarse.old_background
         trimap = band_trimap(alpha, FINE_RADIUS)
-        seen = torch.cat([foreground, alpha, color, old, background], 1)
+        inputs = torch.cat([foreground, alpha, color, old, background], 1)
         dtype = self.finer.head.weight.dtype
-        seen = seen.to(dtype).contiguous(memory_format=torch.channels_last)
-        change = self.finer(seen).to(alpha.dtype)
+        inputs = inputs.to(dtype).contiguous(memory_format=torch.channels_last)
+        change = self.finer(inputs).to(alpha.dtype)
         corrected = (alpha + 0.5 * change[:, :1]).clamp(0, 1)
         corrected = torch.where(trimap == 0.5, corrected, trimap.to(corrected.dtype))
-        return self._painted(foreground, corrected, color, old, change[:, 1:])
+        return self._repaint(foreground, corrected, color, old, change[:, 1:])
 
     @staticmethod
-    def _painted(
+    def _repaint(
         photograph: Tensor, alpha: Tensor, color: Tensor, old: Tensor, change: Tensor
     ) -> Layers:
-        """Layers whose colour is ``color`` and the network's change of it."""
+        """Layers with the network's ``change`` applied to the subject's colour."""
         repainted = (color + 0.5 * change).clamp(0, 1)
-        # Where alpha is 1, what the camera saw is the subject's colour: nothing to repaint.
+        # Where alpha is 1, the photograph is the subject's true colour.
         return Layers(alpha, torch.where(alpha == 1, photograph, repainted), old)
 
-    def _begin(self, photograph: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Trimap, first alpha, first subject colour and the old background's colour."""
+    def _initial_layers(
+        self, photograph: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Trimap, initial alpha, and initial colours of the subject and the old background."""
         photograph, alpha = photograph.float(), alpha.float()
         trimap = band_trimap(alpha, self.radius)
         if self.start == "given":
@@ -201,19 +203,19 @@ class MultiStreamModel(FuserModel):
         color, old = blur_fusion_foreground(photograph, solved)
         return trimap, solved, color, old
 
-    def _streams(self, given: list[Tensor], background: Tensor, alpha: Tensor) -> list[Tensor]:
-        """The inputs of the network's streams, in its precision and memory layout."""
-        joined = [torch.cat(given, 1), torch.cat([background, alpha], 1)]
+    def _streams(self, inputs: list[Tensor], background: Tensor, alpha: Tensor) -> list[Tensor]:
+        """Network inputs, one per stream, in the network's dtype and memory layout."""
+        streams = [torch.cat(inputs, 1), torch.cat([background, alpha], 1)]
         if self.streams == 1:
-            joined = [torch.cat([*given, background], 1)]
+            streams = [torch.cat([*inputs, background], 1)]
         dtype = self.network.head.weight.dtype
-        return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in joined]
+        return [x.to(dtype).contiguous(memory_format=torch.channels_last) for x in streams]
 
 
 class SingleStreamModel(MultiStreamModel):
-    """Both photographs concatenated into one encoder; everything else as in multi_stream.
+    """Concatenates both photographs into one encoder; everything else is as in multi_stream.
 
-    The default widths make 0.1 % more parameters than multi_stream has.
+    The default widths give 0.1 % more parameters than multi_stream has.
     """
 
     shipped: ClassVar[dict[str, str]] = {"default": "single_stream.safetensors"}

@@ -1,4 +1,4 @@
-"""The fuser that clones gradients instead of colours, and its solver by fast sine transforms."""
+"""Poisson blending (seamless cloning), with a solver by fast sine transforms."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.models.base import FuserModel
 from deep_image_compositing.options import check_choice
 
-_SEAM = 3  # pixels inside the mask's outline that keep the background's gradients: OpenCV's number
+_SEAM = 3  # pixels inside the mask's outline that keep the background's gradients, as in OpenCV
 _PAD = _SEAM + 2
-_LEAST = 3  # sides of the smallest box that has an inside
+_MIN_SIDE = 3  # sides of the smallest box with interior pixels
 
 
 class PoissonModel(FuserModel):
-    """Clones the subject seamlessly: its colours drift until they meet the background's.
+    """Seamless cloning: shifts the subject's colours to match the background at its outline.
 
-    The subject is every pixel whose alpha exceeds a threshold. Inside the box around the subject
-    the background changes a little too. Where the mask is empty, covers the whole picture, or
-    lies in a box less than 3 pixels high or wide, the item is alpha blending.
+    The subject is every pixel whose alpha exceeds a threshold. Within its bounding box the
+    background changes slightly too. Items whose mask is empty, covers the full image, or has a
+    bounding box less than 3 pixels high or wide are alpha blended.
 
     Args:
         mode: ``normal``: OpenCV's ``seamlessClone``, which works in 8 bits. ``mixed``: the
-            stronger of both pictures' gradients, so that the background shows through where the
+            stronger of both images' gradients, so that the background shows through where the
             subject is smooth; solved here, as OpenCV drops the subject's gradients since 4.12.
         threshold: level of alpha in [0, 1) above which a pixel is cloned.
     """
@@ -51,7 +51,7 @@ class PoissonModel(FuserModel):
         self.threshold = threshold
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        """Composite (B, 3, H, W), cut off at [0, 1]."""
+        """Composite (B, 3, H, W), clamped to [0, 1]."""
         composite = over(foreground, alpha, background)
         for index, mask in enumerate(alpha > self.threshold):
             if mask.any() and not mask.all():
@@ -59,52 +59,52 @@ class PoissonModel(FuserModel):
         return composite
 
     def _clone(self, out: Tensor, foreground: Tensor, background: Tensor, mask: Tensor) -> None:
-        """Fill ``out`` (3, H, W) with the clone, unless the mask (1, H, W) is too small for it."""
-        # The border of the mask's box takes the background's colours, and a seam inside of the
-        # outline its gradients. Where the subject leaves the picture, both belong outside of it.
+        """Write the clone to ``out`` (3, H, W), unless the mask (1, H, W) is too small."""
+        # The box's border takes the background's colours, and a seam inside the outline its
+        # gradients. Padding moves both outside the image where the subject touches its border.
         padded = F.pad(mask[None].float(), (_PAD - 1,) * 4, mode="replicate")
         padded = F.pad(padded, (1,) * 4)[0]
         box = bounding_box(padded[0] > 0)
-        if box is None or min(span.stop - span.start for span in box) < _LEAST:
+        if box is None or min(span.stop - span.start for span in box) < _MIN_SIDE:
             return
-        part = (slice(None), *box)
+        crop = (slice(None), *box)
         front, back = (
             F.pad(x[None], (_PAD,) * 4, mode="replicate")[0] for x in (foreground, background)
         )
         if self.mode == "mixed":
-            # Sine transforms of large pictures need double precision, which MPS does not have.
+            # Sine transforms of large images need double precision, which MPS does not have.
             dtype = out.dtype if out.device.type == "mps" else torch.float64
-            subject, scene = (x[part].to(dtype) for x in (front, back))
-            inside = erode(padded[None], _SEAM)[0][part] > 0
+            subject, scene = (x[crop].to(dtype) for x in (front, back))
+            inside = erode(padded[None], _SEAM)[0][crop] > 0
             cloned = poisson_clone(subject, scene, inside, mixed=True).clamp(0, 1).to(out)
         else:
             cloned = _seamless_clone(front, back, padded, box).to(out)
-        back[part] = cloned
+        back[crop] = cloned
         out.copy_(back[:, _PAD:-_PAD, _PAD:-_PAD])
 
 
 def _seamless_clone(foreground: Tensor, background: Tensor, mask: Tensor, box: Box) -> Tensor:
-    """OpenCV's answer inside the ``box`` of ``mask`` (1, H, W)."""
+    """OpenCV's result inside ``box``, the bounding box of ``mask`` (1, H, W)."""
     import cv2
 
-    front, back, where = (
+    front, back, stencil = (
         np.ascontiguousarray(to_bytes(x).permute(1, 2, 0).cpu().numpy())
         for x in (foreground, background, mask)
     )
     top, bottom, left, right = edges(box)
-    # It centres the mask's bounding box on this point, halves rounded down.
-    centre = (left + (right - left) // 2, top + (bottom - top) // 2)
-    cloned = cv2.seamlessClone(front, back, where, centre, cv2.NORMAL_CLONE)
+    # OpenCV centres the mask's bounding box on this point, rounding halves down.
+    center = (left + (right - left) // 2, top + (bottom - top) // 2)
+    cloned = cv2.seamlessClone(front, back, stencil, center, cv2.NORMAL_CLONE)
     return torch.from_numpy(cloned[top:bottom, left:right]).permute(2, 0, 1) / 255
 
 
 def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mixed: bool) -> Tensor:
-    """Clone the subject's gradients where ``inside`` (1, H, W), boolean.
+    """Clone the foreground's gradients where ``inside`` (1, H, W), boolean, is true.
 
-    Both pictures are (C, H, W), each side at least 3. The result has the background's border and,
-    outside, its gradients; it may leave [0, 1]. With ``mixed``, the stronger of both gradients is
-    kept inside, per pixel and channel. Source: Pérez, Gangnet and Blake, "Poisson Image Editing",
-    SIGGRAPH 2003, equations 10 and 12, on the rectangle as OpenCV's ``seamlessClone`` does.
+    Both images are (C, H, W), each side at least 3. Elsewhere the result has the background's
+    gradients, and at the border its colours; it may leave [0, 1]. ``mixed`` keeps the stronger of
+    both gradients inside, per pixel and channel. Source: Pérez, Gangnet and Blake, "Poisson Image
+    Editing", SIGGRAPH 2003, equations 10 and 12, on the rectangle as in OpenCV's ``seamlessClone``.
     """
     subject, scene = _gradient(foreground), _gradient(background)
     if mixed:
@@ -116,7 +116,7 @@ def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mix
     )
     out = background.clone()
     out[:, 1:-1, 1:-1] = 0
-    # What the fixed border contributes to the Laplacian moves to the right-hand side.
+    # The fixed border's contribution to the Laplacian moves to the right-hand side.
     border = out[:, 2:, 1:-1] + out[:, :-2, 1:-1] + out[:, 1:-1, 2:] + out[:, 1:-1, :-2]
     for channel, right_hand_side in enumerate(divergence - border):  # one by one, to save memory
         out[channel, 1:-1, 1:-1] = solve_poisson(right_hand_side)
@@ -124,7 +124,7 @@ def poisson_clone(foreground: Tensor, background: Tensor, inside: Tensor, *, mix
 
 
 def solve_poisson(right: Tensor) -> Tensor:
-    """The picture (H, W) whose Laplacian is ``right`` (H, W), with zeros around it."""
+    """Solve for the image (H, W) whose Laplacian, with zeros outside, is ``right`` (H, W)."""
     height, width = right.shape
     spectrum = _sine_transform(_sine_transform(right, -1), -2)
     spectrum = spectrum / (_eigenvalues(height, right)[:, None] + _eigenvalues(width, right))
@@ -133,13 +133,13 @@ def solve_poisson(right: Tensor) -> Tensor:
 
 
 def _eigenvalues(size: int, like: Tensor) -> Tensor:
-    """Of the second difference over ``size`` pixels with zeros beyond, (size,)."""
+    """Eigenvalues (size,) of the second difference with zeros outside."""
     angle = torch.linspace(0, math.pi, size + 2, dtype=like.dtype, device=like.device)
     return 2 * torch.cos(angle[1:-1]) - 2
 
 
 def _sine_transform(x: Tensor, dim: int) -> Tensor:
-    """Discrete sine transform of type I along ``dim``; twice, it is 2 (n + 1) times the input."""
+    """Discrete sine transform of type I along ``dim``; applied twice, 2 (n + 1) times the input."""
     size = x.shape[dim]
     zero = torch.zeros_like(x.narrow(dim, 0, 1))
     odd = torch.cat((zero, x, zero, -x.flip(dim)), dim)

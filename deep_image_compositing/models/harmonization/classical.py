@@ -1,4 +1,4 @@
-"""Harmonizers without parameters to train: by means and deviations of colours."""
+"""Classical harmonizers, which match colour statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deep_image_compositing.models.base import HarmonizerModel, Recoloring
 
 
 class NoModel(HarmonizerModel):
-    """Leaves the composite as it is."""
+    """Leaves the composite unchanged."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -29,15 +29,15 @@ class NoModel(HarmonizerModel):
 
 
 class ReinhardModel(HarmonizerModel):
-    """Gives the subject's colours the mean and deviation of the scene's.
+    """Matches the mean and deviation of the subject's colours to the scene's.
 
-    An item that is all subject, or has none, keeps its colours.
+    Items that are all subject or all scene stay unchanged.
 
     Args:
-        strength: how far to go, in [0, 1]. All the way is too far for most subjects.
+        strength: blend factor in [0, 1]; 1 is too strong for most subjects.
     """
 
-    long_side = 1024  # in a smaller picture, averages would narrow the distributions
+    long_side = 1024  # downsampling further would narrow the colour distributions
 
     def __init__(self, strength: float = 0.5, **kwargs: Any) -> None:
         super().__init__(strength=strength, **kwargs)
@@ -46,19 +46,19 @@ class ReinhardModel(HarmonizerModel):
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
         subject = ColorStatistics.of(composite, mask)
         scene = ColorStatistics.of(composite, 1 - mask)
-        partly = is_partial(mask)
+        partial = is_partial(mask)
         return lambda colors, place: torch.where(
-            partly, transfer_color(colors, subject, scene), colors
+            partial, transfer_color(colors, subject, scene), colors
         )
 
 
 class WhiteBalanceModel(HarmonizerModel):
-    """Gives the subject the scene's average tint, as under its light; brightness stays.
+    """Gives the subject the scene's average tint at unchanged brightness.
 
-    Both averages count as gray, which a subject of one colour is not.
+    Assumes that both average to gray, which does not hold for subjects of a single colour.
 
     Args:
-        strength: how far to go, in [0, 1].
+        strength: blend factor in [0, 1].
     """
 
     def __init__(self, strength: float = 0.5, **kwargs: Any) -> None:
@@ -66,11 +66,11 @@ class WhiteBalanceModel(HarmonizerModel):
         self.save_hyperparameters()
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
-        gains, partly = light_gains(composite, mask), is_partial(mask)
-        return lambda colors, place: torch.where(partly, adapt(colors, gains), colors)
+        gains, partial = light_gains(composite, mask), is_partial(mask)
+        return lambda colors, place: torch.where(partial, adapt(colors, gains), colors)
 
 
 def is_partial(mask: Tensor) -> Tensor:
-    """(B, 1, 1, 1) whether ``mask`` (B, 1, H, W) shows some of the subject, and some scene."""
-    share = mask.mean((1, 2, 3), keepdim=True)
-    return (share > 0) & (share < 1)
+    """Whether each ``mask`` (B, 1, H, W) has both subject and scene, (B, 1, 1, 1)."""
+    coverage = mask.mean((1, 2, 3), keepdim=True)
+    return (coverage > 0) & (coverage < 1)

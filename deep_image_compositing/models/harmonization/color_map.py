@@ -1,4 +1,4 @@
-"""The learned harmonizer: a small network predicts one smooth colour transform for the subject."""
+"""Learned harmonization: a small network predicts a smooth colour transform for the subject."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor
 from deep_image_compositing import weights as weight_files
 from deep_image_compositing.functional.color_transfer import weighted_mean
 from deep_image_compositing.functional.resize import resize, spread
-from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring, stop_norms
+from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring, freeze_norm_stats
 from deep_image_compositing.models.harmonization.classical import is_partial
 from deep_image_compositing.networks.color_map import MONOMIALS, ColorMapNetwork, squares
 from deep_image_compositing.options import check_range
 
-# Of the network, where neither a weights file nor the caller says otherwise.
+# Network options without a weights file.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "size": 256, "width": 128}
-# Change of the subject, root of the mean square, that is still none, and that is made whole.
+# RMS changes of the subject's colours up to which none is applied, and from which it is in full.
 LEAST, SURE = 2 / 255, 8 / 255
 
 
 class ColorMapModel(HarmonizerModel):
-    """Moves colours by a polynomial of red, green and blue, and by gains that vary slowly.
+    """Transforms colours by a polynomial in red, green and blue and slowly varying gains.
 
-    The network sees composite and mask squeezed to ``size`` x ``size`` pixels; what it finds is
-    applied at any size. An item that is all subject, has none, or would hardly change, keeps its
-    colours. What describes the network is by default as in the file of ``weights``.
+    The network sees composite and mask at ``size`` x ``size`` pixels; its transform applies at any
+    size. Items that are all subject or all scene, or would hardly change, stay unchanged.
+    ``backbone``, ``size`` and ``width`` default to the values in the ``weights`` file.
 
     Args:
-        strength: how far to go, in [0, 1].
-        backbone: timm model name; ``tf_efficientnet_lite0`` where no file says otherwise.
-        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        size: side in pixels at which the network runs; 256 likewise.
-        width: channels behind the backbone; 128 likewise.
+        strength: blend factor in [0, 1].
+        backbone: timm model name; ``tf_efficientnet_lite0`` without a file.
+        pretrained: backbone weights: None, ``pretrained``, or a local checkpoint file.
+        size: side in pixels at which the network runs; 256 without a file.
+        width: channels after the backbone; 128 without a file.
         freeze_norms: batch norms of the backbone keep their statistics in training.
         weights: trained weights: a shipped name (``default``), a file, or None.
     """
@@ -65,25 +65,25 @@ class ColorMapModel(HarmonizerModel):
         self.load_weights(weights)
 
     def train(self, mode: bool = True) -> ColorMapModel:
-        """Frozen norms stay in evaluation mode."""
+        """As in torch; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norms:
-            stop_norms(self.network.encoder)
+            freeze_norm_stats(self.network.encoder)
         return self
 
     def recoloring(self, composite: Tensor, mask: Tensor) -> Recoloring:
         side = (self.size, self.size)
-        small, inside = (resize(picture, side).clamp(0, 1) for picture in (composite, mask))
-        polynomial, grid = self.network(small, inside)
+        small, small_mask = (resize(x, side).clamp(0, 1) for x in (composite, mask))
+        polynomial, grid = self.network(small, small_mask)
         if not self.training:
             change = (apply_color_map(small, polynomial, grid, WHOLE) - small).square()
-            size = weighted_mean(change, inside).mean(1, keepdim=True).sqrt()
-            sure = ((size - LEAST) / (SURE - LEAST)).clamp(0, 1)
-            polynomial, grid = sure[..., 0] * polynomial, sure * grid
-        partly = is_partial(mask)
+            rms = weighted_mean(change, small_mask).mean(1, keepdim=True).sqrt()
+            factor = ((rms - LEAST) / (SURE - LEAST)).clamp(0, 1)
+            polynomial, grid = factor[..., 0] * polynomial, factor * grid
+        partial = is_partial(mask)
 
         def recolor(colors: Tensor, place: tuple[float, float, float, float]) -> Tensor:
-            return torch.where(partly, apply_color_map(colors, polynomial, grid, place), colors)
+            return torch.where(partial, apply_color_map(colors, polynomial, grid, place), colors)
 
         return recolor
 
@@ -91,15 +91,16 @@ class ColorMapModel(HarmonizerModel):
 def apply_color_map(
     colors: Tensor, polynomial: Tensor, grid: Tensor, place: tuple[float, float, float, float]
 ) -> Tensor:
-    """``colors`` (B, 3, h, w), sRGB, at a ``place`` of the picture, as the network has it.
+    """Apply the network's transform to ``colors`` (B, 3, h, w), sRGB in [0, 1].
 
-    ``polynomial`` (B, 3, 10) is what is added: coefficients of 1, r, g, b and ``squares``; ``grid``
-    (B, 6, gh, gw) holds factors less one, and offsets. ``place`` is top, left, bottom and right as
-    shares of the picture.
+    ``polynomial`` (B, 3, 10) has coefficients of 1, r, g, b and ``squares``, added to the identity;
+    ``grid`` (B, 6, gh, gw) has gains minus one, then offsets. ``place`` locates ``colors`` in the
+    image: top, left, bottom and right as fractions of its size.
     """
     polynomial, grid = polynomial.to(colors.dtype), grid.to(colors.dtype)
-    constant, linear, rest = polynomial.split((1, 3, MONOMIALS - 4), 2)
-    added = torch.baddbmm(constant, linear, colors.flatten(2)) + rest @ squares(colors).flatten(2)
-    moved = colors + added.view_as(colors)
-    factor, offset = spread(grid, (colors.shape[-2], colors.shape[-1]), place).chunk(2, 1)
-    return torch.addcmul(moved + offset, moved, factor).clamp(0, 1)
+    constant, linear, quadratic = polynomial.split((1, 3, MONOMIALS - 4), 2)
+    change = torch.baddbmm(constant, linear, colors.flatten(2))
+    change = change + quadratic @ squares(colors).flatten(2)
+    mapped = colors + change.view_as(colors)
+    gain, offset = spread(grid, (colors.shape[-2], colors.shape[-1]), place).chunk(2, 1)
+    return torch.addcmul(mapped + offset, mapped, gain).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The paper's refinement network: local corrections of a mask, in two stages."""
+"""The paper's refinement network: two stages of local mask corrections."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from deep_image_compositing.models.base import RefinerModel
 from deep_image_compositing.networks.pyramid import PyramidNetwork
 from deep_image_compositing.options import check_positive, check_range
 
-# Of the network, where neither a weights file nor the caller says otherwise.
+# Network options without a weights file.
 DEFAULTS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "sizes": (320, 640), "width": 32}
-OUTSIDE = 0.05  # belief in the given mask up to which a pixel is surely not the subject's
-BELIEF = 3.0  # logit of a pixel that the given mask is sure of, before the network has its say
+OUTSIDE = 0.05  # input mask value up to which a pixel is certainly background
+BELIEF = 3.0  # logit of an input mask value of 1, before the network's correction
 
 
 class Cascade(RefinerModel):
-    """What is done around a refinement network, whatever runs it; see ``CascadeModel``."""
+    """The cascade without its network, shared by the torch and ONNX versions."""
 
     network: nn.Module  # ``image, mask → correction`` of the mask's logits, at any size
 
-    def _settle(
+    def _set_options(
         self,
         sizes: Sequence[int],
         confidence: float,
@@ -37,7 +37,7 @@ class Cascade(RefinerModel):
         zoom: float,
         keep_good: bool,
     ) -> None:
-        """Check and keep the options that are not the network's."""
+        """Check and store the options that do not concern the network."""
         check_range("the number of sizes", len(sizes), 1, 10)
         check_range("each of sizes", tuple(sizes), 32, 8192)
         check_positive(confidence=confidence, trust=trust)
@@ -51,12 +51,12 @@ class Cascade(RefinerModel):
         self.keep_good = keep_good
 
     def logits(self, image: Tensor, mask: Tensor) -> Tensor:
-        """One stage at the picture's own size: alpha (B, 1, H, W) before its sigmoid."""
+        """Alpha logits (B, 1, H, W) of one stage at the image's own size."""
         return BELIEF * (2 * mask - 1) + self.network(image, mask)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         if self.training:
-            return self._refined(image, mask)
+            return self._refine(image, mask)
         good = mask.new_zeros(len(mask), 1, 1, 1)
         if self.keep_good:
             good = exactness(image, mask)
@@ -64,22 +64,22 @@ class Cascade(RefinerModel):
                 return mask
         alpha = torch.zeros_like(mask)
         for item, box in enumerate(subject_boxes(mask, OUTSIDE, self.margin)):
-            part = (slice(item, item + 1), slice(None), *box)
-            alpha[part] = self._refined(image[part], mask[part])
+            crop = (slice(item, item + 1), slice(None), *box)
+            alpha[crop] = self._refine(image[crop], mask[crop])
         return torch.lerp(alpha, mask, good)
 
-    def _refined(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha after all stages, each of which sees all of ``image``."""
+    def _refine(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Alpha after all stages, each of which runs on the full ``image``."""
         height, width = image.shape[-2:]
         alpha = mask
         for size in self.sizes:
             scale = min(self.zoom, size / max(height, width))
             stage = (max(1, round(height * scale)), max(1, round(width * scale)))
             small = resize(image, stage).clamp(0, 1)
-            given = resize(alpha, stage).clamp(0, 1)
-            logits = self.logits(small, given)
+            previous = resize(alpha, stage).clamp(0, 1)
+            logits = self.logits(small, previous)
             if not self.training:
-                logits = logits + (self.trust - 1) * BELIEF * (2 * given - 1)
+                logits = logits + (self.trust - 1) * BELIEF * (2 * previous - 1)
             alpha = (self.confidence * logits).sigmoid()
         return resize(alpha, (height, width)).clamp(0, 1)
 
@@ -87,27 +87,26 @@ class Cascade(RefinerModel):
 class CascadeModel(Cascade):
     """Sharpens a rough mask at one size, and the result again at the next.
 
-    One network serves all stages. It is trained on local crops and answers with a correction to the
-    belief of the mask of the stage before. What describes it is by default as in the file of
-    ``weights``. A mask that proves to be an exact alpha is not refined at all.
+    All stages share one network, which is trained on local crops and predicts a correction to the
+    logits of the previous mask. ``backbone``, ``sizes`` and ``width`` default to the values in the
+    ``weights`` file. At inference, masks that are exact alphas already are returned unchanged.
 
     Args:
-        backbone: timm model name, of which only features up to stride 16 are used;
-            ``tf_efficientnet_lite0`` where no file says otherwise.
-        pretrained: weights of the backbone: None, ``pretrained``, or a local checkpoint file.
-        sizes: long side in pixels to which each stage brings the subject and its margin at test,
-            in order, magnified by at most ``zoom``; the paper's (320, 640) likewise.
-        width: channels of the decoder; 32 likewise.
+        backbone: timm model name, used up to stride 16; ``tf_efficientnet_lite0`` without a file.
+        pretrained: backbone weights: None, ``pretrained``, or a local checkpoint file.
+        sizes: long side in pixels of the subject and its margin in each stage at inference;
+            the paper's (320, 640) without a file.
+        width: decoder channels; 32 without a file.
         freeze_stride: backbone features up to this stride are not trained.
-        confidence: factor of the logits at test. Cross-entropy on few photographs leaves the
-            network less sure of a subject's inside than it is right; what stays gray there, a
-            fuser would take for glass. 1 leaves the logits as they are.
-        trust: factor of the given mask's belief at test. Above 1, doubt inside a subject makes
-            fewer holes in it; 1 is as trained.
-        margin: what a stage sees around the subject at test, as a share of its longer side;
-            what is farther away is taken for background.
-        zoom: how far a stage may magnify a small subject.
-        keep_good: leave masks that are exact alphas as they are; see ``functional.exactness``.
+        confidence: factor on the logits at inference. Trained by cross-entropy on few photographs,
+            the network is underconfident inside subjects, and a fuser would treat the remaining
+            gray as transparent. 1 leaves the logits unchanged.
+        trust: factor on the logits of each stage's input mask at inference. Above 1, uncertainty
+            inside a subject causes fewer holes; 1 is as trained.
+        margin: context around the subject at inference, as a fraction of its longer side;
+            everything beyond is background.
+        zoom: maximum magnification of small subjects.
+        keep_good: leave exact alphas unchanged; see ``functional.exactness``.
         weights: trained weights: a shipped name (``default``), a file, or None.
     """
 
@@ -132,7 +131,7 @@ class CascadeModel(Cascade):
         self.save_hyperparameters()
         options = weight_files.describe(self, weights, DEFAULTS, locals(), free=("sizes",))
         check_range("width", options["width"], 1, 4096)
-        self._settle(options["sizes"], confidence, trust, margin, zoom, keep_good)
+        self._set_options(options["sizes"], confidence, trust, margin, zoom, keep_good)
         self.network = PyramidNetwork(
             options["backbone"],
             None if weights else pretrained,

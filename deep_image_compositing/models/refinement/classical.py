@@ -1,4 +1,4 @@
-"""Refiners without training: closed form, KNN and information flow, the guided filter, none."""
+"""Refiners without training: closed-form, KNN and information-flow matting, guided filter, none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deep_image_compositing.models.refinement.matting import (
 )
 from deep_image_compositing.options import check_positive, check_range
 
-_FACTOR = 150  # most entries a row of the incomplete Cholesky factor; photographs have about 80
+_FACTOR = 150  # maximum entries per row of the incomplete Cholesky factor; photographs need ~80
 
 
 class NoModel(RefinerModel):
@@ -36,10 +36,10 @@ class NoModel(RefinerModel):
 
 
 class ClosedFormModel(SolvedMattingModel):
-    """Finds the alpha that is locally an affine function of the colour, by a sparse solve.
+    """Closed-form matting: alpha as a locally affine function of the colour, by a sparse solve.
 
-    The answer is that of pymatting's ``estimate_alpha_cf``, from the part of the matting Laplacian
-    that touches what is unknown: narrow bands of large photographs stay affordable.
+    Gives the result of pymatting's ``estimate_alpha_cf``, but builds only those rows of the matting
+    Laplacian that concern unknown pixels, so that narrow bands in large photographs stay cheap.
 
     Args:
         epsilon: regularisation of the colour lines; larger converges faster and smooths alpha.
@@ -58,7 +58,7 @@ class ClosedFormModel(SolvedMattingModel):
         self.reach = 2 * radius
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """By measurement: the system while it is collected, or with its Cholesky factor."""
+        """Measured: the system during assembly, or with its Cholesky factor."""
         neighbours = (4 * self.radius + 1) ** 2
         return unknown * max(65 * neighbours, 28 * neighbours + 16 * 100)
 
@@ -66,11 +66,11 @@ class ClosedFormModel(SolvedMattingModel):
         import scipy.sparse
 
         height, width = trimap.shape
-        least = 2 * self.radius + 1
-        room = ((0, max(0, least - height)), (0, max(0, least - width)))
-        # A picture narrower than a window has none: its border is repeated.
-        image = np.pad(image, (*room, (0, 0)), mode="edge")
-        trimap = np.pad(trimap, room, mode="edge")
+        window = 2 * self.radius + 1
+        padding = ((0, max(0, window - height)), (0, max(0, window - width)))
+        # Pad images smaller than a window, which would hold none.
+        image = np.pad(image, (*padding, (0, 0)), mode="edge")
+        trimap = np.pad(trimap, padding, mode="edge")
         unknown = trimap == 0.5
         rows = matting_laplacian(image, unknown, self.epsilon, self.radius)
         right = -(rows @ np.where(unknown, 0, trimap).ravel())
@@ -81,11 +81,11 @@ class ClosedFormModel(SolvedMattingModel):
 
     @staticmethod
     def _precondition(matrix: Any) -> Callable[[Vector], Vector]:
-        """An incomplete Cholesky factor, or the diagonal where there is none of bounded size."""
+        """Incomplete Cholesky preconditioner, or Jacobi if the factor exceeds its size limit."""
         from pymatting.preconditioner.ichol import ichol
 
         try:
-            # It prints when it tries again with a larger diagonal; the residual tells the rest.
+            # Silence its messages about retries with a larger diagonal.
             with contextlib.redirect_stdout(io.StringIO()):
                 factor: Callable[[Vector], Vector] = ichol(
                     matrix, max_nnz=_FACTOR * matrix.shape[0] + 1000
@@ -97,15 +97,15 @@ class ClosedFormModel(SolvedMattingModel):
 
 
 class KnnModel(SolvedMattingModel):
-    """Makes alpha alike where colour and place are alike, by a sparse solve.
+    """KNN matting: similar alpha for pixels of similar colour and position, by a sparse solve.
 
-    The answer is that of pymatting's ``estimate_alpha_knn`` with its binary kernel. Neighbours
-    are sought in the whole picture, so all of it is solved, however narrow the band.
+    Gives the result of pymatting's ``estimate_alpha_knn`` with its binary kernel. Neighbours may
+    be anywhere, so the full image is solved, however narrow the band.
 
     Args:
-        neighbours: how many, in each search.
-        distance_weights: how much place counts against colour in each search.
-        weight: of the known pixels against the neighbours.
+        neighbours: number of neighbours in each search.
+        distance_weights: weight of position relative to colour in each search.
+        weight: of the known pixels relative to the neighbours.
     """
 
     method = "knn"
@@ -120,7 +120,7 @@ class KnnModel(SolvedMattingModel):
         super().__init__(**kwargs)
         if not neighbours or len(neighbours) != len(distance_weights):
             raise UsageError(
-                "neighbours and distance_weights give one number a search, got "
+                "neighbours and distance_weights must have one number per search, got "
                 f"{neighbours} and {distance_weights}"
             )
         check_positive(neighbours=min(neighbours), weight=weight)
@@ -132,7 +132,7 @@ class KnnModel(SolvedMattingModel):
         self.weight = weight
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """By measurement: the graph's edges in both directions while its matrix is made."""
+        """Measured: the graph's edges in both directions during assembly."""
         return pixels * (200 + 60 * sum(self.neighbours))
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
@@ -140,32 +140,32 @@ class KnnModel(SolvedMattingModel):
 
         affinity = knn_affinity(image, self.neighbours, self.distance_weights)
         degree = np.asarray(affinity.sum(1)).ravel()
-        # pymatting divides each row by its degree; left as it is, the system is symmetric.
+        # Unlike in pymatting, rows are not divided by their degree, which keeps A symmetric.
         hold = self.weight * degree * (trimap != 0.5).ravel()
         matrix = scipy.sparse.diags(degree + hold) - affinity
         diagonal = matrix.diagonal()
-        answer = self.iterate(matrix.dot, hold * trimap.ravel(), lambda x: x / diagonal)
-        return answer.reshape(trimap.shape)
+        alpha = self.iterate(matrix.dot, hold * trimap.ravel(), lambda x: x / diagonal)
+        return alpha.reshape(trimap.shape)
 
 
 class InformationFlowModel(SolvedMattingModel):
-    """Lets opacity flow into the unknown pixels along four kinds of affinity, by a sparse solve.
+    """Information-flow matting: four kinds of pixel affinities, combined in one sparse solve.
 
-    The method is ``functional.information_flow``. Colours are compared over the whole picture, so
-    all of it is solved, however narrow the band.
+    See ``functional.information_flow``. Colours are compared across the image, so the full image is
+    solved, however narrow the band.
 
     Args:
-        transparent: whether the subject is glass, gauze or smoke rather than hair or fur: then
-            the flow from the known pixels, which takes most pixels for either subject or
-            background, is left out. None decides by the colours, as the paper does.
-        trim: whether unknown pixels next to known ones of the same colour become known at the end.
-        mixture_neighbours: similar pixels that each unknown one is mixed from.
-        known_neighbours: pixels of each known region that each unknown one is linked to.
-        unknown_neighbours: similar unknown pixels that each is linked to.
-        known_weight: of the flow from known pixels, against 1 for that of colour mixtures.
+        transparent: whether the subject is glass, gauze or smoke rather than hair or fur; if so,
+            the flow from known pixels is left out, as it assumes that most pixels are opaque or
+            clear. None decides by the colours, as in the paper.
+        trim: settle unknown pixels next to known ones of nearly the same colour.
+        mixture_neighbours: similar pixels in each unknown pixel's colour mixture.
+        known_neighbours: pixels of each known region linked to each unknown pixel.
+        unknown_neighbours: similar unknown pixels linked to each unknown pixel.
+        known_weight: of the flow from known pixels, relative to 1 for colour mixtures.
         unknown_weight: of the flow among unknown pixels.
-        spatial_weight: of the flow between neighbours in space.
-        epsilon: regularisation of the colour lines of neighbours in space.
+        spatial_weight: of the flow between spatial neighbours.
+        epsilon: regularisation of the colour lines of spatial neighbours.
     """
 
     method = "information_flow"
@@ -193,7 +193,7 @@ class InformationFlowModel(SolvedMattingModel):
         self.options = (transparent, trim, *counts, *weights, epsilon)
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """By measurement: search trees over the picture, and the flows while they are collected."""
+        """Measured: search trees over the image, and the flows during assembly."""
         return 500 * pixels + 3200 * unknown
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
@@ -203,13 +203,13 @@ class InformationFlowModel(SolvedMattingModel):
 
 
 class GuidedFilterModel(MattingModel):
-    """Smooths the mask along the picture's colours where the trimap does not know alpha.
+    """Smooths the mask along the image's colours in the unknown region of the trimap.
 
     Args:
-        radius: half width of the filter's windows as a share of the picture's long side: 0.05
-            is 25 pixels at 512.
-        epsilon: variance of colour, in squared units of [0, 1], below which a window counts as
-            flat and is smoothed over.
+        radius: half width of the windows as a fraction of the image's long side: 0.05 is
+            25 pixels at 512.
+        epsilon: colour variance, in squared units of [0, 1], below which windows count as flat and
+            are smoothed.
     """
 
     def __init__(self, radius: float = 0.05, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -228,10 +228,10 @@ class GuidedFilterModel(MattingModel):
 def knn_affinity(
     image: Picture, neighbours: Sequence[int], distance_weights: Sequence[float]
 ) -> Any:
-    """Symmetric sparse matrix (H · W, H · W): which pixels are alike in colour and place.
+    """Symmetric sparse matrix (H · W, H · W) of pixels of similar colour and position.
 
-    In each search a pixel has so many ``neighbours``, itself included; the picture's sides have the
-    length ``distance_weights`` in units of colour.
+    Each search finds ``neighbours`` of a pixel, itself included; image coordinates span
+    ``distance_weights`` in units of colour.
     """
     import scipy.sparse
     from pymatting.util.kdtree import knn
@@ -240,14 +240,14 @@ def knn_affinity(
     count = height * width
     features = np.empty((count, 5), np.float32)
     features[:, :3] = image.reshape(-1, 3)
-    place = np.arange(count, dtype=np.int32)
+    pixels = np.arange(count, dtype=np.int32)
     affinity = scipy.sparse.csr_matrix((count, count))
-    for wanted, weight in zip(neighbours, distance_weights, strict=True):
+    for k, weight in zip(neighbours, distance_weights, strict=True):
         features[:, 3] = weight * np.tile(np.linspace(0, 1, width), height)
         features[:, 4] = weight * np.repeat(np.linspace(0, 1, height), width)
-        each = min(wanted, count)
-        found = knn(features, features, k=each)[1].astype(np.int32).ravel()
-        edges = (np.ones(count * each), (np.repeat(place, each), found))
+        k = min(k, count)
+        matches = knn(features, features, k=k)[1].astype(np.int32).ravel()
+        edges = (np.ones(count * k), (np.repeat(pixels, k), matches))
         directed = scipy.sparse.csr_matrix(edges, (count, count))
         affinity = affinity + directed + directed.T
     return affinity

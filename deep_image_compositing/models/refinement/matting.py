@@ -1,4 +1,4 @@
-"""What matting refiners share: the trimap, the region, memory, convergence."""
+"""Shared base of matting refiners: trimaps, cropping, memory limits and sparse solves."""
 
 from __future__ import annotations
 
@@ -31,23 +31,22 @@ BAND = 0.02  # half width of the unknown band as a share of the long side: 10 pi
 
 
 class MattingModel(RefinerModel):
-    """A refiner that finds alpha where a trimap does not know it.
+    """A refiner that estimates alpha in the unknown region of a trimap.
 
-    A filler implements ``matte``. Known pixels keep their value whatever it answers, and it
-    is not asked at all when nothing is unknown.
+    Subclasses implement ``matte``, which is called only if there are unknown pixels. Known pixels
+    keep the trimap's value.
 
     Args:
-        trimap: where the trimap comes from. ``from_mask``: unknown is what lies within ``band``
-            of the mask's outline, the mask's level 0.5. ``given``: the mask is a trimap itself,
-            background up to a level of 0.1, subject from 0.9 on, unknown between them.
-        band: half width of the unknown band as a share of the picture's long side, in [0, 1]:
+        trimap: ``from_mask``: pixels within ``band`` of the mask's outline at 0.5 are unknown.
+            ``given``: the mask is a trimap: background up to 0.1, subject from 0.9, else unknown.
+        band: half width of the unknown band as a fraction of the image's long side, in [0, 1]:
             0.02 is 10 pixels on either side of the outline at 512. At 0 nothing is unknown, and
-            alpha is the mask cut at 0.5.
-        max_side: work at no more than this many pixels on the long side, and carry the alpha up
-            along the picture's own colours; None for the picture's own size.
+            alpha is the mask thresholded at 0.5.
+        max_side: maximum long side in pixels for matting; alpha is upsampled guided by the image's
+            colours. None for the image's own size.
     """
 
-    method: ClassVar[str] = "matting"  # what messages call this refiner
+    method: ClassVar[str] = "matting"  # name of the refiner in messages
 
     def __init__(
         self,
@@ -66,34 +65,34 @@ class MattingModel(RefinerModel):
         self.max_side = max_side
 
     def make_trimap(self, mask: Tensor) -> Tensor:
-        """The trimap (B, 1, H, W) in {0, 0.5, 1} that ``mask`` (B, 1, H, W) means."""
+        """Trimap (B, 1, H, W) in {0, 0.5, 1} from ``mask`` (B, 1, H, W)."""
         if self.trimap == "given":
             return trimap_from_levels(mask)
         return trimap_from_mask(mask, pixels_of_share(self.band, (mask.shape[-2], mask.shape[-1])))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W) in [0, 1]; exactly the trimap's where that is known."""
+        """Alpha (B, 1, H, W) in [0, 1], equal to the trimap where that is known."""
         trimap = self.make_trimap(mask)
         open_items = (trimap == 0.5).flatten(1).any(1)
         if not open_items.any():
             return trimap
-        # Covariances of small windows cancel in single precision, which MPS is limited to.
+        # Covariances of small windows need double precision, which MPS does not have.
         dtype = image.dtype if image.device.type == "mps" else torch.float64
         picture, rough = (x.detach()[open_items].to(dtype).clamp(0, 1) for x in (image, mask))
         alpha = trimap.clone()
-        found = self._matte_small(picture, trimap[open_items].to(dtype), rough)
-        alpha[open_items] = found.to(alpha.dtype)
+        matte = self._matte_small(picture, trimap[open_items].to(dtype), rough)
+        alpha[open_items] = matte.to(alpha.dtype)
         return torch.where(trimap == 0.5, alpha.clamp(0, 1), trimap)
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """Alpha (B, 1, H, W), of which only what is unknown counts.
+        """Alpha (B, 1, H, W); only unknown pixels are used.
 
-        Double precision wherever the device has it; every item of the trimap has unknown pixels.
+        Inputs are in double precision except on MPS. Every trimap in the batch has unknown pixels.
         """
         raise NotImplementedError
 
     def _matte_small(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """``matte`` at no more than ``max_side``, its answer at the picture's size."""
+        """Run ``matte`` at no more than ``max_side`` and return its result at full size."""
         size = (image.shape[-2], image.shape[-1])
         small = fit_long_side(*size, self.max_side or max(size))
         if small == size:
@@ -102,27 +101,27 @@ class MattingModel(RefinerModel):
         coarse = resize_trimap(trimap, small)
         alpha = self.matte(reduced, coarse, resize(mask, small))
         alpha = torch.where(coarse == 0.5, alpha.clamp(0, 1), coarse)
-        # What the picture shows beyond its reduced self becomes alpha, as in ``follow_alpha``.
+        # Detail lost in the reduced image is added to alpha, as in ``follow_alpha``.
         factors = resize(guided_factors(reduced, alpha), size)
         detail = image - resize(reduced, size)
         return resize(alpha, size) + (factors * detail).sum(1, keepdim=True)
 
 
 class SolvedMattingModel(MattingModel):
-    """A matting refiner that solves one large sparse system a picture, in NumPy on the CPU.
+    """A matting refiner that solves one large sparse system per image, in NumPy on the CPU.
 
-    A filler implements ``solve``, which calls ``iterate``, and ``bytes_needed``, and states its
-    ``reach``. Where a trimap lacks known subject or background, the mask is kept, with a warning.
+    Subclasses implement ``solve``, which calls ``iterate``, and ``bytes_needed``, and set
+    ``reach``. If a trimap has no known subject or background, the mask is returned with a warning.
 
     Args:
-        max_memory: memory in GB that one solve may take by its own estimate.
-        iterations: steps of conjugate gradients after which a solve ends; if it has not converged,
-            a warning says so, and its best alpha is used.
+        max_memory: limit in GB for the estimated memory of a solve.
+        iterations: maximum number of conjugate gradient steps; a solve that does not converge
+            returns its best alpha with a warning.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
     """
 
     reach: int | None = None
-    """Pixels around what is unknown on which the answer depends; None for the whole picture."""
+    """Pixels around the unknown region that affect the result; None for the full image."""
 
     def __init__(
         self,
@@ -139,25 +138,25 @@ class SolvedMattingModel(MattingModel):
         check_positive(max_memory=max_memory, iterations=iterations, tolerance=tolerance)
 
     def solve(self, image: Picture, trimap: Picture, mask: Picture) -> Picture:
-        """Alpha (H, W), of which only what is unknown counts.
+        """Alpha (H, W); only unknown pixels are used.
 
-        ``image`` is (H, W, 3), C-contiguous. With a ``reach``, the trimap is a part of the
-        picture's and may lack a class of known pixels; else it has all three.
+        ``image`` is (H, W, 3), C-contiguous. If ``reach`` is set, inputs are crops, whose trimap
+        may lack known subject or background.
         """
         raise NotImplementedError
 
     def bytes_needed(self, pixels: int, unknown: int) -> float:
-        """Estimated peak memory of ``solve`` for so many pixels, so many of them unknown."""
+        """Estimated peak memory of ``solve`` for this many pixels and unknown pixels."""
         raise NotImplementedError
 
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """``solve`` for each picture, over the part of it that matters."""
+        """Call ``solve`` on the relevant crop of each image."""
         alpha = mask.clone()
         for index in range(len(image)):
             plane = trimap[index, 0]
-            lacking = [name for name, v in (("subject", 1), ("background", 0)) if v not in plane]
-            if lacking:
-                known = lacking[0] if len(lacking) == 1 else "pixel"
+            missing = [name for name, v in (("subject", 1), ("background", 0)) if v not in plane]
+            if missing:
+                known = missing[0] if len(missing) == 1 else "pixel"
                 warnings.warn(
                     f"{self.method}: the trimap has no known {known}, so the mask is kept as it "
                     "is; " + ("mark some" if self.trimap == "given" else "use a smaller band"),
@@ -166,17 +165,18 @@ class SolvedMattingModel(MattingModel):
                 continue
             height, width = plane.shape
             box = bounding_box(plane == 0.5)
-            if box is None:  # max_side left nothing unknown
+            if box is None:  # none is left at max_side
                 continue
             margin = max(height, width) if self.reach is None else self.reach
             box = grow(box, margin, (height, width))
-            part = plane[box]
-            unknown = int((part == 0.5).sum())
-            needed, more = self.bytes_needed(part.numel(), unknown), f", {unknown} of them unknown"
-            check_memory(self.method, needed, self.max_memory, (height, width), more)
-            arrays = (image[index][:, *box].permute(1, 2, 0), part, mask[index, 0][box])
-            answer = self.solve(*(np.ascontiguousarray(x.cpu().double().numpy()) for x in arrays))
-            alpha[index, 0][box] = torch.from_numpy(answer).to(alpha)
+            crop = plane[box]
+            unknown = int((crop == 0.5).sum())
+            needed = self.bytes_needed(crop.numel(), unknown)
+            detail = f", {unknown} of them unknown"
+            check_memory(self.method, needed, self.max_memory, (height, width), detail)
+            arrays = (image[index][:, *box].permute(1, 2, 0), crop, mask[index, 0][box])
+            solved = self.solve(*(np.ascontiguousarray(x.cpu().double().numpy()) for x in arrays))
+            alpha[index, 0][box] = torch.from_numpy(solved).to(alpha)
         return alpha
 
     def iterate(
@@ -185,7 +185,7 @@ class SolvedMattingModel(MattingModel):
         b: Vector,
         precondition: Callable[[Vector], Vector],
     ) -> Vector:
-        """Solve by conjugate gradients within the refiner's limits; warns when they were met."""
+        """Solve by conjugate gradients; warns if it does not converge in ``iterations``."""
         solution = conjugate_gradients(
             product, b, precondition, tolerance=self.tolerance, iterations=self.iterations
         )
@@ -201,16 +201,16 @@ class SolvedMattingModel(MattingModel):
 
 
 def check_memory(
-    method: str, needed: float, limit: float, size: tuple[int, int], more: str = ""
+    method: str, needed: float, limit: float, size: tuple[int, int], detail: str = ""
 ) -> None:
-    """``CompositingError`` with a long side that fits if ``needed`` bytes exceed ``limit`` GB."""
+    """Raise ``CompositingError`` with a side that fits if ``needed`` bytes exceed ``limit`` GB."""
     gigabytes = needed / 1e9
     if gigabytes <= limit:
         return
     side = max(1, int(0.98 * max(size) * (limit / gigabytes) ** 0.5))
     raise CompositingError(
-        f"{method} would take about {gigabytes:.1f} GB for {size[1]} x {size[0]} pixels{more}; "
-        f"max_memory is {limit:g} GB, into which a long side of {side} pixels would fit: set "
+        f"{method} would take about {gigabytes:.1f} GB for {size[1]} x {size[0]} pixels{detail}; "
+        f"max_memory is {limit:g} GB, which fits a long side of {side} pixels: set "
         f"max_side={side}, or raise max_memory"
     )
 
@@ -232,10 +232,10 @@ def conjugate_gradients(
     tolerance: float = 1e-7,
     iterations: int = 2000,
 ) -> Solution:
-    """Solve ``A x = b``, (N,), for a symmetric positive matrix, given by its ``product``.
+    """Solve ``A x = b``, (N,), for a symmetric positive definite A given by ``product``.
 
-    ``precondition`` is an approximate inverse. The solve ends at a residual of ``tolerance``, or
-    after ``iterations`` steps with the best solution so far.
+    ``precondition`` applies an approximate inverse. Stops at a relative residual of ``tolerance``,
+    or after ``iterations`` steps with the best solution so far.
     """
     x = np.zeros_like(b)
     scale = float(np.linalg.norm(b))
@@ -249,7 +249,7 @@ def conjugate_gradients(
     for step in range(1, iterations + 1):
         q = product(p)
         curvature = float(p @ q)
-        if not curvature > 0:  # rounding is all that is left, or A is not positive
+        if not curvature > 0:  # only rounding errors remain, or A is not positive definite
             break
         x += rho / curvature * p
         r -= rho / curvature * q

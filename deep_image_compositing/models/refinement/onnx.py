@@ -1,4 +1,4 @@
-"""A refinement network that was exported to ONNX, as a refiner."""
+"""Refiner that runs a refinement network exported to ONNX."""
 
 from __future__ import annotations
 
@@ -14,25 +14,22 @@ from deep_image_compositing.errors import WeightsError
 from deep_image_compositing.models.onnx_file import OnnxFile
 from deep_image_compositing.models.refinement.cascade import DEFAULTS, Cascade, CascadeModel
 
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(CascadeModel).parameters.items()
-    if name in ("confidence", "trust", "margin", "zoom", "keep_good")
-}
-
 
 class OnnxModel(Cascade):
-    """``cascade`` with its network run by onnxruntime, from what ``export refiner`` has written.
+    """``cascade`` with its network, as written by ``export refiner``, run by onnxruntime.
+
+    All options but ``path`` and ``providers`` are as for ``CascadeModel``, and default to their
+    values at export.
 
     Args:
         path: the ``.onnx`` file.
-        sizes: as for ``CascadeModel``, and so are all but the last; by default as exported.
-        confidence: likewise.
-        trust: likewise.
-        margin: likewise.
-        zoom: likewise.
-        keep_good: likewise.
-        providers: onnxruntime's execution providers, as for the segmenter ``onnx``.
+        sizes: long side in pixels of the subject in each stage.
+        confidence: factor on the logits.
+        trust: factor on the logits of each stage's input mask.
+        margin: context around the subject.
+        zoom: maximum magnification of small subjects.
+        keep_good: leave exact alphas unchanged.
+        providers: onnxruntime execution providers, as for the segmenter ``onnx``.
     """
 
     def __init__(
@@ -50,25 +47,31 @@ class OnnxModel(Cascade):
         super().__init__(**kwargs)
         self.save_hyperparameters()
         file = OnnxFile(path, providers, "the refiner 'onnx'")
-        names = [one.name for one in file.session.get_inputs()]
+        names = [x.name for x in file.session.get_inputs()]
         if names != ["image", "mask"]:
             raise WeightsError(
                 f"{path} takes {', '.join(names) or 'nothing'}; expected image and mask, as "
                 "`export refiner` writes it"
             )
-        given = (sizes, confidence, trust, margin, zoom, keep_good)
-        exported = file.described.get("options")
-        known = {**DEFAULTS, **_DEFAULTS, **(exported if isinstance(exported, dict) else {})}
-        chosen: list[Any] = [
-            known[name] if value is None else value
-            for name, value in zip(("sizes", *_DEFAULTS), given, strict=True)
-        ]
-        self._settle(*chosen)
+        exported = file.metadata.get("options")
+        defaults = {k: p.default for k, p in inspect.signature(CascadeModel).parameters.items()}
+        defaults |= {**DEFAULTS, **(exported if isinstance(exported, dict) else {})}
+        options: dict[str, Any] = {
+            "sizes": sizes,
+            "confidence": confidence,
+            "trust": trust,
+            "margin": margin,
+            "zoom": zoom,
+            "keep_good": keep_good,
+        }
+        self._set_options(
+            **{name: defaults[name] if x is None else x for name, x in options.items()}
+        )
         self.file = file
         self.network = _Network(file)
 
     def use(self, device: torch.device) -> None:
-        self.file.move(device, asked=True)
+        self.file.move(device, required=True)
 
 
 class _Network(nn.Module):

@@ -1,4 +1,4 @@
-"""Matting refiners with a trained network: Deep Image Matting and IndexNet."""
+"""Matting refiners with trained networks: Deep Image Matting and IndexNet."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from deep_image_compositing.networks import index_net
 from deep_image_compositing.networks.backbone import Backbone
 from deep_image_compositing.options import check_choice, check_positive
 
-# The networks of the papers; of DIM, with the public versions' fourteenth convolution.
+# Published network options; DIM as in the public implementations, with a fourteenth convolution.
 PAPER_DIM: dict[str, Any] = {"width": 1.0, "context": 1, "batch_norm": False, "skips": False}
 PAPER_DIM |= {"refine": True, "backbone": None}
 PAPER_INDEX_NET = {"width": 1.0, "indexing": "m2o", "context": True, "nonlinear": True}
-FEATURES = 8  # coarsest stride of the backbone's features
+FEATURES = 8  # maximum stride of the backbone's features
 
 
 class TrainedMattingModel(MattingModel):
-    """A matting refiner that answers with a network of an image and its trimap.
+    """A matting refiner that predicts alpha from an image and its trimap by a network.
 
-    A filler sets ``network``, which takes any size and gives alpha in [0, 1], states
-    ``bytes_per_pixel`` and calls ``load_weights`` last.
+    Subclasses set ``network``, which takes any size and returns alpha in [0, 1], implement
+    ``bytes_per_pixel`` and call ``load_weights`` last.
 
     Args:
-        max_memory: memory in GB that the network may take by its own estimate.
+        max_memory: limit in GB for the network's estimated memory.
     """
 
     network: nn.Module
@@ -41,40 +41,41 @@ class TrainedMattingModel(MattingModel):
         self.max_memory = max_memory
 
     def bytes_per_pixel(self) -> float:
-        """Peak memory of the network for each pixel of a picture, by measurement."""
+        """Measured peak memory of the network per image pixel."""
         raise NotImplementedError
 
     @torch.no_grad()
     def matte(self, image: Tensor, trimap: Tensor, mask: Tensor) -> Tensor:
-        """The network's alpha, of as many pictures at a time as ``max_memory`` holds."""
+        """Run the network in batches that fit into ``max_memory``."""
         size = (image.shape[-2], image.shape[-1])
         needed = self.bytes_per_pixel() * size[0] * size[1]
         check_memory(self.method, needed, self.max_memory, size)
         dtype = next(self.network.parameters()).dtype
-        rows = int(min(len(image), self.max_memory * 1e9 / needed))
-        parts = zip(image.to(dtype).split(rows), trimap.to(dtype).split(rows), strict=True)
-        return torch.cat([self.network(*part) for part in parts])
+        count = int(min(len(image), self.max_memory * 1e9 / needed))
+        batches = zip(image.to(dtype).split(count), trimap.to(dtype).split(count), strict=True)
+        return torch.cat([self.network(*batch) for batch in batches])
 
 
 class DeepImageMattingModel(TrainedMattingModel):
-    """Predicts alpha inside the trimap with a VGG-16 encoder, an unpooling decoder and a refiner.
+    """Deep Image Matting: a VGG-16 encoder, an unpooling decoder and a refinement stage.
 
-    What describes the network is by default as in the file of ``weights``, else as published.
+    Network options default to the values in the ``weights`` file, or without one to the published
+    network.
 
     Args:
-        width: factor of all channels, above 0.
-        context: side of the kernel between encoder and decoder, odd.
+        width: factor on all channels, above 0.
+        context: kernel size, odd, of the convolution between encoder and decoder.
         batch_norm: normalise after every convolution.
         skips: add the encoder's features to the decoder's.
-        refine: have the refinement stage.
-        backbone: timm model whose features up to stride 8, which are not trained, help the encoder;
-            for narrow dim. None for none, as published.
-        phase: what is trained: ``all``; or in the paper's order the ``encoder_decoder``, by alpha
-            and composition loss, then the ``refinement`` stage alone, by alpha loss, then all.
-        pretrained: weights of the backbone, or where there is none, of VGG-16 for the encoder:
-            None, ``pretrained``, or a file.
-        weights: trained weights: a shipped name, a file of ours, or a published PyTorch checkpoint
-            (see ``networks.deep_image_matting.from_published``); or None.
+        refine: include the refinement stage.
+        backbone: timm model whose features up to stride 8 support a narrow encoder; they are not
+            trained. None for none, as published.
+        phase: what to train: ``all``; or, in the paper's order, ``encoder_decoder`` by alpha and
+            composition loss, then the ``refinement`` stage alone by alpha loss, then all.
+        pretrained: weights of the backbone, or without one of VGG-16 for the encoder: None,
+            ``pretrained``, or a file.
+        weights: trained weights: a shipped name, a file saved by this library, a published PyTorch
+            checkpoint (see ``networks.deep_image_matting.from_published``), or None.
     """
 
     method = "deep_image_matting"
@@ -97,7 +98,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         super().__init__(**kwargs)
         check_choice("phase", phase, ("all", "encoder_decoder", "refinement"))
         self.save_hyperparameters()
-        layers = None  # published files show by their layers what they are for
+        layers = None  # published checkpoints reveal their options only by their tensors
         if weights is not None:
             state = weight_files.read_state(weight_files.resolve(type(self), weights))
             layers = dim.published_options(state) if dim.is_published(state) else None
@@ -108,8 +109,8 @@ class DeepImageMattingModel(TrainedMattingModel):
         name = options.pop("backbone")
         features = None
         if name is not None:
-            found = None if weights else pretrained
-            features = Backbone(name, found, max_stride=FEATURES, freeze_stride=FEATURES)
+            initial = None if weights else pretrained
+            features = Backbone(name, initial, max_stride=FEATURES, freeze_stride=FEATURES)
         self.network = dim.DeepImageMattingNetwork(**options, features=features)
         if pretrained is not None and weights is None and name is None:
             self.network.load_vgg(pretrained)
@@ -119,19 +120,19 @@ class DeepImageMattingModel(TrainedMattingModel):
         self.load_weights(weights)
 
     def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As for every stage; published names are translated."""
+        """Translate the parameter names of published checkpoints."""
         if not dim.is_published(state):
             return state
         return {f"network.{key}": x for key, x in dim.from_published(state).items()}
 
     def bytes_per_pixel(self) -> float:
-        """By measurement in single precision on a CPU, at 0.25 to 4 megapixels."""
+        """Measured in single precision on a CPU, at 0.25 to 4 megapixels."""
         options = self.hparams
         scale = 1400 if options["skips"] else 1000 if options["batch_norm"] else 800
         return 100 + scale * float(options["width"])
 
     def _frozen(self) -> list[nn.Module]:
-        """Parts of the network that this phase leaves alone."""
+        """Parts of the network that are not trained in this phase."""
         network = self.network
         if self.phase == "encoder_decoder":
             return [] if network.refinement is None else [network.refinement]
@@ -140,7 +141,7 @@ class DeepImageMattingModel(TrainedMattingModel):
         return []
 
     def train(self, mode: bool = True) -> DeepImageMattingModel:
-        """Frozen parts keep their statistics."""
+        """As in torch; frozen parts keep their batch norm statistics."""
         super().train(mode)
         for module in self._frozen() if hasattr(self, "network") else ():
             module.eval()
@@ -148,22 +149,23 @@ class DeepImageMattingModel(TrainedMattingModel):
 
 
 class IndexNetModel(TrainedMattingModel):
-    """Alpha by a MobileNetV2 that learns where its upsampling should put what it pooled.
+    """IndexNet matting: a MobileNetV2 with learned indices for pooling and upsampling.
 
-    What describes the network is by default as in the file of ``weights``, else as published.
+    Network options default to the values in the ``weights`` file, or without one to the published
+    network.
 
     Args:
-        width: factor of all channels; 1 is the published network, of 5.95 million parameters.
-        indexing: which index networks: ``m2o`` (many channels decide for one), ``o2o`` (each for
-            itself) or ``holistic`` (one index map for all).
-        context: whether the index networks see 4 x 4 pixels for each 2 x 2 window.
-        nonlinear: whether they are two convolutions, not one.
-        dropout: share of the coarsest features that are dropped in training.
-        pretrained: weights that the encoder begins with: None, ``pretrained`` for timm's
-            MobileNetV2, or a file with timm's names; for ``width=1`` only.
-        encoder_rate: factor of the learning rate for the encoder; published is 0.01.
-        weights: trained weights: a shipped name (``default``, a small network trained here), a
-            file, or None. The authors' ``indexnet_matting.pth.tar`` loads as it is.
+        width: factor on all channels; 1 is the published network with 5.95 million parameters.
+        indexing: kind of index networks: ``m2o`` (many channels to one), ``o2o`` (one to one) or
+            ``holistic`` (one index map for all channels).
+        context: index networks see 4 x 4 instead of 2 x 2 pixels for each 2 x 2 window.
+        nonlinear: index networks have two convolutions instead of one.
+        dropout: dropout rate on the coarsest features.
+        pretrained: initial weights of the encoder: None, ``pretrained`` for timm's MobileNetV2, or
+            a file with timm's names; for ``width=1`` only.
+        encoder_rate: factor on the encoder's learning rate; 0.01 in the paper.
+        weights: trained weights: a shipped name (``default``, a small network), a file, or None.
+            The authors' ``indexnet_matting.pth.tar`` is supported.
     """
 
     method = "index_net"
@@ -194,12 +196,12 @@ class IndexNetModel(TrainedMattingModel):
         self.load_weights(weights)
 
     def bytes_per_pixel(self) -> float:
-        """By measurement: nine maps of the picture's size, as wide as the stem."""
+        """Measured: nine full-size feature maps with the stem's channels."""
         return 9.0 * self.network.channels[0] * next(self.network.parameters()).element_size()
 
     def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As for every stage; the authors' names are translated."""
+        """Translate the parameter names of the authors' checkpoint."""
         if not index_net.is_published(state):
             return state
-        found = index_net.from_published(self.network, state)
-        return {f"network.{key}": x for key, x in found.items()}
+        translated = index_net.from_published(self.network, state)
+        return {f"network.{key}": x for key, x in translated.items()}

@@ -1,4 +1,4 @@
-"""The classical segmenter: GrabCut from a rectangle."""
+"""Classical segmentation: GrabCut initialised from a rectangle."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from deep_image_compositing.options import check_positive, check_range
 
 
 class GrabCutModel(SegmenterModel):
-    """Cuts out what is coloured unlike the rim of the picture.
+    """Segments what differs in colour from the border of the image.
 
-    GrabCut begins with a rectangle: everything outside is background, everything inside may be
-    subject, and mixtures of colours and a graph cut separate the two. A subject that reaches the
-    rim loses what it shows there. Pictures less than 3 pixels high or wide are all subject.
+    GrabCut starts from a rectangle: everything outside is background, and colour mixture models
+    with graph cuts separate subject from background inside. A subject that touches the border
+    loses the part there. Images less than 3 pixels high or wide are all subject.
 
     Args:
-        margin: width of the rim on every side, as a share of that side; at least 1 pixel.
-        iterations: of modelling and cutting.
-        size: long side in pixels to which larger pictures are reduced; the mask is enlarged.
+        margin: border width on each side, as a fraction of the image size; at least 1 pixel.
+        iterations: of mixture fitting and graph cut.
+        size: long side in pixels to which larger images are reduced; the mask is enlarged.
         seed: of the initial mixtures.
     """
 
@@ -52,7 +52,7 @@ class GrabCutModel(SegmenterModel):
         self.seed = seed
 
     def forward(self, image: Tensor) -> Tensor:
-        """Mask (B, 1, H, W): 0 or 1, and between them where it was enlarged."""
+        """Mask (B, 1, H, W) in {0, 1}; values between come from enlarging only."""
         height, width = image.shape[-2:]
         small = resize(image.detach(), fit_long_side(height, width, self.size))
         pictures = to_bytes(small).permute(0, 2, 3, 1).cpu().numpy()
@@ -61,7 +61,7 @@ class GrabCutModel(SegmenterModel):
         return resize(mask, (height, width)).clamp(0, 1)
 
     def _cut(self, picture: Any) -> Any:
-        """The mask (H, W) of an 8-bit picture (H, W, 3), of zeros and ones."""
+        """Binary uint8 mask (H, W) of an 8-bit image (H, W, 3)."""
         import cv2
 
         height, width = picture.shape[:2]
@@ -81,5 +81,4 @@ class GrabCutModel(SegmenterModel):
             self.iterations,
             cv2.GC_INIT_WITH_RECT,
         )
-        # Labels are certain and probable background (0, 2) and subject (1, 3).
-        return labels & 1
+        return labels & 1  # 0 and 2 are certain and probable background, 1 and 3 subject

@@ -1,4 +1,4 @@
-"""Any exported ONNX model that turns an image into a mask, as a segmenter."""
+"""Segmenter that runs any ONNX model from image to mask."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ _DTYPES = {
 
 
 class OnnxModel(SegmenterModel):
-    """Runs an ONNX model at its own input size and resizes the mask back.
+    """Runs an ONNX model at its input size and resizes the mask back.
 
-    The model sees ``(value · scale − mean) / std`` of values in [0, 1]. One that was trained on
-    ``(v − m) / s`` of 8-bit values v takes ``scale=255``, ``mean=m`` and ``std=s``. Published
-    models have names of their own, see ``PublishedModel``.
+    The model's input is ``(value · scale − mean) / std`` for values in [0, 1]. For a model trained
+    on ``(v − m) / s`` of 8-bit values v, set ``scale=255``, ``mean=m`` and ``std=s``. Published
+    models are available by name, see ``PublishedModel``.
 
     Args:
         path: the ``.onnx`` file.
-        size: side in pixels of the model's square input, or (height, width); by default the
-            model's own, when its input has a fixed size, or was exported by this library.
-        channels: order in which the model takes colours.
-        mean: one number, or one a channel in the model's order.
+        size: side in pixels of a square input, or (height, width). Defaults to the model's fixed
+            input size; models exported by this library with a dynamic one take any size.
+        channels: channel order of the input.
+        mean: one number, or one per channel in the model's order.
         std: likewise; not 0.
-        scale: factor of the values in [0, 1] before the mean is taken off; ``maximum`` divides
-            them by the picture's own maximum instead.
-        fit: ``stretch`` squeezes the picture to the input's size; ``pad`` keeps its aspect, and
-            fills up the bottom and right.
-        padding: with what: ``edge`` repeats the picture's border, ``black`` is 0.
-        resample: how pictures and masks are resized: ``bilinear``, antialiased; or ``lanczos``, by
+        scale: factor applied to values in [0, 1] before subtracting the mean; ``maximum``
+            divides by the image's maximum instead.
+        fit: ``stretch`` resizes to the input size; ``pad`` keeps the aspect ratio and pads bottom
+            and right.
+        padding: ``edge`` repeats the border, ``black`` pads with 0.
+        resample: how images and masks are resized: ``bilinear``, antialiased; or ``lanczos``, by
             Pillow in 8 bits.
-        output: the model's output, by number or name.
-        channel: of the output, which holds the subject; by default the only one, or the second
-            of two (background, subject).
-        logits: the output is not yet in [0, 1]: apply softmax over its channels if there are
-            several, else sigmoid. ``auto``: do so where the output leaves [0, 1].
-        min_max: stretch the mask so that it spans [0, 1].
-        providers: onnxruntime's execution providers, in order of preference; the first has to
-            work. By default that of the device on which it is run; the log says which.
+        output: index or name of the model's output.
+        channel: output channel of the subject. Defaults to the only one, or the second of two
+            (background, subject).
+        logits: apply softmax over the output's channels, or sigmoid if there is only one;
+            ``auto`` does so if the output leaves [0, 1].
+        min_max: stretch the mask to span [0, 1].
+        providers: onnxruntime execution providers in order of preference; the first must work.
+            Defaults to the provider of the device in use, which is logged.
     """
 
     known_as = "onnx"
@@ -100,10 +100,10 @@ class OnnxModel(SegmenterModel):
         self.channel = channel
         self.apply_logits = logits
         self.min_max = min_max
-        (given,) = self.file.session.get_inputs()[:1] or (None,)
-        self._input = _describe_input(self.path, given)
+        inputs = self.file.session.get_inputs()
+        self._input = _describe_input(self.path, inputs[0] if inputs else None)
         self.size = self._choose_size(size)
-        names = [one.name for one in self.file.session.get_outputs()]
+        names = [x.name for x in self.file.session.get_outputs()]
         if isinstance(output, str) and output not in names:
             raise UsageError(f"{path} has no output {output!r}; it has: {', '.join(names)}")
         if isinstance(output, int) and not 0 <= output < len(names):
@@ -111,7 +111,7 @@ class OnnxModel(SegmenterModel):
         self.output = output if isinstance(output, str) else names[output]
 
     def use(self, device: torch.device) -> None:
-        self.file.move(device, asked=True)
+        self.file.move(device, required=True)
 
     def forward(self, image: Tensor) -> Tensor:
         self.file.move(image.device)
@@ -119,24 +119,23 @@ class OnnxModel(SegmenterModel):
         small, inner = self._fit_in(image.detach().to("cpu", torch.float32))
         if self.channels == "BGR":
             small = small.flip(1)
-        if isinstance(self.scale, str):  # of each picture by itself; a black one stays black
+        if isinstance(self.scale, str):  # "maximum"; the floor keeps black images black
             small = small / small.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
         else:
             small = small * self.scale
         values = ((small - self.mean) / self.std).numpy()
-        masks = [self._belief(self._run(values[i : i + 1])) for i in range(len(values))]
-        mask = torch.cat(masks)
+        mask = torch.cat([self._to_mask(self._run(x[None])) for x in values])
         if self.fit == "pad" and self.size is not None:
             mask = self._resize(mask, self.size, 0)[..., : inner[0], : inner[1]]
         return self._resize(mask, (height, width), 0).to(image)
 
-    def _belief(self, answer: Tensor) -> Tensor:
-        """The mask (1, 1, h, w) in [0, 1] that the network's answer (1, C, h, w) stands for."""
-        count = answer.shape[1]
-        outside = not (float(answer.min()) >= -1e-3 and float(answer.max()) <= 1 + 1e-3)
+    def _to_mask(self, output: Tensor) -> Tensor:
+        """Convert the model's output (1, C, h, w) to a mask (1, 1, h, w) in [0, 1]."""
+        count = output.shape[1]
+        outside = not (float(output.min()) >= -1e-3 and float(output.max()) <= 1 + 1e-3)
         if self.apply_logits is True or (self.apply_logits == "auto" and outside):
-            answer = answer.softmax(1) if count > 1 else answer.sigmoid()
-        mask = answer[:, [self._subject_channel(count)]]
+            output = output.softmax(1) if count > 1 else output.sigmoid()
+        mask = output[:, [self._subject_channel(count)]]
         low, high = float(mask.min()), float(mask.max())
         if self.min_max and high > low:
             return (mask - low) / (high - low)
@@ -150,19 +149,18 @@ class OnnxModel(SegmenterModel):
     def _subject_channel(self, count: int) -> int:
         if self.channel is None and count > 2:
             raise UsageError(
-                f"the output of {self.path} has {count} channels; say with channel=0 to "
-                f"{count - 1} which one holds the subject"
+                f"the output of {self.path} has {count} channels; choose the one that holds the "
+                f"subject with channel=0 to {count - 1}"
             )
         channel = count - 1 if self.channel is None else self.channel
         if not -count <= channel < count:
-            raise UsageError(f"the output of {self.path} has {count} channels, no {channel}")
+            raise UsageError(
+                f"the output of {self.path} has {count} channels; there is no channel {channel}"
+            )
         return channel
 
     def _resize(self, picture: Tensor, size: tuple[int, int], rounding: float = 0.5) -> Tensor:
-        """A picture or mask (B, C, H, W) in [0, 1] at another size.
-
-        Lanczos' filter works on 8 bits, with no ``rounding`` for masks, as rembg has it.
-        """
+        """Resize (B, C, H, W) in [0, 1]; Lanczos in 8 bits, truncating masks as rembg does."""
         if not self.lanczos:
             return resize(picture, size).clamp(0, 1)
         levels = (picture * 255 + rounding).clamp(0, 255).to(torch.uint8)
@@ -173,7 +171,7 @@ class OnnxModel(SegmenterModel):
         return resized / 255
 
     def _fit_in(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The picture at the model's size, and the part (height, width) of it that it fills."""
+        """The image at the model's input size, and its (height, width) without padding."""
         if self.size is None:
             return image, (image.shape[-2], image.shape[-1])
         if self.fit == "stretch":
@@ -187,7 +185,7 @@ class OnnxModel(SegmenterModel):
         return torch.nn.functional.pad(self._resize(image, inner), margins, mode=mode), inner
 
     def _run(self, values: NDArray[np.float32]) -> Tensor:
-        """The model's output (1, C, h, w) for one normalised picture (1, 3, H, W)."""
+        """The model's output (1, C, h, w) for one normalised image (1, 3, H, W)."""
         name, dtype, channels_last = self._input
         if channels_last:
             values = values.transpose(0, 2, 3, 1)
@@ -195,30 +193,28 @@ class OnnxModel(SegmenterModel):
             values = np.rint(values).clip(0, 255)
         feed: dict[str, Any] = {name: np.ascontiguousarray(values.astype(dtype))}
         raw = self.file.run(self.output, feed)
-        answer = torch.from_numpy(np.asarray(raw, dtype=np.float32))
-        if answer.ndim == 3:  # (1, h, w)
-            answer = answer[:, None]
-        elif answer.ndim == 2:
-            answer = answer[None, None]
-        elif answer.ndim == 4 and channels_last:
-            answer = answer.permute(0, 3, 1, 2).contiguous()
-        if answer.ndim != 4 or answer.shape[0] != 1:
+        output = torch.from_numpy(np.asarray(raw, dtype=np.float32))
+        if output.ndim == 3:  # (1, h, w)
+            output = output[:, None]
+        elif output.ndim == 2:
+            output = output[None, None]
+        elif output.ndim == 4 and channels_last:
+            output = output.permute(0, 3, 1, 2).contiguous()
+        if output.ndim != 4 or output.shape[0] != 1:
             raise WeightsError(
                 f"the output {self.output!r} of {self.path} has shape {np.shape(raw)}; expected "
                 "one mask, such as (1, channels, height, width)"
             )
-        return answer
+        return output
 
     def _choose_size(self, size: int | Sequence[int] | None) -> tuple[int, int] | None:
-        """(height, width) of the input; None for the picture's own."""
+        """Input size (height, width); None to use the size of each image."""
         shape = self.file.session.get_inputs()[0].shape
-        own = tuple(shape[1:3] if self._input[2] else shape[2:4])
-        fixed = own if all(isinstance(side, int) and side > 0 for side in own) else None
+        sides = tuple(shape[1:3] if self._input[2] else shape[2:4])
+        fixed = sides if all(isinstance(side, int) and side > 0 for side in sides) else None
         if size is None:
-            if fixed is None and self.file.described.get("slot") == "segmenter":
-                return None
-            if fixed is None:
-                raise UsageError(f"{self.path} takes any input size; say which with size=")
+            if fixed is None and self.file.metadata.get("slot") != "segmenter":
+                raise UsageError(f"{self.path} takes any input size; choose one with size=")
             return fixed
         sides = (size, size) if isinstance(size, int) else tuple(size)
         if len(sides) != 2 or min(sides) < 1:
@@ -231,22 +227,20 @@ class OnnxModel(SegmenterModel):
         return sides
 
 
-def _describe_input(path: Path, given: Any) -> tuple[str, type, bool]:
-    """Name, number type and whether channels come last, of a model's first input."""
-    if given is None or given.type not in _DTYPES or len(given.shape) != 4:
-        what = "nothing" if given is None else f"{given.type} of shape {given.shape}"
-        raise WeightsError(f"{path} takes {what}; expected one picture, (N, 3, H, W) of floats")
-    if given.shape[1] == 3:
-        return given.name, _DTYPES[given.type], False
-    if given.shape[3] == 3:
-        return given.name, _DTYPES[given.type], True
-    if isinstance(given.shape[1], int) and given.shape[1] > 0:
-        raise WeightsError(f"{path} takes {given.shape[1]} channels; expected 3, a colour picture")
-    return given.name, _DTYPES[given.type], False
+def _describe_input(path: Path, model_input: Any) -> tuple[str, type, bool]:
+    """Name and dtype of a model's first input, and whether channels come last."""
+    shape = [] if model_input is None else model_input.shape
+    if len(shape) != 4 or model_input.type not in _DTYPES:
+        found = "nothing" if model_input is None else f"{model_input.type} of shape {shape}"
+        raise WeightsError(f"{path} takes {found}; expected one picture, (N, 3, H, W) of floats")
+    channels_last = shape[1] != 3 and shape[3] == 3
+    if not channels_last and isinstance(shape[1], int) and shape[1] > 0 and shape[1] != 3:
+        raise WeightsError(f"{path} takes {shape[1]} channels; expected 3, a colour picture")
+    return model_input.name, _DTYPES[model_input.type], channels_last
 
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
-    """One or three numbers as (1, 1 or 3, 1, 1)."""
+    """One or three numbers as a tensor (1, 1 or 3, 1, 1)."""
     try:
         numbers = [float(value)] if isinstance(value, int | float) else [float(v) for v in value]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Published segmenters by name: U2-Net, IS-Net, BiRefNet and others, fetched on first use."""
+"""Published segmenters by name: U2-Net, IS-Net, BiRefNet and others, downloaded on first use."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from deep_image_compositing.models.segmentation.onnx import OnnxModel
 
 
 class PublishedModel(OnnxModel):
-    """A published model, run as its authors run it; see ``deep_image_compositing.published``.
+    """A published model with its authors' preprocessing; see ``deep_image_compositing.published``.
 
     Args:
-        model: its name.
-        path: its file, taken as it is; by default the one in the folder of models, fetched from
-            the authors' address if it is not there yet.
+        model: name of the model.
+        path: model file, used without verification. Defaults to the one in the models folder,
+            downloaded from the authors' address on first use.
         accept_licence: accept a licence that excludes commercial use; remembered.
         providers: as for ``OnnxModel``.
 
     Raises:
-        UsageError: no such model, or a licence that has to be accepted first.
-        WeightsError: a file that cannot be fetched, or is not the model's.
+        UsageError: no such model, or a licence that has not been accepted.
+        WeightsError: the file cannot be downloaded, or is not the expected one.
     """
 
-    long_side = 2048
-    """Twice what the largest of them look at, so that they see what their authors' code does."""
+    long_side = 2048  # twice the largest input size, so that resizing matches the authors' code
 
     def __init__(
         self,
@@ -35,12 +34,12 @@ class PublishedModel(OnnxModel):
         providers: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        chosen = published.get(model)
+        entry = published.get(model)
         self.known_as = model
         if path is None:
-            file = str(published.fetch(chosen, accept_licence=accept_licence))
+            file = str(published.fetch(entry, accept_licence=accept_licence))
         else:
-            published.check_licence(chosen, accept_licence)
+            published.check_licence(entry, accept_licence)
             file = path
-        super().__init__(file, providers=providers, **{**chosen.options, **kwargs})
+        super().__init__(file, providers=providers, **{**entry.options, **kwargs})
         self.save_hyperparameters()
