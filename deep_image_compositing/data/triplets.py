@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from deep_image_compositing.data import crops, synthesis
-from deep_image_compositing.data.crops import LEAST, outline_crop, planes
+from deep_image_compositing.data.crops import MIN_SCALE, outline_crop, planes
 from deep_image_compositing.data.datasets import Mixture
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source, scene_crop
 from deep_image_compositing.data.loading import sent
@@ -214,10 +214,10 @@ class Batches(Dataset[dict[str, Any]]):
 
 def _check_size(size: int, pictures: Mapping[str, tuple[int, int]]) -> None:
     for name, sides in pictures.items():
-        if min(sides) < LEAST * size:
+        if min(sides) < MIN_SCALE * size:
             raise TooSmallError(
                 f"none of {TRIES} draws fits --size {size}, which needs mattes and "
-                f"backgrounds of at least {round(LEAST * size)} pixels either way; the last "
+                f"backgrounds of at least {round(MIN_SCALE * size)} pixels either way; the last "
                 f"was {name} with {min(sides)}: give a smaller --size"
             )
 
@@ -230,7 +230,7 @@ def _pick(mixture: Mixture, rng: np.random.Generator) -> Item:
 
 def _background(rng: np.random.Generator, item: Item, size: int) -> Tensor:
     """A crop (3, size, size) that is not magnified too far."""
-    return scene_crop(rng, item, size, min(1.0, max(0.25, LEAST * size / min(item.size()))))
+    return scene_crop(rng, item, size, min(1.0, max(0.25, MIN_SCALE * size / min(item.size()))))
 
 
 def _describe(item: Item, licence: str) -> dict[str, Any]:

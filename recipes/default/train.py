@@ -291,12 +291,12 @@ class ResidentRefinement(Resident, RefinementData):
         around = crops.union(around, box)
         aspect = (around[2] - around[0]) / (around[3] - around[1])
         seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
-        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
+        left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
         left, right = (1 - right, 1 - left) if mirrored else (left, right)
         own = float(rng.random() < self.own)
         return {
             "image": subject.crop(box, mirrored),
-            "background": scene.crop(crops.carry(box, around, seen), mirrored),
+            "background": scene.crop(crops.map_box(box, around, seen), mirrored),
             "around": subject.crop(around, mirrored),
             "around_background": scene.crop(seen, mirrored),
             "place": own * torch.tensor([left, top, right, bottom]).float().view(4, 1, 1),

@@ -157,10 +157,10 @@ class RefinementData(LabelledData):
 
         behind = {}
         if pasted:
-            picture, part = scene.image(), crops.carry(box, around, seen)
+            picture, part = scene.image(), crops.map_box(box, around, seen)
             behind["background"] = crops.cut(picture, part, self.size, mirrored)
             behind["around_background"] = crops.cut(picture, seen, LOOK, mirrored)
-        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
+        left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
         if mirrored:
             left, right = 1 - right, 1 - left
         return {
