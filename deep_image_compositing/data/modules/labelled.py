@@ -177,7 +177,7 @@ class RefinementData(LabelledData):
         alpha, strength = batch["mask"], self.augment if training else 0.0
         image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
-        mask = synthesis.hesitate(mask, generator)
+        mask = synthesis.add_uncertainty(mask, generator)
         if "place" in batch:
             own = batch["place"].flatten(1).any(1)
             if own.any():
