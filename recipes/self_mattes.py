@@ -3,8 +3,8 @@
     python recipes/self_mattes.py data runs/self
     python recipes/own_masks.py runs/self runs/own_masks_self --per-subject 1 --size 640 --seed 17
 
-takes people, animals and other subjects of the training part, with pixel masks or polygons as labels,
-lets refiner and fuser predict an alpha from each label, and writes photograph and alpha to
+takes people, animals and other subjects of the training part, labelled by pixels or polygons, lets
+refiner and fuser predict an alpha from each label, and writes photograph and alpha to
 runs/self/mattes, with a link to the backgrounds beside it. The alphas need not be true for these
 photographs: composites made from them have exact truth, with the shapes, textures and fur of
 several hundred subjects, where measured mattes are few.
