@@ -417,8 +417,8 @@ def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> Non
     """Train one stage until ``end`` and write its weights."""
     plan, cuda = PLANS[slot], options.device == "cuda"
     name, stage_options = parse_stage(getattr(options, slot))
-    defaults = {"learning_rate": plan.rate, "weight_decay": 0.02, "picture_every": 0}
-    defaults["compile"] = options.compile
+    defaults: dict[str, Any] = {"learning_rate": plan.rate, "weight_decay": 0.02}
+    defaults |= {"compile": options.compile, "picture_every": 0}
     if "default" in registry.get(slot, name).weights:
         defaults["weights"] = "default"
     stage: Stage = registry.create(slot, name, **{**defaults, **stage_options})
