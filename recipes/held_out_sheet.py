@@ -37,12 +37,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with people/, cats/, backgrounds/ ...")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    for slot in ("segmenter", "refiner", "fuser"):
+    slots = ("segmenter", "refiner", "fuser")
+    for slot in slots:
         parser.add_argument(f"--{slot}", metavar="NAME(OPTIONS)")
     options = parser.parse_args()
-    texts = {slot: getattr(options, slot) for slot in ("segmenter", "refiner", "fuser")}
     try:
-        stages = {slot: parse_stage(text) for slot, text in texts.items() if text}
+        stages = {slot: parse_stage(text) for slot in slots if (text := getattr(options, slot))}
         compositor = Compositor(**stages, device="cpu")
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None

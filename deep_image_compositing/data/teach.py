@@ -171,12 +171,7 @@ class Teaching(LightningModule):
 
 
 def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mixture, Mixture]]:
-    """Open the mattes and backgrounds of each split; ``validation`` needs held-out mattes.
-
-    Raises:
-        UsageError: no source, or sources whose weights are all 0.
-        DataError: sources that cannot be read.
-    """
+    """Open the mattes and backgrounds of each split; ``validation`` needs held-out mattes."""
     mattes, held_out = open_all(recipe.mattes, ("mattes",), Reading(cache=cache))
     scenes, new = open_all(recipe.backgrounds, ("backgrounds",), Reading(cache=cache))
     mixtures = {"train": (mattes, scenes)}

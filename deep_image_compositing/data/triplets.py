@@ -267,17 +267,10 @@ def make_easy(
     photograph are uniform, and with a clean background the noise would give away the subject of the
     hard photograph. No effects are applied after the fuser, as its target could not show them.
 
-    Args:
-        color: the subject's straight colour (1, 3, H, W).
-        alpha: its true alpha (1, 1, H, W).
-        old: B₀, the background of the easy photograph (1, 3, H, W).
-        scene: B₁, the background of the hard photograph (1, 3, H, W).
-        generator: source of all randomness.
-        augment: strength of colour jitter and camera effects.
-        degrade: how far the mask is degraded.
-
-    Returns:
-        Photograph and background (1, 3, H, W), and mask (1, 1, H, W).
+    The subject's straight ``color``, the background ``old`` (B₀) of the easy photograph and the
+    background ``scene`` (B₁) of the hard one are (1, 3, H, W), the true ``alpha`` is (1, 1, H, W).
+    ``augment`` is the strength of colour jitter and camera effects, ``degrade`` that of the mask's
+    degradation.
     """
     color, old, scene = (
         synthesis.jitter_color(picture, generator, augment) for picture in (color, old, scene)

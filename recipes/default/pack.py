@@ -118,7 +118,8 @@ def main() -> None:
 def collect(data: Path, doubt: float) -> Iterator[Sample]:
     """All training samples, shard by shard."""
     known = [folder for folders in GROUPS.values() for folder in folders]
-    others = [str(path.relative_to(data)) for path in sorted(data.glob("*/*/")) if labelled(path)]
+    labelled = [path for path in sorted(data.glob("*/*/")) if any(path.glob("*.mask.png"))]
+    others = [str(path.relative_to(data)) for path in labelled]
     for folder in dict.fromkeys([*known, "mattes", "cutouts", *others]):
         if (data / folder).is_dir():
             yield from training_part(data, folder, "segmentation", doubt)
@@ -128,10 +129,6 @@ def collect(data: Path, doubt: float) -> Iterator[Sample]:
     yield from training_part(data, "backgrounds", "backgrounds", doubt)
     if (data / "photographs").is_dir():
         yield from training_part(data, "photographs", "textures", doubt)
-
-
-def labelled(path: Path) -> bool:
-    return next(path.glob("*.mask.png"), None) is not None
 
 
 def training_part(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:

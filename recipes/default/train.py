@@ -44,7 +44,7 @@ from deep_image_compositing.data.modules import (
     SegmentationData,
     StageData,
 )
-from deep_image_compositing.data.modules.labelled import LOOK, crops_at
+from deep_image_compositing.data.modules.labelled import LOOK, crops_at, surroundings
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
@@ -231,14 +231,6 @@ class Resident(StageData):
         return super().finish(pictures, generator, training)
 
 
-def pasting(source: Source, size: int, rng: np.random.Generator) -> Sample:
-    """Whether to paste a subject, and the radius within which its outline is not trusted."""
-    return {
-        "paste": torch.full((1, 1, 1), float(rng.random() < source.paste)),
-        "distrust": torch.full((1, 1, 1), round(source.distrust * size / 320)),
-    }
-
-
 class ResidentSegmentation(Resident, SegmentationData):
     """Crops for segmenters, some of them pasted on other backgrounds."""
 
@@ -255,7 +247,7 @@ class ResidentSegmentation(Resident, SegmentationData):
         return {
             "image": subject.crop(box, bool(rng.random() < 0.5)),
             "background": self._scene(rng, items["scene"], scene_scale),
-            **pasting(subject.source, self.size, rng),
+            **self._settings(subject.source, bool(rng.random() < subject.source.paste)),
         }
 
 
@@ -279,20 +271,15 @@ class ResidentRefinement(Resident, RefinementData):
         assert isinstance(scene, Row)
         label, mirrored = subject.label(), bool(rng.random() < 0.5)
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
-        around = crops.union(around, box)
-        aspect = (around[2] - around[0]) / (around[3] - around[1])
-        scene_box = crops.any_crop(scene.size(), rng, 0.6, aspect)
-        left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
-        left, right = (1 - right, 1 - left) if mirrored else (left, right)
+        around, scene_box, place = surroundings(rng, label, box, scene.size(), mirrored)
         own = float(rng.random() < self.own)
         return {
             "image": subject.crop(box, mirrored),
             "background": scene.crop(crops.map_box(box, around, scene_box), mirrored),
             "around": subject.crop(around, mirrored),
             "around_background": scene.crop(scene_box, mirrored),
-            "place": own * torch.tensor([left, top, right, bottom]).float().view(4, 1, 1),
-            **pasting(subject.source, self.size, rng),
+            "place": own * place,
+            **self._settings(subject.source, bool(rng.random() < subject.source.paste)),
         }
 
 

@@ -8,7 +8,6 @@ where the recipes expect it. The data are random, and serve only to show that a 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from deep_image_compositing.data.shards import Index, ShardWriter
+from deep_image_compositing.data.shards import Index, ShardWriter, encode
 
 FOLDER = Path("runs/toy/data")
 BACKBONES = ("test_convnext", "test_efficientnet")
@@ -137,19 +136,16 @@ def over(color: Array, alpha: Array, background: Array) -> Array:
 
 def jpeg(pixels: Array) -> bytes:
     """Encode (H, W, 3)."""
-    return _encode(pixels, "JPEG", quality=95)
+    return encode(_image(pixels), "JPEG")
 
 
 def png(pixels: Array) -> bytes:
     """Encode (H, W, 3), or (H, W, 1) as grayscale."""
-    return _encode(pixels, "PNG")
+    return encode(_image(pixels), "PNG")
 
 
-def _encode(pixels: Array, kind: str, **options: int) -> bytes:
-    values = (pixels * 255).round().astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(values.squeeze()).save(stream, kind, **options)
-    return stream.getvalue()
+def _image(pixels: Array) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().astype(np.uint8).squeeze())
 
 
 if __name__ == "__main__":

@@ -145,27 +145,19 @@ class RefinementData(LabelledData):
         """A crop, with a small picture of its surroundings as the segmenter's input."""
         subject, scene = items["subject"], items["scene"]
         mirrored, pasted = bool(rng.random() < 0.5), bool(rng.random() < subject.source.paste)
-        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
-        around = crops.union(around, box)
-        aspect = (around[2] - around[0]) / (around[3] - around[1])
-        scene_box = crops.any_crop(scene.size(), rng, 0.6, aspect)
-        image = subject.image()
-
-        sample = self._settings(subject.source, pasted)
+        around, scene_box, place = surroundings(rng, label, box, scene.size(), mirrored)
+        image, sample = subject.image(), self._settings(subject.source, pasted)
         if pasted:
             picture, part = scene.image(), crops.map_box(box, around, scene_box)
             sample["background"] = crops.cut(picture, part, self.size, mirrored)
             sample["around_background"] = crops.cut(picture, scene_box, LOOK, mirrored)
-        left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
-        if mirrored:
-            left, right = 1 - right, 1 - left
         return {
             **sample,
             "image": crops.cut(image, box, self.size, mirrored),
             "mask": crops.cut(label, box, self.size, mirrored),
             "around": crops.cut(image, around, LOOK, mirrored),
             "around_mask": crops.cut(label, around, LOOK, mirrored),
-            "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
+            "place": place,
         }
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
@@ -197,6 +189,27 @@ def _photograph(
         image = synthesis.jitter_color(image, generator, strength)
         image = synthesis.camera(image, generator, strength)
     return image
+
+
+def surroundings(
+    rng: np.random.Generator,
+    label: Image.Image,
+    box: crops.Box,
+    scene_size: tuple[int, int],
+    mirrored: bool,
+) -> tuple[crops.Box, crops.Box, Tensor]:
+    """A random crop around ``box``, a crop of the scene for it, and the place of ``box`` in it.
+
+    The place (4, 1, 1) is as for ``crops_at``, after mirroring.
+    """
+    around = crops.union(crops.whole_crop(label.size, crops.subject_box(label), rng), box)
+    aspect = (around[2] - around[0]) / (around[3] - around[1])
+    scene_box = crops.any_crop(scene_size, rng, 0.6, aspect)
+    left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
+    if mirrored:
+        left, right = 1 - right, 1 - left
+    place = torch.tensor((left, top, right, bottom)).float().view(4, 1, 1)
+    return around, scene_box, place
 
 
 def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
