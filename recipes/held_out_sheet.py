@@ -63,7 +63,7 @@ def main() -> None:
                 "photograph's rim": result.foreground[None, :, *box],
             }
         )
-        print(f"{number:02}  {foreground.name} before {background.name}", flush=True)
+        print(f"{number:02}  {foreground.name} on {background.name}", flush=True)
         if len(rows) == ROWS or number == len(pairs):
             sheet = torch.cat([contact_sheet(row, cell=384) for row in rows], 1)
             write_image(options.out / f"sheet_{(number - 1) // ROWS + 1}.png", sheet)

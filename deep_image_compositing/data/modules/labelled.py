@@ -166,13 +166,14 @@ class RefinementData(LabelledData):
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
         mask = synthesis.add_uncertainty(mask, generator)
         if "place" in batch:
-            own = batch["place"].flatten(1).any(1)
-            if own.any():
-                rows = {key: value[own] for key, value in batch.items()}
+            selected = batch["place"].flatten(1).any(1)
+            if selected.any():
+                rows = {key: value[selected] for key, value in batch.items()}
                 names = ("around", "around_mask", "around_background")
                 around = _photograph(rows, names, generator, strength)
                 mask = mask.clone()
-                mask[own] = crops_at(self.segment(around), rows["place"].flatten(1), self.size)
+                own = crops_at(self.segment(around), rows["place"].flatten(1), self.size)
+                mask[selected] = own
         # Correcting wrong pixels of the rough mask is the network's task, so they weigh more.
         weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
