@@ -115,7 +115,7 @@ class Teaching(LightningModule):
         shards.remove_unfinished(self.writer.out)
 
     def setup(self, stage: str) -> None:
-        # Lightning synchronizes after setup, so no shard is written until all processes have looked.
+        # Lightning synchronizes after setup: no process writes until all have looked for shards.
         out = self.writer.out
         missing = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
         if missing and self.trainer.is_global_zero:

@@ -32,7 +32,8 @@ class FusionData(StageData):
         blending: share of samples with random alpha blending: the subject's colour is a random
             photograph, unrelated to the alpha.
         procedural: share of samples with a procedural alpha (hair, fur, foliage, lace, veils, soft
-            focus) and a random photograph as colour; see ``deep_image_compositing.data.procedural``.
+            focus) and a random photograph as colour; see
+            ``deep_image_compositing.data.procedural``.
         degrade: how far alphas are degraded to become the fuser's rough input masks: 1 imitates a
             good segmenter and refiner, more imitates unrefined masks, 0 leaves alphas unchanged.
         own: share of the triplets from shards that keep their stored mask, made by a segmenter and
