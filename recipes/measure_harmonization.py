@@ -1,10 +1,9 @@
-"""How far harmonizers bring subjects with other colours back, on photographs held out of training.
+"""Measure how well harmonizers restore recoloured subjects, on held-out photographs.
 
     python recipes/measure_harmonization.py data --out reports/harmonization
 
-is ``evaluate --methods harmonize`` on what groups.py holds out, by what the photographs show. Of
-the methods it leaves out, as ``--methods`` may, those without weights; ``--method NAME=HARMONIZER``
-adds others.
+runs ``evaluate --methods harmonize`` on the photographs that groups.py holds out, by group.
+``--methods`` selects other methods, as in ``evaluate``; ``--method NAME=HARMONIZER`` adds more.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from deep_image_compositing.evaluation.testsets import Harmonization
 def main() -> None:
     options = arguments()
     folders = {**GROUPS, "mattes": ("mattes",)}
-    there = {
+    sources = {
         group: [source(options.data, name) for name in names if (options.data / name).is_dir()]
         for group, names in folders.items()
     }
     try:
         report = evaluate(
             choose(options.methods, options.method),
-            Harmonization(there, samples=options.samples, seed=options.seed),
+            Harmonization(sources, samples=options.samples, seed=options.seed),
             options.out,
             reference=options.reference,
             sheets=options.sheets,
@@ -54,11 +53,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
     parser.add_argument("--methods", action="append", help="default: harmonize")
     parser.add_argument("--method", action="append", default=[], metavar="NAME=HARMONIZER")
-    parser.add_argument("--reference", help="the method that others are compared with")
-    parser.add_argument("--samples", type=int, help="photographs, at most, drawn by the seed")
-    parser.add_argument("--seed", type=int, default=0, help="of the colours")
-    parser.add_argument("--sheets", type=int, default=24, help="photographs that are shown")
-    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--reference", help="method with which the others are compared")
+    parser.add_argument("--samples", type=int, help="maximum number of photographs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of colours and photographs")
+    parser.add_argument("--sheets", type=int, default=24, help="number of photographs to show")
+    parser.add_argument("--threads", type=int, help="number of CPU threads")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu")
     options = parser.parse_args()
     options.methods = options.methods or ["harmonize"]

@@ -1,10 +1,10 @@
-"""Training triplets whose masks are what the segmenter and the refiner really make of them.
+"""Make training triplets with real masks, from the default segmenter and refiner.
 
     python recipes/own_masks.py data runs/own_masks
 
-sets the mattes that training keeps into backgrounds that it keeps, so that photograph, background,
-composite and alpha are exact, and stores the mask that the default segmenter and refiner find in
-the photograph. The fuser's recipe reads the shards beside its easy triplets.
+composites training mattes onto training backgrounds, so that photograph, background, composite and
+alpha are exact, and stores the mask that segmenter and refiner predict for the photograph. The
+fuser's recipe uses these shards in addition to easy triplets.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from deep_image_compositing.functional.compose import over
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.images import encode_image, read_image, to_tensor
 
-EACH = 32
-"""Samples of a shard."""
+SHARD_SAMPLES = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="folder with mattes/ and backgrounds/")
-    parser.add_argument("out", type=Path, help="folder of the shards to be")
+    parser.add_argument("out", type=Path, help="new folder for the shards")
     parser.add_argument("--per-subject", type=int, default=16)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--size", type=int, default=768)
@@ -43,15 +42,17 @@ def main() -> None:
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"{options.out} is not empty; name another folder, or remove it")
     segmenter, refiner = (
-        registry.create(slot, name, **given).eval()
+        registry.create(slot, name, **stage_options).eval()
         for slot in ("segmenter", "refiner")
-        for name, given in [parse_stage(getattr(options, slot))]
+        for name, stage_options in [parse_stage(getattr(options, slot))]
     )
     options.out.mkdir(parents=True, exist_ok=True)
     entries = []
     with tempfile.TemporaryDirectory() as folder:
-        subjects = kept(options.data / "mattes", 0.2, "mattes", Path(folder, "subjects"))
-        scenes = kept(options.data / "backgrounds", 0.1, "backgrounds", Path(folder, "scenes"))
+        subjects = link_training(options.data / "mattes", 0.2, "mattes", Path(folder, "subjects"))
+        scenes = link_training(
+            options.data / "backgrounds", 0.1, "backgrounds", Path(folder, "scenes")
+        )
         samples = SynTest(
             str(subjects),
             str(scenes),
@@ -63,9 +64,9 @@ def main() -> None:
             grades=("none",),
         )
         names = samples.names
-        for start in range(0, len(names), EACH):
-            path = options.out / f"train-{start // EACH:06d}.tar"
-            numbers = range(start, min(start + EACH, len(names)))
+        for start in range(0, len(names), SHARD_SAMPLES):
+            path = options.out / f"train-{start // SHARD_SAMPLES:06d}.tar"
+            numbers = range(start, min(start + SHARD_SAMPLES, len(names)))
             with ShardWriter(path) as writer:
                 for number in numbers:
                     writer.write(names[number], fields(samples[number], segmenter, refiner))
@@ -75,13 +76,13 @@ def main() -> None:
     Index("triplets", {"train": entries}, about).write(options.out)
 
 
-def kept(path: Path, share: float, kind: str, target: Path) -> Path:
-    """A folder that holds only what training keeps of ``path``."""
-    dataset, _ = open_source(Source(str(path), hold_out=share), (kind,))
+def link_training(path: Path, hold_out: float, kind: str, target: Path) -> Path:
+    """Link the training part of ``path`` into the new folder ``target``."""
+    dataset, _ = open_source(Source(str(path), hold_out=hold_out), (kind,))
     assert isinstance(dataset, FolderDataset)
     target.mkdir()
     for number, pair in enumerate(dataset.pairs):
-        # Numbered, as names may be the same in two folders.
+        # Numbers are unique, names may not be.
         (target / f"{number:06d}{pair.image.suffix}").symlink_to(pair.image.resolve())
         if pair.label is not None:
             (target / f"{number:06d}.alpha{pair.label.suffix}").symlink_to(pair.label.resolve())
@@ -90,12 +91,12 @@ def kept(path: Path, share: float, kind: str, target: Path) -> Path:
 
 @torch.inference_mode()
 def fields(sample, segmenter, refiner) -> dict[str, bytes]:
-    # The composite is made of the background as it is stored, so that the two agree exactly.
+    # The composite is made from the stored background, so that they agree exactly.
     photograph, background = (
         encode_image(".jpg", picture) for picture in (sample.foreground, sample.background)
     )
-    seen = decoded(photograph)
-    mask = refiner(seen, segmenter(seen))
+    stored = decoded(photograph)
+    mask = refiner(stored, segmenter(stored))
     color, alpha = (x[None].float() / 255 for x in (sample.foreground_color, sample.alpha))
     composite = over(color, alpha, decoded(background))
     return {

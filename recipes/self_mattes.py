@@ -1,13 +1,13 @@
-"""Mattes of labelled photographs, taught by the shipped fuser: many more subjects with soft edges.
+"""Make mattes from labelled photographs with the shipped refiner and fuser.
 
     python recipes/self_mattes.py data runs/self
     python recipes/own_masks.py runs/self runs/own_masks_self --per-subject 1 --size 640 --seed 17
 
-takes people, animals and other subjects that training keeps and whose labels end at the pixel or
-follow polygons, lets refiner and fuser find the alpha of each from its label, and writes
-photograph and alpha to runs/self/mattes, with a link to the backgrounds beside it. The alphas need
-not be the truth of these photographs: composites made of them have exact truth, with the shapes,
-textures and fur of several hundred subjects where measured mattes are few.
+takes people, animals and other subjects of the training part, labelled by pixels or polygons, lets
+refiner and fuser predict an alpha from each label, and writes photograph and alpha to
+runs/self/mattes, with a link to the backgrounds beside it. The alphas need not be true for these
+photographs: composites made from them have exact truth, with the shapes, textures and fur of
+several hundred subjects, where measured mattes are few.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from deep_image_compositing.data.items import FileItem, Source
 from deep_image_compositing.functional.precision import to_bytes
 
 SETS = {
-    # folder: (photographs, whether its labels end at the pixel)
+    # folder: (number of photographs, whether its labels are accurate to the pixel)
     "people": (260, True),
     "cats": (110, False),
     "subjects": (40, False),
 }
-SHORTEST = 160
-"""Least short side of a photograph in pixels."""
+MIN_SIDE = 160
+"""Minimum short side of a photograph in pixels."""
 
-LEAST = 0.02
-"""Least share of a photograph that has to be surely subject."""
+MIN_OPAQUE = 0.02
+"""Minimum share of a photograph's pixels that are opaque."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "data", type=Path, help="folder with people/, cats/, subjects/, backgrounds/"
     )
-    parser.add_argument("out", type=Path, help="folder that is to hold mattes/ and backgrounds/")
+    parser.add_argument("out", type=Path, help="new folder for mattes/ and backgrounds/")
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     if options.out.exists() and any(options.out.iterdir()):
@@ -65,10 +65,10 @@ def main() -> None:
         for number in rng.permutation(len(dataset.pairs))[:count]:
             item = FileItem(source, dataset.pairs[number])
             photograph = item.image()
-            if min(photograph.size) < SHORTEST:
+            if min(photograph.size) < MIN_SIDE:
                 continue
-            alpha = found(tensor(photograph), tensor(item.label()), fine, refiner, fuser)
-            if (alpha > 250).mean() < LEAST:
+            alpha = predict(tensor(photograph), tensor(item.label()), fine, refiner, fuser)
+            if (alpha > 250).mean() < MIN_OPAQUE:
                 continue
             stem = f"{name}_{Path(item.name).stem}"
             photograph.save(mattes / f"{stem}.jpg", quality=95)
@@ -77,14 +77,15 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def found(
+def predict(
     photograph: Tensor, label: Tensor, fine: bool, refiner: torch.nn.Module, fuser: torch.nn.Module
 ) -> np.ndarray:
-    """The alpha (H, W), 0 to 255, to which refiner and fuser come from a label."""
+    """The alpha (H, W), 0 to 255, that refiner and fuser predict from a label."""
     mask = refiner(photograph, label)
     if fine:
         mask = (mask + label) / 2
-    # A plain background of the photograph's mean colour, to have no say in the alpha.
+    # A uniform background of the photograph's mean colour, to influence the alpha as little as
+    # possible.
     plain = photograph.mean((2, 3), keepdim=True).expand_as(photograph)
     layers = fuser.layers(photograph, plain, mask)
     return to_bytes(layers.alpha[0, 0]).numpy()

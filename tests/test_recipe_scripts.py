@@ -122,7 +122,7 @@ def test_what_cannot_be_mixed_is_refused(
     out = tmp_path / "mixed.safetensors"
     for given, message in (
         ((first, wide, "1.5"), "2"),
-        ((first, wide, "0.5"), "error: the two are not of one network: they differ in"),
+        ((first, wide, "0.5"), "error: the files hold different networks: they differ in"),
         (("nowhere", wide, "0.5"), "error: no weights 'nowhere'"),
     ):
         with pytest.raises(SystemExit, match=message):

@@ -1,4 +1,4 @@
-"""Where training crops lie, and cutting them."""
+"""Choosing and cutting training crops."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-LEAST = 0.7
-"""Width of the smallest crop of a matte, relative to the size at which it is used."""
+MIN_SCALE = 0.7
+"""Smallest width of a matte's crop, as a share of the size to which it is resized."""
 
 Pixels = NDArray[np.uint8]
 
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 
 def subject_box(label: Image.Image) -> Box:
-    """Bounding box of the label's subject; the whole picture when it is empty."""
+    """Bounding box of the label's subject; the whole picture when the label is empty."""
     pixels = np.asarray(label)
     columns, rows = np.flatnonzero(pixels.max(0) > 127), np.flatnonzero(pixels.max(1) > 127)
     if not len(rows):
@@ -27,44 +27,43 @@ def subject_box(label: Image.Image) -> Box:
 
 
 def whole_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
-    """A large crop that keeps most of the subject: anything from the subject to everything."""
+    """A random crop between the subject's ``box``, give or take 8 %, and the whole picture."""
     width, height = size
-    keep = rng.uniform(0, 1, 4) ** 1.5  # leans towards the whole picture
+    trim = rng.uniform(0, 1, 4) ** 1.5  # favours the whole picture
     slack = rng.uniform(-0.08, 0.08, 4) * np.tile((box[2] - box[0], box[3] - box[1]), 2)
-    left = max(0.0, (box[0] - slack[0]) * keep[0])
-    top = max(0.0, (box[1] - slack[1]) * keep[1])
-    right = min(width, width - (width - box[2] - slack[2]) * keep[2])
-    bottom = min(height, height - (height - box[3] - slack[3]) * keep[3])
+    left = max(0.0, (box[0] - slack[0]) * trim[0])
+    top = max(0.0, (box[1] - slack[1]) * trim[1])
+    right = min(width, width - (width - box[2] - slack[2]) * trim[2])
+    bottom = min(height, height - (height - box[3] - slack[3]) * trim[3])
     return left, top, max(right, left + 8), max(bottom, top + 8)
 
 
 def close_up_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
-    """A part of the subject, 0.45 to 0.95 of it wide and high, with a little around it."""
+    """A crop of 0.45 to 0.95 of the subject's width and height, up to a tenth of it outside."""
     width, height = size
-    seen = rng.uniform(0.45, 0.95, 2) * (box[2] - box[0], box[3] - box[1])
-    left = rng.uniform(box[0] - 0.1 * seen[0], box[2] - 0.9 * seen[0])
-    top = rng.uniform(box[1] - 0.1 * seen[1], box[3] - 0.9 * seen[1])
-    right, bottom = min(width, left + seen[0]), min(height, top + seen[1])
+    extent = rng.uniform(0.45, 0.95, 2) * (box[2] - box[0], box[3] - box[1])
+    left = rng.uniform(box[0] - 0.1 * extent[0], box[2] - 0.9 * extent[0])
+    top = rng.uniform(box[1] - 0.1 * extent[1], box[3] - 0.9 * extent[1])
+    right, bottom = min(width, left + extent[0]), min(height, top + extent[1])
     left, top = max(0.0, left), max(0.0, top)
     return left, top, max(right, left + 8), max(bottom, top + 8)
 
 
 def upper_body_crop(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
-    """Head and shoulders to half-length of a standing figure, roughly as portraits are framed."""
+    """A portrait of a standing figure: from head and shoulders to half-length."""
     width, height = size
-    figure = box[3] - box[1]
-    seen = figure * rng.uniform(0.2, 0.6)
-    headroom = seen * rng.uniform(0.05, 0.45)
-    side = (seen + headroom) * rng.uniform(0.6, 1.4)
+    visible = (box[3] - box[1]) * rng.uniform(0.2, 0.6)
+    headroom = visible * rng.uniform(0.05, 0.45)
+    side = (visible + headroom) * rng.uniform(0.6, 1.4)
     centre = (box[0] + box[2]) / 2 + 0.15 * rng.uniform(-1, 1) * side
     left, top = max(0.0, centre - side / 2), max(0.0, box[1] - headroom)
-    return left, top, min(width, max(centre + side / 2, left + 8)), min(height, box[1] + seen)
+    return left, top, min(width, max(centre + side / 2, left + 8)), min(height, box[1] + visible)
 
 
 def local_crop(
     label: Image.Image, rng: np.random.Generator, low: float = 0.15, high: float = 0.6
 ) -> Box:
-    """A square around a point of the outline, ``low`` to ``high`` of the long side wide."""
+    """A square near a point of the outline, of ``low`` to ``high`` of the picture's long side."""
     width, height = label.size
     point = outline_point(np.asarray(label), rng)
     side = max(width, height) * np.exp(rng.uniform(np.log(low), np.log(high)))
@@ -76,36 +75,35 @@ def local_crop(
 
 
 def outline_point(label: Pixels, rng: np.random.Generator) -> tuple[int, int]:
-    """A random (x, y) on the label's outline or soft rim; anywhere when it has none."""
+    """A random (x, y) on the label's outline or soft rim; anywhere if there is none."""
     coarse = label[::4, ::4].astype(np.int16)
     edge = (coarse > 12) & (coarse < 243)
     edge[:, 1:] |= np.abs(np.diff(coarse, axis=1)) > 60
     edge[1:] |= np.abs(np.diff(coarse, axis=0)) > 60
-    found = np.flatnonzero(edge)
-    if found.size == 0:
+    candidates = np.flatnonzero(edge)
+    if candidates.size == 0:
         return int(rng.integers(label.shape[1])), int(rng.integers(label.shape[0]))
-    y, x = divmod(int(rng.choice(found)), edge.shape[1])
+    y, x = divmod(int(rng.choice(candidates)), edge.shape[1])
     return x * 4, y * 4
 
 
 def any_crop(
     size: tuple[int, int], rng: np.random.Generator, low: float = 0.4, aspect: float = 1.0
 ) -> Box:
-    """A box of ``aspect`` (width / height), at least ``low`` of the largest one, anywhere."""
+    """A random box of ``aspect`` (width / height), at least ``low`` as wide as the largest."""
     width = min(size[0], size[1] * aspect) * rng.uniform(low, 1.0)
     height = width / aspect
     left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
     return left, top, left + width, min(top + height, size[1])
 
 
-def union(one: Box, other: Box) -> Box:
-    """The smallest box that holds both."""
-    left, top = min(one[0], other[0]), min(one[1], other[1])
-    return left, top, max(one[2], other[2]), max(one[3], other[3])
+def union(a: Box, b: Box) -> Box:
+    """The smallest box that contains both."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
-def carry(box: Box, source: Box, target: Box) -> Box:
-    """Where in ``target`` that part lies which ``box`` is of ``source``."""
+def map_box(box: Box, source: Box, target: Box) -> Box:
+    """Map ``box`` by the scaling and translation that take ``source`` to ``target``."""
     x = (target[2] - target[0]) / (source[2] - source[0])
     y = (target[3] - target[1]) / (source[3] - source[1])
     return (
@@ -119,37 +117,38 @@ def carry(box: Box, source: Box, target: Box) -> Box:
 def crop(
     image: Image.Image, box: Box, size: int, whole: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The crop ``box`` of ``image`` at ``size`` x ``size``, antialiased.
+    """Cut ``box`` from ``image`` and resize it to ``size`` x ``size`` with antialiasing.
 
-    The box is in pixels of a picture of size ``whole``, where ``image`` was decoded smaller.
+    If ``image`` was decoded at a reduced size, ``whole`` is the (width, height) to which ``box``
+    refers.
     """
     if whole is not None and whole != image.size:
         x, y = _reduction(image.size, whole)
         box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-    # Pillow takes no box that is outside, be it by the rounding of a float.
+    # Pillow rejects a box outside the image, even by a rounding error.
     left, top = max(box[0], 0.0), max(box[1], 0.0)
     box = (left, top, min(box[2], image.width), min(box[3], image.height))
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
 def planes(image: Image.Image, mirrored: bool = False) -> Tensor:
-    """A picture as an 8-bit tensor (C, H, W), left for right where ``mirrored``."""
+    """An image as an 8-bit tensor (C, H, W), flipped horizontally if ``mirrored``."""
     step = -1 if mirrored else 1
-    # Band by band takes half as long as to transpose all of the pixels.
+    # Stacking the bands takes half as long as transposing all pixels.
     return torch.from_numpy(np.stack([np.asarray(band)[:, ::step] for band in image.split()]))
 
 
 def cut(
     picture: Image.Image, box: Box, size: int, mirrored: bool, whole: tuple[int, int] | None = None
 ) -> Tensor:
-    """A ``crop`` as 8-bit ``planes`` (C, size, size)."""
+    """``crop`` as an 8-bit tensor (C, size, size)."""
     return planes(crop(picture, box, size, whole), mirrored)
 
 
 def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, float]:
-    """By how much a picture of ``whole`` was decoded smaller, along x and y."""
-    # JPEG is decoded at exactly 1/2, 1/4 or 1/8 and its size rounded up, so that the last pixels
-    # show less than the others: the ratio of the sizes would shift the crop against its mask.
+    """Scale along x and y at which a picture of size ``whole`` was decoded."""
+    # JPEG is decoded at exactly 1/2, 1/4 or 1/8, and its size is rounded up. The ratio of the
+    # sizes would shift the crop against its mask.
     for factor in (2, 4, 8):
         if size == (-(-whole[0] // factor), -(-whole[1] // factor)):
             return 1 / factor, 1 / factor
@@ -157,8 +156,11 @@ def _reduction(size: tuple[int, int], whole: tuple[int, int]) -> tuple[float, fl
 
 
 def outline_crop(rng: np.random.Generator, label: Image.Image, size: int) -> tuple[Box, bool]:
-    """A square at the outline of a matte, magnified little if it can be; whether to mirror it."""
+    """A random square at the outline of a matte, and whether to mirror it.
+
+    It is at least ``MIN_SCALE * size`` pixels wide, unless the matte is smaller.
+    """
     short, long = min(label.size), max(label.size)
-    low = min(short / long, size * LEAST / long)
-    box = local_crop(label, rng, low, min(short / long, max(low, 3 * low)))
+    low = min(short / long, size * MIN_SCALE / long)
+    box = local_crop(label, rng, low, min(short / long, 3 * low))
     return box, bool(rng.random() < 0.5)

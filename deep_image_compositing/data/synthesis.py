@@ -1,10 +1,10 @@
-"""Samples made on the device: pasted subjects, camera effects, easy triplets.
+"""Augmentation and compositing of batches on the device: pasting, camera effects, easy triplets.
 
-Everywhere, pictures are (B, 3, H, W) and masks and alphas (B, 1, H, W), floats in [0, 1]; what
-comes back has their shapes. All that is random is drawn from ``generator``, which is on their
-device, so a batch is repeatable from its seed. ``strength`` 0 leaves a picture as it is, 1 is what
-training uses. Colour, JPEG and rotation are kornia's functions, not its augmentation classes: those
-draw from the global generator, and noise of one level for the whole batch.
+Pictures are (B, 3, H, W), masks and alphas (B, 1, H, W), floats in [0, 1]; results have the same
+shapes. All randomness comes from ``generator``, on the same device, so a seed reproduces a batch.
+``strength`` 0 leaves a picture unchanged; 1 is the default of training. Colour, JPEG and rotation
+use kornia's functions rather than its augmentation classes, which draw from the global generator
+and give a whole batch one noise level.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kornia.enhance import (
     adjust_saturation_with_gray_subtraction,
     jpeg_codec_differentiable,
 )
-from kornia.geometry.transform import rotate as turn
+from kornia.geometry.transform import rotate as rotate_by
 from torch import Generator, Tensor
 
 from deep_image_compositing.functional.compose import over
@@ -25,8 +25,7 @@ from deep_image_compositing.functional.compose import over
 def uniform(batch: int, low: float, high: float, generator: Generator) -> Tensor:
     """(B, 1, 1, 1) numbers uniform in [low, high)."""
     shape = (batch, 1, 1, 1)
-    draw = torch.rand(shape, generator=generator, device=generator.device)
-    return low + (high - low) * draw
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def chance(batch: int, share: float, generator: Generator) -> Tensor:
@@ -35,7 +34,7 @@ def chance(batch: int, share: float, generator: Generator) -> Tensor:
 
 
 def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """Random exposure, contrast, saturation and white balance of each picture."""
+    """Random exposure, contrast, saturation and white balance for each picture."""
     b = image.shape[0]
     gain = torch.exp(strength * uniform(b, -0.35, 0.35, generator))
     gamma = torch.exp(strength * uniform(b, -0.3, 0.3, generator))
@@ -48,12 +47,12 @@ def jitter_color(image: Tensor, generator: Generator, strength: float = 1.0) -> 
 
 
 def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """What a camera and a file format add: noise to each picture, blur and JPEG to some."""
+    """Camera and file effects: noise on every picture, blur and JPEG compression on some."""
     b, _, h, w = image.shape
     if strength == 0:
         return image
     blur = strength * chance(b, 0.3, generator) * uniform(b, 0.2, 1, generator)
-    x = torch.lerp(image, _soft(image), blur)
+    x = torch.lerp(image, _box_blur(image), blur)
     level = strength * 0.03 * uniform(b, 0, 1, generator) ** 2
     noise = torch.randn((b, 3, h, w), generator=generator, device=x.device)
     grain = torch.randn((b, 1, h, w), generator=generator, device=x.device)
@@ -66,99 +65,98 @@ def camera(image: Tensor, generator: Generator, strength: float = 1.0) -> Tensor
 
 
 def one_camera(pictures: list[Tensor], generator: Generator, strength: float = 1.0) -> list[Tensor]:
-    """The very same effects, down to the grain, on batches of one shape, as of one camera."""
+    """Apply identical ``camera`` effects, including the noise, to batches of the same shape."""
     state = generator.get_state()
     return [camera(picture, generator.set_state(state), strength) for picture in pictures]
 
 
 def rotate(pictures: Tensor, generator: Generator, spread: float = 12.0) -> Tensor:
-    """Turn half of the ``pictures`` (B, C, H, W) about their centres, all channels together.
+    """Rotate half of the ``pictures`` (B, C, H, W) about their centres, all channels together.
 
-    ``spread`` is the standard deviation of the angle in degrees; what comes in is mirrored.
+    ``spread`` is the standard deviation of the angle in degrees; corners are filled by reflection.
     """
     b = len(pictures)
     normal = torch.randn((b,), generator=generator, device=pictures.device)
     angle = normal * spread * chance(b, 0.5, generator).view(b)
-    turned = turn(pictures, angle, padding_mode="reflection", align_corners=False)
-    return torch.where((angle != 0).view(b, 1, 1, 1), turned, pictures)
+    rotated = rotate_by(pictures, angle, padding_mode="reflection", align_corners=False)
+    return torch.where((angle != 0).view(b, 1, 1, 1), rotated, pictures)
 
 
-def _scaled(pictures: Tensor, like: Tensor, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Pictures, and nothing around them, ``size`` (B,) times as large on the grid of ``like``."""
-    zero = torch.zeros_like(size)
-    theta = torch.stack([1 / size, zero, x, zero, 1 / size, y], 1).view(-1, 2, 3)
+def _rescale(pictures: Tensor, like: Tensor, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Resample at ``scale`` (B,) and offset (x, y) on the grid of ``like``, padded with zeros."""
+    zero = torch.zeros_like(scale)
+    theta = torch.stack([1 / scale, zero, x, zero, 1 / scale, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(like.shape), align_corners=False)
     return F.grid_sample(pictures, grid, align_corners=False)
 
 
-def _soft(planes: Tensor, radius: int = 1) -> Tensor:
-    """Means over squares; beyond the border stands what is there."""
+def _box_blur(planes: Tensor, radius: int = 1) -> Tensor:
+    """Box blur with replicated borders."""
     return F.avg_pool2d(F.pad(planes, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
 
 
 def paste(
     image: Tensor, mask: Tensor, background: Tensor, share: Tensor, generator: Generator
 ) -> Tensor:
-    """Put the subject before another background where ``share`` (B, 1, 1, 1) is 1."""
-    # Drawn in by about a pixel and softened, so that no rim of the old background is left.
+    """Put the subject on ``background`` where ``share`` (B, 1, 1, 1) is 1."""
+    # Eroded by a pixel and blurred, so that no rim of the old background remains.
     inner = -F.max_pool2d(-mask, 3, 1, 1)
-    pasted = over(image, _soft(inner), jitter_color(background, generator))
+    pasted = over(image, _box_blur(inner), jitter_color(background, generator))
     return torch.where(share > 0, pasted, image)
 
 
 def shrink(
     image: Tensor, mask: Tensor, share: Tensor, generator: Generator, least: float = 0.35
 ) -> tuple[Tensor, Tensor]:
-    """Make some pictures and their masks smaller, anywhere in the frame; around them is nothing.
+    """Shrink some pictures and their masks to a random place in an empty frame.
 
-    What is pasted afterwards is a small subject in a large scene. Half of those pictures shrink
-    whose ``share`` (B, 1, 1, 1) is 1, to ``least`` of their sides or more.
+    Pasted afterwards, they become small subjects in large scenes. Of the pictures whose ``share``
+    (B, 1, 1, 1) is 1, half are scaled by a random factor from ``least`` to 1.
     """
     b = len(image)
-    size = uniform(b, least, 1.0, generator).view(b)
-    size = torch.where(share.view(b) * chance(b, 0.5, generator).view(b) > 0, size, 1.0)
+    scale = uniform(b, least, 1.0, generator).view(b)
+    scale = torch.where(share.view(b) * chance(b, 0.5, generator).view(b) > 0, scale, 1.0)
     place = 2 * torch.rand((2, b), generator=generator, device=image.device) - 1
-    x, y = place * (1 - size) / size
-    both = torch.cat([image, mask], 1)
-    # Averaged first where it shrinks by more than half, as a sample takes two pixels a side.
-    fine = torch.where((size < 0.6).view(b, 1, 1, 1), _soft(both), both)
-    small = _scaled(fine, both, size, x, y)
-    small = torch.where((size < 1).view(b, 1, 1, 1), small, both)
+    x, y = place * (1 - scale) / scale
+    rgba = torch.cat([image, mask], 1)
+    # Bilinear sampling reads two pixels a side, so scales far below 1 need a blur against aliasing.
+    smooth = torch.where((scale < 0.6).view(b, 1, 1, 1), _box_blur(rgba), rgba)
+    small = _rescale(smooth, rgba, scale, x, y)
+    small = torch.where((scale < 1).view(b, 1, 1, 1), small, rgba)
     return small[:, :3], small[:, 3:]
 
 
 def accompany(
     image: Tensor, mask: Tensor, share: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Give some subjects the next picture's, smaller, as people hold and wear things.
+    """Put the next picture's subject, smaller, on a ``share`` of the subjects.
 
-    It is set onto a random point of the subject, and what is seen of either is subject. A ``share``
-    of the batch is hit, but for subjects that are tiny or fill the picture.
+    This imitates people who hold or wear things: it is centred on a random point of the subject,
+    and the mask covers both. Subjects that are tiny or fill the picture are left alone.
     """
     b, _, h, w = image.shape
     other = torch.cat([image, mask], 1).roll(1, 0)
     area = mask.mean((2, 3)).view(b)
-    whole = (area > 0.03) & (area < 0.8) & (area.roll(1) > 0.01) & (area.roll(1) < 0.7)
-    hit = whole & chance(b, share, generator).view(b).bool()
+    suitable = (area > 0.03) & (area < 0.8) & (area.roll(1) > 0.01) & (area.roll(1) < 0.7)
+    hit = suitable & chance(b, share, generator).view(b).bool()
     factor = uniform(b, 0.25, 0.7, generator).view(b)
-    size = (factor * (area / area.roll(1).clamp_min(1e-4)).sqrt()).clamp(0.08, 0.9)
+    scale = (factor * (area / area.roll(1).clamp_min(1e-4)).sqrt()).clamp(0.08, 0.9)
     y = torch.linspace(-1, 1, h, device=image.device).view(1, 1, h, 1)
     x = torch.linspace(-1, 1, w, device=image.device).view(1, 1, 1, w)
     weight = other[:, 3:] / other[:, 3:].sum((2, 3), keepdim=True).clamp_min(1e-6)
     centre = torch.stack([(weight * x).sum((1, 2, 3)), (weight * y).sum((1, 2, 3))])
-    where = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator).view(b)
-    point = torch.stack([x.view(-1)[where % w], y.view(-1)[where // w]])
+    pixel = torch.multinomial(mask.flatten(1) + 1e-6, 1, generator=generator).view(b)
+    point = torch.stack([x.view(-1)[pixel % w], y.view(-1)[pixel // w]])
     half = F.interpolate(other, scale_factor=0.5, mode="bilinear", antialias=True)
-    thing = _scaled(half, other, size, *(centre - point / size))
-    color, alpha = thing[:, :3], thing[:, 3:] * hit.view(b, 1, 1, 1)
+    companion = _rescale(half, other, scale, *(centre - point / scale))
+    color, alpha = companion[:, :3], companion[:, 3:] * hit.view(b, 1, 1, 1)
     return over(color, alpha, image), torch.maximum(mask, alpha)
 
 
-def hesitate(mask: Tensor, generator: Generator) -> Tensor:
-    """Make half of the masks unsure, as a segmenter is: soft outlines, gray patches around them."""
+def add_uncertainty(mask: Tensor, generator: Generator) -> Tensor:
+    """Give half of the masks the soft outlines and gray patches of an unsure segmenter."""
     b, _, h, w = mask.shape
-    radius = max(1, round(max(h, w) / 50))
-    soft = _soft(mask, radius)
+    soft = _box_blur(mask, max(1, round(max(h, w) / 50)))
     cells = torch.randn((b, 1, 7, 7), generator=generator, device=mask.device)
     clouds = F.interpolate(cells, (h, w), mode="bicubic")
     doubt = uniform(b, 0, 0.25, generator) * (clouds - 1).clamp_min(0)
@@ -176,12 +174,12 @@ def easy_triplet(
 ) -> dict[str, Tensor]:
     """A triplet with exact truth: ``foreground = αF + (1 − α)B₁``, ``composite = αF + (1 − α)B₂``.
 
-    ``color`` is straight, of any photograph for random alpha blending; B₁ is ``old``, B₂ ``new``.
-    Camera effects are put on the finished photograph. What they did to it is carried into the
-    subject's true ``foreground_color`` and into ``old_background``, so that the network is asked to
-    separate, not to clean.
+    F is the straight ``color`` (any photograph, for random alpha blending), B₁ is ``old``, B₂ is
+    ``new``. Camera effects are applied to the finished photograph, and the change they cause is
+    added to the true ``foreground_color`` and ``old_background``: the network learns to separate
+    layers, not to denoise.
     """
-    color, old, new = (jitter_color(each, generator, strength) for each in (color, old, new))
+    color, old, new = (jitter_color(x, generator, strength) for x in (color, old, new))
     clean = over(color, alpha, old)
     photograph = camera(clean, generator, strength)
     effects = photograph - clean
@@ -199,10 +197,10 @@ def easy_triplet(
 def taught_triplet(
     foreground: Tensor, background: Tensor, composite: Tensor, alpha: Tensor
 ) -> dict[str, Tensor]:
-    """A self-taught triplet, with the subject's colour that its composite and alpha imply.
+    """A self-taught triplet, completed with ``(composite − (1 − α) background) / α`` as colour.
 
-    The colour is ``(composite − (1 − α) background) / α``; where alpha is small it is uncertain by
-    the rounding of the composite over alpha, which the losses, weighted by alpha, undo.
+    Where alpha is small, the composite's rounding error is amplified by 1 / α; the losses weight
+    the colour by alpha, which cancels that.
     """
     subject = (composite - (1 - alpha) * background) / alpha.clamp_min(1 / 255)
     return {

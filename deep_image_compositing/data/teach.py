@@ -1,8 +1,8 @@
-"""Self-teaching, the easy-to-hard step: a trained fuser makes the triplets that train the next.
+"""Self-teaching: a trained fuser makes hard triplets that train the next one.
 
-An easy photograph, ``αF + (1 − α)B₀`` seen by a camera, is composited by the fuser before ``B₁``,
-which is the new, hard photograph, and before ``B₂``, which is its target. Shards are made by one
-process each, so the bytes are the same for any number of them, and a run that was ended goes on.
+The fuser composites an easy photograph, ``αF + (1 − α)B₀`` with camera effects, over ``B₁``, which
+gives the hard photograph, and over ``B₂``, which gives its target. Each shard is made by a single
+process, so any number of processes writes the same bytes, and an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from deep_image_compositing.images import write_image
 from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.stages.base import Fuser
 
-_FAREWELL = "stopped; finished shards stay, and the same command goes on from there"
+_STOPPED = "stopped; finished shards are kept, and the same command resumes from them"
 _log = logging.getLogger("deep_image_compositing")
 Mixtures = Mapping[str, tuple[Mixture, Mixture]]
 """Mattes and backgrounds of each split."""
 
 
 class TripletWriter:
-    """Writes the shards of one process, sample by sample as they are made."""
+    """Writes the shards of one process, one batch at a time."""
 
     def __init__(self, out: Path, about: dict[str, Any]) -> None:
         self.out, self.about = out, about
@@ -58,28 +58,28 @@ class TripletWriter:
         self._writer: shards.ShardWriter | None = None
 
     def add(self, batch: Mapping[str, Any], pictures: Mapping[str, Tensor], device: str) -> None:
-        """Encode a batch, and write the one before."""
+        """Start to encode a batch, and write the previous one."""
         jobs = {}
         for i, number in enumerate(batch["number"]):
-            key, own = f"{number:08d}", {name: value[i] for name, value in pictures.items()}
+            key, sample = f"{number:08d}", {name: value[i] for name, value in pictures.items()}
             info = {"key": key, **batch["info"][i], "recipe": self.about, "device": device}
-            jobs[key] = self._threads.submit(triplets.encode_sample, own, batch["jpeg"][i], info)
+            jobs[key] = self._threads.submit(triplets.encode_sample, sample, batch["jpeg"][i], info)
         self._write()
-        self._pending = batch["shard"], batch["last"], jobs  # encoded while the device goes on
+        self._pending = batch["shard"], batch["last"], jobs  # encoded while the device works
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the last batch."""
         self._write()
         self._threads.shutdown()
 
     def abandon(self) -> None:
-        """Drop the shard that is not whole."""
+        """Discard the unfinished shard."""
         self._threads.shutdown(cancel_futures=True)
         if self._writer is not None:
             self._writer.__exit__(KeyboardInterrupt)
 
     def _write(self) -> None:
-        """Write the batch that waits, if there is one."""
+        """Write the pending batch, if there is one."""
         name, last, jobs = self._pending
         for key, job in jobs.items():
             if self._writer is None:
@@ -93,7 +93,7 @@ class TripletWriter:
 
 
 class Teaching(LightningModule):
-    """Makes the triplets of the shards that are missing; each process writes shards of its own."""
+    """Makes the triplets of the missing shards, which are divided among the processes."""
 
     def __init__(
         self,
@@ -115,13 +115,13 @@ class Teaching(LightningModule):
         shards.remove_unfinished(self.writer.out)
 
     def setup(self, stage: str) -> None:
-        # Lightning lets no process begin before all have looked what is left.
+        # Lightning synchronizes after setup: no process writes until all have looked for shards.
         out = self.writer.out
-        left = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
-        if left and self.trainer.is_global_zero:
+        missing = [shard for shard in plan(self.recipe) if not (out / shard.name).exists()]
+        if missing and self.trainer.is_global_zero:
             (out / shards.INDEX).unlink(missing_ok=True)
-        own = left[self.trainer.global_rank :: self.trainer.world_size]
-        self.batches = triplets.Batches(self.recipe, own, self.mixtures)
+        assigned = missing[self.trainer.global_rank :: self.trainer.world_size]
+        self.batches = triplets.Batches(self.recipe, assigned, self.mixtures)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         return WorkerLoader(
@@ -129,24 +129,24 @@ class Teaching(LightningModule):
         )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Hand ``foreground``, ``composite``, ``mask`` and ``alpha``, uint8, to the writer."""
+        """Make ``foreground``, ``composite``, ``mask`` and ``alpha`` (uint8), and write them."""
         raise_sent(batch)
-        *parts, new = (batch[name].float() / 255 for name in triplets.PICTURES)
-        # One generator a sample, so that none depends on the batch that it is in.
+        *inputs, new = (batch[name].float() / 255 for name in triplets.PICTURES)
+        # One generator per sample, so that no sample depends on the rest of its batch.
         generators = [Generator(self.device).manual_seed(seed) for seed in batch["seed"]]
-        rows = zip(*(part.split(1) for part in parts), generators, strict=True)
+        rows = zip(*(x.split(1) for x in inputs), generators, strict=True)
         recipe = self.recipe
         make = partial(triplets.make_easy, augment=recipe.augment, degrade=recipe.teacher_degrade)
         easy = [make(*row) for row in rows]
-        alpha = parts[1]
-        photograph, scene, mask = (torch.cat(part) for part in zip(*easy, strict=True))
+        alpha = inputs[1]
+        photograph, scene, mask = (torch.cat(x) for x in zip(*easy, strict=True))
         hard, target, alpha = triplets.make_hard(self.fuser, photograph, mask, scene, new, alpha)
         rough = [
-            degrade_mask(row, generator, self.recipe.degrade, exact=triplets.EXACT)
+            degrade_mask(row, generator, recipe.degrade, exact=triplets.EXACT)
             for row, generator in zip(alpha.split(1), generators, strict=True)
         ]
-        made = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
-        pictures = {name: to_bytes(value).cpu() for name, value in made.items()}
+        fields = {"foreground": hard, "composite": target, "alpha": alpha, "mask": torch.cat(rough)}
+        pictures = {name: to_bytes(value).cpu() for name, value in fields.items()}
         self.writer.add(batch, pictures, self.device.type)
         self.advance("triplets", self.writer.done, self.batches.samples)
         return pictures
@@ -171,31 +171,31 @@ class Teaching(LightningModule):
 
 
 def open_mixtures(recipe: Recipe, cache: str | None = None) -> dict[str, tuple[Mixture, Mixture]]:
-    """Mattes and backgrounds of the splits; ``validation`` only where mattes are held out."""
+    """Open the mattes and backgrounds of each split; ``validation`` needs held-out mattes."""
     mattes, held_out = open_all(recipe.mattes, ("mattes",), Reading(cache=cache))
     scenes, new = open_all(recipe.backgrounds, ("backgrounds",), Reading(cache=cache))
     mixtures = {"train": (mattes, scenes)}
     if held_out.datasets:
-        # Where no background is held out, a new subject before a known one is new enough.
+        # Without held-out backgrounds, held-out subjects on training backgrounds have to do.
         mixtures["validation"] = held_out, new if new.datasets else scenes
     for split in mixtures if recipe.validation else ["train"]:
         for mixture in mixtures[split]:
-            mixture.weights()  # raises here what every sample would
+            mixture.weights()  # fail early rather than at every sample
     return mixtures
 
 
 def _fingerprint(mixtures: Mixtures) -> str:
-    """SHA-256 of what all datasets hold, by name and number; the samples depend on it."""
-    lines: list[Any] = []
-    for split, pair in sorted(mixtures.items()):
-        for dataset in (each for mixture in pair for each in mixture.datasets):
+    """SHA-256 of the names of all files and shards, and of the shards' sample counts."""
+    contents: list[Any] = []
+    for split, mattes_and_backgrounds in sorted(mixtures.items()):
+        for dataset in (d for mixture in mattes_and_backgrounds for d in mixture.datasets):
             if isinstance(dataset, ShardDataset):
-                held: list[Any] = [Path(url).name for url in dataset.urls] + dataset.blocks()
+                names: list[Any] = [Path(url).name for url in dataset.urls] + dataset.blocks()
             else:
                 root = local_path(dataset.source.path)
-                held = [pair.image.relative_to(root).as_posix() for pair in dataset.pairs]
-            lines.append([split, held])
-    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+                names = [pair.image.relative_to(root).as_posix() for pair in dataset.pairs]
+            contents.append([split, names])
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def teach(
@@ -216,19 +216,19 @@ def teach(
 ) -> shards.Index | None:
     """Make hard triplets with ``fuser`` and write them as shards into ``out``.
 
-    What an earlier run with the same arguments has finished is kept.
+    Shards that an earlier run with the same arguments has finished are kept.
 
     Args:
-        fuser: trained on easy triplets.
-        identity: of the fuser, as ``identify`` gives it.
+        fuser: a fuser trained on easy triplets.
+        identity: its entry in the recipe, from ``identify``.
         mattes: sources of subjects, as for training.
         backgrounds: sources of backgrounds.
-        out: folder of the shards; made if need be.
-        devices: to work on; on CPUs, processes. Any number of them makes the same bytes.
-        nodes: machines, when started by SLURM or torchrun.
+        out: folder of the shards; created if it does not exist.
+        devices: number of devices, or of processes on CPUs; it does not change the output.
+        nodes: number of machines, when started by SLURM or torchrun.
         accelerator: ``auto``, ``cpu``, ``cuda``, ...
-        workers: loader processes a device; 0 loads in the calling process.
-        cache: folder in which shards from elsewhere are kept.
+        workers: loader processes per device; 0 loads in the calling process.
+        cache: folder for copies of remote shards.
         sheet: file for a labelled contact sheet of the first triplets.
         show: draw a progress bar on standard error.
         **options: as for ``Recipe``.
@@ -237,15 +237,15 @@ def teach(
         The index of the set; None in every process but the first.
 
     Raises:
-        UsageError: a wrong argument; pictures too small for the size; a folder with other shards.
-        DataError: more than one sample in a hundred that cannot be read.
+        UsageError: a wrong argument; a folder that holds other shards.
+        DataError: pictures too small for the size; more than one unreadable sample in a hundred.
     """
     if workers < 0:
         raise UsageError(f"workers must be at least 0, got {workers}")
     if not isinstance(fuser, Fuser):
         raise UsageError(f"only a fuser can teach, not a {type(fuser).__name__}")
-    given = tuple(as_sources(mattes)), tuple(as_sources(backgrounds))
-    recipe, out = Recipe(*given, identity, **options), Path(out)
+    sources = tuple(as_sources(mattes)), tuple(as_sources(backgrounds))
+    recipe, out = Recipe(*sources, identity, **options), Path(out)
     mixtures = open_mixtures(recipe, cache)
     recipe = replace(recipe, inputs=_fingerprint(mixtures))
     if recipe.validation and "validation" not in mixtures:
@@ -257,7 +257,7 @@ def teach(
     guard = Guard(writer.abandon, show)
     with quiet():
         trainer = make_trainer(guard, devices=devices, nodes=nodes, accelerator=accelerator)
-        with _one_thread(trainer), guard.ending(trainer, _FAREWELL):
+        with _one_thread(trainer), guard.ending(trainer, _STOPPED):
             teaching = Teaching(fuser, recipe, mixtures, writer, workers, guard.advance)
             trainer.predict(teaching, return_predictions=False)
     if not trainer.is_global_zero:
@@ -268,7 +268,7 @@ def teach(
 
 
 def _check_folder(out: Path, recipe: Recipe) -> None:
-    """Raise ``UsageError`` if ``out`` holds anything but shards of this very set."""
+    """Raise ``UsageError`` if ``out`` holds shards of another set."""
     indexed = (out / shards.INDEX).exists()
     if indexed:
         shards.check_same(
@@ -289,18 +289,18 @@ def _check_folder(out: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def _one_thread(trainer: Trainer) -> Iterator[None]:
-    """On CPUs, sums depend on the number of threads, and that on the number of processes."""
-    before = torch.get_num_threads()
+    """Use one thread on CPUs: rounding depends on their number, which depends on the processes."""
+    threads = torch.get_num_threads()
     if trainer.strategy.root_device.type == "cpu":
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 def _draw_sheet(out: Path, recipe: Recipe, rows: int = 8) -> Tensor:
-    """A contact sheet (3, H, W) of the first triplets of a finished set, as they are stored."""
+    """A contact sheet (3, H, W) of the first triplets of a finished set, as stored."""
     columns = {"hard photograph": "foreground.jpg", "mask": "mask.png", "alpha": "alpha.png"}
     columns |= {"new background": "background.jpg", "target": "composite.png"}
     shard = open_by_number(str(out / plan(recipe)[0].name))

@@ -1,10 +1,10 @@
-"""Pack photographs, masks and backgrounds into a few small shards, for train.py beside this.
+"""Pack photographs, masks and backgrounds into a few small shards for train.py.
 
     python recipes/default/pack.py data runs/packed
 
-Everything that is held out (../groups.py) stays out, and so do doubtful masks of other networks;
-soft masks stay soft. Size and quality are what lets all of it fit into so many megabytes. What is
-written are shards as any other: ``fit`` reads them too.
+Held-out photographs (../groups.py) and doubtful masks of other networks are left out; soft masks
+stay soft. Picture size and JPEG quality are chosen to fit ``--megabytes``. ``fit`` can read the
+shards, too.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from groups import DOUBT, GROUPS, source
 
 SIDES = {"segmentation": 384, "mattes": 768, "sure": 448, "backgrounds": 512, "textures": 384}
-"""Longest side in pixels, by kind; ``sure`` are mattes that are masks of other networks."""
+"""Longest side in pixels, by kind; ``sure`` are mattes made from other networks' masks."""
 
 QUALITIES = [(1, 85), (1, 75), (1, 65), (0.9, 65), (0.8, 65), (0.8, 55), (0.75, 55), (0.7, 55)]
-"""Factors of the sides, and JPEG qualities, of which the first that fits is taken."""
+"""Scale of the sides and JPEG quality; the first pair that fits is used."""
 
 FINE = 88
-"""JPEG quality of straight colours at the least: under hair, blocks would be taken for colour."""
+"""Minimum JPEG quality of straight colours: around hair, block artifacts would look like colour."""
 
 SURE = 0.06
-"""A mask of another network that is less doubtful than that counts as a matte."""
+"""Masks of other networks with a lower doubt than this count as mattes."""
 
 LEVELS = 16
-"""Values of soft masks: enough to learn from, and a third of the bytes."""
+"""Levels of soft masks: enough for training, in a third of the bytes."""
 
 OVERHEAD = 1536
-"""Bytes that a tar takes for a sample beside its files."""
+"""Bytes per sample in a tar, in addition to its files."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A photograph that is packed: into which shard of which kind."""
+    """A photograph to be packed, with its kind, its shard and its number there."""
 
     kind: str
     shard: str
@@ -63,7 +63,7 @@ class Sample:
     item: FileItem
 
     def encode(self, scale: float, quality: int) -> dict[str, bytes]:
-        """Its files; none where its mask shows next to nothing, or everything."""
+        """Encode its files; none if the mask covers almost nothing, or almost everything."""
         if self.kind == "mattes":
             return self.encode_matte(scale, quality)
         image = self.item.image()
@@ -81,7 +81,7 @@ class Sample:
         return {"image.jpg": photograph, "mask.png": mask}
 
     def encode_matte(self, scale: float, quality: int) -> dict[str, bytes]:
-        """The straight colour and the alpha."""
+        """Encode straight colour and alpha."""
         pair, source = self.item.pair, self.item.source
         pair = replace(pair, key=str(self.number), straight=pair.label is None)
         side = SIDES["mattes" if source.doubt is None else "sure"]
@@ -101,13 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="folder with people/, open/, backgrounds/ ...")
     parser.add_argument("out", type=Path, help="folder of the shards; must be empty")
-    parser.add_argument("--megabytes", type=float, default=40, help="size of all of it, at most")
-    parser.add_argument("--doubt", type=float, default=DOUBT, help="masks as doubtful are left out")
+    parser.add_argument("--megabytes", type=float, default=40, help="maximum total size")
+    doubt = "leave out masks made by a network whose doubt is this or more"
+    parser.add_argument("--doubt", type=float, default=DOUBT, help=doubt)
     options = parser.parse_args()
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"{options.out} is not empty: give a new folder")
     try:
-        with quiet():  # cut-outs are transparent, as they should be
+        with quiet():  # no warnings about transparent cut-outs
             samples = list(collect(options.data, options.doubt))
             write(samples, best_quality(samples, options.megabytes * 1e6), options.out)
     except CompositingError as error:
@@ -115,46 +116,41 @@ def main() -> None:
 
 
 def collect(data: Path, doubt: float) -> Iterator[Sample]:
-    """Everything that may be trained on, shard by shard."""
+    """All training samples, shard by shard."""
     known = [folder for folders in GROUPS.values() for folder in folders]
-    more = [str(path.relative_to(data)) for path in sorted(data.glob("*/*/")) if labelled(path)]
-    folders = list(dict.fromkeys([*known, "mattes", "cutouts", *more]))
-    for folder in folders:
+    labelled = [path for path in sorted(data.glob("*/*/")) if any(path.glob("*.mask.png"))]
+    others = [str(path.relative_to(data)) for path in labelled]
+    for folder in dict.fromkeys([*known, "mattes", "cutouts", *others]):
         if (data / folder).is_dir():
-            yield from kept(data, folder, "segmentation", doubt)
+            yield from training_part(data, folder, "segmentation", doubt)
             fine = folder in ("mattes", "cutouts")
             if fine or (data / folder / DOUBTS).is_file():
-                yield from kept(data, folder, "mattes", doubt if fine else SURE)
-    yield from kept(data, "backgrounds", "backgrounds", doubt)
+                yield from training_part(data, folder, "mattes", doubt if fine else SURE)
+    yield from training_part(data, "backgrounds", "backgrounds", doubt)
     if (data / "photographs").is_dir():
-        yield from kept(data, "photographs", "textures", doubt)
+        yield from training_part(data, "photographs", "textures", doubt)
 
 
-def labelled(path: Path) -> bool:
-    return next(path.glob("*.mask.png"), None) is not None
-
-
-def kept(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:
-    wanted = "backgrounds" if kind == "textures" else kind
-    if kind == "mattes":
-        wanted = "segmentation"  # sure masks are taken for alphas
-    chosen = source(data, folder, doubt)
-    dataset, _ = open_source(chosen, (wanted,))
+def training_part(data: Path, folder: str, kind: str, doubt: float) -> Iterator[Sample]:
+    # Masks with a low doubt count as mattes, and can only be opened as masks.
+    stored = {"textures": "backgrounds", "mattes": "segmentation"}.get(kind, kind)
+    origin = source(data, folder, doubt)
+    dataset, _ = open_source(origin, (stored,))
     assert isinstance(dataset, FolderDataset)
     for number, pair in enumerate(dataset.pairs):
-        yield Sample(kind, folder.replace("/", "-"), number, FileItem(chosen, pair))
+        yield Sample(kind, folder.replace("/", "-"), number, FileItem(origin, pair))
 
 
 def best_quality(samples: list[Sample], limit: float) -> tuple[float, int]:
-    """The first of ``QUALITIES`` with which all fits into ``limit`` bytes, by a twentieth."""
-    some = samples[:: min(20, max(1, len(samples) // 50))]
+    """The first of ``QUALITIES`` that fits ``limit`` bytes, estimated from a subset of samples."""
+    subset = samples[:: min(20, max(1, len(samples) // 50))]
     for choice in QUALITIES:
-        sizes = [sum(map(len, fields.values())) for fields in encoded(some, choice)]
+        sizes = [sum(map(len, fields.values())) for fields in encoded(subset, choice)]
         total = (np.mean(sizes) + OVERHEAD) * len(samples)
         if total < 0.97 * limit:
             return choice
     raise SystemExit(
-        f"error: {len(samples)} photographs take {total / 1e6:.0f} MB at the least: "
+        f"error: {len(samples)} photographs take at least {total / 1e6:.0f} MB: "
         "give more --megabytes, or fewer photographs"
     )
 
@@ -165,15 +161,15 @@ def encoded(samples: Iterable[Sample], choice: tuple[float, int]) -> Iterator[di
 
 
 def write(samples: list[Sample], choice: tuple[float, int], out: Path) -> None:
-    """A shard for each folder and kind, and an index for each kind."""
-    done = zip(samples, encoded(samples, choice), strict=True)
-    for kind, of_kind in groupby(sorted(done, key=lambda pair: pair[0].kind), lambda p: p[0].kind):
+    """Write a shard for each folder and kind, and an index for each kind."""
+    pairs = sorted(zip(samples, encoded(samples, choice), strict=True), key=lambda p: p[0].kind)
+    for kind, kind_pairs in groupby(pairs, key=lambda p: p[0].kind):
         folder = out / kind
         folder.mkdir(parents=True)
         entries = []
-        for shard, pairs in groupby(of_kind, key=lambda pair: pair[0].shard):
+        for shard, shard_pairs in groupby(kind_pairs, key=lambda p: p[0].shard):
             with ShardWriter(folder / f"{shard}.tar") as writer:
-                for sample, fields in pairs:
+                for sample, fields in shard_pairs:
                     if fields:
                         writer.write(f"{sample.number:05}", fields)
             entries.append(writer.entry())

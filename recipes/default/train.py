@@ -1,12 +1,12 @@
-"""Train the default stages on what pack.py has packed, in minutes on one GPU.
+"""Train the default stages on the shards of pack.py, in minutes on one GPU.
 
     python recipes/default/train.py runs/packed runs/gpu --minutes 9.5 --device cuda
 
-The photographs are decoded once and stay in the device's memory, where crops are cut and augmented
-in batches; loader processes only draw where to cut. Each stage gets a share of the minutes. In its
-first seconds its pace is measured, while the learning rate rises; then that falls as a cosine over
-as many steps as there is time for. A checkpoint is written every minute; what is left at the end
-are averages of the weights, ``segmenter.safetensors`` and so on.
+Photographs are decoded once and stay in the device's memory, where crops are cut and augmented in
+batches; loader processes only draw the positions of crops. Each stage gets a share of the time. Its
+speed is measured while the learning rate warms up; then the rate follows a cosine over as many
+steps as fit the time. A checkpoint is written every minute, and at the end the averaged weights,
+``segmenter.safetensors`` and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,7 +44,7 @@ from deep_image_compositing.data.modules import (
     SegmentationData,
     StageData,
 )
-from deep_image_compositing.data.modules.labelled import LOOK, crops_at
+from deep_image_compositing.data.modules.labelled import LOOK, crops_at, surroundings
 from deep_image_compositing.data.procedural import draw_alpha
 from deep_image_compositing.errors import CompositingError
 from deep_image_compositing.evaluation.methods import parse_stage
@@ -54,23 +54,14 @@ from deep_image_compositing.stages.base import Stage
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stage is trained.
+    """How a stage is trained; it starts from the shipped weights."""
 
-    Attributes:
-        stage: name and options, the shipped weights being the start.
-        share: of the time.
-        subjects: kind of photographs, and their longest side in the device's memory.
-        size: side of crops, where the stage has no size of its own.
-        batch: crops a step.
-        rate: highest learning rate.
-    """
-
-    stage: str
-    share: float
-    subjects: tuple[str, int]
-    size: int
-    batch: int
-    rate: float
+    stage: str  # name and options
+    share: float  # share of the time
+    subjects: tuple[str, int]  # kind of photographs, and their longest side in memory
+    size: int  # side of the crops, if the stage has no size
+    batch: int  # crops per step
+    rate: float  # peak learning rate
 
 
 PLANS = {
@@ -88,13 +79,13 @@ SETTINGS: dict[str, dict[str, float]] = {
     "cutouts": {"paste": 1.0},
     "procedural": {"weight": 10.0},
 }
-"""Settings of sources; weights are the roots of the numbers of photographs unless stated."""
+"""Settings of sources; a weight defaults to the square root of the number of photographs."""
 
 BUSY = 0.25
-"""Share of pasted subjects behind which other things are in view that could be subjects."""
+"""Share of backgrounds that show other possible subjects."""
 
-DRAWN = 80
-"""Alphas that are drawn from rules, of hair, fur, foliage and veils, for the fuser."""
+PROCEDURAL = 80
+"""Number of procedural alphas for the fuser; see ``data.procedural``."""
 
 
 # Photographs in the device's memory
@@ -102,7 +93,7 @@ DRAWN = 80
 
 @dataclass(eq=False)
 class Row(Item):
-    """A photograph in a bank, of which the loader processes only know the mask."""
+    """A photograph in a bank; loader processes only have its mask."""
 
     row: int
     mask: Image.Image
@@ -124,10 +115,11 @@ class Row(Item):
         raise NotImplementedError(f"{self.name} is on the device")
 
     def crop(self, box: crops.Box, mirrored: bool = False) -> Tensor:
-        """What ``Bank.cut`` cuts: row, left, top, right, bottom as shares (5,)."""
+        """A crop (5,) for ``Bank.cut``: row, and left, top, right, bottom as shares."""
         (left, top, right, bottom), (width, height) = box, self.size()
-        sides = (right, left) if mirrored else (left, right)
-        shares = [sides[0] / width, top / height, sides[1] / width, bottom / height]
+        if mirrored:
+            left, right = right, left
+        shares = [left / width, top / height, right / width, bottom / height]
         return torch.tensor([self.row, *shares], dtype=torch.float32)
 
 
@@ -144,10 +136,10 @@ class Bank:
     """Photographs with their masks as one 8-bit tensor (N, 4, side, side) on a device.
 
     Args:
-        packed: folder of shards that pack.py has written.
+        packed: folder of the shards written by pack.py.
         kinds: folders in it.
-        side: pixels; longer photographs are shrunk, the rest of shorter ones repeats their border.
-        device: where they stay.
+        side: side in pixels; larger photographs are shrunk, smaller ones padded with their border.
+        device: device of the tensor.
     """
 
     def __init__(self, packed: Path, kinds: Sequence[str], side: int, device: str) -> None:
@@ -158,10 +150,10 @@ class Bank:
             rows = [Row(source, len(extents) + i, mask) for i, (_, mask) in enumerate(pictures)]
             self.datasets[kind].append(Rows(source, rows))
             parts.append(torch.empty((len(pictures), 4, side, side), dtype=torch.uint8))
-            for goal, (image, mask) in zip(parts[-1].numpy(), pictures, strict=True):
-                free = [(0, side - mask.height), (0, side - mask.width)]
-                both = np.dstack([image, mask]).transpose(2, 0, 1)
-                goal[:] = np.pad(both, [(0, 0), *free], mode="edge")
+            for target, (image, mask) in zip(parts[-1].numpy(), pictures, strict=True):
+                padding = [(0, 0), (0, side - mask.height), (0, side - mask.width)]
+                rgba = np.dstack([image, mask]).transpose(2, 0, 1)
+                target[:] = np.pad(rgba, padding, mode="edge")
                 extents.append((mask.width / side, mask.height / side))
         self.planes = torch.cat(parts).to(device)
         self.extents = torch.tensor(extents, device=device)
@@ -173,23 +165,23 @@ class Bank:
         return crops_at(self.planes[rows].float() / 255, places, size).clamp(0, 1)
 
     def mix(self, **shares: float) -> tuple[Mixture, Mixture]:
-        """Rows of some kinds, each kind with its share of the samples; nothing is held out."""
-        chosen: list[Rows] = []
+        """Mix kinds by their shares of the samples; nothing is held out."""
+        datasets: list[Rows] = []
         for kind, share in shares.items():
             total = sum(rows.source.weight for rows in self.datasets.get(kind, []))
             for rows in self.datasets.get(kind, []):
-                settings = {**vars(rows.source), "weight": share * rows.source.weight / total}
-                chosen.append(Rows(Source(**settings), rows.pairs))
-        return Mixture(chosen), Mixture([])
+                source = replace(rows.source, weight=share * rows.source.weight / total)
+                datasets.append(Rows(source, rows.pairs))
+        return Mixture(datasets), Mixture([])
 
 
 Pictures = list[tuple[Image.Image, Image.Image]]
 
 
 def shards(packed: Path, kinds: Sequence[str], side: int) -> Iterator[tuple[str, str, Pictures]]:
-    """Kind, name, and photographs (of mattes, straight colour) with masks, of each shard."""
+    """Kind, name and decoded photographs (straight colour of mattes) with masks of each shard."""
     for kind in kinds:
-        wanted = "backgrounds" if kind == "textures" else kind
+        stored = "backgrounds" if kind == "textures" else kind
 
         def decode(item: Item | None, kind: str = kind) -> tuple[Image.Image, Image.Image]:
             assert isinstance(item, ShardItem)
@@ -200,24 +192,24 @@ def shards(packed: Path, kinds: Sequence[str], side: int) -> Iterator[tuple[str,
             return image.resize(size, reducing_gap=2.0), mask.resize(size, reducing_gap=2.0)
 
         for path in sorted((packed / kind).glob("*.tar")):
-            dataset, _ = open_source(Source(str(path)), (wanted,))
+            dataset, _ = open_source(Source(str(path)), (stored,))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 yield kind, path.stem, list(pool.map(decode, dataset))
     if "mattes" in kinds:
         rng = np.random.default_rng(0)
-        alphas = [draw_alpha(rng, 256) for _ in range(DRAWN)]
+        alphas = [draw_alpha(rng, 256) for _ in range(PROCEDURAL)]
         yield "mattes", "procedural", [(Image.new("RGB", alpha.size), alpha) for alpha in alphas]
 
 
-# The library's data, cut on the device
+# The library's data modules, with crops cut on the device
 
 
 class Resident(StageData):
-    """Draws crops of a bank's rows where the data of a slot cuts them; mixed into that."""
+    """Mixin for data modules: samples hold crops of a bank's rows, cut in ``finish``."""
 
     bank: Bank
     masks: ClassVar[dict[str, str]] = {"image": "mask", "around": "around_mask", "alpha": "alpha"}
-    """What the mask of a cut photograph is called, where it is needed."""
+    """Batch keys of photographs whose mask is needed, and the key of that mask."""
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         scenes = self.bank.mix(backgrounds=1 - BUSY, textures=BUSY)
@@ -228,27 +220,19 @@ class Resident(StageData):
         return item.crop(crops.any_crop(item.size(), rng, low), bool(rng.random() < 0.5))
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
-        """The batch with pictures where it has crops (B, 5), then as the slot has it."""
-        made = dict(batch)
+        """Replace crops (B, 5) by pictures, and finish the batch as the data module does."""
+        pictures = dict(batch)
         for name, cut in batch.items():
             if cut.ndim == 2:
                 size = LOOK if name.startswith("around") else self.size
-                made[name], mask = self.bank.cut(cut, size).split((3, 1), 1)
+                pictures[name], mask = self.bank.cut(cut, size).split((3, 1), 1)
                 if name in self.masks:
-                    made[self.masks[name]] = mask
-        return super().finish(made, generator, training)
-
-
-def pasting(source: Source, size: int, rng: np.random.Generator) -> Sample:
-    """Whether a subject is pasted, and how wide its outline is not trusted at this size."""
-    return {
-        "paste": torch.full((1, 1, 1), float(rng.random() < source.paste)),
-        "distrust": torch.full((1, 1, 1), round(source.distrust * size / 320)),
-    }
+                    pictures[self.masks[name]] = mask
+        return super().finish(pictures, generator, training)
 
 
 class ResidentSegmentation(Resident, SegmentationData):
-    """Crops for segmenters, subjects pasted before backgrounds and busier photographs."""
+    """Crops for segmenters, some of them pasted on other backgrounds."""
 
     def _labelled(
         self,
@@ -263,12 +247,12 @@ class ResidentSegmentation(Resident, SegmentationData):
         return {
             "image": subject.crop(box, bool(rng.random() < 0.5)),
             "background": self._scene(rng, items["scene"], scene_scale),
-            **pasting(subject.source, self.size, rng),
+            **self._settings(subject.source, bool(rng.random() < subject.source.paste)),
         }
 
 
 class ResidentHarmonization(Resident, HarmonizationData):
-    """Whole photographs and their subjects."""
+    """Whole photographs with their masks."""
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
         return {"subject": self.bank.mix(segmentation=1)}
@@ -279,7 +263,7 @@ class ResidentHarmonization(Resident, HarmonizationData):
 
 
 class ResidentRefinement(Resident, RefinementData):
-    """Crops of outlines, and what surrounds them for the segmenter to look at."""
+    """Crops of outlines, with their surroundings as the segmenter's input."""
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         subject, scene = items["subject"], items["scene"]
@@ -287,30 +271,25 @@ class ResidentRefinement(Resident, RefinementData):
         assert isinstance(scene, Row)
         label, mirrored = subject.label(), bool(rng.random() < 0.5)
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
-        around = crops.union(around, box)
-        aspect = (around[2] - around[0]) / (around[3] - around[1])
-        seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
-        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
-        left, right = (1 - right, 1 - left) if mirrored else (left, right)
+        around, scene_box, place = surroundings(rng, label, box, scene.size(), mirrored)
         own = float(rng.random() < self.own)
         return {
             "image": subject.crop(box, mirrored),
-            "background": scene.crop(crops.carry(box, around, seen), mirrored),
+            "background": scene.crop(crops.map_box(box, around, scene_box), mirrored),
             "around": subject.crop(around, mirrored),
-            "around_background": scene.crop(seen, mirrored),
-            "place": own * torch.tensor([left, top, right, bottom]).float().view(4, 1, 1),
-            **pasting(subject.source, self.size, rng),
+            "around_background": scene.crop(scene_box, mirrored),
+            "place": own * place,
+            **self._settings(subject.source, bool(rng.random() < subject.source.paste)),
         }
 
 
 class ResidentFusion(Resident, FusionData):
-    """The parts of easy triplets."""
+    """Crops for easy triplets."""
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
-        scenes, any_ = self.bank.mix(backgrounds=1), self.bank.mix(backgrounds=0.4, textures=0.6)
-        subjects = self.bank.mix(mattes=1)
-        return {"subject": subjects, "new": scenes, "old": any_, "texture": any_}
+        subjects, scenes = self.bank.mix(mattes=1), self.bank.mix(backgrounds=1)
+        textures = self.bank.mix(backgrounds=0.4, textures=0.6)
+        return {"subject": subjects, "new": scenes, "old": textures, "texture": textures}
 
     def _draw_photograph(
         self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
@@ -323,32 +302,32 @@ class ResidentFusion(Resident, FusionData):
         return {"color": color, "alpha": alpha, "old": self._scene(rng, items["old"], 0.25)}
 
 
-# The time
+# Timing
 
 
 class Budget(Callback):
-    """Fits the steps of a run into its seconds, and the learning rate to the steps.
+    """Fits a run into its time: measures the speed, sets the number of steps and the rate.
 
     Args:
-        name: of what is trained, for the report.
-        seconds: that the run may take.
-        batch: photographs a step.
+        name: name of the stage, for messages.
+        seconds: duration of the run.
+        batch: photographs per step.
     """
 
     def __init__(self, name: str, seconds: float, batch: int) -> None:
         self.name, self.seconds, self.batch = name, seconds, batch
-        self.probe = min(30.0, seconds / 10)
-        self.total: int | None = None
+        self.warmup = min(30.0, seconds / 10)
+        self.total: int | None = None  # steps; None while the speed is measured
         self.rates: list[float] = []
-        self.first = (0, 0.0)
+        self.first = (0, 0.0)  # step and seconds at the start of the current phase
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.began = self.said = time.perf_counter()
+        self.start = self.reported = time.perf_counter()
         self.rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.total is None:
-            factor = min(1.0, (time.perf_counter() - self.began) / self.probe)
+            factor = min(1.0, (time.perf_counter() - self.start) / self.warmup)
         else:
             done = (trainer.global_step - self.first[0]) / max(1, self.total - self.first[0])
             factor = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
@@ -356,24 +335,24 @@ class Budget(Callback):
             group["lr"] = max(factor, 0.01) * rate
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        step, spent = trainer.global_step, time.perf_counter() - self.began
-        if step == 3 or (self.total is None and spent >= self.probe):
+        step, spent = trainer.global_step, time.perf_counter() - self.start
+        if step == 3 or (self.total is None and spent >= self.warmup):
             if trainer.strategy.root_device.type == "cuda":
-                torch.cuda.synchronize()  # else only what was asked for would be counted
-            spent = time.perf_counter() - self.began
-        if step == 3:  # after what happens only once
+                torch.cuda.synchronize()  # steps that are only queued do not count
+            spent = time.perf_counter() - self.start
+        if step == 3:  # initialization is over
             self.first = step, spent
-        elif step > 3 and self.total is None and spent >= self.probe:
-            pace = (step - self.first[0]) / (spent - self.first[1])
+        elif step > 3 and self.total is None and spent >= self.warmup:
+            speed = (step - self.first[0]) / (spent - self.first[1])
             self.first = step, spent
-            self.total = step + int(0.97 * pace * (self.seconds - spent))
+            self.total = step + int(0.97 * speed * (self.seconds - spent))
             print(
-                f"{self.name}: {pace * self.batch:.3g} images a second, "
+                f"{self.name}: {speed * self.batch:.3g} images a second, "
                 f"{self.total} steps of {self.batch}",
                 flush=True,
             )
-        if self.began + spent - self.said > 15:
-            self.said = self.began + spent
+        if self.start + spent - self.reported > 15:
+            self.reported = self.start + spent
             loss = float(trainer.callback_metrics["train/loss"])
             print(f"{self.name}: step {step}, {spent:.0f} s, loss {loss:.4f}", flush=True)
         trainer.should_stop = step == self.total or spent >= self.seconds
@@ -385,36 +364,36 @@ class Budget(Callback):
 def main() -> None:
     start = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("packed", type=Path, help="what pack.py has written")
-    parser.add_argument("out", type=Path, help="folder of the weights and checkpoints")
-    parser.add_argument("--minutes", type=float, default=9.5, help="for everything")
+    parser.add_argument("packed", type=Path, help="folder written by pack.py")
+    parser.add_argument("out", type=Path, help="folder for weights and checkpoints")
+    parser.add_argument("--minutes", type=float, default=9.5, help="total time")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--precision", help="by default bf16-mixed on cuda, 32-true on cpu")
-    parser.add_argument("--compile", action="store_true", help="through torch.compile")
-    parser.add_argument("--workers", type=int, help="loader processes; one a core, 14 at most")
-    parser.add_argument("--batch", type=int, help="photographs a step, for all stages")
-    parser.add_argument("--stages", default=",".join(PLANS), help="which, in this order")
+    parser.add_argument("--precision", help="default: bf16-mixed on cuda, 32-true on cpu")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument("--workers", type=int, help="loader processes; default: CPU cores, max. 14")
+    parser.add_argument("--batch", type=int, help="photographs per step, for all stages")
+    parser.add_argument("--stages", default=",".join(PLANS), help="stages to train, in order")
     for slot, plan in PLANS.items():
         parser.add_argument(f"--{slot}", default=plan.stage, metavar="NAME(OPTIONS)")
     options = parser.parse_args()
-    chosen = options.stages.split(",")
-    if unknown := set(chosen) - PLANS.keys():
+    slots = options.stages.split(",")
+    if unknown := set(slots) - PLANS.keys():
         parser.error(f"there is no stage {min(unknown)!r}; choose from {', '.join(PLANS)}")
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here; rehearse with --device cpu")
+        parser.error("there is no CUDA device here; try it out with --device cpu")
     seed_everything(0, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     bank: Bank | None = None
-    share, held = 0.0, ("", 0)
-    for slot in chosen:
+    share, loaded = 0.0, ("", 0)
+    for slot in slots:
         plan = PLANS[slot]
-        share += plan.share / sum(PLANS[each].share for each in chosen)
+        share += plan.share / sum(PLANS[s].share for s in slots)
         try:
-            if bank is None or held != plan.subjects:
-                (kind, side), bank = plan.subjects, None  # the last one makes room
+            if bank is None or loaded != plan.subjects:
+                (kind, side), bank = plan.subjects, None  # frees the memory of the last one
                 bank = Bank(options.packed, (kind, "backgrounds", "textures"), side, options.device)
-                held, spent = plan.subjects, time.perf_counter() - start
+                loaded, spent = plan.subjects, time.perf_counter() - start
                 print(f"{len(bank.planes)} photographs after {spent:.0f} s", flush=True)
             train(slot, options, bank, start + 60 * options.minutes * share)
         except CompositingError as error:
@@ -424,11 +403,12 @@ def main() -> None:
 def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> None:
     """Train one stage until ``end`` and write its weights."""
     plan, cuda = PLANS[slot], options.device == "cuda"
-    name, given = parse_stage(getattr(options, slot))
+    name, stage_options = parse_stage(getattr(options, slot))
+    defaults: dict[str, Any] = {"learning_rate": plan.rate, "weight_decay": 0.02}
+    defaults |= {"compile": options.compile, "picture_every": 0}
     if "default" in registry.get(slot, name).weights:
-        given = {"weights": "default", **given}
-    given = {"learning_rate": plan.rate, "weight_decay": 0.02, **given}
-    stage: Stage = registry.create(slot, name, compile=options.compile, picture_every=0, **given)
+        defaults["weights"] = "default"
+    stage: Stage = registry.create(slot, name, **{**defaults, **stage_options})
     workers = min(14, os.cpu_count() or 1) if options.workers is None else options.workers
     common: dict[str, Any] = {
         "size": getattr(stage, "size", plan.size),
@@ -440,9 +420,11 @@ def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> Non
     if slot == "segmenter":
         data = ResidentSegmentation("packed", **common)
     elif slot == "refiner":
-        own, found = parse_stage(options.segmenter)[0], options.out / "segmenter.safetensors"
-        mine = {"segmenter_weights": str(found)} if found.is_file() else {}
-        data = ResidentRefinement("packed", segmenter=own, own=0.6, **mine, **common)
+        trained = options.out / "segmenter.safetensors"
+        if trained.is_file():
+            common["segmenter_weights"] = str(trained)
+        segmenter = parse_stage(options.segmenter)[0]
+        data = ResidentRefinement("packed", segmenter=segmenter, own=0.6, **common)
     elif slot == "harmonizer":
         data = ResidentHarmonization("packed", **common)
     else:
@@ -469,14 +451,14 @@ def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> Non
         ],
     )
     with warnings.catch_warnings():
-        # Lightning's advice to loaders that know their length, few processes, and models it shards.
-        for said in (
+        # Lightning's advice on iterable datasets, numbers of workers and sharded models.
+        for message in (
             "Your `IterableDataset`",
             ".*many workers",
             "You're using",
             "`isinstance.treespec",
         ):
-            warnings.filterwarnings("ignore", message=said)
+            warnings.filterwarnings("ignore", message=message)
         trainer.fit(stage, data)
     weights.save(stage, options.out / f"{slot}.safetensors")
     print(f"{slot}: {trainer.global_step} steps", flush=True)

@@ -2,14 +2,12 @@
 
     python recipes/toy/make_data.py
 
-Everything is drawn by a seed, in a second or two, and lies where the recipes beside this file look
-for it: below ``runs/toy/data`` of the working folder. Nothing in it is worth learning; it shows
-that a recipe runs.
+This takes a second or two, and writes everything below ``runs/toy/data`` in the working directory,
+where the recipes expect it. The data are random, and serve only to show that a recipe runs.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from deep_image_compositing.data.shards import Index, ShardWriter
+from deep_image_compositing.data.shards import Index, ShardWriter, encode
 
 FOLDER = Path("runs/toy/data")
 BACKBONES = ("test_convnext", "test_efficientnet")
@@ -47,7 +45,7 @@ def main(folder: Path = FOLDER) -> None:
 def write_set(
     folder: Path, kind: str, make: Callable[[np.random.Generator], Fields], seed: int
 ) -> None:
-    """Two shards of three samples to train on and one to validate on, with their index."""
+    """Write two shards for training and one for validation, of three samples each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     index = Index(kind, about={"source": "made by recipes/toy/make_data.py", "seed": seed})
@@ -61,18 +59,18 @@ def write_set(
 
 
 def write_backgrounds(folder: Path, seed: int) -> None:
-    """A plain folder of scenes, as somebody may have it."""
+    """Write a plain folder of scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    for i in range(12):  # held out: by the hash of the name
+    for i in range(12):  # enough that the hash of the name holds some out
         (folder / f"photo{i:02}.jpg").write_bytes(jpeg(draw_scene(rng)))
 
 
-# Samples, one of each kind
+# Samples
 
 
 def make_segmentation(rng: np.random.Generator) -> Fields:
-    """A subject before a scene, and a binary mask."""
+    """A subject on a scene, and a binary mask."""
     alpha = draw_alpha(rng)
     photograph = over(draw_subject(rng), alpha, draw_scene(rng))
     return {"image.jpg": jpeg(photograph), "mask.png": png((alpha > 0.5).astype(float))}
@@ -84,7 +82,7 @@ def make_matte(rng: np.random.Generator) -> Fields:
 
 
 def make_triplet(rng: np.random.Generator) -> Fields:
-    """What ``deep-image-compositing teach`` writes, here with the true composite."""
+    """A triplet as ``deep-image-compositing teach`` writes it, but with the true composite."""
     subject, alpha = draw_subject(rng), draw_alpha(rng)
     new = draw_scene(rng)
     return {
@@ -97,15 +95,15 @@ def make_triplet(rng: np.random.Generator) -> Fields:
 
 
 def make_recolored(rng: np.random.Generator) -> Fields:
-    """A subject before a scene, a binary mask, and the same with another colour of the subject."""
+    """A subject on a scene, a binary mask, and a composite with the subject recoloured."""
     alpha, subject, scene = draw_alpha(rng), draw_subject(rng), draw_scene(rng)
-    inside = (alpha > 0.5).astype(float)
+    mask = (alpha > 0.5).astype(float)
     photograph = over(subject, alpha, scene)
-    moved = photograph * rng.uniform(0.5, 1, 3)
+    recolored = photograph * rng.uniform(0.5, 1, 3)
     return {
         "image.jpg": jpeg(photograph),
-        "mask.png": png(inside),
-        "composite.jpg": jpeg(over(moved, inside, photograph)),
+        "mask.png": png(mask),
+        "composite.jpg": jpeg(over(recolored, mask, photograph)),
     }
 
 
@@ -115,42 +113,39 @@ def make_recolored(rng: np.random.Generator) -> Fields:
 def draw_alpha(rng: np.random.Generator) -> Array:
     """A soft ellipse (H, W, 1)."""
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    (right, down), (wide, high) = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.4, 0.7, 2)
-    distance = np.hypot((x - right) / wide, (y - down) / high)
+    (center_x, center_y), (width, height) = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.4, 0.7, 2)
+    distance = np.hypot((x - center_x) / width, (y - center_y) / height)
     return np.clip((1 - distance) / 0.3 + 0.5, 0, 1)[..., None]
 
 
 def draw_subject(rng: np.random.Generator) -> Array:
-    """A bright colour with a little grain (H, W, 3)."""
+    """A bright colour with a little noise (H, W, 3)."""
     return (rng.uniform(0.5, 1, 3) + rng.normal(0, 0.02, (HEIGHT, WIDTH, 3))).clip(0, 1)
 
 
 def draw_scene(rng: np.random.Generator) -> Array:
-    """Dark clouds of colour (H, W, 3)."""
+    """Smooth dark colours (H, W, 3)."""
     cells = Image.fromarray(rng.integers(0, 128, (5, 7, 3), dtype=np.uint8))
     return np.asarray(cells.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / 255
 
 
 def over(color: Array, alpha: Array, background: Array) -> Array:
-    """``color`` under ``alpha`` over ``background``."""
+    """Alpha-blend ``color`` over ``background``."""
     return alpha * color + (1 - alpha) * background
 
 
 def jpeg(pixels: Array) -> bytes:
-    """Encoded (H, W, 3)."""
-    return _encode(pixels, "JPEG", quality=95)
+    """Encode (H, W, 3)."""
+    return encode(_image(pixels), "JPEG")
 
 
 def png(pixels: Array) -> bytes:
-    """Encoded (H, W, 3), or (H, W, 1) as gray."""
-    return _encode(pixels, "PNG")
+    """Encode (H, W, 3), or (H, W, 1) as grayscale."""
+    return encode(_image(pixels), "PNG")
 
 
-def _encode(pixels: Array, kind: str, **options: int) -> bytes:
-    values = (pixels * 255).round().astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(values.squeeze()).save(stream, kind, **options)
-    return stream.getvalue()
+def _image(pixels: Array) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().astype(np.uint8).squeeze())
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_masks_of_a_segmenter_lie_where_it_saw_them(own: float, root: Path) -> N
     options: dict[str, Any] = {"segmenter": "pyramid", "own": own, "augment": 0.0, "paste": 0.0}
     data = make(RefinementData, root, "coded.tar", size=64, epoch_length=24, **options)
     assert isinstance(data, RefinementData)
-    data.find.network = red = Red()
+    data.segment.network = red = Red()
     batches = [batch for batch in data.train_dataloader() if "place" in batch]
     assert own < 1 or len(batches) == 12
     for batch in batches:
@@ -374,6 +374,6 @@ def test_a_share_of_alphas_is_procedural(root: Path) -> None:
 
 
 def test_a_helper_is_made_when_first_asked_also_where_no_share_needs_it(root: Path) -> None:
-    find = make(RefinementData, root, segmenter="pyramid").find
+    find = make(RefinementData, root, segmenter="pyramid").segment
     assert find.network is None
     assert find(torch.rand(1, 3, 32, 32)).shape == (1, 1, 32, 32)

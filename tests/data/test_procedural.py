@@ -33,5 +33,5 @@ def test_all_kinds_are_drawn_and_the_shares_add_up() -> None:
 
 @pytest.mark.parametrize(("size", "kind"), [(7, None), (64, "feathers")])
 def test_what_cannot_be_drawn_is_named(size: int, kind: str | None) -> None:
-    with pytest.raises(UsageError, match="at least 8 pixels" if kind is None else "feathers"):
+    with pytest.raises(UsageError, match="at least 8, got 7" if kind is None else "feathers"):
         draw_alpha(np.random.default_rng(0), size, kind)

@@ -1,8 +1,8 @@
-"""Data modules over shards and plain folders, one for each slot.
+"""Data modules for the slots, over shards and plain folders.
 
-Loader processes decode and crop, to 8-bit tensors; colour, camera effects, pasting, degradation and
-triplets are made on the device after the transfer. A batch carries the seed of all that is random
-about it, so what is made of it depends on nothing else.
+Loader processes decode and crop to 8-bit tensors; colour jitter, camera effects, pasting, mask
+degradation and triplets are computed on the device after the transfer. Each batch carries its
+random seed, so the result depends on the batch alone.
 """
 
 from deep_image_compositing.data.modules.base import Sources, StageData, as_sources, batches_trained

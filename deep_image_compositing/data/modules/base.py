@@ -1,4 +1,4 @@
-"""What the data modules of all slots share: sources, loaders, the generator on the device."""
+"""Base of all data modules: sources, loaders, and random seeds on the device."""
 
 from __future__ import annotations
 
@@ -27,73 +27,75 @@ from deep_image_compositing.errors import UsageError
 from deep_image_compositing.options import check_range
 
 Sources = str | Source | list[str | Source]
-"""One source or several: a path or pattern alone, or a ``Source`` with its settings."""
+"""One or more sources: paths, patterns, or ``Source`` objects with settings."""
 
 _log = logging.getLogger("deep_image_compositing")
 
 
-def as_sources(given: Sources | None) -> list[Source]:
-    """Sources of whatever a recipe or a command line gave."""
-    each = given if isinstance(given, list | tuple) else [] if given is None else [given]
-    return [source if isinstance(source, Source) else Source(source) for source in each]
+def as_sources(sources: Sources | None) -> list[Source]:
+    """Normalize one source, several or none to a list of ``Source`` objects."""
+    if sources is None:
+        return []
+    several = sources if isinstance(sources, list | tuple) else [sources]
+    return [source if isinstance(source, Source) else Source(source) for source in several]
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """Batches that a run has trained on, before interruptions and after them."""
+    """Number of batches trained in a run, including those before it was resumed."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(progress.processed)
 
 
-class Helper:
-    """A stage that data of another slot are made with: loaded when first needed, on the device."""
+class LazyStage:
+    """A pretrained stage that prepares data for another slot; created on first use."""
 
     def __init__(self, slot: str, name: str | None, weights: str | None) -> None:
         self.slot, self.name = slot, name
         self.options = {"weights": weights} if weights else {}
         self.network: Any = None
 
-    def check(self, made: str) -> None:
-        """Raise what making it would, where it is needed for what is ``made`` with it."""
+    def check(self, purpose: str) -> None:
+        """Raise early what creating the stage would raise; ``purpose`` is a plural noun."""
         if self.name is None:
-            raise UsageError(f"{made} need a {self.slot}: name one as --data.{self.slot}")
+            raise UsageError(f"{purpose} need a {self.slot}: name one as --data.{self.slot}")
         registry.check(self.slot, self.name, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Loader processes need no network."""
-        return {**self.__dict__, "network": None}
+        return {**self.__dict__, "network": None}  # loader processes do not use it
 
-    def __call__(self, *parts: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         if self.network is None:
             self.network = registry.create(self.slot, str(self.name), **self.options).eval()
-        made: Tensor = self.network.to(parts[0].device)(*parts)
-        return made
+        output: Tensor = self.network.to(inputs[0].device)(*inputs)
+        return output
 
 
 class StageData(LightningDataModule):
-    """Data of one slot; each slot says what a sample is and what is made of a batch.
+    """Base class: subclasses define the samples of a slot and the batches made from them.
 
     Args:
-        train: what is trained on: shards (a folder with its ``index.json``, a pattern, a URL), or
-            plain folders; see ``Source``.
-        backgrounds: photographs without subjects, likewise.
-        validation: what is validated and tested on; None for what ``train`` holds out: the split
-            ``validation`` of a folder of shards, one photograph in ten of a plain folder.
+        train: training data: shards (a folder with its ``index.json``, a pattern, a URL) or plain
+            folders; see ``Source``.
+        backgrounds: photographs without subjects, in the same forms.
+        validation: data for validation and tests. None for what ``train`` holds out: the split
+            ``validation`` of a folder of shards, a tenth of a plain folder.
         size: side of the square crops in pixels.
-        batch_size: samples a step and device.
-        epoch_length: samples an epoch, of all devices together.
-        validation_crops: crops that a validation run makes of each sample.
-        num_workers: loader processes a device; 0 loads in the training process.
+        batch_size: samples per step on each device.
+        epoch_length: samples per epoch, over all devices.
+        validation_crops: crops per sample in a validation run.
+        num_workers: loader processes per device; 0 loads in the training process.
         augment: strength of colour jitter, camera effects and degradation; 0 for none.
-        seed: of everything random about the data.
-        shuffle: samples of shards from elsewhere, which are streamed, that a loader process holds
-            back to draw from.
-        tolerance: share of shards, and of samples, that may be unreadable before that is an error.
-        cache: folder to which shards from elsewhere are transferred before the run, to be read as
-            those on disk are; None to stream them.
+        seed: seed of all randomness in the data.
+        shuffle: size of a loader process's shuffle buffer for streamed (remote) shards, in samples.
+        tolerance: share of shards, and of samples, that may be unreadable without an error.
+        cache: folder into which remote shards are copied before the run; None to stream them.
+
+    Raises:
+        UsageError: an option outside its range; no source to train on.
     """
 
     accepts: ClassVar[tuple[str, ...]]
-    """Kinds of samples in ``train``."""
+    """Kinds of samples that ``train`` may hold."""
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class StageData(LightningDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
+        for name, value, minimum in (
             ("size", size, 8),
             ("batch_size", batch_size, 1),
             ("epoch_length", epoch_length, 1),
@@ -121,7 +123,7 @@ class StageData(LightningDataModule):
             ("augment", augment, 0),
             ("shuffle", shuffle, 0),
         ):
-            check_range(name, value, least, math.inf)
+            check_range(name, value, minimum, math.inf)
         if not 0 <= tolerance <= 1:
             raise UsageError(f"tolerance is a share and must lie in [0, 1], got {tolerance}")
         self.train, self.validation, self.backgrounds = map(
@@ -136,32 +138,32 @@ class StageData(LightningDataModule):
         self._reading = Reading(shuffle, tolerance, cache)
         self._mixtures: dict[str, tuple[Mixture, Mixture]] = {}
 
-    # What a slot defines
+    # Overridden by the slots
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
-        """What each item of a sample is drawn from, for training and evaluation; main one first."""
+        """For each item of a sample, the main one first: its training and evaluation data."""
         return {"subject": self.open_main(), "scene": self.open_scenes()}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
-        """One 8-bit sample of the items, made in a loader process."""
+        """Make an 8-bit sample from items, in a loader process."""
         raise NotImplementedError
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
-        """Turn a batch on the device, floats in [0, 1], into what the slot trains on."""
+        """Make the training batch on the device from loaded samples, floats in [0, 1]."""
         raise NotImplementedError
 
-    # What Lightning calls
+    # Called by Lightning
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a loader process is sent where it is not forked: everything but the trainer."""
+        """Everything except the trainer, for loader processes that are not forked."""
         return {**self.__dict__, "trainer": None}
 
     def prepare_data(self) -> None:
-        """Fill the cache, in one process a machine."""
+        """Fill the cache, in one process per machine."""
         if self._reading.cache is not None:
             self.setup("fit")
             for mixture in (mixture for pair in self._mixtures.values() for mixture in pair):
-                len(mixture)  # counting transfers what is not there yet
+                len(mixture)  # counting the samples downloads missing shards
 
     def setup(self, stage: str) -> None:
         """Open the sources, once."""
@@ -169,7 +171,7 @@ class StageData(LightningDataModule):
             self._mixtures = self.open()
 
     def train_dataloader(self) -> Loader:
-        rank, ranks = self._place
+        rank, ranks = self._rank_and_size
         length = self.epoch_length // (self.batch_size * ranks)
         if not length:
             raise UsageError(
@@ -185,15 +187,16 @@ class StageData(LightningDataModule):
             mixtures, self.batch_size, length, self.seed, rank, ranks, self._trained,
             self.epoch_batches(self.trainer),
         )  # fmt: skip
-        about = {"seed": self.seed, "batch_size": self.batch_size, "devices": ranks} | {
-            "epoch_length": self.epoch_length
-        }
+        about = {
+            "seed": self.seed, "batch_size": self.batch_size, "devices": ranks,
+            "epoch_length": self.epoch_length,
+        }  # fmt: skip
         samples = Samples(mixtures, self.draw, tolerance=self._reading.tolerance)
         return Loader(samples, sampler, self.num_workers, about=about)
 
     def val_dataloader(self) -> Loader | list[Any]:
         mixtures = {name: held_out for name, (_, held_out) in self._mixtures.items()}
-        rank, ranks = self._place
+        rank, ranks = self._rank_and_size
         if not next(iter(mixtures.values())).datasets:
             if rank == 0:
                 _log.warning(
@@ -211,7 +214,7 @@ class StageData(LightningDataModule):
         return self.val_dataloader()
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Make the batch on the device, from the seeds that it carries."""
+        """Make the final batch on the device, with the seeds that it carries."""
         valid = batch.get("valid")
         seeds = batch["seed"].view(-1).tolist()
         floats = {
@@ -223,18 +226,16 @@ class StageData(LightningDataModule):
         with torch.no_grad():
             if valid is None:
                 return self.finish(floats, generator.manual_seed(seeds[0]), True)
-            # One at a time: what is made of a sample must not depend on the batch it came in,
-            # else a metric would depend on the number of devices.
+            # Sample by sample: if a sample depended on its batch, metrics would depend on the
+            # number of devices.
             rows = []
             for i, seed in enumerate(seeds):
                 row = {key: value[i : i + 1] for key, value in floats.items()}
                 rows.append(self.finish(row, generator.manual_seed(seed), False))
             return {**{key: torch.cat([r[key] for r in rows]) for key in rows[0]}, "valid": valid}
 
-    # Parts
-
     def epoch_batches(self, trainer: Trainer | None) -> int:
-        """Batches of an epoch that a device trains on: as many as the ``trainer`` allows."""
+        """Batches per epoch on each device, within the limits of ``trainer``."""
         ranks, limit = 1, 1.0
         if trainer is not None:
             ranks, limit = trainer.world_size, trainer.limit_train_batches
@@ -242,17 +243,16 @@ class StageData(LightningDataModule):
         return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """The rank of this process, and how many there are."""
+    def _rank_and_size(self) -> tuple[int, int]:
+        """Rank of this process, and number of processes."""
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _trained(self) -> int:
-        """Batches that the run has trained on, interruptions included."""
         return 0 if self.trainer is None else batches_trained(self.trainer)
 
     def open_main(self) -> tuple[Mixture, Mixture]:
-        """What lies in ``train`` and in ``validation``."""
+        """Open ``train`` and ``validation``."""
         train, held_out = open_all(self.train, self.accepts, self._reading)
         if self.validation:
             held_out = Mixture(
@@ -261,7 +261,7 @@ class StageData(LightningDataModule):
         return train, held_out
 
     def open_scenes(self) -> tuple[Mixture, Mixture]:
-        """What lies in ``backgrounds``."""
+        """Open ``backgrounds``, for training and evaluation."""
         if not self.backgrounds:
             raise UsageError("there are no backgrounds: name some as --data.backgrounds")
         train, held_out = open_all(self.backgrounds, ("backgrounds",), self._reading)

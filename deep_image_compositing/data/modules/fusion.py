@@ -1,4 +1,4 @@
-"""Triplets, and photographs with all that they are made of: data modules of fusers and matting."""
+"""Data modules of fusers (triplets) and of matting (photographs with all their layers)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from deep_image_compositing.options import check_range
 
 
 class FusionData(StageData):
-    """Triplets for fusers: easy ones made here of mattes, hard ones read from shards.
+    """Triplets for fusers: easy ones, composited from mattes, and hard ones, read from shards.
 
     Args:
         train: mattes (image + alpha, or RGBA cut-outs), and shards of self-taught triplets.
         backgrounds: photographs for new and old backgrounds.
-        textures: any photographs, for random alpha blending and as old backgrounds; None for the
-            backgrounds.
-        blending: share of samples whose subject colour is a random photograph, under an alpha that
-            has nothing to do with it.
-        procedural: share of samples whose alpha is drawn from rules (hair, fur, foliage, lace,
-            veils, soft focus), under a random photograph; see
+        textures: any photographs, used for random alpha blending and as old backgrounds; None for
+            the backgrounds alone.
+        blending: share of samples with random alpha blending: the subject's colour is a random
+            photograph, unrelated to the alpha.
+        procedural: share of samples with a procedural alpha (hair, fur, foliage, lace, veils, soft
+            focus) and a random photograph as colour; see
             ``deep_image_compositing.data.procedural``.
-        degrade: how far alphas are degraded into the rough masks that the fuser is given: 1 as a
-            good segmenter and refiner leave them, more for masks that nobody refined, 0 not at all.
-        own: share of the triplets of shards that keep the mask which they are stored with, made by
-            a segmenter and a refiner; the others get a degraded alpha.
+        degrade: how far alphas are degraded to become the fuser's rough input masks: 1 imitates a
+            good segmenter and refiner, more imitates unrefined masks, 0 leaves alphas unchanged.
+        own: share of the triplets from shards that keep their stored mask, made by a segmenter and
+            a refiner; the others get a degraded alpha.
         **kwargs: as for ``StageData``.
     """
 
@@ -65,8 +65,8 @@ class FusionData(StageData):
         textures = scenes = self.open_scenes()
         if self.textures:
             kinds = ("backgrounds", "segmentation", "mattes")
-            more = open_all(self.textures, kinds, self._reading)
-            textures = more[0] + scenes[0], more[1] + scenes[1]
+            train, held_out = open_all(self.textures, kinds, self._reading)
+            textures = train + scenes[0], held_out + scenes[1]
         return {"subject": self.open_main(), "new": scenes, "old": textures, "texture": textures}
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
@@ -82,9 +82,9 @@ class FusionData(StageData):
     def _draw_photograph(
         self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool
     ) -> Sample:
-        """The parts of an easy photograph: the subject's colour and alpha, the old background."""
+        """The subject's colour and alpha, and the old background, of an easy photograph."""
         subject = items["subject"]
-        # Not drawn from rng where nothing is procedural, so that older runs stay repeatable.
+        # rng is not used if procedural is 0, so that older runs remain reproducible.
         if not held_out and self.procedural and rng.random() < self.procedural:
             alpha = planes(draw_alpha(rng, self.size))
             color = self._scene(rng, items["texture"], 0.3)
@@ -99,7 +99,7 @@ class FusionData(StageData):
         return {"color": color, "alpha": alpha, "old": self._scene(rng, items["old"], 0.25)}
 
     def _draw_hard(self, rng: np.random.Generator, item: ShardItem) -> Sample:
-        """A self-taught triplet: ``old`` is its photograph, ``new`` its background."""
+        """A self-taught triplet, with its photograph as ``old`` and its background as ``new``."""
         alpha = item.picture("alpha.png").convert("L")
         low = min(1.0, self.size / max(alpha.size))
         box = crops.local_crop(alpha, rng, low, max(low, min(1.0, 2 * low)))
@@ -124,29 +124,29 @@ class FusionData(StageData):
         color, alpha, old, new = (batch[key] for key in ("color", "alpha", "old", "new"))
         hard = batch["hard"] > 0
         if strength:
-            # What is self-taught is made already, its pictures lie on top of each other.
-            both = torch.cat([color, alpha], 1)
-            both = torch.where(hard, both, synthesis.rotate(both, generator))
-            color, alpha = both.split((3, 1), 1)
-        made = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
-        del made["old_background"]
-        made["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
+            # The pictures of hard triplets are aligned, so those are not rotated.
+            rgba = torch.cat([color, alpha], 1)
+            rgba = torch.where(hard, rgba, synthesis.rotate(rgba, generator))
+            color, alpha = rgba.split((3, 1), 1)
+        triplet = synthesis.easy_triplet(color, alpha, old, new, generator, strength)
+        del triplet["old_background"]
+        triplet["mask"] = degrade_mask(alpha, generator, self.degrade, exact=0.2)
         if bool(hard.any()):
             taught = synthesis.taught_triplet(old, new, batch["composite"], alpha)
-            # Every epoch another mask for the same sample, but one and the same to measure by.
-            taught["mask"] = made["mask"] if training else batch["mask"]
+            # Training degrades a new mask in every epoch; evaluation uses the stored one.
+            taught["mask"] = triplet["mask"] if training else batch["mask"]
             if training and self.own:
-                kept = synthesis.chance(len(alpha), self.own, generator) > 0
-                taught["mask"] = torch.where(kept, batch["mask"], made["mask"])
-            made = {key: torch.where(hard, taught[key], value) for key, value in made.items()}
-        return made
+                keep = synthesis.chance(len(alpha), self.own, generator) > 0
+                taught["mask"] = torch.where(keep, batch["mask"], triplet["mask"])
+            triplet = {key: torch.where(hard, taught[key], value) for key, value in triplet.items()}
+        return triplet
 
 
 class MattingData(FusionData):
-    """Photographs with all that they are made of, for refiners that are matting methods.
+    """Photographs with their layers, for refiners that are matting methods.
 
-    ``image`` is ``alpha · foreground_color + (1 − alpha) · background``, where ``background`` is
-    the photograph's own, old one; ``mask`` is alpha degraded.
+    ``image`` is ``alpha · foreground_color + (1 − alpha) · background``, so ``background`` is the
+    one in the photograph; ``mask`` is the degraded alpha.
 
     Args:
         train: mattes (image + alpha, or RGBA cut-outs).
@@ -157,9 +157,9 @@ class MattingData(FusionData):
     accepts = ("mattes",)
 
     def open(self) -> dict[str, tuple[Mixture, Mixture]]:
-        parts = super().open()
-        del parts["new"]
-        return parts
+        mixtures = super().open()
+        del mixtures["new"]
+        return mixtures
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         return self._draw_photograph(rng, items, held_out)
@@ -168,13 +168,13 @@ class MattingData(FusionData):
         strength = self.augment if training else 0.0
         color, alpha, old = (batch[key] for key in ("color", "alpha", "old"))
         if strength:
-            both = synthesis.rotate(torch.cat([color, alpha], 1), generator)
-            color, alpha = both.split((3, 1), 1)
-        made = synthesis.easy_triplet(color, alpha, old, old, generator, strength)
+            rgba = synthesis.rotate(torch.cat([color, alpha], 1), generator)
+            color, alpha = rgba.split((3, 1), 1)
+        triplet = synthesis.easy_triplet(color, alpha, old, old, generator, strength)
         return {
-            "image": made["foreground"],
+            "image": triplet["foreground"],
             "mask": degrade_mask(alpha, generator, self.degrade, exact=0.2),
             "alpha": alpha,
-            "foreground_color": made["foreground_color"],
-            "background": made["old_background"],
+            "foreground_color": triplet["foreground_color"],
+            "background": triplet["old_background"],
         }

@@ -1,4 +1,4 @@
-"""Photographs with masks or alphas: the data modules of segmenters and refiners."""
+"""Data modules of segmenters and refiners: photographs with masks or alphas."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from deep_image_compositing.data import crops, synthesis
 from deep_image_compositing.data.items import Item, Source, check_shares
 from deep_image_compositing.data.loading import Sample
-from deep_image_compositing.data.modules.base import Helper, Sources, StageData
+from deep_image_compositing.data.modules.base import LazyStage, Sources, StageData
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
 
 LOOK = 320
-"""Side in pixels of what a segmenter is shown of the surroundings of a crop."""
+"""Side in pixels of the segmenter's input around a crop."""
 
 ACCOMPANIED = 0.15
-"""Share of training samples whose subject is given a second one, as people hold things."""
+"""Share of training samples whose subject gets a companion; see ``synthesis.accompany``."""
 
 CLOSE_UPS = 0.12
-"""Share of a segmenter's training crops that cut the subject."""
+"""Share of a segmenter's training crops that show only a part of the subject."""
 
 
 class LabelledData(StageData):
-    """What segmentation and refinement share: a cropped photograph, its label and a scene."""
+    """Base class for segmentation and refinement: a cropped photograph, its label and a scene."""
 
     accepts: ClassVar[tuple[str, ...]] = ("segmentation", "mattes")
 
@@ -42,20 +42,16 @@ class LabelledData(StageData):
         box: crops.Box,
         scene_scale: float,
     ) -> Sample:
-        """One 8-bit sample of photograph and label; ``scene_scale`` is the smallest scene crop."""
+        """Make an 8-bit sample; ``scene_scale`` is the least size of a scene crop."""
         subject = items["subject"]
         mirrored = bool(rng.random() < 0.5)
         pasted = bool(rng.random() < subject.source.paste)
         scale = self.size / min(box[2] - box[0], box[3] - box[1])
-        scene = {}
+        sample = self._settings(subject.source, pasted)
         if pasted:
-            scene["background"] = self._scene(rng, items["scene"], scene_scale)
-        return {
-            "image": crops.cut(subject.image(scale), box, self.size, mirrored, label.size),
-            "mask": crops.cut(label, box, self.size, mirrored),
-            **scene,
-            **self._settings(subject.source, pasted),
-        }
+            sample["background"] = self._scene(rng, items["scene"], scene_scale)
+        image = crops.cut(subject.image(scale), box, self.size, mirrored, label.size)
+        return {**sample, "image": image, "mask": crops.cut(label, box, self.size, mirrored)}
 
     def _settings(self, source: Source, pasted: bool) -> Sample:
         return {
@@ -65,7 +61,7 @@ class LabelledData(StageData):
 
 
 class SegmentationData(LabelledData):
-    """``image``, ``mask`` and ``weight`` for segmenters, subjects pasted on other backgrounds."""
+    """``image``, ``mask`` and ``weight`` for segmenters; some subjects get other backgrounds."""
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
@@ -84,7 +80,7 @@ class SegmentationData(LabelledData):
         image, mask = batch["image"], batch["mask"]
         if training:
             image, mask = synthesis.shrink(image, mask, batch["paste"], generator)
-        background = batch.get("background", image)  # which nothing is pasted on without one
+        background = batch.get("background", image)  # absent if no sample is pasted
         image = synthesis.paste(image, mask, background, batch["paste"], generator)
         if training:
             image, mask = synthesis.accompany(image, mask, ACCOMPANIED, generator)
@@ -97,22 +93,22 @@ class SegmentationData(LabelledData):
 
 
 class RefinementData(LabelledData):
-    """``image``, a rough ``mask`` and the true ``alpha``: local crops of the outline.
+    """``image``, rough ``mask``, true ``alpha`` and ``weight``: local crops of the outline.
 
-    The mask is the true one degraded, or for the share ``own`` what a trained segmenter makes of
-    the whole photograph, so that a refiner meets the mistakes that it will be given.
+    The mask is the degraded truth, or for the share ``own`` a trained segmenter's output for the
+    whole photograph, so that refiners are trained on realistic mistakes.
 
     Args:
         train: labelled photographs, or mattes.
-        backgrounds: photographs before which subjects are pasted.
+        backgrounds: photographs on which subjects are pasted.
         segmenter: registered name of the segmenter whose masks are used.
         segmenter_weights: its weights, a shipped name or a file.
         own: share of samples in [0, 1] whose mask is the segmenter's.
         **kwargs: as for ``StageData``.
 
     Raises:
-        UsageError: ``own`` is no share, or there is no such segmenter for it.
-        WeightsError: it has no such weights.
+        UsageError: ``own`` is outside [0, 1], or the segmenter it needs is missing or unknown.
+        WeightsError: the segmenter has no such weights.
     """
 
     def __init__(
@@ -127,14 +123,14 @@ class RefinementData(LabelledData):
         super().__init__(train, backgrounds, **kwargs)
         check_shares(own=own)
         self.own = own
-        self.find = Helper("segmenter", segmenter, segmenter_weights)
+        self.segment = LazyStage("segmenter", segmenter, segmenter_weights)
         if own:
-            self.find.check("own masks")
+            self.segment.check("own masks")
 
     def draw(self, rng: np.random.Generator, items: Mapping[str, Item], held_out: bool) -> Sample:
         label = items["subject"].label()
         box = crops.local_crop(label, rng, 0.3, 1.0)
-        # Nothing is drawn for a share of 0, so that older runs stay repeatable.
+        # rng is not used if own is 0, so that older runs remain reproducible.
         if self.own and rng.random() < self.own:
             return self._draw_own(rng, items, label, box)
         return self._labelled(rng, items, label, box, 0.3)
@@ -146,48 +142,39 @@ class RefinementData(LabelledData):
         label: Image.Image,
         box: crops.Box,
     ) -> Sample:
-        """A crop, and what surrounds it, small, for the segmenter to look at."""
+        """A crop, with a small picture of its surroundings as the segmenter's input."""
         subject, scene = items["subject"], items["scene"]
         mirrored, pasted = bool(rng.random() < 0.5), bool(rng.random() < subject.source.paste)
-        around = crops.whole_crop(label.size, crops.subject_box(label), rng)
-        around = crops.union(around, box)
-        aspect = (around[2] - around[0]) / (around[3] - around[1])
-        seen = crops.any_crop(scene.size(), rng, 0.6, aspect)
-        image = subject.image()
-
-        behind = {}
+        around, scene_box, place = surroundings(rng, label, box, scene.size(), mirrored)
+        image, sample = subject.image(), self._settings(subject.source, pasted)
         if pasted:
-            picture, part = scene.image(), crops.carry(box, around, seen)
-            behind["background"] = crops.cut(picture, part, self.size, mirrored)
-            behind["around_background"] = crops.cut(picture, seen, LOOK, mirrored)
-        left, top, right, bottom = crops.carry(box, around, (0, 0, 1, 1))
-        if mirrored:
-            left, right = 1 - right, 1 - left
+            picture, part = scene.image(), crops.map_box(box, around, scene_box)
+            sample["background"] = crops.cut(picture, part, self.size, mirrored)
+            sample["around_background"] = crops.cut(picture, scene_box, LOOK, mirrored)
         return {
+            **sample,
             "image": crops.cut(image, box, self.size, mirrored),
             "mask": crops.cut(label, box, self.size, mirrored),
             "around": crops.cut(image, around, LOOK, mirrored),
             "around_mask": crops.cut(label, around, LOOK, mirrored),
-            **behind,
-            "place": torch.tensor((left, top, right, bottom)).float().view(4, 1, 1),
-            **self._settings(subject.source, pasted),
+            "place": place,
         }
 
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         alpha, strength = batch["mask"], self.augment if training else 0.0
         image = _photograph(batch, ("image", "mask", "background"), generator, strength)
         mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
-        mask = synthesis.hesitate(mask, generator)
+        mask = synthesis.add_uncertainty(mask, generator)
         if "place" in batch:
-            own = batch["place"].flatten(1).any(1)
-            if own.any():
-                chosen = {key: value[own] for key, value in batch.items()}
+            selected = batch["place"].flatten(1).any(1)
+            if selected.any():
+                rows = {key: value[selected] for key, value in batch.items()}
                 names = ("around", "around_mask", "around_background")
-                around = _photograph(chosen, names, generator, strength)
-                place = chosen["place"].flatten(1)
+                around = _photograph(rows, names, generator, strength)
                 mask = mask.clone()
-                mask[own] = crops_at(self.find(around), place, self.size)
-        # Pixels that the given mask gets wrong are what the network is for.
+                own = crops_at(self.segment(around), rows["place"].flatten(1), self.size)
+                mask[selected] = own
+        # Correcting wrong pixels of the rough mask is the network's task, so they weigh more.
         weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
 
@@ -195,7 +182,7 @@ class RefinementData(LabelledData):
 def _photograph(
     batch: Sample, names: tuple[str, str, str], generator: torch.Generator, strength: float
 ) -> Tensor:
-    """Photographs, some of them pasted, with colour jitter and camera effects."""
+    """Paste some subjects, then apply colour jitter and camera effects."""
     image, mask = (batch[name] for name in names[:2])
     background = batch.get(names[2], image)
     image = synthesis.paste(image, mask, background, batch["paste"], generator)
@@ -205,23 +192,45 @@ def _photograph(
     return image
 
 
-def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
-    """Crops (B, C, size, size) of ``pictures`` (B, C, H, W).
+def surroundings(
+    rng: np.random.Generator,
+    label: Image.Image,
+    box: crops.Box,
+    scene_size: tuple[int, int],
+    mirrored: bool,
+) -> tuple[crops.Box, crops.Box, Tensor]:
+    """A random crop around ``box``, a crop of the scene for it, and the place of ``box`` in it.
 
-    ``place`` (B, 4) is left, top, right and bottom of each as shares of width and height.
+    The place (4, 1, 1) is as for ``crops_at``, after mirroring.
+    """
+    around = crops.union(crops.whole_crop(label.size, crops.subject_box(label), rng), box)
+    aspect = (around[2] - around[0]) / (around[3] - around[1])
+    scene_box = crops.any_crop(scene_size, rng, 0.6, aspect)
+    left, top, right, bottom = crops.map_box(box, around, (0, 0, 1, 1))
+    if mirrored:
+        left, right = 1 - right, 1 - left
+    place = torch.tensor((left, top, right, bottom)).float().view(4, 1, 1)
+    return around, scene_box, place
+
+
+def crops_at(pictures: Tensor, place: Tensor, size: int) -> Tensor:
+    """Crops (B, C, size, size) of ``pictures`` (B, C, H, W), resampled bilinearly.
+
+    ``place`` (B, 4) holds left, top, right and bottom as shares of width and height; left and right
+    swapped mirror the crop.
     """
     left, top, right, bottom = place.unbind(1)
     zero = torch.zeros_like(left)
     # From the crop's coordinates to the picture's, both from -1 to 1.
-    across = torch.stack([right - left, zero, left + right - 1], 1)
-    down = torch.stack([zero, bottom - top, top + bottom - 1], 1)
+    x = torch.stack([right - left, zero, left + right - 1], 1)
+    y = torch.stack([zero, bottom - top, top + bottom - 1], 1)
     shape = [len(pictures), pictures.shape[1], size, size]
-    grid = F.affine_grid(torch.stack([across, down], 1), shape, align_corners=False)
+    grid = F.affine_grid(torch.stack([x, y], 1), shape, align_corners=False)
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 def trust_map(mask: Tensor, radius: Tensor) -> Tensor:
-    """0 within ``radius`` (B elements) pixels of the outline of ``mask`` (B, 1, H, W), else 1."""
+    """0 within ``radius`` (B values, in pixels) of the outline of ``mask`` (B, 1, H, W), else 1."""
     trust, radius = torch.ones_like(mask), radius.view(-1, 1, 1, 1)
     for value in sorted({int(r) for r in radius.flatten() if r > 0}):
         band = dilate(mask, value) - erode(mask, value) > 0.5

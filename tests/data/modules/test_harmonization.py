@@ -62,7 +62,7 @@ def test_stored_composites_are_kept_as_they_are(root: Path) -> None:
     data = make(root, "made", augment=1.0)
     for batch in data.train_dataloader():
         made = data.on_after_batch_transfer(dict(batch), 0)
-        assert bool((batch["made"] == 255).all())
+        assert bool((batch["stored"] == 255).all())
         for name in ("composite", "image", "mask"):
             assert torch.equal(made[name], batch[name].float() / 255)
         # As it was stored: half as bright where the subject is.
@@ -74,7 +74,7 @@ def test_stored_and_made_composites_share_a_batch(root: Path) -> None:
     data = make(root, "made", "pairs", batch_size=8, epoch_length=64)
     kinds = set()
     for batch in data.train_dataloader():
-        stored = batch["made"].view(-1) > 0
+        stored = batch["stored"].view(-1) > 0
         kinds |= set(stored.tolist())
         made = data.on_after_batch_transfer(dict(batch), 0)
         assert torch.equal(made["composite"][stored], batch["composite"][stored].float() / 255)
