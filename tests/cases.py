@@ -1,4 +1,4 @@
-"""What a hostile case is, for those that make them and those that watch them being read."""
+"""Types of hostile cases, shared by ``tests.hostile`` and ``tests.fuzz``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 Read = Callable[[], object]
 Reader = Callable[[random.Random, Path], Read]
-"""Makes a case, in an empty folder where it needs one; what it returns reads it."""
+"""Makes a case, with files in an empty folder if needed, and returns a function that reads it."""
 
 
 class Accepted(Exception):
-    """What has to be refused was read."""
+    """Input was accepted that must be rejected."""

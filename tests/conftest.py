@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: small made photographs, and stages that are known by heart."""
+"""Shared fixtures: small synthetic photographs, and stub stages with predictable output."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from deep_image_compositing import registry
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.stages.base import Fuser, Layers, Segmenter
 
-# One thread a core and not more, here and in the processes that tests start.
+# At most one thread per core, here and in the processes that tests start.
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-# Workers of pytest-xdist ignore Ctrl-C, which tests send and the processes that they start inherit.
+# pytest-xdist workers ignore SIGINT, which child processes would inherit; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LAUNCHERS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A photograph of noise, (H, W, 3): every pixel differs, so a wrong one shows."""
+    """A photograph of noise, (H, W, 3); any misplaced pixel is noticed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def disc(height: int, width: int, softness: float = 0.1) -> Tensor:
-    """The mask (1, 1, H, W) of an ellipse in the middle, half as high and wide as the picture."""
+    """The mask (1, 1, H, W) of a centred ellipse, half as high and wide as the image."""
     y = ((torch.arange(height) + 0.5) / height * 2 - 1).view(-1, 1)
     x = (torch.arange(width) + 0.5) / width * 2 - 1
     radius = (y.square() + x.square()).sqrt()
@@ -42,7 +42,7 @@ def disc(height: int, width: int, softness: float = 0.1) -> Tensor:
 
 
 class DiscSegmenter(Segmenter):
-    """Sees an ellipse in the middle of everything; ``softness`` is an option for tests."""
+    """Always finds a centred ellipse; ``softness`` is an option to test with."""
 
     def __init__(self, softness: float = 0.1, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -58,7 +58,7 @@ class DiscSegmenter(Segmenter):
 
 
 class LayerFuser(Fuser):
-    """A learned fuser in layers that changes alpha and colour all over the picture."""
+    """A trainable fuser with layers that changes alpha and colour everywhere."""
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -70,12 +70,12 @@ class LayerFuser(Fuser):
         return Layers(alpha.sqrt(), 0.5 * foreground + 0.25)
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
-        parts = self.layers(foreground, background, alpha)
-        return over(parts.foreground_color, parts.alpha, background)
+        layers = self.layers(foreground, background, alpha)
+        return over(layers.foreground_color, layers.alpha, background)
 
 
 class PlainFuser(nn.Module):
-    """Alpha blending as a user would write it: no base class, no layers."""
+    """Alpha blending as a user would write it: without a base class or layers."""
 
     def forward(self, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
         return alpha * foreground + (1 - alpha) * background
@@ -83,21 +83,21 @@ class PlainFuser(nn.Module):
 
 @pytest.fixture(autouse=True)
 def no_process_group_is_left() -> Iterator[None]:
-    """What later tests, and the processes that they start, would take for their own."""
+    """Fail a test that leaves behind a process group, which would affect later tests."""
     yield
-    left = sorted(LAUNCHERS & os.environ.keys())
-    for name in left:
+    variables = sorted(LAUNCHERS & os.environ.keys())
+    for name in variables:
         del os.environ[name]
-    grouped = torch.distributed.is_initialized()
-    if grouped:  # only the test that leaves it is to fail
+    initialized = torch.distributed.is_initialized()
+    if initialized:  # so that only this test fails
         torch.distributed.destroy_process_group()
-    assert not left, f"variables of a launcher are left: {', '.join(left)}"
-    assert not grouped, "a process group is left"
+    assert not variables, f"launcher variables are still set: {', '.join(variables)}"
+    assert not initialized, "a process group still exists"
 
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], registry.Entry]:
-    """A copy of the registry that goes away after the test."""
+    """A copy of the registry that is discarded after the test."""
     registry.list_stages()
     entries = dict(registry._entries)
     monkeypatch.setattr(registry, "_entries", entries)
@@ -106,7 +106,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], regis
 
 @pytest.fixture
 def stub_stages(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
-    """The stages ``disc`` (segmenter), ``in-layers`` and ``plain`` (fusers), by name."""
+    """Register the segmenter ``disc`` and the fusers ``in-layers`` and ``plain``."""
     registry.register("segmenter", "disc", description="an ellipse")(DiscSegmenter)
     registry.register("fuser", "in-layers", description="repaints everything")(LayerFuser)
     registry.register("fuser", "plain", description="alpha blending")(PlainFuser)
@@ -114,7 +114,7 @@ def stub_stages(own_registry: dict[tuple[str, str], registry.Entry]) -> None:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """Write an array as a picture below the test's folder and return its path."""
+    """A function that writes an array as an image below the test's folder and returns its path."""
 
     def write(name: str, pixels: NDArray[np.uint8], **options: object) -> Path:
         path = tmp_path / name

@@ -1,13 +1,13 @@
-"""Hostile input for everything that reads, made from a seed and read in processes that are watched.
+"""Fuzzing of all readers: hostile input generated from a seed and read in monitored processes.
 
-    python tests/fuzz.py --cases 10000                 # of all readers, in turns
+    python tests/fuzz.py --cases 10000                 # of all readers, in turn
     python tests/fuzz.py --cases 1000 --only shards
-    python tests/fuzz.py --seed 0 --case 123           # one of them again, with all that it says
+    python tests/fuzz.py --seed 0 --case 123           # repeat one case with its full output
 
-A case is a number: from it and the seed it is made, always the same. It fails when reading it ends
-in anything but success or an error of the library's own, takes ten seconds of computing, a minute
-by the clock or two gigabytes, prints a traceback, or accepts what has to be refused. The cases come
-from ``tests.hostile``; ``tests/test_fuzz.py`` runs 500 of them.
+A case is determined by its number and the seed. It fails if reading it raises anything but one of
+the library's own errors, takes ten seconds of CPU time, a minute of wall time or two gigabytes,
+prints a traceback, or accepts what must be rejected. The cases come from ``tests.hostile``;
+``tests/test_fuzz.py`` runs 500 of them.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from tests.cases import Read, Reader
 
 READ, REFUSED = "read", "refused"
 PATIENCE = 300
-"""Seconds that a process has for its imports."""
+"""Timeout in seconds for the imports of a process."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a case may take.
+    """Limits for a case.
 
     Attributes:
-        computing: seconds, which a busy machine does not make more (where /proc tells them).
-        waiting: seconds by the clock.
-        memory: bytes beyond what the process had before (likewise).
+        computing: CPU time in seconds, independent of the machine's load (needs /proc).
+        waiting: wall time in seconds.
+        memory: additional memory in bytes (needs /proc).
     """
 
     computing: float = 10.0
@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: ``READ``, ``REFUSED``, or in one line why it failed."""
+    """How a case ended: ``READ``, ``REFUSED`` or a one-line reason for the failure."""
 
     number: int
     reader: str
@@ -74,24 +74,24 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it did what no input may do."""
+        """Whether the case ended neither in success nor in an error of the library."""
         return self.result not in (READ, REFUSED)
 
 
 def make(number: int, seed: int, turns: Sequence[Reader], folder: Path) -> Read:
-    """The case ``number``, of the reader whose turn it is: what reads the files in ``folder``."""
+    """Make case ``number`` of the reader whose turn it is; returns a function that reads it."""
     return turns[number % len(turns)](random.Random(f"{seed} {number}"), folder)
 
 
-# In a process that reads
+# In a reading process
 
 
 def serve(
     pipe: Any, home: Path, seed: int, turns: Sequence[Reader], warm: Callable[[], None]
 ) -> None:
-    """Read the cases whose numbers come through ``pipe``, and send back how they ended.
+    """Read the cases whose numbers arrive through ``pipe``, and send back their results.
 
-    All files are below ``home``; what is printed goes to its file ``log``.
+    All files are below ``home``; printed output goes to its file ``log``.
     """
     tempfile.tempdir = str(home)
     with open(home / "log", "w+b", buffering=0) as log:
@@ -107,14 +107,14 @@ def serve(
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 result, detail = try_to(make(number, seed, turns, Path(folder)))
             log.seek(0)
-            said = log.read().decode(errors="replace")
-            if result in (READ, REFUSED) and "Traceback (most recent call last)" in said:
-                result, detail = f"printed a traceback: {said.split()[-1]}", said
+            output = log.read().decode(errors="replace")
+            if result in (READ, REFUSED) and "Traceback (most recent call last)" in output:
+                result, detail = f"printed a traceback: {output.split()[-1]}", output
             pipe.send((result, detail))
 
 
 def try_to(read: Read) -> tuple[str, str]:
-    """What comes of reading a case, in short and in full."""
+    """Read a case; returns the result in short and in full."""
     try:
         read()
     except CompositingError as error:
@@ -122,16 +122,16 @@ def try_to(read: Read) -> tuple[str, str]:
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = [f"{Path(f.filename).name}, {f.name}" for f in frames if "/deep_image" in f.filename]
-        what = f"{type(error).__name__} in {ours[-1] if ours else 'no file of ours'}"
-        return f"{what}: {' '.join(str(error).split())[:160]}", traceback.format_exc()
+        cause = f"{type(error).__name__} in {ours[-1] if ours else 'no file of ours'}"
+        return f"{cause}: {' '.join(str(error).split())[:160]}", traceback.format_exc()
     return READ, ""
 
 
-# In the process that watches
+# In the monitoring process
 
 
 class Watched:
-    """A process that reads cases one after another, and is replaced when one sticks."""
+    """A process that reads one case after another and is replaced when a case exceeds a limit."""
 
     def __init__(self, limits: Limits, *arguments: Any) -> None:
         self.limits, self.arguments = limits, arguments
@@ -141,26 +141,26 @@ class Watched:
         """Start a process and wait until it is ready."""
         context = multiprocessing.get_context("spawn")
         self.home = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        self.pipe, theirs = context.Pipe()
-        arguments = (theirs, self.home, *self.arguments)
+        self.pipe, child_end = context.Pipe()
+        arguments = (child_end, self.home, *self.arguments)
         self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()
+        child_end.close()
         if not self.pipe.poll(PATIENCE):
-            raise TimeoutError(f"a process that is to read was not ready after {PATIENCE} s")
+            raise TimeoutError(f"a reading process was not ready after {PATIENCE} s")
         self.pipe.recv()
 
     def run(self, number: int) -> tuple[str, str, float, float]:
-        """Result, detail, seconds and bytes of a case, whatever becomes of it."""
+        """Run a case; returns its result, detail, CPU seconds and bytes of memory."""
         pid, start, answer = self.process.pid, time.monotonic(), None
-        with contextlib.suppress(OSError):  # let the peak of its memory begin anew
+        with contextlib.suppress(OSError):  # reset the peak memory
             Path(f"/proc/{pid}/clear_refs").write_text("5")
-        computed, _, held = usage(pid)
+        computed, _, resident = usage(pid)
         self.pipe.send(number)
         while answer is None:
             ready = self.pipe.poll(0.05)
             total, peak, _ = usage(pid)
-            seconds, memory = total - computed, peak - held
+            seconds, memory = total - computed, peak - resident
             if seconds > self.limits.computing:
                 answer = self.replace(f"computed for {self.limits.computing:g} s")
             elif memory > self.limits.memory:
@@ -176,25 +176,25 @@ class Watched:
         return *answer, seconds, memory
 
     def replace(self, result: str) -> tuple[str, str]:
-        """End the process, start another, and say where the first one was."""
+        """Replace the process; returns the result with the place where it was, and its log."""
         with contextlib.suppress(OSError):
             os.kill(self.process.pid or 0, signal.SIGUSR1)
             time.sleep(0.5)
-        said = (self.home / "log").read_text(errors="replace")
+        log = (self.home / "log").read_text(errors="replace")
         self.end()
         self.start()
-        where = re.findall(r'File ".*?(\w+\.py)", line \d+ in (\S+)', said)[:3]
-        return f"{result} in {' < '.join(f'{file}, {name}' for file, name in where)}", said
+        frames = re.findall(r'File ".*?(\w+\.py)", line \d+ in (\S+)', log)[:3]
+        return f"{result} in {' < '.join(f'{file}, {name}' for file, name in frames)}", log
 
     def end(self) -> None:
-        """End the process and remove its files."""
+        """Kill the process and remove its files."""
         self.process.kill()
         self.process.join()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 def usage(pid: int | None) -> tuple[float, int, int]:
-    """Seconds computed, bytes resident at the peak and now; zeros where there is no /proc."""
+    """CPU seconds, and peak and current resident bytes of a process; zeros without /proc."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -214,15 +214,15 @@ def run(
     limits: Limits = Limits(),
     say: Callable[[str], object] = lambda line: None,
 ) -> list[Outcome]:
-    """Run cases in processes, each after ``warm``; those that fail are told to ``say`` at once."""
-    left, lock = iter(numbers), threading.Lock()
+    """Run cases in processes that first call ``warm``; ``say`` receives failures at once."""
+    remaining, lock = iter(numbers), threading.Lock()
 
     def work(_: int) -> list[Outcome]:
         outcomes, process = [], Watched(limits, seed, turns, warm)
         try:
             while True:
                 with lock:
-                    number = next(left, None)
+                    number = next(remaining, None)
                 if number is None:
                     return outcomes
                 reader = turns[number % len(turns)].__name__
@@ -238,21 +238,21 @@ def run(
 
 
 def describe(outcome: Outcome, seed: int) -> str:
-    """How a case failed, and how to have it again."""
-    again = f"python tests/fuzz.py --seed {seed} --case {outcome.number}"
-    return f"{outcome.reader}: {outcome.result}\n    again: {again}"
+    """Describe how a case failed and how to reproduce it."""
+    command = f"python tests/fuzz.py --seed {seed} --case {outcome.number}"
+    return f"{outcome.reader}: {outcome.result}\n    reproduce: {command}"
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """A line for each reader, and one for each kind of failure."""
+    """One line per reader and one per kind of failure."""
     lines, readers, kinds = [], defaultdict(list), defaultdict(list)
     for outcome in outcomes:
         readers[outcome.reader].append(outcome)
         if outcome.failed:
             kinds[f"{outcome.reader}: {outcome.result.partition(':')[0]}"].append(outcome.number)
     for name, part in readers.items():
-        results = Counter("failed" if each.failed else each.result for each in part)
-        seconds, memory = max(each.seconds for each in part), max(each.memory for each in part)
+        results = Counter("failed" if case.failed else case.result for case in part)
+        seconds, memory = max(case.seconds for case in part), max(case.memory for case in part)
         counts = ", ".join(f"{results[key]} {key}" for key in (READ, REFUSED, "failed"))
         lines.append(f"{name}: {counts}; at most {seconds:.1f} s and {memory / 1e6:.0f} MB")
     for kind, numbers in sorted(kinds.items()):
@@ -261,18 +261,18 @@ def summary(outcomes: Iterable[Outcome]) -> str:
 
 
 def main() -> int:
-    """Run cases as the command line says; 1 when one has failed."""
+    """Run the command line; returns 1 if a case failed."""
     from tests.hostile import TURNS, warm
 
     names = list(dict.fromkeys(reader.__name__ for reader in TURNS))
     parser = argparse.ArgumentParser(description="Read hostile input of all kinds.")
     parser.add_argument("--cases", type=int, default=500, metavar="N", help="default: 500")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number to begin with")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="first case number")
     parser.add_argument("--only", choices=names, metavar="READER", help=", ".join(names))
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
-    parser.add_argument("--case", type=int, metavar="N", help="one case, and all that it says")
-    parser.add_argument("--keep", metavar="DIR", help="with --case, leave its files here, unread")
+    parser.add_argument("--case", type=int, metavar="N", help="run one case, show its output")
+    parser.add_argument("--keep", metavar="DIR", help="with --case: write its files, do not read")
     options = parser.parse_args()
     if options.keep is not None:
         Path(options.keep).mkdir(parents=True)

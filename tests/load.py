@@ -1,7 +1,7 @@
-"""Many clients at once: ``python -m tests.load`` sends 200 requests from 20 clients to a server.
+"""Load test: ``python -m tests.load`` sends 200 requests from 20 concurrent clients to a server.
 
-It prints percentiles of latency and how memory grew, and says if a request was lost or answered
-with somebody else's picture. ``--kill`` ends the worker in the middle.
+It prints latency percentiles and memory growth, and reports requests that failed or got another
+client's image. ``--kill`` kills the worker halfway.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ OPTIONS = {"refiner": "none", "fuser": "laplacian"}
 
 
 class Load(NamedTuple):
-    """What came of it.
+    """Results of a load test.
 
     Attributes:
         seconds: latency of each request.
-        wrong: what was wrong with those that went wrong.
-        memory: bytes of the server and its workers after each answer.
+        failures: descriptions of the requests that failed.
+        memory: bytes used by the server and its workers after each answer.
     """
 
     seconds: list[float]
-    wrong: list[str]
+    failures: list[str]
     memory: list[int]
 
 
 def run(
     server: Server, requests: int, clients: int, *, kill: bool = False, side: int = 256
 ) -> Load:
-    """Send requests, each with a new background of one colour, and look at every answer."""
+    """Send requests, each with a background of its own colour, and check every answer."""
     front = Image.open(ASTRONAUT).convert("RGB").resize((side, side))
     mask = Image.new("L", front.size)
     mask.paste(255, (side // 4, side // 4, 3 * side // 4, 3 * side // 4))
@@ -55,14 +55,14 @@ def run(
         back = encode(Image.new("RGB", (side, side), color))
         start = time.perf_counter()
         answer = client.post("/api/composite", files={**files, "background": back}, data=OPTIONS)
-        spent = time.perf_counter() - start
-        found = None
+        seconds = time.perf_counter() - start
+        pixel = None
         if answer.status_code == 200:
-            found = Image.open(io.BytesIO(answer.content)).getpixel((1, 1))
+            pixel = Image.open(io.BytesIO(answer.content)).getpixel((1, 1))
         with lock:
-            load.seconds.append(spent)
-            if found != color:
-                load.wrong.append(f"{number}: {answer.status_code}, {found or answer.text}")
+            load.seconds.append(seconds)
+            if pixel != color:
+                load.failures.append(f"{number}: {answer.status_code}, {pixel or answer.text}")
             load.memory.append(sum(map(resident, [server.process.pid, *server.workers()])))
             if kill and len(load.seconds) == requests // 2:
                 for worker in server.workers():
@@ -79,30 +79,31 @@ def run(
 
 
 def main() -> None:
-    """Start a server, load it, and print what came of it."""
+    """Start a server, run the load test and print its results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--kill", action="store_true", help="end the worker in the middle")
+    parser.add_argument("--kill", action="store_true", help="kill the worker halfway")
     options = parser.parse_args()
     with serving() as server:
         start = time.perf_counter()
         load = run(server, options.requests, options.clients, kill=options.kill)
-        spent = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         code = server.end()[0]
-    print(f"{len(load.seconds)} requests from {options.clients} clients in {spent:.1f} s")
-    shares = (50, 90, 95, 99, 100)
-    points = np.percentile(load.seconds, shares)
-    print("latency " + ", ".join(f"p{s} {p:.2f} s" for s, p in zip(shares, points, strict=True)))
+    print(f"{len(load.seconds)} requests from {options.clients} clients in {seconds:.1f} s")
+    percents = (50, 90, 95, 99, 100)
+    values = np.percentile(load.seconds, percents)
+    print("latency " + ", ".join(f"p{p} {v:.2f} s" for p, v in zip(percents, values, strict=True)))
     numbers = np.arange(len(load.memory))
-    half = len(numbers) // 4
-    growth = fit_growth(numbers[half:], np.array(load.memory[half:], float))
+    quarter = len(numbers) // 4
+    growth = fit_growth(numbers[quarter:], np.array(load.memory[quarter:], float))
     print(
-        f"memory {load.memory[half] / 1e6:.0f} MB after a quarter, {load.memory[-1] / 1e6:.0f} MB "
-        f"at the end, {growth.slope / 1e3:.1f} ± {growth.error / 1e3:.1f} kB a request"
+        f"memory {load.memory[quarter] / 1e6:.0f} MB after a quarter, "
+        f"{load.memory[-1] / 1e6:.0f} MB at the end, "
+        f"{growth.slope / 1e3:.1f} ± {growth.error / 1e3:.1f} kB per request"
     )
-    print(f"{len(load.wrong)} went wrong, exit code {code}")
-    print("\n".join(load.wrong))
+    print(f"{len(load.failures)} failed, exit code {code}")
+    print("\n".join(load.failures))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Small generators of image files, ordinary and odd, for the tests of everything that reads them.
+"""Generators of small image files, ordinary and unusual, for tests of the readers.
 
-Each takes pixels and returns the bytes of a file, so a test can read them directly or write them
-where it likes. What Pillow cannot write (16-bit colour, foreign colour profiles, broken headers)
-is assembled by hand from the format's specification.
+Each takes pixels and returns the bytes of a file. What Pillow cannot write (16-bit colour, custom
+colour profiles, broken headers) is assembled by hand from the format's specification.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ ORIENTATIONS = range(1, 9)
 
 
 def scene(height: int = 24, width: int = 32, seed: int = 0) -> NDArray[np.uint8]:
-    """A smooth colour picture (H, W, 3) uint8 without any symmetry."""
+    """A smooth colour image (H, W, 3) uint8 without symmetry."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return np.array(picture)
 
 
 def disk(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
-    """A soft disk (H, W) uint8, off centre: 255 inside, 0 outside."""
+    """A soft, off-centre disk (H, W) uint8: 255 inside, 0 outside."""
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(y - 0.45 * height, x - 0.4 * width) / (0.3 * min(height, width))
     return np.round(255 * np.clip(2.5 - 2 * distance, 0, 1)).astype(np.uint8)
 
 
 def encode(picture: NDArray[Any] | Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    """The file of an array or Pillow image in a format that Pillow writes."""
+    """Encode an array or Pillow image in a format that Pillow writes."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     file = io.BytesIO()
     image.save(file, form, **options)
@@ -43,7 +42,7 @@ def encode(picture: NDArray[Any] | Image.Image, form: str = "PNG", **options: An
 
 
 def oriented(pixels: NDArray[Any], orientation: int, form: str = "PNG", **kw: Any) -> bytes:
-    """A file that is stored turned and carries the EXIF orientation that turns it back."""
+    """A file whose pixels are stored rotated, with the EXIF orientation that undoes it."""
     stored = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -60,7 +59,7 @@ def oriented(pixels: NDArray[Any], orientation: int, form: str = "PNG", **kw: An
 
 
 def frames(form: str, first: NDArray[np.uint8], *others: NDArray[np.uint8], **kw: Any) -> bytes:
-    """An animation (GIF, WEBP, PNG) or a file of many pages (TIFF)."""
+    """An animation (GIF, WEBP, PNG) or a multi-page TIFF."""
     images = [Image.fromarray(other) for other in others]
     return encode(first, form, save_all=True, append_images=images, **kw)
 
@@ -71,7 +70,7 @@ def frames(form: str, first: NDArray[np.uint8], *others: NDArray[np.uint8], **kw
 def _icc(
     device: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", pcs: bytes = b"XYZ "
 ) -> bytes:
-    """An ICC version 2 profile of the given colour space from its tags."""
+    """An ICC version 2 profile of a colour space, built from its tags."""
     white = struct.pack(">3i", 63190, 65536, 54061)  # D50 in 15.16 fixed point
     names = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
     tags = {b"desc": names, b"cprt": b"text" + bytes(4) + b"none\0", **tags}
@@ -100,7 +99,7 @@ SRGB_TO_XYZ = np.array(
 
 
 def rgb_profile(to_xyz: NDArray[np.float64] = SRGB_TO_XYZ, gamma: float = 2.2) -> bytes:
-    """A profile whose linear RGB goes to XYZ (D50) by the columns of ``to_xyz``."""
+    """A profile whose linear RGB maps to XYZ (D50) by the matrix ``to_xyz``."""
     tags = {name + b"TRC": _curve(gamma) for name in (b"r", b"g", b"b")}
     for name, column in zip((b"r", b"g", b"b"), to_xyz.T, strict=True):
         fixed = [round(float(value) * 65536) for value in column]
@@ -109,17 +108,17 @@ def rgb_profile(to_xyz: NDArray[np.float64] = SRGB_TO_XYZ, gamma: float = 2.2) -
 
 
 def swapped_profile() -> bytes:
-    """A profile that calls red what others call blue, and blue what others call red."""
+    """A profile with red and blue exchanged."""
     return rgb_profile(SRGB_TO_XYZ[:, ::-1])
 
 
 def gray_profile(gamma: float) -> bytes:
-    """A profile of a gray image with the given gamma."""
+    """A gray profile with the given gamma."""
     return _icc(b"GRAY", {b"kTRC": _curve(gamma)})
 
 
 def cmyk_profile() -> bytes:
-    """A CMYK profile that maps every colour to one saturated green, as no guess would."""
+    """A CMYK profile that maps every colour to one saturated green, unlike any fallback."""
     identity = bytes(range(256))
     green = bytes([round(0.6 * 255), 128 - 60, 128 + 50])  # L* 60, a* -60, b* 50 in 8 bits
     matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
@@ -132,12 +131,12 @@ def cmyk_profile() -> bytes:
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
+    """A PNG chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png_header(width: int, height: int, bits: int = 8, color: int = 2) -> bytes:
-    """The signature and IHDR of a PNG; alone it is a file that promises and does not hold."""
+    """The signature and IHDR of a PNG; alone, a file without pixel data."""
     ihdr = struct.pack(">2I5B", width, height, bits, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", ihdr)
 
@@ -152,11 +151,11 @@ def png16(values: NDArray[np.uint16], *extra: bytes) -> bytes:
 
 
 def bomb(form: str, width: int, height: int) -> bytes:
-    """A tiny file whose header promises ``width`` x ``height`` pixels."""
+    """A tiny file whose header declares ``width`` x ``height`` pixels."""
     if form == "PNG":
         return png_header(width, height) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
     if form == "WEBP":
-        # Only an animation may have a canvas that is larger than its frames.
+        # Only an animation may have a canvas larger than its frames.
         data = bytearray(frames("WEBP", scene(), 255 - scene()))
         data[24:30] = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
         return bytes(data)
@@ -176,13 +175,13 @@ def tiff(
     bits: int | None = None,
     repeated: int | None = None,
 ) -> bytes:
-    """An uncompressed little-endian TIFF of (H, W) or (H, W, 3), with any tag overridden.
+    """An uncompressed little-endian TIFF of (H, W) or (H, W, 3); ``tags`` override the usual ones.
 
     Args:
         values: unsigned, signed or float samples; 12-bit ones as uint16 with an even width.
         tags: tag numbers and values; photometric is tag 262, orientation 274.
-        bits: bits per sample when not those of the type: 12.
-        repeated: a tag to write with two values where readers expect one (they warn of it).
+        bits: bits per sample, if other than those of the type: 12.
+        repeated: a tag to write with two values where readers expect one and warn.
     """
     channels = 1 if values.ndim == 2 else values.shape[2]
     bits = bits or values.dtype.itemsize * 8
@@ -197,17 +196,16 @@ def tiff(
         262: 2 if channels == 3 else 1, 273: 0, 277: channels, 278: values.shape[0],
         279: len(data), 339: kind, **(tags or {}),
     }  # fmt: skip
-    entries, spare = b"", b""
-    after = 8 + 2 + 12 * len(fields) + 4
-    strips = after + 64
-    fields[273] = strips
+    entries, extra = b"", b""
+    extra_offset = 8 + 2 + 12 * len(fields) + 4
+    fields[273] = extra_offset + 64  # the pixels
     for tag, value in sorted(fields.items()):
         if tag in (258, 339) and channels == 3:
-            entries += struct.pack("<HHII", tag, 3, 3, after + len(spare))
-            spare += struct.pack("<3H", *[value & 0xFFFF] * 3)
+            entries += struct.pack("<HHII", tag, 3, 3, extra_offset + len(extra))
+            extra += struct.pack("<3H", *[value & 0xFFFF] * 3)
         elif tag == repeated:
             entries += struct.pack("<HHIHH", tag, 3, 2, value, value)
         else:
             entries += struct.pack("<HHII", tag, 4, 1, value)
     head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
-    return head + spare.ljust(64, b"\0") + data
+    return head + extra.ljust(64, b"\0") + data

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, and training runs of a tiny network on tiny shards."""
+"""Runs the command line in separate processes, and trains tiny networks on tiny shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.data import trees
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
-"""Seconds after which a run of a few seconds is said to hang; it then ends with all it started."""
+"""Timeout in seconds for a run; it is then killed with its child processes."""
 
 HEAVY = [
     "deep_image_compositing.benchmark.training",
@@ -38,20 +38,20 @@ HEAVY = [
     "deep_image_compositing.evaluation.bench",
     "deep_image_compositing.training",
 ]
-"""What the process imports from which others are forked: each then begins at once."""
+"""Modules that the fork server imports, so that forked processes start at once."""
 
 _forks = multiprocessing.get_context("forkserver")
 
 
 class Fork:
-    """Work in a process that has imported everything; from outside as ``subprocess.Popen``.
+    """A process forked with everything imported; has the interface of ``subprocess.Popen``.
 
     Args:
-        work: is called with ``argv`` as ``sys.argv``; the command line's ``main`` by default.
-        argv: a program's name, and its arguments.
-        environment: of the process, besides what is there.
-        folder: in which it works; this process's own by default.
-        errors: keep what it says on standard error apart.
+        argv: the program's name and its arguments, for ``sys.argv``.
+        environment: variables to add to the current environment.
+        work: function to call; by default the command line's ``main``.
+        folder: working directory; by default the current one.
+        errors: capture standard error separately.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Fork:
         errors: bool = False,
     ) -> None:
         _forks.set_forkserver_preload(HEAVY)
-        said = Path(tempfile.mkdtemp())
-        weakref.finalize(self, shutil.rmtree, said, ignore_errors=True)
-        self.out, self.err = said / "out", said / ("err" if errors else "out")
+        logs = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, logs, ignore_errors=True)
+        self.out, self.err = logs / "out", logs / ("err" if errors else "out")
         for path in (self.out, self.err):
             path.touch()
-        where, around = str(folder or Path.cwd()), {**os.environ, **environment}
-        given = list(argv), around, where, self.out, self.err
-        self._process = _forks.Process(target=_begin, args=(work or _command, *given))
+        variables, cwd = {**os.environ, **environment}, str(folder or Path.cwd())
+        arguments = list(argv), variables, cwd, self.out, self.err
+        self._process = _forks.Process(target=_begin, args=(work or _command, *arguments))
         self._process.start()
         self.pid: int = self._process.pid or 0
 
@@ -102,15 +102,15 @@ def _begin(
 ) -> None:  # fmt: skip
     os.setsid()
     os.chdir(folder)
-    for stream, path, how in ((0, os.devnull, os.O_RDONLY), (1, out, _WRITE), (2, err, _WRITE)):
-        os.dup2(os.open(path, how), stream)
-    multiprocessing.set_start_method(None, force=True)  # loaders fork, as in any process
+    for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, _WRITE), (2, err, _WRITE)):
+        os.dup2(os.open(path, flags), stream)
+    multiprocessing.set_start_method(None, force=True)  # data loaders use the default, fork
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
     sys.argv = argv
-    # What launches further processes starts this program again.
+    # Launchers of further processes start this program again.
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("deep_image_compositing.__main__")
     work()
 
@@ -125,7 +125,7 @@ def _command() -> None:
 
 
 def make_data(root: Path, held_out: int = 3) -> Path:
-    """Shards of photographs with masks, 12 for training, and a folder of backgrounds."""
+    """Write shards of photographs with masks, 12 for training, and a folder of backgrounds."""
     trees.shards(root / "people", "segmentation", 12, held_out, each=3)
     trees.scenes(root / "scenes")
     return root
@@ -135,7 +135,7 @@ def fit(
     out: Path, model: str, network: dict[str, Any], module: str, data: dict[str, Any],
     saving: dict[str, Any], **trainer: Any,
 ) -> list[str]:  # fmt: skip
-    """``fit`` of a stage on a data module, each a class with its arguments, into a folder."""
+    """Arguments of ``fit`` for a stage and a data module, given as classes with their arguments."""
     checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
     config = {
         "model": {"class_path": f"deep_image_compositing.stages.{model}", "init_args": network},
@@ -147,35 +147,35 @@ def fit(
         },
     }  # fmt: skip
     path = out.with_suffix(".yaml")
-    path.write_text(json.dumps(config))  # which is YAML
+    path.write_text(json.dumps(config))  # JSON is valid YAML
     return ["fit", f"--config={path}"]
 
 
 TINY = {"backbone": "test_efficientnet", "width": 8, "pretrained": None}
-"""What makes a segmenter or refiner small."""
+"""Options for a small segmenter or refiner."""
 
 
 def arguments(data: Path, out: Path, **trainer: Any) -> list[str]:
-    """``fit`` of a segmenter on ``make_data``, 8 batches an epoch, into the folder ``out``."""
-    given = {
+    """Arguments of ``fit`` for a segmenter on ``make_data``, 8 batches per epoch, into ``out``."""
+    data_options = {
         "train": str(data / "people"), "backgrounds": str(data / "scenes"), "size": 32,
         "batch_size": 2, "epoch_length": 16, "num_workers": 2, "shuffle": 3,
     }  # fmt: skip
     network, model = {**TINY, "picture_every": 0}, "segmentation.PyramidSegmenter"
     saving = {"every_n_train_steps": 5, "save_top_k": -1, "save_last": True}
     trainer = {"max_steps": 30, "val_check_interval": 6, **trainer}
-    return fit(out, model, network, "SegmentationData", given, saving, **trainer)
+    return fit(out, model, network, "SegmentationData", data_options, saving, **trainer)
 
 
-def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str) -> Process:
-    """The command line in a process group of its own; what it says is read by ``communicate``."""
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+def start(args: Sequence[str], launcher: Sequence[str] = (), **environment: str) -> Process:
+    """Start the command line in its own process group; ``communicate`` returns its output."""
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     if not launcher:
-        return Fork(["deep-image-compositing", *given], own)
-    command = [sys.executable, "-m", *launcher, "deep_image_compositing", *given]
+        return Fork(["deep-image-compositing", *args], variables)
+    command = [sys.executable, "-m", *launcher, "deep_image_compositing", *args]
     return subprocess.Popen(
         command,
-        env={**os.environ, **own},
+        env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -183,10 +183,10 @@ def start(given: Sequence[str], launcher: Sequence[str] = (), **environment: str
     )
 
 
-def run_two(given: Sequence[str], code: str | None = None, *, nodes: int = 1) -> str:
-    """Two processes as torchrun starts them, on one machine or two; what the first one said.
+def run_two(args: Sequence[str], code: str | None = None, *, nodes: int = 1) -> str:
+    """Run two processes as torchrun does, on one node or two; returns the output of the first.
 
-    They run the command line, or ``code`` with ``given`` as its arguments.
+    They run the command line, or ``code``, with ``args`` as arguments.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -196,28 +196,28 @@ def run_two(given: Sequence[str], code: str | None = None, *, nodes: int = 1) ->
     processes = []
     for rank in ("0", "1"):
         local, group = (rank, "0") if nodes == 1 else ("0", rank)
-        own = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": group}
-        own |= {**common, "LOCAL_WORLD_SIZE": str(2 // nodes)}
+        variables = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": group}
+        variables |= {**common, "LOCAL_WORLD_SIZE": str(2 // nodes)}
         work = None if code is None else functools.partial(exec, code, {"__name__": "__main__"})
-        processes.append(Fork(["deep-image-compositing", *given], own, work))
-    said = [finish(process) for process in processes]
-    assert not any(process.returncode for process in processes), said
-    return said[0]
+        processes.append(Fork(["deep-image-compositing", *args], variables, work))
+    outputs = [finish(process) for process in processes]
+    assert not any(process.returncode for process in processes), outputs
+    return outputs[0]
 
 
 def wait_until(happened: Callable[[], object], process: Process) -> None:
-    """Wait for something that the process is to do; an error when it ends before, or hangs."""
-    last = time.monotonic() + PATIENCE
+    """Wait until ``happened`` returns true; fails if the process ends before or hangs."""
+    deadline = time.monotonic() + PATIENCE
     while not happened():
         if process.poll() is not None:
             raise AssertionError("\n".join(process.communicate()))
-        if time.monotonic() > last:
+        if time.monotonic() > deadline:
             raise AssertionError(f"it hangs: {kill(process)}")
         time.sleep(0.01)
 
 
 def finish(process: Process, patience: float = PATIENCE) -> str:
-    """What a run said, once it has ended; an error when it hangs."""
+    """Wait for a run to end and return its output; fails if it hangs."""
     try:
         return process.communicate(timeout=patience)[0]
     except subprocess.TimeoutExpired:
@@ -225,19 +225,19 @@ def finish(process: Process, patience: float = PATIENCE) -> str:
 
 
 def kill(process: Process) -> str:
-    """End a run and all that it started, whose groups torchrun makes their own; what it said."""
-    family = [process.pid]
-    for pid in family:
-        found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
-        family += map(int, found.stdout.split())
-    for pid in family:
+    """Kill a run with its descendants, which torchrun puts in other groups; returns its output."""
+    pids = [process.pid]
+    for pid in pids:
+        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+        pids += map(int, children.stdout.split())
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return process.communicate()[0]
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is no more, or soon."""
+    """Whether a process has ended, or ends within ten seconds."""
     for _ in range(1000):
         status = Path(f"/proc/{pid}/stat")
         if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
@@ -247,7 +247,7 @@ def has_ended(pid: int) -> bool:
 
 
 class Stop(Callback):
-    """Tells the run to stop while it works on a batch, counted from 0."""
+    """Raises SIGTERM at the start of a batch, counted from 0."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -260,27 +260,27 @@ class Stop(Callback):
 
 
 def progress(out: Path) -> Callable[[], bool]:
-    """Whether the run in ``out`` has written a checkpoint since this was called."""
+    """A function that tells whether the run in ``out`` has written a checkpoint since this call."""
     before = set(out.glob("checkpoints/*step=*"))
     return lambda: bool(set(out.glob("checkpoints/*step=*")) - before)
 
 
 def losses(out: Path) -> dict[int, set[float]]:
-    """Losses of a run by step, of all its parts; of parts that overlap all values."""
+    """Losses of a run by step; several values for a step if resumed parts overlap."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found: dict[int, set[float]] = {}
+    values: dict[int, set[float]] = {}
     for path in out.glob("events.*"):
         events = EventAccumulator(str(path))
         events.Reload()
         if "train/loss" in events.Tags()["scalars"]:
             for event in events.Scalars("train/loss"):
-                found.setdefault(event.step, set()).add(event.value)
-    return found
+                values.setdefault(event.step, set()).add(event.value)
+    return values
 
 
 def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
-    """The parameters in the checkpoint of a step."""
+    """The floating-point parameters in the checkpoint of a step."""
     (path,) = out.glob(f"checkpoints/*step={step}.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     return {key: value for key, value in state.items() if value.is_floating_point()}

@@ -83,4 +83,4 @@ def test_what_a_case_may_not_do_is_caught_and_told() -> None:
     )  # fmt: skip
     assert all(map(str.startswith, results, expected)), results
     assert len(told) == 6
-    assert "again: python tests/fuzz.py --seed 5 --case 4" in told[4]
+    assert "reproduce: python tests/fuzz.py --seed 5 --case 4" in told[4]

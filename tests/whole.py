@@ -1,4 +1,4 @@
-"""What tiles are compared with: the same layers, lifted and corrected on the whole at once."""
+"""Reference for tiled fusion: the same layers, lifted and corrected on the whole image at once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MARGIN, ALIGN = 64, 32
 
 @contextmanager
 def recorded_layers(into: list[tuple[Any, ...]]) -> Iterator[None]:
-    """While this lasts, what the compositor hands to ``fuse_layers`` is kept in ``into``."""
+    """Append the arguments of the compositor's calls of ``fuse_layers`` to ``into``."""
     original = fullsize.fuse_layers
 
-    def record(*given: Any) -> Any:
-        into.append(given)
-        return original(*given)
+    def record(*args: Any) -> Any:
+        into.append(args)
+        return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fullsize, "fuse_layers", record)
@@ -45,7 +45,7 @@ def fuse_whole(
     context: int,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """What ``fuse_layers`` makes of the same arguments, all at once instead of in tiles.
+    """Compute what ``fuse_layers`` returns for the same arguments, but without tiles.
 
     Returns:
         (3, H, W) uint8, the composite.
@@ -54,7 +54,7 @@ def fuse_whole(
     guide = make_guide(image, coarse.alpha, coarse.foreground_color, coarse.old_background)
     around = grow(box, MARGIN, (pixels.shape[-2], pixels.shape[-1]))
     top, bottom, left, right = edges(around)
-    # From multiples of the strides of networks, as the tiles are.
+    # Start at a multiple of the networks' strides, as tiles do.
     top, left = (edge // ALIGN * ALIGN for edge in (top, left))
     part = (..., slice(top, bottom), slice(left, right))
     size = (bottom - top, right - left)

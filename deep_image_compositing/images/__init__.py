@@ -1,8 +1,8 @@
-"""Reading and writing photographs: everything that stands between a file and clean sRGB pixels.
+"""Image input and output: converts between image files and clean sRGB pixels.
 
-All of the library reads and writes here, so that orientation, profiles, bit depths, transparency
-and limits are treated the same. What had to be decided on the way (a broken profile ignored) stands
-in ``Photograph.notes`` and is logged as a warning. Torch is imported only for tensors.
+The whole library reads and writes images here, so orientation, colour profiles, bit depths,
+transparency and size limits are handled in one way. Decisions made while reading, such as ignoring
+a broken profile, are recorded in ``Photograph.notes`` and logged as warnings.
 """
 
 from deep_image_compositing.images.arrays import to_tensor, to_uint8

@@ -1,4 +1,4 @@
-"""From any mode, bit depth and colour profile to gray or sRGB of 8 bits a channel."""
+"""Conversion from any mode, bit depth and colour profile to 8-bit sRGB or gray."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def is_wide(image: Image.Image) -> bool:
 
 
 def separate_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """The image without transparency, and its alpha (H, W) unless that is opaque everywhere.
+    """Split an image into an opaque one and its alpha (H, W), None where fully opaque.
 
-    The image comes back in mode L, RGB, CMYK or LAB, or in a wide one.
+    The opaque image has mode L, RGB, CMYK or LAB, or a wide mode.
     """
     if image.mode == "La":
         image = image.convert("LA")
@@ -51,13 +51,13 @@ def separate_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] |
 
 
 def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Image:
-    """An opaque 8-bit image of mode L, RGB, CMYK or LAB as RGB in sRGB."""
+    """Convert an opaque 8-bit image of mode L, RGB, CMYK or LAB to sRGB."""
     if icc:
         try:
             return _convert_profile(image, icc)
         except UsageError as error:
             notes.append(str(error))
-        except Exception as error:  # lcms raises several kinds, and is optional in Pillow
+        except Exception as error:  # lcms raises several types and is optional in Pillow
             reason = reason_of(error)
             notes.append(f"has a colour profile that cannot be used, which is ignored ({reason})")
     if image.mode == "CMYK":
@@ -66,7 +66,7 @@ def to_srgb(image: Image.Image, icc: bytes | None, notes: list[str]) -> Image.Im
 
 
 def plain_rgb(image: Image.Image) -> Image.Image:
-    """An opaque image as RGB, without regard to its profile."""
+    """Convert an opaque image to RGB, ignoring its profile."""
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
@@ -75,9 +75,10 @@ def plain_rgb(image: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
-    """``image`` from the colours of the profile to sRGB, relative colorimetric.
+    """Convert from a profile to sRGB with the relative colorimetric intent.
 
-    One that moves no colour by more than a level is sRGB but for rounding: pixels are left alone.
+    A profile that changes no colour by more than one level is sRGB up to rounding, so the pixels
+    are left as they are.
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space = profile.profile.xcolor_space.strip()
@@ -89,24 +90,24 @@ def _convert_profile(image: Image.Image, icc: bytes) -> Image.Image:
             f"has a colour profile for {space} in a {image.mode} image, which is ignored"
         )
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-    if mode == "L":  # lcms shortens the dark end; unhurried, for no more than the 256 levels
+    if mode == "L":  # lcms optimization truncates dark levels; 256 levels are fast without
         flags |= ImageCms.Flags.NOOPTIMIZE
     srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
     transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", intent, flags)
     if mode in ("RGB", "L"):
         probe = Image.fromarray(_probe() if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
-        moved = np.asarray(ImageCms.applyTransform(probe, transform))
-        distance = np.asarray(probe.convert("RGB"), dtype=np.int16) - moved
-        if np.abs(distance).max() <= 1:
+        converted = np.asarray(ImageCms.applyTransform(probe, transform))
+        difference = np.asarray(probe.convert("RGB"), dtype=np.int16) - converted
+        if np.abs(difference).max() <= 1:
             return image.convert("RGB")
         if mode == "L":
-            return Image.fromarray(moved[0][np.asarray(image)])
+            return Image.fromarray(converted[0][np.asarray(image)])
     return ImageCms.applyTransform(image, transform)  # type: ignore[return-value]
 
 
 @functools.cache
 def _probe() -> NDArray[np.uint8]:
-    """(1, 985, 3) uint8: a lattice of 9 levels a channel, and all grays."""
+    """A lattice of 9 levels per channel and all grays, as uint8 (1, 985, 3)."""
     levels = np.linspace(0, 255, 9).round()
     lattice = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
     grays = np.arange(256)[:, None].repeat(3, axis=1)
@@ -116,36 +117,35 @@ def _probe() -> NDArray[np.uint8]:
 def wide_gray(
     image: Image.Image, name: str, notes: list[str], *, binary: bool = False
 ) -> NDArray[np.float32]:
-    """The gray of an image of mode I;16, I or F as float32 (H, W) in [0, 1].
+    """Scale the gray values of a mode I;16, I or F image to float32 (H, W) in [0, 1].
 
-    Modes I and F have no known scale, so the smallest usual one that holds their values is taken,
-    with a note unless it is [0, 1]. With ``binary``, integers of 0 and 1 are 0 and full.
+    Modes I and F carry no scale, so the smallest common one that fits the values is used, with a
+    note unless it is [0, 1]. With ``binary``, an integer image of only 0 and 1 is a binary mask.
     """
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-        top = float(2**bits - 1) if 8 < bits <= 16 and high < 2**bits else 65535.0
+        full = float(2**bits - 1) if 8 < bits <= 16 and high < 2**bits else 65535.0
     elif image.mode == "I" and image.format in ("PNG", "PPM"):
-        top = 65535.0
+        full = 65535.0
     else:
         scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
-        slack = TOLERANCE if image.mode == "F" else 0.0
-        # Written so that NaN fails too.
-        if not (low >= -slack and high <= scales[-1]):
+        tolerance = TOLERANCE if image.mode == "F" else 0.0
+        if not (low >= -tolerance and high <= scales[-1]):  # also catches NaN
             raise ImageError(
                 f"{name} stores gray values from {low:g} to {high:g}; "
                 f"expected finite ones between 0 and {scales[-1]:g}"
             )
-        top = next(scale for scale in scales if high <= scale + slack)
-        if top > 1 and not (binary and image.mode == "I" and high <= 1):
+        full = next(scale for scale in scales if high <= scale + tolerance)
+        if full > 1 and not (binary and image.mode == "I" and high <= 1):
             notes.append(
-                f"stores wide gray values up to {high:g}; they are read on a scale of 0 to {top:g}"
+                f"stores wide gray values up to {high:g}; they are read on a scale of 0 to {full:g}"
             )
     if binary and image.mode != "F" and high == 1:
         notes.append(BINARY_NOTE)
-        top = 1.0
-    gray = np.divide(values, np.float32(top), dtype=np.float32).clip(0.0, 1.0)
-    inverted = image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0  # white is zero
+        full = 1.0
+    gray = np.divide(values, np.float32(full), dtype=np.float32).clip(0.0, 1.0)
+    inverted = image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0  # WhiteIsZero
     return 1 - gray if inverted else gray

@@ -1,4 +1,4 @@
-"""From a file of unknown origin to a decoded, upright Pillow image, within limits."""
+"""Decoding of untrusted files into upright Pillow images, within limits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from deep_image_compositing.files import check_regular, reason_of
 from deep_image_compositing.images import truncation
 
 DEFAULT_MAX_PIXELS = 200_000_000
-"""Pixels above which a file is refused unread, as a guard against decompression bombs."""
+"""Files with more pixels are rejected before decoding, to guard against decompression bombs."""
 
 MAX_PIXELS_VARIABLE = "DEEP_IMAGE_COMPOSITING_MAX_PIXELS"
-"""Environment variable that replaces ``DEFAULT_MAX_PIXELS``."""
+"""Environment variable that overrides ``DEFAULT_MAX_PIXELS``."""
 
-# Formats of photographs. Left out: those that run other programs (EPS) or have no signature.
-# HEIF and JXL are there for users who have registered a Pillow plug-in for them.
+# Excludes formats that run other programs (EPS) or have no signature.
+# HEIF and JXL work once the user has registered a Pillow plug-in for them.
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "MPO", "HEIF", "JXL",
 )  # fmt: skip
@@ -41,7 +41,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_EARLY = "its data end early: it is truncated"
+_TRUNCATED = "its data end early: it is truncated"
 _ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
 
 _pillow_lock = threading.Lock()
@@ -52,20 +52,20 @@ def open_picture(
     name: str | None = None,
     limit: int | None = None,
 ) -> Image.Image:
-    """Open a picture as ``Image.open`` does, but only in a format of photographs; not decoded yet.
+    """Open an image like ``Image.open``, restricted to photographic formats; does not decode it.
 
-    For whoever needs no more than a header, or decodes at a scale of its own. Other formats, such
-    as EPS, would be handed to programs that run what they hold.
+    For callers that need only the header, or that decode at a scale of their own. Excluded formats
+    such as EPS would be passed to external programs that execute their content.
 
     Args:
-        source: a path, the bytes of a file, or a file.
-        name: what messages call it.
-        limit: of its pixels; by default that of ``read_image``.
+        source: a path, the bytes of a file, or an open file.
+        name: the image's name in error messages.
+        limit: maximum number of pixels; by default that of ``read_image``.
 
     Raises:
-        ImageError: it has more pixels than the limit of ``read_image``.
-        PIL.UnidentifiedImageError: it is of no such format.
-        OSError: it cannot be read.
+        ImageError: the image has more pixels than the limit.
+        PIL.UnidentifiedImageError: the file has no supported format.
+        OSError: the file cannot be read.
     """
     if name is None:
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the picture"
@@ -77,7 +77,7 @@ def open_picture(
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
         raise _too_large(name, int(count[0]) if count else limit + 1, limit) from error
-    if image.width * image.height > limit:  # Pillow's own check is one pixel off, for odd limits
+    if image.width * image.height > limit:  # Pillow's check is off by one pixel for odd limits
         image.close()
         raise _too_large(name, image.width * image.height, limit)
     return image
@@ -85,9 +85,9 @@ def open_picture(
 
 @contextlib.contextmanager
 def _pillow_limit(limit: int) -> Iterator[None]:
-    """Hold Pillow to our limit and keep its warnings in, for a short and exclusive moment.
+    """Apply our pixel limit to Pillow and silence its warnings; keep the block short.
 
-    Its limit is a global that raises at twice its value; decoding itself happens outside.
+    Pillow's limit is a global variable, so a lock is held; Pillow raises at twice its value.
     """
     with _pillow_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -102,12 +102,12 @@ def _pillow_limit(limit: int) -> Iterator[None]:
 def decoded(
     source: Any, name: str, limit: int, notes: list[str], max_side: int | None = None
 ) -> Iterator[Image.Image]:
-    """The source as a decoded, upright Pillow image; everything that fails is an ImageError."""
+    """Open and decode the source as an upright Pillow image; any failure raises ``ImageError``."""
     with contextlib.ExitStack() as stack:
         file: BinaryIO | None = None
         try:
             if isinstance(source, Image.Image):
-                # The caller's own image would stay as small as it was decoded.
+                # Draft mode would permanently shrink the caller's image.
                 image, max_side = source, None
             else:
                 file = stack.enter_context(_opened(source, name))
@@ -118,8 +118,8 @@ def decoded(
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
         except Exception as error:  # decoders raise nearly anything on broken data
-            cut = re.search("truncated|not enough image data", str(error).lower())
-            if cut or (file is not None and truncation.lacks_bytes(file)):
+            truncated = re.search("truncated|not enough image data", str(error).lower())
+            if truncated or (file is not None and truncation.lacks_bytes(file)):
                 raise ImageError(f"{name} is truncated: the end of the file is missing") from error
             if isinstance(error, UnidentifiedImageError):
                 raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
@@ -134,18 +134,18 @@ def _load(
     max_side: int | None,
     file: BinaryIO | None,
 ) -> Image.Image:
-    """Decode ``image``, from ``file`` unless the caller's own, after all checks; upright."""
+    """Check, decode and turn an image upright; ``file`` is None for the caller's own image."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width} x {image.height} pixels")
     if image.width * image.height > limit:
         raise _too_large(name, image.width * image.height, limit)
     with _pillow_limit(limit):
-        # Phones store previews and gain maps as further frames of a MPO: no news to anybody.
+        # The extra frames of an MPO are previews and gain maps, not worth a note.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             frame = image.tell() + 1
             notes.append(f"holds more than one picture; only number {frame} was read")
         if image.format == "TIFF" and getattr(image, "tile", None):
-            # What load() would do under Pillow's own limit and with Pillow's own warnings.
+            # load() would do this too, but under Pillow's own limit and with its warnings.
             exif = image.getexif()
             exif.get(_ORIENTATION)
             for folder in _EXIF_FOLDERS:
@@ -154,45 +154,45 @@ def _load(
             image.load_prepare()  # type: ignore[attr-defined]
     draft = None
     if max_side is not None:
-        # JPEG decodes small for a fraction of the time; at twice the size that is wanted, or more,
-        # the antialiasing is still that of the reduction.
+        # JPEG decodes faster at a reduced size. At no less than twice the target size, the later
+        # resize still determines the antialiasing.
         width, height = within(image.size, max_side)
         draft = (2 * width, 2 * height)
     load_whole(image, file, draft)
-    with _pillow_limit(limit):  # after loading, because Pillow itself turns TIFF files
+    with _pillow_limit(limit):  # after loading, because Pillow itself rotates TIFF files
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
-        except Exception:  # a broken EXIF block is no reason to refuse the picture
+        except Exception:  # broken EXIF data do not make the pixels unusable
             notes.append("has unreadable EXIF data; its orientation is taken as upright")
             orientation = 1
     if not isinstance(orientation, int) or orientation not in _UPRIGHT:
         return image
-    turned = image.transpose(_UPRIGHT[orientation])
-    turned.format = image.format
-    return turned
+    upright = image.transpose(_UPRIGHT[orientation])
+    upright.format = image.format
+    return upright
 
 
 def load_whole(
     image: Image.Image, file: BinaryIO | None, draft: tuple[int, int] | None = None
 ) -> None:
-    """Decode a picture, a JPEG at no less than ``draft`` (width, height).
+    """Decode an image; a JPEG at a reduced size of at least ``draft`` (width, height).
 
-    Raises ``OSError`` where its data end early by ``file``, from which it was opened, if there is
-    one; or anything else that Pillow raises about broken data.
+    ``file`` is the file that the image was opened from, if any, and is checked for truncation.
+    Raises ``OSError`` when its data end early, or whatever Pillow raises for broken data.
     """
     if file is not None and truncation.cannot_be_whole(file, image):
-        raise OSError(_EARLY)
+        raise OSError(_TRUNCATED)
     if draft is not None:
         image.draft(None, draft)
     image.load()
-    again = functools.partial(open_picture, limit=sys.maxsize)  # its size has been looked at
-    if file is not None and truncation.ends_early(file, image, draft, again):
-        raise OSError(_EARLY)
+    reopen = functools.partial(open_picture, limit=sys.maxsize)  # its size is already checked
+    if file is not None and truncation.ends_early(file, image, draft, reopen):
+        raise OSError(_TRUNCATED)
 
 
 @contextlib.contextmanager
 def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
-    """The source as a seekable binary file that is not empty."""
+    """Open the source as a seekable, non-empty binary file."""
     if isinstance(source, bytes | bytearray | memoryview):
         file: BinaryIO = io.BytesIO(source)
     else:
@@ -215,21 +215,21 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
 
 
 def _known_formats() -> list[str]:
-    """The formats of ``_FORMATS`` that this Pillow has; call under the lock."""
+    """List the ``_FORMATS`` that this build of Pillow knows; call with the lock held."""
     Image.init()
     return [form for form in _FORMATS if form in Image.OPEN]
 
 
 def _unidentified(file: BinaryIO, name: str) -> str:
-    """Why Pillow did not take the file, as far as its first bytes tell."""
+    """Explain from the first bytes why Pillow rejected a file."""
     file.seek(0)
     prefix = file.read(16)
     for form in _known_formats():
         accept = Image.OPEN[form][1]
-        answer = accept(prefix) if accept else False
-        if isinstance(answer, str):
+        accepted = accept(prefix) if accept else False
+        if isinstance(accepted, str):
             return f"{name} is a {form} file, which this Pillow was built without"
-        if answer:
+        if accepted:
             return f"{name} begins like a {form} file, but its header is broken or of zero size"
     if prefix[4:8] == b"ftyp" and prefix[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return (
@@ -248,23 +248,23 @@ def _too_large(name: str, pixels: int, limit: int) -> ImageError:
 
 
 def pixel_limit(max_pixels: int | None) -> int:
-    """The limit of this call: its argument, else the environment, else the default."""
-    given: Any = max_pixels
+    """Return the argument, else the limit from the environment, else the default."""
+    value: Any = max_pixels
     origin = "max_pixels"
-    if given is None:
+    if value is None:
         origin = MAX_PIXELS_VARIABLE
-        given = os.environ.get(origin, "").strip() or DEFAULT_MAX_PIXELS
+        value = os.environ.get(origin, "").strip() or DEFAULT_MAX_PIXELS
     try:
-        limit = int(given)
+        limit = int(value)
     except (TypeError, ValueError):
         limit = 0
     if limit < 1:
-        raise UsageError(f"{origin} must be a whole number of pixels above 0, got {given!r}")
+        raise UsageError(f"{origin} must be a whole number of pixels above 0, got {value!r}")
     return limit
 
 
 def within(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """``size`` with its longer side reduced to ``max_side``; as it is when it is no longer."""
+    """Scale ``size`` down so that its longer side is at most ``max_side``."""
     longest = max(size)
     if longest <= max_side:
         return size

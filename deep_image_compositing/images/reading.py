@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 READABLE = frozenset(WRITABLE) | {
     ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm",
 }  # fmt: skip
-"""File suffixes that ``list_images`` takes for images."""
+"""File suffixes that ``list_images`` recognizes as images."""
 
 _log = logging.getLogger("deep_image_compositing")
 
@@ -51,10 +51,10 @@ class Photograph:
 
     Attributes:
         pixels: (H, W, 3) uint8, RGB; read-only.
-        alpha: (H, W) uint8 when the source was not fully opaque, else None; read-only. The
-            colours in ``pixels`` are straight: they are not multiplied by it.
-        name: what messages call it: its path, or the kind of its source.
-        notes: what had to be decided while reading, one phrase each.
+        alpha: (H, W) uint8 if the source is not fully opaque, else None; read-only. The colours
+            in ``pixels`` are straight, not premultiplied.
+        name: the name in messages: the path, or the kind of source.
+        notes: decisions made while reading, one phrase each.
     """
 
     pixels: NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Photograph:
     def __post_init__(self) -> None:
         for field in ("pixels", "alpha"):
             if (array := getattr(self, field)) is not None:
-                view = np.ascontiguousarray(array).view()  # the caller's own stays writable
+                view = np.ascontiguousarray(array).view()  # the caller's array stays writable
                 view.flags.writeable = False
                 object.__setattr__(self, field, view)
 
@@ -79,7 +79,7 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | Tensor"
     " | Photograph"
 )
-"""What ``read_image`` and ``read_mask`` take."""
+"""The sources that ``read_image`` and ``read_mask`` accept."""
 
 
 def read_image(
@@ -89,27 +89,26 @@ def read_image(
     max_side: int | None = None,
     cutout: bool = False,
 ) -> Photograph:
-    """Read a photograph: upright, in sRGB, 8 bits a channel.
+    """Read a photograph as upright 8-bit sRGB.
 
     EXIF orientation is applied and an embedded colour profile converted to sRGB. Gray, palette,
-    CMYK, 16-bit and float files become RGB; wide values are scaled, not clipped. Of an animation
-    or a file of many pages the first picture is read. Transparency is kept in ``alpha``.
+    CMYK, 16-bit and float files become RGB; wide values are scaled, not clipped. The first frame
+    of an animation or multi-page file is read. Transparency is kept in ``alpha``.
 
     Args:
         source: a path; the bytes of a file; a Pillow image (its current frame); a tensor (uint8,
             or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or (H, W); a uint8
             array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W); or a ``Photograph``, which is
-            returned as it is.
-        max_pixels: refuse files of more pixels; by default the environment variable
+            returned unchanged unless ``max_side`` reduces it.
+        max_pixels: reject files with more pixels; defaults to the environment variable
             ``DEEP_IMAGE_COMPOSITING_MAX_PIXELS``, else ``DEFAULT_MAX_PIXELS``.
-        max_side: reduce what is longer to so many pixels on the long side, antialiased. A JPEG
-            that is much longer is already decoded at a part of its size.
-        cutout: transparency is what is wanted, and not remarked upon.
+        max_side: scale a longer image down to this many pixels on its long side, antialiased; a
+            much longer JPEG is decoded at a reduced size.
+        cutout: transparency is expected, so it is not noted.
 
     Raises:
-        ImageError: a file that is missing, empty, truncated, too large, or not an image.
-        UsageError: an array or tensor of another shape, type or range, or another kind of source;
-            a ``max_side`` below 1.
+        ImageError: the file is missing, empty, truncated, too large, or not an image.
+        UsageError: the source has an unsupported type, shape or range, or ``max_side`` is below 1.
     """
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, got {max_side}")
@@ -121,7 +120,7 @@ def read_image(
     name = _name_of(source)
     notes: list[str] = []
     if is_tensor(source) or isinstance(source, np.ndarray):
-        # A copy, because the caller's own may change later.
+        # Copied, because the caller may modify the original later.
         pixels, alpha = split_alpha(pixels_of(source, name).copy())
         if pixels.shape[2] == 1:
             pixels = pixels.repeat(3, axis=2)
@@ -133,8 +132,8 @@ def read_image(
                 opaque = Image.fromarray(quantize(wide_gray(opaque, name, notes)[None])[..., 0])
             pixels = np.asarray(to_srgb(opaque, icc, notes))
     if alpha is not None and not cutout:
-        how = "partly" if alpha.any() else "fully"
-        notes.append(f"is {how} transparent; the colours are read as stored, without it")
+        degree = "partly" if alpha.any() else "fully"
+        notes.append(f"is {degree} transparent; the colours are read as stored, without it")
     _report(name, notes)
     pixels, alpha = _reduced(pixels, alpha, max_side)
     return Photograph(pixels, alpha, name, tuple(notes))
@@ -143,16 +142,16 @@ def read_image(
 def read_mask(
     source: ImageSource, *, size: tuple[int, int] | None = None, max_pixels: int | None = None
 ) -> NDArray[np.float32]:
-    """Read a mask: the belief, per pixel, that it shows the subject.
+    """Read a mask: the confidence, per pixel, that it belongs to the subject.
 
-    The gray value is the belief, never stretched; 16-bit and float files keep their precision.
-    A file that is not fully opaque gives its alpha instead of its gray, with a note. Values that
-    are all 0 or 1 in an integer file mean 0 and full, with a note.
+    Gray values are used as they are, never stretched; 16-bit and float files keep their precision.
+    If a file is not fully opaque, its alpha is used instead of its gray, with a note. An integer
+    file of only 0 and 1 is read as 0 and full, with a note.
 
     Args:
         source: as for ``read_image``; also bool arrays and tensors (H, W) or (1, H, W).
         size: (height, width) of the photograph that the mask belongs to. A mask of another size
-            is resized when its aspect agrees within 1 % or the rounding of one pixel.
+            is resized if its aspect ratio agrees within 1 % or one pixel of rounding.
         max_pixels: as for ``read_image``.
 
     Returns:
@@ -160,14 +159,14 @@ def read_mask(
 
     Raises:
         ImageError: as for ``read_image``.
-        UsageError: as for ``read_image``, or an aspect that differs from that of ``size``.
+        UsageError: as for ``read_image``, or the aspect ratio differs from that of ``size``.
     """
     name = _name_of(source)
     notes: list[str] = []
     if isinstance(source, Photograph):
-        mask = _belief(source.pixels, source.alpha, notes)
+        mask = _mask_of(source.pixels, source.alpha, notes)
     elif is_tensor(source) or isinstance(source, np.ndarray):
-        mask = _array_belief(source, name, notes)
+        mask = _mask_of_array(source, name, notes)
     else:
         with decoded(source, name, pixel_limit(max_pixels), notes) as image:
             opaque, alpha = separate_alpha(image)
@@ -175,7 +174,7 @@ def read_mask(
                 mask = wide_gray(opaque, name, notes, binary=True)
             else:
                 pixels = opaque if opaque.mode == "L" or alpha is not None else plain_rgb(opaque)
-                mask = _belief(np.asarray(pixels), alpha, notes)
+                mask = _mask_of(np.asarray(pixels), alpha, notes)
     _report(name, notes)
     return mask if size is None else _fit(mask, size, name)
 
@@ -183,10 +182,11 @@ def read_mask(
 def longest_sides(
     max_side: int | None, frame: str, scale: float = 1.0
 ) -> tuple[int | None, int | None]:
-    """``max_side`` of ``read_image`` for both photographs of a composite of at most ``max_side``.
+    """The ``max_side`` at which to read each photograph of a composite of at most ``max_side``.
 
-    The subject's photograph, then the new background, which is not reduced where it has to cover a
-    ``frame`` of another aspect. ``frame`` and ``scale`` are those of ``Compositor.__call__``.
+    Returns that of the subject's photograph and that of the new background, which is None, no
+    limit, when it has to cover the subject's frame. ``frame`` and ``scale`` are those of
+    ``Compositor.__call__``.
     """
     if max_side is None or frame != "background":
         return max_side, None
@@ -195,28 +195,28 @@ def longest_sides(
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files of a folder by their suffix, sorted, but hidden ones and subfolders.
+    """List the files in a folder with an image suffix, sorted, without hidden ones.
 
-    Raises ``ImageError`` where it cannot be listed, or holds no image.
+    Raises ``ImageError`` if the folder cannot be listed or contains no image.
     """
     folder = Path(folder)
     try:
-        found = sorted(
+        paths = sorted(
             path
             for path in folder.iterdir()
             if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
         )
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed: {reason_of(error)}") from error
-    if not found:
+    if not paths:
         raise ImageError(f"{folder} holds no image: expected {', '.join(sorted(READABLE))}")
-    return found
+    return paths
 
 
-def _belief(
+def _mask_of(
     pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, notes: list[str]
 ) -> NDArray[np.float32]:
-    """The mask (H, W) in [0, 1] of 8-bit pixels (H, W[, 1|3]), or of their alpha where given."""
+    """Convert alpha, else 8-bit pixels (H, W[, 1|3]), to a mask (H, W) in [0, 1]."""
     if alpha is not None:
         notes.append("is not fully opaque; its alpha is the mask")
         return np.divide(alpha, np.float32(255), dtype=np.float32)
@@ -231,46 +231,45 @@ def _belief(
     return np.divide(gray, np.float32(255), dtype=np.float32)
 
 
-def _array_belief(source: Any, name: str, notes: list[str]) -> NDArray[np.float32]:
-    """The mask (H, W) in [0, 1] of an array or tensor."""
+def _mask_of_array(source: Any, name: str, notes: list[str]) -> NDArray[np.float32]:
     array = as_array(source, name)
     if array.dtype == np.uint8:
-        return _belief(*split_alpha(pixels_of(source, name)), notes)
+        return _mask_of(*split_alpha(pixels_of(source, name)), notes)
     planes = float_planes(array.astype(np.float32) if array.dtype == np.bool_ else array, name)
     if planes.shape[0] != 1:
-        return _belief(*split_alpha(quantize(planes)), notes)
+        return _mask_of(*split_alpha(quantize(planes)), notes)
     return planes[0].astype(np.float32).clip(0.0, 1.0)
 
 
 def _fit(mask: NDArray[np.float32], size: tuple[int, int], name: str) -> NDArray[np.float32]:
-    """``mask`` at (height, width) ``size``: bilinear, antialiased when it shrinks."""
-    have, want = mask.shape[:2], tuple(int(side) for side in size)
-    if len(want) != 2 or min(want) < 1:
+    """Resize a mask to (height, width): bilinear, antialiased when it shrinks."""
+    current, target = mask.shape[:2], tuple(int(side) for side in size)
+    if len(target) != 2 or min(target) < 1:
         raise UsageError(f"size must be (height, width) of at least 1, got {size}")
-    if have == want:
+    if current == target:
         return mask
-    if not _same_aspect(have, want):
-        turned = _same_aspect(have[::-1], want)
+    if not _same_aspect(current, target):
+        rotated = _same_aspect(current[::-1], target)
         raise UsageError(
-            f"{name} is {have[1]} x {have[0]} pixels (width x height), which does not have the "
-            f"aspect of its photograph, {want[1]} x {want[0]}: "
-            + ("turn the mask by 90 degrees" if turned else "give the mask of this photograph")
+            f"{name} is {current[1]} x {current[0]} pixels (width x height), which does not have "
+            f"the aspect ratio of its photograph, {target[1]} x {target[0]}: "
+            + ("turn the mask by 90 degrees" if rotated else "give the mask of this photograph")
         )
-    resized = Image.fromarray(mask).resize((want[1], want[0]), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(mask).resize((target[1], target[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized).clip(0.0, 1.0)
 
 
-def _same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two sizes agree in aspect within 1 %, or one pixel on a side of the smaller one."""
-    first, second = one[1] * other[0], one[0] * other[1]
-    larger = max(one, other, key=math.prod)
+def _same_aspect(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether aspect ratios agree within 1 %, or within one pixel on a side of the smaller size."""
+    first, second = a[1] * b[0], a[0] * b[1]
+    larger = max(a, b, key=math.prod)
     return 100 * abs(first - second) <= max(first, second) or abs(first - second) <= max(larger)
 
 
 def _reduced(
     pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, max_side: int | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Gray or colour and alpha with a long side of at most ``max_side``, antialiased."""
+    """Scale pixels and alpha down to a long side of at most ``max_side``, antialiased."""
     height, width = pixels.shape[:2]
     size = (width, height) if max_side is None else within((width, height), max_side)
     if size == (width, height):
@@ -278,15 +277,15 @@ def _reduced(
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     if alpha is None:
         return small, None
-    # Pillow weighs colours by their alpha, so that what is hidden does not bleed into the rim.
-    # Where nothing is to be seen it leaves black, but stages look at what lies there.
-    whole = Image.fromarray(np.dstack([pixels, alpha])).resize(size, Image.Resampling.BICUBIC)
-    color, opacity = np.split(np.asarray(whole), [3], axis=2)
+    # Pillow weights colours by alpha, so hidden colours do not bleed into the edge. It makes fully
+    # transparent pixels black, but stages use their colours too.
+    rgba = Image.fromarray(np.dstack([pixels, alpha])).resize(size, Image.Resampling.BICUBIC)
+    color, opacity = np.split(np.asarray(rgba), [3], axis=2)
     return np.where(opacity > 0, color, small), opacity[..., 0]
 
 
 def _name_of(source: Any) -> str:
-    """What messages call a source."""
+    """The name of a source in messages; ``UsageError`` for an unsupported type."""
     if isinstance(source, Photograph):
         return source.name
     if isinstance(source, str | os.PathLike):

@@ -1,7 +1,7 @@
-"""Image files whose data end early, although a decoder takes them for whole.
+"""Detection of truncated image files that decoders accept silently.
 
-Pillow fills with black what a PNG's compressed data leave out, and libjpeg with gray what is
-missing before the marker that ends a JPEG. Neither says so.
+Where data are missing, Pillow leaves the pixels of a PNG black, and libjpeg makes those before the
+end marker of a JPEG gray.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ import numpy as np
 from PIL import Image
 
 _DEFLATE_RATIO = 1032
-"""The most bytes that one byte of a deflate stream can stand for."""
+"""The maximum compression ratio of deflate."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_JPEG_GRAY = {127, 128}  # the former in inverted CMYK
+_JPEG_GRAY = {127, 128}  # 127 in inverted CMYK
 
 
 def lacks_bytes(file: BinaryIO) -> bool:
-    """Whether a WebP, TIFF, AVIF, HEIF or JPEG 2000 file is shorter than it says it is."""
+    """Whether a WebP, TIFF, AVIF, HEIF or JPEG 2000 file is shorter than its header states."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF":
         return 8 + int.from_bytes(head[4:8], "little") > size
-    if head[:4] in (b"II*\0", b"MM\0*"):  # where the directory begins
+    if head[:4] in (b"II*\0", b"MM\0*"):  # the offset of the first directory follows
         return int.from_bytes(head[4:8], "little" if head[:1] == b"I" else "big") >= size
-    place = 0
-    while head[4:8] in (b"ftyp", b"jP  ") and place < size:
-        file.seek(place)
+    position = 0
+    while head[4:8] in (b"ftyp", b"jP  ") and position < size:
+        file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
-        if length == 0 or not kind.strip(b"\0"):  # up to the end of the file
+        if length == 0 or not kind.strip(b"\0"):  # extends to the end of the file
             return False
-        place += max(length, 8)
-    return place > size
+        position += max(length, 8)
+    return position > size
 
 
 def cannot_be_whole(file: BinaryIO, image: Image.Image) -> bool:
-    """Whether a PNG is too short for its pixels, however well they compress; decodes nothing."""
+    """Whether a PNG is too short for its pixels at any compression; decodes nothing."""
     if image.format != "PNG":
         return False
     size = file.seek(0, io.SEEK_END)
@@ -56,32 +56,32 @@ def ends_early(
     file: BinaryIO,
     image: Image.Image,
     draft: tuple[int, int] | None,
-    read: Callable[[BinaryIO], Image.Image],
+    reopen: Callable[[BinaryIO], Image.Image],
 ) -> bool:
-    """Whether what Pillow has decoded is not all that the header of a PNG or JPEG promises.
+    """Whether the file of a decoded PNG or JPEG lacks data for some of its pixels.
 
-    Where the last pixels are those with which a decoder fills what is missing, the file is decoded
-    again: a PNG over other pixels, which stay where no data reach; a JPEG with more data before its
-    end, which a decoder passes over where nothing was missing. ``read`` opens a file anew, for the
-    size that ``draft`` was asked for.
+    If the last pixels have the decoder's fill value, the file is decoded again with ``reopen`` and
+    ``draft`` and the results compared: a PNG into an image of another fill value, which remains
+    where data are missing; a JPEG with more data before its end marker, which change the pixels
+    only where data were missing.
     """
     file.seek(0)
     if image.format == "PNG":
         if np.asarray(image)[-1].any() and not image.info.get("interlace"):
             return False
-        again = read(file)
-        again.im = Image.new(again.mode, again.size, 1).im
+        reopened = reopen(file)
+        reopened.im = Image.new(reopened.mode, reopened.size, 1).im
     elif image.format == "JPEG":
         last = image.getpixel((image.width - 1, image.height - 1))
         if not set(last if isinstance(last, tuple) else [last]) <= _JPEG_GRAY:
             return False
         data = file.read()
         end = data.rfind(b"\xff\xd9")
-        more = bytes(1) + bytes(17 * k % 251 for k in range(1, 250))  # never 255, which marks
-        again = read(io.BytesIO(data[:end] + more + data[end:] if end > 0 else data))
+        extra = bytes(1) + bytes(17 * k % 251 for k in range(1, 250))  # never 255, the marker byte
+        reopened = reopen(io.BytesIO(data[:end] + extra + data[end:] if end > 0 else data))
         if draft is not None:
-            again.draft(None, draft)
+            reopened.draft(None, draft)
     else:
         return False
-    with again:
-        return again.tobytes() != image.tobytes()
+    with reopened:
+        return reopened.tobytes() != image.tobytes()

@@ -1,4 +1,4 @@
-"""Writing pictures: whole or not at all, tagged as sRGB, in the format of the suffix."""
+"""Atomic writing of images, tagged as sRGB, in the format of the file suffix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITABLE = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF",
     ".tiff": "TIFF", ".bmp": "BMP",
 }  # fmt: skip
-"""File suffixes that ``write_image`` knows, and their formats."""
+"""File suffixes that ``write_image`` supports, and their formats."""
 
 _HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")
 
@@ -39,22 +39,21 @@ def write_image(
     alpha: NDArray[Any] | Tensor | None = None,
     quality: int = 95,
 ) -> None:
-    """Write a picture in the format of its suffix, whole or not at all, tagged as sRGB.
+    """Write an image atomically in the format of its suffix, tagged as sRGB.
 
-    Floats are rounded half up, so values that came from 8 bits are written back exactly. BMP
-    cannot hold a tag; there is no alpha in JPEG and BMP.
+    Floats are rounded half up, so values that came from 8 bits are written back exactly. BMP files
+    are not tagged; JPEG and BMP do not support alpha.
 
     Args:
         path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp; its folder must exist.
         image: tensor (uint8, or float in [0, 1]) or float array (3, H, W), (1, H, W), (4, H, W) or
-            (H, W); or uint8 array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W). The colour is
-            straight.
+            (H, W); or uint8 array (H, W, 3), (H, W, 1), (H, W, 4) or (H, W). Colours are straight.
         alpha: any of these with one channel.
-        quality: of JPEG and WebP, 1 to 100; 100 makes WebP lossless.
+        quality: JPEG and WebP quality, 1 to 100; 100 makes WebP lossless.
 
     Raises:
-        UsageError: an unknown suffix, a format that cannot hold the picture, or a wrong array.
-        ImageError: the file could not be written; nothing is left behind.
+        UsageError: the suffix is unknown, the format cannot hold the image, or an array is invalid.
+        ImageError: the file could not be written; no partial file remains.
     """
     write_images({path: (image, alpha)}, quality=quality)
 
@@ -64,9 +63,9 @@ def write_images(
     *,
     quality: int = 95,
 ) -> None:
-    """Write several pictures, each with its alpha or None, all or nothing; see ``write_image``.
+    """Write several images, each with its alpha or None, all or none; see ``write_image``.
 
-    Two for one file are a ``UsageError``.
+    Raises ``UsageError`` if two of them have the same file.
     """
     if not 1 <= quality <= 100:
         raise UsageError(f"quality must lie between 1 and 100, got {quality}")
@@ -84,7 +83,7 @@ def encode_image(
     alpha: NDArray[Any] | Tensor | None = None,
     quality: int = 95,
 ) -> bytes:
-    """What ``write_image`` would write to a file of this suffix, such as ``.png``."""
+    """Return the bytes that ``write_image`` would write to a file with this suffix (``.png``)."""
     pixels, name = join_alpha(image, alpha), f"a picture{suffix}"
     check_format(name, pixels.shape[:2], alpha=pixels.shape[2] in (2, 4))
     return _encoded(name, pixels, quality)
@@ -93,7 +92,7 @@ def encode_image(
 def check_writable(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
 ) -> None:
-    """Raise before slow work what would stop ``write_image`` after it; see ``check_format``."""
+    """Raise early for a target that ``write_image`` cannot write; see ``check_format``."""
     check_target(path)
     check_format(path, size, alpha=alpha)
 
@@ -101,9 +100,9 @@ def check_writable(
 def check_format(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, *, alpha: bool = False
 ) -> None:
-    """Raise ``UsageError`` unless the format of a path's suffix holds a picture.
+    """Raise ``UsageError`` unless the format of the path's suffix can hold the image.
 
-    ``size`` (height, width) of the picture where it is known; ``alpha`` whether it has one.
+    ``size`` is the image's (height, width), if known; ``alpha`` says whether it has transparency.
     """
     form = WRITABLE.get(Path(path).suffix.lower())
     if form is None:
@@ -124,21 +123,21 @@ def check_format(
 
 
 def _encoded(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """The file of uint8 pixels (H, W, 1 to 4) in the format of the path's suffix."""
+    """Encode uint8 pixels (H, W, 1 to 4) in the format of the path's suffix."""
     form = WRITABLE[Path(path).suffix.lower()]
     # A gray file must not carry an RGB profile.
     icc = _srgb_profile() if pixels.shape[2] >= 3 else None
     srgb = PngImagePlugin.PngInfo()
     srgb.add(b"sRGB", b"\0")
     options: dict[str, dict[str, Any]] = {
-        # Run-length coding of the filtered rows: on photographs 4 times as fast as the default
-        # strategy of level 3, and 4 % smaller.
+        # Run-length encoding (Z_RLE) is 4 times as fast on photographs as the default strategy at
+        # level 3, with 4 % smaller files.
         "PNG": {"pnginfo": srgb, "compress_level": 3, "compress_type": 3},
-        # Full-resolution colour: the rim of a subject is where halved colour shows.
+        # No chroma subsampling, which would be visible at the subject's edge.
         "JPEG": {"quality": quality, "subsampling": 0, "icc_profile": icc},
         "WEBP": {"quality": quality, "lossless": quality == 100, "exact": True, "method": 2,
                  "icc_profile": icc},
-        # Differences of neighbours: half the size on photographs.
+        # Horizontal differencing (tag 317) halves the size of photographs.
         "TIFF": {"compression": "tiff_lzw", "tiffinfo": {317: 2}, "icc_profile": icc},
     }  # fmt: skip
     file = io.BytesIO()
@@ -153,7 +152,7 @@ def _encoded(path: Any, pixels: NDArray[np.uint8], quality: int) -> bytes:
 
 @functools.cache
 def _srgb_profile() -> bytes:
-    """An sRGB profile, always the same bytes: lcms would write the time of day into it."""
+    """An sRGB profile with a fixed date, because lcms inserts the current time."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
     return bytes(data)

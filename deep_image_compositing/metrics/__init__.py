@@ -1,4 +1,4 @@
-"""Metrics that stages log, by slot: torchmetrics' own, and means over pictures of our figures."""
+"""The torchmetrics collections that stages log, by slot."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ from deep_image_compositing.metrics import composites
 
 
 class PictureMean(MeanMetric):
-    """Mean over pictures of a figure; those for which it is NaN do not count.
+    """Mean of a per-image metric, ignoring images for which it is NaN.
 
     Args:
-        figure: takes predictions, targets and what ``needs`` names of all that ``update`` is
-            given; returns (B,).
-        needs: names of keyword arguments.
+        metric: function of predictions, targets and the arguments in ``needs``; returns (B,).
+        needs: names of keyword arguments of ``update`` to pass to ``metric``.
     """
 
-    def __init__(self, figure: Callable[..., Tensor], *needs: str) -> None:
+    def __init__(self, metric: Callable[..., Tensor], *needs: str) -> None:
         super().__init__(nan_strategy="ignore")
-        self.figure, self.needs = figure, needs
+        self.metric, self.needs = metric, needs
 
     def update(self, preds: Tensor, target: Tensor, **others: Tensor) -> None:  # type: ignore[override]
-        super().update(self.figure(preds, target, *(others[name] for name in self.needs)))
+        super().update(self.metric(preds, target, *(others[name] for name in self.needs)))
 
 
-class SoftIoU(BinaryJaccardIndex):
+class _SoftTarget:
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        # torchmetrics takes predictions outside [0, 1] for logits.
+        super().update(preds.float().clamp(0, 1), (target > 0.5).int())  # type: ignore[misc]
+
+
+class SoftIoU(_SoftTarget, BinaryJaccardIndex):
     """Intersection over union of masks thresholded at 0.5; targets may be soft."""
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(_shares(preds), (target > 0.5).int())
 
-
-class SoftF1(BinaryF1Score):
+class SoftF1(_SoftTarget, BinaryF1Score):
     """F-measure of masks thresholded at 0.5; targets may be soft."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(_shares(preds), (target > 0.5).int())
 
 
 class FlatMAE(MeanAbsoluteError):
@@ -50,18 +49,13 @@ class FlatMAE(MeanAbsoluteError):
         super().update(preds.float().contiguous(), target.float().contiguous())
 
 
-def _shares(preds: Tensor) -> Tensor:
-    """Within [0, 1]: where any lies outside, torchmetrics takes all for logits."""
-    return preds.float().clamp(0, 1)
-
-
 def mask_metrics() -> MetricCollection:
     """Metrics of masks and alphas: IoU, F-measure (both at 0.5) and mean absolute error."""
     return _collection(iou=SoftIoU(), f1=SoftF1(), mae=FlatMAE())
 
 
 def fusion_metrics() -> MetricCollection:
-    """Metrics of composites: PSNR in dB over the picture and, by ``alpha``, inside the rim band."""
+    """Metrics of composites: PSNR in dB, over the image and, by ``alpha``, in the rim band."""
     return _collection(
         psnr=PictureMean(composites.picture_psnr),
         band_psnr=PictureMean(composites.band_psnr, "alpha"),
@@ -69,7 +63,7 @@ def fusion_metrics() -> MetricCollection:
 
 
 def harmonization_metrics() -> MetricCollection:
-    """Metrics of harmonised composites: PSNR in dB, MSE and fMSE of 8-bit values, SSIM."""
+    """Metrics of harmonized composites: PSNR in dB, MSE and fMSE of 8-bit values, SSIM."""
     return _collection(
         psnr=PictureMean(composites.picture_psnr),
         mse=PictureMean(composites.square_error),

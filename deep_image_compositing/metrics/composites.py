@@ -1,10 +1,10 @@
-"""Errors of composites: PSNR, structure, colour, old background and exactness.
+"""Metrics of composites: PSNR, MSE, SSIM, colour error, halo and exactness.
 
-Those of batches are a number a picture, (B,): pictures are (B, 3, H, W) in [0, 1], alphas and masks
-(B, 1, H, W). The others are of one picture without B; shapes that differ raise ``UsageError``.
+Batch metrics take images (B, 3, H, W) in [0, 1] and alphas or masks (B, 1, H, W), and return (B,).
+The others take a single image without B and raise ``UsageError`` if shapes differ.
 
-MSE, fMSE and SSIM of harmonised composites are as in the literature: Tsai et al., CVPR 2017; Cun
-and Pun, TIP 2020; Guo et al., CVPR 2021. Squares are of 8-bit values, and span 0 to 65025.
+MSE, fMSE and SSIM of harmonized composites follow the literature: Tsai et al., CVPR 2017; Cun and
+Pun, TIP 2020; Guo et al., CVPR 2021. Squared errors are of 8-bit values and range from 0 to 65025.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import Tensor
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import unknown_band
 
-BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to make the band
+BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to form the band
 
 HALO_RADIUS = 3
-"""Pixels by which the soft rim is dilated where ``halo`` looks: fringes are a pixel or two wide."""
+"""Dilation of the soft rim for ``halo``, in pixels: fringes are one or two pixels wide."""
 
 _WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
 SMALLEST = _WINDOW + 1
-"""Pixels either way that SSIM needs."""
+"""Minimum height and width for SSIM, in pixels."""
 
 
-# Of batches
+# Batches
 
 
 def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
-    """The band around the rim, (B, 1, H, W) boolean, of the true alpha (B, 1, H, W) in [0, 1].
+    """Compute the band around the rim, (B, 1, H, W) bool, of the true alpha (B, 1, H, W) in [0, 1].
 
-    It is 0.02 < alpha < 0.98 and every hard edge, dilated by ``radius`` pixels.
+    It covers 0.02 < alpha < 0.98 and all hard edges, dilated by ``radius`` pixels.
     """
     return unknown_band(alpha, radius, low=0.02, high=0.98)
 
@@ -43,9 +43,9 @@ def rim_band(alpha: Tensor, radius: int = BAND_RADIUS) -> Tensor:
 def band_psnr(
     composite: Tensor, target: Tensor, alpha: Tensor, radius: int = BAND_RADIUS
 ) -> Tensor:
-    """PSNR in dB inside the ``rim_band`` of the true alpha; NaN for a picture without a rim.
+    """PSNR in dB inside the ``rim_band`` of the true alpha; NaN for an image without a rim.
 
-    Differences below half an 8-bit step count as that, so that the figure is at most 54 dB.
+    The root mean square error is at least half an 8-bit step, which limits the PSNR to 54 dB.
     """
     band = rim_band(alpha, radius).to(torch.float32)
     error = ((composite.float() - target.float()) ** 2).mean(1, keepdim=True)
@@ -53,7 +53,7 @@ def band_psnr(
 
 
 def picture_psnr(composite: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each picture, at most 54 as in ``band_psnr``."""
+    """PSNR in dB of each image, at most 54 as in ``band_psnr``."""
     return _decibels(((composite.float() - target.float()) ** 2).mean((1, 2, 3)))
 
 
@@ -62,12 +62,12 @@ def _decibels(mean_square: Tensor) -> Tensor:
 
 
 def square_error(composite: Tensor, target: Tensor) -> Tensor:
-    """MSE of each picture, of 8-bit values."""
+    """MSE of each image, of 8-bit values."""
     return _squares(composite, target).mean((1, 2, 3))
 
 
 def foreground_error(composite: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """fMSE: MSE of each picture where its ``mask`` exceeds one half; NaN where that is nowhere."""
+    """fMSE: MSE of each image where its ``mask`` exceeds 0.5; NaN if it does so nowhere."""
     inside = (mask > 0.5).float()
     return (_squares(composite, target) * inside).sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
 
@@ -77,36 +77,36 @@ def _squares(composite: Tensor, target: Tensor) -> Tensor:
 
 
 def similarity(composite: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each picture: the mean of ``ssim_map``; NaN below 6 pixels either way."""
+    """SSIM of each image: the mean of ``ssim_map``; NaN for a height or width below 6 pixels."""
     if min(composite.shape[-2:]) < SMALLEST:
         return torch.full((len(composite),), math.nan, device=composite.device)
     return torch.stack([ssim_map(*pair).mean() for pair in zip(composite, target, strict=True)])
 
 
-# Of one picture
+# Single images
 
 
 class Halo(NamedTuple):
-    """Shares, 0 for none, of the old background that is left and of the subject that is lost."""
+    """Shares in the rim of remaining old background and of lost subject; 0 for none."""
 
     old_background: float
     new_background: float
 
 
 class Exactness(NamedTuple):
-    """How far the composite is, away from the rim, from the photographs it is made of."""
+    """Agreement of the composite with its source photographs away from the rim."""
 
-    share: float  # of pixels that are right in every bit; NaN, as the next, without any
-    subject: float  # of those of the subject
-    background: float  # of those of the new background
-    worst: float  # the largest deviation in 8-bit steps
+    share: float  # of bit-exact pixels; each value is NaN if it covers no pixel
+    subject: float  # share within the subject
+    background: float  # share within the new background
+    worst: float  # largest deviation in 8-bit steps
 
 
 def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity at every pixel and channel, (C, H, W); its mean is the picture's SSIM.
+    """Structural similarity per pixel and channel, (C, H, W); its mean is the image's SSIM.
 
-    As Wang et al. (2004) have it: a Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01,
-    k2 = 0.03; borders mirrored. ``UsageError`` for pictures of 5 pixels or fewer either way.
+    Follows Wang et al. (2004): a Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03,
+    mirrored borders. Raises ``UsageError`` for a height or width below 6 pixels.
     """
     check_pair(composite, truth)
     if min(composite.shape[1:]) < SMALLEST:
@@ -115,15 +115,15 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
         )
     from kornia.metrics import ssim
 
-    both = (composite.float()[None], truth.float()[None])
-    return ssim(*both, window_size=2 * _WINDOW + 1, eps=0.0)[0]
+    pair = composite.float()[None], truth.float()[None]
+    return ssim(*pair, window_size=2 * _WINDOW + 1, eps=0.0)[0]
 
 
 def color_error(composite: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Mean absolute difference of the channels where ``where`` (1, H, W), in 8-bit steps.
+    """Mean absolute difference over the pixels in ``where`` (1, H, W) bool, in 8-bit steps.
 
-    NaN where that is nowhere. With the true alpha this is the error of the straight colour weighted
-    by how visible it is, plus that of the background.
+    NaN if ``where`` is empty. For composites with the true alpha, this is the error of the straight
+    colour weighted by alpha plus that of the background.
     """
     check_pair(composite, truth)
     return float((composite - truth).abs()[:, where[0]].mean()) * 255
@@ -138,21 +138,21 @@ def halo(
     foreground_color: Tensor | None = None,
     radius: int = HALO_RADIUS,
 ) -> Halo:
-    """How much of the old background's colour remains in the rim: a measure of our own.
+    """Measure how much of the old background's colour remains in the rim (a metric of our own).
 
-    In the rim, 0.02 < alpha < 0.98 and ``radius`` pixels around it, the error is fitted by least
-    squares, with the old and new background B1 and B2 and the subject's colour F, as::
+    In the rim, 0.02 < alpha < 0.98 dilated by ``radius`` pixels, the error is fitted by least
+    squares, with the old and new backgrounds B1 and B2 and the subject's colour F, as::
 
         composite − truth  ≈  h · (1 − alpha) · (B1 − B2)  +  l · alpha · (B2 − F)
 
-    ``h`` is 0 for the truth and 1 where the photograph was pasted over the whole rim; ``l`` is 1
-    when the whole subject in the rim is gone. ``docs/measures.md`` says why, and where it fails.
-    Both are NaN when ``(1 − alpha) · (B1 − B2)`` is below one 8-bit step in root mean square;
-    ``l`` alone when the two terms have nearly the same shape (their cosine exceeds 0.995), or the
-    second is not there: then all is taken for halo.
+    ``h`` is 0 for the truth and 1 if the photograph is pasted over the whole rim; ``l`` is 1 if the
+    whole subject in the rim is lost. See ``docs/measures.md`` for the rationale and limitations.
+    Both are NaN if ``(1 − alpha) · (B1 − B2)`` has a root mean square below one 8-bit step. Only
+    ``l`` is NaN if the second term is that small or nearly collinear with the first (cosine above
+    0.995); all error is then attributed to ``h``.
 
-    ``background`` is B2, ``old_background`` B1. Without a ``foreground_color``, which counts where
-    alpha > 0, ``alpha · (B2 − F)`` is taken as ``B2 − truth``, as it is when the truth is exact.
+    ``background`` is B2 and ``old_background`` B1. ``foreground_color`` is used where alpha > 0;
+    without it, ``alpha · (B2 − F)`` is taken as ``B2 − truth``, its value for an exact truth.
     """
     for picture in (truth, background, old_background, foreground_color):
         if picture is not None:
@@ -161,19 +161,19 @@ def halo(
     band = rim_band(alpha[None], radius)[0, 0]
     a = alpha[0, band].double()
     c, t, new, old = (x[:, band].double() for x in (composite, truth, background, old_background))
-    error, shown = c - t, (1 - a) * (old - new)
+    error, halo_term = c - t, (1 - a) * (old - new)
     if foreground_color is None:
-        hidden = new - t
+        loss_term = new - t
     else:
-        hidden = torch.where(a > 0, a * (new - foreground_color[:, band].double()), 0)
-    if not band.any() or float(shown.square().mean().sqrt()) < 1 / 255:
+        loss_term = torch.where(a > 0, a * (new - foreground_color[:, band].double()), 0)
+    if not band.any() or float(halo_term.square().mean().sqrt()) < 1 / 255:
         return Halo(math.nan, math.nan)
-    rows = torch.stack([shown.flatten(), hidden.flatten(), error.flatten()])
-    (ss, sh, se), (_, hh, he), _ = (rows @ rows.T).tolist()
-    determinant = ss * hh - sh * sh
-    if float(hidden.square().mean().sqrt()) < 1 / 255 or determinant < 0.01 * ss * hh:
-        return Halo(se / ss, math.nan)
-    return Halo((hh * se - sh * he) / determinant, (ss * he - sh * se) / determinant)
+    rows = torch.stack([halo_term.flatten(), loss_term.flatten(), error.flatten()])
+    (hh, hl, he), (_, ll, le), _ = (rows @ rows.T).tolist()
+    determinant = hh * ll - hl * hl
+    if float(loss_term.square().mean().sqrt()) < 1 / 255 or determinant < 0.01 * hh * ll:
+        return Halo(he / hh, math.nan)
+    return Halo((ll * he - hl * le) / determinant, (hh * le - hl * he) / determinant)
 
 
 def exactness(
@@ -183,39 +183,41 @@ def exactness(
     background: Tensor,
     radius: int = BAND_RADIUS,
 ) -> Exactness:
-    """How many pixels away from the rim are the photographs' own, bit for bit.
+    """Measure how many pixels away from the rim are bit-exact copies of the photographs.
 
-    Outside the band, pixels whose true alpha is exactly 1 should be ``foreground``'s, and those
-    where it is exactly 0 ``background``'s. Pictures are uint8.
+    Outside the band, pixels with a true alpha of exactly 1 should equal ``foreground``, and those
+    with exactly 0 ``background``. Images are uint8.
     """
     for picture in (composite, foreground, background):
         check_pair(composite, picture)
         if picture.dtype != torch.uint8:
-            raise UsageError(f"bits are compared of uint8 pictures, got {picture.dtype}")
+            raise UsageError(f"exactness needs uint8 pictures, got {picture.dtype}")
     check_alpha(composite, alpha)
     away = ~rim_band(alpha[None], radius)[0]
     expected = torch.where(alpha == 1, foreground, background)
     difference = (composite.short() - expected.short()).abs_().amax(0, keepdim=True)
-    subject, ground = (difference[away & (alpha == side)] for side in (1, 0))
-    both = torch.cat([subject, ground])
-    share, *sides = (float((part == 0).double().mean()) for part in (both, subject, ground))
-    worst = float(both.max()) if len(both) else math.nan
-    return Exactness(share, sides[0], sides[1], worst)
+    inside, outside = (difference[away & (alpha == value)] for value in (1, 0))
+    pixels = torch.cat([inside, outside])
+    share, subject, ground = (
+        float((part == 0).double().mean()) for part in (pixels, inside, outside)
+    )
+    worst = float(pixels.max()) if len(pixels) else math.nan
+    return Exactness(share, subject, ground, worst)
 
 
 def check_pair(one: Tensor, other: Tensor, channels: int | None = None) -> None:
-    """Raise a UsageError unless both are (C, H, W) of one shape, of so many channels if given."""
+    """Raise ``UsageError`` unless both are (C, H, W) of equal shape, with C of ``channels``."""
     if one.ndim != 3 or one.shape != other.shape or channels not in (None, one.shape[0]):
         raise UsageError(
-            f"what is compared is ({channels or 'C'}, H, W), both of the same size, got "
+            f"both pictures must be ({channels or 'C'}, H, W) and of the same size, got "
             f"{tuple(one.shape)} and {tuple(other.shape)}"
         )
 
 
 def check_alpha(composite: Tensor, alpha: Tensor) -> None:
-    """Raise a UsageError unless ``alpha`` is (1, H, W) of the composite's size."""
+    """Raise ``UsageError`` unless ``alpha`` is (1, H, W) of the composite's size."""
     if alpha.shape != (1, *composite.shape[1:]):
         raise UsageError(
-            f"alpha is (1, H, W) of the composite's size, got {tuple(alpha.shape)} for "
+            f"alpha must be (1, H, W) of the composite's size, got {tuple(alpha.shape)} for "
             f"{tuple(composite.shape)}"
         )

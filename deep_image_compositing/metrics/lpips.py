@@ -1,6 +1,7 @@
-"""LPIPS (Zhang et al., CVPR 2018) over the picture and inside the band; never downloads.
+"""LPIPS (Zhang et al., CVPR 2018) over the whole image and inside the band.
 
-The network and its heads are torchmetrics', AlexNet's weights torchvision's from this machine.
+Uses the network and heads of torchmetrics and a local copy of torchvision's AlexNet weights; it
+never downloads.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from deep_image_compositing.files import at_home
 from deep_image_compositing.metrics.composites import check_pair
 from deep_image_compositing.weights import read_state
 
-SMALLEST = 64  # pixels that a picture needs either way: AlexNet's features of fewer say little
+SMALLEST = 64  # minimum height and width: below, AlexNet's features are not meaningful
 
 
 class LPIPS(nn.Module):
-    """The distance of two pictures in AlexNet's features, by the published heads.
+    """Distance between two images in AlexNet feature space, weighted by the published heads.
 
-    ``weights`` are torchvision's AlexNet (``alexnet-owt-7be5be79.pth``), or a safetensors file of
-    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` for others.
+    ``weights`` is torchvision's AlexNet (``alexnet-owt-7be5be79.pth``) or a safetensors file with
+    the same names; None for the copy in torch hub's folder. Raises ``WeightsError`` otherwise.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -39,14 +40,14 @@ class LPIPS(nn.Module):
             )
         from torchmetrics.functional.image.lpips import _LPIPS
 
-        with torch.random.fork_rng(devices=[]):  # the numbers it starts from are thrown away
+        with torch.random.fork_rng(devices=[]):  # the random initialization is discarded
             self.network: Any = _LPIPS(net="alex", pnet_rand=True)
         state = read_state(path)
         names = dict(self.network.net.named_parameters())
         try:
-            # The slices keep the numbers of torchvision's layers: slice2.3.weight was features.3's.
-            own = {name: state["features." + name.split(".", 1)[1]] for name in names}
-            self.network.net.load_state_dict(own)
+            # Slices keep torchvision's layer numbers: slice2.3.weight is features.3.weight.
+            renamed = {name: state["features." + name.split(".", 1)[1]] for name in names}
+            self.network.net.load_state_dict(renamed)
         except (KeyError, RuntimeError) as error:
             raise WeightsError(f"{path} is no AlexNet of torchvision: {error}") from None
         self.requires_grad_(False).eval()
@@ -59,10 +60,10 @@ class LPIPS(nn.Module):
     def forward(
         self, composite: Tensor, truth: Tensor, band: Tensor | None = None
     ) -> tuple[float, float]:
-        """Distance over the picture, and the mean of its map over ``band`` (1, H, W), boolean.
+        """Distance over the image, and the mean of its map over ``band`` (1, H, W) bool.
 
-        Pictures are (3, H, W) in [0, 1], at least 64 pixels either way. Without a band, or with an
-        empty one, the second figure is NaN.
+        Images are (3, H, W) in [0, 1], at least 64 pixels high and wide. The second value is NaN
+        if there is no band or it is empty.
         """
         check_pair(composite, truth, 3)
         size = tuple(composite.shape[1:])
@@ -77,15 +78,15 @@ class LPIPS(nn.Module):
             distance = head((_unit(a) - _unit(b)) ** 2)
             total += float(distance.mean())
             if band is not None:
-                spread = F.interpolate(distance, size, mode="bilinear", align_corners=False)
-                inside += float(spread[0, band].mean())
+                upsampled = F.interpolate(distance, size, mode="bilinear", align_corners=False)
+                inside += float(upsampled[0, band].mean())
         return total, inside if band is not None else float("nan")
 
 
 def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
-    """LPIPS if its weights are at hand, or None, and the reason why not, for a report.
+    """Load LPIPS if its weights are available, else return None and the reason, for a report.
 
-    Raises ``WeightsError`` when ``weights`` are given but not right.
+    Raises ``WeightsError`` if ``weights`` is set but invalid.
     """
     try:
         return LPIPS(weights), ""
@@ -96,9 +97,9 @@ def find_lpips(weights: str | Path | None = None) -> tuple[LPIPS | None, str]:
 
 
 def _cached() -> Path:
-    """Where torch hub keeps torchvision's AlexNet."""
+    """The path of torchvision's AlexNet in torch hub's folder."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision warns of parts that this has no use for
+        warnings.simplefilter("ignore")  # torchvision warns about unrelated extensions
         from torchvision.models import AlexNet_Weights  # type: ignore[import-untyped]
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name

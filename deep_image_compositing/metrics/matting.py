@@ -1,8 +1,8 @@
-"""The four errors of alpha mattes: SAD, MSE, Gradient and Connectivity, one picture at a time.
+"""The four errors of alpha mattes, per image: SAD, MSE, Gradient and Connectivity.
 
-As Rhemann et al. (CVPR 2009) define them, with the constants and units of Xu et al., "Deep image
-matting" (CVPR 2017); over the trimap's unknown pixels, or the whole picture without one. ``alpha``,
-``truth`` and ``trimap`` are (1, H, W) in [0, 1]; shapes that differ raise ``UsageError``.
+Defined by Rhemann et al. (CVPR 2009), with the constants and units of Xu et al., "Deep image
+matting" (CVPR 2017). Errors cover the trimap's unknown pixels, or the whole image without a trimap.
+``alpha``, ``truth`` and ``trimap`` are (1, H, W) in [0, 1]; different shapes raise ``UsageError``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from deep_image_compositing.extras import import_extra
 from deep_image_compositing.metrics.composites import check_pair
 
 SIGMA = 1.4  # standard deviation, in pixels, of the Gaussian whose derivatives Gradient compares
-STEP = 0.1  # distance of the levels at which Connectivity looks
+STEP = 0.1  # spacing of the levels of Connectivity
 TOLERANCE = 0.15
-"""Theta: an alpha no farther than this above its connected level counts as fully connected."""
+"""Theta: an alpha less than this above its connected level counts as fully connected."""
 
 
 def sad(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
@@ -33,7 +33,7 @@ def sad(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
 
 
 def mse(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
-    """Mean squared difference; NaN when nothing is unknown."""
+    """Mean squared difference; NaN if no pixel is unknown."""
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((a - t) ** 2)[unknown].mean())
 
@@ -41,45 +41,45 @@ def mse(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
 def gradient_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
     """Sum of squared differences of gradient magnitudes, in thousands.
 
-    Gradients are those of Gaussian derivatives of sigma 1.4, 9 pixels wide and each of unit
-    energy; the border is repeated.
+    Gradients come from Gaussian derivative filters of sigma 1.4, 9 pixels wide and of unit energy;
+    the border is replicated.
     """
     a, t, unknown = _checked(alpha, truth, trimap)
     return float(((_magnitude(a) - _magnitude(t)) ** 2)[unknown].sum()) / 1000
 
 
 def connectivity_error(alpha: Tensor, truth: Tensor, trimap: Tensor | None = None) -> float:
-    """How differently the two alphas hang together with the subject, in thousands.
+    """Difference in how well the pixels of the two alphas connect to the subject, in thousands.
 
-    At the levels 0.1, 0.2, ... 1 the largest 4-connected region of the pixels that reach the level
-    in both alphas is kept. A pixel's connected level ``l`` is the level before the first whose
-    region misses it. Its degree of connectivity in an alpha is ``1 - d`` with ``d = alpha - l``,
-    or 1 where ``d < 0.15``; the error is the sum of absolute differences of the two degrees
-    (p = 1). Raises ``MissingExtraError`` without scipy.
+    For each level 0.1, 0.2, ... 1, take the largest 4-connected region of pixels that reach the
+    level in both alphas. A pixel's connected level ``l`` is the level before the first region
+    without it. Its degree of connectivity in an alpha is ``1 - d`` with ``d = alpha - l``, or 1
+    if ``d < 0.15``; the error is the sum of absolute differences of the degrees (p = 1). Raises
+    ``MissingExtraError`` without scipy.
     """
     import_extra("scipy", "the measure Connectivity")
     a, t, unknown = (x.numpy() for x in _checked(alpha, truth, trimap))
-    both = np.minimum(a, t)
-    connected = np.ones_like(both)
-    undecided = np.ones(both.shape, bool)
+    common = np.minimum(a, t)
+    connected_level = np.ones_like(common)
+    connected = np.ones(common.shape, bool)
     count = round(1 / STEP)
     for i in range(1, count + 1):
-        missed = undecided & ~_largest_region(both >= i / count)
-        connected[missed] = (i - 1) / count
-        undecided &= ~missed
-    distances = a - connected, t - connected
-    one, other = (1 - distance * (distance >= TOLERANCE) for distance in distances)
-    return float(np.abs(one - other)[unknown].sum()) / 1000
+        lost = connected & ~_largest_region(common >= i / count)
+        connected_level[lost] = (i - 1) / count
+        connected &= ~lost
+    distances = a - connected_level, t - connected_level
+    degrees = [1 - distance * (distance >= TOLERANCE) for distance in distances]
+    return float(np.abs(degrees[0] - degrees[1])[unknown].sum()) / 1000
 
 
 def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The two alphas (H, W) in double precision on the CPU, and what is unknown."""
+    """Both alphas (H, W) in double precision and the unknown pixels, on the CPU."""
     check_pair(alpha, truth, 1)
     if trimap is None:
         unknown = torch.ones(alpha.shape[1:], dtype=torch.bool)
     elif trimap.shape != alpha.shape:
         raise UsageError(
-            f"the trimap has the shape of alpha, {tuple(alpha.shape)}, got {tuple(trimap.shape)}"
+            f"trimap must have the shape of alpha, {tuple(alpha.shape)}, got {tuple(trimap.shape)}"
         )
     else:
         unknown = ((trimap > 0.1) & (trimap < 0.9))[0].cpu()
@@ -88,7 +88,7 @@ def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tenso
 
 def _magnitude(alpha: Tensor) -> Tensor:
     scale = SIGMA * math.sqrt(2 * math.pi)
-    # The width at which the Gaussian has fallen to a hundredth, as the benchmark's script has it.
+    # Where the Gaussian falls to 0.01, as in the benchmark's script.
     radius = math.ceil(SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * SIGMA * 0.01)))
     steps = range(-radius, radius + 1)
     smooth = [math.exp(-((x / SIGMA) ** 2) / 2) / scale for x in steps]
@@ -99,8 +99,8 @@ def _magnitude(alpha: Tensor) -> Tensor:
 
 
 def _correlate(plane: Tensor, vertical: Sequence[float], horizontal: Sequence[float]) -> Tensor:
-    """Correlate a plane (H, W) with the outer product of two rows of weights, without padding."""
-    # Plane by plane the sums stay in the processor's cache: about ten times as fast as conv2d.
+    """Correlate a plane (H, W) with a separable kernel, without padding."""
+    # Accumulating whole planes is about ten times as fast as conv2d on a CPU.
     for dim, weights in ((1, horizontal), (0, vertical)):
         length = plane.shape[dim] - len(weights) + 1
         total = plane.narrow(dim, 0, length) * weights[0]

@@ -1,1 +1,1 @@
-"""The page and its interface: ``app`` answers, and ``pool`` has processes do the ``work``."""
+"""The web page and HTTP API: ``app`` handles requests, ``pool`` runs ``work`` in processes."""

@@ -1,6 +1,6 @@
-"""The application: the page, and an interface for programs, which ``openapi.json`` describes.
+"""The ASGI application: the web page, and the HTTP API that ``openapi.json`` describes.
 
-No address is ever fetched, and no path of a request reaches the disk.
+It never fetches a URL, and no path in a request reaches the file system.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from deep_image_compositing.serving.jobs import (
 from deep_image_compositing.serving.pool import Busy, Pool
 from deep_image_compositing.web import Gate
 
-_MAX_TEXT = 10_000  # bytes of a field that is no file
-_RETRY = "5"  # seconds after which whoever was turned away may come again
+_MAX_TEXT = 10_000  # bytes of a text field
+_RETRY_AFTER = "5"  # seconds
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
 def create_app(pool: Pool, settings: Settings) -> Starlette:
-    """The application, for one ASGI server process; who runs it starts and stops the pool."""
+    """Create the application for a single server process; the caller starts and stops the pool."""
     api = _Api(pool, settings)
     return Starlette(
         routes=[
@@ -50,13 +50,11 @@ def create_app(pool: Pool, settings: Settings) -> Starlette:
             *(Route(f"/api/{kind}", api.make, methods=["POST"]) for kind in PICTURES),
         ],
         middleware=[Middleware(Gate, settings.names, refuse, settings.token)],
-        exception_handlers=dict.fromkeys((HTTPException, UsageError, Busy, Exception), _failed),
+        exception_handlers=dict.fromkeys((HTTPException, UsageError, Busy, Exception), _on_error),
     )
 
 
 class _Api:
-    """The handlers."""
-
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
         folder = files(__package__)
@@ -76,7 +74,7 @@ class _Api:
         alive = [worker.alive for worker in self.pool.workers]
         content = {
             "status": "ok", "version": __version__, "workers": len(alive),
-            "workers_alive": sum(alive), "requests": self.pool.taken, "queue": self.pool.queue,
+            "workers_alive": sum(alive), "requests": self.pool.active, "queue": self.pool.queue,
         }  # fmt: skip
         return JSONResponse(content)
 
@@ -88,46 +86,46 @@ class _Api:
         return JSONResponse({**list_choices(self.settings.defaults), "limits": limits})
 
     async def make(self, request: Request) -> Response:
-        """A picture; the place in the queue is taken before its files are read."""
+        """Make an image; the place in the queue is reserved before the files are read."""
         kind = request.url.path.rpartition("/")[2]
         try:
-            with self.pool.place():
-                form = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if form != "multipart/form-data":
+            with self.pool.reserve():
+                media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if media != "multipart/form-data":
                     raise HTTPException(415, "expected multipart/form-data")
-                pictures, fields = await self._arrived(request, _read_form, kind)
+                pictures, fields = await self._receive(request, _read_form, kind)
                 job = read_job(kind, pictures, fields, self.settings)
-                answer = await _while_there(request, self.pool.run(job))
+                answer = await _while_connected(request, self.pool.run(job))
         except Busy:
-            await self._arrived(request, _passed_over)  # else its sender would not hear why
+            await self._receive(request, _discard)  # clients read no answer while they send
             raise
         if answer.status != 200:
             return refuse(answer.status, answer.body.decode())
         return Response(answer.body, headers=answer.headers)
 
-    async def _arrived(self, request: Request, read: Any, *more: Any) -> Any:
-        """What ``read`` makes of a request's body, within the limits of bytes and seconds."""
-        most, received = self.settings.max_bytes, 0
+    async def _receive(self, request: Request, read: Any, *args: Any) -> Any:
+        """Read a request's body with ``read``, within the limits on bytes and seconds."""
+        limit, received = self.settings.max_bytes, 0
 
         async def receive() -> Message:
             nonlocal received
             message = await request.receive()
             received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, f"a request has at most {most:,} bytes here")
+            if received > limit:
+                raise HTTPException(413, f"a request may have at most {limit:,} bytes")
             return message
 
         try:
             async with asyncio.timeout(self.settings.seconds):
-                return await read(Request(request.scope, receive), *more)
+                return await read(Request(request.scope, receive), *args)
         except TimeoutError:
             raise HTTPException(408, "the request did not arrive in time") from None
-        except ClientDisconnect:  # nobody will read this
-            raise HTTPException(400, "the request broke off") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the client disconnected") from None
 
 
 async def _read_form(request: Request, kind: str) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
-    """The files and the texts of a form."""
+    """Read the files and the text fields of a form."""
     pictures: dict[str, bytes] = {}
     texts: list[tuple[str, str]] = []
     limits = {"max_files": len(PICTURES[kind]), "max_fields": 3 * len(OPTIONS[kind])}
@@ -142,38 +140,38 @@ async def _read_form(request: Request, kind: str) -> tuple[dict[str, bytes], lis
     return pictures, texts
 
 
-async def _passed_over(request: Request) -> None:
+async def _discard(request: Request) -> None:
     async for _ in request.stream():
         pass
 
 
-async def _while_there(request: Request, work: Any) -> Answer:
-    """What ``work`` gives; it is left off when the client has gone before it has begun."""
+async def _while_connected(request: Request, work: Any) -> Answer:
+    """Await ``work``, but cancel it when the client disconnects."""
     task: asyncio.Task[Answer] = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())
+    disconnect = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HTTPException(400, "the request broke off")  # nobody will read this
+            raise HTTPException(400, "the client disconnected")
         if task.cancelled():
             raise HTTPException(503, "the server was stopped")
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
+        disconnect.cancel()
 
 
-def _failed(request: Request, error: Exception) -> Response:
-    """The answer to whatever was raised."""
+def _on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return refuse(error.status_code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, UsageError):
         return refuse(400, str(error))
     if isinstance(error, Busy):
-        return refuse(503, "too many requests wait; try again soon", {"retry-after": _RETRY})
-    return refuse(500, "the server failed; its log says why")
+        headers = {"retry-after": _RETRY_AFTER}
+        return refuse(503, "too many requests are waiting; try again soon", headers)
+    return refuse(500, "the server failed; see its log")
 
 
 def refuse(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one form in which errors are told: ``{"error": "a sentence"}``."""
+    """Build an error response, always of the form ``{"error": "a sentence"}``."""
     return JSONResponse({"error": error}, status, headers)

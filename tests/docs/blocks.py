@@ -1,4 +1,4 @@
-"""The fenced blocks of README.md and the pages of the documentation, as they stand there."""
+"""Extracts the fenced code blocks of README.md and the documentation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PROGRAM = "deep-image-compositing"
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences.
+    """A fenced code block.
 
     Attributes:
         page: file name of the page.
-        line: number of the line after the opening fence.
-        language: what the fence says, such as ``bash``.
+        line: number of its first line.
+        language: language of the fence, such as ``bash``.
         text: the lines between the fences.
-        not_run: why the tests do not run it: the comment ``<!-- not run: why -->`` above it.
+        not_run: why the tests skip it, from the comment ``<!-- not run: why -->`` above it.
     """
 
     page: str
@@ -34,17 +34,17 @@ class Block:
         return f"{self.page}:{self.line}"
 
     def calls(self) -> list[tuple[int, str]]:
-        """Its lines that call something, with their numbers."""
+        """Return its commands with their line numbers."""
         lines = enumerate(self.text.splitlines(), self.line)
         return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """The page's fenced blocks of these languages, in order."""
+    """Return the page's blocks in these languages, in order."""
     text = page.read_text()
     pattern = r"(?:^<!-- not run: (.+?) -->\n)?^```(\w+)\n(.*?)^```$"
     return [
-        Block(page.name, text.count("\n", 0, found.start(3)) + 1, found[2], found[3], found[1])
-        for found in re.finditer(pattern, text, re.DOTALL | re.MULTILINE)
-        if found[2] in languages
+        Block(page.name, text.count("\n", 0, match.start(3)) + 1, match[2], match[3], match[1])
+        for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE)
+        if match[2] in languages
     ]

@@ -1,7 +1,7 @@
-"""Runs what stands in a block as a reader would, and keeps what it says; training is cut short.
+"""Runs the commands of a block as a reader would and captures their output.
 
-Commands of the library run in forks (``tests.runs``), as if typed; what needs a shell runs in one.
-Nothing is fetched.
+Training is shortened and nothing is downloaded. Commands of the library run in forks
+(``tests.runs``); those that need a shell run in one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests import runs
 from tests.docs.blocks import PROGRAM, ROOT
 
 PATIENCE = 600
-"""Seconds after which a command is said to hang."""
+"""Timeout for a command in seconds."""
 
 _PYTHON = shlex.quote(sys.executable)
 _SHIMS = {
     PROGRAM: f'exec {_PYTHON} -m deep_image_compositing "$@"',
     "python": f'if [ "$1 $2" = "-m pip" ]; then exit 0; fi\nexec {_PYTHON} "$@"',
 }
-"""Programs in the shell's path: the library of this checkout, and a pip that installs nothing."""
+"""Programs in the shell's path: this checkout's library, and a pip that installs nothing."""
 
 _LOADING = ["--data.size=64", "--data.batch_size=2", "--data.num_workers=1"]
 _CUTS = {
@@ -48,19 +48,16 @@ _CUTS = {
 
 
 def shortened(arguments: list[str], folder: Path) -> list[str]:
-    """The same command with options behind it that make it short, and need nothing fetched."""
+    """Append options that shorten a command and avoid downloads."""
     if "--print_config" in arguments:
         return arguments
     more = list(_CUTS.get(arguments[0], []))
     if arguments[0] in ("fit", "validate"):
         recipe = yaml.safe_load((folder / arguments[arguments.index("--config") + 1]).read_text())
         model = recipe["model"]["init_args"]
-        for weights, without in (
-            ("pretrained", "pretrained"),
-            ("perceptual_weights", "perceptual"),
-        ):
-            if model.get(weights) == "pretrained":  # timm would fetch them
-                more.append(f"--model.{without}=null")
+        for weights, option in (("pretrained", "pretrained"), ("perceptual_weights", "perceptual")):
+            if model.get(weights) == "pretrained":  # timm would download them
+                more.append(f"--model.{option}=null")
         if "--resume" in arguments:
             more.append("--trainer.max_steps=3")
         if "--trainer.devices" in arguments:
@@ -83,7 +80,7 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of every command: this checkout before any installed one, stand-ins for packages."""
+    """Variables of every command: prefer this checkout, and use the stand-ins for packages."""
     paths = [str(ROOT), str(folder / "packages")]
     return {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -94,7 +91,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> None:
-    """Put the programs that a shell is to find into the folder."""
+    """Write the programs of ``_SHIMS`` into the folder."""
     (folder / "bin").mkdir()
     for name, script in _SHIMS.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -105,7 +102,7 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
     """Run one line of a bash block.
 
     Returns:
-        The exit code, None when it had to be killed, and all that it said.
+        The exit code, None if it was killed, and the output.
     """
     words = shlex.split(line)
     if "&&" in line or "$(" in line:
@@ -119,67 +116,67 @@ def run(line: str, folder: Path) -> tuple[int | None, str]:
         return fork(folder, [PROGRAM, *arguments])
     if words[0] == "pip" or words[:3] == ["python", "-m", "pip"]:
         return 0, ""
-    assert words[0] == "python", f"what is {words[0]}?"
+    assert words[0] == "python", f"unknown program {words[0]}"
     return fork(folder, [*words[1:], *_CUTS.get(words[1], [])])
 
 
 def _run_in_shell(line: str, folder: Path) -> tuple[int | None, str]:
-    given = {**os.environ, **environment(folder)}
+    variables = {**os.environ, **environment(folder)}
     process = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", line], cwd=folder, env=given, text=True,
+        ["bash", "-euo", "pipefail", "-c", line], cwd=folder, env=variables, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
     try:
-        said, _ = process.communicate(timeout=PATIENCE)
+        output, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[0]
-    return process.returncode, said
+    return process.returncode, output
 
 
 def _serve(arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    """Start the server, take part if it is a study's, and stop it as Ctrl-C does."""
+    """Start a server, take part if it is a study, and stop it as Ctrl-C does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [sys.executable, "-m", "deep_image_compositing", *arguments, f"--port={port}"]
+    command = [sys.executable, "-m", "deep_image_compositing", *arguments, f"--port={port}"]
     process = subprocess.Popen(
-        given, cwd=folder, env={**os.environ, **environment(folder)}, text=True,
+        command, cwd=folder, env={**os.environ, **environment(folder)}, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     page = ""
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as browser:
-        last = time.monotonic() + PATIENCE
-        while not page and process.poll() is None and time.monotonic() < last:
+        deadline = time.monotonic() + PATIENCE
+        while not page and process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(httpx2.ConnectError):
                 page = browser.get("/").text
                 if arguments[0] == "study":
                     _take_part(browser)
             time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE)
-    return (0 if "<html" in page else process.returncode or 1), said
+    output, _ = process.communicate(timeout=PATIENCE)
+    return (0 if "<html" in page else process.returncode or 1), output
 
 
 def _take_part(browser: httpx2.Client) -> None:
     browser.post("/join", json={"name": "Ann"}).raise_for_status()
-    while shown := re.search(r'data-set="(\w+)"', page := browser.get("/").text):
+    while match := re.search(r'data-set="(\w+)"', page := browser.get("/").text):
         results = re.findall(r'data-result="(\w+)"', page)
         answer = {"ranking": results[:3]}
-        browser.post(f"/sets/{shown[1]}", json=answer).raise_for_status()
+        browser.post(f"/sets/{match[1]}", json=answer).raise_for_status()
 
 
 def fork(folder: Path, argv: list[str], code: str | None = None) -> tuple[int | None, str]:
-    """Run the command line, a script, or Python code in a process of its own."""
+    """Run the command line, a script, or Python code in a forked process."""
     work = None if argv[0] == PROGRAM else functools.partial(_run_python, code)
-    given = {**environment(folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    process = runs.Fork(argv, given, work, folder)
+    variables = {**environment(folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    process = runs.Fork(argv, variables, work, folder)
     try:
-        said = runs.finish(process, PATIENCE)
-        return process.returncode, said
-    except AssertionError as hangs:
-        return None, str(hangs)
+        output = runs.finish(process, PATIENCE)
+        return process.returncode, output
+    except AssertionError as timeout:
+        return None, str(timeout)
 
 
 def _run_python(code: str | None) -> None:
@@ -193,7 +190,7 @@ def _run_python(code: str | None) -> None:
 
 
 def _check_result(names: dict[str, Any]) -> None:
-    """Of code that makes a composite: it is one of the photograph's size, with something in it."""
+    """Check that a composite made by the code has the photograph's size and valid content."""
     result = names.get("result")
     if result is not None:
         size = result.foreground.shape[-2:]

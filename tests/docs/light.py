@@ -1,6 +1,6 @@
-"""Makes the picture of docs/light.md anew: ``python -m tests.docs.light docs/images/light.jpg``.
+"""Regenerates the image of docs/light.md: ``python -m tests.docs.light docs/images/light.jpg``.
 
-Both photographs are in the public domain and lie in scikit-image's wheel.
+Both photographs are in the public domain and part of scikit-image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HARMONIZERS = ("none", "white_balance", "reinhard", "color_map")
 
 
 def sheet(cell: int = 400) -> Tensor:
-    """The same subject in the same scene by each harmonizer, (3, H, W) in [0, 1]."""
+    """Show the same composite with each harmonizer, (3, H, W) in [0, 1]."""
     front, back = (read_image(PHOTOGRAPHS / name) for name in ("astronaut.png", "rocket.jpg"))
     pictures = {
         name: Compositor(harmonizer=name, device="cpu")(front, back).composite[None]

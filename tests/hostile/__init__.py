@@ -1,7 +1,7 @@
-"""Hostile cases for ``tests.fuzz``: sound files and requests, and what is done to them.
+"""Hostile cases for ``tests.fuzz``: valid files and requests that are damaged at random.
 
-Each of ``TURNS`` makes one case out of a random generator and an empty folder, and returns what
-reads it.
+Each reader in ``TURNS`` makes a case from a random generator and an empty folder, and returns a
+function that reads it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ TURNS: tuple[Reader, ...] = (
     *[photographs] * 8, *[masks] * 3, *[shards] * 4, *[weights] * 4, configs, *[options] * 2,
     *[requests] * 3,
 )  # fmt: skip
-"""Who reads the cases, one after another; some are quicker than others."""
+"""The readers of the cases, in turn; quick ones have more turns."""
 
 
 def warm() -> None:
-    """Import and make what the cases share, so that none of them has to wait for it."""
+    """Import and create what the cases share, so that it does not count towards their limits."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from deep_image_compositing import registry, training
 

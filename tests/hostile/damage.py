@@ -1,4 +1,4 @@
-"""What is done to the bytes and to the values of sound files."""
+"""Random damage to the bytes and values of valid files."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from random import Random
 from typing import Any
 
-# What is done to bytes
+# Bytes
 
 
 def cut(data: bytes, rng: Random) -> bytes:
-    """The beginning."""
+    """Truncate."""
     return data[: rng.randrange(len(data))]
 
 
 def flip(data: bytes, rng: Random) -> bytes:
-    """Single bits turned over."""
+    """Flip single bits."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 3, 30))):
         out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
@@ -23,29 +23,29 @@ def flip(data: bytes, rng: Random) -> bytes:
 
 
 def poke(data: bytes, rng: Random) -> bytes:
-    """An extreme number somewhere, near the beginning as often as not."""
+    """Overwrite a place with an extreme number, half of the time near the beginning."""
     size = rng.choice((1, 2, 4, 8))
     number = rng.choice((0, 1, 256**size // 2 - 1, 256**size // 2, 256**size - 1))
-    place = rng.randrange(min(len(data), rng.choice((64, len(data)))))
+    start = rng.randrange(min(len(data), rng.choice((64, len(data)))))
     return (
-        data[:place] + number.to_bytes(size, rng.choice(("big", "little"))) + data[place + size :]
+        data[:start] + number.to_bytes(size, rng.choice(("big", "little"))) + data[start + size :]
     )
 
 
 def drop(data: bytes, rng: Random) -> bytes:
-    """Without a piece of the middle, or with it several times."""
+    """Remove or repeat a piece."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
     return data[:start] + data[start:stop] * rng.choice((0, 2, 20)) + data[stop:]
 
 
 def spoil(data: bytes, rng: Random) -> bytes:
-    """One to four of these."""
+    """Apply one to four of these."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice((cut, flip, poke, drop))(data, rng) or b"\0"
     return data
 
 
-# What is done to the values of JSON and YAML
+# Values of JSON and YAML
 
 DEEP = "@deep@"
 JUNK = (
@@ -58,24 +58,24 @@ JUNK = (
 
 
 def junk(tree: Any, rng: Random) -> Any:
-    """A copy of a tree with a node replaced, left out or added."""
+    """Copy a tree with one node replaced, removed or added."""
     if not isinstance(tree, dict | list) or not tree or rng.random() < 0.1:
         return rng.choice(JUNK)
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
-    copy, key, deed = tree.copy(), rng.choice(keys), rng.randrange(6)
-    if deed == 0:
+    copy, key, action = tree.copy(), rng.choice(keys), rng.randrange(6)
+    if action == 0:
         del copy[key]
-    elif deed == 1 and isinstance(copy, dict):
+    elif action == 1 and isinstance(copy, dict):
         copy[f"{key}x"] = rng.choice(JUNK)
-    elif deed == 1:
+    elif action == 1:
         copy.append(rng.choice(JUNK))
     else:
-        copy[key] = junk(copy[key], rng) if deed > 2 else rng.choice(JUNK)
+        copy[key] = junk(copy[key], rng) if action > 2 else rng.choice(JUNK)
     return copy
 
 
 def dumps(tree: Any, rng: Random) -> bytes:
-    """A tree as JSON, which is YAML too, up to a hundred thousand brackets deep."""
+    """Write a tree as JSON, which is valid YAML, nested up to a hundred thousand levels."""
     depth, (left, right) = rng.choice((500, 5000, 100_000)), rng.choice(("[]", ('{"":', "}")))
     deep = f"{left * depth}0{right * rng.choice((depth, 0))}"
     return json.dumps(tree).replace(f'"{DEEP}"', deep).encode()

@@ -1,4 +1,4 @@
-"""Requests to the study's server, asked in this process."""
+"""Requests to the study's server, sent in this process."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def sound_study() -> Path:
 async def ask(
     app: Any, method: str, path: str, headers: dict[str, str], parts: list[bytes]
 ) -> tuple[int, dict[bytes, bytes]]:
-    """Status and headers of the answer to a request; without an empty last part it breaks off."""
+    """Send a request and return status and headers; disconnects unless the last part is empty."""
     sent: list[dict[str, Any]] = []
-    left = iter(parts)
+    remaining = iter(parts)
 
     async def receive() -> dict[str, Any]:
-        part = next(left, None)
+        part = next(remaining, None)
         message = {"type": "http.request", "body": part, "more_body": bool(part)}
         return {"type": "http.disconnect"} if part is None else message
 
@@ -63,7 +63,7 @@ async def ask(
 
 
 def requests(rng: Random, folder: Path) -> Read:
-    """A request to the study's server, of somebody who takes part or of a stranger."""
+    """A request to the study's server, from a participant or a stranger."""
     from deep_image_compositing.evaluation.study.folder import Store, Study
     from deep_image_compositing.evaluation.study.server import create_app
 
@@ -75,18 +75,18 @@ def requests(rng: Random, folder: Path) -> Read:
         ("POST", f"/sets/{item.id}", answer), ("GET", "/page/study.css", None),
         ("GET", f"/pictures/{item.foreground}.webp", None),
     ))  # fmt: skip
-    body, headers, deed = dumps(content, rng), dict(HEADERS), rng.randrange(8)
-    if deed == 0:
+    body, headers, action = dumps(content, rng), dict(HEADERS), rng.randrange(8)
+    if action == 0:
         headers[rng.choice((*headers, "content-length", "x" * 9000))] = rng.choice(VALUES)
-    elif deed == 1:
+    elif action == 1:
         headers = {key: value for key, value in headers.items() if rng.random() < 0.6}
-    elif deed == 2:
+    elif action == 2:
         method = rng.choice(("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "x"))
-    elif deed == 3:
+    elif action == 3:
         path = rng.choice(PATHS)
-    elif deed == 4:
+    elif action == 4:
         body = rng.choice((spoil(body, rng), b"x" * 10**6, b"--x\r\n" * 99, b"\xff"))
-    elif deed < 7:
+    elif action < 7:
         body = dumps(junk(content, rng), rng)
     headers.setdefault("content-length", str(len(body)))
     parts = [body[:9], body[9:], b""] if rng.random() < 0.9 else [body[:9]]
@@ -96,8 +96,8 @@ def requests(rng: Random, folder: Path) -> Read:
         with Store(folder / "answers.sqlite", study.id) as store:
             app = create_app(study, store, sound_study())
             if not stranger and headers.get("cookie") == "":
-                given = {**HEADERS, "content-length": "2"}
-                _, answer = asyncio.run(ask(app, "POST", "/join", given, [b"{}", b""]))
+                joining = {**HEADERS, "content-length": "2"}
+                _, answer = asyncio.run(ask(app, "POST", "/join", joining, [b"{}", b""]))
                 headers["cookie"] = answer[b"set-cookie"].decode().partition(";")[0]
             status, _ = asyncio.run(ask(app, method, path, headers, parts))
         if status >= 500:

@@ -1,4 +1,4 @@
-"""Weights files, recipes and options: what stages and trainings are made of."""
+"""Weights files, recipes and options of stages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.hostile.shards import sound_shards
 
 @functools.cache
 def sound_stages() -> dict[tuple[str, str], Any]:
-    """Small stages that can have weights, by slot and name."""
+    """Small stages with weights, by slot and name."""
     import torch
 
     from deep_image_compositing.registry import create
@@ -42,16 +42,16 @@ def sound_stages() -> dict[tuple[str, str], Any]:
 
 
 def odd_tensors(state: dict[str, Any], rng: Random) -> dict[str, Any]:
-    """Tensors of which some are of another shape, type or value, missing or too many."""
+    """Remove a tensor, add one, or change the shape, type or values of one."""
     import torch
 
-    state, key, deed = dict(state), rng.choice(sorted(state)), rng.randrange(4)
+    state, key, action = dict(state), rng.choice(sorted(state)), rng.randrange(4)
     value = state[key]
-    if deed == 0:
+    if action == 0:
         del state[key]
-    elif deed == 1:
+    elif action == 1:
         state["x" * rng.choice((1, 10_000))] = value.clone()
-    elif deed == 2 and value.is_floating_point():
+    elif action == 2 and value.is_floating_point():
         state[key] = torch.full_like(value, rng.choice((float("nan"), float("inf"))))
     else:
         kinds = (torch.int8, torch.bool, torch.complex64, torch.float64)
@@ -68,36 +68,36 @@ class Code:
 
 
 def weights_file(path: Path, state: dict[str, Any], hyper: Any, rng: Random) -> Path:
-    """A weights file or checkpoint that is wrong in some way."""
+    """Write a weights file or checkpoint that is invalid in some way."""
     import safetensors.torch
     import torch
 
     state = {key: value.contiguous() for key, value in state.items()}
-    deed, plain = rng.randrange(8), rng.random() < 0.6
-    if deed < 2:
+    action, plain = rng.randrange(8), rng.random() < 0.6
+    if action < 2:
         state = odd_tensors(state, rng)
-    elif deed < 5:
+    elif action < 5:
         hyper = junk(hyper, rng)
-    elif deed == 5 and not plain:
+    elif action == 5 and not plain:
         hyper = Code()
     content: Any = {"state_dict": state, "hyper_parameters": hyper}
     if plain:
         data = safetensors.torch.save(state, {"hyper_parameters": dumps(hyper, rng).decode()})
-        if deed == 5:
+        if action == 5:
             size = int.from_bytes(data[:8], "little")
             head = dumps(junk(json.loads(data[8 : 8 + size]), rng), rng)
             data = len(head).to_bytes(8, "little") + head + data[8 + size :]
     else:
         file = io.BytesIO()
-        torch.save(junk(content, rng) if deed == 6 else content, file)
+        torch.save(junk(content, rng) if action == 6 else content, file)
         data = file.getvalue() if rng.random() < 0.9 else pickle.dumps(hyper)
     path = path.with_suffix(".safetensors" if plain else ".ckpt")
-    path.write_bytes(spoil(data, rng) if deed == 7 else data)
+    path.write_bytes(spoil(data, rng) if action == 7 else data)
     return path
 
 
 def weights(rng: Random, folder: Path) -> Read:
-    """A weights file or checkpoint, loaded as a user has it loaded."""
+    """A weights file or checkpoint, loaded as a user would."""
     from deep_image_compositing.stages.making import make_stage, restore_stage
 
     (slot, name), stage = rng.choice(list(sound_stages().items()))
@@ -120,13 +120,13 @@ def weights(rng: Random, folder: Path) -> Read:
             raise Accepted("code in a checkpoint was run")
         for key, value in state.items():
             if value.is_floating_point() and not value.isfinite().all() and not warned.called:
-                raise Accepted(f"{key} is not finite, and nothing says so")
+                raise Accepted(f"{key} is not finite, without a warning")
 
     return read
 
 
 def command(*arguments: str) -> None:
-    """A command whose exit code, when it is not zero, is an error of the library's."""
+    """Run a command; a nonzero exit code raises ``CompositingError``."""
     from deep_image_compositing.cli import main
 
     if code := main(list(arguments)):
@@ -141,65 +141,65 @@ YAML = (
 
 
 def aliases(width: int, depth: int) -> bytes:
-    """YAML that is short and stands for ``width`` to the power of ``depth`` values."""
+    """Short YAML that expands to ``width`` to the power of ``depth`` values."""
     lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, depth)]
     return "\n".join(["a0: &a0 [x]", *lines]).encode()
 
 
 def configs(rng: Random, folder: Path) -> Read:
-    """A recipe for ``fit``, which makes all that the recipe names and then does not train."""
+    """A recipe for ``fit``, which creates everything in the recipe but does not train."""
     from lightning.pytorch import Trainer
 
     from tests.runs import arguments
 
     shutil.copytree(sound_shards(), folder, dirs_exist_ok=True)
-    given = arguments(folder, folder / "run", num_sanity_val_steps=0)
-    path, deed = folder / "run.yaml", rng.randrange(12)
+    args = arguments(folder, folder / "run", num_sanity_val_steps=0)
+    path, action = folder / "run.yaml", rng.randrange(12)
     recipe = path.read_bytes().replace(bytes(folder), b".")
-    if deed == 0:
+    if action == 0:
         path.write_bytes(aliases(rng.choice((2, 10)), rng.choice((5, 9, 30))))
-    elif deed < 3:
+    elif action < 3:
         path.write_bytes(rng.choice(YAML))
-    elif deed < 6:
+    elif action < 6:
         path.write_bytes(spoil(recipe, rng))
-    elif deed < 11:
+    elif action < 11:
         path.write_bytes(dumps(junk(json.loads(recipe), rng), rng))
     else:
         key = rng.choice(("model", "data", "trainer", "trainer.callbacks", "data.train", "x"))
-        given += [f"--{key}", dumps(junk({}, rng), rng).decode()]
+        args += [f"--{key}", dumps(junk({}, rng), rng).decode()]
 
     def read() -> None:
         with mock.patch.object(Trainer, "fit", autospec=True), contextlib.chdir(folder):
-            command(*given)
+            command(*args)
 
     return read
 
 
-OWN = (
+COMMAND_OPTIONS = (
     "scale", "position", "harmonizer-option", "harmonize-strength", "shadow-option", "max-side",
     "work-side", "max-pixels", "mask", "frame", "harmonizer", "harmonize", "shadow", "fuser",
     "device", "save-alpha", "save-steps", "save-shadow",
 )  # fmt: skip
-"""Options of ``composite`` itself."""
+"""Options of the command ``composite``."""
 
-ODD = (
+ODD_VALUES = (
     "0", "-1", "nan", "inf", "1e9", "0.5", "1,1", "nan,nan", "9" * 400, "x", "", "\0", "b.png",
     "\x1b[2J",
 )  # fmt: skip
 
 
 @functools.cache
-def own_options(factory: Any) -> list[str]:
-    """What a stage takes besides what every stage takes."""
+def stage_options(factory: Any) -> list[str]:
+    """The options of a stage, without those that every stage has."""
     from deep_image_compositing.options import accepted_options
     from deep_image_compositing.stages.base import Fuser
 
-    every, own = (accepted_options(each) or (set(), set()) for each in (Fuser, factory))
-    return sorted(own[0] - every[0])
+    common, all_options = (accepted_options(stage) or (set(), set()) for stage in (Fuser, factory))
+    return sorted(all_options[0] - common[0])
 
 
 def odd_value(entry: Any, option: str, rng: Random) -> Any:
-    """A value of the kind that an option takes, if a few draws find one."""
+    """A junk value, of the type that the option accepts if a few draws find one."""
     from deep_image_compositing.options import check_options
 
     value, needed = None, {"path": "m.png"} if entry.name == "onnx" else {}
@@ -212,31 +212,31 @@ def odd_value(entry: Any, option: str, rng: Random) -> Any:
 
 
 def options(rng: Random, folder: Path) -> Read:
-    """``composite`` with odd options of a stage or of its own."""
+    """``composite`` with odd options of a stage or of the command."""
     from deep_image_compositing.registry import list_stages
 
     files = {"a": made.scene(40, 56), "b": made.scene(48, 40, 1), "m": made.disk(40, 56)}
     for name, pixels in files.items():
         (folder / f"{name}.png").write_bytes(made.encode(pixels))
-    entry = rng.choice([one for one in list_stages() if one.published is None])
-    slot, name, taken = entry.slot, entry.name, own_options(entry.factory)
-    chosen = {"segmenter": "pyramid", "refiner": "none", "fuser": "alpha"} | {slot: name}
-    given = [f"--{each}={stage}" for each, stage in chosen.items()]
-    given += [] if slot == "segmenter" else ["--mask=m.png"]
+    entry = rng.choice([entry for entry in list_stages() if entry.published is None])
+    slot, name, accepted = entry.slot, entry.name, stage_options(entry.factory)
+    stages = {"segmenter": "pyramid", "refiner": "none", "fuser": "alpha"} | {slot: name}
+    args = [f"--{key}={stage}" for key, stage in stages.items()]
+    args += [] if slot == "segmenter" else ["--mask=m.png"]
     values: dict[str, Any] = {"path": "m.png"} if name == "onnx" else {}
-    if (slot, name) in sound_stages():  # small, which leaves more time for other cases
+    if (slot, name) in sound_stages():  # small, to leave more time for other cases
         hyper = sound_stages()[slot, name].hparams
         sizes = ("backbone", "width", "widths", "size", "sizes")
         values = {"weights": None} | {key: hyper[key] for key in sizes if key in hyper}
-    for key in rng.sample(taken, min(len(taken), rng.choice((0, 1, 1, 2)))):
+    for key in rng.sample(accepted, min(len(accepted), rng.choice((0, 1, 1, 2)))):
         values[key] = odd_value(entry, key, rng)
     texts = {key: dumps(value, rng).decode() for key, value in values.items()}
-    given += [f"--{slot}-option={key}={value}" for key, value in texts.items()]
+    args += [f"--{slot}-option={key}={value}" for key, value in texts.items()]
     if rng.random() < 0.2:
-        given += [f"--{rng.choice(OWN)}={rng.choice(ODD)}" for _ in range(2)]
+        args += [f"--{rng.choice(COMMAND_OPTIONS)}={rng.choice(ODD_VALUES)}" for _ in range(2)]
 
     def read() -> None:
         with contextlib.chdir(folder):
-            command("composite", "a.png", "b.png", "-o", "o.png", "--device=cpu", *given)
+            command("composite", "a.png", "b.png", "-o", "o.png", "--device=cpu", *args)
 
     return read

@@ -109,7 +109,7 @@ def test_shapes_must_agree(measure: object) -> None:
     alpha = torch.zeros(1, 4, 5)
     with pytest.raises(UsageError, match=r"\(1, 4, 5\) and \(1, 5, 4\)"):
         measure(alpha, torch.zeros(1, 5, 4))  # type: ignore[operator]
-    with pytest.raises(UsageError, match="the trimap has the shape"):
+    with pytest.raises(UsageError, match="trimap must have the shape"):
         measure(alpha, alpha, torch.zeros(1, 1, 4, 5))  # type: ignore[operator]
 
 

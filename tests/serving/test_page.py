@@ -219,7 +219,7 @@ def brushed(page: Page, photos: tuple[Path, Path], folder: Path) -> None:
     for point in at[1:]:
         hand.move_to_element_with_offset(sheet, *point)
     hand.release().perform()
-    page.settled("mask has followed")
+    page.settled("Mask updated")
     assert opacity(page, *HELMET) == 255
     page.find("#undo").click()
     assert opacity(page, *HELMET) < 128
@@ -228,7 +228,7 @@ def brushed(page: Page, photos: tuple[Path, Path], folder: Path) -> None:
     stage = page.find("#stage")
     ActionChains(page.browser).move_to_element_with_offset(sheet, *at[0]).perform()
     stage.send_keys(" ", *[Keys.ARROW_RIGHT] * 8, *[Keys.ARROW_UP] * 4, " ")
-    page.settled("mask has followed")
+    page.settled("Mask updated")
     assert opacity(page, *HELMET) == 255
     page.find("[data-output=alpha]").click()
     page.downloaded("astronaut-alpha (1).png")

@@ -119,11 +119,11 @@ def test_who_leaves_while_waiting_leaves_no_work() -> None:
 
 def test_places_are_counted() -> None:
     pool = Pool([worker(), worker()], queue=1)
-    with pool.place(), pool.place(), pool.place():
-        assert pool.taken == 3
-        with pytest.raises(Busy), pool.place():
+    with pool.reserve(), pool.reserve(), pool.reserve():
+        assert pool.active == 3
+        with pytest.raises(Busy), pool.reserve():
             pass
-    assert pool.taken == 0
+    assert pool.active == 0
 
 
 def test_the_server_s_own_process_needs_no_torch() -> None:

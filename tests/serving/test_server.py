@@ -41,11 +41,11 @@ def test_many_clients_at_once_while_a_worker_is_killed_and_ctrl_c() -> None:
     with serving("--queue=30") as server, ThreadPoolExecutor(2) as threads:
         first = server.workers()
         load = run(server, 50, 6, kill=True, side=128)
-        assert load.wrong == []
+        assert load.failures == []
         assert len(load.seconds) == 50
         assert server.workers() != first
         again = run(server, 30, 6, side=128)
-        assert again.wrong == []
+        assert again.failures == []
         assert max(again.memory) < 1.1 * again.memory[5]
         # Ctrl-C finishes what is under way.
         sent = send(server, threads, 2)
@@ -54,7 +54,7 @@ def test_many_clients_at_once_while_a_worker_is_killed_and_ctrl_c() -> None:
         code, said, wrong = server.end()
         assert [answer.result().status_code for answer in sent] == [200, 200]
     assert (code, said.strip()) == (0, "stopped")
-    assert "finishing what is under way" in wrong
+    assert "finishing the running requests" in wrong
     assert "Traceback" not in wrong
 
 

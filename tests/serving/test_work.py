@@ -28,7 +28,7 @@ PLAIN = (("pyramid", ()), ("none", ()), ("alpha", ()), ("none", ()))
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
     work.start("cpu", PLAIN)
-    work._composited.cache_clear()
+    work._compose.cache_clear()
 
 
 def opened(answer: Answer) -> NDArray[Any]:
@@ -211,7 +211,7 @@ def test_answers_of_stages_are_remembered_and_cannot_be_spoiled() -> None:
         asked.append(tensors)
         return sum(tensors, torch.zeros(()))
 
-    remembering = work._remembering(ask)
+    remembering = work._memoize(ask)
     first, second = torch.ones(2, 2), torch.full((2, 2), 2.0)
     remembering(first, second).zero_()
     assert torch.equal(remembering(first, second), first + second)

@@ -1,4 +1,4 @@
-// Strokes that say "this belongs" and "this does not": drawn here, followed by the server.
+// Brush strokes that mark what is and is not part of the subject; the server applies them.
 
 const SIDE = 1024; // long side of the picture of strokes that is sent
 const COLORS = { 1: "#00ff00", [-1]: "#ff0000" };
@@ -9,7 +9,7 @@ export class Brush {
     Object.assign(this, { canvas, cursor, drawn, strokes: [], now: null, sign: 1, width: 3, at: [0.5, 0.5] });
   }
 
-  /** Begin with a photograph of another size, without strokes. */
+  /** Remove all strokes and adopt the size of a new photograph. */
   clear(width, height) {
     const factor = Math.min(1, SIDE / Math.max(width, height));
     this.canvas.width = Math.max(1, Math.round(width * factor));
@@ -18,7 +18,7 @@ export class Brush {
     this.now = null;
   }
 
-  /** Draw the strokes that count, or only the one that is being drawn. */
+  /** Draw all strokes, or only the current one. */
   draw(all) {
     const { canvas } = this;
     const context = canvas.getContext("2d");
@@ -35,7 +35,7 @@ export class Brush {
     }
   }
 
-  /** The strokes as a PNG: green, red, and nothing. */
+  /** The strokes as a transparent PNG in green and red. */
   async picture() {
     this.draw(true);
     return await new Promise((done) => this.canvas.toBlob(done, "image/png"));
@@ -57,7 +57,7 @@ export class Brush {
     this.drawn();
   }
 
-  // What View calls
+  // Called by View
 
   hover(place) {
     this.at = place;

@@ -1,4 +1,4 @@
-// The page: two photographs, the picture made of them, and what is done to it.
+// The page: chooses two photographs, requests the composite and lets the user edit it.
 
 import { send, stages } from "./api.js";
 import { Brush } from "./brush.js";
@@ -6,15 +6,15 @@ import { Placing } from "./place.js";
 import { View } from "./view.js";
 
 const SHOWN = 1600; // long side in pixels at which the cut-out is drawn
-const SLOTS = { segmenter: "Finds it", refiner: "Refines it", fuser: "Sets it in" };
+const SLOTS = { segmenter: "Segmenter", refiner: "Refiner", fuser: "Fuser" };
 const COLOURS = {
-  none: "as they are", color_map: "match, learned", reinhard: "match, classical", white_balance: "white balance",
+  none: "unchanged", color_map: "match, learned", reinhard: "match, classical", white_balance: "white balance",
 };
-const FARTHEST = ["color_map"]; // what goes all the way unless told otherwise, others half
+const FULL_STRENGTH = ["color_map"]; // harmonizers with a default strength of 1; others have 0.5
 const HELP = {
-  compare: "Drag across the picture, or move the slider. Wheel, fingers, + and − zoom; 0 shows all of it.",
-  move: "Drag the subject, and its corner to scale it. Keys: arrows move it, comma and full stop scale it.",
-  brush: "Blue is what does not belong. Paint roughly; the mask follows. Keys: arrows, space begins and ends a stroke.",
+  compare: "Drag across the picture, or move the slider. Zoom with the wheel, two fingers, or + and −; 0 fits the picture.",
+  move: "Drag the subject, or its corner to scale it. Keys: arrows move it, comma and full stop scale it.",
+  brush: "Blue marks what is not part of the subject. Paint roughly; the mask adapts. Keys: arrows move the brush, space starts and ends a stroke.",
 };
 
 const find = (selector) => document.querySelector(selector);
@@ -22,7 +22,7 @@ const every = (selector) => [...document.querySelectorAll(selector)];
 
 const photos = { foreground: null, background: null };
 const stale = { cut: true, composite: true };
-let cuts = []; // the subject after so many strokes
+let cuts = []; // the subject by number of strokes
 let result = null;
 let mode = "empty";
 let limits = {};
@@ -31,7 +31,7 @@ let running = null;
 const stage = find("#stage");
 const view = new View(stage, find("#sheet"));
 const placing = new Placing(find("#subject"), find("#box"), () => {
-  leaveOff();
+  cancel();
   stale.composite = true;
   find("#scale").value = placing.scale;
   find("#scale-shown").textContent = placing.scale.toFixed(2);
@@ -44,40 +44,40 @@ const brush = new Brush(find("#paint"), find("#cursor"), () => {
 const cut = () => cuts[brush.strokes.length] ?? null;
 const frame = () => find("input[name=frame]:checked").value;
 
-// What the server is asked for
+// Requests to the server
 
-/** Do what is out of date, the subject before the composite; a newer call takes the place of this one. */
+/** Update what is stale, the subject before the composite; a newer call replaces this one. */
 async function refresh() {
   running?.abort();
-  const own = (running = new AbortController());
+  const controller = (running = new AbortController());
   try {
     if (photos.foreground && stale.cut) {
       say("Looking for the subject …", true);
-      say(await findSubject(own.signal));
+      say(await findSubject(controller.signal));
     }
     if (photos.foreground && photos.background && stale.composite && cut()?.blob && mode !== "brush") {
       say("Making the composite …", true);
       const start = performance.now();
-      const { blob } = await send("composite", wanted(), own.signal);
+      const { blob } = await send("composite", compositeFields(), controller.signal);
       const url = URL.createObjectURL(blob);
       await Object.assign(new Image(), { src: url }).decode();
-      if (own.signal.aborted) return URL.revokeObjectURL(url);
+      if (controller.signal.aborted) return URL.revokeObjectURL(url);
       if (result) URL.revokeObjectURL(result.url);
       result = { blob, url, frame: frame() };
       stale.composite = false;
       say(`Composite made in ${((performance.now() - start) / 1000).toFixed(1)} s. ${cut().hint}`.trim());
     }
   } catch (error) {
-    if (own !== running || error.name === "AbortError") return;
+    if (controller !== running || error.name === "AbortError") return;
     say("");
     tell(error.message);
   }
-  if (own === running) running = null;
+  if (controller === running) running = null;
   show();
 }
 
-/** Give up what is being made: it is no longer what is wanted, and the next refresh will make that. */
-function leaveOff() {
+/** Cancel the running request, whose result would be out of date. */
+function cancel() {
   if (!running) return;
   running.abort();
   running = null;
@@ -93,23 +93,23 @@ async function findSubject(signal) {
   try {
     const answer = await send("mask", fields, signal);
     blob = answer.blob;
-    if (!count && answer.doubt > 0.5) hint = "It is not clear what the subject is: the brush can say so.";
+    if (!count && answer.doubt > 0.5) hint = "It is not clear what the subject is: mark it with the brush.";
   } catch (error) {
     if (error.status !== 422 || count) throw error;
     hint = "No subject was found: paint over it with the brush.";
     mode = "brush";
   }
-  const found = await readMask(blob);
-  signal.throwIfAborted(); // by now there may be another photograph
-  cuts[count] = { ...found, hint };
-  placing.position ??= [0.5, cuts[count].box[3] > 0.99 ? 1 : 0.5]; // what is cut off below stays below
+  const mask = await readMask(blob);
+  signal.throwIfAborted(); // the photograph may have been replaced meanwhile
+  cuts[count] = { ...mask, hint };
+  placing.position ??= [0.5, cuts[count].box[3] > 0.99 ? 1 : 0.5]; // a subject cut off below stays at the bottom
   stale.cut = false;
   brush.draw(false);
-  return hint || (count ? "The mask has followed." : "Subject found.");
+  return hint || (count ? "Mask updated." : "Subject found.");
 }
 
-/** Fields of what is asked for; a mask that strokes have led is final, so that no refiner may change it. */
-function wanted() {
+/** Fields of a composite; a mask edited by strokes is final, so it is not refined again. */
+function compositeFields() {
   const fields = { foreground: photos.foreground.file, ...chosen("segmenter", "refiner", "fuser") };
   if (photos.background) fields.background = photos.background.file;
   if (brush.strokes.length) Object.assign(fields, { mask: cut().blob, refiner: "none" });
@@ -118,7 +118,7 @@ function wanted() {
   return Object.assign(fields, light());
 }
 
-/** Fields of colours and shadow; a slider that nobody has moved leaves its share to the server. */
+/** Fields of colours and shadow; an unmoved slider leaves the strength to the server. */
 function light() {
   const fields = { ...chosen("harmonizer"), shadow: find("#shadow").value };
   const strength = find("#strength");
@@ -156,7 +156,7 @@ async function readMask(blob) {
   return { blob, levels, width: canvas.width, height: canvas.height, size: [width, height], box: box[2] ? box : [0, 0, 1, 1] };
 }
 
-// What is seen
+// Display
 
 function show() {
   const now = cut();
@@ -201,7 +201,7 @@ function picture(selector, url) {
   if (url && image.src !== url) image.src = url;
 }
 
-/** The subject as the mask has it, drawn from the photograph. */
+/** Draw the subject: the photograph with the mask as its alpha. */
 function drawSubject(now) {
   const canvas = Object.assign(find("#subject"), { width: now.width, height: now.height });
   const context = canvas.getContext("2d");
@@ -234,11 +234,11 @@ const comparing = {
   arrow: (x, y) => (stage.classList.contains("zoomed") ? view.panBy(-60 * x, -60 * y) : split(Math.min(100, Math.max(0, Number(find("#split").value) + 2 * x)))),
 };
 
-// What people do
+// User actions
 
 async function take(name, file) {
   tell("");
-  if (limits.bytes && file.size > limits.bytes) return tell(`${file.name} is larger than this server takes.`);
+  if (limits.bytes && file.size > limits.bytes) return tell(`${file.name} is larger than this server accepts.`);
   const url = URL.createObjectURL(file);
   const image = Object.assign(new Image(), { src: url });
   try {
@@ -250,7 +250,7 @@ async function take(name, file) {
   const [width, height] = [image.naturalWidth, image.naturalHeight];
   if (limits.pixels && width * height > limits.pixels) {
     URL.revokeObjectURL(url);
-    return tell(`${file.name} has more pixels than this server takes.`);
+    return tell(`${file.name} has more pixels than this server accepts.`);
   }
   if (photos[name]) URL.revokeObjectURL(photos[name].url);
   photos[name] = { file, url, image, width, height };
@@ -272,13 +272,13 @@ async function take(name, file) {
   await refresh();
 }
 
-/** Two files at once are the subject and the new background; one goes where there is none yet. */
-function takeAll(files, wish = null) {
+/** Take two files as subject and new background; take a single one for `target`, else for the empty place. */
+function takeAll(files, target = null) {
   const images = [...files].filter((file) => file.type.startsWith("image/"));
-  if (files.length && !images.length) tell("That is no picture.");
+  if (files.length && !images.length) tell("This is not a picture.");
   const free = photos.foreground ? "background" : "foreground";
   if (images.length > 1) take("foreground", images[0]).then(() => take("background", images[1]));
-  else if (images.length) take(wish ?? free, images[0]);
+  else if (images.length) take(target ?? free, images[0]);
 }
 
 function enter(next) {
@@ -297,11 +297,11 @@ async function download(output) {
   const form = output === "cutout" && find("#format").value === "jpeg" ? "png" : find("#format").value;
   let blob = output === "composite" && form === "png" && !stale.composite ? result?.blob : null;
   if (!blob) {
-    const { foreground, mask, segmenter, refiner, fuser } = wanted();
-    const alone = { foreground, mask, segmenter, refiner };
-    let [kind, fields] = ["composite", { ...wanted(), output }];
+    const { foreground, mask, segmenter, refiner, fuser } = compositeFields();
+    const maskFields = { foreground, mask, segmenter, refiner };
+    let [kind, fields] = ["composite", { ...compositeFields(), output }];
     if (!photos.background) {
-      [kind, fields] = output === "alpha" ? ["mask", alone] : ["cutout", { ...alone, fuser }];
+      [kind, fields] = output === "alpha" ? ["mask", maskFields] : ["cutout", { ...maskFields, fuser }];
     }
     say("Making the file …", true);
     try {
@@ -320,20 +320,20 @@ async function download(output) {
 
 function undo() {
   if (!brush.strokes.length) return;
-  leaveOff();
+  cancel();
   brush.strokes.pop();
   cuts.length = brush.strokes.length + 1;
   stale.composite = true;
   stale.cut = !cut();
-  say("Stroke taken back.");
+  say("Stroke undone.");
   show();
   if (stale.cut) refresh();
 }
 
 let soon;
-/** Something else is wanted: ask the server once the hand has come to rest. */
+/** A setting changed: ask the server after a short pause. */
 function changed(withCut = false) {
-  leaveOff();
+  cancel();
   stale.composite = true;
   if (withCut) {
     stale.cut = true;
@@ -371,7 +371,7 @@ for (const button of every("#downloads button")) button.addEventListener("click"
 for (const input of every("input[name=frame], #strength, #shadow, #direction")) input.addEventListener("change", () => changed());
 find("#strength").addEventListener("input", ({ target }) => (target.dataset.moved = "yes"));
 find("#harmonizer").addEventListener("change", ({ target }) => {
-  find("#strength").value = FARTHEST.includes(target.value) ? 1 : 0.5;
+  find("#strength").value = FULL_STRENGTH.includes(target.value) ? 1 : 0.5;
   delete find("#strength").dataset.moved;
   changed();
 });
@@ -390,22 +390,22 @@ find("#zoom-fit").addEventListener("click", () => view.fit());
 find("#notice button").addEventListener("click", () => tell(""));
 find("form").addEventListener("submit", (event) => event.preventDefault());
 
-/** A choice of stages, by these words or else by their names. */
-function fill(select, entries, words = {}) {
-  for (const { name, description, default: own } of entries) {
-    select.append(Object.assign(new Option(words[name] ?? name, name, own, own), { title: description }));
+/** Fill a choice with stages, under these labels or else their names. */
+function fill(select, entries, labels = {}) {
+  for (const { name, description, default: selected } of entries) {
+    select.append(Object.assign(new Option(labels[name] ?? name, name, selected, selected), { title: description }));
   }
   return select;
 }
 
 try {
-  const told = await stages();
-  limits = told.limits;
-  fill(find("#harmonizer"), told.harmonizer, COLOURS);
-  if (FARTHEST.includes(find("#harmonizer").value)) find("#strength").value = 1;
+  const offered = await stages();
+  limits = offered.limits;
+  fill(find("#harmonizer"), offered.harmonizer, COLOURS);
+  if (FULL_STRENGTH.includes(find("#harmonizer").value)) find("#strength").value = 1;
   for (const [slot, label] of Object.entries(SLOTS)) {
     const line = document.createElement("label");
-    const select = fill(Object.assign(document.createElement("select"), { id: slot }), told[slot]);
+    const select = fill(Object.assign(document.createElement("select"), { id: slot }), offered[slot]);
     select.addEventListener("change", () => changed(slot !== "fuser"));
     line.className = "wide";
     line.append(Object.assign(document.createElement("span"), { textContent: label }), select);

@@ -1,6 +1,6 @@
-// The subject in the new background's frame, dragged and scaled: the preview, until the server has made it.
+// Drags and scales the subject in the new background's frame: a preview until the server answers.
 
-/** Where the photograph and its subject lie in a frame, as the library's placement.py says; in pixels. */
+/** Placement of the photograph and its subject in a frame, in pixels, as in the library's placement.py. */
 export function placed(size, box, frame, scale, [x, y]) {
   const factor = scale * Math.min(frame[0] / size[0], frame[1] / size[1]);
   const [width, height] = [size[0] * factor, size[1] * factor];
@@ -12,12 +12,12 @@ const within = (value) => Math.min(1, Math.max(0, value));
 const rounded = (value) => Math.round(value * 1e4) / 1e4;
 
 export class Placing {
-  /** `changed` is called while the subject moves, `settled` once it is let go. */
+  /** `changed` is called while the subject moves, `settled` when it is released. */
   constructor(subject, box, changed, settled) {
     Object.assign(this, { subject, box, changed, settled, scale: 1, position: null, cut: null, frame: null });
   }
 
-  /** Draw the subject where it is; `cut` has the photograph's size and its subject's box in [0, 1]. */
+  /** Draw the subject in place; `cut` has the photograph's size and its subject's box in [0, 1]. */
   show() {
     if (!this.cut || !this.frame) return;
     const at = placed(this.cut.size, this.cut.box, this.frame, this.scale, this.position);
@@ -31,7 +31,7 @@ export class Placing {
     Object.assign(element.style, { left: `${(100 * left) / w}%`, top: `${(100 * top) / h}%`, width: `${(100 * width) / w}%`, height: `${(100 * height) / h}%` });
   }
 
-  /** Move by a part of the frame; along an axis that it fills, a subject has nowhere to go. */
+  /** Move by a fraction of the frame; not along an axis that the subject fills. */
   moveBy(dx, dy) {
     const { room } = placed(this.cut.size, this.cut.box, this.frame, this.scale, this.position);
     this.position = this.position.map((value, axis) => {
@@ -41,11 +41,10 @@ export class Placing {
     this.changed();
   }
 
-  /** Another size, about the subject's own middle. */
+  /** Scale about the subject's centre. */
   resize(scale) {
     const before = placed(this.cut.size, this.cut.box, this.frame, this.scale, this.position);
-    const wanted = Math.min(2, Math.max(0.1, scale));
-    this.scale = Math.round(wanted * 1000) / 1000;
+    this.scale = Math.round(Math.min(2, Math.max(0.1, scale)) * 1000) / 1000;
     const after = placed(this.cut.size, this.cut.box, this.frame, this.scale, this.position);
     const half = (at, axis) => ((this.cut.box[2 + axis] - this.cut.box[axis]) * [at.width, at.height][axis]) / 2;
     this.position = this.position.map((value, axis) => {
@@ -55,7 +54,7 @@ export class Placing {
     this.changed();
   }
 
-  // What View calls
+  // Called by View
 
   down(place, event) {
     this.scaling = event.target.id === "handle";

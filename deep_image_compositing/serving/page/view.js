@@ -1,9 +1,9 @@
-// The picture on its stage: it fits, and is zoomed and moved by wheel, fingers, keys and buttons.
+// Fits the picture into its stage; zooms and pans it by wheel, touch, keys and buttons.
 
 const MOST = 12;
 
 export class View {
-  /** `tool` takes what one pointer does: down, move and up, each with a place in the picture in [0, 1]. */
+  /** `tool` receives down, move and up of a single pointer, with its position in the picture in [0, 1]. */
   constructor(stage, sheet) {
     Object.assign(this, { stage, sheet, size: [4, 3], zoom: 1, x: 0, y: 0, pointers: new Map(), tool: null });
     new ResizeObserver(() => this.show()).observe(stage);
@@ -17,7 +17,7 @@ export class View {
     stage.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** Show pictures of another width and height; all of them at first. */
+  /** Set the pictures' width and height, and fit them. */
   resize(width, height) {
     const same = this.size[0] === width && this.size[1] === height;
     this.size = [width, height];
@@ -30,7 +30,7 @@ export class View {
     this.show();
   }
 
-  /** Zoom so that the point of the screen under (x, y) stays where it is; by default the middle. */
+  /** Zoom about the screen position (x, y), by default the centre. */
   zoomBy(factor, x = null, y = null) {
     const zoom = Math.min(MOST, Math.max(1, this.zoom * factor));
     const box = this.stage.getBoundingClientRect();
@@ -52,7 +52,7 @@ export class View {
     const [width, height] = this.size;
     const fit = Math.min(box.width / width, box.height / height);
     const [w, h] = [Math.round(width * fit), Math.round(height * fit)];
-    // No farther than until its edge is at the stage's.
+    // Stop when the picture's edge reaches the stage's.
     const [most_x, most_y] = [Math.max(0, (w * this.zoom - box.width) / 2), Math.max(0, (h * this.zoom - box.height) / 2)];
     this.x = Math.min(most_x, Math.max(-most_x, this.x));
     this.y = Math.min(most_y, Math.max(-most_y, this.y));
@@ -64,7 +64,7 @@ export class View {
     this.stage.classList.toggle("zoomed", this.zoom > 1);
   }
 
-  /** Where in the picture an event is, (x, y) in [0, 1] inside of it. */
+  /** The position (x, y) of an event in the picture; in [0, 1] if inside. */
   place(event) {
     const box = this.sheet.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
@@ -76,7 +76,7 @@ export class View {
     this.pointers.set(event.pointerId, [event.clientX, event.clientY]);
     if (this.pointers.size === 1) this.tool?.down(this.place(event), event);
     else this.tool?.cancel?.();
-    this.several = this.pointers.size > 1; // until all fingers are up, no stroke and no drag
+    this.several = this.pointers.size > 1; // no stroke or drag until all fingers are lifted
   }
 
   move(event) {
