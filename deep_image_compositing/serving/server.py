@@ -45,7 +45,7 @@ def serve(
     token = settings.token or os.environ.get(TOKEN_VARIABLE) or None
     generated = None if token or is_loopback(host) else secrets.token_urlsafe(32)
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise UsageError("a token may hold only ASCII letters, digits and symbols, no spaces")
+        raise UsageError("a token may hold only ASCII letters, digits and symbols, without spaces")
     settings = replace(settings, token=token or generated, names=(host, *settings.names))
     stages = tuple(settings.defaults.values())
     pool = Pool([Worker(device, stages, settings.seconds) for device in devices], queue)

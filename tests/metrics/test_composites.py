@@ -265,7 +265,7 @@ def test_wrong_shapes_and_kinds_are_named() -> None:
         ssim_map(noise(3, 5, 30), noise(3, 5, 30))
     with pytest.raises(UsageError, match=r"\(3, 8, 8\) and \(3, 8, 9\)"):
         halo(picture, noise(3, 8, 9), alpha, picture, picture)
-    with pytest.raises(UsageError, match=r"alpha is \(1, H, W\)"):
+    with pytest.raises(UsageError, match=r"alpha must be \(1, H, W\)"):
         halo(picture, picture, alpha[0], picture, picture)
     with pytest.raises(UsageError, match="uint8"):
         exactness(picture, alpha, picture, picture)
