@@ -182,21 +182,28 @@ def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
     return 0
 
 
+def _folder_masks(args: argparse.Namespace, files: list[Path]) -> dict[Path, Path | None]:
+    """The mask of each photograph: the file of its name in a folder, or one mask for all."""
+    from deep_image_compositing.images import list_images, read_mask
+
+    if args.mask and Path(args.mask).is_dir():
+        paths = list_images(args.mask)
+        by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
+        return {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
+    if args.mask:
+        read_mask(args.mask, max_pixels=args.max_pixels)  # fail before the first photograph
+    return dict.fromkeys(files, args.mask and Path(args.mask))
+
+
 def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
-    from deep_image_compositing.images import list_images, longest_sides, read_image, read_mask
+    from deep_image_compositing.images import list_images, longest_sides, read_image
 
     devices, accelerator = launch_count(args.devices), args.accelerator or "auto"
     settings.one_device(args.device, devices, accelerator)
     files = list_images(args.foreground)
     _, side = longest_sides(args.max_side, args.frame, args.scale)
     background = read_image(args.background, max_pixels=args.max_pixels, max_side=side)
-    masks: dict[Path, Path | None] = dict.fromkeys(files, args.mask and Path(args.mask))
-    if args.mask and Path(args.mask).is_dir():
-        paths = list_images(args.mask)
-        by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
-        masks = {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
-    elif args.mask:
-        read_mask(args.mask, max_pixels=args.max_pixels)
+    masks = _folder_masks(args, files)
     outputs = _folder_outputs(args, files)
     taken = real_paths(*files, args.background, *masks.values())
     for targets in outputs.values():

@@ -198,6 +198,7 @@ def published_table(report: Report) -> Table:
 
 def color_table_of(report: Report) -> Table:
     """A table of harmonizers alone: the main measures of each grade, without intervals."""
+    from deep_image_compositing.evaluation.rendering import counted
     from deep_image_compositing.evaluation.report import head, table
 
     columns, heads = [], []
@@ -210,7 +211,7 @@ def color_table_of(report: Report) -> Table:
                 rows = table(report, grade, "", [key]).rows
                 columns.append([_text(row.cells[0]) for row in rows])
     methods = list(zip(report.method_names, *columns, strict=True))
-    return _table(f"{len(report.names)} photographs", heads, methods)
+    return _table(counted(len(report.names), "photograph"), heads, methods)
 
 
 def table_of(report: Report) -> Table:

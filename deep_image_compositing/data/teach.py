@@ -41,7 +41,7 @@ from deep_image_compositing.images import write_image
 from deep_image_compositing.running import Guard, make_trainer, quiet
 from deep_image_compositing.stages.base import Fuser
 
-_STOPPED = "stopped; finished shards are kept, and the same command resumes from them"
+_STOPPED = "stopped; finished shards are kept; run the same command to continue"
 _log = logging.getLogger("deep_image_compositing")
 Mixtures = Mapping[str, tuple[Mixture, Mixture]]
 """Mattes and backgrounds of each split."""

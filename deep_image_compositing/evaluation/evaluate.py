@@ -18,7 +18,7 @@ from deep_image_compositing.evaluation.testsets.base import TestSet, check_count
 from deep_image_compositing.ledger import differences
 from deep_image_compositing.running import Guard, make_trainer, quiet
 
-_STOPPED = "stopped; what is finished stays in {}, and the same command goes on from there"
+_STOPPED = "stopped; finished results are kept in {}; run the same command to continue"
 
 
 def evaluate(

@@ -85,7 +85,7 @@ def test_ctrl_c_says_how_to_go_on(prepared: Path, capsys: pytest.CaptureFixture[
     given = ["evaluate", "--method", "odd=disc,none,odd(fail=4, kind=stop)", *PLAIN[2:]]
     assert main(given) == 130
     said = capsys.readouterr().err
-    assert "what is finished stays in out, and the same command goes on from there" in said
+    assert "finished results are kept in out; run the same command to continue" in said
     assert said.count("interrupted") == 1
     Odd.calls = -100
     assert main(given) == 0
