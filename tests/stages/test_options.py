@@ -48,7 +48,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("index_net", {"width": 0.1, "dropout": 1}, r"must lie in \[0, 1\), got 1"),
     ("index_net", {"width": 0.1, "max_memory": 0}, "max_memory must be above 0, got 0"),
     ("index_net", {"width": 0.1, "widths": (0, 4)}, r"of at least 1 pixel, got \(0, 4\)"),
-    ("index_net", {"width": 0.1, "widths": (5, 4)}, "the least and the greatest"),
+    ("index_net", {"width": 0.1, "widths": (5, 4)}, "a minimum and a maximum"),
     ("deep_image_matting", {"phase": "both"}, "'encoder_decoder' or 'refinement', got 'both'"),
     ("deep_image_matting", {"phase": "refinement", "refine": False}, "no refinement stage"),
     ("deep_image_matting", {"width": -1}, "width must be above 0"),
