@@ -212,7 +212,7 @@ def test_ctrl_c_keeps_what_is_finished(out: Path, caplog: pytest.LogCaptureFixtu
     fuser = "odd(fail=4, kind=stop)"
     with pytest.raises(KeyboardInterrupt):
         run(out, fuser, grades=["exact"])
-    assert "the same command goes on" in caplog.text
+    assert "run the same command to continue" in caplog.text
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (out / "report.html").exists()
     assert len(Ledger(out / WORK / LEDGER).entries) == 2
