@@ -198,9 +198,12 @@ class Index:
                 split: [ShardEntry(**shard) for shard in entry["shards"]]
                 for split, entry in content["splits"].items()
             }
-            index = cls(content["kind"], splits, content["about"], content["skipped"])
-            if not isinstance(index.about, dict) or not isinstance(index.skipped, list):
-                raise TypeError("about is an object and skipped a list")
+            skipped = [
+                {name: item[name] for name in ("key", "reason")} for item in content["skipped"]
+            ]
+            index = cls(content["kind"], splits, content["about"], skipped)
+            if not isinstance(index.about, dict):
+                raise TypeError("about is an object of settings")
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

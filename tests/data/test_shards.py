@@ -247,6 +247,7 @@ def test_the_index_is_read_back(tmp_path: Path) -> None:
         ({"kind": "films"}, "of an unknown kind, 'films'"),
         ({"splits": {"train": {"shards": [{"name": "a.tar"}]}}}, "not an index of shards"),
         ({"splits": []}, "not an index of shards"),
+        ({"skipped": [{"reason": "too small"}]}, "not an index of shards"),
         (
             {"splits": {"train": {"shards": [SHARD | {"samples": "x"}]}}},
             "samples .* 'x', not a whole number",
