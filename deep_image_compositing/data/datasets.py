@@ -333,8 +333,11 @@ def _open_folder(
             f"{source.path} holds masks ({masks[0].name}), but mattes are needed: photographs "
             "with soft alphas, as NAME.alpha.png, or cut-outs"
         )
-    held_out = [pair for pair in pairs if pair.held_out(source.hold_out, source.sequences)]
-    train = [pair for pair in pairs if not pair.held_out(source.hold_out, source.sequences)]
+    train: list[Pair] = []
+    held_out: list[Pair] = []
+    for pair in pairs:
+        part = held_out if pair.held_out(source.hold_out, source.sequences) else train
+        part.append(pair)
     return FolderDataset(source, train), FolderDataset(source, held_out) if held_out else None
 
 
