@@ -102,7 +102,8 @@ def export_weights(args: argparse.Namespace) -> int:
     from deep_image_compositing import weights
     from deep_image_compositing.stages.making import make_stage
 
-    weights.save(make_stage(slot, (name, {**options, "weights": args.checkpoint})), args.output)
+    stage: Any = make_stage(slot, (name, {**options, "weights": args.checkpoint}))
+    weights.save(stage, args.output)
     show(f"wrote {args.output} ({_megabytes(args.output)}, {slot} {name})")
     return 0
 

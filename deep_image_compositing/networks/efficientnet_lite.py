@@ -43,10 +43,7 @@ class EfficientNetLite(nn.Module):
             stage = nn.Sequential()
             for number in range(count):
                 step = stride if number == 0 else 1
-                if expansion == 1:
-                    stage.append(SeparableBlock(inputs, outputs, kernel))
-                else:
-                    stage.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
+                stage.append(Block(inputs, outputs, kernel, step, expansion))
                 inputs = outputs
             self.blocks.append(stage)
         for module in self.modules():
@@ -66,37 +63,28 @@ class EfficientNetLite(nn.Module):
         return features
 
 
-class SeparableBlock(nn.Module):
-    """A depthwise convolution followed by a pointwise one."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.conv_dw = SameConv(inputs, inputs, kernel, groups=inputs)
-        self.bn1 = NormAct(inputs)
-        self.conv_pw = SameConv(inputs, outputs, 1)
-        self.bn2 = NormAct(outputs, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv_pw(self.bn1(self.conv_dw(x))))
-
-
-class InvertedResidual(nn.Module):
-    """MobileNet's block: pointwise expansion, depthwise convolution, pointwise projection."""
+class Block(nn.Sequential):
+    """MobileNet's block: pointwise expansion (if any), depthwise convolution, projection."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        inner = expansion * inputs
-        self.conv_pw = SameConv(inputs, inner, 1)
-        self.bn1 = NormAct(inner)
-        self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
-        self.bn2 = NormAct(inner)
-        self.conv_pwl = SameConv(inner, outputs, 1)
-        self.bn3 = NormAct(outputs, act=False)
         self.skips = inputs == outputs and stride == 1
+        inner = expansion * inputs
+        if expansion == 1:  # timm's names, by which weights are stored
+            self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
+            self.bn1 = NormAct(inner)
+            self.conv_pw = SameConv(inner, outputs, 1)
+            self.bn2 = NormAct(outputs, act=False)
+        else:
+            self.conv_pw = SameConv(inputs, inner, 1)
+            self.bn1 = NormAct(inner)
+            self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
+            self.bn2 = NormAct(inner)
+            self.conv_pwl = SameConv(inner, outputs, 1)
+            self.bn3 = NormAct(outputs, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv_dw(self.bn1(self.conv_pw(x))))
-        y = self.bn3(self.conv_pwl(y))
+        y = super().forward(x)
         return y + x if self.skips else y
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.boxes import bounding_box, grow
 from deep_image_compositing.functional.compose import (
     pixels_of_share,
@@ -190,13 +191,12 @@ class SolvedMattingModel(MattingModel):
         ``product`` multiplies by A and ``precondition`` by an approximate inverse. Warns if the
         solve does not converge in ``iterations`` steps, and returns the last one's result.
         """
-        from scipy.sparse.linalg import LinearOperator, cg
-
+        linalg = import_extra("scipy.sparse.linalg", f"the refiner {self.method!r}")
         a, m = (
-            LinearOperator((len(b), len(b)), matvec=apply, dtype=b.dtype)
+            linalg.LinearOperator((len(b), len(b)), matvec=apply, dtype=b.dtype)
             for apply in (product, precondition)
         )
-        x, unfinished = cg(a, b, M=m, rtol=self.tolerance, maxiter=self.iterations)
+        x, unfinished = linalg.cg(a, b, M=m, rtol=self.tolerance, maxiter=self.iterations)
         if unfinished:
             residual = np.linalg.norm(b - product(x)) / np.linalg.norm(b)
             warnings.warn(
