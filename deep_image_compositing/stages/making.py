@@ -30,14 +30,11 @@ def make_stage(slot: str, spec: StageLike, *, model: bool = False) -> Callable[.
     Raises ``UsageError`` for an unknown name or option, a stage of another slot, or anything else;
     ``WeightsError`` for weights that cannot be loaded or do not describe such a stage.
     """
-    if isinstance(spec, str):
-        spec = (spec, {})
-    if isinstance(spec, tuple):
-        if len(spec) != 2 or not isinstance(spec[1], Mapping):
-            raise UsageError(f"a {slot} with options is a pair (name, dict), got {spec!r}")
-        if str(spec[0]).startswith(registry.HUB):
-            return pretrained_stage(spec[0], spec[1], slot=slot, model=model)
-        return _stage_by_name(slot, spec[0], dict(spec[1]), model)
+    if (named := _name_and_options(slot, spec)) is not None:
+        name, options = named
+        if name.startswith(registry.HUB):
+            return pretrained_stage(name, options, slot=slot, model=model)
+        return _stage_by_name(slot, name, options, model)
     if isinstance(spec, type) or not callable(spec):
         hint = "make an instance of it" if isinstance(spec, type) else "see Compositor"
         raise UsageError(
@@ -51,11 +48,19 @@ def make_stage(slot: str, spec: StageLike, *, model: bool = False) -> Callable[.
 
 def check_stage(slot: str, spec: StageLike) -> None:
     """Raise ``make_stage``'s errors on names and options, without creating the stage."""
+    if (named := _name_and_options(slot, spec)) is not None:
+        registry.check(slot, *named)
+
+
+def _name_and_options(slot: str, spec: StageLike) -> tuple[str, dict[str, Any]] | None:
+    """Name and options of a stage; None if ``spec`` is to be the stage itself."""
     if isinstance(spec, str):
-        spec = (spec, {})
-    if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], Mapping):
-        return  # checked by ``make_stage``
-    registry.check(slot, str(spec[0]), spec[1])
+        return spec, {}
+    if not isinstance(spec, tuple):
+        return None
+    if len(spec) != 2 or not isinstance(spec[1], Mapping):
+        raise UsageError(f"a {slot} with options is a pair (name, dict), got {spec!r}")
+    return str(spec[0]), dict(spec[1])
 
 
 def pretrained_stage(
@@ -107,18 +112,6 @@ def pretrained_stage(
     if kind is not None and not isinstance(stage, kind):
         raise UsageError(f"{source} holds the {config['slot']} {name!r}, not a {kind.__name__}")
     return stage
-
-
-def restore_stage(
-    slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
-) -> Any:
-    """Create the stage ``name`` with the weights and options of a weights file or checkpoint.
-
-    ``options`` replace the file's. Raises like ``make_stage``.
-    """
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no checkpoint {path}")
-    return make_stage(slot, (name, {**(options or {}), "weights": str(path)}))
 
 
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
