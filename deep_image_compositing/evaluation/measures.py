@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import composites, masks, matting
 from deep_image_compositing.metrics.composites import BAND_RADIUS, HALO_RADIUS
 from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
+
+if TYPE_CHECKING:
+    from deep_image_compositing.evaluation.testsets import Sample
 
 KEY = "band_psnr"  # main measure of whole methods: decides comparisons and wins
 COLOR_KEY = "psnr"  # the same for harmonizers alone
@@ -126,53 +129,36 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_composite(
-    composite: Tensor,
-    truth: Tensor,
-    alpha: Tensor | None,
-    foreground: Tensor,
-    background: Tensor,
-    old_background: Tensor | None = None,
-    foreground_color: Tensor | None = None,
-    lpips: LPIPS | None = None,
+    composite: Tensor, sample: Sample, lpips: LPIPS | None = None
 ) -> dict[str, float]:
-    """Measure one composite (3, H, W) against the true one.
+    """Measure a composite (3, H, W) of a sample against the true one.
 
-    The result omits what is undefined: band measures of a picture without a rim, SSIM below 6
-    pixels, LPIPS below 64, ``halo`` where the old background resembles the new one.
-
-    Args:
-        composite: (3, H, W), as all other pictures but alpha.
-        truth: the true composite.
-        alpha: (1, H, W), the true alpha; None omits all band measures.
-        foreground: the photograph with its old background.
-        background: the new background.
-        old_background: None omits ``halo`` and ``lost``.
-        foreground_color: the subject's true straight colour, for ``lost``.
-        lpips: from ``find_lpips``; None omits LPIPS.
-
-    Raises:
-        UsageError: the sizes differ.
+    The result omits what is undefined or unknown: band measures of a picture without an alpha or a
+    rim, ``halo`` and ``lost`` without the old background or where it resembles the new one, SSIM
+    below 6 pixels, LPIPS below 64 or without ``lpips`` (from ``find_lpips``). UsageError if the
+    sizes differ.
     """
-    c, t = _floats(composite), _floats(truth)
+    assert sample.composite is not None
+    c, t = _floats(composite), _floats(sample.composite)
     composites.check_pair(c, t)
     figures = {"psnr": float(composites.picture_psnr(c[None], t[None]))}
     similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= composites.SMALLEST else None
     if similarity is not None:
         figures["ssim"] = float(similarity.mean())
     band = None
-    if alpha is not None:
-        a = _floats(alpha)
+    if sample.alpha is not None:
+        a = _floats(sample.alpha)
         composites.check_alpha(c, a)
         band = composites.rim_band(a[None])[0]
         figures["band_psnr"] = float(composites.band_psnr(c[None], t[None], a[None]))
         figures["band_error"] = composites.color_error(c, t, band)
         if similarity is not None:
             figures["band_ssim"] = float(similarity[:, band[0]].mean())
-        if old_background is not None:
-            color = None if foreground_color is None else _floats(foreground_color)
-            halo = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
-            figures["halo"], figures["lost"] = map(abs, halo)
-        photographs = to_bytes(foreground), to_bytes(background)
+        if sample.old_background is not None:
+            behind = _floats(sample.background), _floats(sample.old_background)
+            color = None if sample.foreground_color is None else _floats(sample.foreground_color)
+            figures["halo"], figures["lost"] = map(abs, composites.halo(c, t, a, *behind, color))
+        photographs = to_bytes(sample.foreground), to_bytes(sample.background)
         *shares, figures["worst"] = composites.exactness(to_bytes(composite), a, *photographs)
         names = ("exact", "exact_subject", "exact_background")
         figures |= {name: 100 * share for name, share in zip(names, shares, strict=True)}

@@ -74,11 +74,7 @@ def test_every_method_is_measured_on_every_sample_in_every_grade(out: Path) -> N
         found = record(out, 1, "exact", name)
         pixels = read_image(out / WORK / "picture-1" / "exact" / f"{name}.composite.png").pixels
         composite = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        s = Tiny()[1]
-        expected = measure_composite(
-            composite, s.composite, s.alpha, s.foreground, s.background, s.old_background,
-            s.foreground_color,
-        )  # fmt: skip
+        expected = measure_composite(composite, Tiny()[1])
         assert {key: found["measures"][key] for key in expected} == pytest.approx(expected)
         assert found["measures"]["seconds"] > found["measures"]["fusion_seconds"] > 0
         assert found["measures"]["sad"] == 0  # the exact mask is the alpha
@@ -322,8 +318,10 @@ def test_the_report_names_the_gpu_that_lightning_has_left(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
-    plan = bench.Plan((tiny.method("plain"),), Tiny(), out, ("exact",), "plain")
-    made = bench.Bench(plan, lambda *done: None)
+    made = bench.Bench(
+        [tiny.method("plain")], Tiny(), out, lambda *done: None, grades=("exact",),
+        reference="plain",
+    )  # fmt: skip
     made.trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
     made._device = torch.device("cuda", 1)  # as in Lightning's call of setup
     made.setup("test")
