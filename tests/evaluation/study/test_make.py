@@ -128,7 +128,7 @@ def test_what_fails_leaves_its_set_out_and_no_other(
     wide, small, given = study.sets
     assert len(wide.left_out) == 1
     assert str(pairs[0].background) in wide.left_out[0]
-    assert small.left_out == ("feather: ValueError: out of luck",)
+    assert small.left_out == ["feather: ValueError: out of luck"]
     assert Study.open(folder).shown == (given,)
     # Once the reason is gone, the same call makes the rest.
     broken = False
