@@ -148,7 +148,9 @@ class Bench(LightningModule):
         self.identities = {m.name: json_digest({**common, **m.describe()}) for m in self.methods}
         processes = self.trainer.world_size
         if self.threads is None and self.device.type == "cpu" and processes > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+            self.threads = max(1, (os.cpu_count() or 1) // processes)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
     def test_dataloader(self) -> DataLoader[tuple[int, int]]:
         """The indices of method and sample of each unfinished step of this process."""
@@ -243,13 +245,12 @@ class Bench(LightningModule):
         if (size, inputs[2] is None) not in self._warm:
             self._warm.add((size, inputs[2] is None))
             compositor(*inputs)
-        with measures.Cost(self.device) as cost:
+        with measures.measure_cost(self.device) as cost:
             result = compositor(*inputs)
         seconds = result.seconds
         if self.alone:  # the other stages only pass the composite on
             seconds = {"harmonization": seconds.get("harmonization", 0.0)}
-        figures = sample.measure(grade, result, self._lpips[0])
-        figures |= {"seconds": cost.seconds, "peak_memory": cost.peak_memory}
+        figures = {**sample.measure(grade, result, self._lpips[0]), **cost}
         return result, figures | {f"{stage}_seconds": value for stage, value in seconds.items()}
 
     def _free_memory(self) -> None:

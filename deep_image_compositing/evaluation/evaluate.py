@@ -95,8 +95,6 @@ def evaluate(
     guard = Guard(show=show)
     with quiet(), ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        if threads is not None:
-            torch.set_num_threads(threads)
         trainer = make_trainer(guard, devices=devices, nodes=1, accelerator=accelerator)
         bench = Bench(
             methods, test_set, Path(out), guard.advance, grades=chosen, reference=reference,
