@@ -61,7 +61,6 @@ def main() -> None:
             per_subject=options.per_subject,
             size=options.size,
             seed=options.seed,
-            grades=("none",),
         )
         names = samples.names
         for start in range(0, len(names), SHARD_SAMPLES):

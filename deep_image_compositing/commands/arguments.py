@@ -58,10 +58,10 @@ def argument_adder(group: argparse._ActionsContainer) -> Callable[..., None]:
 
 
 def add_actions(
-    parser: argparse.ArgumentParser, metavar: str, *, required: bool = True
+    parser: argparse.ArgumentParser, metavar: str
 ) -> Callable[[str, str], Callable[..., None]]:
     """A function that adds an action, by name and summary, and returns its ``argument_adder``."""
-    actions = parser.add_subparsers(metavar=metavar, dest="action", required=required)
+    actions = parser.add_subparsers(metavar=metavar, dest="action", required=True)
 
     def action(name: str, summary: str) -> Callable[..., None]:
         return argument_adder(actions.add_parser(name, help=summary, description=summary))

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from deep_image_compositing.commands.arguments import add_actions, argument_adder
+from deep_image_compositing.commands.arguments import argument_adder
 
 _KINDS = {
     "pipeline": ("cold start, composites against closed-form matting, memory; the default", "cpu"),
@@ -19,18 +19,15 @@ _KINDS = {
 
 # fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    action = add_actions(parser, "WHAT", required=False)
-    # Options may come before or after WHAT, so only the outer parser sets defaults.
-    for name, (summary, device) in {"": ("", "cpu; of train auto, of gpu cuda"), **_KINDS}.items():
-        add, unset = action(name, summary) if name else argument_adder(parser), argparse.SUPPRESS
-        add("--quick", bool, "", "run everything once at a small size, as a test", default=unset)
-        add("--device", str, "", f"auto, cpu, cuda, ...; default: {device}", default=unset)
-        if name == "resolution":
-            add("--megapixels", "0.6,2,12,24,48", "N,...", "photograph sizes", type=_sizes)
-        if name in ("data", "train", "gpu"):
-            default = "2" if name == "data" else "all cores but one, at most 12"
-            add("--workers", str, "N", f"loader processes; default: {default}", type=_positive)
-    parser.set_defaults(action="pipeline", quick=False, device=None)
+    kinds = "; ".join(f"{name}: {summary}" for name, (summary, _) in _KINDS.items())
+    parser.add_argument("what", metavar="WHAT", nargs="?", choices=_KINDS, default="pipeline",
+        help=kinds)
+    add = argument_adder(parser)
+    add("--quick", bool, "", "run everything once at a small size, as a test")
+    add("--device", str, "", "auto, cpu, cuda, ...; default: cpu, of train auto, of gpu cuda")
+    add("--megapixels", "0.6,2,12,24,48", "N,...", "photograph sizes of resolution", type=_sizes)
+    add("--workers", str, "N", "loader processes of data, train and gpu; default: 2 of data, else "
+        "all cores but one, at most 12", type=_positive)
 # fmt: on
 
 
@@ -41,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from deep_image_compositing.benchmark import composites, training
     from deep_image_compositing.devices import choose_device
 
-    action, quick = args.action, args.quick
+    action, quick = args.what, args.quick
     device = choose_device(args.device or _KINDS[action][1])
     if action == "pipeline":
         tables = composites.pipeline(device, quick)

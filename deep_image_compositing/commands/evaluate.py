@@ -10,42 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing.commands.arguments import argument_adder, launch_count
-from deep_image_compositing.errors import UsageError
-from deep_image_compositing.files import at_home
 from deep_image_compositing.messages import PROGRAM, printable, show
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    import rich.table
 
-    from deep_image_compositing.evaluation.report import Report
+    from deep_image_compositing.evaluation.report import Report, Table
 
-_OPTIONS = {
-    "syntest": ("mattes", "backgrounds", "hold_out", "background_hold_out", "per_subject", "size",
-                "seed", "samples", "split", "cache"),
-    "taught": ("triplets", "samples", "split", "cache"),
-    "folders": ("folder",),
-    "harmonization": ("photographs", "hold_out", "split", "samples", "size", "seed", "strength",
-                      "cache"),
-}  # fmt: skip
-"""Options of each kind of test set."""
+_TEST_SETS = ("syntest", "taught", "folders", "harmonization")
 
-_PATHS = ("mattes", "backgrounds", "triplets", "folder", "photographs")
-
-_REQUIRED = {
-    "taught": ("triplets", "shards that teach has written"),
-    "folders": ("folder", "with foreground/ and background/"),
-    "harmonization": ("photographs", "which have masks"),
-}
-"""The option that a kind of test set requires, and what it names."""
-
-_COLOR_MEASURES = {
-    "recolored": ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim",
-                  "harmonization_seconds"),
-    "untouched": ("change",),
-}  # fmt: skip
-"""Measures by grade in the table of an evaluation of harmonizers alone."""
-
-_PARAMETERS = {"triplets": "shards", "folder": "path"}
+_OPTIONS = ("mattes", "backgrounds", "triplets", "folder", "photographs", "hold_out",
+            "background_hold_out", "split", "samples", "per_subject", "size", "seed", "strength",
+            "cache")  # fmt: skip
+"""Options of test sets; each kind has some of them."""
 
 
 # fmt: off
@@ -61,9 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", str, "NAME", "method to compare with; default: ours, or the last one")
     add("--runs", "runs", "DIR", "folder of training runs for the set ablations")
     _add_test_set(parser.add_argument_group("test set"))
-    add = argument_adder(parser.add_argument_group("report"))
+    report = parser.add_argument_group("report")
+    add = argument_adder(report)
     add("--sheets", int, "N", "samples with contact sheets; default: 12, or all without truth")
-    add("--no-sheets", bool, "", "same as --sheets 0")
+    report.add_argument("--no-sheets", dest="sheets", action="store_const", const=0,
+        help="same as --sheets 0")
     add("--lpips-weights", str, "FILE", "torchvision's AlexNet; default: torch hub's copy, if any")
     add("--overwrite", bool, "", "discard the results of an earlier evaluation in --out")
     add = argument_adder(parser.add_argument_group("resources"))
@@ -79,7 +58,7 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
     add("--test-set", str, "",
         "syntest: made of mattes; taught: made by a network; folders: your own pictures; "
         "harmonization: photographs with recoloured subjects; default: harmonization for "
-        "harmonizers alone, else syntest", choices=_OPTIONS)
+        "harmonizers alone, else syntest", choices=_TEST_SETS)
     for flag, text in (("--mattes", "subjects with their alpha"), ("--backgrounds", "photographs")):
         add(flag, str, "PATH", f"for syntest, {text}: folders, shards or patterns of shards; "
             "default: generated from noise", **paths)
@@ -109,30 +88,23 @@ def _add_test_set(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run an evaluation; returns the exit code, which is 1 if nothing was measured."""
-    if args.no_sheets and args.sheets:
-        raise UsageError("--no-sheets and --sheets contradict each other")
-    if args.lpips_weights is not None and not at_home(args.lpips_weights).is_file():
-        raise UsageError(f"there is no file {args.lpips_weights} (--lpips-weights)")
+    from deep_image_compositing.evaluation.evaluate import evaluate
     from deep_image_compositing.evaluation.methods import ALONE, choose
+    from deep_image_compositing.evaluation.testsets import open_test_set
 
     methods = choose(args.methods, args.method, runs=args.runs)
     alone = methods[0].slots == ALONE or args.photographs
     kind = args.test_set or ("harmonization" if alone else "syntest")
-    test_set_options = _test_set_options(args, kind)
-    from deep_image_compositing.evaluation.evaluate import evaluate
-    from deep_image_compositing.evaluation.testsets import open_test_set
-
     report = evaluate(
         methods,
-        open_test_set(kind, **test_set_options),
-        Path(args.out),
-        # Not an option of the test set, which would become a different set.
-        grades=None if args.grades is None else args.grades.split(","),
+        open_test_set(kind, **_test_set_options(args)),
+        args.out,
+        grades=args.grades,
         reference=args.reference,
         devices=launch_count(args.devices),
         accelerator=args.accelerator,
         threads=args.threads,
-        sheets=0 if args.no_sheets else args.sheets,
+        sheets=args.sheets,
         lpips_weights=args.lpips_weights,
         overwrite=args.overwrite,
         show=True,
@@ -142,37 +114,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print_report(report)
     show(f"wrote {Path(args.out, 'report.html')}")
-    return int(not any(sum(part.measured.values()) for part in report.summary.values()))
+    return 0 if report.measured else 1
 
 
-def _test_set_options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """The arguments of ``open_test_set``; ``UsageError`` for invalid or missing options."""
-    names = {name for options in _OPTIONS.values() for name in options}
-    values = {name: value for name, value in vars(args).items() if name in names}
-    values = {name: value for name, value in values.items() if value is not None}
-    for name in values:
-        if name not in _OPTIONS[kind]:
-            sets = " and ".join(other for other, options in _OPTIONS.items() if name in options)
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is an option of --test-set {sets}, not of {kind}")
-    required, description = _REQUIRED.get(kind, ("", ""))
-    if required and required not in values:
-        raise UsageError(f"--test-set {kind} needs --{required}: {description}")
-    for one, other in (("mattes", "backgrounds"), ("backgrounds", "mattes")):
-        if one in values and other not in values:
-            raise UsageError(f"--{one} needs --{other}")
-    for name in _PATHS:
-        paths = values.get(name, [])
-        for path in [paths] if isinstance(paths, str) else paths:
-            is_plain = not any(sign in path for sign in "*?[{:")  # no pattern and no URL
-            if is_plain and not Path(path).exists():
-                raise UsageError(f"there is no {path} (--{name})")
-    if values.get("split") == "all":
-        values["split"] = None
-    return {_PARAMETERS.get(name, name): value for name, value in values.items()}
-
-
-# Tables for the terminal
+def _test_set_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``open_test_set``."""
+    options = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    return {**options, "split": None} if args.split == "all" else options
 
 
 def print_report(report: Report) -> None:
@@ -180,85 +128,30 @@ def print_report(report: Report) -> None:
     from rich.console import Console
 
     from deep_image_compositing.evaluation import pages
+    from deep_image_compositing.evaluation.report import overview, published
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table_of(report))
-    if report.published:
-        console.print(published_table(report))
+    console.print(table_of(overview(report)))
+    if report.alone:
+        console.print(table_of(published()))
     for line in (*pages.verdicts(report), *pages.failures(report)):
         console.print(printable(line), markup=False, highlight=False)
 
 
-def published_table(report: Report) -> Table:
-    """A table of results that others have published, on other data."""
-    title = "published elsewhere, on other data: iHarmony4, full resolution"
-    rows = [(name, f"{psnr:.2f}", f"{fmse:g}") for name, psnr, fmse in report.published]
-    return _table(title, ["PSNR (dB) ↑", "fMSE ↓"], rows)
-
-
-def color_table_of(report: Report) -> Table:
-    """A table of harmonizers alone: the main measures of each grade, without intervals."""
-    from deep_image_compositing.evaluation.rendering import counted
-    from deep_image_compositing.evaluation.report import head, table
-
-    columns, heads = [], []
-    for grade, keys in _COLOR_MEASURES.items():
-        means = report.summary[grade].means.values() if grade in report.summary else ()
-        for key in keys:
-            if any(key in mean for mean in means):
-                name, arrow, unit = head(key)
-                heads.append(f"{grade}: {name}{f' ({unit})' if unit else ''} {arrow}")
-                rows = table(report, grade, "", [key]).rows
-                columns.append([_text(row.cells[0]) for row in rows])
-    methods = list(zip(report.method_names, *columns, strict=True))
-    return _table(counted(len(report.names), "photograph"), heads, methods)
-
-
-def table_of(report: Report) -> Table:
-    """A table with the mean of ``KEY`` and its interval for each grade, and the mean time."""
-    if report.alone:
-        return color_table_of(report)
-    from rich.markup import escape
-
-    from deep_image_compositing.evaluation.measures import KEY
-    from deep_image_compositing.evaluation.report import head, table
-
-    key = KEY if report.has_truth else "seconds"
-    summaries = [report.summary[grade] for grade in report.grades]
-    grades = [table(report, grade, "", [key]).rows for grade in report.grades]
-    any_failed = any(sum(summary.failed.values()) for summary in summaries)
-    title, seconds = ("{0} ({2}) {1}".format(*head(name)) for name in (key, "seconds"))
-    rows = []
-    for number, method in enumerate(report.method_names):
-        cells = [row[number].cells[0] for row in grades]
-        texts = [
-            f"{_text(cell)} {escape(cell.interval if cell else '')}".rstrip() for cell in cells
-        ]
-        if key == KEY:
-            means = [summary.means[method] for summary in summaries]
-            times = [mean["seconds"] for mean in means if "seconds" in mean]
-            total = sum(time.pictures for time in times)
-            texts.append(f"{sum(t.mean * t.pictures for t in times) / total:.2f}" if total else "-")
-        if any_failed:
-            failed = sum(summary.failed[method] for summary in summaries)
-            texts.append(f"{failed} of {len(report.names) * len(summaries)}" if failed else "-")
-        rows.append((method, *texts))
-    more = [*([seconds] if key == KEY else []), *(["failed"] if any_failed else [])]
-    return _table(title, [*report.grades, *more], rows)
-
-
-def _text(cell: Any) -> str:
-    """A cell in rich's markup, the best one in bold."""
-    return f"[bold]{cell.text}[/bold]" if cell and cell.best else cell.text if cell else "-"
-
-
-def _table(title: str, heads: list[str], rows: list[Any]) -> Table:
-    """A table with a row for each method, whose first entry is the method's name."""
+def table_of(content: Table) -> rich.table.Table:
+    """A report's table for the terminal, the best cells in bold."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("method", title=title)
-    for head in heads:
-        table.add_column(head, justify="right")
-    for name, *cells in rows:
-        table.add_row(printable(name), *cells)
+    table = Table("method", title=content.title)
+    for name, arrow, unit in content.columns:
+        table.add_column(f"{name}{f' ({unit})' if unit else ''} {arrow}", justify="right")
+    for label, _, cells in content.rows:
+        texts = [
+            Text(f"{cell.text} {cell.interval}".rstrip(), "bold" if cell.best else "")
+            if cell
+            else "-"
+            for cell in cells
+        ]
+        table.add_row(printable(label), *texts)
     return table

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.evaluation import pages, statistics
-from deep_image_compositing.evaluation.bench import OUTPUTS, Bench, Plan
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.evaluation import pages
+from deep_image_compositing.evaluation.bench import Bench
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
-from deep_image_compositing.evaluation.testsets.base import TestSet, check_counts, check_grades
-from deep_image_compositing.ledger import differences
+from deep_image_compositing.evaluation.testsets.base import TestSet, check_counts
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.running import Guard, make_trainer, quiet
 
 _STOPPED = "stopped; finished results are kept in {}; run the same command to continue"
@@ -26,7 +26,7 @@ def evaluate(
     test_set: TestSet,
     out: str | os.PathLike[str],
     *,
-    grades: Sequence[str] | None = None,
+    grades: Sequence[str] | str | None = None,
     reference: str | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -44,7 +44,7 @@ def evaluate(
         test_set: the samples.
         out: folder for the report, contact sheets and records, created if missing; a run with the
             same folder resumes.
-        grades: grades of the test set to measure; None for all.
+        grades: grades of the test set to measure, or their names joined by commas; None for all.
         reference: name of the method that the others are compared with; None for ``ours``, or
             else the last one.
         devices: number of GPUs, or of processes on a CPU.
@@ -58,14 +58,14 @@ def evaluate(
         command: the command line, for the report.
 
     Raises:
-        UsageError: an argument is wrong, or ``out`` is a file, holds the evaluation of another
-            test set, or holds files that no evaluation wrote.
-        ImageError: a file cannot be written.
+        UsageError: an argument is wrong, or ``out`` holds the evaluation of another test set or
+            files that no evaluation wrote.
+        ImageError: a folder or file cannot be written.
         WeightsError: ``lpips_weights`` cannot be used.
         MissingExtraError: scipy is not installed.
         KeyboardInterrupt: the run was stopped; finished results are kept.
     """
-    statistics.require("evaluate")
+    import_extra("scipy.stats", "evaluate", "evaluate")
     names = [method.name for method in methods]
     if not names:
         raise UsageError("there is no method to run")
@@ -82,57 +82,28 @@ def evaluate(
             f"the test set {test_set.name} is for {kind}, which {', '.join(wrong)} "
             f"{'is' if len(wrong) == 1 else 'are'} not"
         )
-    grades = check_grades(grades, test_set.grades)
+    if isinstance(grades, str):
+        grades = [grade.strip() for grade in grades.split(",")]
+    chosen = tuple(grade for grade in test_set.grades if grades is None or grade in grades)
+    if not chosen or not set(grades or ()) <= set(chosen):
+        raise UsageError(
+            f"the grades here are some of {', '.join(test_set.grades)}, got "
+            f"{', '.join(grades or ()) or 'none'}"
+        )
     if not len(test_set):
         raise UsageError(f"the test set {test_set.name} holds no samples")
-    plan = Plan(
-        tuple(methods), test_set, Path(out), grades, reference, sheets, lpips_weights, overwrite,
-        threads,
-    )  # fmt: skip
-    _check_folder(plan)
     guard = Guard(show=show)
     with quiet(), ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        if threads is not None:
-            torch.set_num_threads(threads)
-            os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # for pymatting
         trainer = make_trainer(guard, devices=devices, nodes=1, accelerator=accelerator)
-        bench = Bench(plan, guard.advance)
+        bench = Bench(
+            methods, test_set, Path(out), guard.advance, grades=chosen, reference=reference,
+            sheets=sheets, lpips_weights=lpips_weights, overwrite=overwrite, threads=threads,
+        )  # fmt: skip
         with guard.ending(trainer, _STOPPED.format(out)):
             trainer.test(bench, verbose=False)
     if not trainer.is_global_zero:
         return None
     report = bench.report(command)
-    pages.write(report, plan.out)
+    pages.write(report, Path(out))
     return report
-
-
-def _check_folder(plan: Plan) -> None:
-    """Raise early if the report cannot be written to the folder, or if it has other contents."""
-    out, real = plan.out, Path(os.path.realpath(plan.out))
-    if real.exists() and not real.is_dir():
-        raise UsageError(f"{out} is a file; --out names a folder")
-    nearest = next(folder for folder in (real, *real.parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        name = nearest.name or "/"
-        raise ImageError(f"{out} cannot be written to: permission denied in {name}")
-    ledger = plan.ledger()
-    if not ledger.path.exists():
-        if existing := next((name for name in OUTPUTS if (out / name).exists()), None):
-            raise UsageError(
-                f"{out} holds {existing}, which no evaluation has written: give another --out"
-            )
-        return
-    if plan.overwrite:
-        return
-    before, now = ledger.about, plan.about()
-    if before is None or not isinstance(before.get("test_set"), dict):
-        raise UsageError(f"{ledger.path} is damaged: give another --out, or --overwrite")
-    if before.get("fingerprint") != now["fingerprint"]:
-        changes = differences(before["test_set"], now["test_set"])
-        texts = [f"{name} {old!r}, now {new!r}" for name, (old, new) in changes.items()]
-        how = "; ".join(text for text in texts if len(text) < 200) or "other pictures"
-        raise UsageError(
-            f"{out} holds the evaluation of another test set ({how}): give another --out, or "
-            "--overwrite to start again"
-        )

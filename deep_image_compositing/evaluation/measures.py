@@ -10,9 +10,10 @@ import ctypes
 import gc
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +21,10 @@ from torch import Tensor
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.metrics import composites, masks, matting
 from deep_image_compositing.metrics.composites import BAND_RADIUS, HALO_RADIUS
-from deep_image_compositing.metrics.lpips import LPIPS, SMALLEST
+from deep_image_compositing.metrics.lpips import LPIPS
+
+if TYPE_CHECKING:
+    from deep_image_compositing.evaluation.testsets import Sample
 
 KEY = "band_psnr"  # main measure of whole methods: decides comparisons and wins
 COLOR_KEY = "psnr"  # the same for harmonizers alone
@@ -126,57 +130,37 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_composite(
-    composite: Tensor,
-    truth: Tensor,
-    alpha: Tensor | None,
-    foreground: Tensor,
-    background: Tensor,
-    old_background: Tensor | None = None,
-    foreground_color: Tensor | None = None,
-    lpips: LPIPS | None = None,
+    composite: Tensor, sample: Sample, lpips: LPIPS | None = None
 ) -> dict[str, float]:
-    """Measure one composite (3, H, W) against the true one.
+    """Measure a composite (3, H, W) of a sample against the true one.
 
-    The result omits what is undefined: band measures of a picture without a rim, SSIM below 6
-    pixels, LPIPS below 64, ``halo`` where the old background resembles the new one.
-
-    Args:
-        composite: (3, H, W), as all other pictures but alpha.
-        truth: the true composite.
-        alpha: (1, H, W), the true alpha; None omits all band measures.
-        foreground: the photograph with its old background.
-        background: the new background.
-        old_background: None omits ``halo`` and ``lost``.
-        foreground_color: the subject's true straight colour, for ``lost``.
-        lpips: from ``find_lpips``; None omits LPIPS.
-
-    Raises:
-        UsageError: the sizes differ.
+    The result omits what is undefined or unknown: band measures of a picture without an alpha or a
+    rim, ``halo`` and ``lost`` without the old background or where it resembles the new one, SSIM
+    below 6 pixels, LPIPS below 64 or without ``lpips`` (from ``find_lpips``). UsageError if the
+    sizes differ.
     """
-    c, t = _floats(composite), _floats(truth)
+    assert sample.composite is not None
+    c, t = _floats(composite), _floats(sample.composite)
     composites.check_pair(c, t)
+    similarity, band = composites.ssim_map(c, t), None
     figures = {"psnr": float(composites.picture_psnr(c[None], t[None]))}
-    similarity = composites.ssim_map(c, t) if min(c.shape[1:]) >= composites.SMALLEST else None
-    if similarity is not None:
-        figures["ssim"] = float(similarity.mean())
-    band = None
-    if alpha is not None:
-        a = _floats(alpha)
+    figures["ssim"] = float(similarity.mean())
+    if sample.alpha is not None:
+        a = _floats(sample.alpha)
         composites.check_alpha(c, a)
         band = composites.rim_band(a[None])[0]
         figures["band_psnr"] = float(composites.band_psnr(c[None], t[None], a[None]))
         figures["band_error"] = composites.color_error(c, t, band)
-        if similarity is not None:
-            figures["band_ssim"] = float(similarity[:, band[0]].mean())
-        if old_background is not None:
-            color = None if foreground_color is None else _floats(foreground_color)
-            halo = composites.halo(c, t, a, _floats(background), _floats(old_background), color)
-            figures["halo"], figures["lost"] = map(abs, halo)
-        photographs = to_bytes(foreground), to_bytes(background)
+        figures["band_ssim"] = float(similarity[:, band[0]].mean())
+        if sample.old_background is not None:
+            behind = _floats(sample.background), _floats(sample.old_background)
+            color = None if sample.foreground_color is None else _floats(sample.foreground_color)
+            figures["halo"], figures["lost"] = map(abs, composites.halo(c, t, a, *behind, color))
+        photographs = to_bytes(sample.foreground), to_bytes(sample.background)
         *shares, figures["worst"] = composites.exactness(to_bytes(composite), a, *photographs)
         names = ("exact", "exact_subject", "exact_background")
         figures |= {name: 100 * share for name, share in zip(names, shares, strict=True)}
-    if lpips is not None and min(c.shape[1:]) >= SMALLEST:
+    if lpips is not None:
         figures["lpips"], figures["band_lpips"] = lpips(c, t, band)
     return _sorted(figures)
 
@@ -199,16 +183,15 @@ def measure_colors(
     composites.check_pair(c[0], t[0])
     composites.check_pair(b[0], t[0])
     composites.check_alpha(t[0], m[0])
-    psnr = composites.picture_psnr(c, t)
+    psnr, ssim = composites.picture_psnr(c, t), composites.ssim_map(c[0], t[0])
     figures = {
         "psnr": psnr,
         "fmse": composites.foreground_error(c, t, m),
         "square_error": composites.square_error(c, t),
         "outside": 255 * ((c - b).abs() * (m == 0)).amax(),
+        "ssim": ssim.mean(),
+        "foreground_ssim": ssim[:, m[0, 0] > 0.5].mean(),
     }
-    if min(c.shape[-2:]) >= composites.SMALLEST:
-        ssim = composites.ssim_map(c[0], t[0])
-        figures |= {"ssim": ssim.mean(), "foreground_ssim": ssim[:, m[0, 0] > 0.5].mean()}
     if torch.equal(b, t):
         figures["change"] = 255 * (c - b).abs().mean(1, keepdim=True)[m > 0.5].mean()
     else:
@@ -250,41 +233,36 @@ def _floats(picture: Tensor) -> Tensor:
     return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
 
 
-class Cost:
-    """Context manager that measures wall-clock ``seconds`` and ``peak_memory`` of its block.
+@contextlib.contextmanager
+def measure_cost(device: torch.device) -> Iterator[dict[str, float]]:
+    """Measure the wall-clock ``seconds`` and ``peak_memory`` of a block; filled in at its end.
 
     Memory is in megabytes (10⁶ bytes) above the use at the start: GPU memory on CUDA, otherwise
-    the process's resident memory, NaN outside Linux.
+    the process's resident memory, absent outside Linux.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device if device.type == "cuda" else None
-        self.seconds = self.peak_memory = math.nan
-
-    def __enter__(self) -> Cost:
-        gc.collect(1)  # a full collection would take longer than many methods
-        self._before: int | None = None
-        if self.cuda is not None:
-            torch.cuda.synchronize(self.cuda)
-            torch.cuda.reset_peak_memory_stats(self.cuda)
-            self._before = torch.cuda.memory_allocated(self.cuda)
-        else:
-            with contextlib.suppress(OSError, TypeError, AttributeError):  # not on Linux
-                # Freed memory that glibc keeps would hide what a call needs.
-                ctypes.CDLL(None).malloc_trim(0)
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
-                self._before = _resident("VmRSS")
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.cuda is not None:
-            torch.cuda.synchronize(self.cuda)
-        self.seconds = time.perf_counter() - self._start
-        if self._before is not None:
-            peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda else _resident("VmHWM")
-            self.peak_memory = max(0, peak - self._before) / 1e6
+    figures: dict[str, float] = {}
+    before: int | None = None
+    gc.collect(1)  # a full collection would take longer than many methods
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        with contextlib.suppress(OSError, TypeError, AttributeError):  # not on Linux
+            # Freed memory that glibc keeps would hide what a call needs.
+            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # count the peak from now on
+            before = _resident("VmRSS")
+    start = time.perf_counter()
+    yield figures
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    figures["seconds"] = time.perf_counter() - start
+    if before is not None:
+        cuda = device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(device) if cuda else _resident("VmHWM")
+        figures["peak_memory"] = max(0, peak - before) / 1e6
 
 
 def _resident(field: str) -> int:

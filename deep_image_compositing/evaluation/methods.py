@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,15 +34,11 @@ Stage: TypeAlias = tuple[str, dict[str, Any]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _STAGE = re.compile(r"\s*([^\s(),=]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_PLAIN = re.compile(r"[^\s,()\[\]{}\"]+")
 
 
 @dataclass(frozen=True)
 class Method:
-    """Stages that make a composite of two photographs, or a harmonizer alone.
-
-    ``parse_method`` makes one from text; ``str`` is the reverse.
-    """
+    """Stages that make a composite of two photographs, or a harmonizer alone."""
 
     name: str  # for tables and file names: letters, digits and _ . + -
     stages: dict[str, Stage]  # by slot: all slots, or ``ALONE``
@@ -51,12 +47,6 @@ class Method:
     def slots(self) -> tuple[str, ...]:
         """The slots that the method fills."""
         return tuple(self.stages)
-
-    def __str__(self) -> str:
-        stages = [*self.stages.values()]
-        if self.slots != ALONE and stages[-1] == (registry.DEFAULTS["harmonizer"], {}):
-            stages.pop()
-        return f"{self.name}={','.join(stage_text(*stage) for stage in stages)}"
 
     def entries(self) -> Iterator[tuple[Entry, dict[str, Any]]]:
         """The registry entry and options of each stage; UsageError for an unknown name."""
@@ -121,21 +111,6 @@ def parse_stage(text: str) -> Stage:
     return match[1], registry.key_values(f"{match[1]}()", filter(None, parts))
 
 
-def stage_text(name: str, options: Mapping[str, Any]) -> str:
-    """The text that ``parse_stage`` parses as this name and these options."""
-    values = ", ".join(f"{key}={_value_text(value)}" for key, value in options.items())
-    return f"{name}({values})" if values else name
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, str) and _PLAIN.fullmatch(value):
-        try:
-            json.loads(value)
-        except ValueError:
-            return value
-    return json.dumps(value)
-
-
 def _split(text: str) -> list[str]:
     """Split at commas that are not inside brackets or quotes."""
     parts: list[str] = []
@@ -160,12 +135,10 @@ _ABLATIONS = (
 
 
 def _ablations(runs: str | Path) -> list[Method]:
-    methods = []
-    for name, refiner, fuser, run in _ABLATIONS:
-        method = parse_method(f"{name}=pyramid,{refiner},{fuser}")
-        method.stages["fuser"][1]["weights"] = Path(runs, run).as_posix()
-        methods.append(method)
-    return methods
+    return [
+        parse_method(f"{name}=pyramid,{refiner},{fuser}(weights={json.dumps(f'{runs}/{run}')})")
+        for name, refiner, fuser, run in _ABLATIONS
+    ]
 
 
 def _rows(pattern: str, *names: str) -> list[Method]:
@@ -222,8 +195,8 @@ def choose(
         MissingExtraError: a package that a stage needs is not installed.
     """
     groups = {**METHODS, "ablations": _ablations(runs)}
-    single = {method.name: method for group in groups.values() for method in group}
-    members = {**{name: [method] for name, method in single.items()}, **groups}
+    single = {method.name: [method] for group in groups.values() for method in group}
+    members = {**single, **groups}
     chosen: dict[str, Method] = {}
     sets = sets or ([] if extra else ["paper"])
     for name in filter(None, (part.strip() for names in sets for part in names.split(","))):
@@ -238,24 +211,15 @@ def choose(
                 chosen[method.name] = method
             elif chosen.pop(method.name, None) is None:
                 raise UsageError(f"{name!r} leaves out what was not chosen before it")
-    from_sets = set(chosen)
     for method in map(parse_method, extra):
-        twin = next((n for n in chosen if n.casefold() == method.name.casefold()), None)
-        if twin is not None:
-            other = f", or leave out the other with --methods {','.join(sets)},-{twin}"
+        if method.name.casefold() in map(str.casefold, chosen):
             raise UsageError(
-                f"there are two methods called {twin!r}: rename the one of --method"
-                + (other if twin in from_sets else "")
+                f"there are two methods called {method.name!r}: rename the one of --method, or "
+                "leave out the other"
             )
         chosen[method.name] = method
     if not chosen:
         raise UsageError("there is no method to run: name some with --methods or --method")
-    alone = [name for name, method in chosen.items() if method.slots == ALONE]
-    if 0 < len(alone) < len(chosen):
-        raise UsageError(
-            f"{', '.join(alone)} are harmonizers alone, which are not compared with whole methods: "
-            "leave out either"
-        )
     methods = [
         replace(method, stages={entry.slot: _newest(entry, o) for entry, o in method.entries()})
         for method in chosen.values()
@@ -279,21 +243,18 @@ def _learned(entry: Entry) -> bool:
 
 def _check_trained(methods: Iterable[Method]) -> None:
     """Raise ``UsageError`` for methods that would run a learned stage untrained."""
-    untrained: dict[str, str] = {}  # by name, the method with weights to fill in
-    for method in methods:
-        stages = {
-            entry.slot: (entry.name, {**options, "weights": "FILE"})
-            for entry, options in method.entries()
-            if _learned(entry) and weights_file(entry, options) is None
-        }
-        if stages:
-            untrained[method.name] = str(replace(method, stages={**method.stages, **stages}))
+    untrained = {
+        method.name: f"{entry.name}(weights=FILE)"
+        for method in methods
+        for entry, options in method.entries()
+        if _learned(entry) and weights_file(entry, options) is None
+    }
     if untrained:
-        examples = " ".join(f"--method '{method}'" for method in untrained.values())
         raise UsageError(
             f"no weights ship for {', '.join(untrained)}, or none were asked for, and random "
             "weights are not worth measuring: leave them out with --methods "
-            f"SET,{','.join(f'-{name}' for name in untrained)}, or give them weights: {examples}"
+            f"SET,{','.join(f'-{name}' for name in untrained)}, or give them weights with "
+            f"--method: {', '.join(dict.fromkeys(untrained.values()))}"
         )
 
 

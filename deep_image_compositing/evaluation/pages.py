@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deep_image_compositing.evaluation.measures import MEASURES, Measure
 from deep_image_compositing.evaluation.rendering import capital, counted, listed, render
-from deep_image_compositing.evaluation.report import Report, tables
+from deep_image_compositing.evaluation.report import Report, published, tables
 from deep_image_compositing.evaluation.statistics import Difference
 from deep_image_compositing.files import write_files
 
@@ -42,6 +42,7 @@ def page(report: Report, template: str) -> str:
         template, report=report, measures=MEASURES, key=report.key, slots=report.slots, mask=_mask,
         tables={grade: list(tables(report, grade)) for grade in report.grades},
         verdicts=verdicts(report), failures=failures(report),
+        published=published() if report.alone else None,
         warnings=failures(report, "warnings", "warned on"),
     )  # fmt: skip
 
@@ -67,11 +68,8 @@ def verdicts(report: Report) -> list[str]:
         pairs.sort(key=lambda pair: pair[1].mean)
         count = max((d.count for _, d in pairs), default=FEW)
         if count < FEW:
-            gaps = listed([f"{m} by {_signed(d, measure)}" for m, d in pairs])
-            where = "" if count > 1 else " on the one picture there is,"
-            few = f"; {counted(count, 'picture')} are too few to say more" if count > 1 else ""
-            differs = f"{reference} differs in {measure.name} from {gaps}"
-            sentences.append(f"{start},{where} {differs}{few}.")
+            few = f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} too few"
+            sentences.append(f"{start}, {few} to compare {reference} with other methods.")
             continue
         rivals = {
             "is behind": [f"{m} by {_distance(d, measure)}" for m, d in pairs if d.high < 0],

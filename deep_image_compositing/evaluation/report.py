@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import nan
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from deep_image_compositing import registry
 from deep_image_compositing.evaluation.measures import COLOR_KEY, KEY, MEASURES
+from deep_image_compositing.evaluation.rendering import counted
 from deep_image_compositing.evaluation.statistics import (
     Difference,
     bootstrap_interval,
@@ -26,6 +27,13 @@ MAIN = (KEY, "psnr", "ssim", "lpips", "band_error", "halo", "exact", "sad", "sec
 COLOR_MAIN = ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim", "foreground_ssim",
               "change", "outside", "harmonization_seconds")  # fmt: skip
 """The same for harmonizers alone."""
+
+COLOR_OVERVIEW = {
+    "recolored": ("psnr", "gain", "fmse", "fmse_share", "square_error", "ssim",
+                  "harmonization_seconds"),
+    "untouched": ("change",),
+}  # fmt: skip
+"""Measures by grade in the overview of harmonizers alone."""
 
 PUBLISHED = (
     ("composite", 31.39, 1462),
@@ -119,11 +127,6 @@ class Report:
         """The measure that decides comparisons and wins."""
         return COLOR_KEY if self.alone else KEY
 
-    @property
-    def published(self) -> tuple[tuple[str, float, float], ...]:
-        """``PUBLISHED`` figures to show beside the report's."""
-        return PUBLISHED if self.alone else ()
-
     @cached_property
     def summary(self) -> dict[str, Summary]:
         """All figures by grade."""
@@ -141,19 +144,21 @@ class Report:
         return bool({self.key, "psnr"} & self.measured)
 
     def _summarize(self, grade: str) -> Summary:
-        records = {(r["method"], r["sample"]): r for r in self.records if r["grade"] == grade}
-        rows = {m: [records.get((m, name), {}) for name in self.names] for m in self.method_names}
-        figures = {m: [record.get("measures", {}) for record in row] for m, row in rows.items()}
-        table = {
-            key: {m: [values.get(key, nan) for values in row] for m, row in figures.items()}
-            for key in MEASURES
-            if any(key in values for row in figures.values() for values in row)
+        records = [record for record in self.records if record["grade"] == grade]
+        rows = {m: [r for r in records if r["method"] == m] for m in self.method_names}
+        means = {method: _means(row, MEASURES) for method, row in rows.items()}
+        figures = {
+            method: {record["sample"]: record.get("measures", {}) for record in row}
+            for method, row in rows.items()
         }
-        means: dict[str, dict[str, Mean]] = {method: {} for method in rows}
-        for key, columns in table.items():
-            for method, column in columns.items():
-                if values := [value for value in column if value == value]:
-                    means[method][key] = Mean.of(values)
+        table = {
+            key: {
+                method: [values.get(name, {}).get(key, nan) for name in self.names]
+                for method, values in figures.items()
+            }
+            for key in MEASURES
+            if any(key in by_measure for by_measure in means.values())
+        }
         for method, row in rows.items():
             known = [r for r in row if "given_fmse" in r and "fmse" in r.get("measures", {})]
             after = [record["measures"]["fmse"] for record in known]
@@ -182,11 +187,19 @@ class Report:
             summaries[grade] = {**asdict(summary), "differences": differences}
         content = {**vars(self), "samples": self.names, "summary": summaries}
         content["measures"] = {key: asdict(measure) for key, measure in MEASURES.items()}
-        if self.published:
+        if self.alone:
             keys = ("name", "psnr", "fmse")
-            content["published"] = [dict(zip(keys, row, strict=True)) for row in self.published]
+            content["published"] = [dict(zip(keys, row, strict=True)) for row in PUBLISHED]
         del content["names"]
         return content
+
+
+def _means(records: Sequence[dict[str, Any]], keys: Iterable[str]) -> dict[str, Mean]:
+    """The means of some measures, without those that no record has."""
+    columns = {
+        key: [r["measures"][key] for r in records if key in r.get("measures", ())] for key in keys
+    }
+    return {key: Mean.of(values) for key, values in columns.items() if values}
 
 
 # Tables
@@ -262,25 +275,15 @@ def grouped_tables(report: Report, grade: str, key: str) -> Iterator[Table]:
                 members.setdefault(record["groups"][kind], []).append(record)
         if len(members) < 2:
             continue
-        names = sorted(members, key=lambda name: _STEPS.index(name) if name in _STEPS else -1)
         heads, rows = [], {method: Row(method, "", []) for method in report.method_names}
-        for name in names:
+        for name in sorted(members, key=lambda name: _STEPS.index(name) if name in _STEPS else -1):
             count = len({record["sample"] for record in members[name]})
             heads.append(Head(f"{name} ({count})", *head(key)[1:]))
-            means = _means(members[name], key)
-            for method, row in rows.items():
-                mean = means.get(method)
-                row.cells.append(Cell.of(key, mean, [*means.values()]) if mean else None)
+            means = {m: _means([r for r in members[name] if r["method"] == m], [key]) for m in rows}
+            column = [mean[key] for mean in means.values() if mean]
+            for method, mean in means.items():
+                rows[method].cells.append(Cell.of(key, mean[key], column) if mean else None)
         yield Table(f"{MEASURES[key].name} {words}", heads, [*rows.values()])
-
-
-def _means(records: Sequence[dict[str, Any]], key: str) -> dict[str, Mean]:
-    """The mean of a measure by method."""
-    columns: dict[str, list[float]] = {}
-    for record in records:
-        if key in record.get("measures", ()):
-            columns.setdefault(record["method"], []).append(record["measures"][key])
-    return {method: Mean.of(values) for method, values in columns.items()}
 
 
 def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
@@ -311,3 +314,28 @@ def table(report: Report, grade: str, title: str, keys: Sequence[str]) -> Table:
     if with_wins:
         columns.insert(1, Head("wins"))
     return Table(title, columns, rows)
+
+
+def overview(report: Report) -> Table:
+    """The main measures of all grades side by side, and the last one's time, for the terminal."""
+    grades = {**dict.fromkeys(report.grades, (KEY,)), report.grades[-1]: (KEY, "seconds")}
+    heads, rows = [], [Row(method, "", []) for method in report.method_names]
+    for grade, keys in (COLOR_OVERVIEW if report.alone else grades).items():
+        means = report.summary[grade].means.values() if grade in report.grades else ()
+        for key in (key for key in keys if any(key in mean for mean in means)):
+            name, arrow, unit = head(key)
+            heads.append(Head(f"{grade}: {name}", arrow, unit))
+            for row, line in zip(rows, table(report, grade, "", [key]).rows, strict=True):
+                cell = line.cells[0]
+                # Many columns leave no room for intervals.
+                row.cells.append(cell._replace(interval="") if cell and report.alone else cell)
+    title = f"{counted(len(report.names), 'picture')} of {report.test_set['kind']}"
+    return Table(title, heads, rows)
+
+
+def published() -> Table:
+    """``PUBLISHED`` as a table."""
+    rows = [Row(name, "", [Cell(f"{psnr:.2f}", "", psnr), Cell(f"{fmse}", "", fmse)])
+            for name, psnr, fmse in PUBLISHED]  # fmt: skip
+    heads = [Head("PSNR", "↑", "dB"), Head("fMSE", "↓")]
+    return Table("Published elsewhere, on other data: iHarmony4, full resolution", heads, rows)

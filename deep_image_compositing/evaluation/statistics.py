@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,11 +15,6 @@ from deep_image_compositing.extras import import_extra
 DRAWS = 10_000  # bootstrap resamples
 LEVEL = 0.95  # confidence level of all intervals
 _AT_ONCE = 4_000_000  # indices drawn at a time: 32 MB
-
-
-def require(feature: str, extra: str = "evaluate") -> Any:
-    """``scipy.stats``; MissingExtraError says that ``feature`` needs it, and names the extra."""
-    return import_extra("scipy.stats", feature, extra)
 
 
 @dataclass(frozen=True)
@@ -37,25 +33,23 @@ class Difference:
 
 
 def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of values (N,); NaN values are ignored.
+    """Percentile bootstrap interval of the mean of values (N,), N >= 1; deterministic.
 
-    Deterministic. Both ends are the value itself if there is one value, NaN if there is none.
+    Both ends are the value itself if there is one value.
     """
     numbers = np.asarray(values, np.float64)
-    numbers = numbers[~np.isnan(numbers)]
-    if numbers.size < 2:
-        only = float(numbers[0]) if numbers.size else float("nan")
-        return only, only
+    if numbers.size == 1:
+        return float(numbers[0]), float(numbers[0])
     return _bootstrap((numbers,), np.mean)
 
 
 def ratio_interval(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float]:
     """The same for the ratio of the means of ``parts`` and ``wholes``, both (N,), paired."""
     above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    all_zero = (below == 0).mean() ** below.size if below.size else 1  # probability of such a draw
-    if above.size < 2 or all_zero > (1 - LEVEL) / 4:
-        only = float(above.sum() / below.sum()) if below.sum() > 0 else float("nan")
-        return only, only
+    all_zero = (below == 0).mean() ** below.size  # probability of such a draw
+    if above.size == 1 or all_zero > (1 - LEVEL) / 4:
+        ratio = float(above.sum() / below.sum())
+        return ratio, ratio
     return _bootstrap((above, below), _ratio)
 
 
@@ -64,7 +58,8 @@ def _ratio(parts: NDArray[Any], wholes: NDArray[Any], axis: int) -> NDArray[Any]
 
 
 def _bootstrap(samples: tuple[NDArray[Any], ...], statistic: Any) -> tuple[float, float]:
-    interval = require("a bootstrap interval").bootstrap(
+    stats = import_extra("scipy.stats", "a bootstrap interval", "evaluate")
+    interval = stats.bootstrap(
         samples, statistic, n_resamples=DRAWS, batch=max(1, _AT_ONCE // samples[0].size),
         paired=len(samples) > 1, vectorized=True, confidence_level=LEVEL, method="percentile",
         rng=np.random.default_rng(0),
@@ -79,8 +74,9 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
     """
     gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     gaps = gaps[~np.isnan(gaps)]
-    mean = float(gaps.mean()) if gaps.size else float("nan")
-    return Difference(mean, *bootstrap_interval(gaps), int(gaps.size))
+    if not gaps.size:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    return Difference(float(gaps.mean()), *bootstrap_interval(gaps), int(gaps.size))
 
 
 def wins(
@@ -109,5 +105,6 @@ def friedman(scores: ArrayLike) -> tuple[float, float]:
     table = np.asarray(scores, np.float64)
     if (table == table[:, :1]).all():  # scipy would divide 0 by 0
         return 0.0, 1.0
-    result = require("Friedman's test", "study").friedmanchisquare(*table.T)
+    stats = import_extra("scipy.stats", "Friedman's test", "study")
+    result = stats.friedmanchisquare(*table.T)
     return float(result.statistic), float(result.pvalue)

@@ -25,9 +25,6 @@ HALO_RADIUS = 3
 
 _WINDOW = 5  # half width of the SSIM window in pixels: 11 x 11
 
-SMALLEST = _WINDOW + 1
-"""Minimum height and width for SSIM, in pixels."""
-
 
 # Batches
 
@@ -78,8 +75,6 @@ def _squares(composite: Tensor, target: Tensor) -> Tensor:
 
 def similarity(composite: Tensor, target: Tensor) -> Tensor:
     """SSIM of each image: the mean of ``ssim_map``; NaN for a height or width below 6 pixels."""
-    if min(composite.shape[-2:]) < SMALLEST:
-        return torch.full((len(composite),), math.nan, device=composite.device)
     return torch.stack([ssim_map(*pair).mean() for pair in zip(composite, target, strict=True)])
 
 
@@ -106,13 +101,11 @@ def ssim_map(composite: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity per pixel and channel, (C, H, W); its mean is the image's SSIM.
 
     Follows Wang et al. (2004): a Gaussian window of 11 pixels and sigma 1.5, k1 = 0.01, k2 = 0.03,
-    mirrored borders. Raises ``UsageError`` for a height or width below 6 pixels.
+    mirrored borders. NaN for a height or width below 6 pixels.
     """
     check_pair(composite, truth)
-    if min(composite.shape[1:]) < SMALLEST:
-        raise UsageError(
-            f"SSIM needs more than {_WINDOW} pixels either way, got {tuple(composite.shape)}"
-        )
+    if min(composite.shape[1:]) <= _WINDOW:
+        return torch.full(composite.shape, math.nan, device=composite.device)
     from kornia.metrics import ssim
 
     pair = composite.float()[None], truth.float()[None]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import WeightsError
 from deep_image_compositing.files import at_home
 from deep_image_compositing.metrics.composites import check_pair
 from deep_image_compositing.weights import read_state
@@ -62,13 +62,13 @@ class LPIPS(nn.Module):
     ) -> tuple[float, float]:
         """Distance over the image, and the mean of its map over ``band`` (1, H, W) bool.
 
-        Images are (3, H, W) in [0, 1], at least 64 pixels high and wide. The second value is NaN
-        if there is no band or it is empty.
+        Images are (3, H, W) in [0, 1]. Both values are NaN for a height or width below 64 pixels,
+        the second one also if there is no band or it is empty.
         """
         check_pair(composite, truth, 3)
         size = tuple(composite.shape[1:])
         if min(size) < SMALLEST:
-            raise UsageError(f"LPIPS needs at least {SMALLEST} pixels either way, got {size}")
+            return float("nan"), float("nan")
         one, other = (
             self.network.net(self.network.scaling_layer(2 * x[None].float() - 1))
             for x in (composite, truth)

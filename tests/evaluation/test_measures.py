@@ -18,6 +18,7 @@ from deep_image_compositing.evaluation.measures import (
     measure_composite,
     measure_mask,
 )
+from deep_image_compositing.evaluation.testsets import Sample
 from deep_image_compositing.functional.compose import over
 from deep_image_compositing.metrics import composites
 from deep_image_compositing.metrics.lpips import LPIPS
@@ -48,6 +49,12 @@ def sample(height: int = 70, width: int = 90) -> dict[str, Tensor]:
     }
 
 
+def measured(
+    composite: Tensor, truth: Tensor, lpips: LPIPS | None = None, **pictures: Tensor
+) -> dict[str, float]:
+    return measure_composite(composite, Sample("a", composite=truth, **pictures), lpips)
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
     """LPIPS over an AlexNet of small random weights."""
@@ -58,7 +65,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
 
 def test_every_measure_but_the_costs_is_made(network: LPIPS) -> None:
     s = sample()
-    found = measure_composite(s["foreground"], **s, lpips=network)
+    found = measured(s["foreground"], **s, lpips=network)
     colors = measure_colors(s["truth"], s["truth"], s["alpha"], s["foreground"])
     colors |= measure_colors(s["truth"], s["truth"], s["alpha"], s["truth"])
     found |= {key: colors[key] for key in MEASURES if key in colors and key not in found}
@@ -71,7 +78,7 @@ def test_every_measure_but_the_costs_is_made(network: LPIPS) -> None:
 
 def test_the_truth_is_perfect(network: LPIPS) -> None:
     s = sample()
-    found = measure_composite(s["truth"], **s, lpips=network)
+    found = measured(s["truth"], **s, lpips=network)
     best = 20 * math.log10(510)
     zeros = ["lpips", "band_lpips", "band_error", "worst"]
     assert [found[key] for key in zeros] == [0] * len(zeros)
@@ -85,12 +92,12 @@ def test_the_truth_is_perfect(network: LPIPS) -> None:
 
 def test_the_photograph_is_all_halo_and_the_background_all_loss() -> None:
     s = sample()
-    photograph = measure_composite(s["foreground"], **s)
+    photograph = measured(s["foreground"], **s)
     assert photograph["halo"] == pytest.approx(1, abs=0.01)
     assert photograph["lost"] == pytest.approx(0, abs=0.01)
     assert photograph["exact_subject"] == 100
     assert photograph["exact_background"] < 1
-    background = measure_composite(s["background"], **s)
+    background = measured(s["background"], **s)
     assert background["halo"] == pytest.approx(0, abs=0.01)
     assert background["lost"] == pytest.approx(1, abs=0.01)
     assert background["exact_background"] == 100
@@ -99,7 +106,7 @@ def test_the_photograph_is_all_halo_and_the_background_all_loss() -> None:
 def test_taking_too_much_away_is_no_better_than_leaving_it() -> None:
     s = {key: picture.float() / 255 for key, picture in sample().items()}
     left = 0.2 * (1 - s["alpha"]) * (s["old_background"] - s["background"])
-    more, less = (measure_composite(s["truth"] + way * left, **s)["halo"] for way in (1, -1))
+    more, less = (measured(s["truth"] + way * left, **s)["halo"] for way in (1, -1))
     assert more == pytest.approx(0.2, abs=0.01)
     assert less == pytest.approx(more, abs=0.02)
 
@@ -109,7 +116,7 @@ def test_figures_are_those_of_the_metrics() -> None:
     f = {key: picture.float() / 255 for key, picture in s.items()}
     composite = bits((f["truth"] + 0.1 * noise(3, 70, 90, seed=7)).clamp(0, 1))
     c = composite.float() / 255
-    found = measure_composite(composite, **s)
+    found = measured(composite, **s)
     band = composites.rim_band(f["alpha"][None])[0]
     similarity = composites.ssim_map(c, f["truth"])
     expected = {
@@ -130,8 +137,8 @@ def test_figures_are_those_of_the_metrics() -> None:
 def test_floats_and_bytes_give_the_same(network: LPIPS) -> None:
     s = sample()
     f = {key: picture.float() / 255 for key, picture in s.items()}
-    whole = measure_composite(s["foreground"], **s, lpips=network)
-    assert measure_composite(f["foreground"], **f, lpips=network) == whole
+    whole = measured(s["foreground"], **s, lpips=network)
+    assert measured(f["foreground"], **f, lpips=network) == whole
     mask = bits(noise(1, 70, 90))
     assert measure_alpha(mask / 255, f["alpha"]) == measure_alpha(mask, s["alpha"])
     assert measure_mask(mask / 255, f["alpha"]) == measure_mask(mask, s["alpha"])
@@ -140,22 +147,22 @@ def test_floats_and_bytes_give_the_same(network: LPIPS) -> None:
 def test_what_is_not_known_leaves_its_measures_out(network: LPIPS) -> None:
     s = sample()
     without = s | {"alpha": None, "old_background": None, "foreground_color": None}
-    assert list(measure_composite(s["truth"], **without)) == ["psnr", "ssim"]
-    assert list(measure_composite(s["truth"], **without, lpips=network)) == [
+    assert list(measured(s["truth"], **without)) == ["psnr", "ssim"]
+    assert list(measured(s["truth"], **without, lpips=network)) == [
         "psnr",
         "ssim",
         "lpips",
     ]
     without["alpha"] = s["alpha"]
-    assert list(measure_composite(s["truth"], **without)) == ["psnr", "ssim", *BAND, *AWAY]
+    assert list(measured(s["truth"], **without)) == ["psnr", "ssim", *BAND, *AWAY]
     s["old_background"] = s["background"]
-    assert "halo" not in measure_composite(s["truth"], **s)
+    assert "halo" not in measured(s["truth"], **s)
 
 
 def test_pictures_without_a_rim_have_no_band() -> None:
     s = sample()
     s["alpha"] = torch.full_like(s["alpha"], 255)
-    found = measure_composite(s["foreground"], **s)
+    found = measured(s["foreground"], **s)
     assert list(found) == ["psnr", "ssim", "exact", "exact_subject", "worst"]
     assert found["exact"] == 100
 
@@ -163,7 +170,7 @@ def test_pictures_without_a_rim_have_no_band() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (63, 70)])
 def test_small_pictures_have_what_can_be_had(size: tuple[int, int], network: LPIPS) -> None:
     pixels = {key: picture[:, : size[0], : size[1]] for key, picture in sample().items()}
-    found = measure_composite(pixels["truth"], **pixels, lpips=network)
+    found = measured(pixels["truth"], **pixels, lpips=network)
     assert found["psnr"] > 54
     assert ("ssim" in found) == (min(size) > 5)
     assert "lpips" not in found
@@ -217,10 +224,10 @@ def test_what_changes_a_photograph_is_counted_in_8_bit_steps() -> None:
 def test_shapes_must_agree() -> None:
     s = sample()
     with pytest.raises(UsageError, match=r"\(3, 70, 80\) and \(3, 70, 90\)"):
-        measure_composite(s["truth"][..., :80], **s)
+        measured(s["truth"][..., :80], **s)
     s["alpha"] = s["alpha"][..., :80]
     with pytest.raises(UsageError, match=r"\(1, 70, 80\) for \(3, 70, 90\)"):
-        measure_composite(s["truth"], **s)
+        measured(s["truth"], **s)
     picture, mask = torch.zeros(3, 8, 8), torch.zeros(1, 8, 9)
     for given in ((mask, picture), (mask[..., :8], torch.zeros(3, 9, 8))):
         with pytest.raises(UsageError):

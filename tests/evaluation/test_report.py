@@ -119,11 +119,9 @@ def test_verdicts_say_where_the_reference_loses_first() -> None:
 
 
 def test_few_pictures_allow_no_verdict() -> None:
-    (said,) = pages.verdicts(make({"better": [*BETTER[:3]], "ours": [*OURS[:3]]}))
-    assert "ours differs in band PSNR from better by -1.33 dB [-2.00, -1.00]" in said
-    assert said.endswith("3 pictures are too few to say more.")
-    (said,) = pages.verdicts(make({"better": [*BETTER[:1]], "ours": [*OURS[:1]]}))
-    assert "on the one picture there is" in said
+    for count, few in ((3, "3 pictures are too few"), (1, "1 picture is too few")):
+        said = pages.verdicts(make({"better": [*BETTER[:count]], "ours": [*OURS[:count]]}))
+        assert said == [f"Given the rough mask, {few} to compare ours with other methods."]
 
 
 def test_failures_and_warnings_are_counted_by_message() -> None:
@@ -238,7 +236,7 @@ def test_a_report_without_truth_says_so() -> None:
 
 def printed(report: Report) -> str:
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table_of(report))
+    console.print(table_of(tables.overview(report)))
     return console.export_text()
 
 
@@ -247,7 +245,6 @@ def test_the_terminal_s_table_is_as_wide_as_it_needs() -> None:
     report = make({"ours": [*OURS], "other": ["dark", *ALIKE[1:]]}, grades)
     text = printed(report)
     assert "25.00 [24." in text
-    assert "4 of 32" in text
     assert "…" not in text
     for record in report.records:  # where no picture has a rim
         record.get("measures", {}).pop("band_psnr", None)

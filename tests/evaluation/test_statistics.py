@@ -37,12 +37,10 @@ def test_an_interval_covers_the_mean_and_repeats(monkeypatch: pytest.MonkeyPatch
 
 
 def test_intervals_of_few_numbers() -> None:
-    assert bootstrap_interval([NAN, 3.5, NAN]) == (3.5, 3.5)
-    assert all(math.isnan(end) for end in (*bootstrap_interval([]), *bootstrap_interval([NAN])))
-    assert bootstrap_interval([1.0, NAN, 2.0]) == bootstrap_interval([1.0, 2.0])
+    assert bootstrap_interval([3.5]) == (3.5, 3.5)
     assert bootstrap_interval([2.0, 2.0]) == (2, 2)
+    assert ratio_interval([1.0], [2.0]) == (0.5, 0.5)
     assert ratio_interval([1.0, 0.0], [2.0, 0.0]) == (0.5, 0.5)  # every fourth draw divides by 0
-    assert all(math.isnan(end) for end in ratio_interval([], []))
 
 
 def test_a_paired_difference_sees_what_two_means_do_not() -> None:

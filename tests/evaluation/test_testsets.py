@@ -72,7 +72,7 @@ def digests(test_set: TestSet) -> dict[str, str]:
 
 
 def test_a_sample_s_truth_is_exact(data: dict[str, str]) -> None:
-    test_set = SynTest(**data, grades="none")
+    test_set = SynTest(**data)
     assert len(test_set) == 6
     for s in test_set:
         alpha, color = s.alpha[None] / 255, s.foreground_color[None] / 255
@@ -105,8 +105,8 @@ def test_masks_are_as_good_as_their_grades_say(data: dict[str, str]) -> None:
 
 
 def test_bits_repeat_in_any_order_and_on_any_number_of_threads(data: dict[str, str]) -> None:
-    first = digests(SynTest(**data, grades="rough"))
-    again = SynTest(**data, grades="rough")
+    first = digests(SynTest(**data))
+    again = SynTest(**data)
     syntest.read_subject.cache_clear()
     threads = torch.get_num_threads()
     try:
@@ -116,22 +116,19 @@ def test_bits_repeat_in_any_order_and_on_any_number_of_threads(data: dict[str, s
             assert digest(sample) == first[sample.name]
     finally:
         torch.set_num_threads(threads)
-    assert digests(SynTest(**data, grades="rough", seed=1)) != first
+    assert digests(SynTest(**data, seed=1)) != first
 
 
 def test_a_part_of_a_set_has_the_pictures_of_the_whole(data: dict[str, str]) -> None:
-    whole = digests(SynTest(**data, grades="rough"))
+    whole = digests(SynTest(**data))
     for options in ({"samples": 2}, {"samples": 5}, {"per_subject": 1}, {"hold_out": 0.1}):
-        part = digests(SynTest(**data, **options, grades="rough"))
+        part = digests(SynTest(**data, **options))
         assert 0 < len(part) < 6
         assert part.items() <= whole.items()
-    grades = SynTest(**data, grades="none,bad")
-    assert grades.grades == ("bad", "none")
-    assert torch.equal(grades[0].masks["bad"], SynTest(**data)[0].masks["bad"])
     assert len(SynTest(**data, samples=10)) == 10
-    before = digests(SynTest(**data, per_subject=8, grades="exact"))
+    before = digests(SynTest(**data, per_subject=8))
     Image.fromarray(noise(60, 80)).save(Path(data["backgrounds"]) / "another.png")
-    after = digests(SynTest(**data, per_subject=8, grades="exact"))
+    after = digests(SynTest(**data, per_subject=8))
     assert 0 < sum(after[name] == before[name] for name in before) < len(before)
 
 
@@ -151,10 +148,10 @@ def test_subjects_come_from_shards_and_cut_outs_as_for_training(
 ) -> None:
     shards = trees.shards(tmp_path / "shards", "mattes", train=3, held_out=2)
     scenes = trees.shards(tmp_path / "bg", "backgrounds", train=2, held_out=3, each=2)
-    test_set = SynTest([str(shards), data["mattes"]], scenes, per_subject=1, grades="exact")
+    test_set = SynTest([str(shards), data["mattes"]], scenes, per_subject=1)
     assert test_set.names[:2] == ["s0003-1", "s0004-1"]
     assert len(test_set) == 5
-    alone = SynTest(shards, scenes, per_subject=1, grades="exact")
+    alone = SynTest(shards, scenes, per_subject=1)
     assert digests(alone).items() <= digests(test_set).items()
     assert len(SynTest(shards, scenes, split=None, per_subject=1)) == 5
     pattern = str(shards / "{train,validation}-000000.tar")
@@ -172,7 +169,7 @@ def test_subjects_come_from_shards_and_cut_outs_as_for_training(
 def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
     photographs: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_pymatting = SynTest(**photographs, grades="none")
+    with_pymatting = SynTest(**photographs)
 
     def missing(*_: object) -> Tensor:
         raise MissingExtraError("multi-level colour", "pymatting", "matting")
@@ -185,7 +182,7 @@ def test_the_colour_of_a_photograph_is_estimated_and_the_method_recorded(
         patch.setattr(items, "multilevel_foreground", missing)
         patch.setattr(syntest.importlib.metadata, "version", absent)
         syntest.read_subject.cache_clear()
-        without = SynTest(**photographs, grades="none")
+        without = SynTest(**photographs)
         assert without.about["made_with"]["pymatting"].startswith("none")
         assert without.fingerprint() != mark
         assert digest(without[0]) != before
@@ -210,14 +207,14 @@ def test_a_matte_is_reduced_by_area_with_colour_weighted_by_opacity() -> None:
 
 def test_samples_are_at_most_so_large_and_never_enlarged(data: dict[str, str]) -> None:
     for size, expected in ((36, (28, 36)), (768, (56, 72))):
-        test_set = SynTest(**data, size=size, per_subject=1, grades="none")
+        test_set = SynTest(**data, size=size, per_subject=1)
         assert {tuple(sample.foreground.shape[1:]) for sample in test_set} == {expected}
 
 
 def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    options: dict[str, Any] = {"samples": 2, "size": 64, "grades": "exact"}
+    options: dict[str, Any] = {"samples": 2, "size": 64}
     with caplog.at_level(logging.WARNING):
         test_set = open_test_set("syntest", **options)
     assert "not which method is good" in caplog.text
@@ -239,15 +236,13 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
         ({"hold_out": 1.5}, r"hold_out is a share in [0, 1), got 1.5"),
         ({"hold_out": "some"}, "is a number or null, got 'some'"),
         ({"mattes": "nowhere"}, "no folder of training pairs at nowhere"),
-        ({"mattes": 5}, "mattes are one path or a list of paths, got 5"),
         ({"size": 4}, "size must be at least 16, got 4"),
         ({"samples": 0}, "samples must be"),
         (
             {"per_subject": 1.5},
             "'per_subject' of the test set 'syntest' is a whole number, got 1.5",
         ),
-        ({"grades": "awful"}, "the grades here are some of exact, rough, bad, none, got awful"),
-        ({"grade": "bad"}, "takes no option 'grade'; did you mean 'grades'? It takes: background"),
+        ({"sample": 2}, "takes no option 'sample'; did you mean 'samples'? It takes: background"),
     ],
 )
 def test_wrong_options_are_named(data: dict[str, str], options: dict[str, Any], says: str) -> None:
@@ -300,7 +295,7 @@ def test_the_description_makes_the_set_again_and_the_fingerprint_tells_sets_apar
 
 def test_taught_triplets_are_read_as_they_were_written(tmp_path: Path) -> None:
     shards = trees.shards(tmp_path / "hard", "triplets", train=2, held_out=3, each=2)
-    test_set = open_test_set("taught", shards=str(shards))
+    test_set = open_test_set("taught", triplets=str(shards))
     assert isinstance(test_set, Taught)
     assert test_set.names == ["s0002", "s0003", "s0004"]
     assert test_set.grades == ("exact", "rough", "none")
@@ -317,25 +312,25 @@ def test_taught_triplets_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert sample.foreground_color is None
     assert sample.masks["none"] is None
     assert test_set.about["samples"][1]["key"] == "s0003"
-    assert len(open_test_set("taught", shards=str(shards), split=None, samples=4)) == 4
+    assert len(open_test_set("taught", triplets=str(shards), split=None, samples=4)) == 4
     mark = test_set.fingerprint()
-    assert open_test_set("taught", shards=str(shards)).fingerprint() == mark
-    assert open_test_set("taught", shards=str(shards), split="train").fingerprint() != mark
+    assert open_test_set("taught", triplets=str(shards)).fingerprint() == mark
+    assert open_test_set("taught", triplets=str(shards), split="train").fingerprint() != mark
 
 
 def test_shards_of_another_kind_and_damaged_ones_are_named(tmp_path: Path) -> None:
     mattes = trees.shards(tmp_path / "mattes", "mattes", train=1)
     with pytest.raises(UsageError, match="wanted: triplets"):
-        open_test_set("taught", shards=str(mattes))
-    with pytest.raises(UsageError, match="needs the option 'shards'"):
+        open_test_set("taught", triplets=str(mattes))
+    with pytest.raises(UsageError, match="needs the option 'triplets'"):
         open_test_set("taught")
     triplets = trees.shards(tmp_path / "hard", "triplets", train=0, held_out=2)
     tar = triplets / "validation-000000.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"validation-000000\.tar"):
-        open_test_set("taught", shards=str(triplets))
+        open_test_set("taught", triplets=str(triplets))
     trees.shard(tmp_path / "broken.tar", "triplets", range(2), broken=(1,))
-    test_set = open_test_set("taught", shards=str(tmp_path / "broken.tar"))
+    test_set = open_test_set("taught", triplets=str(tmp_path / "broken.tar"))
     with pytest.raises(DataError, match=r"broken\.tar: s0001"):
         test_set[1]
 
@@ -356,7 +351,7 @@ def own(save: Save, tmp_path: Path) -> Path:
 
 
 def test_one_s_own_pictures_are_taken_as_they_are(own: Path) -> None:
-    test_set = open_test_set("folders", path=str(own))
+    test_set = open_test_set("folders", folder=str(own))
     assert isinstance(test_set, Folders)
     assert test_set.names == ["cat", "dog"]
     assert test_set.grades == ("given", "none")

@@ -89,7 +89,6 @@ def test_a_file_that_was_named_must_be_right(tmp_path: Path) -> None:
 
 def test_pictures_it_cannot_compare(weights: Path) -> None:
     network = LPIPS(weights)
-    with pytest.raises(UsageError, match="at least 64 pixels"):
-        network(*pictures(63, 80))
+    assert all(map(math.isnan, network(*pictures(63, 80))))
     with pytest.raises(UsageError, match="of the same size"):
         network(torch.zeros(3, 70, 70), torch.zeros(3, 70, 71))

@@ -44,7 +44,7 @@ PRAGMA user_version = 1;
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class PictureSet:
     """One pair of photographs and the result of every method."""
 
@@ -54,7 +54,8 @@ class PictureSet:
     background: str  # token of the new background, at the same size
     results: Mapping[str, str]  # method names by picture token
     size: tuple[int, int] = (0, 0)  # (height, width) of all pictures; 0 until they are made
-    left_out: tuple[str, ...] = ()  # reasons why it is not shown, one per missing picture
+    # reasons why it is not shown, one per missing picture
+    left_out: list[str] = field(default_factory=list)
 
     def tokens(self) -> list[str]:
         """The tokens of all pictures of the set."""
@@ -111,9 +112,9 @@ class Study:
             version = content.pop("version", None)
             if version != _VERSION:
                 raise DataError(f"{path} has version {version!r}, not {_VERSION}: make it again")
-            for item in content["sets"]:
-                item |= {"size": tuple(item["size"]), "left_out": tuple(item["left_out"])}
-            content["sets"] = tuple(PictureSet(**item) for item in content["sets"])
+            content["sets"] = tuple(
+                PictureSet(**{**item, "size": tuple(item["size"])}) for item in content["sets"]
+            )
             content["methods"] = tuple(content["methods"])
             return cls(**content)
         except (FileNotFoundError, NotADirectoryError):

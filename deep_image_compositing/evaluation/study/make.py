@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from deep_image_compositing.ledger import differences, digest
 from deep_image_compositing.messages import progress
 from deep_image_compositing.placement import cover, resample
 
-_Work = list[tuple[PictureSet, PairFiles]]
 _log = logging.getLogger("deep_image_compositing")
 
 
@@ -75,21 +74,17 @@ def make(
         raise ImageError(f"{error.filename} cannot be read: {error.strerror}") from error
     study = _begin(folder, {**recipe, "max_side": max_side, "seed": seed})
     device = str(choose_device(device))  # here, to log the choice only once
-    left_out: dict[str, list[str]] = {item.id: [] for item in study.sets}
-    work: _Work = []
-    for item, pair in zip(study.sets, pairs, strict=True):
-        size = (0, 0)
+    work = [*zip(study.sets, pairs, strict=True)]
+    for item, pair in work:
+        item.size, item.left_out = (0, 0), []
         try:
-            size = _write_photographs(folder, item, pair, max_side)
+            item.size = _write_photographs(folder, item, pair, max_side)
         except (CompositingError, MemoryError) as error:
-            left_out[item.id].append(error_text(error))
-        work.append((replace(item, size=size), pair))
+            item.left_out.append(error_text(error))
     with progress("pictures", len(work) * len(methods), show) as advance:
         for method in methods:
-            for id_, reason in _render(folder, method, work, device, advance):
-                left_out[id_].append(reason)
-    sets = tuple(replace(item, left_out=tuple(left_out[item.id])) for item, _ in work)
-    return replace(study, sets=sets, finished=True).write(folder)
+            _render(folder, method, work, device, advance)
+    return replace(study, finished=True).write(folder)
 
 
 def _begin(folder: Path, recipe: dict[str, Any]) -> Study:
@@ -139,9 +134,13 @@ def _write_photographs(
 
 
 def _render(
-    folder: Path, method: Method, work: _Work, device: str, advance: Callable[[int], None]
-) -> Iterator[tuple[str, str]]:
-    """Make a method's missing pictures; yields the id of each set that fails, and the reason."""
+    folder: Path,
+    method: Method,
+    work: Sequence[tuple[PictureSet, PairFiles]],
+    device: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Make a method's missing pictures; the reason of each failure is added to its set."""
     compositor = None
     for item, pair in work:
         token = next(token for token, name in item.results.items() if name == method.name)
@@ -157,4 +156,4 @@ def _render(
             write_image(path, result.composite_pixels, quality=100)
         except Exception as error:  # a failure must not stop the others
             _log.debug("%s, %s", pair.name, method.name, exc_info=True)
-            yield item.id, f"{method.name}: {error_text(error)}"
+            item.left_out.append(f"{method.name}: {error_text(error)}")

@@ -18,6 +18,7 @@ from deep_image_compositing.errors import DataError, UsageError
 from deep_image_compositing.evaluation import statistics
 from deep_image_compositing.evaluation.rendering import render
 from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import write_files
 
 OTHERS = 8  # the score of a result that is not among a person's best three
@@ -32,7 +33,7 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str,
     of ``scores.json``. UsageError if there is no study or answer, DataError if an answer is broken,
     ImageError if a file cannot be written, MissingExtraError without scipy.
     """
-    statistics.require("study score", "study")
+    import_extra("scipy.stats", "study score", "study")
     study, database = Study.read(folder), Path(folder) / ANSWERS
     if not database.exists():
         raise UsageError(f"nobody has taken part in the study in {folder} yet: study serve it")

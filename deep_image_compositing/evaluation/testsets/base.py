@@ -6,8 +6,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from deep_image_compositing import registry
-from deep_image_compositing.errors import CompositingError, DataError, UsageError
+from deep_image_compositing.errors import DataError, ImageError, UsageError, error_text
 from deep_image_compositing.evaluation import measures
 from deep_image_compositing.images import open_picture
 
@@ -39,7 +38,7 @@ class Sample:
     foreground: Tensor  # (3, H, W), the photograph with its old background
     background: Tensor  # (3, H, W), or without truth of any size
     # the input mask (1, H, W) by grade; None leaves it to the method's segmenter
-    masks: dict[str, Tensor | None] = field(default_factory=dict)
+    masks: Mapping[str, Tensor | None] = field(default_factory=dict)
     composite: Tensor | None = None  # (3, H, W), the true composite
     alpha: Tensor | None = None  # (1, H, W), the true alpha
     foreground_color: Tensor | None = None  # (3, H, W), true straight colour; 0 where alpha is 0
@@ -57,10 +56,7 @@ class Sample:
         """All measures, except costs, of a method's result in a grade."""
         figures: dict[str, float] = {}
         if self.composite is not None:
-            figures |= measures.measure_composite(
-                result.composite_pixels, self.composite, self.alpha, self.foreground,
-                self.background, self.old_background, self.foreground_color, lpips,
-            )  # fmt: skip
+            figures |= measures.measure_composite(result.composite_pixels, self, lpips)
         if self.alpha is not None:
             figures |= measures.measure_alpha(result.cutout_alpha, self.alpha)
             if self.masks[grade] is None:
@@ -127,26 +123,9 @@ def unique_names(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def as_paths(paths: Paths | None, what: str) -> list[str]:
-    """One path or several as strings; UsageError for other values."""
-    items: Any = [paths] if isinstance(paths, str | Path) else paths or []
-    if not isinstance(items, list | tuple) or not all(
-        isinstance(path, str | Path) and str(path) for path in items
-    ):
-        raise UsageError(f"{what} are one path or a list of paths, got {paths!r}")
-    return [str(path) for path in items]
-
-
-def check_grades(grades: Sequence[str] | str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen grades in the order of ``known``; None means all. UsageError for other names."""
-    if grades is None:
-        return known
-    chosen = [g.strip() for g in (grades.split(",") if isinstance(grades, str) else grades)]
-    if not chosen or not set(chosen) <= set(known):
-        raise UsageError(
-            f"the grades here are some of {', '.join(known)}, got {', '.join(chosen) or 'none'}"
-        )
-    return tuple(grade for grade in known if grade in chosen)
+def as_paths(paths: Paths | None) -> list[str]:
+    """One path or several as strings."""
+    return [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths or [])]
 
 
 def check_counts(**options: tuple[int | None, int]) -> None:
@@ -165,25 +144,14 @@ def draw(seed: int, *words: str) -> int:
 # Reading
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Name the file in errors raised while it is read; Pillow's errors become DataErrors."""
-    try:
-        yield
-    except CompositingError as error:
-        if name in str(error):
-            raise
-        raise type(error)(f"{name}: {error}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        text = str(error) or type(error).__name__
-        raise DataError(text if name in text else f"{name} cannot be read: {text}") from error
-
-
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header; DataError if unreadable."""
-    with naming(str(path)), open_picture(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        width, height = image.size
+    try:
+        with open_picture(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, ImageError) as error:
+        raise DataError(f"{path} cannot be read: {error_text(error)}") from error
     return (width, height) if turned else (height, width)
 
 

@@ -57,8 +57,8 @@ class Folders(base.TestSet):
 
     name: ClassVar[str] = "folders"
 
-    def __init__(self, path: str | Path) -> None:
-        self._pairs = _find(Path(path), TRUTHS)
+    def __init__(self, folder: str | Path) -> None:
+        self._pairs = _find(Path(folder), TRUTHS)
         self.grades = ("given", "none") if self._pairs[0].mask else ("none",)
         for pair in self._pairs:
             sizes = {kind: base.picture_size(file) for kind, file in pair.files().items()}
@@ -74,7 +74,7 @@ class Folders(base.TestSet):
             {k: v and str(v) for k, v in vars(pair).items() if v or k not in TRUTHS}
             for pair in self._pairs
         ]
-        about = {"path": str(Path(path)), "grades": list(self.grades), "samples": samples}
+        about = {"path": str(Path(folder)), "grades": list(self.grades), "samples": samples}
         files = {file for pair in self._pairs for file in pair.files().values()}
         super().__init__([p.name for p in self._pairs], about, [*map(base.stat_of, sorted(files))])
 

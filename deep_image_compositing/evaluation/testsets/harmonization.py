@@ -54,32 +54,23 @@ LEAST = 1.0
 _DRAWS = 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Recolored(base.Sample):
-    """A composite (``foreground``) and the photograph that is its truth (``composite``)."""
+    """A composite (``foreground``) and the photograph that is its truth."""
 
-    group: str = ""  # source of the photograph
+    truth: Tensor  # (3, H, W), also ``composite``
+    mask: Tensor  # (1, H, W), in both grades
+    group: str  # source of the photograph
 
     def inputs(self, grade: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        picture = self.foreground if grade == RECOLORED else self._truth
-        return picture, picture, self.masks[grade]
-
-    @property
-    def _truth(self) -> Tensor:
-        assert self.composite is not None
-        return self.composite
-
-    @property
-    def _mask(self) -> Tensor:
-        mask = self.masks[RECOLORED]
-        assert mask is not None
-        return mask
+        picture = self.foreground if grade == RECOLORED else self.truth
+        return picture, picture, self.mask
 
     def about(self, grade: str) -> dict[str, Any]:
-        groups = {"subject": _step(float((self._mask > 127).float().mean()), SHARES)}
+        groups = {"subject": _step(float((self.mask > 127).float().mean()), SHARES)}
         about: dict[str, Any] = {"groups": groups}
         if grade == RECOLORED:
-            about["given_fmse"] = fmse(self.foreground, self._truth, self._mask)
+            about["given_fmse"] = fmse(self.foreground, self.truth, self.mask)
             groups["strength"] = _step(about["given_fmse"], STRENGTHS)
         if self.group:
             groups["photographs"] = self.group
@@ -87,7 +78,7 @@ class Recolored(base.Sample):
 
     def measure(self, grade: str, result: Composite, lpips: LPIPS | None) -> dict[str, float]:
         return measures.measure_colors(
-            result.composite_pixels, self._truth, self._mask, self.inputs(grade)[0]
+            result.composite_pixels, self.truth, self.mask, self.inputs(grade)[0]
         )
 
 
@@ -170,19 +161,18 @@ class Harmonization(base.TestSet):
         composite = pictures.get("composite")
         if composite is None:
             composite = self._recolored(photo.name, image, mask)
-        masks: dict[str, Tensor | None] = dict.fromkeys(self.grades, mask)
-        return Recolored(photo.name, composite, composite, masks, image, group=photo.group)
+        return Recolored(
+            photo.name, composite, composite, dict.fromkeys(self.grades, mask), image,
+            truth=image, mask=mask, group=photo.group,
+        )  # fmt: skip
 
     def _read(self, photo: Input) -> dict[str, Tensor]:
         """The sample's ``image``, ``mask`` and existing ``composite``, uint8, at the set's size."""
-        with base.naming(photo.where):
-            item = photo.open()
-            if not item.has_scene:
-                raise DataError(
-                    "it is a cut-out: a harmonizer needs a photograph around the subject"
-                )
-            files = {"image": item.image(), "mask": item.label(), "composite": item.composite()}
-            pictures = {k: base.planes(v) for k, v in files.items() if v is not None}
+        item = photo.open()
+        if not item.has_scene:
+            raise DataError(f"{photo.where} is a cut-out: a harmonizer needs a whole photograph")
+        files = {"image": item.image(), "mask": item.label(), "composite": item.composite()}
+        pictures = {kind: base.planes(file) for kind, file in files.items() if file is not None}
         height, width = pictures["image"].shape[-2:]
         size = fit_long_side(height, width, self.size or max(height, width))
         return {kind: resample(picture, size) for kind, picture in pictures.items()}

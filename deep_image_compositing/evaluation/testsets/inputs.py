@@ -15,12 +15,11 @@ from deep_image_compositing.data.datasets import (
     open_source,
 )
 from deep_image_compositing.data.folders import Pair
-from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source
+from deep_image_compositing.data.items import FileItem, Item, Source
 from deep_image_compositing.data.shards import Index
-from deep_image_compositing.data.tars import Shard, open_by_number
 from deep_image_compositing.data.transfer import is_local, local_path
-from deep_image_compositing.errors import DataError, UsageError
-from deep_image_compositing.evaluation.testsets.base import naming, stat_of, unique_names
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.evaluation.testsets.base import stat_of, unique_names
 
 
 class Input(NamedTuple):
@@ -93,7 +92,8 @@ class Inputs:
             UsageError: the split does not exist, or there are no samples.
             DataError: a shard is missing, damaged or of another kind.
         """
-        opened = open_source(Source(path), kinds, Reading(tolerance=0, cache=self.cache))
+        reading = Reading(tolerance=0, cache=self.cache)
+        opened = open_source(Source(path), kinds, reading)
         folder = local_path(path)
         about["path"] = path
         if is_local(path) and folder.is_dir():
@@ -106,34 +106,21 @@ class Inputs:
                 )
             entries = [e for name, es in splits.items() if self.split in (None, name) for e in es]
             files = [[str(folder / entry.name), entry.sha256] for entry in entries]
+            counts: list[int] | None = [entry.samples for entry in entries]
             about |= {"split": self.split, "about": index.about}
         else:
             urls = [u for part in opened if isinstance(part, ShardDataset) for u in part.urls]
             files = [stat_of(local_path(url)) if is_local(url) else [url] for url in urls]
+            counts = None
+        dataset = ShardDataset(Source(path), [url for url, *_ in files], kinds, counts, reading)
         inputs, licences = [], set()
-        for url, *_ in files:
-            shard = _whole(url, self.cache)
-            for number in range(len(shard)):
-                record = shard[number]
-                record.check(*kinds)
-                licences.add(str(record.info().get("licence") or "not stated"))
-                item = partial(_read, path, url, number, self.cache)
-                inputs.append(Input(record.key, url, record.key, item))
+        for number in range(len(dataset)):
+            record = dataset[number].record  # DataError if its shard ends before it
+            licences.add(str(record.info().get("licence") or "not stated"))
+            item = partial(dataset.__getitem__, number)
+            inputs.append(Input(record.key, record.shard, record.key, item))
         if not inputs:
             raise UsageError(f"{path} holds no samples")
         self.sources.append({**about, "samples": len(inputs), "licences": sorted(licences)})
         self.files += files
         return inputs
-
-
-def _read(path: str, url: str, number: int, cache: str | None) -> ShardItem:
-    return ShardItem(Source(path), _whole(url, cache)[number])
-
-
-def _whole(url: str, cache: str | None) -> Shard:
-    """A shard; DataError if it is incomplete."""
-    with naming(url):
-        shard = open_by_number(url, cache)
-    if shard.fault:
-        raise DataError(shard.fault)
-    return shard

@@ -25,7 +25,7 @@ from torch import Tensor
 from deep_image_compositing import noise
 from deep_image_compositing.data.datasets import is_shards
 from deep_image_compositing.data.items import FileItem, Item, ShardItem, Source, estimate_color
-from deep_image_compositing.data.shards import Record
+from deep_image_compositing.data.shards import Lazy, Record
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.evaluation.testsets import base
 from deep_image_compositing.evaluation.testsets.inputs import Input, Inputs, named
@@ -73,7 +73,6 @@ class SynTest(base.TestSet):
         per_subject: number of samples per subject, with different backgrounds.
         size: maximum long side of subjects in pixels.
         seed: seed of subjects, backgrounds and masks.
-        grades: grades of masks; None for all of ``GRADES``.
         cache: folder that caches remote shards.
 
     Raises:
@@ -83,6 +82,7 @@ class SynTest(base.TestSet):
     """
 
     name: ClassVar[str] = "syntest"
+    grades = tuple(GRADES)
 
     def __init__(
         self,
@@ -95,15 +95,13 @@ class SynTest(base.TestSet):
         per_subject: int = 2,
         size: int = 768,
         seed: int = 0,
-        grades: Sequence[str] | str | None = None,
         cache: str | None = None,
     ) -> None:
         base.check_counts(
             samples=(samples, 1), per_subject=(per_subject, 1), size=(size, 16), seed=(seed, 0)
         )
-        self.grades = base.check_grades(grades, tuple(GRADES))
         self.size, self.seed = size, seed
-        paths = base.as_paths(mattes, "mattes"), base.as_paths(backgrounds, "backgrounds")
+        paths = base.as_paths(mattes), base.as_paths(backgrounds)
         inputs, from_noise = Inputs(split, cache), not any(paths)
         if from_noise:
             _log.warning("no mattes are given, so this test set is %s", MADE_NOTE)
@@ -122,7 +120,7 @@ class SynTest(base.TestSet):
         about: dict[str, Any] = {
             "seed": seed,
             "size": size,
-            "grades": {name: GRADES[name] for name in self.grades},
+            "grades": GRADES,
             "made_with": _versions(),
             "sources": inputs.sources,
             "samples": [
@@ -157,7 +155,7 @@ class SynTest(base.TestSet):
             name,
             foreground=blend(color, alpha, old),
             background=new,
-            masks={grade: self._mask(name, grade, alpha) for grade in self.grades},
+            masks=Lazy(GRADES, lambda grade, quality: self._mask(name, grade, quality, alpha)),
             composite=blend(color, alpha, new),
             alpha=alpha,
             foreground_color=color,
@@ -169,9 +167,10 @@ class SynTest(base.TestSet):
         # Sorting by hashes of both names lets an additional background change only few samples.
         return sorted(self._scenes, key=lambda scene: base.draw(self.seed, name, scene.name))[:2]
 
-    def _mask(self, name: str, grade: str, alpha: Tensor) -> Tensor | None:
+    def _mask(
+        self, name: str, grade: str, quality: dict[str, float] | None, alpha: Tensor
+    ) -> Tensor | None:
         """The input mask (1, H, W), uint8."""
-        quality = GRADES[grade]
         if quality is None or quality["strength"] == 0:
             return None if quality is None else alpha.clone()
         generator = torch.Generator().manual_seed(base.draw(self.seed, name, grade))
@@ -218,20 +217,19 @@ def _versions() -> dict[str, str]:
 @lru_cache(maxsize=2)
 def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
     """Straight colour (3, H, W) and alpha (1, H, W), uint8, long side at most ``side``."""
-    with base.naming(subject.where):
-        item = subject.open()
-        label = item.label()
-        if isinstance(item, FileItem):
-            picture, straight = item.image(), item.pair.label is None
-        else:
-            assert isinstance(item, ShardItem)
-            fields = ("foreground.png", "foreground.jpg")
-            picture = item.picture(*fields, "image.jpg").convert("RGB")
-            straight = any(field in item.record.fields for field in fields)
-        limit = fit_long_side(label.height, label.width, COLOR_SIDE)
-        if (label.height, label.width) != limit and not straight:
-            picture, label = (x.resize(limit[::-1], Image.Resampling.BOX) for x in (picture, label))
-        color = picture if straight else estimate_color(picture, label)
+    item = subject.open()
+    label = item.label()
+    if isinstance(item, FileItem):
+        picture, straight = item.image(), item.pair.label is None
+    else:
+        assert isinstance(item, ShardItem)
+        fields = ("foreground.png", "foreground.jpg")
+        picture = item.picture(*fields, "image.jpg").convert("RGB")
+        straight = any(field in item.record.fields for field in fields)
+    limit = fit_long_side(label.height, label.width, COLOR_SIDE)
+    if (label.height, label.width) != limit and not straight:
+        picture, label = (x.resize(limit[::-1], Image.Resampling.BOX) for x in (picture, label))
+    color = picture if straight else estimate_color(picture, label)
     size = fit_long_side(label.height, label.width, side)
     reduced, alpha = reduce_matte(np.asarray(color), np.asarray(label), size)
     return base.planes(reduced), base.planes(alpha)
@@ -239,8 +237,7 @@ def read_subject(subject: Input, side: int) -> tuple[Tensor, Tensor]:
 
 def read_scene(scene: Input) -> Tensor:
     """A background (3, H, W), uint8."""
-    with base.naming(scene.where):
-        return base.planes(scene.open().image())
+    return base.planes(scene.open().image())
 
 
 def reduce_matte(color: Pixels, alpha: Pixels, size: tuple[int, int]) -> tuple[Pixels, Pixels]:

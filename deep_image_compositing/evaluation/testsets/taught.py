@@ -19,7 +19,7 @@ class Taught(base.TestSet):
     true alpha and composite follow from the network's alpha and colour.
 
     Args:
-        shards: folders of shards, patterns or URLs.
+        triplets: folders of shards, patterns or URLs.
         split: split of folders of shards; None for all, including training data.
         samples: maximum number of samples, the first ones; None for all.
         cache: folder that caches remote shards.
@@ -35,17 +35,17 @@ class Taught(base.TestSet):
 
     def __init__(
         self,
-        shards: base.Paths,
+        triplets: base.Paths,
         split: str | None = "validation",
         samples: int | None = None,
         cache: str | None = None,
     ) -> None:
         base.check_counts(samples=(samples, 1))
-        paths, inputs = base.as_paths(shards, "shards"), Inputs(split, cache)
+        paths, inputs = base.as_paths(triplets), Inputs(split, cache)
         if not paths:
             raise UsageError("the test set taught needs the shards that teach has written")
-        triplets = [item for path in paths for item in inputs.add_shards(path, ("triplets",))]
-        self._triplets = named(triplets[:samples])
+        items = [item for path in paths for item in inputs.add_shards(path, ("triplets",))]
+        self._triplets = named(items[:samples])
         about = {
             "grades": list(self.grades),
             "sources": inputs.sources,
@@ -61,13 +61,12 @@ class Taught(base.TestSet):
         def picture(field: str, mode: str = "RGB") -> Tensor:
             return base.planes(item.picture(field).convert(mode))
 
-        with base.naming(item.name):
-            alpha = picture("alpha.png", "L")
-            return base.Sample(
-                triplet.name,
-                foreground=picture("foreground.jpg"),
-                background=picture("background.jpg"),
-                masks={"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None},
-                composite=picture("composite.png"),
-                alpha=alpha,
-            )
+        alpha = picture("alpha.png", "L")
+        return base.Sample(
+            triplet.name,
+            foreground=picture("foreground.jpg"),
+            background=picture("background.jpg"),
+            masks={"exact": alpha.clone(), "rough": picture("mask.png", "L"), "none": None},
+            composite=picture("composite.png"),
+            alpha=alpha,
+        )

@@ -55,7 +55,7 @@ def test_the_order_stays_the_same_in_later_versions(tmp_path: Path) -> None:
 
 def test_sets_that_are_left_out_are_not_shown(tmp_path: Path) -> None:
     study = made_study(tmp_path / "study")
-    broken = replace(study.sets[1], left_out=("poisson: out of memory",))
+    broken = replace(study.sets[1], left_out=["poisson: out of memory"])
     rest = replace(study, sets=(study.sets[0], broken, study.sets[2]))
     rest.write(tmp_path / "study")
     picture_path(tmp_path / "study", broken.foreground).unlink()
@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     replace(study, finished=False).write(folder)
     with pytest.raises(UsageError, match="not finished"):
         Study.open(folder)
-    replace(study, sets=tuple(replace(s, left_out=("no",)) for s in study.sets)).write(folder)
+    replace(study, sets=tuple(replace(s, left_out=["no"]) for s in study.sets)).write(folder)
     with pytest.raises(UsageError, match="no set of it is complete"):
         Study.open(folder)
     study.write(folder)

@@ -23,7 +23,8 @@ from deep_image_compositing.images import read_image
 from tests.conftest import noise
 from tests.evaluation.study.made import token
 
-METHODS = [parse_method(f"{name}=disc,none,{name}") for name in ("copy_paste", "feather", "alpha")]
+TEXTS = [f"{name}=disc,none,{name}" for name in ("copy_paste", "feather", "alpha")]
+METHODS = [parse_method(text) for text in TEXTS]
 pytestmark = pytest.mark.usefixtures("stub_stages")
 
 
@@ -127,7 +128,7 @@ def test_what_fails_leaves_its_set_out_and_no_other(
     wide, small, given = study.sets
     assert len(wide.left_out) == 1
     assert str(pairs[0].background) in wide.left_out[0]
-    assert small.left_out == ("feather: ValueError: out of luck",)
+    assert small.left_out == ["feather: ValueError: out of luck"]
     assert Study.open(folder).shown == (given,)
     # Once the reason is gone, the same call makes the rest.
     broken = False
@@ -189,7 +190,7 @@ def test_the_command_reports_what_is_left_out(
     table = tmp_path / "pairs.tsv"
     rows = [f"{pair.name}\t{pair.foreground}\t{pair.background}\n" for pair in pairs[:2]]
     table.write_text("name\tforeground\tbackground\n" + "".join(rows))
-    methods = [f"--method={method}" for method in METHODS]
+    methods = [f"--method={text}" for text in TEXTS]
     command = ["study", "make", str(table), *methods, "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "study")]) == 0
     assert "2 of 2 sets, 3 methods" in capsys.readouterr().out
