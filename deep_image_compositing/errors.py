@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class CompositingError(Exception):
     """Base class; the message says what is wrong and what to do.
@@ -45,6 +48,13 @@ def error_text(error: BaseException) -> str:
     if message and isinstance(error, CompositingError):
         return message
     return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def choices(name: str, names: Sequence[str]) -> str:
+    """How the message about an unknown name ends: with the closest of ``names``, and with all."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    start = f"did you mean {near[0]!r}? There are" if near else "there are"
+    return f"{start}: {', '.join(names) or 'none'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from deep_image_compositing.errors import CompositingError, ImageError, UsageError
 
@@ -67,6 +68,22 @@ def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
         for part in temporary.values():
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and its parents unless they exist; ``ImageError`` if that fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"the folder {path} cannot be made: {reason_of(error)}") from error
+    return folder
+
+
+def real_paths(*sources: Any) -> set[str]:
+    """Those of the sources that are paths of files, links resolved."""
+    paths = (source for source in sources if isinstance(source, (str, os.PathLike)))
+    return {os.path.realpath(path) for path in paths if os.path.isfile(path)}
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
-from deep_image_compositing.errors import ImageError, UsageError, WeightsError, first_line
-from deep_image_compositing.files import at_home, reason_of, write_files
+from deep_image_compositing.errors import UsageError, WeightsError, first_line
+from deep_image_compositing.files import at_home, make_folder, reason_of, write_files
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
@@ -43,7 +43,6 @@ def save_pretrained(
     """
     if not stage.state_dict():
         raise WeightsError(f"{type(stage).__name__} has no weights to save")
-    folder = Path(folder)
     config = {
         "library": "deep_image_compositing",
         "version": __version__,
@@ -54,10 +53,7 @@ def save_pretrained(
     }
     text = card if card is not None else model_card(stage, run)
     contents = (weights.encode(stage), _json(config).encode(), text.encode())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"the folder {folder} cannot be made: {reason_of(error)}") from error
+    folder = make_folder(folder)
     write_files((folder / name, data) for name, data in zip(_FILES, contents, strict=True))
     return folder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import math
 import os
 import types
@@ -14,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError, choices
 
 _WORDS: dict[Any, tuple[str, str]] = {
     # type: (one value, several values)
@@ -70,12 +69,8 @@ def check_names(slot: str, name: str, accepted: Accepted | None, options: Collec
         return
     names, required = accepted
     if unknown := sorted(set(options) - names):
-        similar = difflib.get_close_matches(unknown[0], sorted(names), n=1)
-        raise UsageError(
-            f"the {slot} {name!r} takes no option {unknown[0]!r}; "
-            + (f"did you mean {similar[0]!r}? It takes: " if similar else "it takes: ")
-            + (", ".join(sorted(names)) or "none")
-        )
+        hint = choices(unknown[0], sorted(names))
+        raise UsageError(f"the {slot} {name!r} takes no option {unknown[0]!r}; {hint}")
     if missing := sorted(required - set(options)):
         raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
 

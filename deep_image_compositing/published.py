@@ -5,7 +5,6 @@ A file is downloaded once, only from the URL in the table, and verified by its h
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import secrets
@@ -19,7 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError, choices
 from deep_image_compositing.files import reason_of, write_bytes
 from deep_image_compositing.messages import PROGRAM, progress
 
@@ -120,9 +119,7 @@ NAMES = tuple(model.name for model in PUBLISHED)
 def get(name: str) -> Published:
     """The published model ``name``; the ``UsageError`` if there is none suggests the closest."""
     if name not in NAMES:
-        matches = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {matches[0]!r}? There" if matches else "there"
-        raise UsageError(f"there is no model {name!r}; {hint} are: {', '.join(NAMES)}")
+        raise UsageError(f"there is no model {name!r}; {choices(name, NAMES)}")
     return PUBLISHED[NAMES.index(name)]
 
 

@@ -19,9 +19,9 @@ from deep_image_compositing.commands.arguments import (
     check_outputs,
     launch_count,
     named_stages,
-    real_paths,
 )
-from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import make_folder, real_paths
 from deep_image_compositing.messages import say, show
 
 if TYPE_CHECKING:
@@ -277,10 +277,7 @@ def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Pat
                 "name a folder for the results"
             )
     for folder in folders.values():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        make_folder(folder)
     names = {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
     return {file: {key: folder / names[file] for key, folder in folders.items()} for file in files}
 

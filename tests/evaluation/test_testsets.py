@@ -247,7 +247,7 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
             "'per_subject' of the test set 'syntest' is a whole number, got 1.5",
         ),
         ({"grades": "awful"}, "the grades here are some of exact, rough, bad, none, got awful"),
-        ({"grade": "bad"}, "takes no option 'grade'; did you mean 'grades'? It takes: background"),
+        ({"grade": "bad"}, "takes no option 'grade'; did you mean 'grades'? There are: background"),
     ],
 )
 def test_wrong_options_are_named(data: dict[str, str], options: dict[str, Any], says: str) -> None:
