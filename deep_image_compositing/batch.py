@@ -281,7 +281,10 @@ class _Run(LightningModule):
         return self._relative(job.outputs.get("path") or next(iter(job.outputs.values())))
 
     def _relative(self, path: Path) -> str:
-        return os.path.relpath(path, self.ledger.path.parent)
+        try:
+            return os.path.relpath(path, self.ledger.path.parent)
+        except ValueError:  # on another drive
+            return os.path.abspath(path)
 
     def predict_step(self, index: int, batch_idx: int) -> bool:
         """Composite one photograph; True, as Lightning warns about None."""

@@ -57,6 +57,7 @@ def choices(name: str, names: Sequence[str]) -> str:
     return f"{start}: {', '.join(names) or 'none'}"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error message, or the class name if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """The operating system's text, else the first line of the message, else the class name."""
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return text or type(error).__name__

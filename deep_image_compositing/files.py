@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, reason_of
 
 _OWN_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
@@ -110,8 +110,3 @@ def take(paths: Iterable[str | os.PathLike[str]], taken: set[str]) -> None:
         if real in taken:
             raise UsageError(f"{path} is also an input or another output; give another file name")
         taken.add(real)
-
-
-def reason_of(error: BaseException) -> str:
-    """The error in short: the operating system's text, else its message, else its type."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
-from deep_image_compositing.errors import UsageError, WeightsError, first_line
-from deep_image_compositing.files import at_home, make_folder, reason_of, write_files
+from deep_image_compositing.errors import UsageError, WeightsError, reason_of
+from deep_image_compositing.files import at_home, make_folder, write_files
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
@@ -94,7 +94,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
         except Exception as error:  # the Hub's and the HTTP client's errors share no base
             raise WeightsError(
-                f"{repository} could not be written to the Hub: {first_line(error)}"
+                f"{repository} could not be written to the Hub: {reason_of(error)}"
             ) from error
     return f"https://huggingface.co/{repository}"
 
@@ -113,7 +113,7 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
         )
     except Exception as error:  # the Hub's and the HTTP client's errors share no base
         raise WeightsError(
-            f"{name} could not be fetched from the Hub: {first_line(error)}. Without a connection, "
+            f"{name} could not be fetched from the Hub: {reason_of(error)}. Without a connection, "
             "give a folder that holds its files"
         ) from error
 

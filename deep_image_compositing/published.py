@@ -18,8 +18,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.errors import UsageError, WeightsError, choices
-from deep_image_compositing.files import reason_of, write_bytes
+from deep_image_compositing.errors import UsageError, WeightsError, choices, reason_of
+from deep_image_compositing.files import write_bytes
 from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"

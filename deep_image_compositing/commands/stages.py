@@ -100,9 +100,10 @@ def export_weights(args: argparse.Namespace) -> int:
         raise UsageError(f"weights are written as .safetensors, not {args.output!r}")
     check_target(args.output)
     from deep_image_compositing import weights
-    from deep_image_compositing.stages.making import restore_stage
+    from deep_image_compositing.stages.making import make_stage
 
-    weights.save(restore_stage(slot, name, args.checkpoint, options), args.output)
+    stage: Any = make_stage(slot, (name, {**options, "weights": args.checkpoint}))
+    weights.save(stage, args.output)
     show(f"wrote {args.output} ({_megabytes(args.output)}, {slot} {name})")
     return 0
 

@@ -15,8 +15,8 @@ from typing import IO, Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import check_regular, reason_of
+from deep_image_compositing.errors import ImageError, UsageError, reason_of
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import truncation
 
 DEFAULT_MAX_PIXELS = 200_000_000

@@ -109,18 +109,6 @@ def pretrained_stage(
     return stage
 
 
-def restore_stage(
-    slot: str, name: str, path: str | Path, options: Mapping[str, Any] | None = None
-) -> Any:
-    """Create the stage ``name`` with the weights and options of a weights file or checkpoint.
-
-    ``options`` replace the file's. Raises like ``make_stage``.
-    """
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no checkpoint {path}")
-    return make_stage(slot, (name, {**(options or {}), "weights": str(path)}))
-
-
 def describe_stages(stages: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """For each slot, JSON of a stage's name, options and the SHA-256 of every file that it loads.
 
