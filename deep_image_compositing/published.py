@@ -10,7 +10,6 @@ import os
 import secrets
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,7 +178,7 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
         _download(model, partial, show)
         _check(model, partial, f"the file from {model.address}", "try again later")
         os.replace(partial, path)
-    except (OSError, HTTPException, urllib.error.URLError) as error:
+    except (OSError, HTTPException) as error:  # the disk's errors, too, say what is wrong
         reason = reason_of(getattr(error, "reason", None) or error)
         raise WeightsError(
             f"the model {model.name!r} could not be fetched from {model.address}: {reason}. "
@@ -198,13 +197,7 @@ def _download(model: Published, path: Path, show: bool) -> None:
         with progress(f"fetching {model.name}", total, show, "MiB") as advance:
             received = 0
             while chunk := response.read(CHUNK):
-                try:
-                    file.write(chunk)
-                except OSError as error:
-                    raise WeightsError(
-                        f"{path.parent} cannot hold the model: {reason_of(error)}"
-                    ) from error
-                received += len(chunk)
+                received += file.write(chunk)
                 advance(1)
     if length and received != length:
         raise OSError(f"the connection ended after {received} of {length} bytes")
