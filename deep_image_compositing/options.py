@@ -15,14 +15,10 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 from deep_image_compositing.errors import UsageError, WeightsError, choices
 
-_WORDS: dict[Any, tuple[str, str]] = {
-    # type: (one value, several values)
-    bool: ("true or false", "true or false each"),
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("text", "texts"),
-    type(None): ("null", "nulls"),
-}
+_WORDS: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    type(None): "null",
+}  # fmt: skip
 
 Accepted: TypeAlias = tuple[set[str], set[str]]
 """Names of all arguments of a factory, and of the required ones."""
@@ -228,5 +224,5 @@ def _describe(hint: Any) -> str:
     if origin is tuple and Ellipsis not in inner:
         return f"a list of {len(inner)}: " + ", ".join(map(_describe, inner))
     if origin in (tuple, list, Sequence):
-        return f"a list of {_WORDS.get(inner[0], ('', str(inner[0])))[1]}"
-    return _WORDS[hint][0] if hint in _WORDS else getattr(hint, "__name__", str(hint))
+        return f"a list of {_describe(inner[0]).removeprefix('a ')}s"
+    return _WORDS.get(hint) or getattr(hint, "__name__", str(hint))

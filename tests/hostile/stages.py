@@ -98,7 +98,7 @@ def weights_file(path: Path, state: dict[str, Any], hyper: Any, rng: Random) -> 
 
 def weights(rng: Random, folder: Path) -> Read:
     """A weights file or checkpoint, loaded as a user would."""
-    from deep_image_compositing.stages.making import make_stage, restore_stage
+    from deep_image_compositing.stages.making import make_stage
 
     (slot, name), stage = rng.choice(list(sound_stages().items()))
     path = weights_file(folder / "x", stage.state_dict(), dict(stage.hparams), rng)
@@ -106,7 +106,6 @@ def weights(rng: Random, folder: Path) -> Read:
     load = rng.choice(
         (
             lambda: make_stage(slot, (name, {"weights": str(path)})),
-            lambda: restore_stage(slot, name, path),
             lambda: command(*export),
         )
     )

@@ -11,7 +11,7 @@ import torch
 from deep_image_compositing import registry
 from deep_image_compositing.cli import main
 from deep_image_compositing.errors import WeightsError
-from deep_image_compositing.stages.making import restore_stage
+from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import DeepImageMattingRefiner
 from tests.networks.test_deep_image_matting import as_mmediting, made, reference
 from tests.stages.test_trained_matting import scene
@@ -63,7 +63,8 @@ def test_a_published_checkpoint_becomes_a_weights_file(tmp_path: Path) -> None:
     out = str(tmp_path / "ours.safetensors")
     stage = ["--stage", "refiner/deep_image_matting", "--option", "width=0.125"]
     assert main(["export-weights", str(tmp_path / "other.ckpt"), *stage, "-o", out]) == 0
-    assert restore_stage("refiner", "deep_image_matting", out).hparams["width"] == 0.125
+    made_of_it: Any = make_stage("refiner", ("deep_image_matting", {"weights": out}))
+    assert made_of_it.hparams["width"] == 0.125
 
 
 def test_a_backbone_is_not_trained_but_what_it_adds_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError, WeightsError
-from deep_image_compositing.stages.making import restore_stage
+from deep_image_compositing.stages.making import make_stage
 from deep_image_compositing.stages.refinement import IndexNetRefiner
 from tests.stages.published_index_net import published_alpha, published_state
 
@@ -38,7 +39,9 @@ def test_the_published_checkpoint_loads_as_it_is(published: Path) -> None:
     trimap = refiner.make_trimap(mask)
     expected = torch.where(trimap == 0.5, published_alpha(published_state(), image, trimap), trimap)
     torch.testing.assert_close(refiner(image, mask), expected, rtol=1e-3, atol=1e-4)
-    again = restore_stage("refiner", "index_net", published, {"band": 0.1}).eval()
+    options = {"band": 0.1, "weights": str(published)}
+    again: Any = make_stage("refiner", ("index_net", options))
+    again.eval()
     assert torch.equal(again(image, mask), refiner(image, mask))
 
 
