@@ -225,4 +225,4 @@ def _describe(hint: Any) -> str:
         return f"a list of {len(inner)}: " + ", ".join(map(_describe, inner))
     if origin in (tuple, list, Sequence):
         return f"a list of {_describe(inner[0]).removeprefix('a ')}s"
-    return _WORDS.get(hint) or getattr(hint, "__name__", str(hint))
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
