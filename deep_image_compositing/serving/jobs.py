@@ -163,10 +163,10 @@ def _is_offered(entry: registry.Entry, default: str) -> bool:
 
 def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
     files, texts = PICTURES[kind], OPTIONS[kind]
-    for name in (*pictures, *fields):
+    for name, known in (*((x, files) for x in pictures), *((x, texts) for x in fields)):
         if name not in (*files, *texts):
             raise UsageError(f"unknown field {name!r}; {choices(name, (*files, *texts))}")
-        if (name in files) != (name in pictures):
+        if name not in known:
             kind = "a file" if name in files else "text"
             raise UsageError(f"the field {name!r} has the wrong type; send it as {kind}")
     for name in files:
