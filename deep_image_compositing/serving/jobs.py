@@ -167,8 +167,8 @@ def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, 
         if name not in (*files, *texts):
             raise UsageError(f"unknown field {name!r}; {choices(name, (*files, *texts))}")
         if name not in known:
-            kind = "a file" if name in files else "text"
-            raise UsageError(f"the field {name!r} has the wrong type; send it as {kind}")
+            form = "a file" if name in files else "text"
+            raise UsageError(f"the field {name!r} has the wrong type; send it as {form}")
     for name in files:
         if name not in ("mask", "strokes") and not pictures.get(name):
             raise UsageError(f"the field {name!r} is missing: send a photograph in it, as a file")
