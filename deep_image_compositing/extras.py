@@ -10,6 +10,7 @@ from deep_image_compositing.errors import MissingExtraError
 
 _EXTRAS = {
     "cv2": ("opencv-python-headless", "opencv"),
+    "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "export"),
     "pymatting": ("pymatting", "matting"),
     "python_multipart": ("python-multipart", "serve"),

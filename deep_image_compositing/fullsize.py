@@ -30,7 +30,6 @@ from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.resize import fit_long_side, resize
 from deep_image_compositing.functional.tiles import (
     Grid,
-    cells_inside,
     enlarged_windows,
     fill_cells,
     touched_cells,
@@ -142,7 +141,7 @@ def lift_refined(
     grid, frame = Grid.over(pixels, context), (slice(0, height), slice(0, width))
     guide = make_guide(image.float(), alpha.float())
     touched = touched_cells(grid, guide[0, 1].cpu() > 0)
-    inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5)
+    inside = touched_cells(grid, alpha[0, 0].cpu() > 0.5)
     out = torch.zeros(1, height, width, dtype=torch.uint8)
     fill_cells(grid, ~touched & inside, lambda *span: out[:, *span].fill_(255))
 
@@ -284,7 +283,7 @@ def fuse_layers(
     touched = touched_cells(grid, guide[0, 1].cpu() > 0, box)
     if fixed_alpha is not None:
         touched |= touched_cells(grid, rim_blocks(fixed_alpha, context))
-    inside = cells_inside(grid, alpha[0, 0].cpu() > 0.5, box)
+    inside = touched_cells(grid, alpha[0, 0].cpu() > 0.5, box)
     return _assemble(scene, grid, touched, inside, make)
 
 
@@ -297,7 +296,7 @@ def fuse_tiles(
     """
     grid, alpha = Grid.over(scene.pixels, context), to_bytes(scene.alpha)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
-    inside = cells_inside(grid, alpha[0] > 127)
+    inside = touched_cells(grid, alpha[0, ::BLOCK, ::BLOCK] > 127)
 
     def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Tensor | Layers:
         return fuse(photograph, behind, _windows(alpha, grid, corners, scene.device))

@@ -212,7 +212,7 @@ BUILT_IN: tuple[Entry, ...] = (
     _own("harmonizer", "classical:WhiteBalance", "white_balance",
          "the subject's average tint becomes the scene's, in linear light; brightness stays",
          "von Kries, 1902"),
-    *(_own("segmenter", "published:Published", model.name, model.description, model.source,
+    *(_own("segmenter", "onnx:Published", model.name, model.description, model.source,
            file="path", fixed={"model": model.name}) for model in published.PUBLISHED),
 )
 # fmt: on

@@ -18,7 +18,7 @@ from PIL import Image
 
 from deep_image_compositing import published
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.models.segmentation.published import PublishedModel
+from deep_image_compositing.models.segmentation.onnx import PublishedModel
 
 CONTENT = b"a model, as its authors' address sends it" * 1000
 

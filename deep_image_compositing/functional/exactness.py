@@ -21,6 +21,7 @@ masks of the segmenter is below 0.31; none of the refiner's is below 0.35.
 
 WINDOW = 5  # side of the windows in pixels
 LEAST = 64  # minimum number of soft pixels for a judgement
+EPSILON = 1e-5  # regularises the colour lines, in squared colour units
 FLAT = 1e-6  # mean variance in a window up to which an alpha counts as constant
 
 
@@ -32,22 +33,19 @@ def exactness(photograph: Tensor, alpha: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def unexplained(
-    photograph: Tensor, alpha: Tensor, epsilon: float = 1e-5, most: int = 20_000
-) -> Tensor:
+def unexplained(photograph: Tensor, alpha: Tensor, most: int = 20_000) -> Tensor:
     """Share (B,) of alpha's variance in the soft rim that affine colour functions do not explain.
 
     Measured in windows around pixels of 0.02 < alpha < 0.98 (about ``most`` at most), after
     subtracting the best-fitting plane from each; 1 for too few soft pixels or no variation.
-    ``epsilon`` regularises the colour lines, in squared colour units.
     """
     # Small differences of squares need full precision, even under autocast.
     with torch.autocast(photograph.device.type, enabled=False):
         pairs = zip(photograph.float(), alpha[:, 0].float(), strict=True)
-        return torch.stack([_unexplained(*pair, epsilon, most) for pair in pairs])
+        return torch.stack([_unexplained(*pair, most) for pair in pairs])
 
 
-def _unexplained(image: Tensor, alpha: Tensor, epsilon: float, most: int) -> Tensor:
+def _unexplained(image: Tensor, alpha: Tensor, most: int) -> Tensor:
     """``unexplained`` for one image (3, H, W) and its alpha (H, W)."""
     border = WINDOW // 2
     inner = alpha[border:-border, border:-border]
@@ -66,7 +64,7 @@ def _unexplained(image: Tensor, alpha: Tensor, epsilon: float, most: int) -> Ten
     colors = colors - plane.mT @ (plane @ colors)
     values = values - plane.mT @ (plane @ values)
     covariance = colors.mT @ colors / WINDOW**2
-    covariance = covariance + epsilon * torch.eye(3, device=colors.device)
+    covariance = covariance + EPSILON * torch.eye(3, device=colors.device)
     shared = colors.mT @ values / WINDOW**2
     explained = (shared * torch.linalg.solve(covariance, shared)).sum((1, 2))
     variance = values.square().mean((1, 2))

@@ -78,21 +78,15 @@ def multilevel_foreground(image: Tensor, alpha: Tensor) -> Tensor:
 
 
 def multilevel_layers(
-    image: Tensor,
-    alpha: Tensor,
-    *,
-    smoothness: float = 0.1,
-    regularization: float = 1e-5,
-    small_iterations: int = 10,
-    iterations: int = 2,
+    image: Tensor, alpha: Tensor, *, smoothness: float = 0.1, iterations: int = 2
 ) -> tuple[Tensor, Tensor]:
     """Estimate the colours of subject and old background from coarse to fine, on the device.
 
     Solves the compositing equation with both colours kept close to their neighbours', by
     ``smoothness`` times the change of alpha (1 in the paper; less follows the photograph further
-    into the rim) and everywhere by ``regularization``. Each level starts from the coarser one and
-    is relaxed ``small_iterations`` times up to 32 pixels, ``iterations`` times beyond. The
-    subject's colour is bit-identical to the image where alpha is 1, the background's where it is 0.
+    into the rim) and everywhere slightly. Each level starts from the coarser one and is relaxed 10
+    times up to 32 pixels, ``iterations`` times beyond. The subject's colour is bit-identical to the
+    image where alpha is 1, the background's where it is 0.
     Source: as for ``multilevel_foreground``.
     """
     dtype = image.dtype
@@ -106,8 +100,7 @@ def multilevel_layers(
         x = picture if whole else F.interpolate(picture, size, mode="nearest-exact")
         a = opacity if whole else F.interpolate(opacity, size, mode="nearest-exact")
         colors = F.interpolate(colors, size, mode="nearest-exact")
-        steps = small_iterations if max(size) <= 32 else iterations
-        colors = _relax(x, a, colors, smoothness, regularization, steps)
+        colors = _relax(x, a, colors, smoothness, 10 if max(size) <= 32 else iterations)
     subject = torch.where(opacity == 1, picture, colors[:, :3])
     surroundings = torch.where(opacity == 0, picture, colors[:, 3:])
     return subject.to(dtype), surroundings.to(dtype)
@@ -121,12 +114,10 @@ def _mean_color(image: Tensor, weight: Tensor) -> Tensor:
     return torch.where(count > 0, mean, image.mean((2, 3), keepdim=True))
 
 
-def _relax(
-    image: Tensor, alpha: Tensor, colors: Tensor, smoothness: float, base: float, steps: int
-) -> Tensor:
+def _relax(image: Tensor, alpha: Tensor, colors: Tensor, smoothness: float, steps: int) -> Tensor:
     """Both layers' colours (B, 6, H, W) after red-black relaxation at one level."""
-    right = base + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
-    below = base + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
+    right = _EPSILON + smoothness * (alpha[..., 1:] - alpha[..., :-1]).abs()
+    below = _EPSILON + smoothness * (alpha[..., 1:, :] - alpha[..., :-1, :]).abs()
     beta = 1 - alpha
     total = _neighbour_sum(torch.ones_like(alpha), right, below) + 1e-7  # 0 for a single pixel
     # The 2 x 2 system of each pixel: [[aa, ab], [ab, bb]] times both colours.

@@ -114,38 +114,23 @@ def solve_alpha(
     return (known + unknown * x).clamp(0, 1)
 
 
-def guided_upsample(image: Tensor, alpha: Tensor, small: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Upsample ``alpha`` (B, 1, h, w) to the size of ``image``, (B, 1, H, W) in [0, 1].
+def closed_form(image: Tensor, trimap: Tensor, start: Tensor) -> Tensor:
+    """Alpha (B, 1, H, W) by ``solve_alpha`` at a quarter and then half of the size, from ``start``.
 
-    Uses the colour lines of ``small``, the reduced image (He and Sun, "Fast Guided Filter", 2015).
-    """
-    lines = MattingLaplacian.of(small, epsilon).lines(alpha)
-    lines = F.interpolate(lines, image.shape[-2:], mode="bilinear", align_corners=False)
-    centred = image - small.mean((2, 3), keepdim=True)
-    return ((lines[:, :3] * centred).sum(1, keepdim=True) + lines[:, 3:]).clamp(0, 1)
-
-
-def closed_form(
-    image: Tensor,
-    trimap: Tensor,
-    start: Tensor,
-    scales: tuple[int, ...] = (4, 2),
-    iterations: tuple[int, ...] = (20, 20),
-    epsilon: float = 1e-5,
-) -> Tensor:
-    """Coarse-to-fine ``solve_alpha`` from ``start``, with ``iterations`` for each of ``scales``.
-
-    Scales are divisors of the image size; the last result is upsampled to full size.
+    It is upsampled by the colour lines of the reduced image (He and Sun, "Fast Guided Filter",
+    2015).
     """
     height, width = image.shape[-2:]
     alpha, small = start, image
-    for scale, steps in zip(scales, iterations, strict=True):
+    for scale in (4, 2):
         size = (-(-height // scale), -(-width // scale))
         small = resize(image, size)
-        coarse = resize_trimap(trimap, size)
-        alpha = solve_alpha(small, coarse, resize(alpha, size), steps, epsilon)
+        alpha = solve_alpha(small, resize_trimap(trimap, size), resize(alpha, size), iterations=20)
     if alpha.shape[-2:] != (height, width):
-        alpha = guided_upsample(image, alpha, small, epsilon)
+        lines = MattingLaplacian.of(small).lines(alpha)
+        lines = F.interpolate(lines, (height, width), mode="bilinear", align_corners=False)
+        centred = image - small.mean((2, 3), keepdim=True)
+        alpha = ((lines[:, :3] * centred).sum(1, keepdim=True) + lines[:, 3:]).clamp(0, 1)
     return torch.where(trimap == 0.5, alpha, trimap)
 
 

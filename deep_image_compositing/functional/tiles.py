@@ -118,24 +118,6 @@ def touched_cells(grid: Grid, marked: Tensor, box: Box | None = None) -> Tensor:
     return counts > 0
 
 
-def cells_inside(grid: Grid, inside: Tensor, box: Box | None = None) -> Tensor:
-    """Which cells, (rows, columns) boolean, have their centre in ``inside``, (h, w) boolean.
-
-    ``inside`` covers the region ``box`` of the image, at any resolution; cells beyond are outside.
-    """
-    shape = (grid.height, grid.width)
-    box = box or (slice(0, grid.height), slice(0, grid.width))
-    counts = (grid.rows, grid.columns)
-    within, indices = [], []
-    for span, small, count, size in zip(box, inside.shape, counts, shape, strict=True):
-        length = span.stop - span.start
-        first = torch.arange(count) * grid.cell
-        center = (first + (first + grid.cell).clamp(max=size)) // 2 - span.start
-        within.append((center >= 0) & (center < length))
-        indices.append(center.clamp(0, length - 1) * small // length)
-    return inside[indices[0]][:, indices[1]] & within[0][:, None] & within[1]
-
-
 def fill_cells(grid: Grid, cells: Tensor, write: Callable[[slice, slice], Any]) -> None:
     """Call ``write`` with the pixel rows and columns of each horizontal run of marked cells."""
     for row, marks in enumerate(cells.tolist()):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from deep_image_compositing.errors import MissingExtraError, UsageError, WeightsError, reason_of
+from deep_image_compositing.errors import UsageError, WeightsError, reason_of
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import at_home
 
 METADATA = "deep_image_compositing"
@@ -86,10 +87,7 @@ class OnnxFile:
             ) from error
 
     def _open(self) -> Any:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError(self.feature, "onnxruntime", "onnx") from None
+        onnxruntime = import_extra("onnxruntime", self.feature)
         if not self.path.is_file():
             raise WeightsError(f"there is no ONNX file {self.path}")
         available = onnxruntime.get_available_providers()

@@ -45,19 +45,21 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         fetch = pretrained == "pretrained"
-        self.body, mean, std = _make_body(name, max_stride, fetch)
+        self.body, features, mean, std = _make_body(name, max_stride, fetch)
         self._name, self._side = name, getattr(self.body, "fixed_side", None)
-        self._dropped = _drop_after_last_feature(self.body)
+        self._dropped = _drop_after(self.body, features[-1]["module"])
         self.register_load_state_dict_pre_hook(_ignore_dropped)
-        self.channels: list[int] = self.body.feature_info.channels()
-        self.strides: list[int] = self.body.feature_info.reduction()
+        self.channels: list[int] = [feature["num_chs"] for feature in features]
+        self.strides: list[int] = [feature["reduction"] for feature in features]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if pretrained and not fetch:
             load_backbone(self.body, pretrained, name)
         stem = _widen_stem(self.body, extra_channels) if extra_channels else None
         # A widened stem is never frozen: its weights for the extra channels are still zero.
-        self._frozen = [m for m in _modules_up_to(self.body, freeze_stride) if m is not stem]
+        frozen = [f["module"] for f in features if f["reduction"] <= freeze_stride][-1:]
+        modules = [m for last in frozen for m in _modules_up_to(self.body, last)]
+        self._frozen = [m for m in modules if m is not stem]
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -87,26 +89,17 @@ class Backbone(nn.Module):
         return [feature.movedim(-1, 1) if channels_last else feature for feature in self.body(x)]
 
 
-def feature_indices(name: str, max_stride: int) -> tuple[int, ...]:
-    """Indices of the features of ``name`` whose stride is at most ``max_stride``."""
-    if name == efficientnet_lite.NAME:
-        strides = list(efficientnet_lite.STRIDES)
-    else:
-        import timm
-
-        with torch.device("meta"):
-            probe: Any = timm.create_model(name, pretrained=False, features_only=True)
-        strides = probe.feature_info.reduction()
-    return tuple(i for i, stride in enumerate(strides) if stride <= max_stride)
-
-
 def _make_body(
     name: str, max_stride: int, fetch: bool
-) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
-    """A feature extractor, and the mean and standard deviation that normalise its input."""
+) -> tuple[Any, list[dict[str, Any]], tuple[float, ...], tuple[float, ...]]:
+    """A feature extractor, timm's description of its features, and its input's mean and deviation.
+
+    The features are those whose stride is at most ``max_stride``, finest first.
+    """
     if name == efficientnet_lite.NAME and not fetch:
-        lite = efficientnet_lite.EfficientNetLite(feature_indices(name, max_stride))
-        return lite, efficientnet_lite.MEAN, efficientnet_lite.STD
+        features = [f for f in efficientnet_lite.FEATURES if f["reduction"] <= max_stride]
+        lite = efficientnet_lite.EfficientNetLite(features)
+        return lite, features, efficientnet_lite.MEAN, efficientnet_lite.STD
     import timm
 
     if not timm.is_model(name):
@@ -115,9 +108,12 @@ def _make_body(
             f"timm has no backbone {name[:80]!r}" + (f"; similar: {similar}" if similar else "")
         )
     try:
-        indices = feature_indices(name, max_stride)
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, pretrained=False, features_only=True)
     except (RuntimeError, AttributeError, ValueError) as error:
         raise UsageError(f"the timm backbone {name!r} provides no features: {error}") from error
+    features = [f for f in probe.feature_info.get_dicts() if f["reduction"] <= max_stride]
+    indices = tuple(range(len(features)))
     body: Any
     try:
         body = timm.create_model(name, pretrained=fetch, features_only=True, out_indices=indices)
@@ -132,12 +128,12 @@ def _make_body(
     if getattr(config, "fixed_input_size", False):
         body.fixed_side = tuple(config.input_size[1:])
     mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
-    return body, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
+    return body, features, mean, getattr(config, "std", None) or (0.229, 0.224, 0.225)
 
 
-def _drop_after_last_feature(body: Any) -> tuple[str, ...]:
-    """Remove blocks after the last feature, which timm would run, and return their prefixes."""
-    parent, _, last = body.feature_info.module_name()[-1].rpartition(".")
+def _drop_after(body: Any, module: str) -> tuple[str, ...]:
+    """Remove blocks after ``module``, the last feature, which timm would run; their prefixes."""
+    parent, _, last = module.rpartition(".")
     blocks = getattr(body, parent, None) if parent else None
     if not isinstance(blocks, nn.Sequential) or not last.isdigit():
         return ()
@@ -153,24 +149,15 @@ def _ignore_dropped(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
         del state[key]
 
 
-def _modules_up_to(body: Any, stride: int) -> list[nn.Module]:
-    """Leaf modules, norms included, up to the last feature with a stride of at most ``stride``."""
-    info = body.feature_info
-    names = [
-        name
-        for name, reduction in zip(info.module_name(), info.reduction(), strict=True)
-        if reduction <= stride
-    ]
-    if not names:
-        return []
+def _modules_up_to(body: Any, name: str) -> list[nn.Module]:
+    """Leaf modules, norms included, up to the last one of the module ``name``."""
     leaves = [
-        (name, m)
-        for name, m in body.named_modules()
+        (_flat(key), m)
+        for key, m in body.named_modules()
         # timm's norms have weights and an activation submodule.
         if not any(m.children()) or any(True for _ in m.parameters(recurse=False))
     ]
-    prefix = _flat(names[-1])
-    last = max((i for i, (n, _) in enumerate(leaves) if _flat(n).startswith(prefix)), default=-1)
+    last = max((i for i, (key, _) in enumerate(leaves) if key.startswith(_flat(name))), default=-1)
     return [module for _, module in leaves[: last + 1]]
 
 

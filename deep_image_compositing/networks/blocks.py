@@ -32,18 +32,19 @@ class SeparableConv(nn.Sequential):
 class PyramidPooling(nn.Module):
     """Pyramid pooling (Zhao et al., CVPR 2017) over grids of ``bins`` x ``bins`` cells."""
 
-    def __init__(self, inputs: int, outputs: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+    bins = (1, 2, 3, 6)
+
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.bins = bins
-        branch = max(8, outputs // len(bins))
+        branch = max(8, outputs // len(self.bins))
         # Group norm, as batch norm fails on a 1 x 1 grid in small batches.
         self.branches = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(inputs, branch, 1, bias=False), nn.GroupNorm(1, branch), nn.ReLU()
             )
-            for _ in bins
+            for _ in self.bins
         )
-        self.fuse = ConvNormAct(inputs + branch * len(bins), outputs, 1)
+        self.fuse = ConvNormAct(inputs + branch * len(self.bins), outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) to (B, outputs, h, w)."""

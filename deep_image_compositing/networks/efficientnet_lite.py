@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NAME = "tf_efficientnet_lite0"  # timm's name
 MEAN = STD = (0.5, 0.5, 0.5)  # of its input
-STRIDES = (2, 4, 8, 16, 32)  # of the available features
 
-# Each stage's kernel, stride, expansion, channels and blocks. _LAST lists those with a feature.
+# Each stage's kernel, stride, expansion, channels and blocks.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -22,32 +22,19 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_LAST = (0, 1, 2, 4, 6)
-
-
-class FeatureInfo:
-    """Description of the features, as in timm; ``indices`` select from ``STRIDES``."""
-
-    def __init__(self, indices: Sequence[int]) -> None:
-        self.indices = tuple(indices)
-
-    def channels(self) -> list[int]:
-        return [_STAGES[_LAST[index]][3] for index in self.indices]
-
-    def reduction(self) -> list[int]:
-        """Stride of each feature."""
-        return [STRIDES[index] for index in self.indices]
-
-    def module_name(self) -> list[str]:
-        return [f"blocks.{_LAST[index]}" for index in self.indices]
+FEATURES: tuple[dict[str, Any], ...] = tuple(
+    {"module": f"blocks.{stage}", "num_chs": _STAGES[stage][3], "reduction": stride}
+    for stage, stride in ((0, 2), (1, 4), (2, 8), (4, 16), (6, 32))
+)
+"""The available features, described as timm does: each one's stage, channels and stride."""
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019) with the features selected by ``indices``."""
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019) with ``features``, some of ``FEATURES``."""
 
-    def __init__(self, indices: Sequence[int]) -> None:
+    def __init__(self, features: Sequence[dict[str, Any]] = FEATURES) -> None:
         super().__init__()
-        self.feature_info = FeatureInfo(indices)
+        self.outputs = {feature["module"] for feature in features}
         self.conv_stem = SameConv(3, 32, 3, 2)
         self.bn1 = NormAct(32)
         self.blocks = nn.Sequential()
@@ -56,10 +43,7 @@ class EfficientNetLite(nn.Module):
             stage = nn.Sequential()
             for number in range(count):
                 step = stride if number == 0 else 1
-                if expansion == 1:
-                    stage.append(SeparableBlock(inputs, outputs, kernel))
-                else:
-                    stage.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
+                stage.append(Block(inputs, outputs, kernel, step, expansion))
                 inputs = outputs
             self.blocks.append(stage)
         for module in self.modules():
@@ -70,47 +54,37 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features (B, C, ceil(H / stride), ceil(W / stride)) of normalised ``x`` (B, 3, H, W)."""
-        stages = {_LAST[index] for index in self.feature_info.indices}
         x = self.bn1(self.conv_stem(x))
         features = []
         for number, stage in enumerate(self.blocks):
             x = stage(x)
-            if number in stages:
+            if f"blocks.{number}" in self.outputs:
                 features.append(x)
         return features
 
 
-class SeparableBlock(nn.Module):
-    """A depthwise convolution followed by a pointwise one."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.conv_dw = SameConv(inputs, inputs, kernel, groups=inputs)
-        self.bn1 = NormAct(inputs)
-        self.conv_pw = SameConv(inputs, outputs, 1)
-        self.bn2 = NormAct(outputs, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv_pw(self.bn1(self.conv_dw(x))))
-
-
-class InvertedResidual(nn.Module):
-    """MobileNet's block: pointwise expansion, depthwise convolution, pointwise projection."""
+class Block(nn.Sequential):
+    """MobileNet's block: pointwise expansion (if any), depthwise convolution, projection."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        inner = expansion * inputs
-        self.conv_pw = SameConv(inputs, inner, 1)
-        self.bn1 = NormAct(inner)
-        self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
-        self.bn2 = NormAct(inner)
-        self.conv_pwl = SameConv(inner, outputs, 1)
-        self.bn3 = NormAct(outputs, act=False)
         self.skips = inputs == outputs and stride == 1
+        inner = expansion * inputs
+        if expansion == 1:  # timm's names, by which weights are stored
+            self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
+            self.bn1 = NormAct(inner)
+            self.conv_pw = SameConv(inner, outputs, 1)
+            self.bn2 = NormAct(outputs, act=False)
+        else:
+            self.conv_pw = SameConv(inputs, inner, 1)
+            self.bn1 = NormAct(inner)
+            self.conv_dw = SameConv(inner, inner, kernel, stride, groups=inner)
+            self.bn2 = NormAct(inner)
+            self.conv_pwl = SameConv(inner, outputs, 1)
+            self.bn3 = NormAct(outputs, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv_dw(self.bn1(self.conv_pw(x))))
-        y = self.bn3(self.conv_pwl(y))
+        y = super().forward(x)
         return y + x if self.skips else y
 
 

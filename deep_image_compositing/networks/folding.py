@@ -7,15 +7,10 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from deep_image_compositing.networks.efficientnet_lite import (
-    EfficientNetLite,
-    InvertedResidual,
-    NormAct,
-    SeparableBlock,
-)
+from deep_image_compositing.networks.efficientnet_lite import EfficientNetLite, NormAct
 
 # Modules that run their children in registration order.
-_IN_ORDER = (nn.Sequential, EfficientNetLite, InvertedResidual, SeparableBlock)
+_IN_ORDER = (nn.Sequential, EfficientNetLite)
 
 
 def fold_norms(module: nn.Module) -> None:

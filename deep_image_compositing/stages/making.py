@@ -30,14 +30,11 @@ def make_stage(slot: str, spec: StageLike, *, model: bool = False) -> Callable[.
     Raises ``UsageError`` for an unknown name or option, a stage of another slot, or anything else;
     ``WeightsError`` for weights that cannot be loaded or do not describe such a stage.
     """
-    if isinstance(spec, str):
-        spec = (spec, {})
-    if isinstance(spec, tuple):
-        if len(spec) != 2 or not isinstance(spec[1], Mapping):
-            raise UsageError(f"a {slot} with options is a pair (name, dict), got {spec!r}")
-        if str(spec[0]).startswith(registry.HUB):
-            return pretrained_stage(spec[0], spec[1], slot=slot, model=model)
-        return _stage_by_name(slot, spec[0], dict(spec[1]), model)
+    if (named := _name_and_options(slot, spec)) is not None:
+        name, options = named
+        if name.startswith(registry.HUB):
+            return pretrained_stage(name, options, slot=slot, model=model)
+        return _stage_by_name(slot, name, options, model)
     if isinstance(spec, type) or not callable(spec):
         hint = "make an instance of it" if isinstance(spec, type) else "see Compositor"
         raise UsageError(
@@ -51,11 +48,19 @@ def make_stage(slot: str, spec: StageLike, *, model: bool = False) -> Callable[.
 
 def check_stage(slot: str, spec: StageLike) -> None:
     """Raise ``make_stage``'s errors on names and options, without creating the stage."""
+    if (named := _name_and_options(slot, spec)) is not None:
+        registry.check(slot, *named)
+
+
+def _name_and_options(slot: str, spec: StageLike) -> tuple[str, dict[str, Any]] | None:
+    """Name and options of a stage; None if ``spec`` is to be the stage itself."""
     if isinstance(spec, str):
-        spec = (spec, {})
-    if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], Mapping):
-        return  # checked by ``make_stage``
-    registry.check(slot, str(spec[0]), spec[1])
+        return spec, {}
+    if not isinstance(spec, tuple):
+        return None
+    if len(spec) != 2 or not isinstance(spec[1], Mapping):
+        raise UsageError(f"a {slot} with options is a pair (name, dict), got {spec!r}")
+    return str(spec[0]), dict(spec[1])
 
 
 def pretrained_stage(

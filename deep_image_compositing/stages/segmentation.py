@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from deep_image_compositing.models.segmentation.grabcut import GrabCutModel
-from deep_image_compositing.models.segmentation.onnx import OnnxModel
-from deep_image_compositing.models.segmentation.published import PublishedModel
+from deep_image_compositing.models.segmentation.onnx import OnnxModel, PublishedModel
 from deep_image_compositing.models.segmentation.pyramid import PyramidModel
 from deep_image_compositing.stages.base import Segmenter
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 pytest.importorskip("scipy")
 
 from deep_image_compositing.functional import information_flow as flow
-from deep_image_compositing.models.refinement.matting import conjugate_gradients
+from deep_image_compositing.models.refinement.classical import InformationFlowModel
 
 Array = NDArray[np.float64]
 
@@ -40,9 +40,10 @@ def scene(height: int = 40, width: int = 52, soft: float = 8) -> tuple[Array, Ar
 
 def solve(image: Array, trimap: Array, **options: Any) -> tuple[Array, flow.FlowSystem]:
     system = flow.build_system(image, trimap, **options)
-    solution = conjugate_gradients(system.product, system.right, lambda x: x / system.diagonal())
-    assert solution.converged
-    return system.matte(solution.x), system
+    iterate = InformationFlowModel().iterate  # warns if it does not converge
+    return system.matte(
+        iterate(system.product, system.right, lambda x: x / system.diagonal())
+    ), system
 
 
 def points(image: Array, weight: float) -> dict[tuple[int, int], Array]:

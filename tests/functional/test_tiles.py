@@ -13,7 +13,6 @@ from deep_image_compositing.functional import tiles
 from deep_image_compositing.functional.boxes import Box, edges, grow
 from deep_image_compositing.functional.tiles import (
     Grid,
-    cells_inside,
     enlarged_windows,
     fill_cells,
     touched_cells,
@@ -96,18 +95,6 @@ def brute_touched(grid: Grid, marked: Tensor, box: Box) -> Tensor:
     return out
 
 
-def brute_inside(grid: Grid, inside: Tensor, box: Box) -> Tensor:
-    top, bottom, left, right = edges(box)
-    out = torch.zeros(grid.rows, grid.columns, dtype=torch.bool)
-    for row in range(grid.rows):
-        for column in range(grid.columns):
-            y, x = ((s.start + s.stop) // 2 for s in grid.span(row, column))
-            if top <= y < bottom and left <= x < right:
-                small = (y - top) * inside.shape[0] // (bottom - top)
-                out[row, column] = inside[small, (x - left) * inside.shape[1] // (right - left)]
-    return out
-
-
 @pytest.mark.parametrize("size", [(40, 61), (97, 53), (8, 8)])
 @pytest.mark.parametrize("part", [None, (slice(3, 37), slice(5, 50)), (slice(0, 8), slice(1, 7))])
 def test_cells_against_a_brute_force_reference(size: tuple[int, int], part: Box | None) -> None:
@@ -118,7 +105,6 @@ def test_cells_against_a_brute_force_reference(size: tuple[int, int], part: Box 
     for small, share in (((7, 11), 0.3), ((30, 17), 0.02), ((1, 1), 1.0), ((40, 61), 0.02)):
         marked = torch.rand(small, generator=torch.Generator().manual_seed(0)) < share
         assert torch.equal(touched_cells(grid, marked, part), brute_touched(grid, marked, box))
-        assert torch.equal(cells_inside(grid, marked, part), brute_inside(grid, marked, box))
 
 
 def test_filling_writes_marked_cells_and_no_others() -> None:

@@ -63,8 +63,8 @@ def test_a_published_checkpoint_becomes_a_weights_file(tmp_path: Path) -> None:
     out = str(tmp_path / "ours.safetensors")
     stage = ["--stage", "refiner/deep_image_matting", "--option", "width=0.125"]
     assert main(["export-weights", str(tmp_path / "other.ckpt"), *stage, "-o", out]) == 0
-    made_of_it: Any = make_stage("refiner", ("deep_image_matting", {"weights": out}))
-    assert made_of_it.hparams["width"] == 0.125
+    again: Any = make_stage("refiner", ("deep_image_matting", {"weights": out}))
+    assert again.hparams["width"] == 0.125
 
 
 def test_a_backbone_is_not_trained_but_what_it_adds_is() -> None:

@@ -39,10 +39,9 @@ def test_the_published_checkpoint_loads_as_it_is(published: Path) -> None:
     trimap = refiner.make_trimap(mask)
     expected = torch.where(trimap == 0.5, published_alpha(published_state(), image, trimap), trimap)
     torch.testing.assert_close(refiner(image, mask), expected, rtol=1e-3, atol=1e-4)
-    options = {"band": 0.1, "weights": str(published)}
+    options = {"weights": str(published), "band": 0.1}
     again: Any = make_stage("refiner", ("index_net", options))
-    again.eval()
-    assert torch.equal(again(image, mask), refiner(image, mask))
+    assert torch.equal(again.eval()(image, mask), refiner(image, mask))
 
 
 def test_a_published_checkpoint_that_does_not_fit_is_named(published: Path, tmp_path: Path) -> None:

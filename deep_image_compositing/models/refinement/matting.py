@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.extras import import_extra
 from deep_image_compositing.functional.boxes import bounding_box, grow
 from deep_image_compositing.functional.compose import (
     pixels_of_share,
@@ -116,7 +117,7 @@ class SolvedMattingModel(MattingModel):
     Args:
         max_memory: limit in GB for the estimated memory of a solve.
         iterations: maximum number of conjugate gradient steps; a solve that does not converge
-            returns its best alpha with a warning.
+            returns the last one's alpha with a warning.
         tolerance: residual, relative to the right-hand side, at which a solve has converged.
     """
 
@@ -185,19 +186,26 @@ class SolvedMattingModel(MattingModel):
         b: Vector,
         precondition: Callable[[Vector], Vector],
     ) -> Vector:
-        """Solve by conjugate gradients; warns if it does not converge in ``iterations``."""
-        solution = conjugate_gradients(
-            product, b, precondition, tolerance=self.tolerance, iterations=self.iterations
+        """Solve ``A x = b``, (N,), by conjugate gradients, for a symmetric positive definite A.
+
+        ``product`` multiplies by A and ``precondition`` by an approximate inverse. Warns if the
+        solve does not converge in ``iterations`` steps, and returns the last one's result.
+        """
+        linalg = import_extra("scipy.sparse.linalg", f"the refiner {self.method!r}")
+        a, m = (
+            linalg.LinearOperator((len(b), len(b)), matvec=apply, dtype=b.dtype)
+            for apply in (product, precondition)
         )
-        if not solution.converged:
+        x, unfinished = linalg.cg(a, b, M=m, rtol=self.tolerance, maxiter=self.iterations)
+        if unfinished:
+            residual = np.linalg.norm(b - product(x)) / np.linalg.norm(b)
             warnings.warn(
-                f"{self.method}: the solve did not converge: after {solution.iterations} "
-                f"iterations (of at most {self.iterations}) its best residual is "
-                f"{solution.residual:.1e}, not {self.tolerance:.1e}; alpha may be off, give it "
-                "more iterations or a narrower band",
+                f"{self.method}: the solve did not converge: after {self.iterations} iterations "
+                f"its residual is {residual:.1e}, not {self.tolerance:.1e}; alpha may be off, "
+                "give it more iterations or a narrower band",
                 stacklevel=2,
             )
-        return solution.x
+        return x
 
 
 def check_memory(
@@ -213,55 +221,3 @@ def check_memory(
         f"max_memory is {limit:g} GB, which fits a long side of {side} pixels: set "
         f"max_side={side}, or raise max_memory"
     )
-
-
-class Solution(NamedTuple):
-    """Result of an iterative solve; ``residual`` is relative to the right-hand side."""
-
-    x: Vector
-    residual: float
-    iterations: int
-    converged: bool
-
-
-def conjugate_gradients(
-    product: Callable[[Vector], Vector],
-    b: Vector,
-    precondition: Callable[[Vector], Vector],
-    *,
-    tolerance: float = 1e-7,
-    iterations: int = 2000,
-) -> Solution:
-    """Solve ``A x = b``, (N,), for a symmetric positive definite A given by ``product``.
-
-    ``precondition`` applies an approximate inverse. Stops at a relative residual of ``tolerance``,
-    or after ``iterations`` steps with the best solution so far.
-    """
-    x = np.zeros_like(b)
-    scale = float(np.linalg.norm(b))
-    if scale == 0:
-        return Solution(x, 0.0, 0, True)
-    best, least = x.copy(), 1.0
-    r = b.copy()
-    z = precondition(r)
-    p = z.copy()
-    rho = float(r @ z)
-    for step in range(1, iterations + 1):
-        q = product(p)
-        curvature = float(p @ q)
-        if not curvature > 0:  # only rounding errors remain, or A is not positive definite
-            break
-        x += rho / curvature * p
-        r -= rho / curvature * q
-        residual = float(np.linalg.norm(r)) / scale
-        if residual <= tolerance:
-            return Solution(x, residual, step, True)
-        if residual < least:
-            best[:], least = x, residual
-        z = precondition(r)
-        before, rho = rho, float(r @ z)
-        p *= rho / before
-        p += z
-    else:
-        step = iterations
-    return Solution(best, least, step, False)

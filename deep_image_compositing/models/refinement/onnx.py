@@ -54,19 +54,11 @@ class OnnxModel(Cascade):
                 "`export refiner` writes it"
             )
         exported = file.metadata.get("options")
-        defaults = {k: p.default for k, p in inspect.signature(CascadeModel).parameters.items()}
-        defaults |= {**DEFAULTS, **(exported if isinstance(exported, dict) else {})}
-        options: dict[str, Any] = {
-            "sizes": sizes,
-            "confidence": confidence,
-            "trust": trust,
-            "margin": margin,
-            "zoom": zoom,
-            "keep_good": keep_good,
-        }
-        self._set_options(
-            **{name: defaults[name] if x is None else x for name, x in options.items()}
-        )
+        values = {k: p.default for k, p in inspect.signature(CascadeModel).parameters.items()}
+        values |= {**DEFAULTS, **(exported if isinstance(exported, dict) else {})}
+        values |= {k: value for k, value in self.hparams.items() if value is not None}
+        options = inspect.signature(self._set_options).parameters
+        self._set_options(**{name: values[name] for name in options})
         self.file = file
         self.network = _Network(file)
 

@@ -1,4 +1,4 @@
-"""Segmenter that runs any ONNX model from image to mask."""
+"""Segmenters that run ONNX models from image to mask: any file, or a published model by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from deep_image_compositing import published
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.models.base import SegmenterModel
@@ -225,6 +226,42 @@ class OnnxModel(SegmenterModel):
                 f"not {sides[0]} x {sides[1]}; leave size out"
             )
         return sides
+
+
+class PublishedModel(OnnxModel):
+    """A published model with its authors' preprocessing; see ``deep_image_compositing.published``.
+
+    Args:
+        model: name of the model.
+        path: model file, used without verification. Defaults to the one in the models folder,
+            downloaded from the authors' address on first use.
+        accept_licence: accept a licence that excludes commercial use; remembered.
+        providers: as for ``OnnxModel``.
+
+    Raises:
+        UsageError: no such model, or a licence that has not been accepted.
+        WeightsError: the file cannot be downloaded, or is not the expected one.
+    """
+
+    long_side = 2048  # twice the largest input size, so that resizing matches the authors' code
+
+    def __init__(
+        self,
+        model: str,
+        path: str | None = None,
+        accept_licence: bool = False,
+        providers: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        entry = published.get(model)
+        self.known_as = model
+        if path is None:
+            file = str(published.fetch(entry, accept_licence=accept_licence))
+        else:
+            published.check_licence(entry, accept_licence)
+            file = path
+        super().__init__(file, providers=providers, **{**entry.options, **kwargs})
+        self.save_hyperparameters()
 
 
 def _describe_input(path: Path, model_input: Any) -> tuple[str, type, bool]:
