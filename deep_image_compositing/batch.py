@@ -53,7 +53,6 @@ AHEAD = 2
 _THREAD = "compositing"
 _FORMAT = 2  # increase when fingerprints in the record change
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)?")
-_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _STOPPED = "stopped; finished composites are kept; run the same command with --resume to continue"
 _log = logging.getLogger("deep_image_compositing")
 
@@ -142,13 +141,8 @@ def composite_all(
         return Outcome(0, 0, {})
     # Report errors in the stages before starting any process.
     compositor = make(device if devices == 1 else "cpu")
-    foreground_side, background_side = longest_sides(compositor.max_side, frame, scale)
-    new = read_image(background, max_pixels=compositor.max_pixels, max_side=background_side)
     placement = {"frame": frame, "scale": scale, "position": place}
-    shared = [_FORMAT, __version__, settings, placement, _digest_of_pixels(new)]
-    inputs = json.dumps(shared, sort_keys=True, default=str)
-    plan = _Plan(jobs, new, make, Ledger(Path(record)), inputs, placement, foreground_side, resume)
-    run = _Run(plan, compositor)
+    run = _Run(jobs, background, make, compositor, Path(record), settings, placement, resume)
     trainer_devices: int | list[int] = devices
     if devices == 1:
         device = compositor.device.type
@@ -175,20 +169,6 @@ def writing() -> bool:
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The validated arguments of ``composite_all``; ``inputs`` describes what all jobs share."""
-
-    jobs: Sequence[Job]
-    background: Photograph
-    make: Callable[[str], Compositor]
-    ledger: Ledger
-    inputs: str
-    placement: Mapping[str, Any]
-    max_side: int | None
-    resume: bool
-
-
 class _Run(LightningModule):
     """Runs all jobs by ``Trainer.predict``, one photograph a step.
 
@@ -198,11 +178,28 @@ class _Run(LightningModule):
 
     guard: Guard
 
-    def __init__(self, plan: _Plan, compositor: Compositor) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        background: ImageSource,
+        make: Callable[[str], Compositor],
+        compositor: Compositor,
+        record: Path,
+        settings: Mapping[str, Any],
+        placement: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.prepare_data_per_node = False
-        self.plan, self.compositor, self.ledger = plan, compositor, plan.ledger
+        self.jobs, self.make, self.compositor = jobs, make, compositor
+        self.placement, self.resume = placement, resume
+        frame, scale, limit = placement["frame"], placement["scale"], compositor.max_pixels
+        self.max_side, side = longest_sides(compositor.max_side, frame, scale)
+        self.background = read_image(background, max_pixels=limit, max_side=side)
+        shared = [_FORMAT, __version__, settings, placement, _digest_of_pixels(self.background)]
+        self.inputs = json.dumps(shared, sort_keys=True, default=str)
+        self.ledger = Ledger(record)
         self.disk_full: list[str] = []  # error messages
         self.outcome = Outcome(0, 0, {})
         self._made = self._kept = 0
@@ -215,8 +212,8 @@ class _Run(LightningModule):
 
     def prepare_data(self) -> None:
         """Delete a killed run's temporary files; called once, before other processes start."""
-        outputs = (target for job in self.plan.jobs for target in job.outputs.values())
-        if self.plan.resume:
+        outputs = (target for job in self.jobs for target in job.outputs.values())
+        if self.resume:
             for folder in {target.parent for target in outputs}:
                 for path in folder.iterdir():
                     if _TEMPORARY.fullmatch(path.name):
@@ -230,11 +227,11 @@ class _Run(LightningModule):
             _log.info("running on %d devices (%s)", self.trainer.world_size, self.device.type)
         current, device = self.compositor.device, self.device
         if current.type != device.type or current.index not in (None, device.index):
-            self.compositor = self.plan.make(str(device))
+            self.compositor = self.make(str(device))
 
     def predict_dataloader(self) -> Sequence[int]:
         """Indices of this process's jobs."""
-        indices = range(self.trainer.global_rank, len(self.plan.jobs), self.trainer.world_size)
+        indices = range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size)
         self._count, self._unread = len(indices), iter(indices)
         return indices
 
@@ -244,10 +241,10 @@ class _Run(LightningModule):
     def _read(self, job: Job) -> tuple[str, Photograph | None, Any]:
         """A job's fingerprint, and its photograph and mask unless it is finished already."""
         fingerprint = "" if self._stopped else self._fingerprint(job)
-        if self._stopped or (self.plan.resume and self._is_done(job, fingerprint)):
+        if self._stopped or (self.resume and self._is_done(job, fingerprint)):
             return fingerprint, None, None
         limit = self.compositor.max_pixels
-        photograph = read_image(job.foreground, max_pixels=limit, max_side=self.plan.max_side)
+        photograph = read_image(job.foreground, max_pixels=limit, max_side=self.max_side)
         if job.mask is None:
             return fingerprint, photograph, None
         return fingerprint, photograph, read_mask(job.mask, size=photograph.size, max_pixels=limit)
@@ -255,7 +252,7 @@ class _Run(LightningModule):
     def _fingerprint(self, job: Job) -> str:
         """SHA-256 of everything that affects a job's composite."""
         files = [None if path is None else _digest(path) for path in (job.foreground, job.mask)]
-        return hashlib.sha256(json.dumps([self.plan.inputs, files]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.inputs, files]).encode()).hexdigest()
 
     def _is_done(self, job: Job, fingerprint: str) -> bool:
         """Whether the ledger has a job with this fingerprint and its outputs are unchanged."""
@@ -285,16 +282,16 @@ class _Run(LightningModule):
 
     def _relative(self, path: Path) -> str:
         try:
-            return Path(os.path.relpath(path, self.ledger.path.parent)).as_posix()
+            return os.path.relpath(path, self.ledger.path.parent)
         except ValueError:  # on another drive
-            return path.absolute().as_posix()
+            return os.path.abspath(path)
 
     def predict_step(self, index: int, batch_idx: int) -> bool:
         """Composite one photograph; True, as Lightning warns about None."""
         if self._stopped:
             return True
         for ahead in itertools.islice(self._unread, AHEAD + 1 - len(self._reading)):
-            self._reading.append(self._threads.submit(self._read, self.plan.jobs[ahead]))
+            self._reading.append(self._threads.submit(self._read, self.jobs[ahead]))
         reading = self._reading.popleft()
         try:
             fingerprint, photograph, mask = reading.result()
@@ -302,13 +299,12 @@ class _Run(LightningModule):
                 self._kept += 1
                 self._report_progress()
                 return True
-            pair = photograph, self.plan.background
-            composite = self.compositor(*pair, mask, **self.plan.placement)
+            composite = self.compositor(photograph, self.background, mask, **self.placement)
         except Exception as error:  # one bad file must not stop the others
             self._fail(index, error)
             return True
         self._collect_written(AHEAD - 1)
-        future = self._threads.submit(self._save, self.plan.jobs[index], fingerprint, composite)
+        future = self._threads.submit(self._save, self.jobs[index], fingerprint, composite)
         self._writing.append((index, future))
         return True
 
@@ -322,7 +318,7 @@ class _Run(LightningModule):
                 self._made += 1
                 self._report_progress()
                 continue
-            if _is_disk_full(error):
+            if getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 # The other processes will notice themselves, and all end together.
                 self.disk_full.append(str(error))
                 self._stopped = True
@@ -370,15 +366,6 @@ class _Run(LightningModule):
             raise CompositingError(
                 "another process of this run has ended; continue with --resume (resume=True)"
             ) from error
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error was caused by a full disk or an exceeded quota."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        error = error.__cause__
-    return False
 
 
 def _digest(path: Path) -> str:

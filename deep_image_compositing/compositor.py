@@ -9,7 +9,6 @@ copied exactly.
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from deep_image_compositing import registry
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.devices import choose_device
 from deep_image_compositing.errors import CompositingError
+from deep_image_compositing.files import real_paths
 from deep_image_compositing.fullsize import (
     Fused,
     Scene,
@@ -220,6 +220,8 @@ class Compositor:
             with _timed(seconds, "shadow"):
                 shade = find_shade(fused.alpha, backdrop, self.shadow, floor, photograph.name)
                 lay_shade(fused.composite, backdrop, fused.alpha, shade)
+        inputs = (foreground, background, mask)
+        names = (x.name if isinstance(x, Photograph) else x for x in inputs)
         return Composite(
             composite_pixels=fused.composite,
             foreground_pixels=pixels,
@@ -232,7 +234,7 @@ class Compositor:
             floor=floor,
             name=photograph.name,
             device=str(self.device),
-            sources=_real_paths(foreground, background, mask),
+            sources=frozenset(real_paths(*names)),
             seconds=seconds,
             tiles=(fused.touched, fused.cells),
         )
@@ -338,13 +340,6 @@ def doubt(mask: Tensor) -> float:
     """
     m = mask.float()
     return float(4 * (m * (1 - m)).sum() / m.sum().clamp_min(1e-6))
-
-
-def _real_paths(*sources: Any) -> frozenset[str]:
-    """Paths of the sources that are files, with links resolved."""
-    values = (x.name if isinstance(x, Photograph) else x for x in sources)
-    paths = (str(path) for path in values if isinstance(path, (str, os.PathLike)))
-    return frozenset(os.path.realpath(path) for path in paths if os.path.isfile(path))
 
 
 def _planes(photograph: Photograph) -> Tensor:

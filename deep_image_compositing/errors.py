@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class CompositingError(Exception):
     """Base class; the message says what is wrong and what to do.
@@ -47,6 +50,14 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error message, or the class name if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def choices(name: str, names: Sequence[str]) -> str:
+    """How the message about an unknown name ends: with the closest of ``names``, and with all."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    start = f"did you mean {near[0]!r}? There are" if near else "there are"
+    return f"{start}: {', '.join(names) or 'none'}"
+
+
+def reason_of(error: BaseException) -> str:
+    """The operating system's text, else the first line of the message, else the class name."""
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return text or type(error).__name__

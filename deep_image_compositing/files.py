@@ -9,8 +9,9 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from deep_image_compositing.errors import CompositingError, ImageError, UsageError
+from deep_image_compositing.errors import CompositingError, ImageError, UsageError, reason_of
 
 _OWN_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 
@@ -69,6 +70,22 @@ def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
                 part.unlink(missing_ok=True)
 
 
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and its parents unless they exist; ``ImageError`` if that fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"the folder {path} cannot be made: {reason_of(error)}") from error
+    return folder
+
+
+def real_paths(*sources: Any) -> set[str]:
+    """Those of the sources that are paths of files, links resolved."""
+    paths = (source for source in sources if isinstance(source, (str, os.PathLike)))
+    return {os.path.realpath(path) for path in paths if os.path.isfile(path)}
+
+
 def check_target(path: str | os.PathLike[str]) -> Path:
     """The file that writing to ``path`` replaces, links resolved; ``ImageError`` if it cannot."""
     try:
@@ -93,8 +110,3 @@ def take(paths: Iterable[str | os.PathLike[str]], taken: set[str]) -> None:
         if real in taken:
             raise UsageError(f"{path} is also an input or another output; give another file name")
         taken.add(real)
-
-
-def reason_of(error: BaseException) -> str:
-    """The error in short: the operating system's text, else its message, else its type."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -201,8 +201,7 @@ def fuse(stage: Callable[..., Any], scene: Scene) -> Fused:
         return run_checked("fuser", "composite", stage, front, back, opacity)
 
     if context is not None and max(scene.size) > scene.work_side and not is_learned(stage):
-        levels = to_bytes(scene.alpha)
-        return fuse_tiles(scene.pixels, scene.backdrop, levels, fuse_part, context, scene.device)
+        return fuse_tiles(scene, fuse_part, context)
     fused = get_layers and _fuse_box(stage, get_layers, scene)
     if fused is not None:
         return fused
@@ -214,14 +213,14 @@ def fuse(stage: Callable[..., Any], scene: Scene) -> Fused:
 
 def _fuse_box(stage: Callable[..., Any], run: Callable[..., Any], scene: Scene) -> Fused | None:
     """Fuse the subject's surroundings by the layers from ``run``; None if it returns None."""
-    pixels, backdrop, alpha, device = scene.pixels, scene.backdrop, scene.alpha, scene.device
+    pixels, backdrop, alpha = scene.pixels, scene.backdrop, scene.alpha
     # Crop to the subject first, so that downscaling does not shrink a small one needlessly.
     box = grow(subject_box(alpha, 0.0), MARGIN, scene.size)
     part = (..., *box)
     size = (box[0].stop - box[0].start, box[1].stop - box[1].start)
     at = fit_long_side(*size, scene.work_side) if is_learned(stage) else size
-    foreground, background = (floats(x[part], at, device) for x in (pixels, backdrop))
-    small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(device)
+    foreground, background = (floats(x[part], at, scene.device) for x in (pixels, backdrop))
+    small = resize(as_floats(alpha[part])[None], at).clamp(0, 1).to(scene.device)
     layers = run_layers(run, foreground, background, small)
     if layers is None:
         return None
@@ -232,8 +231,7 @@ def _fuse_box(stage: Callable[..., Any], run: Callable[..., Any], scene: Scene) 
         layers.alpha = torch.where(near, layers.alpha, (small > 0.5).to(small.dtype))
         method, context = find_override(stage, "finer_layers"), getattr(stage, "tile_context", None)
         finer = None if method is None or context is None else partial(run_layers, method)
-        context = context or 0
-        return fuse_layers(pixels, backdrop, box, foreground, layers, finer, context, fixed_alpha)
+        return fuse_layers(scene, box, foreground, layers, finer, context or 0, fixed_alpha)
     near = unknown_band(small, REACH)
     opacity = torch.where(near, layers.alpha, small)
     color = torch.where(near, layers.foreground_color, foreground)
@@ -246,8 +244,7 @@ def _fuse_box(stage: Callable[..., Any], run: Callable[..., Any], scene: Scene) 
 
 
 def fuse_layers(
-    pixels: Tensor,
-    backdrop: Tensor,
+    scene: Scene,
     box: Box,
     image: Tensor,
     coarse: Layers,
@@ -257,7 +254,7 @@ def fuse_layers(
 ) -> Fused:
     """Upsample low-resolution layers to full size and composite them over the backdrop.
 
-    ``coarse`` are the layers of ``image`` (1, 3, h, w), which shows ``box`` of the photograph;
+    ``coarse`` are the layers of ``image`` (1, 3, h, w), which shows ``box`` of the scene;
     alpha is 0 outside. If they include the old background, ``finer`` corrects the upsampled layers
     of each tile and depends on ``context`` pixels around it; otherwise changes of colour are
     upsampled instead of colours. ``fixed_alpha`` (1, H, W), uint8, replaces the layers' alpha.
@@ -278,54 +275,48 @@ def fuse_layers(
                 layers = finer(photograph, behind, layers) or layers
         if fixed_alpha is None:
             return layers
-        opacity = _windows(fixed_alpha, grid, corners, guide.device)
+        opacity = _windows(fixed_alpha, grid, corners, scene.device)
         color = torch.where(opacity == 1, photograph, layers.foreground_color)
         return Layers(opacity, color, layers.old_background)
 
-    grid = Grid.over(pixels, context)
+    grid = Grid.over(scene.pixels, context)
     touched = touched_cells(grid, guide[0, 1].cpu() > 0, box)
     if fixed_alpha is not None:
         touched |= touched_cells(grid, rim_blocks(fixed_alpha, context))
     inside = touched_cells(grid, alpha[0, 0].cpu() > 0.5, box)
-    return _assemble(pixels, backdrop, grid, touched, inside, make, guide.device)
+    return _assemble(scene, grid, touched, inside, make)
 
 
 def fuse_tiles(
-    pixels: Tensor,
-    backdrop: Tensor,
-    alpha: Tensor,
-    fuse: Callable[[Tensor, Tensor, Tensor], Tensor | Layers],
-    context: int,
-    device: torch.device,
+    scene: Scene, fuse: Callable[[Tensor, Tensor, Tensor], Tensor | Layers], context: int
 ) -> Fused:
-    """Composite by running ``fuse`` on tiles along the rim of ``alpha`` (1, H, W), uint8.
+    """Composite by running ``fuse`` on tiles along the rim of the scene's alpha.
 
     It returns layers or composites of tiles, which depend on ``context`` pixels around them.
     """
-    grid = Grid.over(pixels, context)
+    grid, alpha = Grid.over(scene.pixels, context), to_bytes(scene.alpha)
     touched = touched_cells(grid, rim_blocks(alpha, max(REACH, context)))
     inside = touched_cells(grid, alpha[0, ::BLOCK, ::BLOCK] > 127)
 
     def make(photograph: Tensor, behind: Tensor, corners: Corners) -> Tensor | Layers:
-        return fuse(photograph, behind, _windows(alpha, grid, corners, device))
+        return fuse(photograph, behind, _windows(alpha, grid, corners, scene.device))
 
-    return _assemble(pixels, backdrop, grid, touched, inside, make, device, alpha)
+    return _assemble(scene, grid, touched, inside, make, alpha)
 
 
 def _assemble(
-    pixels: Tensor,
-    backdrop: Tensor,
+    scene: Scene,
     grid: Grid,
     touched: Tensor,
     inside: Tensor,
     fuse: Callable[[Tensor, Tensor, Corners], Tensor | Layers],
-    device: torch.device,
     input_alpha: Tensor | None = None,
 ) -> Fused:
     """Copy cells that are all subject or all background, and blend the tiles of the others.
 
     ``input_alpha`` is the result's alpha where tiles are composites instead of layers.
     """
+    pixels, backdrop, device = scene.pixels, scene.backdrop, scene.device
     composite = backdrop.clone(memory_format=torch.preserve_format)
     alpha = torch.zeros(1, grid.height, grid.width, dtype=torch.uint8)
     indices, colors, painted = [NO_CHANGES.indices], [NO_CHANGES.colors], False

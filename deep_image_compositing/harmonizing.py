@@ -47,8 +47,7 @@ def harmonize(stage: Callable[..., Any], fused: Fused, scene: Scene) -> Fused:
     else:  # ``forward`` applies the strength itself
         output = run_checked("harmonizer", "composite", stage, composite, mask)
         recolor, strength = change_between(composite, output, mask), 1.0
-    pictures = scene.pixels, scene.backdrop
-    return recolor_subject(fused, *pictures, recolor, strength, scene.device)
+    return recolor_subject(fused, scene, recolor, strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,26 +85,18 @@ class Recolored:
         return (recolored if self.strength == 1 else torch.lerp(color, recolored, self.strength))[0]
 
 
-def recolor_subject(
-    fused: Fused,
-    pixels: Tensor,
-    backdrop: Tensor,
-    recolor: Recoloring,
-    strength: float,
-    device: torch.device,
-) -> Fused:
-    """Recolour the subject, with ``recolor`` running on ``device``.
+def recolor_subject(fused: Fused, scene: Scene, recolor: Recoloring, strength: float) -> Fused:
+    """Recolour the subject by ``strength`` of ``recolor``.
 
-    Layers are composited over ``backdrop`` again; a composite that the fuser painted is recoloured
-    under its alpha. ``pixels`` and ``backdrop`` are (3, H, W), uint8. The composite is modified in
-    place, where alpha is not 0.
+    Layers are composited over the backdrop again; a composite that the fuser painted is recoloured
+    under its alpha. The composite is modified in place, where alpha is not 0.
     """
-    composite = fused.composite
+    composite, device = fused.composite, scene.device
     recolored = Recolored(fused.repainted, fused.alpha, recolor, strength, device)
-    color = fused.repainted.apply_to(pixels) if fused.layered else composite
+    color = fused.repainted.apply_to(scene.pixels) if fused.layered else composite
     full = 255 if fused.alpha.dtype == torch.uint8 else 1
     for part, place in recolored.bands():
-        opacity, behind = fused.alpha[part], (backdrop if fused.layered else composite)[part]
+        opacity, behind = fused.alpha[part], (scene.backdrop if fused.layered else composite)[part]
         front = recolored.recolor_part(color[part], place)
         y, x = ((opacity > 0) & (opacity < full))[0].nonzero(as_tuple=True)
         rim = [p[:, y, x][None, :, None].to(device) for p in (front, as_floats(opacity), behind)]

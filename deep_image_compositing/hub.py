@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deep_image_compositing import __version__, registry, weights
-from deep_image_compositing.errors import ImageError, UsageError, WeightsError, first_line
-from deep_image_compositing.files import at_home, reason_of, write_files
+from deep_image_compositing.errors import UsageError, WeightsError, reason_of
+from deep_image_compositing.files import at_home, make_folder, write_files
 
 if TYPE_CHECKING:
     from deep_image_compositing.models.base import StageModel
@@ -43,7 +43,6 @@ def save_pretrained(
     """
     if not stage.state_dict():
         raise WeightsError(f"{type(stage).__name__} has no weights to save")
-    folder = Path(folder)
     config = {
         "library": "deep_image_compositing",
         "version": __version__,
@@ -54,10 +53,7 @@ def save_pretrained(
     }
     text = card if card is not None else model_card(stage, run)
     contents = (weights.encode(stage), _json(config).encode(), text.encode())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"the folder {folder} cannot be made: {reason_of(error)}") from error
+    folder = make_folder(folder)
     write_files((folder / name, data) for name, data in zip(_FILES, contents, strict=True))
     return folder
 
@@ -98,7 +94,7 @@ def push_to_hub(
             api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
         except Exception as error:  # the Hub's and the HTTP client's errors share no base
             raise WeightsError(
-                f"{repository} could not be written to the Hub: {first_line(error)}"
+                f"{repository} could not be written to the Hub: {reason_of(error)}"
             ) from error
     return f"https://huggingface.co/{repository}"
 
@@ -117,7 +113,7 @@ def locate(source: str | Path, *, revision: str | None = None, token: str | None
         )
     except Exception as error:  # the Hub's and the HTTP client's errors share no base
         raise WeightsError(
-            f"{name} could not be fetched from the Hub: {first_line(error)}. Without a connection, "
+            f"{name} could not be fetched from the Hub: {reason_of(error)}. Without a connection, "
             "give a folder that holds its files"
         ) from error
 

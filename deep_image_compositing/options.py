@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import math
 import os
 import types
@@ -14,16 +13,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError, choices
 
-_WORDS: dict[Any, tuple[str, str]] = {
-    # type: (one value, several values)
-    bool: ("true or false", "true or false each"),
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("text", "texts"),
-    type(None): ("null", "nulls"),
-}
+_WORDS: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    type(None): "null",
+}  # fmt: skip
 
 Accepted: TypeAlias = tuple[set[str], set[str]]
 """Names of all arguments of a factory, and of the required ones."""
@@ -70,12 +65,8 @@ def check_names(slot: str, name: str, accepted: Accepted | None, options: Collec
         return
     names, required = accepted
     if unknown := sorted(set(options) - names):
-        similar = difflib.get_close_matches(unknown[0], sorted(names), n=1)
-        raise UsageError(
-            f"the {slot} {name!r} takes no option {unknown[0]!r}; "
-            + (f"did you mean {similar[0]!r}? It takes: " if similar else "it takes: ")
-            + (", ".join(sorted(names)) or "none")
-        )
+        hint = choices(unknown[0], sorted(names))
+        raise UsageError(f"the {slot} {name!r} takes no option {unknown[0]!r}; {hint}")
     if missing := sorted(required - set(options)):
         raise UsageError(f"the {slot} {name!r} needs the option {missing[0]!r}")
 
@@ -233,5 +224,5 @@ def _describe(hint: Any) -> str:
     if origin is tuple and Ellipsis not in inner:
         return f"a list of {len(inner)}: " + ", ".join(map(_describe, inner))
     if origin in (tuple, list, Sequence):
-        return f"a list of {_WORDS.get(inner[0], ('', str(inner[0])))[1]}"
-    return _WORDS[hint][0] if hint in _WORDS else getattr(hint, "__name__", str(hint))
+        return f"a list of {_describe(inner[0]).removeprefix('a ')}s"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))

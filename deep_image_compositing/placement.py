@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deep_image_compositing.functional.boxes import Box, bounding_box
+from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.settings import parse_position, placed_size
 
 
@@ -33,11 +33,9 @@ def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> T
     Downscaling is antialiased. The dtype is kept, without conversion to float; ``picture`` itself
     is returned if it has that size already. ``mode`` is ``bicubic`` or ``bilinear``.
     """
-    height, width = picture.shape[-2:]
-    if (height, width) == tuple(size):
+    if picture.shape[-2:] == tuple(size):
         return picture
-    shrinks = size[0] < height or size[1] < width
-    out = F.interpolate(picture[None], size, mode=mode, align_corners=False, antialias=shrinks)[0]
+    out = resize(picture[None], size, mode)[0]
     return out.clamp_(0, 1) if out.is_floating_point() else out
 
 

@@ -5,13 +5,10 @@ A file is downloaded once, only from the URL in the table, and verified by its h
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import os
 import secrets
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +16,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.files import reason_of, write_bytes
+from deep_image_compositing.errors import UsageError, WeightsError, choices, reason_of
+from deep_image_compositing.files import write_bytes
+from deep_image_compositing.ledger import digest
 from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"
@@ -120,9 +118,7 @@ NAMES = tuple(model.name for model in PUBLISHED)
 def get(name: str) -> Published:
     """The published model ``name``; the ``UsageError`` if there is none suggests the closest."""
     if name not in NAMES:
-        matches = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {matches[0]!r}? There" if matches else "there"
-        raise UsageError(f"there is no model {name!r}; {hint} are: {', '.join(NAMES)}")
+        raise UsageError(f"there is no model {name!r}; {choices(name, NAMES)}")
     return PUBLISHED[NAMES.index(name)]
 
 
@@ -182,7 +178,7 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
         _download(model, partial, show)
         _check(model, partial, f"the file from {model.address}", "try again later")
         os.replace(partial, path)
-    except (OSError, HTTPException, urllib.error.URLError) as error:
+    except (OSError, HTTPException) as error:  # the disk's errors, too, say what is wrong
         reason = reason_of(getattr(error, "reason", None) or error)
         raise WeightsError(
             f"the model {model.name!r} could not be fetched from {model.address}: {reason}. "
@@ -201,13 +197,7 @@ def _download(model: Published, path: Path, show: bool) -> None:
         with progress(f"fetching {model.name}", total, show, "MiB") as advance:
             received = 0
             while chunk := response.read(CHUNK):
-                try:
-                    file.write(chunk)
-                except OSError as error:
-                    raise WeightsError(
-                        f"{path.parent} cannot hold the model: {reason_of(error)}"
-                    ) from error
-                received += len(chunk)
+                received += file.write(chunk)
                 advance(1)
     if length and received != length:
         raise OSError(f"the connection ended after {received} of {length} bytes")
@@ -216,9 +206,7 @@ def _download(model: Published, path: Path, show: bool) -> None:
 def _check(model: Published, path: Path, what: str, remedy: str) -> None:
     """Raise ``WeightsError`` unless the file's hash is the model's."""
     algorithm, _, expected = model.hash.partition(":")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    if (actual := digest.hexdigest()) != expected:
+    if (actual := digest(path, algorithm)) != expected:
         raise WeightsError(
             f"{what} is not the model {model.name!r}: its {algorithm} is {actual}, not {expected}; "
             f"{remedy}"

@@ -8,7 +8,6 @@ calls), a decorated class, or a list of ``Entry``.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib.metadata
 import json
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from deep_image_compositing import published
-from deep_image_compositing.errors import UsageError, WeightsError
+from deep_image_compositing.errors import UsageError, WeightsError, choices
 from deep_image_compositing.files import at_home
 from deep_image_compositing.options import (
     check_names,
@@ -248,15 +247,10 @@ def get(slot: str, name: str) -> Entry:
     if (entry := _entries.get((slot, name))) is not None:
         return entry
     names = [entry.name for entry in list_stages(slot)]
-    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    if matches:
-        hint = f"did you mean {' or '.join(map(repr, matches))}? There are: {', '.join(names)}"
-    else:
-        hint = (
-            f"there are: {', '.join(names)}. To add one, decorate its class with "
-            f"@register({slot!r}, {name!r}, description=...)"
-        )
-    raise UsageError(f"there is no {slot} called {name!r}; {hint}")
+    raise UsageError(
+        f"there is no {slot} called {name!r}; {choices(name, names)}. To add one, decorate its "
+        f"class with @register({slot!r}, {name!r}, description=...)"
+    )
 
 
 def check(slot: str, name: str, options: Mapping[str, Any]) -> None:

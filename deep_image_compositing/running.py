@@ -76,22 +76,9 @@ def quiet(least: int = logging.ERROR) -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def stop_on_sigterm() -> None:
-    """Make SIGTERM end the run like Ctrl-C; call after Lightning has set its own handlers."""
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is threading.main_thread():
-        # Lightning's handler waits for the end of a training step. It restores SIGTERM itself.
-        signal.signal(signal.SIGTERM, stop)
-
-
-def end_launched(trainer: Trainer, number: int = signal.SIGTERM) -> None:
-    """Send a signal to the processes that this one launched, which would outlive it otherwise."""
-    kill = getattr(trainer.strategy.launcher, "kill", None)
-    if kill is not None:
-        kill(number)
+def _stop(number: int, frame: Any) -> NoReturn:
+    """Let a signal end the run like Ctrl-C."""
+    raise SystemExit(128 + number)
 
 
 class Guard(Callback):
@@ -118,7 +105,9 @@ class Guard(Callback):
             self._advance(label, done, total)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stop_on_sigterm()
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's handler waits for the end of a training step. It restores SIGTERM itself.
+            signal.signal(signal.SIGTERM, _stop)
         if self._show and trainer.is_global_zero:
             count = trainer.world_size
             share = f", 1 of {count} processes" if count > 1 else ""
@@ -140,10 +129,11 @@ class Guard(Callback):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # The first process signals the others, which may have received the signal already.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        end_launched(trainer)
-        procs = getattr(trainer.strategy.launcher, "procs", [])
-        self._launched = list(procs)
-        procs.clear()  # Lightning would kill this process as soon as one on this list ends
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:  # the processes that it has started would outlive this one
+            launcher.kill(signal.SIGTERM)
+            self._launched = list(launcher.procs)
+            launcher.procs.clear()  # Lightning would kill this process as soon as one of it ends
         if self._finish is not None:
             self._finish()
         for process in self._launched:

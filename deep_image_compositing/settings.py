@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, choices
 
 MAX_PLACED_PIXELS = 250_000_000
 """Largest size in pixels of a subject's photograph when it is placed in a frame."""
@@ -175,10 +175,8 @@ def _check_shadow(kind: Any, options: Iterable[str]) -> None:
         raise UsageError(f"there is no shadow {kind!r}; use {' or '.join(SHADOWS)}")
     for name in options:
         if name not in SHADOWS[kind]:
-            raise UsageError(
-                f"the shadow {kind!r} takes no option {name!r}; it takes: "
-                f"{', '.join(SHADOWS[kind])}"
-            )
+            hint = choices(name, SHADOWS[kind])
+            raise UsageError(f"the shadow {kind!r} takes no option {name!r}; {hint}")
 
 
 def _shadow_value(name: str, value: Any) -> float:

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, reason_of
 
 COOKIE = "deep-image-compositing"
 
@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise UsageError(
             f"cannot listen at {host} port {port}: {reason}; give another --host or --port"
         ) from error

@@ -15,6 +15,7 @@ from deep_image_compositing import Compositor
 from deep_image_compositing.fullsize import (
     Fused,
     Repainted,
+    Scene,
     fuse_tiles,
     lift_refined,
     refine_full_mask,
@@ -64,12 +65,16 @@ def whole_of(fuser: Any, pixels: Tensor, backdrop: Tensor, alpha: Tensor) -> Ten
     return to_bytes(fuser(front, back, alpha[None] / 255)[0])
 
 
+def scene(pixels: Tensor, backdrop: Tensor, alpha: Tensor) -> Scene:
+    return Scene(pixels, backdrop, alpha, False, 896, CPU)
+
+
 def in_tiles(fuser: Any, pixels: Tensor, backdrop: Tensor, alpha: Tensor) -> Fused:
     def fuse(front: Tensor, back: Tensor, opacity: Tensor) -> Tensor | Layers:
         layers = fuser.layers(front, back, opacity)
         return fuser(front, back, opacity) if layers is None else layers
 
-    return fuse_tiles(pixels, backdrop, alpha, fuse, fuser.tile_context, CPU)
+    return fuse_tiles(scene(pixels, backdrop, alpha), fuse, fuser.tile_context)
 
 
 # What is copied, what is painted
@@ -116,7 +121,7 @@ def test_only_what_shows_and_differs_is_repainted() -> None:
     def darker(front: Tensor, back: Tensor, opacity: Tensor) -> Layers:
         return Layers(opacity, torch.where(opacity == 1, front, front / 2))
 
-    fused = fuse_tiles(pixels, backdrop, alpha, darker, 4, CPU)
+    fused = fuse_tiles(scene(pixels, backdrop, alpha), darker, 4)
     rows, columns = fused.repainted.indices // 400, fused.repainted.indices % 400
     level = alpha[0, rows, columns]
     assert ((level > 0) & (level < 255)).all()
@@ -194,10 +199,10 @@ def test_finer_layers_in_tiles_are_those_of_the_whole(size: tuple[int, int], sid
     with recorded_layers(given):
         result = compositor(front, back)
     (call,) = given
-    assert call[5] is not None  # the finer network was asked
+    assert call[4] is not None  # the finer network was asked
     with torch.inference_mode():
         whole = fuse_whole(*call)
-        coarse = fuse_whole(*call[:5], None, 0)
+        coarse = fuse_whole(*call[:4], None, 0)
     band = rim_band(result.alpha[None])[0].expand(3, -1, -1)
     assert steps(whole[band], coarse[band]) >= 3
     assert steps(result.composite_pixels[band], whole[band]) <= 1
@@ -271,7 +276,7 @@ def test_a_wide_context_does_not_cost_the_frame_again_for_every_cell() -> None:
         seen.append(front.shape[0] * front.shape[-2] * front.shape[-1])
         return fuser(front, back, opacity)
 
-    fused = fuse_tiles(pixels, backdrop, alpha, fuse, fuser.tile_context, CPU)
+    fused = fuse_tiles(scene(pixels, backdrop, alpha), fuse, fuser.tile_context)
     assert sum(seen) <= 9 * size[0] * size[1]
     assert steps(fused.composite, whole_of(fuser, pixels, backdrop, alpha)) <= 1
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deep_image_compositing import Compositor, harmonizing, remove
 from deep_image_compositing.errors import CompositingError
-from deep_image_compositing.fullsize import Fused, Repainted
+from deep_image_compositing.fullsize import Fused, Repainted, Scene
 from deep_image_compositing.functional.resize import resize
 from deep_image_compositing.harmonizing import change_between, recolor_subject
 from deep_image_compositing.models.base import WHOLE, HarmonizerModel, Recoloring
@@ -153,11 +153,11 @@ def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         whole = recolor(small, WHOLE)
         part = recolor(small[..., 30:61, 11:52], (30 / 90, 11 / 70, 61 / 90, 52 / 70))
         torch.testing.assert_close(part, whole[..., 30:61, 11:52], atol=1e-5, rtol=0)
-        made = []
+        made, scene = [], Scene(pixels, backdrop, alpha, False, 896, CPU)
         for rows in (7, 1000):
             monkeypatch.setattr(harmonizing, "BAND", rows)
             fused = Fused(backdrop.clone(), alpha, Repainted())
-            made.append(recolor_subject(fused, pixels, backdrop, recolor, 0.7, CPU))
+            made.append(recolor_subject(fused, scene, recolor, 0.7))
     assert (made[0].composite.int() - made[1].composite.int()).abs().max() <= 1
     shown = alpha[0] > 0
     colors = [one.repainted.apply_to(pixels).int()[:, shown] for one in made]

@@ -202,7 +202,7 @@ def test_a_compositor_that_makes_shadows_makes_them_for_cut_outs() -> None:
     ("shadow", "message"),
     [
         ("drop", "no shadow 'drop'; use contact or cast"),
-        (("cast", {"hight": 1}), "takes no option 'hight'; it takes: strength"),
+        (("cast", {"hight": 1}), "takes no option 'hight'.*here are: strength"),
         (("contact", {"direction": "left"}), "'contact' takes no option 'direction'"),
         (("cast", {"direction": "up"}), "or right, behind, left, front; got 'up'"),
         (("cast", {"length": 9}), "length is a number from 0.05 to 4; got 9"),

@@ -36,8 +36,7 @@ def recorded_layers(into: list[tuple[Any, ...]]) -> Iterator[None]:
 
 
 def fuse_whole(
-    pixels: Tensor,
-    backdrop: Tensor,
+    scene: fullsize.Scene,
     box: Box,
     image: Tensor,
     coarse: Layers,
@@ -52,6 +51,7 @@ def fuse_whole(
     """
     assert coarse.old_background is not None
     guide = make_guide(image, coarse.alpha, coarse.foreground_color, coarse.old_background)
+    pixels, backdrop = scene.pixels, scene.backdrop
     around = grow(box, MARGIN, (pixels.shape[-2], pixels.shape[-1]))
     top, bottom, left, right = edges(around)
     # Start at a multiple of the networks' strides, as tiles do.

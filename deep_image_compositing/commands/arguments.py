@@ -134,11 +134,6 @@ def launch_count(count: int | None, variable: str = "LOCAL_WORLD_SIZE") -> int:
     return int(os.environ.get(variable, "1")) if count is None else count
 
 
-def real_paths(*paths: Any) -> set[str]:
-    """The paths with symbolic links resolved, without arguments that are not paths."""
-    return {os.path.realpath(path) for path in paths if isinstance(path, (str, os.PathLike))}
-
-
 def check_outputs(
     outputs: dict[str, Path], taken: set[str], size: tuple[int, int] | None = None
 ) -> None:

@@ -19,9 +19,9 @@ from deep_image_compositing.commands.arguments import (
     check_outputs,
     launch_count,
     named_stages,
-    real_paths,
 )
-from deep_image_compositing.errors import ImageError, UsageError
+from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import make_folder, real_paths
 from deep_image_compositing.messages import say, show
 
 if TYPE_CHECKING:
@@ -183,13 +183,14 @@ def _one(args: argparse.Namespace, stages: Stages, start: float) -> int:
 
 
 def _folder_masks(args: argparse.Namespace, files: list[Path]) -> dict[Path, Path | None]:
-    """The mask of each photograph: the file of its name in a folder, or one mask for all."""
+    """The mask of each photograph: a file of its name in a folder, there or not, or one for all."""
     from deep_image_compositing.images import list_images, read_mask
 
     if args.mask and Path(args.mask).is_dir():
         paths = list_images(args.mask)
         by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
-        return {file: by_name.get(file.name, by_name.get(file.stem)) for file in files}
+        found = [by_name.get(x.name) or by_name.get(x.stem, Path(args.mask, x.name)) for x in files]
+        return dict(zip(files, found, strict=True))
     if args.mask:
         read_mask(args.mask, max_pixels=args.max_pixels)  # fail before the first photograph
     return dict.fromkeys(files, args.mask and Path(args.mask))
@@ -208,14 +209,13 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
     taken = real_paths(*files, args.background, *masks.values())
     for targets in outputs.values():
         check_outputs(targets, taken)
-    ready = [file for file in files if not args.mask or masks[file] is not None]
     from deep_image_compositing import batch
     from deep_image_compositing.stages.making import describe_stages
 
     recorded = {name: getattr(args, name) for name in _RECORDED}
     try:
         outcome = batch.composite_all(
-            [batch.Job(file, outputs[file], masks[file]) for file in ready],
+            [batch.Job(file, outputs[file], masks[file]) for file in files],
             background,
             lambda device: _compositor(args, stages, device),
             record=Path(args.output) / batch.RECORD,
@@ -238,20 +238,17 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
         raise
     if outcome is None:
         return 0
-    failures = {file: f"there is no mask for {file.name} in {args.mask}" for file in files}
-    failures = {file: reason for file, reason in failures.items() if file not in ready}
-    failures |= {ready[number]: reason for number, reason in outcome.failures.items()}
     existing = f", {outcome.kept} were there already" if outcome.kept else ""
     unit = "composites" if args.wanted == "path" else "cut-outs"
     seconds = time.perf_counter() - start
     show(
         f"wrote {outcome.made} of {len(files)} {unit} to {args.output}{existing} ({seconds:.1f} s)"
     )
-    if failures:
-        say(f"error: {len(failures)} of {len(files)} failed:")
-    for file in sorted(failures):
-        show(f"  {file.name}: {failures[file]}", file=sys.stderr)
-    return 1 if failures else 0
+    if outcome.failures:
+        say(f"error: {len(outcome.failures)} of {len(files)} failed:")
+    for number, reason in outcome.failures.items():
+        show(f"  {files[number].name}: {reason}", file=sys.stderr)
+    return int(bool(outcome.failures))
 
 
 def _outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -277,10 +274,7 @@ def _folder_outputs(args: argparse.Namespace, files: Sequence[Path]) -> dict[Pat
                 "name a folder for the results"
             )
     for folder in folders.values():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        make_folder(folder)
     names = {file: f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
     return {file: {key: folder / names[file] for key, folder in folders.items()} for file in files}
 

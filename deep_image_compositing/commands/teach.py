@@ -12,10 +12,10 @@ from deep_image_compositing.commands.arguments import (
     argument_adder,
     check_outputs,
     launch_count,
-    real_paths,
     slot_and_name,
 )
 from deep_image_compositing.errors import UsageError
+from deep_image_compositing.files import real_paths
 from deep_image_compositing.messages import show
 
 

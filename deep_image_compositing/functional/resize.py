@@ -13,7 +13,7 @@ _FEW = 32  # cells per side up to which a matrix product is faster than indexed 
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Resample ``x`` (B, C, H, W), floating point, to ``size`` = (height, width).
+    """Resample ``x`` (B, C, H, W), floating point or uint8, to ``size`` = (height, width).
 
     ``mode`` is ``bilinear`` or ``bicubic`` (which overshoots), antialiased where a side shrinks, or
     ``nearest-exact``. Half precision is computed in float32.

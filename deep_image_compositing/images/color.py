@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import reason_of
+from deep_image_compositing.errors import ImageError, UsageError, reason_of
 from deep_image_compositing.images.arrays import TOLERANCE
 
 BINARY_NOTE = "holds only the values 0 and 1; they are read as 0 and 255"

@@ -15,8 +15,8 @@ from typing import IO, Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import check_regular, reason_of
+from deep_image_compositing.errors import ImageError, UsageError, reason_of
+from deep_image_compositing.files import check_regular
 from deep_image_compositing.images import truncation
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -41,7 +41,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_TRUNCATED = "its data end early: it is truncated"
+_TRUNCATED = "its data end early"
 _ORIENTATION, _EXIF_FOLDERS = 0x0112, (0x8769, 0x8825, 0xA005)
 
 _pillow_lock = threading.Lock()
@@ -117,13 +117,11 @@ def decoded(
             raise
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
+        except UnidentifiedImageError as error:
+            raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
         except Exception as error:  # decoders raise nearly anything on broken data
-            truncated = re.search("truncated|not enough image data", str(error).lower())
-            if truncated or (file is not None and truncation.lacks_bytes(file)):
-                raise ImageError(f"{name} is truncated: the end of the file is missing") from error
-            if isinstance(error, UnidentifiedImageError):
-                raise ImageError(_unidentified(file or io.BytesIO(), name)) from error
-            raise ImageError(f"{name} cannot be decoded: {reason_of(error)}") from error
+            reason = reason_of(error)
+            raise ImageError(f"{name} cannot be decoded, it may be truncated: {reason}") from error
 
 
 def _load(
@@ -230,7 +228,7 @@ def _unidentified(file: BinaryIO, name: str) -> str:
         if isinstance(accepted, str):
             return f"{name} is a {form} file, which this Pillow was built without"
         if accepted:
-            return f"{name} begins like a {form} file, but its header is broken or of zero size"
+            return f"{name} begins like a {form} file, but is broken, truncated or of zero size"
     if prefix[4:8] == b"ftyp" and prefix[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return (
             f"{name} is a HEIC file, which Pillow cannot read: convert it to JPEG or PNG, or "

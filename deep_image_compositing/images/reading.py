@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import reason_of
+from deep_image_compositing.errors import ImageError, UsageError, reason_of
 from deep_image_compositing.images.arrays import (
     as_array,
     float_planes,

@@ -7,7 +7,6 @@ end marker of a JPEG gray.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -19,27 +18,6 @@ _DEFLATE_RATIO = 1032
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _JPEG_GRAY = {127, 128}  # 127 in inverted CMYK
-
-
-def lacks_bytes(file: BinaryIO) -> bool:
-    """Whether a WebP, TIFF, AVIF, HEIF or JPEG 2000 file is shorter than its header states."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    head = file.read(12)
-    if head[:4] == b"RIFF":
-        return 8 + int.from_bytes(head[4:8], "little") > size
-    if head[:4] in (b"II*\0", b"MM\0*"):  # the offset of the first directory follows
-        return int.from_bytes(head[4:8], "little" if head[:1] == b"I" else "big") >= size
-    position = 0
-    while head[4:8] in (b"ftyp", b"jP  ") and position < size:
-        file.seek(position)
-        length, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
-        if length == 1:
-            length = int.from_bytes(file.read(8), "big")
-        if length == 0 or not kind.strip(b"\0"):  # extends to the end of the file
-            return False
-        position += max(length, 8)
-    return position > size
 
 
 def cannot_be_whole(file: BinaryIO, image: Image.Image) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
-from deep_image_compositing.errors import ImageError, UsageError
-from deep_image_compositing.files import check_target, reason_of, take, write_files
+from deep_image_compositing.errors import ImageError, UsageError, reason_of
+from deep_image_compositing.files import check_target, take, write_files
 from deep_image_compositing.images.arrays import join_alpha
 
 if TYPE_CHECKING:

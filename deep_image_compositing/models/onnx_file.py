@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deep_image_compositing.errors import UsageError, WeightsError, first_line
+from deep_image_compositing.errors import UsageError, WeightsError, reason_of
 from deep_image_compositing.extras import import_extra
 from deep_image_compositing.files import at_home
 
@@ -83,7 +83,7 @@ class OnnxFile:
         except Exception as error:  # onnxruntime's exceptions have no other common base class
             shapes = ", ".join(str(array.shape) for array in feed.values())
             raise WeightsError(
-                f"{self.path} could not run on {shapes}: {first_line(error)}"
+                f"{self.path} could not run on {shapes}: {reason_of(error)}"
             ) from error
 
     def _open(self) -> Any:
@@ -105,7 +105,7 @@ class OnnxFile:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:
             raise WeightsError(
-                f"{self.path} is not a readable ONNX model: {first_line(error)}"
+                f"{self.path} is not a readable ONNX model: {reason_of(error)}"
             ) from error
         used = session.get_providers()[0]  # onnxruntime silently skips one that fails to start
         if self.providers and used != self.providers[0]:

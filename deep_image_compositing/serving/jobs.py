@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from deep_image_compositing import published, registry
-from deep_image_compositing.errors import UsageError
+from deep_image_compositing.errors import UsageError, choices
 from deep_image_compositing.settings import SHADOWS, Shadow, check_placement, check_strength
 
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -164,18 +163,12 @@ def _is_offered(entry: registry.Entry, default: str) -> bool:
 
 def _check_names(kind: str, pictures: Mapping[str, bytes], fields: Mapping[str, list[str]]) -> None:
     files, texts = PICTURES[kind], OPTIONS[kind]
-    for name in (*pictures, *fields):
+    for name, known in (*((x, files) for x in pictures), *((x, texts) for x in fields)):
         if name not in (*files, *texts):
-            matches = difflib.get_close_matches(name, (*files, *texts), n=1)
-            hint = f" (did you mean {matches[0]!r}?)" if matches else ""
-            raise UsageError(
-                f"unknown field {name!r}{hint}; the file fields are {', '.join(files)}, "
-                f"the text fields {', '.join(texts)}"
-            )
-        if name in pictures and name in texts:
-            raise UsageError(f"the field {name!r} has the wrong type; send it as text")
-        if name in fields and name in files:
-            raise UsageError(f"the field {name!r} has the wrong type; send it as a file")
+            raise UsageError(f"unknown field {name!r}; {choices(name, (*files, *texts))}")
+        if name not in known:
+            form = "a file" if name in files else "text"
+            raise UsageError(f"the field {name!r} has the wrong type; send it as {form}")
     for name in files:
         if name not in ("mask", "strokes") and not pictures.get(name):
             raise UsageError(f"the field {name!r} is missing: send a photograph in it, as a file")

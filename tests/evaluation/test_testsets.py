@@ -242,7 +242,7 @@ def test_without_mattes_a_set_is_made_that_says_what_it_is_worth(
             {"per_subject": 1.5},
             "'per_subject' of the test set 'syntest' is a whole number, got 1.5",
         ),
-        ({"sample": 2}, "takes no option 'sample'; did you mean 'samples'? It takes: background"),
+        ({"sample": 2}, "takes no option 'sample'; did you mean 'samples'? There are: background"),
     ],
 )
 def test_wrong_options_are_named(data: dict[str, str], options: dict[str, Any], says: str) -> None:

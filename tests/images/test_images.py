@@ -540,7 +540,7 @@ def test_a_pipe_that_a_shell_has_opened_is_read() -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC file.*pillow-heif"),
         (photographs.png_header(0, 5), "begins like a PNG file"),
-        (photographs.png_header(9, 5)[:20], "is truncated"),
+        (photographs.png_header(9, 5)[:20], "truncated"),
         (b"\xff\xd8\xff\xe0" + bytes(40), "begins like a JPEG file|cannot be decoded"),
         (b"II*\0" + bytes(60), "begins like a TIFF file|cannot be decoded"),
     ],

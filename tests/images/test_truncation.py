@@ -45,7 +45,7 @@ def test_a_png_with_fewer_rows_than_it_promises(lost: int) -> None:
         assert read_image(whole).pixels[..., 0].tobytes() == gray.tobytes()
         short = png(rows_of(pixels[:-lost]), color=color)
         for read in (read_image, read_mask):
-            with pytest.raises(ImageError, match="is truncated: the end of the file is missing"):
+            with pytest.raises(ImageError, match="truncated"):
                 read(short)
 
 
@@ -53,7 +53,7 @@ def test_an_interlaced_png_with_fewer_rows() -> None:
     rows = interlaced(SCENE)
     np.testing.assert_array_equal(read_image(png(rows, interlaced=1)).pixels, SCENE)
     for cut in (1, 500, len(rows) - 40):
-        with pytest.raises(ImageError, match="is truncated"):
+        with pytest.raises(ImageError, match="truncated"):
             read_image(png(rows[:-cut], interlaced=1))
 
 
@@ -77,7 +77,7 @@ def test_a_jpeg_that_ends_before_its_end(mode: str, max_side: int | None) -> Non
     assert read_image(data, max_side=max_side).size in ((64, 48), (16, 12))
     for part in (0.6, 0.8):
         short = data[: int(part * len(data))] + b"\xff\xd9"
-        with pytest.raises(ImageError, match="is truncated: the end of the file is missing"):
+        with pytest.raises(ImageError, match="truncated"):
             read_image(short, max_side=max_side)
 
 
@@ -93,7 +93,7 @@ def test_what_is_cut_off_is_said_to_be(form: str, options: dict[str, object]) ->
     data = photographs.encode(SCENE, form, **options)
     assert read_image(data).size == (64, 48)
     for part in (0.6, 0.85):
-        with pytest.raises(ImageError, match="is truncated: the end of the file is missing"):
+        with pytest.raises(ImageError, match="truncated"):
             read_image(data[: int(part * len(data))])
 
 
@@ -105,5 +105,5 @@ def test_a_few_kilobytes_do_not_become_a_large_picture(monkeypatch: pytest.Monke
         raise AssertionError("decoded")
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decode)
-    with pytest.raises(ImageError, match="is truncated"):
+    with pytest.raises(ImageError, match="truncated"):
         read_image(photographs.png_header(14_000, 14_000) + row + end)
