@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,6 +68,14 @@ def write_files(files: Iterable[tuple[str | os.PathLike[str], bytes]]) -> None:
         for part in temporary.values():
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of killed downloads: those that have not grown for an hour."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):  # another process may remove it as well
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

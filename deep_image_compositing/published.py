@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import UsageError, WeightsError
-from deep_image_compositing.files import reason_of, write_bytes
+from deep_image_compositing.files import reason_of, remove_abandoned, write_bytes
 from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"
@@ -177,6 +177,7 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
         _check(model, path, str(path), "delete it, and it is fetched again")
         return path
     _make_folder(path.parent)
+    remove_abandoned(path.parent)
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         _download(model, partial, show)
