@@ -118,15 +118,14 @@ class Interruptible(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
+        trainer: Any,
         pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        loop: Any = trainer.fit_loop.epoch_loop
-        if not self._previous_handlers or loop._should_accumulate():
+        if not self._previous_handlers or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         # Processes can agree only if they have the same number of batches, as with ``StageData``.
         if trainer.world_size > 1 and (
@@ -135,7 +134,7 @@ class Interruptible(Callback):
             return
         self._stop_if_told(trainer, pl_module)
 
-    def _stop_if_told(self, trainer: Trainer, validated: LightningModule | None = None) -> None:
+    def _stop_if_told(self, trainer: Any, validated: LightningModule | None = None) -> None:
         """Save a checkpoint and end the process if any process has received a signal.
 
         ``validated`` is the module whose validation has to be repeated, if any.
@@ -150,7 +149,7 @@ class Interruptible(Callback):
             for callback in trainer.callbacks:
                 if isinstance(callback, WeightAveraging):  # puts back the weights in training
                     callback.on_validation_epoch_end(trainer, validated)
-            progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
             progress.reset()
             # From a checkpoint in the middle of a batch, Lightning goes on with the validation.
             progress.total.ready = progress.total.started = 1

@@ -462,6 +462,7 @@ def test_wrong_calls_are_refused(
 ) -> None:
     assert run("segmentation", "--root", pairs, "--out", tmp_path / "out", *options) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_layouts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
