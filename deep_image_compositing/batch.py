@@ -356,7 +356,8 @@ class _Run(LightningModule):
 
     def _wait_for_all(self) -> None:
         """Wait for the other processes by polling, so that Ctrl-C can interrupt."""
-        device_ids = [self.device.index or 0] if self.device.type == "cuda" else None
+        device = self.trainer.strategy.root_device  # this module is back on the CPU by now
+        device_ids = [device.index or 0] if device.type == "cuda" else None
         barrier = torch.distributed.barrier(async_op=True, device_ids=device_ids)
         while not barrier.is_completed():
             time.sleep(0.05)

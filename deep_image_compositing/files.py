@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ def real_paths(*sources: Any) -> set[str]:
     """Those of the sources that are paths of files, links resolved."""
     paths = (source for source in sources if isinstance(source, (str, os.PathLike)))
     return {os.path.realpath(path) for path in paths if os.path.isfile(path)}
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of killed downloads: those that have not grown for an hour."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):  # another process may remove it as well
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_image_compositing.errors import UsageError, WeightsError, choices, reason_of
-from deep_image_compositing.files import write_bytes
+from deep_image_compositing.files import remove_abandoned, write_bytes
 from deep_image_compositing.ledger import digest
 from deep_image_compositing.messages import PROGRAM, progress
 
@@ -173,6 +173,7 @@ def fetch(model: Published, *, accept_licence: bool = False, show: bool = True) 
         _check(model, path, str(path), "delete it, and it is fetched again")
         return path
     _make_folder(path.parent)
+    remove_abandoned(path.parent)
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         _download(model, partial, show)

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from deep_image_compositing.data.loading import seconds_without_data
-from deep_image_compositing.data.modules import batches_trained
+from deep_image_compositing.data.modules import StageData, batches_trained
 from deep_image_compositing.data.sampler import seed_of
 from deep_image_compositing.errors import UsageError, WeightsError
 from deep_image_compositing.weights import read_state
@@ -71,8 +71,9 @@ class Interruptible(Callback):
     The signals are SIGTERM, SIGINT (a second Ctrl-C stops at once) and SIGUSR1, which SLURM sends
     before the time limit; upon SIGUSR1 the job is also requeued. Handlers only record the signal,
     as a checkpoint saved inside one could fall between two parameter updates of a step. Processes
-    agree to stop, so that none waits for another. If no data arrive, the run stops without waiting
-    for a step. The last step of a run is checkpointed, too.
+    agree to stop, so that none waits for another. A validation is abandoned, and repeated by the
+    resumed run. If no data arrive, the run stops without waiting for a step. The last step of a run
+    is checkpointed, too.
     """
 
     def __init__(self) -> None:
@@ -113,12 +114,45 @@ class Interruptible(Callback):
         distributed, position = trainer.world_size > 1, batch_idx % _AGREEMENT_INTERVAL
         if distributed and position >= trainer.accumulate_grad_batches:
             return
+        self._stop_if_told(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._previous_handlers or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        # Processes can agree only if they have the same number of batches, as with ``StageData``.
+        if trainer.world_size > 1 and (
+            batch_idx % _AGREEMENT_INTERVAL or not isinstance(trainer.datamodule, StageData)
+        ):
+            return
+        self._stop_if_told(trainer, pl_module)
+
+    def _stop_if_told(self, trainer: Any, validated: LightningModule | None = None) -> None:
+        """Save a checkpoint and end the process if any process has received a signal.
+
+        ``validated`` is the module whose validation has to be repeated, if any.
+        """
         stop, requeue = self._signal is not None, self._signal == signal.SIGUSR1
-        if distributed:  # the processes may have received different signals, or none
+        if trainer.world_size > 1:  # the processes may have received different signals, or none
             agree = trainer.strategy.reduce_boolean_decision
             stop, requeue = agree(stop, all=False), agree(requeue, all=False)
         if not stop:
             return
+        if validated is not None:
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):  # puts back the weights in training
+                    callback.on_validation_epoch_end(trainer, validated)
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress.reset()
+            # From a checkpoint in the middle of a batch, Lightning goes on with the validation.
+            progress.total.ready = progress.total.started = 1
         path = Path(trainer.default_root_dir, CHECKPOINTS, INTERRUPTED)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:

@@ -259,22 +259,43 @@ class Stop(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+class StopValidation(Callback):
+    """Raises SIGTERM at the start of the validation after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0 and trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
 def progress(out: Path) -> Callable[[], bool]:
     """A function that tells whether the run in ``out`` has written a checkpoint since this call."""
     before = set(out.glob("checkpoints/*step=*"))
     return lambda: bool(set(out.glob("checkpoints/*step=*")) - before)
 
 
-def losses(out: Path) -> dict[int, set[float]]:
-    """Losses of a run by step; several values for a step if resumed parts overlap."""
+def losses(out: Path, tag: str = "train/loss") -> dict[int, set[float]]:
+    """Losses of a run by step; several values for a step if resumed parts overlap.
+
+    With a ``tag``, the values of that metric instead.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     values: dict[int, set[float]] = {}
     for path in out.glob("events.*"):
         events = EventAccumulator(str(path))
         events.Reload()
-        if "train/loss" in events.Tags()["scalars"]:
-            for event in events.Scalars("train/loss"):
+        if tag in events.Tags()["scalars"]:
+            for event in events.Scalars(tag):
                 values.setdefault(event.step, set()).add(event.value)
     return values
 

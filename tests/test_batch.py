@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -608,6 +610,18 @@ def test_two_processes_are_stopped_together_and_make_each_once(folder: Path) -> 
     assert found["0000.png"] == found["0007.png"] == (folder / "alone.png").read_bytes()
     lines = (folder / "out" / RECORD).read_text().splitlines()
     assert sorted(json.loads(line)["key"] for line in lines[1:]) == sorted(found)
+
+
+def test_processes_wait_for_each_other_on_their_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a run, when Lightning has moved the module to the CPU."""
+    given: list[Any] = []
+    done = SimpleNamespace(is_completed=lambda: True, wait=lambda: None)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda **k: given.append(k) or done)
+    for device, ids in (("cuda:1", [1]), ("cpu", None)):
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        run: Any = SimpleNamespace(trainer=SimpleNamespace(strategy=strategy))
+        batch._Run._wait_for_all(run)
+        assert given.pop() == {"async_op": True, "device_ids": ids}
 
 
 @pytest.mark.slow

@@ -317,6 +317,8 @@ def test_calls_that_cannot_be_right(
     folder = ("composite", tmp_path, pair[1], "-o", tmp_path / "new.png")
     assert "new.png is the name of a picture, but" in fails(2, *folder)
     assert not (tmp_path / "new.png").exists()
+    for names in ((*pair, "-o", ""), ("", pair[1], "-o", out), (*pair, "-o", out, "--mask", "")):
+        assert "the name of a file is empty" in fails(2, "composite", *names)
     assert not out.exists()
 
 

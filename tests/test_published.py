@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import importlib.metadata
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,6 +68,10 @@ def files() -> list[str]:
 
 def test_a_model_is_fetched_once(address: str) -> None:
     wanted = model(f"{address}/u2netp.onnx")
+    published.folder().mkdir(parents=True)
+    part = published.folder() / ".0123456789abcdef.part"  # of a killed process
+    part.touch()
+    os.utime(part, (1000, 1000))
     path = published.fetch(wanted)
     assert path == published.path_of(wanted)
     assert path.read_bytes() == CONTENT

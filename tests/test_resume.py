@@ -128,6 +128,41 @@ def test_a_run_stopped_while_it_gathers_gradients_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 8])  # 8 ends the epoch
+def test_a_run_stopped_while_it_validates_repeats_the_validation(
+    step: int, data: Path, tmp_path: Path
+) -> None:
+    callbacks = "lightning.pytorch.callbacks"
+    last = {"every_n_train_steps": 1, "save_top_k": -1}
+    saving = {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": last}
+    averaging = {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+    stopping = {"class_path": "tests.runs.StopValidation", "init_args": {"step": step}}
+
+    def arguments(name: str, *more: dict[str, Any]) -> list[str]:
+        given: dict[str, Any] = {"callbacks": [saving, averaging, *more], "val_check_interval": 2}
+        return [
+            *runs.arguments(data, tmp_path / name, max_steps=10, **given), "--data.num_workers=0"
+        ]  # fmt: skip
+
+    assert main(arguments("whole")) == 0
+    assert main(arguments("parts", stopping)) == 128 + signal.SIGTERM
+    stopped = newest_checkpoint(tmp_path / "parts")
+    assert stopped is not None
+    assert stopped.name == "interrupted.ckpt"
+    assert torch.load(stopped, weights_only=True)["global_step"] == step
+    assert main([*arguments("parts"), "--resume"]) == 0
+    for tag in ("train/loss", "val/mae"):
+        found = [runs.losses(tmp_path / name, tag) for name in ("whole", "parts")]
+        assert found[0]
+        assert found[0] == found[1]
+    ends = [torch.load(path, weights_only=True) for path in tmp_path.glob("*/*/*step=10.ckpt")]
+    assert len(ends) == 2
+    for state in ("state_dict", "current_model_state"):
+        for key, value in ends[0][state].items():
+            assert torch.equal(ends[1][state][key], value)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "signals"), [(2, "TERM"), (0, "INT INT")])
 def test_a_run_whose_source_hangs_can_be_stopped(
     workers: int, signals: str, data: Path, tmp_path: Path

@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
     args.shade = _shadow(args)
     stages = named_stages(args)
     inputs = [args.foreground, args.background, args.mask]
+    if "" in (*inputs, args.output):  # an unset variable of a shell; as a path, this folder
+        raise UsageError("the name of a file is empty; give the names of all files")
     if inputs.count(_STREAM) > 1:
         raise UsageError("standard input (-) can be one of the pictures only")
     if Path(args.foreground).is_dir():

@@ -75,7 +75,8 @@ def convert(
     """
     if not 0 <= validation < 1:
         raise UsageError(f"validation is a share from 0 to below 1, got {validation}")
-    for name, value in (("shard_samples", shard_samples), ("max_side", max_side)):
+    counts = {"shard_samples": shard_samples, "max_side": max_side, "workers": workers}
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
     if lossless and kind != "mattes":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from deep_image_compositing.images import open_picture, read_image
 from deep_image_compositing.images.decoding import within
 
 _LONGEST_JPEG = 65500
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # of a segment, or of the end
+_METADATA = re.compile(rb"[\xe1-\xed\xef\xfe]")  # APP1 to APP13, APP15 and comments
 Plane = NDArray[Any]
 
 
@@ -99,7 +102,7 @@ class _Picture:
     image: Image.Image  # RGB, upright, in sRGB, at most ``max_side`` long
     alpha: Image.Image | None  # its opacity (L) unless it is opaque everywhere
     original: Size  # before shrinking
-    data: bytes | None  # the file's bytes if it is stored unchanged
+    data: bytes | None  # the file without metadata if its pixels are stored unchanged
     notes: list[str]  # decisions of the reader
 
     def jpeg(self) -> bytes:
@@ -114,7 +117,7 @@ def _read(path: Path, options: Options) -> _Picture:
     size = original if options.max_side is None else within(original, options.max_side)
     data = None
     if size == original:
-        data = path.read_bytes() if _is_plain_jpeg(path) else None
+        data = _without_metadata(path.read_bytes()) if _is_plain_jpeg(path) else None
     elif alpha is None:
         image = image.resize(size, Image.Resampling.LANCZOS)
     else:  # straight colour is weighted by opacity, with a small weight for invisible pixels
@@ -136,13 +139,28 @@ def _read_label(path: Path | None, picture: _Picture) -> Image.Image:
 
 
 def _is_plain_jpeg(path: Path) -> bool:
-    """Whether a file is an RGB JPEG without colour profile, rotation or GPS location."""
+    """Whether a file is an RGB JPEG without colour profile or rotation."""
     with open_picture(path) as image:
         if image.format != "JPEG" or image.mode != "RGB" or "icc_profile" in image.info:
             return False
-        exif = image.getexif()
-        located = ExifTags.IFD.GPSInfo in exif or b"GPS" in image.info.get("xmp", b"")
-        return exif.get(ExifTags.Base.Orientation, 1) == 1 and not located
+        return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A JPEG without comments, application segments, and data after its end.
+
+    Locations hide in EXIF, XMP, IPTC, makers' notes and appended videos. JFIF's and Adobe's
+    segments (APP0, APP14) stay, because they tell how to decode the colours.
+    """
+    parts, at = [], 0
+    while marker := _MARKER.search(data, at):
+        parts.append(data[at : marker.start()])  # the start, or the data of a scan
+        if marker[1] == b"\xd9":
+            return b"".join([*parts, b"\xff\xd9"])
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+        if not _METADATA.fullmatch(marker[1]):
+            parts.append(data[marker.end() - 2 : at])
+    return b"".join([*parts, data[at:]])
 
 
 def _fill(color: Image.Image, alpha: Image.Image, cell: int = 16) -> Image.Image:

@@ -191,16 +191,22 @@ def _bytes(value: Pictures) -> int:
 DECODED = Recent()  # this process's cache of pictures in plain folders
 
 
+_levels: list[int] = []  # the log's level before each ``quiet``; all but the first are ERROR
+_level_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence warnings about files, where they are expected or recorded elsewhere."""
     log = logging.getLogger("deep_image_compositing")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    with _level_lock:  # several threads may be in here
+        _levels.append(log.level)
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        with _level_lock:
+            log.setLevel(_levels.pop())
 
 
 def read_photograph(path: Path, cutout: bool = False) -> tuple[Image.Image, ...]:

@@ -18,6 +18,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.files import remove_abandoned
 
 SECURE_VARIABLE = "WDS_SECURE"
 """Environment variable of WebDataset that forbids ``pipe:`` when set to 1."""
@@ -208,6 +209,7 @@ def _fetch(url: str, cache: Path) -> Path:
     target = cache / f"{digest}-{tail}"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(cache)
         partial = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with open_shard(url) as stream, open(partial, "wb") as file:

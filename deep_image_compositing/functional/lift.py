@@ -10,6 +10,7 @@ from torch import Tensor
 from deep_image_compositing.functional.compose import dilate, erode, unknown_band
 from deep_image_compositing.functional.foreground import box_filter
 from deep_image_compositing.functional.matting import color_products
+from deep_image_compositing.functional.precision import double
 
 REACH = 22  # pixels around the rim at the working size that may be repainted; 31 diagonally
 NEAR = 4  # pixels around the rim at the working size within which upsampled alpha may vary
@@ -34,7 +35,7 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
         return torch.zeros_like(image)
 
     def at(x: Tensor) -> Tensor:  # (N, channels), in double precision for the covariances
-        return x[where[0], :, where[1], where[2]].double()
+        return double(x[where[0], :, where[1], where[2]])
 
     mean_i, mean_p = at(mean(image)), at(mean(alpha))
     covariance = at(mean(color_products(image))) - color_products(mean_i)
@@ -50,7 +51,7 @@ def guided_factors(image: Tensor, alpha: Tensor, radius: int = 1, eps: float = 1
         [c00 * r + c01 * g + c02 * b, c01 * r + c11 * g + c12 * b, c02 * r + c12 * g + c22 * b], 1
     ) / determinant.unsqueeze(1)
     out = torch.zeros_like(image)
-    out[where[0], :, where[1], where[2]] = factors.to(out.dtype)
+    out[where[0], :, where[1], where[2]] = factors.to(out)
     return mean(out)
 
 

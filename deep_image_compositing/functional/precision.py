@@ -1,4 +1,4 @@
-"""Conversions of precision: half to single, floating point to 8 bits."""
+"""Conversions of precision: half to single, single to double, floating point to 8 bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from torch import Tensor
 def widen(x: Tensor) -> Tensor:
     """Convert half precision to float32; return any other dtype unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def double(x: Tensor) -> Tensor:
+    """Convert to float64, on the CPU if ``x`` is on an MPS device, which has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def to_bytes(image: Tensor) -> Tensor:

@@ -196,6 +196,8 @@ def longest_sides(
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the files in a folder with an image suffix, sorted, without hidden ones.
 
+    Broken links are listed too, so that they fail when they are read instead of being overlooked.
+
     Raises ``ImageError`` if the folder cannot be listed or contains no image.
     """
     folder = Path(folder)
@@ -203,7 +205,9 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         paths = sorted(
             path
             for path in folder.iterdir()
-            if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+            if path.suffix.lower() in READABLE
+            and not path.name.startswith(".")
+            and not path.is_dir()
         )
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed: {reason_of(error)}") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deep_image_compositing.errors import UsageError
 from deep_image_compositing.functional.compose import unknown_band
+from deep_image_compositing.functional.precision import double
 
 BAND_RADIUS = 11  # pixels by which the soft rim (0.02 < alpha < 0.98) is dilated to form the band
 
@@ -152,13 +153,13 @@ def halo(
             check_pair(composite, picture)
     check_alpha(composite, alpha)
     band = rim_band(alpha[None], radius)[0, 0]
-    a = alpha[0, band].double()
-    c, t, new, old = (x[:, band].double() for x in (composite, truth, background, old_background))
+    a = double(alpha[0, band])
+    c, t, new, old = (double(x[:, band]) for x in (composite, truth, background, old_background))
     error, halo_term = c - t, (1 - a) * (old - new)
     if foreground_color is None:
         loss_term = new - t
     else:
-        loss_term = torch.where(a > 0, a * (new - foreground_color[:, band].double()), 0)
+        loss_term = torch.where(a > 0, a * (new - double(foreground_color[:, band])), 0)
     if not band.any() or float(halo_term.square().mean().sqrt()) < 1 / 255:
         return Halo(math.nan, math.nan)
     rows = torch.stack([halo_term.flatten(), loss_term.flatten(), error.flatten()])
@@ -191,9 +192,7 @@ def exactness(
     difference = (composite.short() - expected.short()).abs_().amax(0, keepdim=True)
     inside, outside = (difference[away & (alpha == value)] for value in (1, 0))
     pixels = torch.cat([inside, outside])
-    share, subject, ground = (
-        float((part == 0).double().mean()) for part in (pixels, inside, outside)
-    )
+    share, subject, ground = (float(double(part == 0).mean()) for part in (pixels, inside, outside))
     worst = float(pixels.max()) if len(pixels) else math.nan
     return Exactness(share, subject, ground, worst)
 

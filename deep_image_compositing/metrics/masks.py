@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deep_image_compositing.extras import import_extra
-from deep_image_compositing.functional.precision import to_bytes
+from deep_image_compositing.functional.precision import double, to_bytes
 from deep_image_compositing.metrics.composites import check_pair
 
 BETA_SQUARED = 0.3
@@ -42,8 +42,10 @@ def max_f_measure(mask: Tensor, truth: Tensor) -> float:
     check_pair(mask, truth, 1)
     subject = (truth > 0.5).flatten()
     levels = to_bytes(mask).flatten().long()
-    hits = torch.bincount(levels[subject], minlength=256).double().flip(0).cumsum(0)
-    predicted = torch.bincount(levels, minlength=256).double().flip(0).cumsum(0)
+    hits, predicted = (
+        double(torch.bincount(x, minlength=256)).flip(0).cumsum(0)
+        for x in (levels[subject], levels)
+    )
     actual = hits[-1]
     if actual == 0:
         return math.nan
@@ -70,7 +72,7 @@ def outline_distance(mask: Tensor, truth: Tensor) -> float:
 
 def _crossings(mask: Tensor) -> NDArray[np.float64]:
     """The positions (y, x) where the mask crosses 0.5 between neighbours."""
-    plane = mask[0].double().cpu().numpy()
+    plane = mask[0].cpu().double().numpy()
     points = []
     pairs = (plane[:-1], plane[1:]), (plane[:, :-1], plane[:, 1:])
     for axis, (first, second) in enumerate(pairs):

@@ -83,7 +83,7 @@ def _checked(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> tuple[Tenso
         )
     else:
         unknown = ((trimap > 0.1) & (trimap < 0.9))[0].cpu()
-    return alpha[0].double().cpu(), truth[0].double().cpu(), unknown
+    return alpha[0].cpu().double(), truth[0].cpu().double(), unknown
 
 
 def _magnitude(alpha: Tensor) -> Tensor:

@@ -174,10 +174,40 @@ def test_photographs_become_plain(
     data = read(tmp_path / "out")["a"].fields["image.jpg"]
     image = picture(data)
     assert (image.mode, image.size) == ("RGB", size)
-    assert (data == path.read_bytes()) == (mode == "RGB" and not options)
+    copied = mode == "RGB" and size == (72, 56) and "icc_profile" not in options
+    assert np.array_equal(image, Image.open(path).convert("RGB")) == copied
+    assert (data == path.read_bytes()) == (copied and not options)
     assert not image.getexif()
     assert "icc_profile" not in image.info
     assert b"GPS" not in data
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(
+    ("marker", "content"),
+    [
+        (b"\xed", b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0b\x1c\x02\x5a\0\x06Berlin\0"),
+        (b"\xe1", b"http://ns.adobe.com/xmp/extension/\0" + bytes(40) + b"<city>Berlin</city>"),
+        (b"\xe1", b"http://ns.adobe.com/xap/1.0/\0<x photoshop:City='Berlin'/>"),
+        (b"\xfe", b"Berlin"),
+        (b"\xd9", b"a video, taken in Berlin"),
+    ],
+    ids=["iptc", "extended-xmp", "xmp", "comment", "appended"],
+)
+def test_no_place_gets_into_a_shard(
+    marker: bytes, content: bytes, progressive: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "set" / "a.jpg"
+    path.parent.mkdir()
+    trees.photograph(0)[0].save(path, quality=95, progressive=progressive)
+    plain = path.read_bytes()
+    if marker == b"\xd9":
+        path.write_bytes(plain + content)
+    else:
+        segment = b"\xff" + marker + (len(content) + 2).to_bytes(2) + content
+        path.write_bytes(plain[:2] + segment + plain[2:])
+    make(tmp_path / "set", tmp_path / "out", "backgrounds")
+    assert read(tmp_path / "out")["a"].fields["image.jpg"] == plain
 
 
 def test_max_side_shrinks_all_of_a_sample(tmp_path: Path) -> None:
@@ -432,6 +462,7 @@ def test_wrong_calls_are_refused(
 ) -> None:
     assert run("segmentation", "--root", pairs, "--out", tmp_path / "out", *options) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_layouts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -375,3 +376,15 @@ def test_pictures_of_plain_folders_stay_decoded(
     (cutout,) = folders.find_pairs(trees.cutouts(tmp_path / "cut", 1, 0))
     assert read_color(cutout) is read_pair(cutout)[0]
     assert held.held == 9 * 20 * 30 + (4 + 1) * 72 * 56
+
+
+def test_threads_that_are_quiet_leave_the_log_as_it_was() -> None:
+    log = logging.getLogger("deep_image_compositing")
+    level = log.level
+    first, second = folders.quiet(), folders.quiet()
+    for step in (first.__enter__, second.__enter__):
+        step()
+    for block in (first, second):  # the first ends before the second, as threads may
+        assert log.level == logging.ERROR
+        block.__exit__(None, None, None)
+    assert log.level == level

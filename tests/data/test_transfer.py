@@ -151,7 +151,14 @@ def test_urls_and_their_cache(server: tuple[str, Path], tmp_path: Path) -> None:
     write(folder / "s.tar", SAMPLES)
     url, cache = f"{address}/s.tar", tmp_path / "cache"
     assert keys(url) == list(SAMPLES)
+    cache.mkdir()
+    killed, running = cache / ".0123456789abcdef.part", cache / ".fedcba9876543210.part"
+    for part in (killed, running):
+        part.touch()
+    os.utime(killed, (1000, 1000))
     assert keys(url, cache) == list(SAMPLES)
+    assert not killed.exists()
+    running.unlink()
     assert len(list(cache.iterdir())) == 1
     (folder / "s.tar").unlink()
     assert keys(url, cache) == list(SAMPLES)
