@@ -76,11 +76,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     return {name: (before.get(name), now.get(name)) for name in names}
 
 
-def digest(path: str | Path, algorithm: str = "sha256") -> str:
-    """A file's hash, in hex; it need not be a secure one."""
-    sha = hashlib.new(algorithm, usedforsecurity=False)
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: sha).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

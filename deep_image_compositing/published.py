@@ -5,6 +5,7 @@ A file is downloaded once, only from the URL in the table, and verified by its h
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import sys
@@ -18,7 +19,6 @@ from typing import Any
 
 from deep_image_compositing.errors import UsageError, WeightsError, choices, reason_of
 from deep_image_compositing.files import remove_abandoned, write_bytes
-from deep_image_compositing.ledger import digest
 from deep_image_compositing.messages import PROGRAM, progress
 
 VARIABLE = "DIC_MODELS"
@@ -207,7 +207,9 @@ def _download(model: Published, path: Path, show: bool) -> None:
 def _check(model: Published, path: Path, what: str, remedy: str) -> None:
     """Raise ``WeightsError`` unless the file's hash is the model's."""
     algorithm, _, expected = model.hash.partition(":")
-    if (actual := digest(path, algorithm)) != expected:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    if (actual := digest.hexdigest()) != expected:
         raise WeightsError(
             f"{what} is not the model {model.name!r}: its {algorithm} is {actual}, not {expected}; "
             f"{remedy}"
