@@ -29,7 +29,7 @@ from deep_image_compositing.commands import (
     teach,
 )
 from deep_image_compositing.commands.arguments import Parser
-from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.errors import CompositingError, UsageError, choices
 from deep_image_compositing.messages import PROGRAM, say, show
 
 COMMANDS: dict[str, tuple[Any, Any, str]] = {
@@ -110,7 +110,10 @@ def _parser() -> Parser:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse ``arguments``; the ``UsageError`` for an unknown option suggests the closest one."""
+    """Parse ``arguments``; the ``UsageError`` for an unknown name suggests the closest one."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        hint = choices(arguments[0], list(COMMANDS))
+        raise UsageError(f"there is no command {arguments[0]!r}; {hint}")
     options, unknown = _parser().parse_known_args(arguments)
     command: Parser = vars(options).pop("parser")
     if unknown:

@@ -271,8 +271,8 @@ class Compositor:
             )
         if not has_mask and doubt(coarse) > UNSURE:
             _log.warning(
-                "%s: it is not clear what the subject is; see --save-steps (save(steps=)) for what "
-                "was found, and give a better mask with --mask (mask=)",
+                "%s: it is not clear what the subject is; --save-steps (in Python, save(steps=)) "
+                "shows what was found, and --mask (mask=) takes a mask of your own",
                 name,
             )
         if float(coarse.min()) > FULL:

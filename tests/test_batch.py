@@ -460,7 +460,7 @@ def test_the_command_goes_on_and_debug_shows_tracebacks(
     Image.fromarray(noise(21, 30, 1)).save(folder / "in" / "b.png")
     assert main(arguments(folder, "--resume", "--max-pixels", "10000")) == 0
     assert "wrote 1 of 5 composites" in (said := capsys.readouterr().out)
-    assert ", 4 were there already (" in said
+    assert ", 4 already there (" in said
     for option in (
         ["--work-side", "64"],
         ["--max-side", "32"],
@@ -600,7 +600,7 @@ def test_two_processes_are_stopped_together_and_make_each_once(folder: Path) -> 
     said = runs.finish(process)
     assert process.returncode == 1, said
     assert said.count(f"wrote {299 - made} of 300 composites to") == 1, said
-    assert f", {made} were there already" in said
+    assert f", {made} already there" in said
     assert said.count("error: 1 of 300 failed:") == 1
     assert said.count("0003.png is not an image") == 1
     result = make()(folder / "in" / "0000.png", folder / "back.png", folder / "mask.png")

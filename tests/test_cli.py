@@ -425,12 +425,18 @@ def test_stages_are_listed(capsys: pytest.CaptureFixture[str], fails: Callable[.
     table = capsys.readouterr().out
     for text in ("slot", "name", "segmenter", "pyramid", "cascade", "default", "disc", "ellipse"):
         assert text in table
+    line = next(line for line in table.splitlines() if " pyramid " in line)
+    assert "segmenter" in line and "default" in line  # noqa: PT018  (in a pipe, a line each)
     assert main(["stages", "di*", "--slot", "segmenter"]) == 0
     table = capsys.readouterr().out
     assert "disc" in table
     assert "pyramid" not in table
     assert "no stage is called" in fails(2, "stages", "nothing")
     assert "--slot" in fails(2, "stages", "--slot", "nothing")
+
+
+def test_a_misspelt_command_is_told_the_closest(fails: Callable[..., str]) -> None:
+    assert "there is no command 'composit'; did you mean 'composite'?" in fails(2, "composit")
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def _folder(args: argparse.Namespace, stages: Stages, start: float) -> int:
         raise
     if outcome is None:
         return 0
-    existing = f", {outcome.kept} were there already" if outcome.kept else ""
+    existing = f", {outcome.kept} already there" if outcome.kept else ""
     unit = "composites" if args.wanted == "path" else "cut-outs"
     seconds = time.perf_counter() - start
     show(

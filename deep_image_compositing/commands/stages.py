@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def list_stages(args: argparse.Namespace) -> int:
         if entry.published is not None:
             weights = f"fetched, {entry.published.megabytes} MB; {entry.published.licence}"
         table.add_row(entry.slot, entry.name, entry.description + source, weights)
-    Console().print(table)
+    # In a pipe, one line for each stage.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
     return 0
 
 

@@ -200,7 +200,8 @@ def _opened(source: Any, name: str) -> Iterator[BinaryIO]:
         try:
             file = open(source, "rb")  # noqa: SIM115  (closed below)
         except FileNotFoundError as error:
-            raise ImageError(f"{name} does not exist; check the path") from error
+            advice = "download the file first" if "://" in name else "check the path"
+            raise ImageError(f"{name} does not exist; {advice}") from error
         except (OSError, ValueError) as error:
             raise ImageError(f"{name} cannot be opened: {reason_of(error)}") from error
     with file:

@@ -108,7 +108,7 @@ def check_format(
     if form is None:
         raise UsageError(
             f"{os.fspath(path)!r} does not say which format to write: "
-            f"let it end in {', '.join(WRITABLE)}"
+            f"give a file whose name ends in {', '.join(WRITABLE)}"
         )
     if alpha and form not in _HOLDS_ALPHA:
         raise UsageError(

@@ -200,8 +200,8 @@ class StageData(LightningDataModule):
         if not next(iter(mixtures.values())).datasets:
             if rank == 0:
                 _log.warning(
-                    "there is no validation: nothing is held out of the training data; "
-                    "name some samples with --data.validation"
+                    "there is no validation: nothing is held out of the training data; name some "
+                    "with --data.validation, or hold out more: [{path: my/pairs, hold_out: 0.2}]"
                 )
             return []
         sampler = EvaluationSampler(
