@@ -12,11 +12,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml  # type: ignore[import-untyped]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -74,6 +75,8 @@ class RunProgress(TQDMProgressBar):
         )
 
 
+_MAX_VALUES, _MAX_DEPTH = 10_000, 50
+
 _HINT = " (fit --help lists all options)"
 
 _SENTENCES = (
@@ -98,11 +101,16 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(_condense(message.replace(_HINT, "")) + _HINT) from None
 
-    def parse_args(self, *args: Any, **options: Any) -> Any:
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """Parse the arguments; the ``UsageError`` for a file that is not UTF-8 names the file."""
         try:
-            return super().parse_args(*args, **options)
+            return super().parse_args(args, *rest, **options)
         except UnicodeDecodeError as error:
-            raise UsageError(f"a configuration file is not UTF-8 text: {error}") from None
+            paths = [argument.rpartition("=")[2] for argument in args or ()]
+            files = [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]
+            matches = (path for path in files if error.object in Path(path).read_bytes())
+            file = next(matches, "a configuration file")
+            raise UsageError(f"{file} is not UTF-8 text: {error}") from None
 
 
 def _condense(message: str) -> str:
@@ -111,6 +119,41 @@ def _condense(message: str) -> str:
         if matches := list(re.finditer(pattern, message)):
             return sentence.format(*matches[-1].groups(), place=f"{key[1]}: " if key else "")
     return " ".join(line.strip() for line in message.splitlines())[:300]
+
+
+_parse_yaml: Callable[[str], Any] = jsonargparse.get_loader("yaml")
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse YAML as jsonargparse does, after limiting its depth and its size with aliases expanded.
+
+    Raises ``UsageError`` for text beyond these limits, or with null characters.
+    """
+    sizes: dict[str, int] = {}  # values that each anchor stands for
+    counts, anchors = [0], [""]  # of the collections that are still open
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            counts[-1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            if "\0" in event.value:  # jsonargparse would look for a file of this name
+                raise UsageError(
+                    f"a configuration cannot hold null characters: {event.value[:40]!r}"
+                )
+            counts[-1] += 1
+            sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            counts.append(1)
+            anchors.append(event.anchor)
+            sizes[event.anchor] = _MAX_VALUES  # an alias of a collection in itself has no end
+        elif isinstance(event, yaml.CollectionEndEvent):
+            sizes[anchors.pop()] = size = counts.pop()
+            counts[-1] += size
+        if counts[-1] > _MAX_VALUES or len(counts) > _MAX_DEPTH:
+            raise UsageError(
+                f"a configuration has at most {_MAX_VALUES:,} values, aliases counted as what "
+                f"they stand for, and {_MAX_DEPTH} levels; this one has more ({text[:40]!r} ...)"
+            )
+    return _parse_yaml(text)
 
 
 class TrainingCLI(LightningCLI):
@@ -243,6 +286,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> None:
         sys.path.append(os.getcwd())
     # By default jsonargparse downloads a value that looks like a URL, as a configuration file.
     jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
+    jsonargparse.set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
     # Of Lightning's log, only the model summary is of interest to users of the command line.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     with quiet(logging.WARNING):

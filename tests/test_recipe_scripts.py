@@ -229,7 +229,7 @@ def test_harmonizers_are_measured_on_what_is_held_out(
     arguments += ["--accelerator", "cpu", "--sheets", "1"]
     run(monkeypatch, "measure_harmonization", data, "--out", out, *arguments)
     said = capsys.readouterr().out
-    assert "published elsewhere" in said
+    assert "Published elsewhere" in said
     assert "Given photographs as they are" in said
     report = json.loads((out / "report.json").read_text())
     shares = {"people": 0.1, "cats": 0.1, "mixed": 0.1, "mattes": 0.2}

@@ -395,13 +395,20 @@ def test_composites_are_measured_without_a_true_alpha() -> None:
     assert 0 < answers[0]["band_psnr"] < 40
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe\x00\x80" * 100, "a configuration file is not UTF-8 text"),
+        (b"\xff\xfe\x00\x80" * 100, r"given\.yaml is not UTF-8 text"),
         (b"a: \x00", "control characters are not allowed"),
-        (b"model: &a [*a]", "model: invalid value"),
-        (b"model: " + b"[" * 10**5, "nesting"),
+        (BOMB.encode(), r"at most 10,000 values, aliases counted .* \('a0: &a0"),
+        (b"model: &a [*a]", "at most 10,000 values"),
+        (b"model: " + b"[" * 100 + b"]" * 100, "and 50 levels"),
+        (b"model: " + b"[" * 10**5, "nesting|and 50 levels"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused_at_once(
