@@ -585,7 +585,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
         before = len(found)
     assert main(given) == 0
     made, kept = map(
-        int, re.findall(r"wrote (\d+) of 30 .*, (\d+) were", capsys.readouterr().out)[0]
+        int, re.findall(r"wrote (\d+) of 30 .*, (\d+) already there", capsys.readouterr().out)[0]
     )
     assert made + kept == 30
     assert before - 4 <= kept <= before  # a few were finished, and not noted any more
