@@ -7,6 +7,7 @@ import os
 import sys
 
 from deep_image_compositing.commands.arguments import argument_adder
+from deep_image_compositing.errors import UsageError
 
 _KINDS = {
     "pipeline": ("cold start, composites against closed-form matting, memory; the default", "cpu"),
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = argument_adder(parser)
     add("--quick", bool, "", "run everything once at a small size, as a test")
     add("--device", str, "", "auto, cpu, cuda, ...; default: cpu, of train auto, of gpu cuda")
-    add("--megapixels", "0.6,2,12,24,48", "N,...", "photograph sizes of resolution", type=_sizes)
+    add("--megapixels", str, "N,...", "photograph sizes of resolution; default: 0.6,2,12,24,48",
+        type=_sizes)
     add("--workers", str, "N", "loader processes of data, train and gpu; default: 2 of data, else "
         "all cores but one, at most 12", type=_positive)
 # fmt: on
@@ -39,11 +41,17 @@ def run(args: argparse.Namespace) -> int:
     from deep_image_compositing.devices import choose_device
 
     action, quick = args.what, args.quick
+    if args.megapixels and action != "resolution":
+        raise UsageError("--megapixels is an option of benchmark resolution")
+    if args.workers and action not in ("data", "train", "gpu"):
+        raise UsageError("--workers is an option of benchmark data, train and gpu")
     device = choose_device(args.device or _KINDS[action][1])
     if action == "pipeline":
         tables = composites.pipeline(device, quick)
     elif action == "resolution":
-        tables = composites.resolution([0.02, 0.1] if quick else args.megapixels, device, quick)
+        tables = composites.resolution(
+            [0.02, 0.1] if quick else args.megapixels or [0.6, 2, 12, 24, 48], device, quick
+        )
     elif action == "data":
         tables = training.loading(args.workers or 2, quick)
     else:

@@ -121,7 +121,7 @@ class Bench(LightningModule):
 
     def _check_same(self, ledger: Ledger) -> None:
         """Raise ``UsageError`` if the ledger is of another test set."""
-        if ledger.about is None:
+        if ledger.about is None or not isinstance(ledger.about.get("test_set"), dict):
             raise UsageError(f"{ledger.path} is damaged: give another --out, or --overwrite")
         if ledger.about.get("fingerprint") != self.about["fingerprint"]:
             changes = differences(ledger.about["test_set"], self.test_set.about)
