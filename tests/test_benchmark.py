@@ -118,6 +118,8 @@ def test_a_scene_gives_all_figures(tmp_path: Path) -> None:
         (["resolution", "--megapixels", "a"], "must be 0.01 to 250"),
         (["data", "--workers", "0"], "at least 1, got '0'"),
         (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["data", "--megapixels", "2"], "an option of benchmark resolution"),
+        (["pipeline", "--workers", "2"], "an option of benchmark data, train and gpu"),
         (["speed"], "invalid choice"),
     ],
 )
