@@ -20,6 +20,7 @@ from deep_image_compositing.data.encoding import Options, make_sample
 from deep_image_compositing.data.folders import Pair, quiet
 from deep_image_compositing.data.loading import in_order
 from deep_image_compositing.errors import CompositingError, UsageError
+from deep_image_compositing.files import make_folder
 from deep_image_compositing.ledger import Ledger
 from deep_image_compositing.messages import progress
 
@@ -163,7 +164,7 @@ def _parts(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
 
 def _open_ledger(out: Path, settings: dict[str, Any]) -> Ledger:
     """Create the folder ``out`` and open its ledger; UsageError if it holds another set."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     ledger = Ledger(out / LEDGER)
     existing = shards.Index.read(out).made_with() if (out / shards.INDEX).exists() else ledger.about
     if existing is not None:

@@ -34,6 +34,7 @@ from deep_image_compositing.data.tars import open_by_number
 from deep_image_compositing.data.transfer import local_path
 from deep_image_compositing.data.triplets import Recipe, plan
 from deep_image_compositing.errors import DataError, UsageError
+from deep_image_compositing.files import make_folder
 from deep_image_compositing.functional.degradation import degrade_mask
 from deep_image_compositing.functional.precision import to_bytes
 from deep_image_compositing.functional.sheets import contact_sheet
@@ -111,7 +112,7 @@ class Teaching(LightningModule):
         self.writer, self.workers, self.advance = writer, workers, advance
 
     def prepare_data(self) -> None:
-        self.writer.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.writer.out)
         shards.remove_unfinished(self.writer.out)
 
     def setup(self, stage: str) -> None:

@@ -29,13 +29,13 @@ from torch.utils.data import DataLoader
 from deep_image_compositing import __version__
 from deep_image_compositing.composite import Composite
 from deep_image_compositing.compositor import Compositor
-from deep_image_compositing.errors import DataError, ImageError, UsageError, error_text
+from deep_image_compositing.errors import DataError, UsageError, error_text
 from deep_image_compositing.evaluation import measures, pages, sheets
 from deep_image_compositing.evaluation.methods import ALONE, Method
 from deep_image_compositing.evaluation.report import Report
 from deep_image_compositing.evaluation.testsets import Sample, TestSet
 from deep_image_compositing.evaluation.testsets.base import json_digest
-from deep_image_compositing.files import at_home
+from deep_image_compositing.files import at_home, make_folder
 from deep_image_compositing.images import write_image
 from deep_image_compositing.ledger import Ledger, differences, digest
 from deep_image_compositing.metrics.lpips import find_lpips
@@ -109,10 +109,7 @@ class Bench(LightningModule):
             ledger.read()
         else:
             self._check_same(ledger)
-        try:
-            (out / WORK).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"the folder {out} cannot be made: {error.strerror}") from error
+        make_folder(out / WORK)
         partial = f".{'[0-9a-f]' * 16}.part"  # temporary files of a killed process
         subfolders = ((out / name).rglob(partial) for name in (WORK, sheets.FOLDER))
         for path in chain(out.glob(partial), *subfolders):

@@ -19,7 +19,7 @@ from deep_image_compositing.evaluation import statistics
 from deep_image_compositing.evaluation.rendering import render
 from deep_image_compositing.evaluation.study.folder import ANSWERS, PLACES, Store, Study
 from deep_image_compositing.extras import import_extra
-from deep_image_compositing.files import write_files
+from deep_image_compositing.files import make_folder, write_files
 
 OTHERS = 8  # the score of a result that is not among a person's best three
 _WORDS = ("first", "second", "third")
@@ -41,10 +41,7 @@ def write_scores(folder: str | Path, out: str | Path | None = None) -> dict[str,
         answers, joined = read_answers(study, store), len(store.people())
     scores = score(study, answers, joined)
     target = Path(folder) / "scores" if out is None else Path(out)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"the folder {target} cannot be made: {error.strerror}") from error
+    make_folder(target)
     values = {"scores": scores, "others": OTHERS}
     texts = {
         "scores.md": render("scores.md", **values),
