@@ -424,7 +424,8 @@ def train(slot: str, options: argparse.Namespace, bank: Bank, end: float) -> Non
         if trained.is_file():
             common["segmenter_weights"] = str(trained)
         segmenter = parse_stage(options.segmenter)[0]
-        data = ResidentRefinement("packed", segmenter=segmenter, own=0.6, **common)
+        masks = {"own": 0.45, "degrade": 3.0, "closed": 0.14}
+        data = ResidentRefinement("packed", segmenter=segmenter, **masks, **common)
     elif slot == "harmonizer":
         data = ResidentHarmonization("packed", **common)
     else:

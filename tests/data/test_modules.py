@@ -229,6 +229,19 @@ def test_own_masks_need_a_segmenter(root: Path) -> None:
         make(RefinementData, root, own=0.5, segmenter="pyramids")
 
 
+def test_masks_for_refiners_get_as_rough_as_told(root: Path) -> None:
+    errors = []
+    for told in ({}, {"degrade": 3.0}, {"degrade": 3.0, "closed": 1.0}):
+        data = make(RefinementData, root, "coded.tar", size=64, epoch_length=48, **told)
+        made = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+        errors.append(sum(float((b["mask"] - b["alpha"]).abs().mean()) for b in made))
+    assert errors[0] < errors[1]
+    with pytest.raises(UsageError, match="degrade must be"):
+        make(RefinementData, root, degrade=-1.0)
+    with pytest.raises(UsageError, match="closed is a share"):
+        make(RefinementData, root, closed=1.5)
+
+
 def test_colour_and_alpha_turn_and_mirror_together(root: Path) -> None:
     # Wherever the cut-out goes, its red is its alpha.
     data = make(FusionData, root, "cut.tar", size=32, epoch_length=32, blending=0.0)

@@ -141,6 +141,24 @@ def test_accompany_sets_a_smaller_subject_onto_another_and_both_are_subject() ->
     assert torch.equal(none[1], mask)
 
 
+def test_gaps_are_closed_in_a_share_of_the_masks() -> None:
+    alpha = torch.zeros(40, 1, 50, 50)
+    alpha[..., 10:40, 10:24], alpha[..., 10:40, 25:40] = 1, 1  # a gap of one pixel
+    rough = alpha.clone()
+    rough[..., 38:, :] = 0.3
+    before = rough.clone()
+    closed = synthesis.close_gaps(rough, alpha, 0.5, seeded())
+    assert torch.equal(rough, before)
+    changed = (closed != before).flatten(1).any(1)
+    assert 10 < changed.sum() < 30
+    assert closed[changed][..., 12:36, 24].min() == 1
+    # Only the gap is filled; the subject stays at least as whole as both were.
+    assert torch.equal(closed[changed], torch.maximum(closed[changed], before[changed]))
+    assert closed[..., :10, :].max() == 0
+    assert closed[..., 40:, :].max() == pytest.approx(0.3)
+    assert torch.equal(synthesis.close_gaps(rough, alpha, 0.0, seeded()), rough)
+
+
 def test_trust_map_distrusts_the_outline_alone() -> None:
     mask = torch.zeros(3, 1, 9, 20)
     mask[..., 10:] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from deep_image_compositing.data.loading import Sample
 from deep_image_compositing.data.modules.base import LazyStage, Sources, StageData
 from deep_image_compositing.functional.compose import dilate, erode
 from deep_image_compositing.functional.degradation import degrade_mask
+from deep_image_compositing.options import check_range
 
 LOOK = 320
 """Side in pixels of the segmenter's input around a crop."""
@@ -96,7 +98,8 @@ class RefinementData(LabelledData):
     """``image``, rough ``mask``, true ``alpha`` and ``weight``: local crops of the outline.
 
     The mask is the degraded truth, or for the share ``own`` a trained segmenter's output for the
-    whole photograph, so that refiners are trained on realistic mistakes.
+    whole photograph, so that refiners are trained on realistic mistakes. Either may have its gaps
+    closed.
 
     Args:
         train: labelled photographs, or mattes.
@@ -104,10 +107,14 @@ class RefinementData(LabelledData):
         segmenter: registered name of the segmenter whose masks are used.
         segmenter_weights: its weights, a shipped name or a file.
         own: share of samples in [0, 1] whose mask is the segmenter's.
+        degrade: how far the truth is degraded at most: 1 imitates a good segmenter, 2.5 a bad one.
+        closed: share of samples in [0, 1] whose mask also covers the background between legs or
+            strands of hair.
         **kwargs: as for ``StageData``.
 
     Raises:
-        UsageError: ``own`` is outside [0, 1], or the segmenter it needs is missing or unknown.
+        UsageError: an option is out of range, or the segmenter that ``own`` needs is missing or
+            unknown.
         WeightsError: the segmenter has no such weights.
     """
 
@@ -118,11 +125,14 @@ class RefinementData(LabelledData):
         segmenter: str | None = None,
         segmenter_weights: str = "default",
         own: float = 0.0,
+        degrade: float = 1.0,
+        closed: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, backgrounds, **kwargs)
-        check_shares(own=own)
-        self.own = own
+        check_shares(own=own, closed=closed)
+        check_range("degrade", degrade, 0, math.inf)
+        self.own, self.degrade, self.closed = own, degrade, closed
         self.segment = LazyStage("segmenter", segmenter, segmenter_weights)
         if own:
             self.segment.check("own masks")
@@ -163,8 +173,7 @@ class RefinementData(LabelledData):
     def finish(self, batch: Sample, generator: torch.Generator, training: bool) -> Sample:
         alpha, strength = batch["mask"], self.augment if training else 0.0
         image = _photograph(batch, ("image", "mask", "background"), generator, strength)
-        mask = degrade_mask(alpha, generator, softness=0.02, coarseness=0.05, blobs=0.06)
-        mask = synthesis.add_uncertainty(mask, generator)
+        mask = synthesis.add_uncertainty(self._degraded(alpha, generator), generator)
         if "place" in batch:
             selected = batch["place"].flatten(1).any(1)
             if selected.any():
@@ -174,9 +183,20 @@ class RefinementData(LabelledData):
                 mask = mask.clone()
                 own = crops_at(self.segment(around), rows["place"].flatten(1), self.size)
                 mask[selected] = own
+        if self.closed:
+            mask = synthesis.close_gaps(mask, alpha, self.closed, generator)
         # Correcting wrong pixels of the rough mask is the network's task, so they weigh more.
         weight = trust_map(alpha, batch["distrust"]) * (1 + 3 * (mask - alpha).abs())
         return {"image": image, "mask": mask, "alpha": alpha, "weight": weight}
+
+    def _degraded(self, alpha: Tensor, generator: torch.Generator) -> Tensor:
+        """Rough masks of ``alpha``, each degraded by its own strength from 1 to ``degrade``."""
+        sizes = {"softness": 0.02, "coarseness": 0.05, "blobs": 0.06}
+        if self.degrade == 1:
+            return degrade_mask(alpha, generator, **sizes)
+        strengths = synthesis.uniform(len(alpha), 1, self.degrade, generator).flatten().tolist()
+        items = zip(alpha.split(1), strengths, strict=True)
+        return torch.cat([degrade_mask(item, generator, s, **sizes) for item, s in items])
 
 
 def _photograph(
