@@ -120,7 +120,7 @@ class CascadeModel(Cascade):
         width: int | None = None,
         freeze_stride: int = 0,
         confidence: float = 2.0,
-        trust: float = 1.33,
+        trust: float = 1.6,
         margin: float = 0.4,
         zoom: float = 1.5,
         keep_good: bool = True,
