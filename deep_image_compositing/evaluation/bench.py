@@ -109,7 +109,7 @@ class Bench(LightningModule):
             ledger.read()
         else:
             self._check_same(ledger)
-        make_folder(out / WORK)
+        make_folder(make_folder(out) / WORK)
         partial = f".{'[0-9a-f]' * 16}.part"  # temporary files of a killed process
         subfolders = ((out / name).rglob(partial) for name in (WORK, sheets.FOLDER))
         for path in chain(out.glob(partial), *subfolders):
