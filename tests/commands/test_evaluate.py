@@ -153,7 +153,7 @@ def test_files_that_do_not_fit_are_told_before_anything_is_written(
     for given, message in (
         (["--method", "a=pyramid,none,multi_stream(weights=gone.ckpt)"], "no weights 'gone.ckpt'"),
         (["--methods", "copy_paste", "--lpips-weights", "gone.pth"], "there is no file gone.pth"),
-        (["--methods", "copy_paste", "--out", "file"], "the folder file cannot be made: File exists"),
+        (["--methods", "copy_paste", "--out", "file"], "folder file cannot be made: File exists"),
     ):
         assert main(["evaluate", "--out", "out", *given]) == 1
         assert message in capsys.readouterr().err

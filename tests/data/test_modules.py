@@ -230,12 +230,14 @@ def test_own_masks_need_a_segmenter(root: Path) -> None:
 
 
 def test_masks_for_refiners_get_as_rough_as_told(root: Path) -> None:
-    errors = []
+    errors, areas = [], []
     for told in ({}, {"degrade": 3.0}, {"degrade": 3.0, "closed": 1.0}):
         data = make(RefinementData, root, "coded.tar", size=64, epoch_length=48, **told)
         made = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
         errors.append(sum(float((b["mask"] - b["alpha"]).abs().mean()) for b in made))
+        areas.append(sum(float(b["mask"].mean()) for b in made))
     assert errors[0] < errors[1]
+    assert areas[1] < areas[2]
     with pytest.raises(UsageError, match="degrade must be"):
         make(RefinementData, root, degrade=-1.0)
     with pytest.raises(UsageError, match="closed is a share"):

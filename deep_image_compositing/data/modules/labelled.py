@@ -192,7 +192,7 @@ class RefinementData(LabelledData):
     def _degraded(self, alpha: Tensor, generator: torch.Generator) -> Tensor:
         """Rough masks of ``alpha``, each degraded by its own strength from 1 to ``degrade``."""
         sizes = {"softness": 0.02, "coarseness": 0.05, "blobs": 0.06}
-        if self.degrade == 1:
+        if self.degrade == 1:  # no draw, so that older runs remain reproducible
             return degrade_mask(alpha, generator, **sizes)
         strengths = synthesis.uniform(len(alpha), 1, self.degrade, generator).flatten().tolist()
         items = zip(alpha.split(1), strengths, strict=True)
