@@ -49,6 +49,14 @@ window.fetch = (address, options) => {
 """
 
 
+def command_line(pid: int) -> bytes:
+    """Its command and arguments; empty if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 class Server:
     """``serve`` as people run it, on any free port."""
 
@@ -64,8 +72,7 @@ class Server:
         """The processes that do the work: children that are not the tracker of resources."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = [int(child) for task in tasks for child in task.read_text().split()]
-        line = b"from multiprocessing.spawn import spawn_main"
-        return [pid for pid in children if line in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if b"multiprocessing.spawn import" in command_line(pid)]
 
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
         """Send a signal; exit code, and what was still said on both streams."""
