@@ -224,5 +224,7 @@ def _describe(hint: Any) -> str:
     if origin is tuple and Ellipsis not in inner:
         return f"a list of {len(inner)}: " + ", ".join(map(_describe, inner))
     if origin in (tuple, list, Sequence):
-        return f"a list of {_describe(inner[0]).removeprefix('a ')}s"
+        each = _describe(inner[0])
+        plain = each.startswith("a ") and " or " not in each
+        return f"a list of {each[2:]}s" if plain else f"a list, each item {each}"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))

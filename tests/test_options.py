@@ -23,6 +23,7 @@ def taker(
     sizes: Sequence[int] = (1,),
     widths: tuple[float, ...] = (),
     pair: tuple[int, str] = (1, ""),
+    flags: tuple[bool, ...] = (),
     head: Literal["layers", "rgb"] = "rgb",
     limits: tuple[int, ...] | None = None,
     call: Callable[[], None] | None = None,
@@ -52,6 +53,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"sizes": [640, "big"]}, r"is a list of whole numbers, got \[640, 'big'\]"),
     ({"widths": "1,2"}, "is a list of numbers, got '1,2'"),
     ({"pair": [1]}, r"is a list of 2: a whole number, text, got \[1\]"),
+    ({"flags": [1]}, r"is a list, each item true or false, got \[1\]"),
     ({"head": "both"}, "is 'layers' or 'rgb', got 'both'"),
     ({"limits": 1}, "is a list of whole numbers or null, got 1"),
 ]

@@ -191,8 +191,12 @@ def _folder_masks(args: argparse.Namespace, files: list[Path]) -> dict[Path, Pat
     if args.mask and Path(args.mask).is_dir():
         paths = list_images(args.mask)
         by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
-        found = [by_name.get(x.name) or by_name.get(x.stem, Path(args.mask, x.name)) for x in files]
-        return dict(zip(files, found, strict=True))
+        # A missing mask fails its photograph, with "masks/NAME.* does not exist".
+        return {
+            file: by_name.get(file.name)
+            or by_name.get(file.stem, Path(args.mask, f"{file.stem}.*"))
+            for file in files
+        }
     if args.mask:
         read_mask(args.mask, max_pixels=args.max_pixels)  # fail before the first photograph
     return dict.fromkeys(files, args.mask and Path(args.mask))
