@@ -3,9 +3,9 @@
     python recipes/measure_masks.py data --segmenter 'u2netp=u2netp(path=u2netp.onnx)' --list
 
 measures ``pyramid`` and every ``--segmenter NAME=STAGE`` (written as for ``evaluate``) on held-out
-photographs (groups.py): mean IoU, the share of photographs with an IoU below 0.5, and the time
-relative to the first segmenter. ``--refiner cascade`` also measures the outline error before and
-after refinement, in pixels at a long side of 640.
+photographs (groups.py): mean IoU, the share of photographs with an IoU below 0.5, the time relative
+to the first segmenter, and how often the compositor would warn of doubt. ``--refiner cascade`` also
+measures the outline error before and after refinement, in pixels at a long side of 640.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from deep_image_compositing import registry
+from deep_image_compositing.compositor import UNSURE, doubt
 from deep_image_compositing.data.crops import planes
 from deep_image_compositing.data.items import FileItem
 from deep_image_compositing.errors import CompositingError
@@ -69,8 +70,9 @@ def main() -> None:
                 start = time.perf_counter()
                 mask = stage(photograph)
                 seconds = time.perf_counter() - start
-                record = {"set": group, "picture": name, "segmenter": segmenter}
-                records.append({**record, "seconds": seconds, "mask_iou": iou(mask[0], truth[0])})
+                record: dict[str, Any] = {"set": group, "picture": name, "segmenter": segmenter}
+                record |= {"seconds": seconds, "doubt": doubt(mask)}
+                records.append({**record, "mask_iou": iou(mask[0], truth[0])})
                 row[f"{segmenter} {records[-1]['mask_iou']:.3f}"] = mask
                 if refiner is not None:
                     alpha = refiner(photograph, mask)
@@ -81,6 +83,14 @@ def main() -> None:
             rows.append((first, {label: thumbnail(picture) for label, picture in row.items()}))
         report(group, list(stages), [r for r in records if r["set"] == group])
     report("all, by group", list(stages), records)
+    for segmenter in stages:
+        results = [r for r in records if r["segmenter"] == segmenter]
+        good = [r["doubt"] > UNSURE for r in results if r["mask_iou"] >= 0.8]
+        bad = [r["doubt"] > UNSURE for r in results if r["mask_iou"] < 0.6]
+        print(
+            f"{segmenter}: warns of doubt for {sum(good)} of {len(good)} masks with an IoU of at "
+            f"least 0.8, and for {sum(bad)} of {len(bad)} below 0.6"
+        )
     worst = [row for _, row in sorted(rows, key=lambda pair: pair[0])[: options.worst]]
     if options.list:
         print(*("  ".join(row).replace("  truth", "") for row in worst), sep="\n")
