@@ -66,8 +66,8 @@ FULL = 0.99
 UNSURE = 0.5
 """Value of ``doubt`` above which a segmenter's mask causes a warning.
 
-Of 302 masks of held-out photographs (``recipes/measure_masks.py``), it is exceeded by 3 of the 253
-with an IoU of at least 0.8, and by 10 of the 13 with an IoU below 0.6.
+Of the 302 masks of ``recipes/measure_masks.py``, on held-out photographs and subjects, it is
+exceeded by 3 of the 253 with an IoU of at least 0.8, and by 10 of the 13 with an IoU below 0.6.
 """
 
 _log = logging.getLogger("deep_image_compositing")

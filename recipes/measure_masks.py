@@ -70,9 +70,9 @@ def main() -> None:
                 start = time.perf_counter()
                 mask = stage(photograph)
                 seconds = time.perf_counter() - start
-                record: dict[str, Any] = {"set": group, "picture": name, "segmenter": segmenter}
-                record |= {"seconds": seconds, "doubt": doubt(mask)}
-                records.append({**record, "mask_iou": iou(mask[0], truth[0])})
+                record = {"set": group, "picture": name, "segmenter": segmenter}
+                measured = {"mask_iou": iou(mask[0], truth[0]), "doubt": doubt(mask)}
+                records.append({**record, "seconds": seconds, **measured})
                 row[f"{segmenter} {records[-1]['mask_iou']:.3f}"] = mask
                 if refiner is not None:
                     alpha = refiner(photograph, mask)
@@ -83,14 +83,7 @@ def main() -> None:
             rows.append((first, {label: thumbnail(picture) for label, picture in row.items()}))
         report(group, list(stages), [r for r in records if r["set"] == group])
     report("all, by group", list(stages), records)
-    for segmenter in stages:
-        results = [r for r in records if r["segmenter"] == segmenter]
-        good = [r["doubt"] > UNSURE for r in results if r["mask_iou"] >= 0.8]
-        bad = [r["doubt"] > UNSURE for r in results if r["mask_iou"] < 0.6]
-        print(
-            f"{segmenter}: warns of doubt for {sum(good)} of {len(good)} masks with an IoU of at "
-            f"least 0.8, and for {sum(bad)} of {len(bad)} below 0.6"
-        )
+    report_warnings(list(stages), records)
     worst = [row for _, row in sorted(rows, key=lambda pair: pair[0])[: options.worst]]
     if options.list:
         print(*("  ".join(row).replace("  truth", "") for row in worst), sep="\n")
@@ -227,6 +220,18 @@ def report(group: str, segmenters: list[str], records: list[dict[str, Any]]) -> 
             before, after = mean("mask_distance"), mean("refined_distance")
             line += f"  refined {mean('refined_iou'):.3f}  outline {before:5.2f} -> {after:5.2f} px"
         print(line, flush=True)
+
+
+def report_warnings(segmenters: list[str], records: list[dict[str, Any]]) -> None:
+    """Print for how many good and bad masks of each segmenter the compositor would warn."""
+    for segmenter in segmenters:
+        results = [r for r in records if r["segmenter"] == segmenter]
+        good = [r["doubt"] > UNSURE for r in results if r["mask_iou"] >= 0.8]
+        bad = [r["doubt"] > UNSURE for r in results if r["mask_iou"] < 0.6]
+        print(
+            f"{segmenter}: warns of doubt for {sum(good)} of {len(good)} masks with an IoU of at "
+            f"least 0.8, and for {sum(bad)} of {len(bad)} below 0.6"
+        )
 
 
 if __name__ == "__main__":

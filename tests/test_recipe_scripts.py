@@ -216,7 +216,9 @@ def test_masks_are_measured_on_what_is_held_out(
         assert record["set"] in said
     bright = [record for record in records if record["segmenter"] == "bright"]
     good = [record["doubt"] > 0.5 for record in bright if record["mask_iou"] >= 0.8]
+    bad = [record["doubt"] > 0.5 for record in bright if record["mask_iou"] < 0.6]
     assert f"bright: warns of doubt for {sum(good)} of {len(good)} masks" in said
+    assert f"and for {sum(bad)} of {len(bad)} below 0.6" in said
     assert sum(line.count(" bright ") for line in said.splitlines()[-3:]) == 3  # the worst
     with Image.open(sheet) as picture:
         assert picture.width > 4 * 256
